@@ -1,0 +1,584 @@
+//! One connection as a state machine: keep-alive, pipelining, bodies, limits, deadlines.
+//!
+//! Knows no socket and no clock, and does not know what is answered: the caller hands in a function
+//! from request to response. Used by [`crate::server`], and by whoever has bytes and a time.
+//!
+//! ```text
+//!             bytes                whole head: answer at once        body drained
+//!   Idle ------------------> Head ---------------------------> Body -------------> Idle
+//!    | nothing for            | nothing whole for               | too late,
+//!    | idle_duration          | head_duration: 408              | too long, malformed
+//!    v                        v                                 v
+//!   close                  Closing: nothing more is answered; what comes is thrown away until the
+//!                          peer closes or drain_duration is over
+//! ```
+//!
+//! | seen | done | source |
+//! |---|---|---|
+//! | a head with a body announced | answered before the body | so that no probe waits |
+//! | a body of at most `body_drain_bytes` | thrown away, then the next request | RFC 9112 9.3 |
+//! | a longer one, or `Expect: 100-continue` | answered, closed | RFC 9110 10.1.1 |
+//! | a malformed chunk after the answer | closed without another answer | RFC 9112 7.1, 8 |
+//! | `Connection: close`, HTTP/1.0 without keep-alive | the last answer; what follows is never read as a request | RFC 9112 9.6 |
+//! | empty lines before a request | up to [`LEADING_EMPTY_LINES_MAX`] ignored | RFC 9112 2.2 |
+//! | the peer's end in the middle of a head | 400, closed | as Go |
+
+use super::request::{self, Body, Parsed, Refusal, Request};
+use super::response::{Date, Fields, Full, Persistence, StatusCode, Text, Writer};
+use crate::limits::{LEADING_EMPTY_LINES_MAX, Limits};
+use crate::time::Instant;
+
+/// What a connection needs to know of the world at one call.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The present. Must not be earlier than in any call before.
+    pub now: Instant,
+    /// The Date field for answers; `None` if the caller has no wall clock (RFC 9110 section 6.6.1).
+    pub date: Option<&'a Date>,
+    /// The bounds; must be the same in every call.
+    pub limits: &'a Limits,
+    /// The server is closing: every answer is its connection's last.
+    pub is_last: bool,
+}
+
+/// Where a connection is in its life, in the order of what may be taken from it first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Between requests; no byte of the next one has come.
+    Idle,
+    /// Some bytes of a head have come, but not all.
+    Head,
+    /// The answer is given; the request's body is still coming in.
+    Body,
+    /// The last answer is given; what still comes is thrown away.
+    Closing,
+}
+
+/// What the caller has to do next, after sending what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Bring more bytes when there are some.
+    Read,
+    /// `tx` was too small for the next answer as well: call again with the unconsumed bytes once
+    /// everything written was sent.
+    Write,
+    /// Shut down the sending side behind the last byte. If `lingers`, the peer may still be sending:
+    /// go on reading (the bytes are thrown away) until it ends or the deadline passes, then close.
+    /// Otherwise close at once.
+    Close {
+        /// Whether unread input is to be expected.
+        lingers: bool,
+    },
+}
+
+/// What a call did. Bytes beyond `consumed` must be offered again, together with what follows them.
+#[must_use = "the bytes written must be sent and the rest of rx kept"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes at the start of `rx` that are done with.
+    pub consumed: usize,
+    /// Bytes at the start of `tx` to send.
+    pub written: usize,
+    /// Requests that were answered, refused ones included.
+    pub answered: u32,
+    /// Answers that told the peer of a mistake of its own before it was even asked (4xx and 501, 505
+    /// for a head that is not acceptable).
+    pub refused: u32,
+    /// Then what.
+    pub next: Next,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Waiting for a head, or reading one.
+    Head {
+        empty_lines: u8,
+    },
+    Length {
+        left: u64,
+    },
+    Chunked {
+        chunk: Chunk,
+        budget: u64,
+    },
+    /// The last answer is given; `lingers` if the peer is known or likely to be still sending.
+    Closing {
+        lingers: bool,
+    },
+}
+
+/// Where in a chunked body (RFC 9112 section 7.1) the next byte stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunk {
+    /// In the size; `digits` says whether there was one yet.
+    Size {
+        size: u64,
+        digits: bool,
+    },
+    /// Behind the size, in an extension.
+    Extension {
+        size: u64,
+    },
+    /// Behind the CR of a size line.
+    SizeLf {
+        size: u64,
+    },
+    Data {
+        left: u64,
+    },
+    DataCr,
+    DataLf,
+    /// At the start of a trailer line, or of the empty line that ends everything.
+    TrailerStart,
+    TrailerName,
+    TrailerValue,
+    TrailerLf,
+    EndLf,
+}
+
+/// See the [module](self).
+///
+/// Call order: [`receive`](Connection::receive) with what came, as often as something comes;
+/// [`receive_end`](Connection::receive_end) when the peer ended its side; [`expire`](Connection::expire)
+/// when [`deadline`](Connection::deadline) has passed. Once any of them returned [`Next::Close`] the
+/// connection stays closed: further input is consumed and never answered.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    state: State,
+    phase: Phase,
+    /// When the phase began.
+    since: Instant,
+}
+
+impl Connection {
+    /// A connection that was accepted at `now`.
+    pub const fn new(now: Instant) -> Self {
+        Connection {
+            state: State::Head { empty_lines: 0 },
+            phase: Phase::Idle,
+            since: now,
+        }
+    }
+
+    /// Takes the bytes that came, unconsumed ones of earlier calls first, and answers every request
+    /// in them as far as `tx` has room. `rx` need never be longer than `limits.request_head_bytes`.
+    ///
+    /// Work is bounded by the size of `rx` and `tx`. `tx` should have room for the longest answer;
+    /// one that does not fit even into an empty `tx` becomes a 500.
+    pub fn receive(
+        &mut self,
+        context: &Context<'_>,
+        rx: &[u8],
+        tx: &mut [u8],
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, Full>,
+    ) -> Progress {
+        let mut progress = Progress {
+            consumed: 0,
+            written: 0,
+            answered: 0,
+            refused: 0,
+            next: Next::Read,
+        };
+        loop {
+            let rx = rx.get(progress.consumed..).unwrap_or_default();
+            let tx = tx.get_mut(progress.written..).unwrap_or_default();
+            match self.state {
+                State::Head { empty_lines } => {
+                    match self.head(context, empty_lines, rx, tx, answer) {
+                        Step::Skipped(used) => progress.consumed += used,
+                        Step::Waiting => break,
+                        Step::Answered { used, written } => {
+                            progress.consumed += used;
+                            progress.written += written;
+                            progress.answered += 1;
+                        }
+                        Step::Refused { written } => {
+                            progress.written += written;
+                            progress.answered += 1;
+                            progress.refused += 1;
+                        }
+                        Step::NoRoom if progress.written > 0 => {
+                            progress.next = Next::Write;
+                            return progress;
+                        }
+                        Step::NoRoom => {
+                            progress.written = self.give_up(context, tx);
+                            progress.answered += 1;
+                        }
+                    }
+                }
+                State::Length { .. } | State::Chunked { .. } => {
+                    if rx.is_empty() {
+                        break;
+                    }
+                    progress.consumed += self.drain(context, rx);
+                }
+                State::Closing { lingers } => {
+                    // Nothing more is a request; whoever still sends is read out by the caller.
+                    progress.consumed += rx.len();
+                    progress.next = Next::Close {
+                        lingers: lingers || !rx.is_empty(),
+                    };
+                    return progress;
+                }
+            }
+        }
+        debug_assert!(
+            self.phase != Phase::Closing,
+            "a closing connection asked for more"
+        );
+        progress
+    }
+
+    /// The peer has ended its side: no more bytes will come. A head cut short is answered with 400.
+    pub fn receive_end(&mut self, context: &Context<'_>, rx: &[u8], tx: &mut [u8]) -> Progress {
+        let is_cut = matches!(self.state, State::Head { .. }) && !rx.is_empty();
+        let refusal = Refusal {
+            status: StatusCode::BAD_REQUEST,
+            detail: "the connection ended in the middle of the request head",
+        };
+        self.end(context, rx, tx, is_cut.then_some(refusal))
+    }
+
+    /// The deadline has passed. A head that did not come in time is answered with 408, silence with
+    /// silence. Does nothing but say so if the deadline has not passed at `context.now`.
+    pub fn expire(&mut self, context: &Context<'_>, rx: &[u8], tx: &mut [u8]) -> Progress {
+        if context.now < self.deadline(context.limits) {
+            return Progress {
+                consumed: 0,
+                written: 0,
+                answered: 0,
+                refused: 0,
+                next: Next::Read,
+            };
+        }
+        let refusal = Refusal {
+            status: StatusCode::REQUEST_TIMEOUT,
+            detail: "the request head did not come in time",
+        };
+        self.end(
+            context,
+            rx,
+            tx,
+            (self.phase == Phase::Head).then_some(refusal),
+        )
+    }
+
+    /// When [`expire`](Connection::expire) is due.
+    pub fn deadline(&self, limits: &Limits) -> Instant {
+        self.since.saturating_add(match self.phase {
+            Phase::Idle => limits.idle_duration,
+            Phase::Head => limits.head_duration,
+            Phase::Body | Phase::Closing => limits.drain_duration,
+        })
+    }
+
+    /// Where the connection is in its life.
+    #[inline]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// When the phase began.
+    #[inline]
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    fn enter(&mut self, state: State, now: Instant) {
+        self.state = state;
+        self.since = now;
+        self.phase = match state {
+            State::Head { .. } => Phase::Idle,
+            State::Length { .. } | State::Chunked { .. } => Phase::Body,
+            State::Closing { .. } => Phase::Closing,
+        };
+    }
+
+    /// One step in the state `Head`.
+    fn head(
+        &mut self,
+        context: &Context<'_>,
+        empty_lines: u8,
+        rx: &[u8],
+        tx: &mut [u8],
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, Full>,
+    ) -> Step {
+        match rx {
+            [] => {
+                if empty_lines == 0 {
+                    self.set_phase(Phase::Idle, context.now);
+                }
+                return Step::Waiting;
+            }
+            [b'\r', b'\n', ..] | [b'\n', ..] if empty_lines < LEADING_EMPTY_LINES_MAX => {
+                self.set_phase(Phase::Head, context.now);
+                self.state = State::Head {
+                    empty_lines: empty_lines + 1,
+                };
+                return Step::Skipped(if rx.first() == Some(&b'\n') { 1 } else { 2 });
+            }
+            [b'\r'] if empty_lines < LEADING_EMPTY_LINES_MAX => {
+                self.set_phase(Phase::Head, context.now);
+                return Step::Waiting;
+            }
+            [b'\r' | b'\n', ..] => {
+                let detail = "there is no request line";
+                return self.refuse(
+                    context,
+                    rx,
+                    tx,
+                    Refusal {
+                        status: StatusCode::BAD_REQUEST,
+                        detail,
+                    },
+                );
+            }
+            _ => {}
+        }
+        match request::parse(rx) {
+            Ok(Parsed::Complete(request, used)) if used <= context.limits.request_head_bytes => {
+                self.answer(context, &request, used, tx, answer)
+            }
+            Ok(Parsed::Incomplete) if rx.len() < context.limits.request_head_bytes => {
+                self.set_phase(Phase::Head, context.now);
+                Step::Waiting
+            }
+            Ok(_) => self.refuse(context, rx, tx, request::too_long(rx)),
+            Err(refusal) => self.refuse(context, rx, tx, refusal),
+        }
+    }
+
+    fn answer(
+        &mut self,
+        context: &Context<'_>,
+        request: &Request<'_>,
+        used: usize,
+        tx: &mut [u8],
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, Full>,
+    ) -> Step {
+        let after = self.state_after(context, request);
+        let persistence = match after {
+            State::Closing { .. } => Persistence::Close,
+            _ if request.is_http10 => Persistence::KeepAlive,
+            _ => Persistence::Open,
+        };
+        let has_body = request.method != request::Method::Head;
+        match answer(
+            request,
+            Writer::new(tx, context.date, persistence, has_body),
+        ) {
+            Ok(written) => {
+                self.enter(after, context.now);
+                Step::Answered { used, written }
+            }
+            Err(Full) => Step::NoRoom,
+        }
+    }
+
+    /// What follows a request that is answered: its body, the next head, or nothing.
+    fn state_after(&self, context: &Context<'_>, request: &Request<'_>) -> State {
+        let budget = context.limits.body_drain_bytes;
+        let stays = request.keep_alive && !request.is_framing_doubtful && !context.is_last;
+        match request.body {
+            Body::Length(0) if stays => State::Head { empty_lines: 0 },
+            Body::Length(0) => State::Closing { lingers: false },
+            // Whether a body follows an expectation that got a final answer is the client's choice.
+            _ if !stays || request.expects_continue => State::Closing { lingers: true },
+            Body::Length(left) if left > budget => State::Closing { lingers: true },
+            Body::Length(left) => State::Length { left },
+            Body::Chunked => State::Chunked {
+                chunk: Chunk::Size {
+                    size: 0,
+                    digits: false,
+                },
+                budget,
+            },
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        context: &Context<'_>,
+        rx: &[u8],
+        tx: &mut [u8],
+        refusal: Refusal,
+    ) -> Step {
+        match write_refusal(context, rx, tx, refusal) {
+            Ok(written) => {
+                self.enter(State::Closing { lingers: true }, context.now);
+                Step::Refused { written }
+            }
+            Err(Full) => Step::NoRoom,
+        }
+    }
+
+    /// Our own mistake: a `tx` too small for the answer. The connection closes with a 500 if that fits.
+    fn give_up(&mut self, context: &Context<'_>, tx: &mut [u8]) -> usize {
+        self.enter(State::Closing { lingers: true }, context.now);
+        let writer = Writer::new(tx, context.date, Persistence::Close, true);
+        writer
+            .fixed(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                Fields::Text,
+                b"the answer does not fit in its buffer\n",
+            )
+            .unwrap_or(0)
+    }
+
+    fn end(
+        &mut self,
+        context: &Context<'_>,
+        rx: &[u8],
+        tx: &mut [u8],
+        refusal: Option<Refusal>,
+    ) -> Progress {
+        let written = refusal.and_then(|refusal| write_refusal(context, rx, tx, refusal).ok());
+        self.enter(State::Closing { lingers: false }, context.now);
+        Progress {
+            consumed: rx.len(),
+            written: written.unwrap_or(0),
+            answered: u32::from(written.is_some()),
+            refused: u32::from(written.is_some()),
+            next: Next::Close { lingers: false },
+        }
+    }
+
+    /// Keeps the time at which the phase began if it is the same.
+    fn set_phase(&mut self, phase: Phase, now: Instant) {
+        if self.phase != phase {
+            self.phase = phase;
+            self.since = now;
+        }
+    }
+
+    /// Throws body bytes away; returns how many.
+    fn drain(&mut self, context: &Context<'_>, rx: &[u8]) -> usize {
+        match self.state {
+            State::Length { left } => {
+                let used = rx.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                match left - used as u64 {
+                    0 => self.enter(State::Head { empty_lines: 0 }, context.now),
+                    left => self.state = State::Length { left },
+                }
+                used
+            }
+            State::Chunked { chunk, budget } => {
+                let affordable = rx.len().min(usize::try_from(budget).unwrap_or(usize::MAX));
+                let rx = rx.get(..affordable).unwrap_or_default();
+                let (used, step) = drain_chunks(chunk, rx);
+                let left = budget - used as u64;
+                match step {
+                    Ok(Some(chunk)) if left > 0 => {
+                        self.state = State::Chunked {
+                            chunk,
+                            budget: left,
+                        }
+                    }
+                    Ok(None) => self.enter(State::Head { empty_lines: 0 }, context.now),
+                    Ok(Some(_)) | Err(Malformed) => {
+                        self.enter(State::Closing { lingers: true }, context.now)
+                    }
+                }
+                used
+            }
+            State::Head { .. } | State::Closing { .. } => 0,
+        }
+    }
+}
+
+/// What one look at a head came to.
+enum Step {
+    Skipped(usize),
+    Waiting,
+    Answered { used: usize, written: usize },
+    Refused { written: usize },
+    NoRoom,
+}
+
+fn write_refusal(
+    context: &Context<'_>,
+    rx: &[u8],
+    tx: &mut [u8],
+    refusal: Refusal,
+) -> Result<usize, Full> {
+    // The method may be all that is right about the head; then HEAD still gets no body.
+    let has_body = !rx.starts_with(b"HEAD ");
+    let writer = Writer::new(tx, context.date, Persistence::Close, has_body);
+    let Refusal { status, detail } = refusal;
+    writer.rendered(Fields::Text, |text: &mut Text<'_>| {
+        text.push_number(u64::from(status.code()));
+        text.push(b" ");
+        text.push(status.phrase().as_bytes());
+        text.push(b": ");
+        text.push(detail.as_bytes());
+        text.push(b"\n");
+        status
+    })
+}
+
+struct Malformed;
+
+/// Walks over a chunked body. Returns the bytes used and the place reached; `None` behind the last
+/// byte. Lines end in CRLF only (errata 7633 of RFC 9112).
+fn drain_chunks(mut chunk: Chunk, rx: &[u8]) -> (usize, Result<Option<Chunk>, Malformed>) {
+    let mut at = 0;
+    while let Some(byte) = rx.get(at) {
+        if let Chunk::Data { left } = chunk {
+            let skipped = (rx.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
+            at += skipped;
+            chunk = match left - skipped as u64 {
+                0 => Chunk::DataCr,
+                left => Chunk::Data { left },
+            };
+            continue;
+        }
+        at += 1;
+        chunk = match next_chunk(chunk, *byte) {
+            Ok(Some(chunk)) => chunk,
+            other => return (at, other),
+        };
+    }
+    (at, Ok(Some(chunk)))
+}
+
+/// One byte of chunk framing.
+fn next_chunk(chunk: Chunk, byte: u8) -> Result<Option<Chunk>, Malformed> {
+    Ok(Some(match (chunk, byte) {
+        (Chunk::Size { size, .. }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+            let digit = u64::from((byte as char).to_digit(16).unwrap_or(0));
+            let size = size
+                .checked_mul(16)
+                .and_then(|size| size.checked_add(digit))
+                .ok_or(Malformed)?;
+            Chunk::Size { size, digits: true }
+        }
+        (Chunk::Size { size, digits: true }, b';') => Chunk::Extension { size },
+        (Chunk::Size { size, digits: true } | Chunk::Extension { size }, b'\r') => {
+            Chunk::SizeLf { size }
+        }
+        (Chunk::Extension { size }, b'\t' | b' '..=b'~' | 0x80..) => Chunk::Extension { size },
+        (Chunk::SizeLf { size: 0 }, b'\n') => Chunk::TrailerStart,
+        (Chunk::SizeLf { size }, b'\n') => Chunk::Data { left: size },
+        (Chunk::DataCr, b'\r') => Chunk::DataLf,
+        (Chunk::DataLf, b'\n') => Chunk::Size {
+            size: 0,
+            digits: false,
+        },
+        (Chunk::TrailerStart, b'\r') => Chunk::EndLf,
+        (Chunk::TrailerStart | Chunk::TrailerName, byte) if is_token_byte(byte) => {
+            Chunk::TrailerName
+        }
+        (Chunk::TrailerName, b':') => Chunk::TrailerValue,
+        (Chunk::TrailerValue, b'\r') => Chunk::TrailerLf,
+        (Chunk::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => Chunk::TrailerValue,
+        (Chunk::TrailerLf, b'\n') => Chunk::TrailerStart,
+        (Chunk::EndLf, b'\n') => return Ok(None),
+        _ => return Err(Malformed),
+    }))
+}
+
+/// `tchar` of RFC 9110 section 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}

@@ -1,0 +1,23 @@
+//! HTTP/1.1 and 1.0 without sockets: bytes and a time in, bytes and a deadline out.
+//!
+//! Knows no check, no socket, no clock, and allocates nothing. [`crate::answer`] gives it the
+//! function from request to response; [`crate::server`] or your own loop moves the bytes.
+//!
+//! Start at [`Connection`].
+
+mod connection;
+mod request;
+mod response;
+mod target;
+
+pub use connection::{Connection, Context, Next, Phase, Progress};
+pub use request::{Method, Request};
+pub use response::{Date, Fields, Full, StatusCode, Text, Writer};
+pub use target::{Decoded, Form, Pairs, Target};
+
+pub(crate) use target::strip_prefix;
+
+/// The host of an authority, without its port.
+pub(crate) fn host_without_port(authority: &str) -> &str {
+    target::split_port(authority).0
+}

@@ -1,0 +1,450 @@
+//! Request targets (RFC 9112 section 3.2): path and query, read in place.
+//!
+//! Knows no method but the one rule that ties `*` to OPTIONS, and no endpoint. Nothing is decoded
+//! into a buffer: names are compared and copied through [`Decoded`], byte by byte.
+//!
+//! | seen | verdict | source |
+//! |---|---|---|
+//! | `/path?query` | origin-form | RFC 9112 3.2.1 |
+//! | `http://host/path`, `https://host/path` | the same path; the target's host counts, not `Host` | RFC 9112 3.2.2 |
+//! | `http://host`, `http://host?query` | path `/` | RFC 9110 4.2.3 |
+//! | `*` | OPTIONS only | RFC 9112 3.2.4 |
+//! | another scheme, no slash, empty | refused | RFC 9112 3.2 |
+//! | `#`, bytes above 0x7e | refused; Go takes them | RFC 9112 3.2, RFC 3986 |
+//! | in the path: `"<>[]\^{}` and the like, `%` without two hex digits | refused; Go takes the former | RFC 3986 3.3, 2.1 |
+//! | the same in the query | kept; a pair that cannot be decoded is dropped | Go `url.ParseQuery` |
+//! | `%2F`, `%2E` in the path | never split or clean a path | Go `http.ServeMux` |
+
+/// The form a target was written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `/healthz?verbose`
+    Origin,
+    /// `http://localhost:10248/healthz?verbose`
+    Absolute,
+    /// `*`
+    Asterisk,
+}
+
+/// A request target, taken apart but not decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    form: Form,
+    authority: Option<&'a str>,
+    path: &'a str,
+    query: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    /// Takes `target` apart; `None` if it has none of the forms above.
+    pub fn parse(target: &'a str) -> Option<Self> {
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        if query.is_some_and(|query| !query.bytes().all(is_query_byte)) {
+            return None;
+        }
+        let (form, authority, path) = if path.starts_with('/') {
+            (Form::Origin, None, path)
+        } else if target == "*" {
+            (Form::Asterisk, None, path)
+        } else {
+            let rest = strip_scheme(path)?;
+            let slash = rest.find('/').unwrap_or(rest.len());
+            let (authority, path) = rest.split_at_checked(slash)?;
+            if authority.is_empty() || !is_host(authority) {
+                return None;
+            }
+            (
+                Form::Absolute,
+                Some(authority),
+                if path.is_empty() { "/" } else { path },
+            )
+        };
+        is_path(path).then_some(Target {
+            form,
+            authority,
+            path,
+            query,
+        })
+    }
+
+    /// The form it was written in.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Host and port of an absolute-form target.
+    pub fn authority(&self) -> Option<&'a str> {
+        self.authority
+    }
+
+    /// The path as it was sent, percent-encoding included; `*` for asterisk-form.
+    pub fn path(&self) -> &'a str {
+        self.path
+    }
+
+    /// What follows the first `?`, as it was sent.
+    pub fn query(&self) -> Option<&'a str> {
+        self.query
+    }
+
+    /// Whether the path has an empty, `.` or `..` segment that cleaning would take out, as Go's
+    /// `ServeMux` does before it matches. A slash at the end is no such thing, nor is `%2e`.
+    pub fn is_unclean(&self) -> bool {
+        // Every such segment shows as "//" or "/." at its start, which plain paths do not have.
+        let path = self.path.as_bytes();
+        path.windows(2).any(|pair| matches!(pair, b"//" | b"/."))
+            && self.form != Form::Asterisk
+            && segments(self.path).any(|(segment, last)| match segment {
+                "" => !last,
+                "." | ".." => true,
+                _ => false,
+            })
+    }
+
+    /// Calls `push` with the pieces of the cleaned path and `pop` to drop what was pushed since the
+    /// last piece that began with a slash.
+    pub(crate) fn clean_into(&self, text: &mut super::Text<'_>) {
+        let start = text.len();
+        for (segment, _) in segments(self.path) {
+            match segment {
+                "" | "." => {}
+                ".." => {
+                    let kept = text.as_bytes().get(start..).unwrap_or_default();
+                    let slash = kept.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+                    text.truncate(start + slash);
+                }
+                segment => {
+                    text.push(b"/");
+                    text.push(segment.as_bytes());
+                }
+            }
+        }
+        if text.len() == start || self.path.ends_with('/') {
+            text.push(b"/");
+        }
+    }
+
+    /// What follows `prefix` in the path, percent-decoding aside; `None` if the path does not begin
+    /// with it. An encoded slash equals nothing.
+    pub(crate) fn strip_prefix(&self, prefix: &str) -> Option<&'a str> {
+        strip_prefix(self.path, prefix)
+    }
+
+    /// The query's pairs, in order; see [`Pairs`].
+    pub fn pairs(&self) -> Pairs<'a> {
+        Pairs(self.query)
+    }
+}
+
+/// What follows `prefix` in `path`; see [`Target::strip_prefix`].
+pub(crate) fn strip_prefix<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    if let Some(rest) = path.strip_prefix(prefix) {
+        return Some(rest);
+    }
+    let mut bytes = path.bytes();
+    let mut used = 0;
+    for want in prefix.bytes() {
+        match bytes.next()? {
+            b'%' => {
+                let byte = hex(bytes.next()?)? << 4 | hex(bytes.next()?)?;
+                if byte != want || byte == b'/' {
+                    return None;
+                }
+                used += 3;
+            }
+            byte if byte == want => used += 1,
+            _ => return None,
+        }
+    }
+    path.get(used..)
+}
+
+/// The pairs of a query as Go's `url.ParseQuery` sees them: split at `&`; a pair that is empty,
+/// holds a `;` or cannot be percent-decoded is dropped whole; a name without `=` has the value `""`.
+#[derive(Clone, Debug)]
+pub struct Pairs<'a>(Option<&'a str>);
+
+impl<'a> Iterator for Pairs<'a> {
+    /// Name and value, still encoded but known to decode.
+    type Item = (Decoded<'a>, Decoded<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let query = self.0?;
+            let (pair, rest) = match query.split_once('&') {
+                Some((pair, rest)) => (pair, Some(rest)),
+                None => (query, None),
+            };
+            self.0 = rest;
+            if pair.is_empty() || pair.contains(';') || !decodes(pair) {
+                continue;
+            }
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            return Some((Decoded(name), Decoded(value)));
+        }
+    }
+}
+
+/// Part of a query, percent-decoded and with `+` as a space while it is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoded<'a>(&'a str);
+
+impl<'a> Decoded<'a> {
+    /// Reads `raw`, part of a query, decoded. A `%` without two hex digits ends it.
+    pub(crate) const fn new(raw: &'a str) -> Self {
+        Decoded(raw)
+    }
+
+    /// As it was sent.
+    pub fn raw(&self) -> &'a str {
+        self.0
+    }
+
+    /// The decoded bytes.
+    pub fn bytes(&self) -> impl Iterator<Item = u8> + Clone + use<'a> {
+        let mut raw = self.0.bytes();
+        core::iter::from_fn(move || match raw.next()? {
+            b'+' => Some(b' '),
+            b'%' => Some(hex(raw.next()?)? << 4 | hex(raw.next()?)?),
+            byte => Some(byte),
+        })
+    }
+
+    /// Whether the decoded bytes are `text`.
+    pub fn is(&self, text: &str) -> bool {
+        self.0 == text && !text.bytes().any(|byte| matches!(byte, b'+' | b'%'))
+            || self.bytes().eq(text.bytes())
+    }
+}
+
+fn decodes(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let digits = byte != b'%'
+            || bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit())
+                && bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit());
+        if !digits {
+            return false;
+        }
+    }
+    true
+}
+
+/// Segments after the leading slash, each with whether it is the last.
+fn segments(path: &str) -> impl Iterator<Item = (&str, bool)> {
+    let mut segments = path.strip_prefix('/').unwrap_or(path).split('/').peekable();
+    core::iter::from_fn(move || {
+        let segment = segments.next()?;
+        Some((segment, segments.peek().is_none()))
+    })
+}
+
+fn strip_scheme(target: &str) -> Option<&str> {
+    let (scheme, rest) = target.split_once("://")?;
+    (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")).then_some(rest)
+}
+
+fn is_query_byte(byte: u8) -> bool {
+    matches!(byte, b'!'..=b'~') && byte != b'#'
+}
+
+/// `pchar` of RFC 3986 section 3.3 and the slash; `%` is looked at apart.
+fn is_path_byte(byte: u8) -> bool {
+    is_reg_name_byte(byte) || matches!(byte, b':' | b'@' | b'/')
+}
+
+/// `unreserved / sub-delims` of RFC 3986 section 2.
+fn is_reg_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
+        )
+}
+
+fn is_path(path: &str) -> bool {
+    path.bytes().all(|byte| is_path_byte(byte) || byte == b'%') && decodes(path)
+}
+
+/// Whether `value` is `uri-host [":" port]` (RFC 9110 section 7.2, RFC 3986 section 3.2.2). An empty
+/// host is legal there and here.
+pub(crate) fn is_host(value: &str) -> bool {
+    let (host, port) = split_port(value);
+    let host_is_valid = match host.strip_prefix('[') {
+        Some(literal) => literal.strip_suffix(']').is_some_and(is_ip_literal),
+        None => {
+            host.bytes()
+                .all(|byte| is_reg_name_byte(byte) || byte == b'%')
+                && decodes(host)
+        }
+    };
+    host_is_valid && port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Host and port of an authority, told apart at the colon after any `]`.
+pub(crate) fn split_port(authority: &str) -> (&str, Option<&str>) {
+    let host_end = authority.rfind(']').map_or(0, |bracket| bracket + 1);
+    let after_literal = authority.get(host_end..).unwrap_or_default();
+    match after_literal.find(':').and_then(|colon| {
+        let (host, port) = authority.split_at_checked(host_end + colon)?;
+        Some((host, port.strip_prefix(':')?))
+    }) {
+        Some((host, port)) => (host, Some(port)),
+        None => (authority, None),
+    }
+}
+
+/// `IPv6address`, with a zone after `%25` (RFC 6874), or `IPvFuture`.
+fn is_ip_literal(literal: &str) -> bool {
+    let (address, zone) = match literal.split_once("%25") {
+        Some((address, zone)) => (address, Some(zone)),
+        None => (literal, None),
+    };
+    if zone.is_some_and(|zone| zone.is_empty() || !zone.bytes().all(is_reg_name_byte)) {
+        return false;
+    }
+    match address.as_bytes() {
+        [b'v' | b'V', rest @ ..] => {
+            rest.split(|byte| *byte == b'.')
+                .next()
+                .is_some_and(|version| {
+                    let tail = rest.get(version.len() + 1..).unwrap_or_default();
+                    !version.is_empty()
+                        && version.iter().all(u8::is_ascii_hexdigit)
+                        && !tail.is_empty()
+                        && tail
+                            .iter()
+                            .all(|byte| is_reg_name_byte(*byte) || *byte == b':')
+                })
+        }
+        _ => address.parse::<core::net::Ipv6Addr>().is_ok(),
+    }
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    fn cleaned(path: &str) -> String {
+        let mut buffer = [0; 64];
+        let mut text = super::super::Text::new(&mut buffer);
+        Target::parse(path).unwrap().clean_into(&mut text);
+        core::str::from_utf8(text.as_bytes()).unwrap().to_string()
+    }
+
+    #[test]
+    fn an_unclean_path_is_cleaned_as_go_does() {
+        for (path, clean) in [
+            ("//healthz", "/healthz"),
+            ("/./healthz", "/healthz"),
+            ("/healthz/../livez", "/livez"),
+            ("/healthz//", "/healthz/"),
+            ("/healthz/./", "/healthz/"),
+            ("/healthz/.", "/healthz"),
+            ("/healthz/..", "/"),
+            ("/..", "/"),
+            ("/../../a", "/a"),
+            ("/a/b/../../c/", "/c/"),
+            ("//", "/"),
+        ] {
+            assert!(Target::parse(path).unwrap().is_unclean(), "{path}");
+            assert_eq!(cleaned(path), clean, "{path}");
+        }
+        for path in [
+            "/",
+            "/healthz",
+            "/healthz/",
+            "/%2e/a",
+            "/.a",
+            "/a..",
+            "/a/...",
+            "/..%2fa",
+        ] {
+            assert!(!Target::parse(path).unwrap().is_unclean(), "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_match_decoded_but_an_encoded_slash_matches_nothing() {
+        assert_eq!(strip_prefix("/%68ealthz/x", "/healthz"), Some("/x"));
+        assert_eq!(strip_prefix("/healthz", "/healthz"), Some(""));
+        assert_eq!(strip_prefix("/a%2Fb", "/a/b"), None);
+        assert_eq!(strip_prefix("/a%2", "/a%"), Some("2"));
+        assert_eq!(strip_prefix("/health", "/healthz"), None);
+    }
+
+    #[test]
+    fn query_pairs_are_those_of_go() {
+        let pairs = |query: &'static str| -> Vec<(String, String)> {
+            let text = |part: Decoded| String::from_utf8(part.bytes().collect()).unwrap();
+            Pairs(Some(query))
+                .map(|(name, value)| (text(name), text(value)))
+                .collect()
+        };
+        let owned = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs
+                .iter()
+                .map(|(a, b)| (a.to_string(), b.to_string()))
+                .collect()
+        };
+        assert_eq!(pairs("a=b&c"), owned(&[("a", "b"), ("c", "")]));
+        assert_eq!(pairs("&&a&"), owned(&[("a", "")]));
+        assert_eq!(pairs("a;b&c;=1&d"), owned(&[("d", "")]));
+        assert_eq!(pairs("%zz&a=%&b=%4&c=%41+"), owned(&[("c", "A ")]));
+        assert_eq!(pairs("a==b"), owned(&[("a", "=b")]));
+        assert_eq!(pairs("a%3Db=%3D"), owned(&[("a=b", "=")]));
+    }
+
+    #[test]
+    fn hosts_are_those_of_rfc_3986() {
+        for good in [
+            "",
+            "a",
+            "a:",
+            "a:80",
+            ":80",
+            "a_b",
+            "%41",
+            "[::1]",
+            "[::1]:80",
+            "[fe80::1%25lo]",
+            "[v1.a:b]",
+            "a,b",
+        ] {
+            assert!(is_host(good), "{good}");
+        }
+        for bad in [
+            "a b", "a/b", "a@b", "a:b", "a:1:2", "a:-1", "[::1", "::1", "[a]b", "]", "%zz", "[a]",
+            "[]", "a:+80", "[::1]x", "[v1]", "[v.a]",
+        ] {
+            assert!(!is_host(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The healthz daemon.
+fn main() {}
