@@ -9,6 +9,8 @@ pub mod answer;
 pub mod check;
 pub mod http;
 pub mod limits;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod time;
 
 pub use answer::Responder;

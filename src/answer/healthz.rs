@@ -26,9 +26,12 @@ pub(super) fn root(
 }
 
 /// The check that `rest` of a path, `/NAME`, names.
-pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &str) -> Option<&'a Check> {
+pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &str, now: Instant) -> Option<&'a Check> {
     let rest = rest.strip_prefix('/')?;
-    let mut checks = endpoint.checks().iter();
+    let mut checks = endpoint
+        .checks()
+        .iter()
+        .filter(|check| check.is_listed(now));
     checks
         .find(|check| strip_prefix(rest, check.name()) == Some(""))
         .copied()
@@ -129,7 +132,11 @@ fn report(
     }
     writer.rendered(Fields::Text, |text| {
         let mut has_failed = false;
-        for check in endpoint.checks() {
+        for check in endpoint
+            .checks()
+            .iter()
+            .filter(|check| check.is_listed(now))
+        {
             has_failed |= line(check, now, excludes, text);
         }
         if !has_failed && !is_verbose {

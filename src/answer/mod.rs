@@ -109,7 +109,7 @@ impl<'a> Responder<'a> {
                     _ => healthz::root(endpoint, now, request, writer),
                 };
             }
-            if let Some(check) = healthz::find(endpoint, rest) {
+            if let Some(check) = healthz::find(endpoint, rest, now) {
                 return match request.method() {
                     Method::Other => not_allowed(writer),
                     _ => healthz::single(check, now, writer),

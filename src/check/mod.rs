@@ -71,6 +71,7 @@ pub struct Check {
     limit: u64,
     /// A ping: updates change nothing.
     fixed: bool,
+    is_unlisted_while_passing: bool,
     name: &'static str,
     group: Option<&'static str>,
     overdue: &'static str,
@@ -97,6 +98,7 @@ impl Check {
                 passes_until: AtomicU64::new(word),
                 limit,
                 fixed: false,
+                is_unlisted_while_passing: false,
                 name,
                 group: None,
                 overdue: "no heartbeat within its limit",
@@ -176,6 +178,15 @@ impl Check {
     #[must_use]
     pub const fn overdue(mut self, reason: &'static str) -> Self {
         self.overdue = reason;
+        self
+    }
+
+    /// Leaves the check out of every answer while it passes, as if it were not there: `verbose` does
+    /// not list it, and its own path is not found. For what is news only when it fails, such as the
+    /// shutdown of a server whose passing answers must equal another's to the byte.
+    #[must_use]
+    pub const fn unlisted_while_passing(mut self) -> Self {
+        self.is_unlisted_while_passing = true;
         self
     }
 
@@ -276,6 +287,13 @@ impl Check {
             _ => self.overdue,
         };
         Some(ReasonText::new(text))
+    }
+
+    /// Whether answers show the check at `now`; see
+    /// [`unlisted_while_passing`](Check::unlisted_while_passing).
+    #[inline]
+    pub fn is_listed(&self, now: Instant) -> bool {
+        !self.is_unlisted_while_passing || !self.passes(now)
     }
 
     /// The check's name.

@@ -1,0 +1,647 @@
+//! Which addresses, which socket options, and what to do when bind or accept fails.
+//!
+//! Knows no connection. [`Listeners`] is filled by the embedder before there is a server;
+//! [`super::Server`] then accepts from it.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::vec::Vec;
+
+use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::limits::LISTENERS_MAX;
+
+/// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 1024;
+
+/// How long a silent connection is kept from us where the kernel can do that, in seconds.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const DEFER_ACCEPT_SECONDS: i32 = 1;
+
+/// Where to listen.
+///
+/// Parses from `127.0.0.1:10248`, `[::1]:10248`, `localhost:10248` and `unix:/run/healthz.sock`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// Both loopback addresses, because clients that are told `localhost` try either.
+    Localhost(u16),
+    /// One address.
+    Tcp(SocketAddr),
+    /// A Unix stream socket at this path.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The kubelet's health port on both loopback addresses.
+    pub const DEFAULT: Address = Address::Localhost(10248);
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() {
+                Err(AddressError)
+            } else {
+                Ok(Address::Unix(path.into()))
+            };
+        }
+        if let Some(port) = text.strip_prefix("localhost:") {
+            return port
+                .parse()
+                .map(Address::Localhost)
+                .map_err(|_| AddressError);
+        }
+        text.parse().map(Address::Tcp).map_err(|_| AddressError)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Localhost(port) => write!(f, "localhost:{port}"),
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The text is no [`Address`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressError;
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("expected an address such as 127.0.0.1:10248, [::1]:10248, localhost:10248 or unix:/run/healthz.sock")
+    }
+}
+
+impl core::error::Error for AddressError {}
+
+/// What kept an address from being listened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindErrorKind {
+    /// It can be reached from other machines, and nobody said that is meant.
+    NotLoopback,
+    /// Somebody else listens there.
+    InUse,
+    /// There are [`LISTENERS_MAX`] already.
+    TooMany,
+    /// The system said no; see the source.
+    Other,
+}
+
+/// An address could not be listened on.
+#[derive(Debug)]
+pub struct BindError {
+    address: Address,
+    kind: BindErrorKind,
+    source: Option<io::Error>,
+}
+
+impl BindError {
+    fn new(address: Address, kind: BindErrorKind) -> Self {
+        BindError {
+            address,
+            kind,
+            source: None,
+        }
+    }
+
+    fn io(address: Address, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::AddrInUse => BindErrorKind::InUse,
+            _ => BindErrorKind::Other,
+        };
+        BindError {
+            address,
+            kind,
+            source: Some(source),
+        }
+    }
+
+    /// The address, with the port that was tried.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// What kept it from being listened on.
+    pub fn kind(&self) -> BindErrorKind {
+        self.kind
+    }
+
+    fn is_missing_family(&self) -> bool {
+        self.source
+            .as_ref()
+            .and_then(io::Error::raw_os_error)
+            .is_some_and(|code| {
+                matches!(
+                    code,
+                    libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT
+                )
+            })
+    }
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = &self.address;
+        match (self.kind, &self.source) {
+            (BindErrorKind::NotLoopback, _) => {
+                write!(f, "{address} can be reached from other machines")
+            }
+            (BindErrorKind::InUse, _) => write!(f, "{address} is in use by another process"),
+            (BindErrorKind::TooMany, _) => {
+                write!(f, "{address} would be more than {LISTENERS_MAX} listeners")
+            }
+            (BindErrorKind::Other, Some(source)) => {
+                write!(f, "cannot listen on {address}: {source}")
+            }
+            (BindErrorKind::Other, None) => write!(f, "cannot listen on {address}"),
+        }
+    }
+}
+
+impl core::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}
+
+/// What [`Listeners::bind`] could not have but could do without.
+#[derive(Debug, Default)]
+pub struct Bound {
+    /// The half of `localhost` that this machine does not have, and what it said.
+    pub missing: Option<(SocketAddr, io::Error)>,
+}
+
+/// The sockets to listen on: bound here, or handed in. Dropping it closes them, and removes the
+/// Unix socket files that were made here.
+///
+/// Only loopback and Unix sockets are taken unless [`allow_remote`](Listeners::allow_remote) was
+/// called before: the door has no authentication.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    sockets: Vec<Listener>,
+    allows_remote: bool,
+}
+
+impl Listeners {
+    /// None yet, and loopback only.
+    pub fn new() -> Self {
+        Listeners::default()
+    }
+
+    /// Whether addresses that other machines can reach are taken from now on.
+    #[must_use]
+    pub fn allow_remote(mut self, allows_remote: bool) -> Self {
+        self.allows_remote = allows_remote;
+        self
+    }
+
+    /// Binds `address` and listens there.
+    ///
+    /// `localhost` is two addresses; a machine that has only one of them gets that one, and the
+    /// other is returned as missing. A Unix socket file that nobody listens on any more is replaced.
+    ///
+    /// # Errors
+    /// If the address is not loopback, in use, not to be had, or one too many.
+    pub fn bind(&mut self, address: &Address) -> Result<Bound, BindError> {
+        match address {
+            Address::Localhost(port) => self.bind_localhost(*port),
+            Address::Tcp(address) => self.bind_tcp(*address).map(|_| Bound::default()),
+            Address::Unix(path) => self.bind_unix(path).map(|()| Bound::default()),
+        }
+    }
+
+    /// Takes a TCP socket that listens already, from an init system for example.
+    ///
+    /// # Errors
+    /// If its address is not loopback or cannot be read, or it is one too many.
+    pub fn add_tcp(&mut self, listener: std::net::TcpListener) -> Result<(), BindError> {
+        let unspecified = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let inherited = |source| BindError::io(Address::Tcp(unspecified), source);
+        let address = listener.local_addr().map_err(inherited)?;
+        self.check_tcp(address)?;
+        let listen = || {
+            listener.set_nonblocking(true)?;
+            Ok(TcpListener::from_std(listener))
+        };
+        let listener = listen().map_err(|source| BindError::io(Address::Tcp(address), source))?;
+        self.sockets.push(Listener::Tcp(listener, address));
+        Ok(())
+    }
+
+    /// Takes a Unix stream socket that listens already. Its file stays when the server ends.
+    ///
+    /// # Errors
+    /// If it cannot be made non-blocking, or is one too many.
+    pub fn add_unix(
+        &mut self,
+        listener: std::os::unix::net::UnixListener,
+    ) -> Result<(), BindError> {
+        let path = listener
+            .local_addr()
+            .ok()
+            .and_then(|address| Some(address.as_pathname()?.to_path_buf()));
+        let path = path.unwrap_or_default();
+        let address = Address::Unix(path.clone());
+        self.check_count(&address)?;
+        listener
+            .set_nonblocking(true)
+            .map_err(|source| BindError::io(address, source))?;
+        self.sockets.push(Listener::Unix(
+            UnixListener::from_std(listener),
+            path,
+            File::Foreign,
+        ));
+        Ok(())
+    }
+
+    /// Where the sockets listen, with the ports that the system chose.
+    pub fn local_addresses(&self) -> impl Iterator<Item = Address> + '_ {
+        self.sockets.iter().map(|socket| match socket {
+            Listener::Tcp(_, address) => Address::Tcp(*address),
+            Listener::Unix(_, path, _) => Address::Unix(path.clone()),
+        })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Listener> {
+        self.sockets.get_mut(index)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Listener> {
+        self.sockets.iter_mut()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.sockets.clear();
+    }
+
+    fn bind_localhost(&mut self, port: u16) -> Result<Bound, BindError> {
+        let v4 = self.bind_tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+        // Port 0: the second half takes the port that the first was given.
+        let port = v4.as_ref().map_or(port, SocketAddr::port);
+        let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port);
+        let missing = |error: BindError| match (error.address, error.source) {
+            (Address::Tcp(address), Some(source)) => Bound {
+                missing: Some((address, source)),
+            },
+            _ => Bound::default(),
+        };
+        match (v4, self.bind_tcp(v6)) {
+            (Ok(_), Ok(_)) => Ok(Bound::default()),
+            (Ok(_), Err(error)) | (Err(error), Ok(_)) if error.is_missing_family() => {
+                Ok(missing(error))
+            }
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        }
+    }
+
+    fn bind_tcp(&mut self, address: SocketAddr) -> Result<SocketAddr, BindError> {
+        self.check_tcp(address)?;
+        let (listener, local) =
+            listen_tcp(address).map_err(|source| BindError::io(Address::Tcp(address), source))?;
+        self.sockets.push(Listener::Tcp(listener, local));
+        Ok(local)
+    }
+
+    fn bind_unix(&mut self, path: &Path) -> Result<(), BindError> {
+        let address = || Address::Unix(path.to_path_buf());
+        self.check_count(&address())?;
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+                std::fs::remove_file(path).and_then(|()| UnixListener::bind(path))
+            }
+            result => result,
+        };
+        let listener = listener.map_err(|source| BindError::io(address(), source))?;
+        self.sockets
+            .push(Listener::Unix(listener, path.to_path_buf(), File::Ours));
+        Ok(())
+    }
+
+    fn check_tcp(&self, address: SocketAddr) -> Result<(), BindError> {
+        if !self.allows_remote && !address.ip().to_canonical().is_loopback() {
+            return Err(BindError::new(
+                Address::Tcp(address),
+                BindErrorKind::NotLoopback,
+            ));
+        }
+        self.check_count(&Address::Tcp(address))
+    }
+
+    fn check_count(&self, address: &Address) -> Result<(), BindError> {
+        if self.sockets.len() < LISTENERS_MAX {
+            return Ok(());
+        }
+        Err(BindError::new(address.clone(), BindErrorKind::TooMany))
+    }
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    // Close-on-exec is socket2's default; a listener must not outlive us in a child.
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // Connections of an earlier run that linger in TIME_WAIT must not keep us from the port.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // [::1] and 127.0.0.1 are two sockets; one must not claim the other's port.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) = super::sys::set_defer_accept(&socket, DEFER_ACCEPT_SECONDS) {
+        // It only saves work.
+        log::debug!("TCP_DEFER_ACCEPT on {address}: {error}");
+    }
+    let listener = std::net::TcpListener::from(socket);
+    let local = listener.local_addr()?;
+    Ok((TcpListener::from_std(listener), local))
+}
+
+/// Whether `path` is a Unix socket that nobody listens on.
+fn is_stale(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    is_socket
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Who made the file of a Unix socket, and so who removes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum File {
+    Ours,
+    Foreign,
+}
+
+/// One listening socket.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener, SocketAddr),
+    Unix(UnixListener, PathBuf, File),
+}
+
+impl Listener {
+    pub(super) fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Listener::Tcp(listener, _) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Listener::Unix(listener, _, _) => {
+                listener.accept().map(|(stream, _)| Stream::Unix(stream))
+            }
+        }
+    }
+
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener, _) => registry.register(listener, token, Interest::READABLE),
+            Listener::Unix(listener, _, _) => {
+                registry.register(listener, token, Interest::READABLE)
+            }
+        }
+    }
+
+    pub(super) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener, _) => registry.deregister(listener),
+            Listener::Unix(listener, _, _) => registry.deregister(listener),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path, File::Ours) = self {
+            // Whoever removed it first has done our work.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// What to do about an error of accept(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AcceptError {
+    /// There is no connection to accept.
+    Empty,
+    /// This one is gone, or was interrupted; the next may be fine.
+    Next,
+    /// The system is short of something; accepting has to wait while connections end.
+    Pause,
+}
+
+impl AcceptError {
+    pub(super) fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => return AcceptError::Empty,
+            io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {
+                return AcceptError::Next;
+            }
+            _ => {}
+        }
+        match error.raw_os_error() {
+            // accept(2): pending network errors of the new connection are passed on like this, and
+            // EPERM is a firewall's no to it.
+            Some(
+                libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::ENETDOWN
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EOPNOTSUPP
+                | libc::EPERM,
+            ) => AcceptError::Next,
+            // EMFILE, ENFILE, ENOBUFS, ENOMEM; and what is not known is no reason to spin either.
+            _ => AcceptError::Pause,
+        }
+    }
+}
+
+/// One accepted socket.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Reads once, retrying only EINTR.
+    #[inline]
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        use std::io::Read;
+        loop {
+            let result = match self {
+                Stream::Tcp(stream) => stream.read(buffer),
+                Stream::Unix(stream) => stream.read(buffer),
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Sends once, retrying only EINTR; never raises SIGPIPE. If `is_last`, the bytes wait for the
+    /// shutdown that must follow, so that data and FIN leave in one segment.
+    #[inline]
+    pub(super) fn send(&mut self, bytes: &[u8], is_last: bool) -> io::Result<usize> {
+        loop {
+            let result = match self {
+                Stream::Tcp(stream) => send(stream, bytes, is_last),
+                Stream::Unix(stream) => send(stream, bytes, is_last),
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Ends the sending side: what was sent, and FIN, reach the peer even if its input is unread.
+    #[inline]
+    pub(super) fn shutdown(&mut self) {
+        // Fails only if the peer is gone already.
+        let _ = match self {
+            Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
+        };
+    }
+
+    pub(super) fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => registry.register(stream, token, interest),
+            Stream::Unix(stream) => registry.register(stream, token, interest),
+        }
+    }
+
+    pub(super) fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => registry.reregister(stream, token, interest),
+            Stream::Unix(stream) => registry.reregister(stream, token, interest),
+        }
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn send(stream: &impl std::os::fd::AsFd, bytes: &[u8], is_last: bool) -> io::Result<usize> {
+    let more = if is_last { libc::MSG_MORE } else { 0 };
+    socket2::SockRef::from(stream).send_with_flags(bytes, libc::MSG_NOSIGNAL | more)
+}
+
+/// mio's and std's own send keeps SIGPIPE away here.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn send(stream: &mut impl std::io::Write, bytes: &[u8], _is_last: bool) -> io::Result<usize> {
+    stream.write(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn addresses_read_back_as_written() {
+        for text in [
+            "127.0.0.1:10248",
+            "[::1]:10248",
+            "localhost:0",
+            "unix:/run/h.sock",
+            "unix:@h",
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "10248",
+            "127.0.0.1",
+            "localhost",
+            "localhost:x",
+            "unix:",
+            "::1:10248",
+            "example.com:80",
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(AddressError), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_other_machines_reach_is_refused_unless_it_is_meant() {
+        let remote: Address = "0.0.0.0:0".parse().unwrap();
+        let error = Listeners::new().bind(&remote).unwrap_err();
+        assert_eq!(error.kind(), BindErrorKind::NotLoopback);
+        let handed_in = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        assert_eq!(
+            Listeners::new().add_tcp(handed_in).unwrap_err().kind(),
+            BindErrorKind::NotLoopback
+        );
+        Listeners::new().allow_remote(true).bind(&remote).unwrap();
+    }
+
+    #[test]
+    fn a_port_in_use_is_told_as_such() {
+        let mut first = Listeners::new();
+        first.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let taken = first.local_addresses().next().unwrap();
+        let error = Listeners::new().bind(&taken).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.address()),
+            (BindErrorKind::InUse, &taken)
+        );
+    }
+
+    #[test]
+    fn accept_errors_are_sorted_into_next_and_pause() {
+        let of = |code| AcceptError::of(&io::Error::from_raw_os_error(code));
+        assert_eq!(of(libc::EAGAIN), AcceptError::Empty);
+        for code in [
+            libc::EINTR,
+            libc::ECONNABORTED,
+            libc::EPROTO,
+            libc::EPERM,
+            libc::ENETDOWN,
+        ] {
+            assert_eq!(of(code), AcceptError::Next);
+        }
+        for code in [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOBUFS,
+            libc::ENOMEM,
+            libc::EINVAL,
+        ] {
+            assert_eq!(of(code), AcceptError::Pause);
+        }
+    }
+}

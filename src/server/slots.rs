@@ -1,0 +1,342 @@
+//! A fixed table of connections: who sits where, for how long, and who is evicted when it is full.
+//!
+//! Knows no socket: a slot holds whatever [`super`] puts there. Every occupied slot is in one queue,
+//! ordered by when it came there. All members of a queue have the same time to live, so the front of
+//! each queue is both its next deadline and its next victim, and nothing here searches.
+
+use std::boxed::Box;
+use std::vec::Vec;
+
+use crate::time::Instant;
+
+/// No slot.
+const NONE: u16 = u16::MAX;
+
+/// What a connection waits for; in the order in which victims are taken when the table is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Queue {
+    /// Between requests: the longest idle one is missed least.
+    Idle,
+    /// Has its answer; a body or the peer's end is still to come.
+    Drain,
+    /// In the middle of a head.
+    Head,
+    /// Does not read its answers.
+    Write,
+}
+
+impl Queue {
+    pub(super) const ALL: [Queue; 4] = [Queue::Idle, Queue::Drain, Queue::Head, Queue::Write];
+}
+
+struct Slot<T> {
+    content: Option<T>,
+    /// Counts the contents that this slot has had, so that events for an earlier one are recognised.
+    generation: u32,
+    /// When the slot entered its queue.
+    since: Instant,
+    queue: Queue,
+    /// Neighbours in the queue; `next` also links free slots.
+    previous: u16,
+    next: u16,
+}
+
+#[derive(Clone, Copy)]
+struct Ends {
+    front: u16,
+    back: u16,
+}
+
+/// See the module.
+pub(super) struct Slots<T> {
+    slots: Box<[Slot<T>]>,
+    queues: [Ends; Queue::ALL.len()],
+    free: u16,
+    occupied: usize,
+}
+
+impl<T> Slots<T> {
+    /// Bytes one slot takes, without what its content owns elsewhere.
+    pub(super) const SLOT_BYTES: usize = size_of::<Slot<T>>();
+
+    /// `count` empty slots.
+    ///
+    /// # Panics
+    /// If `count` is not from 1 to 65,535.
+    pub(super) fn new(count: usize) -> Self {
+        assert!(
+            (1..=usize::from(NONE)).contains(&count),
+            "a server holds 1 to 65,535 connections"
+        );
+        let slot = |index: usize| Slot {
+            content: None,
+            generation: 0,
+            since: Instant::ZERO,
+            queue: Queue::Idle,
+            previous: NONE,
+            next: if index + 1 < count {
+                index as u16 + 1
+            } else {
+                NONE
+            },
+        };
+        let slots: Vec<_> = (0..count).map(slot).collect();
+        let empty = Ends {
+            front: NONE,
+            back: NONE,
+        };
+        Slots {
+            slots: slots.into(),
+            queues: [empty; Queue::ALL.len()],
+            free: 0,
+            occupied: 0,
+        }
+    }
+
+    /// Puts `content` into a free slot at the back of `queue`; hands it back if there is none.
+    pub(super) fn insert(&mut self, content: T, queue: Queue, now: Instant) -> Result<u16, T> {
+        let index = self.free;
+        let Some(slot) = self.slot_mut(index) else {
+            return Err(content);
+        };
+        debug_assert!(slot.content.is_none(), "a free slot is occupied");
+        slot.content = Some(content);
+        slot.generation = slot.generation.wrapping_add(1);
+        let next = slot.next;
+        self.free = next;
+        self.occupied += 1;
+        self.push_back(index, queue, now);
+        Ok(index)
+    }
+
+    /// Empties the slot.
+    pub(super) fn remove(&mut self, index: u16) -> Option<T> {
+        let content = self.slot_mut(index)?.content.take()?;
+        self.unlink(index);
+        let free = self.free;
+        if let Some(slot) = self.slot_mut(index) {
+            slot.next = free;
+        }
+        self.free = index;
+        self.occupied -= 1;
+        Some(content)
+    }
+
+    /// Puts the slot at the back of `queue`, even if it is in it.
+    pub(super) fn move_to(&mut self, index: u16, queue: Queue, now: Instant) {
+        let is_back = self.ends(queue).back == index;
+        if is_back {
+            if let Some(slot) = self.slot_mut(index) {
+                slot.since = now;
+            }
+            return;
+        }
+        self.unlink(index);
+        self.push_back(index, queue, now);
+    }
+
+    /// The slot longest in `queue`, and since when it is.
+    pub(super) fn front(&self, queue: Queue) -> Option<(u16, Instant)> {
+        let index = self.ends(queue).front;
+        self.slot(index).map(|slot| (index, slot.since))
+    }
+
+    /// Who has to go if somebody has to.
+    pub(super) fn victim(&self) -> Option<u16> {
+        Queue::ALL
+            .iter()
+            .find_map(|queue| self.front(*queue))
+            .map(|(index, _)| index)
+    }
+
+    #[inline]
+    pub(super) fn content_mut(&mut self, index: u16) -> Option<&mut T> {
+        self.slot_mut(index)?.content.as_mut()
+    }
+
+    /// The queue the slot is in, and since when.
+    #[inline]
+    pub(super) fn place(&self, index: u16) -> Option<(Queue, Instant)> {
+        self.slot(index).map(|slot| (slot.queue, slot.since))
+    }
+
+    /// How many contents the slot has had.
+    #[inline]
+    pub(super) fn generation(&self, index: u16) -> u32 {
+        self.slot(index).map_or(0, |slot| slot.generation)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.free == NONE
+    }
+
+    pub(super) fn occupied(&self) -> usize {
+        self.occupied
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn slot(&self, index: u16) -> Option<&Slot<T>> {
+        self.slots.get(usize::from(index))
+    }
+
+    fn slot_mut(&mut self, index: u16) -> Option<&mut Slot<T>> {
+        self.slots.get_mut(usize::from(index))
+    }
+
+    fn ends(&self, queue: Queue) -> Ends {
+        let [idle, drain, head, write] = self.queues;
+        match queue {
+            Queue::Idle => idle,
+            Queue::Drain => drain,
+            Queue::Head => head,
+            Queue::Write => write,
+        }
+    }
+
+    fn ends_mut(&mut self, queue: Queue) -> &mut Ends {
+        let [idle, drain, head, write] = &mut self.queues;
+        match queue {
+            Queue::Idle => idle,
+            Queue::Drain => drain,
+            Queue::Head => head,
+            Queue::Write => write,
+        }
+    }
+
+    fn push_back(&mut self, index: u16, queue: Queue, now: Instant) {
+        let previous = self.ends(queue).back;
+        if let Some(slot) = self.slot_mut(index) {
+            slot.queue = queue;
+            slot.since = now;
+            slot.previous = previous;
+            slot.next = NONE;
+        }
+        match self.slot_mut(previous) {
+            Some(slot) => slot.next = index,
+            None => self.ends_mut(queue).front = index,
+        }
+        self.ends_mut(queue).back = index;
+    }
+
+    fn unlink(&mut self, index: u16) {
+        let Some(slot) = self.slot(index) else { return };
+        let (queue, previous, next) = (slot.queue, slot.previous, slot.next);
+        match self.slot_mut(previous) {
+            Some(slot) => slot.next = next,
+            None => self.ends_mut(queue).front = next,
+        }
+        match self.slot_mut(next) {
+            Some(slot) => slot.previous = previous,
+            None => self.ends_mut(queue).back = previous,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_millis(ms)
+    }
+
+    fn queued<T>(slots: &Slots<T>, queue: Queue) -> Vec<u16> {
+        let mut members = Vec::new();
+        let mut index = slots.ends(queue).front;
+        while let Some(slot) = slots.slot(index) {
+            assert_eq!(slot.previous, members.last().copied().unwrap_or(NONE));
+            members.push(index);
+            index = slot.next;
+        }
+        assert_eq!(
+            slots.ends(queue).back,
+            members.last().copied().unwrap_or(NONE)
+        );
+        members
+    }
+
+    #[test]
+    fn a_full_table_takes_no_more_until_one_is_removed() {
+        let mut slots = Slots::new(2);
+        assert_eq!(slots.insert('a', Queue::Idle, at(0)), Ok(0));
+        assert_eq!(slots.insert('b', Queue::Idle, at(0)), Ok(1));
+        assert!(slots.is_full());
+        assert_eq!(slots.insert('c', Queue::Idle, at(0)), Err('c'));
+        assert_eq!(slots.remove(0), Some('a'));
+        assert_eq!(slots.remove(0), None);
+        let before = slots.generation(0);
+        assert_eq!(slots.insert('c', Queue::Idle, at(0)), Ok(0));
+        assert_ne!(slots.generation(0), before);
+    }
+
+    #[test]
+    fn the_longest_idle_goes_first_then_who_is_drained_then_the_longest_in_its_head() {
+        let mut slots = Slots::new(5);
+        for (content, queue) in [
+            ('w', Queue::Write),
+            ('h', Queue::Head),
+            ('d', Queue::Drain),
+            ('i', Queue::Idle),
+            ('j', Queue::Idle),
+        ] {
+            slots.insert(content, queue, at(0)).unwrap();
+        }
+        slots.move_to(3, Queue::Idle, at(1));
+        let mut order = Vec::new();
+        while let Some(victim) = slots.victim() {
+            order.push(slots.remove(victim).unwrap());
+        }
+        assert_eq!(order, ['j', 'i', 'd', 'h', 'w']);
+        assert_eq!(slots.occupied(), 0);
+    }
+
+    /// Every sequence of eight moves, insertions and removals over three slots.
+    #[test]
+    fn queues_stay_whole_whatever_is_done() {
+        const OPERATIONS: usize = 3 * 3;
+        const STEPS: u32 = 5;
+        for sequence in 0..OPERATIONS.pow(STEPS) {
+            let mut slots = Slots::new(3);
+            let mut model: Vec<(u16, Queue, u64)> = Vec::new();
+            let mut rest = sequence;
+            for step in 0..u64::from(STEPS) {
+                let (operation, index) = (rest % OPERATIONS / 3, (rest % 3) as u16);
+                rest /= OPERATIONS;
+                let queue = if index == 0 { Queue::Head } else { Queue::Idle };
+                let known = model.iter().position(|(member, ..)| *member == index);
+                match (operation, known) {
+                    (0, _) => {
+                        if let Ok(index) = slots.insert((), queue, at(step)) {
+                            model.push((index, queue, step));
+                        }
+                    }
+                    (1, Some(place)) => {
+                        model.remove(place);
+                        model.push((index, queue, step));
+                        slots.move_to(index, queue, at(step));
+                    }
+                    (2, Some(place)) => {
+                        model.remove(place);
+                        assert!(slots.remove(index).is_some());
+                    }
+                    _ => {}
+                }
+                for queue in Queue::ALL {
+                    let want: Vec<u16> =
+                        model.iter().filter(|m| m.1 == queue).map(|m| m.0).collect();
+                    assert_eq!(
+                        queued(&slots, queue),
+                        want,
+                        "sequence {sequence} step {step}"
+                    );
+                    let since = model.iter().find(|m| m.1 == queue).map(|m| (m.0, at(m.2)));
+                    assert_eq!(slots.front(queue), since);
+                }
+                assert_eq!(slots.occupied(), model.len());
+            }
+        }
+    }
+}
