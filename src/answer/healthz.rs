@@ -19,7 +19,7 @@ pub(super) fn root(
     writer: Writer<'_>,
 ) -> Result<usize, Full> {
     match request.target().query() {
-        None if endpoint.passes(now) => writer.fixed(StatusCode::OK, Fields::Text, b"ok"),
+        None if endpoint.passes(now) => writer.ok(),
         None => report(endpoint, now, false, &mut Excludes::none(), writer),
         Some(query) => root_with_query(endpoint, now, request, query, writer),
     }
@@ -128,7 +128,7 @@ fn report(
 ) -> Result<usize, Full> {
     let passes = |check: &Check| check.passes(now) || excludes.exclusion(check).is_some();
     if !is_verbose && endpoint.checks().iter().all(|check| passes(check)) {
-        return writer.fixed(StatusCode::OK, Fields::Text, b"ok");
+        return writer.ok();
     }
     writer.rendered(Fields::Text, |text| {
         let mut has_failed = false;

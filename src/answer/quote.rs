@@ -3,7 +3,8 @@
 //! Knows bytes and a text, nothing else. What counts as printable follows the Unicode version of the
 //! Rust toolchain, through `str::escape_debug`: it escapes exactly the categories that Go escapes
 //! (Cc, Cf, Cn, Co, Cs, Zl, Zp and Zs but for the space), and combining marks only where they come
-//! first. Go's own version of Unicode may differ by a year; then newly assigned characters do.
+//! first. Rust 1.95 and Go 1.27 (both Unicode 17) agree on every code point; where a toolchain's
+//! Unicode is older or newer than the other's, the characters assigned in between differ.
 
 use crate::http::Text;
 

@@ -54,7 +54,7 @@ pub(crate) enum Body {
 pub struct Request<'a> {
     pub(crate) method: Method,
     pub(crate) target: Target<'a>,
-    pub(crate) host: Option<&'a str>,
+    pub(crate) host: Option<&'a [u8]>,
     /// HTTP/1.0: keep-alive must be said in the answer.
     pub(crate) is_http10: bool,
     /// The client lets the connection stay open (RFC 9112 section 9.3).
@@ -79,7 +79,8 @@ impl<'a> Request<'a> {
     /// Host and port that the client wants to talk to: the target's in absolute-form, otherwise the
     /// Host field's; `None` only in HTTP/1.0.
     pub fn host(&self) -> Option<&'a str> {
-        self.target.authority().or(self.host)
+        let field = || core::str::from_utf8(self.host?).ok();
+        self.target.authority().or_else(field)
     }
 }
 
@@ -125,7 +126,7 @@ fn parse_head(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
         Ok(httparse::Status::Complete(length)) => {
             let line = RequestLine {
                 method: head.method.unwrap_or_default(),
-                target: head.path.unwrap_or_default().as_bytes(),
+                target: head.path.unwrap_or_default(),
                 is_http10: head.version == Some(0),
             };
             let head_bytes = rx.get(..length).unwrap_or_default();
@@ -155,7 +156,7 @@ pub(crate) fn too_long(rx: &[u8]) -> Refusal {
 
 struct RequestLine<'a> {
     method: &'a str,
-    target: &'a [u8],
+    target: &'a str,
     is_http10: bool,
 }
 
@@ -186,7 +187,7 @@ fn parse_other_version(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
     // httparse has looked at method and target already: it stopped at the version.
     let line = RequestLine {
         method: core::str::from_utf8(method).unwrap_or_default(),
-        target,
+        target: core::str::from_utf8(target).unwrap_or_default(),
         is_http10: false,
     };
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
@@ -238,14 +239,11 @@ fn request<'a>(
     for field in fields {
         note(&mut known, field, line.is_http10)?;
     }
-    let host = match known.host {
-        Some(host) => match core::str::from_utf8(host) {
-            Ok(host) if is_host(host) => Some(host),
-            _ => return Err(bad("the Host field is not a host and port")),
-        },
-        None if line.is_http10 => None,
-        None => return Err(bad("the Host field is missing")),
-    };
+    match known.host {
+        Some(host) if !is_host(host) => return Err(bad("the Host field is not a host and port")),
+        None if !line.is_http10 => return Err(bad("the Host field is missing")),
+        _ => {}
+    }
     let method = match line.method {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
@@ -259,9 +257,7 @@ fn request<'a>(
         }
         _ => Method::Other,
     };
-    let target = core::str::from_utf8(line.target)
-        .ok()
-        .and_then(Target::parse);
+    let target = Target::parse(line.target);
     let Some(target) =
         target.filter(|target| target.form() != Form::Asterisk || method == Method::Options)
     else {
@@ -270,7 +266,7 @@ fn request<'a>(
     Ok(Request {
         method,
         target,
-        host,
+        host: known.host,
         is_http10: line.is_http10,
         keep_alive: !known.says_close && (known.says_keep_alive || !line.is_http10),
         is_framing_doubtful: known.is_chunked && (known.content_length.is_some() || line.is_http10),

@@ -99,12 +99,24 @@ impl Persistence {
     }
 }
 
+const OK_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
+const OK_LENGTH: &[u8] = b"Content-Length: 2\r\n";
+const OK_BODY: &[u8] = b"ok";
+
 /// A Date field (RFC 9110 section 6.6.1), formatted once a second instead of once an answer.
+///
+/// It keeps the head of a passing answer with it, which is the same for as long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Date([u8; Date::BYTES]);
+pub struct Date {
+    field: [u8; Date::BYTES],
+    /// Status line and fields of `ok`, up to where the persistence is said.
+    ok_head: [u8; Date::OK_HEAD_BYTES],
+}
 
 impl Date {
     const BYTES: usize = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n".len();
+    const OK_HEAD_BYTES: usize =
+        OK_LINE.len() + Fields::Text.as_bytes().len() + Date::BYTES + OK_LENGTH.len();
 
     /// The field for so many seconds after 1970-01-01T00:00:00Z. Years beyond 9999, which the field
     /// cannot say, are given as the end of 9999.
@@ -113,8 +125,8 @@ impl Date {
         let seconds = seconds.min(END_OF_9999);
         let (days, second) = (seconds / 86_400, seconds % 86_400);
         let (year, month, day) = civil_from_days(days);
-        let mut date = Date(*b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n");
-        let mut text = Text::new(&mut date.0);
+        let mut field = *b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
+        let mut text = Text::new(&mut field);
         text.push(b"Date: ");
         // Day 0 was a Thursday.
         text.push(name(b"ThuFriSatSunMonTueWed", days % 7));
@@ -132,11 +144,17 @@ impl Date {
             text.push(separator);
             text.push_padded(part, 2);
         }
-        date
+        let mut ok_head = [0; Date::OK_HEAD_BYTES];
+        let mut text = Text::new(&mut ok_head);
+        for part in [OK_LINE, Fields::Text.as_bytes(), &field, OK_LENGTH] {
+            text.push(part);
+        }
+        debug_assert!(!text.is_cut && text.length == Date::OK_HEAD_BYTES);
+        Date { field, ok_head }
     }
 
     fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.field
     }
 }
 
@@ -287,6 +305,29 @@ impl<'t> Writer<'t> {
         }
     }
 
+    /// `ok` with status 200, which is nearly every answer: its head is prepared. The same bytes as
+    /// [`fixed`](Writer::fixed) writes.
+    ///
+    /// # Errors
+    /// [`Full`], as [`Writer::fixed`].
+    #[inline]
+    pub fn ok(self) -> Result<usize, Full> {
+        let Some(date) = self.date else {
+            return self.fixed(StatusCode::OK, Fields::Text, OK_BODY);
+        };
+        let mut text = Text::new(self.tx);
+        text.push(&date.ok_head);
+        text.push(self.persistence.as_bytes());
+        if self.has_body {
+            text.push(OK_BODY);
+        }
+        if text.is_cut {
+            Err(Full)
+        } else {
+            Ok(text.length)
+        }
+    }
+
     /// An answer whose body `render` writes, and whose status is known when that is done.
     /// Returns its size.
     ///
@@ -361,7 +402,7 @@ fn head(
 ) {
     let start = text.length;
     if status == StatusCode::OK {
-        text.push(b"HTTP/1.1 200 OK\r\n");
+        text.push(OK_LINE);
     } else {
         text.push(b"HTTP/1.1 ");
         text.push_number(u64::from(status.0));
@@ -484,6 +525,13 @@ mod tests {
             let date = Date::from_unix_seconds(0);
             let (mut a, mut b) = ([0; 512], [0; 512]);
             let body = b"[+]ping ok\nhealthz check passed\n";
+            let prepared = Writer::new(&mut a, Some(&date), Persistence::Close, has_body)
+                .ok()
+                .unwrap();
+            let fixed = Writer::new(&mut b, Some(&date), Persistence::Close, has_body)
+                .fixed(StatusCode::OK, Fields::Text, b"ok")
+                .unwrap();
+            assert_eq!(a[..prepared], b[..fixed]);
             let one = Writer::new(&mut a, Some(&date), Persistence::Open, has_body)
                 .fixed(StatusCode::OK, Fields::Text, body)
                 .unwrap();

@@ -30,6 +30,10 @@ pub enum Form {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     form: Form,
+    /// The path has a `/` followed by `/` or `.`; most have not, and need no closer look.
+    is_suspect: bool,
+    /// The path has a `%`.
+    is_encoded: bool,
     authority: Option<&'a str>,
     path: &'a str,
     query: Option<&'a str>,
@@ -38,32 +42,59 @@ pub struct Target<'a> {
 impl<'a> Target<'a> {
     /// Takes `target` apart; `None` if it has none of the forms above.
     pub fn parse(target: &'a str) -> Option<Self> {
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (target, None),
-        };
-        if query.is_some_and(|query| !query.bytes().all(is_query_byte)) {
+        if target.starts_with('/') {
+            return Target::parse_path(Form::Origin, None, target);
+        }
+        if target == "*" {
+            return Some(Target {
+                form: Form::Asterisk,
+                is_suspect: false,
+                is_encoded: false,
+                authority: None,
+                path: target,
+                query: None,
+            });
+        }
+        let rest = strip_scheme(target)?;
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at_checked(end)?;
+        if authority.is_empty() || !is_host(authority.as_bytes()) {
             return None;
         }
-        let (form, authority, path) = if path.starts_with('/') {
-            (Form::Origin, None, path)
-        } else if target == "*" {
-            (Form::Asterisk, None, path)
-        } else {
-            let rest = strip_scheme(path)?;
-            let slash = rest.find('/').unwrap_or(rest.len());
-            let (authority, path) = rest.split_at_checked(slash)?;
-            if authority.is_empty() || !is_host(authority) {
-                return None;
+        if path.starts_with('/') {
+            return Target::parse_path(Form::Absolute, Some(authority), path);
+        }
+        let query = path.strip_prefix('?');
+        let root = Target::parse_path(Form::Absolute, Some(authority), "/")?;
+        is_query(query).then_some(Target { query, ..root })
+    }
+
+    /// Looks once at each byte: this runs for every request.
+    fn parse_path(form: Form, authority: Option<&'a str>, target: &'a str) -> Option<Self> {
+        let mut is_suspect = false;
+        let mut is_encoded = false;
+        let mut previous = 0;
+        let mut length = 0;
+        for byte in target.bytes() {
+            if !is(PATH, byte) {
+                break;
             }
-            (
-                Form::Absolute,
-                Some(authority),
-                if path.is_empty() { "/" } else { path },
-            )
+            is_suspect |= previous == b'/' && matches!(byte, b'/' | b'.');
+            is_encoded |= byte == b'%';
+            previous = byte;
+            length += 1;
+        }
+        let (path, rest) = target.split_at_checked(length)?;
+        let query = match rest.strip_prefix('?') {
+            Some(query) => Some(query),
+            None if rest.is_empty() => None,
+            None => return None,
         };
-        is_path(path).then_some(Target {
+        let is_valid = is_query(query) && (!is_encoded || decodes(path));
+        is_valid.then_some(Target {
             form,
+            is_suspect,
+            is_encoded,
             authority,
             path,
             query,
@@ -92,11 +123,9 @@ impl<'a> Target<'a> {
 
     /// Whether the path has an empty, `.` or `..` segment that cleaning would take out, as Go's
     /// `ServeMux` does before it matches. A slash at the end is no such thing, nor is `%2e`.
+    #[inline]
     pub fn is_unclean(&self) -> bool {
-        // Every such segment shows as "//" or "/." at its start, which plain paths do not have.
-        let path = self.path.as_bytes();
-        path.windows(2).any(|pair| matches!(pair, b"//" | b"/."))
-            && self.form != Form::Asterisk
+        self.is_suspect
             && segments(self.path).any(|(segment, last)| match segment {
                 "" => !last,
                 "." | ".." => true,
@@ -104,8 +133,7 @@ impl<'a> Target<'a> {
             })
     }
 
-    /// Calls `push` with the pieces of the cleaned path and `pop` to drop what was pushed since the
-    /// last piece that began with a slash.
+    /// Appends the cleaned path to `text`.
     pub(crate) fn clean_into(&self, text: &mut super::Text<'_>) {
         let start = text.len();
         for (segment, _) in segments(self.path) {
@@ -129,8 +157,12 @@ impl<'a> Target<'a> {
 
     /// What follows `prefix` in the path, percent-decoding aside; `None` if the path does not begin
     /// with it. An encoded slash equals nothing.
+    #[inline]
     pub(crate) fn strip_prefix(&self, prefix: &str) -> Option<&'a str> {
-        strip_prefix(self.path, prefix)
+        match self.path.strip_prefix(prefix) {
+            None if self.is_encoded => strip_prefix(self.path, prefix),
+            rest => rest,
+        }
     }
 
     /// The query's pairs, in order; see [`Pairs`].
@@ -247,54 +279,97 @@ fn strip_scheme(target: &str) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")).then_some(rest)
 }
 
-fn is_query_byte(byte: u8) -> bool {
-    matches!(byte, b'!'..=b'~') && byte != b'#'
+fn is_query(query: Option<&str>) -> bool {
+    query.is_none_or(|query| query.bytes().all(|byte| is(QUERY, byte)))
 }
 
-/// `pchar` of RFC 3986 section 3.3 and the slash; `%` is looked at apart.
-fn is_path_byte(byte: u8) -> bool {
-    is_reg_name_byte(byte) || matches!(byte, b':' | b'@' | b'/')
-}
+/// `unreserved / sub-delims` of RFC 3986 section 2, and `%`, which is looked at apart.
+const REG_NAME: u8 = 1;
+/// `pchar` of RFC 3986 section 3.3 and the slash.
+const PATH: u8 = 2;
+/// Visible ASCII but `#`.
+const QUERY: u8 = 4;
 
-/// `unreserved / sub-delims` of RFC 3986 section 2.
-fn is_reg_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'-' | b'.'
-                | b'_'
-                | b'~'
-                | b'!'
-                | b'$'
-                | b'&'
-                | b'\''
-                | b'('
-                | b')'
-                | b'*'
-                | b'+'
-                | b','
-                | b';'
-                | b'='
-        )
-}
+/// Which classes a byte belongs to.
+static CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        let reg_name = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'-' | b'.'
+                    | b'_'
+                    | b'~'
+                    | b'!'
+                    | b'$'
+                    | b'&'
+                    | b'\''
+                    | b'('
+                    | b')'
+                    | b'*'
+                    | b'+'
+                    | b','
+                    | b';'
+                    | b'='
+                    | b'%'
+            );
+        let path = reg_name || matches!(byte, b':' | b'@' | b'/');
+        #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+        {
+            classes[byte as usize] =
+                reg_name as u8 * REG_NAME | path as u8 * PATH | (byte != b'#') as u8 * QUERY;
+        }
+        byte += 1;
+    }
+    classes
+};
 
-fn is_path(path: &str) -> bool {
-    path.bytes().all(|byte| is_path_byte(byte) || byte == b'%') && decodes(path)
+#[inline]
+fn is(class: u8, byte: u8) -> bool {
+    CLASSES
+        .get(usize::from(byte))
+        .is_some_and(|classes| classes & class != 0)
 }
 
 /// Whether `value` is `uri-host [":" port]` (RFC 9110 section 7.2, RFC 3986 section 3.2.2). An empty
 /// host is legal there and here.
-pub(crate) fn is_host(value: &str) -> bool {
-    let (host, port) = split_port(value);
-    let host_is_valid = match host.strip_prefix('[') {
-        Some(literal) => literal.strip_suffix(']').is_some_and(is_ip_literal),
-        None => {
-            host.bytes()
-                .all(|byte| is_reg_name_byte(byte) || byte == b'%')
-                && decodes(host)
+pub(crate) fn is_host(value: &[u8]) -> bool {
+    let mut is_encoded = false;
+    let mut length = 0;
+    for byte in value {
+        if !is(REG_NAME, *byte) {
+            break;
         }
-    };
-    host_is_valid && port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+        is_encoded |= *byte == b'%';
+        length += 1;
+    }
+    let (name, rest) = value.split_at_checked(length).unwrap_or((value, &[]));
+    match rest {
+        [] | [b':', ..] => {
+            is_port(rest) && (!is_encoded || core::str::from_utf8(name).is_ok_and(decodes))
+        }
+        [b'[', literal @ ..] if name.is_empty() => {
+            let end = literal
+                .iter()
+                .position(|byte| *byte == b']')
+                .unwrap_or(literal.len());
+            match literal.split_at_checked(end) {
+                Some((literal, [b']', port @ ..])) => is_ip_literal(literal) && is_port(port),
+                _ => false,
+            }
+        }
+        _ => false,
+    }
+}
+
+/// Nothing, or a colon and digits.
+fn is_port(text: &[u8]) -> bool {
+    match text {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
 }
 
 /// Host and port of an authority, told apart at the colon after any `]`.
@@ -311,30 +386,27 @@ pub(crate) fn split_port(authority: &str) -> (&str, Option<&str>) {
 }
 
 /// `IPv6address`, with a zone after `%25` (RFC 6874), or `IPvFuture`.
-fn is_ip_literal(literal: &str) -> bool {
-    let (address, zone) = match literal.split_once("%25") {
-        Some((address, zone)) => (address, Some(zone)),
-        None => (literal, None),
-    };
-    if zone.is_some_and(|zone| zone.is_empty() || !zone.bytes().all(is_reg_name_byte)) {
+fn is_ip_literal(literal: &[u8]) -> bool {
+    let Ok(literal) = core::str::from_utf8(literal) else {
         return false;
+    };
+    if let Some(future) = literal.strip_prefix(['v', 'V']) {
+        return future.split_once('.').is_some_and(|(version, address)| {
+            !version.is_empty()
+                && version.bytes().all(|byte| byte.is_ascii_hexdigit())
+                && !address.is_empty()
+                && address
+                    .bytes()
+                    .all(|byte| is(REG_NAME, byte) && byte != b'%' || byte == b':')
+        });
     }
-    match address.as_bytes() {
-        [b'v' | b'V', rest @ ..] => {
-            rest.split(|byte| *byte == b'.')
-                .next()
-                .is_some_and(|version| {
-                    let tail = rest.get(version.len() + 1..).unwrap_or_default();
-                    !version.is_empty()
-                        && version.iter().all(u8::is_ascii_hexdigit)
-                        && !tail.is_empty()
-                        && tail
-                            .iter()
-                            .all(|byte| is_reg_name_byte(*byte) || *byte == b':')
-                })
-        }
-        _ => address.parse::<core::net::Ipv6Addr>().is_ok(),
-    }
+    let (address, zone) = match literal.split_once("%25") {
+        Some((address, zone)) => (address, zone),
+        None => (literal, "any"),
+    };
+    !zone.is_empty()
+        && zone.bytes().all(|byte| is(REG_NAME, byte) && byte != b'%')
+        && address.parse::<core::net::Ipv6Addr>().is_ok()
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -438,13 +510,13 @@ mod tests {
             "[v1.a:b]",
             "a,b",
         ] {
-            assert!(is_host(good), "{good}");
+            assert!(is_host(good.as_bytes()), "{good}");
         }
         for bad in [
             "a b", "a/b", "a@b", "a:b", "a:1:2", "a:-1", "[::1", "::1", "[a]b", "]", "%zz", "[a]",
             "[]", "a:+80", "[::1]x", "[v1]", "[v.a]",
         ] {
-            assert!(!is_host(bad), "{bad}");
+            assert!(!is_host(bad.as_bytes()), "{bad}");
         }
     }
 }
