@@ -23,6 +23,7 @@
 //! | empty lines before a request | up to [`LEADING_EMPTY_LINES_MAX`] ignored | RFC 9112 2.2 |
 //! | the peer's end in the middle of a head | 400, closed | as Go |
 
+use super::cache::HeadCache;
 use super::request::{self, Body, Parsed, Refusal, Request};
 use super::response::{Date, Fields, Full, Persistence, StatusCode, Text, Writer};
 use crate::limits::{LEADING_EMPTY_LINES_MAX, Limits};
@@ -172,6 +173,31 @@ impl Connection {
         tx: &mut [u8],
         answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, Full>,
     ) -> Progress {
+        self.receive_from(context, None, rx, tx, answer)
+    }
+
+    /// As [`receive`](Connection::receive), and heads that `cache` remembers are not parsed again.
+    /// One cache serves any number of connections.
+    pub fn receive_cached(
+        &mut self,
+        context: &Context<'_>,
+        cache: &mut HeadCache,
+        rx: &[u8],
+        tx: &mut [u8],
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, Full>,
+    ) -> Progress {
+        self.receive_from(context, Some(cache), rx, tx, answer)
+    }
+
+    #[inline]
+    fn receive_from(
+        &mut self,
+        context: &Context<'_>,
+        mut cache: Option<&mut HeadCache>,
+        rx: &[u8],
+        tx: &mut [u8],
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, Full>,
+    ) -> Progress {
         let mut progress = Progress {
             consumed: 0,
             written: 0,
@@ -184,7 +210,7 @@ impl Connection {
             let tx = tx.get_mut(progress.written..).unwrap_or_default();
             match self.state {
                 State::Head { empty_lines } => {
-                    match self.head(context, empty_lines, rx, tx, answer) {
+                    match self.head(context, cache.as_deref_mut(), empty_lines, rx, tx, answer) {
                         Step::Skipped(used) => progress.consumed += used,
                         Step::Waiting => break,
                         Step::Answered { used, written } => {
@@ -299,11 +325,15 @@ impl Connection {
     fn head(
         &mut self,
         context: &Context<'_>,
+        cache: Option<&mut HeadCache>,
         empty_lines: u8,
         rx: &[u8],
         tx: &mut [u8],
         answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, Full>,
     ) -> Step {
+        if let Some(request) = cache.as_ref().and_then(|cache| cache.get(rx)) {
+            return self.answer(context, &request, rx.len(), tx, answer);
+        }
         match rx {
             [] => {
                 if empty_lines == 0 {
@@ -338,6 +368,9 @@ impl Connection {
         }
         match request::parse(rx) {
             Ok(Parsed::Complete(request, used)) if used <= context.limits.request_head_bytes => {
+                if let Some(cache) = cache.filter(|_| used == rx.len()) {
+                    cache.insert(rx, &request);
+                }
                 self.answer(context, &request, used, tx, answer)
             }
             Ok(Parsed::Incomplete) if rx.len() < context.limits.request_head_bytes => {

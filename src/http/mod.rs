@@ -5,11 +5,13 @@
 //!
 //! Start at [`Connection`].
 
+mod cache;
 mod connection;
 mod request;
 mod response;
 mod target;
 
+pub use cache::HeadCache;
 pub use connection::{Connection, Context, Next, Phase, Progress};
 pub use request::{Method, Request};
 pub use response::{Date, Fields, Full, StatusCode, Text, Writer};

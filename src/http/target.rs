@@ -26,14 +26,20 @@ pub enum Form {
     Asterisk,
 }
 
+/// What a path has that needs a closer look; most have nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Marks {
+    /// A `/` followed by `/` or `.`.
+    is_suspect: bool,
+    /// A `%`.
+    is_encoded: bool,
+}
+
 /// A request target, taken apart but not decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     form: Form,
-    /// The path has a `/` followed by `/` or `.`; most have not, and need no closer look.
-    is_suspect: bool,
-    /// The path has a `%`.
-    is_encoded: bool,
+    marks: Marks,
     authority: Option<&'a str>,
     path: &'a str,
     query: Option<&'a str>,
@@ -48,8 +54,7 @@ impl<'a> Target<'a> {
         if target == "*" {
             return Some(Target {
                 form: Form::Asterisk,
-                is_suspect: false,
-                is_encoded: false,
+                marks: Marks::default(),
                 authority: None,
                 path: target,
                 query: None,
@@ -71,16 +76,15 @@ impl<'a> Target<'a> {
 
     /// Looks once at each byte: this runs for every request.
     fn parse_path(form: Form, authority: Option<&'a str>, target: &'a str) -> Option<Self> {
-        let mut is_suspect = false;
-        let mut is_encoded = false;
+        let mut marks = Marks::default();
         let mut previous = 0;
         let mut length = 0;
         for byte in target.bytes() {
             if !is(PATH, byte) {
                 break;
             }
-            is_suspect |= previous == b'/' && matches!(byte, b'/' | b'.');
-            is_encoded |= byte == b'%';
+            marks.is_suspect |= previous == b'/' && matches!(byte, b'/' | b'.');
+            marks.is_encoded |= byte == b'%';
             previous = byte;
             length += 1;
         }
@@ -90,33 +94,53 @@ impl<'a> Target<'a> {
             None if rest.is_empty() => None,
             None => return None,
         };
-        let is_valid = is_query(query) && (!is_encoded || decodes(path));
+        let is_valid = is_query(query) && (!marks.is_encoded || decodes(path));
         is_valid.then_some(Target {
             form,
-            is_suspect,
-            is_encoded,
+            marks,
             authority,
             path,
             query,
         })
     }
 
+    /// The origin-form target that [`parse`](Target::parse) took apart into these before.
+    #[inline]
+    pub(super) fn from_parts(path: &'a str, marks: Marks, query: Option<&'a str>) -> Self {
+        Target {
+            form: Form::Origin,
+            marks,
+            authority: None,
+            path,
+            query,
+        }
+    }
+
+    #[inline]
+    pub(super) fn marks(&self) -> Marks {
+        self.marks
+    }
+
     /// The form it was written in.
+    #[inline]
     pub fn form(&self) -> Form {
         self.form
     }
 
     /// Host and port of an absolute-form target.
+    #[inline]
     pub fn authority(&self) -> Option<&'a str> {
         self.authority
     }
 
     /// The path as it was sent, percent-encoding included; `*` for asterisk-form.
+    #[inline]
     pub fn path(&self) -> &'a str {
         self.path
     }
 
     /// What follows the first `?`, as it was sent.
+    #[inline]
     pub fn query(&self) -> Option<&'a str> {
         self.query
     }
@@ -125,7 +149,7 @@ impl<'a> Target<'a> {
     /// `ServeMux` does before it matches. A slash at the end is no such thing, nor is `%2e`.
     #[inline]
     pub fn is_unclean(&self) -> bool {
-        self.is_suspect
+        self.marks.is_suspect
             && segments(self.path).any(|(segment, last)| match segment {
                 "" => !last,
                 "." | ".." => true,
@@ -160,7 +184,7 @@ impl<'a> Target<'a> {
     #[inline]
     pub(crate) fn strip_prefix(&self, prefix: &str) -> Option<&'a str> {
         match self.path.strip_prefix(prefix) {
-            None if self.is_encoded => strip_prefix(self.path, prefix),
+            None if self.marks.is_encoded => strip_prefix(self.path, prefix),
             rest => rest,
         }
     }
@@ -181,7 +205,7 @@ pub(crate) fn strip_prefix<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     for want in prefix.bytes() {
         match bytes.next()? {
             b'%' => {
-                let byte = hex(bytes.next()?)? << 4 | hex(bytes.next()?)?;
+                let byte = (hex(bytes.next()?)? << 4) | hex(bytes.next()?)?;
                 if byte != want || byte == b'/' {
                     return None;
                 }
@@ -240,7 +264,7 @@ impl<'a> Decoded<'a> {
         let mut raw = self.0.bytes();
         core::iter::from_fn(move || match raw.next()? {
             b'+' => Some(b' '),
-            b'%' => Some(hex(raw.next()?)? << 4 | hex(raw.next()?)?),
+            b'%' => Some((hex(raw.next()?)? << 4) | hex(raw.next()?)?),
             byte => Some(byte),
         })
     }
@@ -318,7 +342,7 @@ static CLASSES: [u8; 256] = {
         #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
         {
             classes[byte as usize] =
-                reg_name as u8 * REG_NAME | path as u8 * PATH | (byte != b'#') as u8 * QUERY;
+                (reg_name as u8 * REG_NAME) | (path as u8 * PATH) | ((byte != b'#') as u8 * QUERY);
         }
         byte += 1;
     }

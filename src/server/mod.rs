@@ -35,7 +35,7 @@ pub use listener::{Address, AddressError, BindError, BindErrorKind, Bound, Liste
 pub use run::{Handle, Runner, now, spawn};
 
 use crate::answer::Responder;
-use crate::http::{Connection, Context, Date, Next, Phase, Progress};
+use crate::http::{Connection, Context, Date, HeadCache, Next, Phase, Progress};
 use crate::limits::{
     CONNECTIONS_DEFAULT, CONNECTIONS_MAX, LISTENERS_MAX, Limits, REQUEST_HEAD_BYTES_MAX,
     REQUEST_HEAD_BYTES_MIN,
@@ -208,6 +208,7 @@ struct Desk<'a> {
     limits: Limits,
     date: Option<Date>,
     is_last: bool,
+    heads: HeadCache,
     rx: Vec<u8>,
     tx: Vec<u8>,
     counters: Counters,
@@ -262,6 +263,7 @@ impl<'a> Server<'a> {
                 limits,
                 date: None,
                 is_last: false,
+                heads: HeadCache::new(),
                 rx: vec![0; limits.request_head_bytes],
                 tx: vec![0; response_bytes],
                 counters: Counters::default(),
@@ -695,11 +697,13 @@ impl Desk<'_> {
             let was_closing = peer.connection.phase() == Phase::Closing;
             let rx = self.rx.get(used..*filled).unwrap_or_default();
             let responder = &self.responder;
-            let progress =
-                peer.connection
-                    .receive(&context, rx, &mut self.tx, &mut |request, writer| {
-                        responder.respond(now, request, writer)
-                    });
+            let progress = peer.connection.receive_cached(
+                &context,
+                &mut self.heads,
+                rx,
+                &mut self.tx,
+                &mut |request, writer| responder.respond(now, request, writer),
+            );
             used += progress.consumed;
             match send(&mut self.counters, &self.tx, peer, &progress) {
                 Ok(unsent) if !unsent.is_empty() => {
