@@ -363,7 +363,8 @@ impl<'a> Server<'a> {
             let (_, since) = self.slots.front(*queue)?;
             Some(since.saturating_add(self.time_to_live(*queue)))
         });
-        queues.chain(self.accept_resumes).chain(self.stops_at).min()
+        let stops_at = self.stops_at.filter(|_| !self.is_finished());
+        queues.chain(self.accept_resumes).chain(stops_at).min()
     }
 
     /// Ends the server in good order: accepts what waits, closes the listeners, answers what has
@@ -534,7 +535,12 @@ impl<'a> Server<'a> {
         ) {
             rx.copy_from_slice(kept);
         }
+        let answered = self.desk.counters.answered;
         let outcome = self.desk.serve(peer, received, now);
+        if self.desk.counters.answered != answered {
+            // Several answers may come within a millisecond; the last is still the last.
+            self.slots.move_to(index, Queue::Idle, now);
+        }
         self.settle(registry, index, outcome, now);
     }
 

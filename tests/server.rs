@@ -1,0 +1,532 @@
+//! The server as an embedder drives it: real sockets, the caller's `Poll`, and a time that only the
+//! test moves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use healthz::server::{Address, Config, Listeners, Runner, Server, spawn};
+use healthz::{Check, Endpoint, Instant, Limits, Responder};
+use mio::{Events, Interest, Poll, Token};
+
+static PING: Check = Check::ping();
+static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
+
+const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+const LAST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+/// No test waits longer than this for anything.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+struct Harness {
+    poll: Poll,
+    server: Server<'static>,
+    address: SocketAddr,
+    now: Instant,
+}
+
+fn localhost() -> Listeners {
+    let mut listeners = Listeners::new();
+    listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+    listeners
+}
+
+fn address_of(server: &Server<'_>) -> SocketAddr {
+    match server.local_addresses().next() {
+        Some(Address::Tcp(address)) => address,
+        other => panic!("not on TCP: {other:?}"),
+    }
+}
+
+impl Harness {
+    fn new(connections: usize) -> Self {
+        Harness::with(Config {
+            connections,
+            ..Config::default()
+        })
+    }
+
+    fn with(config: Config) -> Self {
+        let poll = Poll::new().unwrap();
+        let mut server = Server::new(Responder::new(&ENDPOINTS), localhost(), config);
+        server.register(poll.registry(), Token(7)).unwrap();
+        let address = address_of(&server);
+        let mut harness = Harness {
+            poll,
+            server,
+            address,
+            now: Instant::from_millis(1),
+        };
+        harness.work();
+        harness
+    }
+
+    /// Turns until there is nothing left to do at the present time. Loopback delivers at once.
+    fn work(&mut self) {
+        let mut events = Events::with_capacity(64);
+        for _ in 0..100_000 {
+            self.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+            for event in &events {
+                assert!(self.server.owns(event.token()));
+                self.server.handle(self.poll.registry(), event, self.now);
+            }
+            self.server.turn(self.poll.registry(), self.now);
+            let is_due = self.server.deadline().is_some_and(|at| at <= self.now);
+            if events.is_empty() && !is_due {
+                return;
+            }
+        }
+        panic!("the server never comes to rest");
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        self.now = self.now.saturating_add(duration);
+        self.work();
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    /// A connection that the server has in its table, between two requests.
+    fn idle(&mut self) -> TcpStream {
+        let mut stream = self.connect();
+        stream.write_all(GET).unwrap();
+        self.work();
+        assert!(answer(&mut stream).starts_with("HTTP/1.1 200 OK\r\n"));
+        stream
+    }
+
+    fn assert_probe_is_answered(&mut self) {
+        let mut probe = self.connect();
+        probe.write_all(LAST).unwrap();
+        self.work();
+        let text = rest(&mut probe);
+        assert!(
+            text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("ok"),
+            "{text}"
+        );
+    }
+}
+
+/// One answer with `ok` as its body.
+fn answer(stream: &mut impl Read) -> String {
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while !text.ends_with(b"\r\n\r\nok") {
+        assert_eq!(
+            stream.read(&mut byte).unwrap(),
+            1,
+            "{}",
+            String::from_utf8_lossy(&text)
+        );
+        text.push(byte[0]);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// Everything up to the end.
+fn rest(stream: &mut impl Read) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn is_closed(stream: &mut TcpStream) -> bool {
+    matches!(stream.read(&mut [0; 64]), Ok(0)) || stream.take_error().is_ok_and(|e| e.is_some())
+}
+
+fn is_silent(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let result = stream.read(&mut [0; 64]);
+    stream.set_nonblocking(false).unwrap();
+    matches!(result, Err(error) if error.kind() == ErrorKind::WouldBlock)
+}
+
+#[test]
+fn a_probe_that_closes_never_enters_the_table() {
+    let mut harness = Harness::new(1);
+    let mut idle = harness.idle();
+    for _ in 0..10 {
+        harness.assert_probe_is_answered();
+    }
+    assert_eq!(harness.server.counters().evicted, 0);
+    assert!(is_silent(&mut idle));
+}
+
+#[test]
+fn a_full_table_evicts_the_longest_idle_connection() {
+    let mut harness = Harness::new(3);
+    let mut streams: Vec<_> = (0..3).map(|_| harness.idle()).collect();
+    // The first one is used again, so the second is the longest idle now.
+    streams[0].write_all(GET).unwrap();
+    harness.work();
+    answer(&mut streams[0]);
+    let mut fourth = harness.idle();
+    assert!(is_closed(&mut streams[1]));
+    assert!(is_silent(&mut streams[0]) && is_silent(&mut streams[2]) && is_silent(&mut fourth));
+    assert_eq!(harness.server.counters().evicted, 1);
+    assert_eq!(harness.server.counters().open, 3);
+}
+
+#[test]
+fn nobody_can_occupy_the_door() {
+    let mut harness = Harness::new(4);
+    let mut hogs = Vec::new();
+    for round in 0..40 {
+        let mut hog = harness.connect();
+        match round % 4 {
+            0 => hog.write_all(b"GET /healthz HT").unwrap(),
+            1 => hog
+                .write_all(b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+                .unwrap(),
+            2 => hog.write_all(GET).unwrap(),
+            _ => hog.write_all(b"BAD\r\n\r\n").unwrap(),
+        }
+        harness.work();
+        hogs.push(hog);
+        // One that stays and one that goes.
+        harness.assert_probe_is_answered();
+        let mut probe = harness.idle();
+        assert!(is_silent(&mut probe));
+    }
+    assert!(harness.server.counters().open <= 4);
+}
+
+#[test]
+fn a_head_that_does_not_come_in_time_gets_408() {
+    let mut harness = Harness::new(4);
+    let mut slow = harness.connect();
+    slow.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+    harness.work();
+    let head = Limits::DEFAULT.head_duration;
+    harness.pass(head - Duration::from_millis(2));
+    slow.write_all(b"Host: a\r\n").unwrap();
+    harness.work();
+    assert!(is_silent(&mut slow));
+    harness.pass(Duration::from_millis(1));
+    assert!(is_silent(&mut slow));
+    harness.pass(Duration::from_millis(1));
+    let text = rest(&mut slow);
+    assert!(
+        text.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
+        "{text}"
+    );
+    assert!(text.contains("\r\nConnection: close\r\n"));
+    assert_eq!(harness.server.counters().expired, 1);
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let mut harness = Harness::new(4);
+    let mut idle = harness.idle();
+    let idle_duration = Limits::DEFAULT.idle_duration;
+    harness.pass(idle_duration - Duration::from_millis(1));
+    assert!(is_silent(&mut idle));
+    assert_eq!(
+        harness.server.deadline(),
+        Some(Instant::from_millis(1).saturating_add(idle_duration))
+    );
+    harness.pass(Duration::from_millis(1));
+    assert_eq!(rest(&mut idle), "");
+    assert_eq!(harness.server.deadline(), None);
+}
+
+#[test]
+fn a_body_that_never_comes_ends_the_connection_after_the_answer() {
+    let mut harness = Harness::new(4);
+    let mut stream = harness.connect();
+    stream
+        .write_all(b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+        .unwrap();
+    harness.work();
+    answer(&mut stream);
+    harness.pass(Limits::DEFAULT.drain_duration);
+    assert_eq!(rest(&mut stream), "");
+}
+
+#[test]
+fn an_answer_reaches_a_client_whose_input_is_unread() {
+    for extra in [1, 100, 100_000] {
+        let mut harness = Harness::new(4);
+        let mut stream = harness.connect();
+        stream.write_all(LAST).unwrap();
+        stream.write_all(&vec![b'x'; extra]).unwrap();
+        harness.work();
+        let text = rest(&mut stream);
+        assert!(
+            text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\n\r\nok"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_large_body_is_read_out_behind_the_last_answer() {
+    let mut harness = Harness::new(4);
+    let mut stream = harness.connect();
+    stream
+        .write_all(b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n")
+        .unwrap();
+    harness.work();
+    // The client goes on sending, as curl does, and finds nobody hanging up on it.
+    for _ in 0..20 {
+        stream.write_all(&[b'x'; 100_000]).unwrap();
+        harness.work();
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    harness.work();
+    let text = rest(&mut stream);
+    assert!(
+        text.contains("\r\nConnection: close\r\n") && text.ends_with("\r\n\r\nok"),
+        "{text}"
+    );
+    assert_eq!(harness.server.counters().open, 0);
+}
+
+#[test]
+fn pipelined_requests_that_nobody_reads_stop_being_read_and_lose_no_answer() {
+    const REQUESTS: usize = 100_000;
+    let mut harness = Harness::new(4);
+    let stream = harness.connect();
+    let mut writer = stream.try_clone().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    let requests = GET.repeat(REQUESTS);
+    let mut sent = 0;
+    let mut stalls = 0;
+    while stalls < 3 {
+        match writer.write(&requests[sent..]) {
+            Ok(0) => break,
+            Ok(more) => (sent, stalls) = (sent + more, 0),
+            Err(_) => stalls += 1,
+        }
+        harness.work();
+        if sent == requests.len() {
+            break;
+        }
+    }
+    // Other probes do not notice.
+    harness.assert_probe_is_answered();
+    let answered = harness.server.counters().answered as usize;
+    assert!(
+        answered < REQUESTS,
+        "answers were made up that nobody reads"
+    );
+    // And when the client reads after all, everything comes, in order and whole.
+    let mut answers = 0;
+    let mut buffer = vec![0; 1 << 20];
+    let mut text = Vec::new();
+    let mut reader = stream;
+    reader.set_nonblocking(true).unwrap();
+    while answers < REQUESTS {
+        if sent < requests.len()
+            && let Ok(more) = writer.write(&requests[sent..])
+        {
+            sent += more;
+        }
+        harness.work();
+        let Ok(size) = reader.read(&mut buffer) else {
+            continue;
+        };
+        assert!(size > 0, "closed after {answers} answers");
+        text.extend_from_slice(&buffer[..size]);
+        let whole = text.windows(6).filter(|end| end == b"\r\n\r\nok").count();
+        let end = text
+            .windows(6)
+            .rposition(|end| end == b"\r\n\r\nok")
+            .map_or(0, |at| at + 6);
+        answers += whole;
+        text.drain(..end);
+    }
+    assert_eq!((answers, text.len()), (REQUESTS, 0));
+}
+
+#[test]
+fn one_byte_at_a_time_is_as_good_as_all_at_once() {
+    let mut harness = Harness::new(4);
+    let mut stream = harness.connect();
+    for byte in [GET, GET].concat() {
+        stream.write_all(&[byte]).unwrap();
+        harness.work();
+    }
+    answer(&mut stream);
+    answer(&mut stream);
+    assert!(is_silent(&mut stream));
+}
+
+#[test]
+fn a_client_that_ends_its_side_still_gets_its_answers() {
+    let mut harness = Harness::new(4);
+    let mut stream = harness.connect();
+    stream.write_all(&[GET, GET].concat()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    harness.work();
+    assert_eq!(rest(&mut stream).matches("\r\n\r\nok").count(), 2);
+}
+
+#[test]
+fn two_servers_and_a_foreign_socket_live_in_one_poll() {
+    let mut poll = Poll::new().unwrap();
+    let mut servers: Vec<Server<'static>> = (0..2)
+        .map(|_| Server::new(Responder::new(&ENDPOINTS), localhost(), Config::default()))
+        .collect();
+    let bases = [Token(10), Token(10 + healthz::server::TOKENS)];
+    for (server, base) in servers.iter_mut().zip(bases) {
+        server.register(poll.registry(), base).unwrap();
+    }
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let mut foreign = mio::net::UnixStream::from_std(theirs);
+    poll.registry()
+        .register(&mut foreign, Token(3), Interest::READABLE)
+        .unwrap();
+    let mut streams: Vec<TcpStream> = servers
+        .iter()
+        .map(|server| TcpStream::connect(address_of(server)).unwrap())
+        .collect();
+    for stream in &mut streams {
+        stream.write_all(GET).unwrap();
+    }
+    ours.write_all(b"x").unwrap();
+    let mut foreign_events = 0;
+    let mut events = Events::with_capacity(16);
+    for _ in 0..10 {
+        poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        for event in &events {
+            let owners = servers
+                .iter()
+                .filter(|server| server.owns(event.token()))
+                .count();
+            foreign_events += usize::from(event.token() == Token(3));
+            assert_eq!(owners, usize::from(event.token() != Token(3)));
+            for server in &mut servers {
+                server.handle(poll.registry(), event, Instant::ZERO);
+            }
+        }
+        for server in &mut servers {
+            server.turn(poll.registry(), Instant::ZERO);
+        }
+    }
+    for stream in &mut streams {
+        answer(stream);
+    }
+    assert!(foreign_events > 0);
+    assert!(servers.iter().all(|server| server.counters().answered == 1));
+}
+
+#[test]
+fn a_unix_socket_answers_and_its_file_goes_with_the_server() {
+    let path = std::env::temp_dir().join(format!("healthz-test-{}.sock", std::process::id()));
+    let address = Address::Unix(path.clone());
+    for _ in 0..2 {
+        // The second time over a file that nobody listens on any more.
+        let mut listeners = Listeners::new();
+        listeners.bind(&address).unwrap();
+        assert!(
+            Listeners::new().bind(&address).is_err(),
+            "taken while in use"
+        );
+        let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+        let handle = spawn(server).unwrap();
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(LAST).unwrap();
+        assert!(rest(&mut stream).ends_with("ok"));
+        handle.stop();
+        assert_eq!(handle.join().unwrap().answered, 1);
+        assert!(!path.exists());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_stopped_server_finishes_what_was_begun_and_ends() {
+    let mut harness = Harness::new(8);
+    let mut idle = harness.idle();
+    let mut busy = harness.connect();
+    busy.write_all(b"GET /healthz HTTP/1.1\r\nHos").unwrap();
+    harness.work();
+    // Waits in the backlog, with its request sent.
+    let mut late = harness.connect();
+    late.write_all(GET).unwrap();
+    harness.server.stop(harness.poll.registry(), harness.now);
+    assert!(rest(&mut late).contains("\r\nConnection: close\r\n"));
+    assert_eq!(rest(&mut idle), "");
+    assert!(TcpStream::connect(harness.address).is_err());
+    assert!(!harness.server.is_finished());
+    busy.write_all(b"t: a\r\n\r\n").unwrap();
+    harness.work();
+    let text = rest(&mut busy);
+    assert!(
+        text.contains("\r\nConnection: close\r\n") && text.ends_with("ok"),
+        "{text}"
+    );
+    assert!(harness.server.is_finished());
+}
+
+#[test]
+fn a_stopped_server_does_not_wait_for_who_never_finishes() {
+    let mut harness = Harness::new(8);
+    let mut busy = harness.connect();
+    busy.write_all(b"GET /healthz HTTP/1.1\r\nHos").unwrap();
+    harness.work();
+    harness.server.stop(harness.poll.registry(), harness.now);
+    assert!(!harness.server.is_finished());
+    harness.pass(Limits::DEFAULT.drain_duration);
+    assert!(harness.server.is_finished());
+    assert_eq!(rest(&mut busy), "");
+}
+
+#[test]
+fn a_runner_is_turned_from_any_other_loop() {
+    use std::os::fd::AsFd;
+    let server = Server::new(Responder::new(&ENDPOINTS), localhost(), Config::default());
+    let address = address_of(&server);
+    let mut runner = Runner::new(server).unwrap();
+    runner.turn(Some(Duration::ZERO)).unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(LAST).unwrap();
+    // The outer loop sees the runner's descriptor become readable.
+    let mut outer = Poll::new().unwrap();
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&runner.as_fd());
+    let mut source = mio::unix::SourceFd(&descriptor);
+    outer
+        .registry()
+        .register(&mut source, Token(0), Interest::READABLE)
+        .unwrap();
+    let mut events = Events::with_capacity(1);
+    outer.poll(&mut events, Some(PATIENCE)).unwrap();
+    assert!(!events.is_empty());
+    runner.turn(Some(Duration::ZERO)).unwrap();
+    assert!(rest(&mut stream).ends_with("ok"));
+}
+
+#[test]
+fn the_memory_figure_grows_with_what_is_asked_for() {
+    let responder = Responder::new(&ENDPOINTS);
+    let bytes = |connections, request_head_bytes| {
+        let limits = Limits {
+            request_head_bytes,
+            ..Limits::DEFAULT
+        };
+        Config {
+            limits,
+            connections,
+        }
+        .memory_bytes_max(&responder)
+    };
+    assert!(bytes(65_535, 65_535) > bytes(64, 8192));
+    assert!(bytes(64, 8192) > bytes(64, 512));
+    assert!(bytes(64, 8192) > bytes(1, 8192));
+    assert!(bytes(64, 8192) < 2 << 20, "{}", bytes(64, 8192));
+}
