@@ -377,7 +377,11 @@ impl Connection {
                 self.set_phase(Phase::Head, context.now);
                 Step::Waiting
             }
-            Ok(_) => self.refuse(context, rx, tx, request::too_long(rx)),
+            Ok(_) => {
+                let limit = context.limits.request_head_bytes;
+                let refusal = request::too_long(rx.get(..limit).unwrap_or(rx));
+                self.refuse(context, rx, tx, refusal)
+            }
             Err(refusal) => self.refuse(context, rx, tx, refusal),
         }
     }
@@ -614,4 +618,253 @@ fn next_chunk(chunk: Chunk, byte: u8) -> Result<Option<Chunk>, Malformed> {
 /// `tchar` of RFC 9110 section 5.6.2.
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::String;
+    use std::vec::Vec;
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    fn at(ms: u64) -> Context<'static> {
+        Context {
+            now: Instant::from_millis(ms),
+            date: None,
+            limits: &Limits::DEFAULT,
+            is_last: false,
+        }
+    }
+
+    /// A connection, the bytes it has not consumed, and everything it wrote.
+    struct Peer {
+        connection: Connection,
+        rx: Vec<u8>,
+        written: Vec<u8>,
+        tx_bytes: usize,
+    }
+
+    impl Peer {
+        fn new() -> Self {
+            Peer {
+                connection: Connection::new(Instant::ZERO),
+                rx: Vec::new(),
+                written: Vec::new(),
+                tx_bytes: 4096,
+            }
+        }
+
+        fn send(&mut self, ms: u64, bytes: &[u8]) -> Next {
+            self.rx.extend_from_slice(bytes);
+            loop {
+                let mut tx = std::vec![0; self.tx_bytes];
+                let mut ok = |_: &Request<'_>, writer: Writer<'_>| writer.ok();
+                let progress = self.connection.receive(&at(ms), &self.rx, &mut tx, &mut ok);
+                self.rx.drain(..progress.consumed);
+                self.written.extend_from_slice(&tx[..progress.written]);
+                if progress.next != Next::Write {
+                    return progress.next;
+                }
+            }
+        }
+
+        fn statuses(&self) -> Vec<String> {
+            let text = String::from_utf8(self.written.clone()).unwrap();
+            let answers = text.split("HTTP/1.1 ").skip(1);
+            answers.map(|answer| answer[..3].into()).collect()
+        }
+    }
+
+    #[test]
+    fn answers_come_in_order_however_little_room_there_is() {
+        let mut wide = Peer::new();
+        let mut narrow = Peer::new();
+        narrow.tx_bytes = 150;
+        for peer in [&mut wide, &mut narrow] {
+            assert_eq!(peer.send(0, &GET.repeat(20)), Next::Read);
+            assert_eq!(peer.statuses().len(), 20);
+            assert_eq!(peer.connection.phase(), Phase::Idle);
+        }
+        assert_eq!(wide.written, narrow.written);
+    }
+
+    #[test]
+    fn an_answer_that_fits_nowhere_becomes_a_500_and_a_close() {
+        let mut peer = Peer::new();
+        peer.tx_bytes = 200;
+        peer.rx = GET.to_vec();
+        let mut tx = [0; 200];
+        let mut big = |_: &Request<'_>, writer: Writer<'_>| {
+            writer.fixed(StatusCode::OK, Fields::Text, &[b'x'; 500])
+        };
+        let progress = peer.connection.receive(&at(0), &peer.rx, &mut tx, &mut big);
+        assert!(tx[..progress.written].starts_with(b"HTTP/1.1 500 "));
+        assert_eq!(progress.next, Next::Close { lingers: true });
+    }
+
+    #[test]
+    fn an_ended_connection_stays_ended() {
+        let mut peer = Peer::new();
+        assert_eq!(
+            peer.send(0, b"GET / HTTP/1.0\r\n\r\n"),
+            Next::Close { lingers: false }
+        );
+        let written = peer.written.len();
+        for _ in 0..3 {
+            assert_eq!(peer.send(1, GET), Next::Close { lingers: true });
+        }
+        assert_eq!(peer.written.len(), written);
+        let mut tx = [0; 512];
+        let progress = peer.connection.receive_end(&at(2), b"GET", &mut tx);
+        assert_eq!(
+            (progress.written, progress.next),
+            (0, Next::Close { lingers: false })
+        );
+    }
+
+    #[test]
+    fn the_head_deadline_counts_from_its_first_byte() {
+        let mut peer = Peer::new();
+        let limits = Limits::DEFAULT;
+        let due = |peer: &Peer| peer.connection.deadline(&limits);
+        assert_eq!(
+            due(&peer),
+            Instant::ZERO.saturating_add(limits.idle_duration)
+        );
+        for (ms, byte) in GET[..10].iter().enumerate() {
+            peer.send(100 + ms as u64, &[*byte]);
+            assert_eq!(
+                due(&peer),
+                Instant::from_millis(100).saturating_add(limits.head_duration)
+            );
+        }
+        peer.send(500, &GET[10..]);
+        assert_eq!(
+            due(&peer),
+            Instant::from_millis(500).saturating_add(limits.idle_duration)
+        );
+    }
+
+    #[test]
+    fn a_late_head_gets_408_and_a_late_nothing_gets_nothing() {
+        let mut tx = [0; 512];
+        let late =
+            |peer: &mut Peer, ms: u64, tx: &mut [u8]| peer.connection.expire(&at(ms), &peer.rx, tx);
+        let mut peer = Peer::new();
+        peer.send(0, b"GET");
+        assert_eq!(late(&mut peer, 9_999, &mut tx).next, Next::Read);
+        let progress = late(&mut peer, 10_000, &mut tx);
+        assert!(tx[..progress.written].starts_with(b"HTTP/1.1 408 "));
+        assert_eq!(progress.next, Next::Close { lingers: false });
+        let mut silent = Peer::new();
+        let progress = late(&mut silent, 60_000, &mut tx);
+        assert_eq!(
+            (progress.written, progress.next),
+            (0, Next::Close { lingers: false })
+        );
+    }
+
+    #[test]
+    fn a_chunked_body_is_followed_to_its_end_and_not_beyond() {
+        let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for (body, statuses, is_open) in [
+            (&b"0\r\n\r\n"[..], 2, true),
+            (b"5;a=\"b\"\r\nGET /\r\n00\r\nX: y\r\n\r\n", 2, true),
+            (b"5\r\nGET /X", 1, false),
+            (b"5\nGET /\r\n0\r\n\r\n", 1, false),
+            (b"FFFFFFFFFFFFFFFFF\r\n", 1, false),
+            (b"\r\n", 1, false),
+            (b"0\r\n\n", 1, false),
+            (b"0\r\nX : y\r\n\r\n", 1, false),
+        ] {
+            let mut peer = Peer::new();
+            let next = peer.send(0, &[chunked, body, GET].concat());
+            assert_eq!(
+                peer.statuses().len(),
+                statuses,
+                "{}",
+                String::from_utf8_lossy(body)
+            );
+            assert_eq!(next == Next::Read, is_open);
+        }
+    }
+
+    #[test]
+    fn a_body_beyond_the_bound_closes_the_connection() {
+        let budget = Limits::DEFAULT.body_drain_bytes;
+        let head = |length: u64| {
+            std::format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n")
+        };
+        assert_eq!(Peer::new().send(0, head(budget).as_bytes()), Next::Read);
+        assert_eq!(
+            Peer::new().send(0, head(budget + 1).as_bytes()),
+            Next::Close { lingers: true }
+        );
+        let mut peer = Peer::new();
+        peer.send(
+            0,
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n",
+        );
+        let body = std::vec![b'x'; 1000];
+        let mut sent = 9;
+        while peer.send(0, &body) == Next::Read {
+            sent += body.len() as u64;
+            assert!(sent <= budget, "the bound is not kept");
+        }
+        assert!(sent + 1000 >= budget);
+        assert_eq!(peer.statuses(), ["200"]);
+    }
+
+    #[test]
+    fn empty_lines_before_a_request_are_ignored_up_to_a_bound() {
+        let lines = |count: u8| [b"\r\n".repeat(usize::from(count)), GET.to_vec()].concat();
+        for count in 0..=LEADING_EMPTY_LINES_MAX {
+            let mut peer = Peer::new();
+            assert_eq!(peer.send(0, &lines(count)), Next::Read);
+            assert_eq!(peer.statuses(), ["200"]);
+        }
+        let mut peer = Peer::new();
+        peer.send(0, &lines(LEADING_EMPTY_LINES_MAX + 1));
+        assert_eq!(peer.statuses(), ["400"]);
+        // A client that sends nothing else is reading its head, and runs out of time for it.
+        let mut peer = Peer::new();
+        peer.send(7, b"\r\n");
+        assert_eq!(
+            (peer.connection.phase(), peer.connection.since()),
+            (Phase::Head, Instant::from_millis(7))
+        );
+    }
+
+    #[test]
+    fn a_head_as_long_as_its_buffer_is_answered_and_a_longer_one_refused() {
+        let limit = Limits::DEFAULT.request_head_bytes;
+        let with_field = |bytes: usize| {
+            let start = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
+            let fill = std::vec![b'x'; bytes - start.len() - 4];
+            [start, fill, b"\r\n\r\n".to_vec()].concat()
+        };
+        let with_target = |bytes: usize| {
+            let fill = std::vec![b'x'; bytes - 28];
+            [
+                b"GET /".to_vec(),
+                fill,
+                b" HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
+            ]
+            .concat()
+        };
+        for (head, status) in [
+            (with_field(limit - 1), "200"),
+            (with_field(limit), "200"),
+            (with_field(limit + 1), "431"),
+            (with_target(limit), "200"),
+            (with_target(limit + 100), "414"),
+        ] {
+            let mut peer = Peer::new();
+            for part in head.chunks(1000) {
+                peer.send(0, part);
+            }
+            assert_eq!(peer.statuses(), [status], "{} bytes", head.len());
+        }
+    }
 }
