@@ -1,0 +1,58 @@
+//! What the benches share: where they ran, and how much they are to do.
+#![allow(dead_code, reason = "each bench uses its own part")]
+
+use std::process::Command;
+
+/// Whether this is `cargo bench`. Under `cargo test --benches`, which cargo runs without `--bench`,
+/// a bench shows that it works, small, and measures nothing.
+pub fn is_full() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
+
+/// The value that follows `name` on the command line: `cargo bench --bench latency -- --seconds 2`.
+///
+/// # Panics
+/// If what follows is no such value: better no run than another one than was asked for.
+pub fn option<T: std::str::FromStr>(name: &str) -> Option<T> {
+    let value = std::env::args()
+        .skip_while(|argument| argument != name)
+        .nth(1)?;
+    match value.parse() {
+        Ok(value) => Some(value),
+        Err(_) => panic!("{name} {value}: not understood"),
+    }
+}
+
+/// One line: CPU model, cores, kernel, compiler, profile, commit. What cannot be had is a `?`.
+pub fn environment() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("?", |(_, model)| model.trim());
+    let cores = std::thread::available_parallelism().map_or_else(|_| "?".into(), |n| n.to_string());
+    let kernel = first_line("uname", &["-sr"]);
+    let rustc = first_line(
+        &std::env::var("RUSTC").unwrap_or("rustc".into()),
+        &["--version"],
+    );
+    let profile = if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "optimized"
+    };
+    let directory = env!("CARGO_MANIFEST_DIR");
+    let describe = ["-C", directory, "describe", "--tags", "--always", "--dirty"];
+    let commit = first_line("git", &describe);
+    format!("{cpu}, {cores} cores, {kernel}, {rustc}, {profile} build, commit {commit}")
+}
+
+fn first_line(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let text = output
+        .ok()
+        .filter(|output| output.status.success())
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let line = text.as_deref().and_then(|text| text.lines().next());
+    line.unwrap_or("?").to_string()
+}
