@@ -11,6 +11,7 @@
 //! One writer at a time, decided by a try-lock: waiting is not possible in a signal handler that
 //! interrupted the very writer it would wait for. Who loses is told so by [`Reason::replace`].
 
+#[cfg(not(loom))]
 use crate::limits::REASON_BYTES_MAX;
 
 #[cfg(not(loom))]

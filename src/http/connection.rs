@@ -672,7 +672,9 @@ mod tests {
         fn statuses(&self) -> Vec<String> {
             let text = String::from_utf8(self.written.clone()).unwrap();
             let answers = text.split("HTTP/1.1 ").skip(1);
-            answers.map(|answer| answer[..3].into()).collect()
+            answers
+                .map(|answer| answer.chars().take(3).collect())
+                .collect()
         }
     }
 
