@@ -423,6 +423,36 @@ impl Listener {
         }
     }
 
+    /// Registers edge-triggered again what [`arm`](Listener::arm) has made level-triggered.
+    pub(super) fn disarm(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener, _) => registry.reregister(listener, token, Interest::READABLE),
+            Listener::Unix(listener, _, _) => {
+                registry.reregister(listener, token, Interest::READABLE)
+            }
+        }
+    }
+
+    /// Asks to be told of waiting connections as long as there are some, instead of once. Returns
+    /// whether that can be had.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(super) fn arm(&self, registry: &Registry, token: Token) -> bool {
+        let result = match self {
+            Listener::Tcp(listener, _) => {
+                super::sys::set_level_triggered(registry, listener, token)
+            }
+            Listener::Unix(listener, _, _) => {
+                super::sys::set_level_triggered(registry, listener, token)
+            }
+        };
+        result.is_ok()
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(super) fn arm(&self, _registry: &Registry, _token: Token) -> bool {
+        false
+    }
+
     pub(super) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         match self {
             Listener::Tcp(listener, _) => registry.deregister(listener),

@@ -48,7 +48,8 @@ use slots::{Queue, Slots};
 /// enough for a probe's patience of one second.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections accepted from one listener in one turn.
+/// Connections accepted from one listener in one turn where the kernel tells only once of those that
+/// wait. Where it tells again it is one: see [`Listener::arm`](listener::Listener::arm).
 const ACCEPTS_PER_TURN: usize = 64;
 /// Reads from one connection in one turn.
 const READS_PER_TURN: usize = 4;
@@ -233,6 +234,8 @@ pub struct Server<'a> {
     runnable: Runnable,
     /// Listeners, as bits, that may still have connections to accept.
     acceptable: u32,
+    /// Listeners, as bits, that are reported again as long as connections wait.
+    armed: u32,
     accept_resumes: Option<Instant>,
     /// A shortage was logged, and has not ended since.
     is_short: bool,
@@ -271,6 +274,7 @@ impl<'a> Server<'a> {
             base: Token(0),
             runnable: Runnable::new(connections),
             acceptable: 0,
+            armed: 0,
             accept_resumes: None,
             is_short: false,
             stops_at: None,
@@ -296,6 +300,7 @@ impl<'a> Server<'a> {
             listener.register(registry, Token(base.0 + index))?;
             self.acceptable |= 1 << index;
         }
+        self.arm(registry);
         Ok(())
     }
 
@@ -345,7 +350,9 @@ impl<'a> Server<'a> {
         }
         self.expire(now);
         if self.accept_resumes.is_none_or(|resumes| resumes <= now) {
-            self.accept_resumes = None;
+            if self.accept_resumes.take().is_some() {
+                self.arm(registry);
+            }
             for index in 0..self.listeners.len() {
                 if self.acceptable & 1 << index != 0 {
                     self.accept(registry, index, now);
@@ -372,6 +379,7 @@ impl<'a> Server<'a> {
     /// to finish it; [`is_finished`](Server::is_finished) then says so.
     pub fn stop(&mut self, registry: &Registry, now: Instant) {
         self.desk.is_last = true;
+        self.armed = 0;
         for index in 0..self.listeners.len() {
             self.accept(registry, index, now);
         }
@@ -424,11 +432,15 @@ impl<'a> Server<'a> {
 
     /// Accepts what waits at a listener, as far as one turn goes.
     fn accept(&mut self, registry: &Registry, index: usize, now: Instant) {
-        self.acceptable |= 1 << index;
+        let bit = 1 << index;
+        let is_armed = self.armed & bit != 0;
+        if !is_armed {
+            self.acceptable |= bit;
+        }
         if self.accept_resumes.is_some() {
             return;
         }
-        for _ in 0..ACCEPTS_PER_TURN {
+        for _ in 0..if is_armed { 1 } else { ACCEPTS_PER_TURN } {
             let Some(listener) = self.listeners.get_mut(index) else {
                 return;
             };
@@ -440,18 +452,40 @@ impl<'a> Server<'a> {
                 }
                 Err(error) => match AcceptError::of(&error) {
                     AcceptError::Empty => {
-                        self.acceptable &= !(1 << index);
+                        self.acceptable &= !bit;
                         return;
                     }
                     AcceptError::Next => {}
-                    AcceptError::Pause => return self.pause_accepting(&error, now),
+                    AcceptError::Pause => return self.pause_accepting(registry, &error, now),
                 },
             }
         }
     }
 
-    fn pause_accepting(&mut self, error: &io::Error, now: Instant) {
+    /// Has waiting connections reported again and again, where that can be had.
+    fn arm(&mut self, registry: &Registry) {
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if listener.arm(registry, Token(self.base.0 + index)) {
+                self.armed |= 1 << index;
+                self.acceptable &= !(1 << index);
+            }
+        }
+    }
+
+    fn pause_accepting(&mut self, registry: &Registry, error: &io::Error, now: Instant) {
         self.accept_resumes = Some(now.saturating_add(ACCEPT_PAUSE));
+        // What waits would be reported all the while.
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            let is_armed = self.armed & 1 << index != 0;
+            if is_armed
+                && listener
+                    .disarm(registry, Token(self.base.0 + index))
+                    .is_ok()
+            {
+                self.armed &= !(1 << index);
+                self.acceptable |= 1 << index;
+            }
+        }
         if !core::mem::replace(&mut self.is_short, true) {
             self.desk.counters.accept_pauses += 1;
             log::warn!(
