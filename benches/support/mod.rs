@@ -1,7 +1,7 @@
 //! What the benches share: where they ran, and how much they are to do.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Whether this is `cargo bench`. Under `cargo test --benches`, which cargo runs without `--bench`,
 /// a bench shows that it works, small, and measures nothing.
@@ -55,4 +55,62 @@ fn first_line(program: &str, arguments: &[&str]) -> String {
         .map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let line = text.as_deref().and_then(|text| text.lines().next());
     line.unwrap_or("?").to_string()
+}
+
+/// The CPUs that this process may run on.
+pub fn cpus() -> Vec<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let range = |range: &str| -> Option<std::ops::RangeInclusive<usize>> {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    let ranges = list.unwrap_or_default().trim().split(',');
+    ranges.filter_map(range).flatten().collect()
+}
+
+/// Keeps every thread of a process on one CPU; `false` if that cannot be had. A program does it,
+/// because the call itself takes `unsafe`.
+pub fn pin(process: u32, cpu: usize) -> bool {
+    let arguments = ["-a", "-c", "-p", &cpu.to_string(), &process.to_string()];
+    let mut taskset = Command::new("taskset");
+    let taskset = taskset.args(arguments).stdout(Stdio::null());
+    taskset.status().is_ok_and(|status| status.success())
+}
+
+/// A number of what was seen, FNV-1a: nothing that goes into it can be optimised away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Checksum(u64);
+
+impl Checksum {
+    /// Of nothing.
+    pub const EMPTY: Checksum = Checksum(0xcbf2_9ce4_8422_2325);
+
+    /// Takes more in.
+    pub fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+}
+
+impl std::fmt::Display for Checksum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// `12,345`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
