@@ -47,7 +47,8 @@ pub enum Wait {
     Spin,
     /// The same, but it lets others run in between, on a machine with a single CPU.
     Yield,
-    /// It sleeps, as a kubelet does.
+    /// It sleeps, as a kubelet does. While probes are under way it is up to a millisecond late, because
+    /// that is what epoll counts in.
     Sleep,
 }
 
