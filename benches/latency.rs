@@ -5,7 +5,7 @@
 //! another and spins, so that what is measured is the server and the kernel, not a client waking up.
 //! Figures are those of the machine; what holds elsewhere is the ratio.
 //!
-//! `-- --seconds 2 --rounds 3 --keep-alive 8` change how much is done. Writes
+//! `-- --seconds 1 --rounds 3 --keep-alive 8` change how much is done. Writes
 //! `target/bench/latency.svg`.
 #![allow(
     clippy::unwrap_used,
@@ -19,35 +19,33 @@
 mod load;
 #[path = "support/plot.rs"]
 mod plot;
+#[path = "support/servers.rs"]
+mod servers;
 mod support;
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use healthz::server::{Address, Config, Listeners, Server};
-use healthz::{Check, Endpoint, Responder};
-use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token};
-
-use load::{Mode, Plan, Tally, Wait};
+use load::{Mode, Tally, Wait};
 use plot::{PERCENTILES, Panel, micros};
+use servers::Program;
 use support::{Checksum, thousands};
 
 /// Probes a second: a node's usual load many times over, and as many as leave two cores idle most of
 /// the time. Queues are what another bench looks for.
 const RATES: [u32; 2] = [500, 5000];
-const WARM_UP: u64 = 100;
 /// How long the floor sleeps to show that a client sees it.
 const STALL: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A pair of runs is done again if client and server had to wait for a CPU for this share of the time:
+/// it would show other programs, not these. Whether it is kept does not depend on what it measured.
+const DISTURBED: f64 = 0.01;
+/// After so many the machine is taken as it is.
+const ATTEMPTS: u32 = 6;
 
 fn main() {
     match std::env::args().nth(1).as_deref() {
-        Some("serve-healthz") => serve_healthz(),
-        Some("serve-floor") => serve_floor(None).unwrap(),
-        Some("serve-stall") => serve_floor(Some(STALL)).unwrap(),
+        Some("serve-healthz") => servers::serve_healthz(),
+        Some("serve-floor") => servers::serve_floor(None).unwrap(),
+        Some("serve-stall") => servers::serve_floor(Some(STALL)).unwrap(),
         _ => measure(),
     }
 }
@@ -55,23 +53,15 @@ fn main() {
 /// A server that does nothing for a while, once, must be seen in the figures for what it is. A client
 /// that waited for answers before it went on would count one slow probe a connection.
 fn assert_stall_is_seen(wait: Wait) {
+    const RATE: u32 = 1000;
     let mut server = Program::start("serve-stall");
-    let plan = Plan {
-        address: server.address(Mode::KeepAlive(8)),
-        mode: Mode::KeepAlive(8),
-        wait,
-        rate: 1000,
-        count: 200,
-        patience: PATIENCE,
-    };
-    let tally = run(&plan);
+    let (tally, _) = server.run(Mode::KeepAlive(8), RATE, 0.2, wait);
     server.stop();
     let half = (STALL / 2).as_nanos() as u64;
     let seen = tally.latency.count_between(half, u64::MAX);
     println!(
-        "of {} probes at {} a second to a floor that slept {} ms once, {seen} took half of that or longer\n",
-        plan.count,
-        plan.rate,
+        "of {} probes at {RATE} a second to a floor that slept {} ms once, {seen} took half of that or longer\n",
+        tally.asked,
         STALL.as_millis()
     );
     // All that were due in the first half of the sleep, whatever else the machine did.
@@ -88,8 +78,9 @@ struct Cell {
 
 fn measure() {
     let is_full = support::is_full();
-    let seconds = support::option("--seconds").unwrap_or(if is_full { 4.0 } else { 0.05 });
-    let rounds = support::option("--rounds").unwrap_or(if is_full { 5 } else { 1 });
+    let seconds = support::option("--seconds").unwrap_or(if is_full { 2.0 } else { 0.05 });
+    let rounds = support::option("--rounds").unwrap_or(if is_full { 11 } else { 1 });
+    let attempts = if is_full { ATTEMPTS } else { 1 };
     let connections = support::option("--keep-alive").unwrap_or(8);
 
     println!("{}", support::environment());
@@ -115,23 +106,27 @@ fn measure() {
             rounds: [Vec::new(), Vec::new()],
         })
         .collect();
+    let [mut repeated, mut disturbed] = [0; 2];
     for round in 0..rounds {
         for cell in &mut cells {
-            // Who is first changes from round to round.
-            for turn in 0..2 {
-                let who = (round + turn) % 2;
-                let plan = |count| Plan {
-                    address: servers[who].address(cell.mode),
-                    mode: cell.mode,
-                    wait,
-                    rate: cell.rate,
-                    count,
-                    patience: PATIENCE,
-                };
-                let count = (seconds * f64::from(cell.rate)).max(1.0) as u64;
-                run(&plan(WARM_UP.min(count)));
-                cell.rounds[who].push(run(&plan(count)));
-                servers[who].asked += WARM_UP.min(count) + count;
+            for attempt in 1.. {
+                // Who is first changes from round to round.
+                let mut pair: [Option<Tally>; 2] = [None, None];
+                let mut is_quiet = true;
+                for who in [round % 2, (round + 1) % 2] {
+                    let server = &mut servers[who];
+                    let (tally, waited) = server.run(cell.mode, cell.rate, seconds, wait);
+                    is_quiet &= waited.as_secs_f64() < DISTURBED * seconds;
+                    pair[who] = Some(tally);
+                }
+                if is_quiet || attempt == attempts {
+                    disturbed += u32::from(!is_quiet);
+                    for (rounds, tally) in cell.rounds.iter_mut().zip(pair) {
+                        rounds.extend(tally);
+                    }
+                    break;
+                }
+                repeated += 1;
             }
         }
     }
@@ -142,6 +137,11 @@ fn measure() {
     checksum(&cells);
     let [ours, floor] = &mut servers;
     println!("healthz counted: {}", ours.stop());
+    println!(
+        "other programs: {repeated} pairs of runs were repeated because client or server waited for a CPU for more than {} % of the time; {disturbed} of {} were kept all the same",
+        DISTURBED * 100.0,
+        rounds * cells.len(),
+    );
     floor.stop();
     assert_eq!(
         ours.answered,
@@ -173,10 +173,8 @@ fn place(servers: &[Program; 2]) -> (Wait, &'static str) {
     let [first, second, ..] = cpus[..] else {
         return (Wait::Yield, "one CPU: client and server take turns on it");
     };
-    let is_pinned = servers
-        .iter()
-        .all(|server| support::pin(server.child.id(), first))
-        && support::pin(std::process::id(), second);
+    let is_pinned =
+        servers.iter().all(|server| server.pin(first)) && support::pin(std::process::id(), second);
     match is_pinned {
         true => (
             Wait::Spin,
@@ -187,18 +185,6 @@ fn place(servers: &[Program; 2]) -> (Wait, &'static str) {
             "not pinned (no taskset): the client spins wherever it is put",
         ),
     }
-}
-
-/// Runs a plan and accepts nothing but every answer, right, and every connection closed in order.
-fn run(plan: &Plan) -> Tally {
-    let tally = load::run(plan).unwrap_or_else(|error| panic!("{error}"));
-    let what = format!("{:?} at {} a second", plan.mode, plan.rate);
-    assert_eq!(tally.answered, plan.count, "answers with {what}");
-    assert_eq!(
-        tally.unclosed, 0,
-        "connections not closed in order with {what}"
-    );
-    tally
 }
 
 impl Cell {
@@ -306,168 +292,4 @@ fn checksum(cells: &[Cell]) {
         "{} answers, every one right; checksum {checksum}",
         thousands(answers)
     );
-}
-
-/// A server in a process of its own. It ends when this one does: its standard input closes.
-struct Program {
-    child: Child,
-    output: BufReader<ChildStdout>,
-    /// For probes with keep-alive and for those without.
-    addresses: [SocketAddr; 2],
-    asked: u64,
-    answered: Option<u64>,
-}
-
-impl Program {
-    fn start(what: &str) -> Program {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .arg(what)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        let mut addresses = line
-            .split_whitespace()
-            .map(|address| address.parse().unwrap());
-        let first = addresses.next().unwrap();
-        let addresses = [first, addresses.next().unwrap_or(first)];
-        Program {
-            child,
-            output,
-            addresses,
-            asked: 0,
-            answered: None,
-        }
-    }
-
-    fn address(&self, mode: Mode) -> SocketAddr {
-        match mode {
-            Mode::KeepAlive(_) => self.addresses[0],
-            Mode::Close => self.addresses[1],
-        }
-    }
-
-    /// Ends it. Returns what it said about itself.
-    fn stop(&mut self) -> String {
-        drop(self.child.stdin.take());
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        self.child.wait().unwrap();
-        self.answered = line
-            .split_whitespace()
-            .nth(1)
-            .and_then(|word| word.parse().ok());
-        line.trim().to_string()
-    }
-}
-
-static PING: Check = Check::ping();
-static SYNCLOOP: Check = Check::heartbeat("syncloop", Duration::from_secs(300));
-static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING, &SYNCLOOP]);
-
-/// healthz with default settings, on a thread of its own.
-fn serve_healthz() {
-    let mut listeners = Listeners::new();
-    listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
-    let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
-    let address = server.local_addresses().next();
-    let Some(Address::Tcp(address)) = address else {
-        panic!("not on TCP: {address:?}");
-    };
-    let handle = healthz::server::spawn(server).unwrap();
-    println!("{address}");
-    io::stdin().read_to_end(&mut Vec::new()).unwrap();
-    handle.stop();
-    let counters = handle.join().unwrap();
-    println!(
-        "answered {} accepted {} refused {} evicted {} expired {} failed {}",
-        counters.answered,
-        counters.accepted,
-        counters.refused,
-        counters.evicted,
-        counters.expired,
-        counters.failed
-    );
-}
-
-/// As long as an answer of healthz, so that the kernel moves the same bytes.
-const CANNED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\n\r\nok";
-const CANNED_CLOSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
-
-/// The least that can be done with mio: canned bytes for every so many bytes read. It looks at none
-/// of them, so the two kinds of probes come to two listeners. With `stall` it sleeps that long before its
-/// twentieth answer.
-fn serve_floor(stall: Option<Duration>) -> io::Result<()> {
-    std::thread::spawn(|| {
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(0);
-    });
-    let mut poll = Poll::new()?;
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let mut listeners = [TcpListener::bind(any)?, TcpListener::bind(any)?];
-    for (index, listener) in listeners.iter_mut().enumerate() {
-        poll.registry()
-            .register(listener, Token(index), Interest::READABLE)?;
-    }
-    println!(
-        "{} {}",
-        listeners[0].local_addr()?,
-        listeners[1].local_addr()?
-    );
-    let mut streams: Vec<Option<(TcpStream, bool)>> = Vec::new();
-    let mut free = Vec::new();
-    let mut events = Events::with_capacity(256);
-    let mut buffer = [0; 8192];
-    let mut reads = 0;
-    loop {
-        match poll.poll(&mut events, None) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            result => result?,
-        }
-        for event in &events {
-            let token = event.token().0;
-            if let Some(listener) = listeners.get(token) {
-                while let Ok((mut stream, _)) = listener.accept() {
-                    let index = free.pop().unwrap_or(streams.len());
-                    let token = Token(listeners.len() + index);
-                    poll.registry()
-                        .register(&mut stream, token, Interest::READABLE)?;
-                    if index == streams.len() {
-                        streams.push(None);
-                    }
-                    streams[index] = Some((stream, event.token() == Token(1)));
-                }
-                continue;
-            }
-            let index = token - listeners.len();
-            let Some((stream, is_last)) = &mut streams[index] else {
-                continue;
-            };
-            let (request, canned) = match is_last {
-                true => (load::REQUEST_CLOSE, CANNED_CLOSE),
-                false => (load::REQUEST, CANNED),
-            };
-            let is_open = match stream.read(&mut buffer) {
-                Ok(0) => false,
-                Ok(count) => {
-                    reads += 1;
-                    if let Some(stall) = stall
-                        && reads == 20
-                    {
-                        std::thread::sleep(stall);
-                    }
-                    let answers = count / request.len();
-                    (0..answers).all(|_| stream.write(canned).is_ok()) && !*is_last
-                }
-                Err(error) => error.kind() == ErrorKind::WouldBlock,
-            };
-            if !is_open {
-                streams[index] = None;
-                free.push(index);
-            }
-        }
-    }
 }

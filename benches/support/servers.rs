@@ -1,0 +1,235 @@
+//! The servers that `latency` compares, each in a process of its own that the bench starts from its
+//! own program: healthz, and a floor that knows no HTTP.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use healthz::server::{Address, Config, Listeners, Server};
+use healthz::{Check, Endpoint, Responder};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+
+use super::load::{self, Mode, Plan, Tally, Wait};
+
+/// Probes before those that count.
+const WARM_UP: u64 = 100;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A server in a process of its own. It ends when this one does: its standard input closes.
+pub struct Program {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    /// For probes with keep-alive and for those without.
+    addresses: [SocketAddr; 2],
+    /// Probes that it was sent.
+    pub asked: u64,
+    /// Requests that it says it answered, once it has ended; the floor says nothing.
+    pub answered: Option<u64>,
+}
+
+impl Program {
+    pub fn start(what: &str) -> Program {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .arg(what)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let mut addresses = line
+            .split_whitespace()
+            .map(|address| address.parse().unwrap());
+        let first = addresses.next().unwrap();
+        let addresses = [first, addresses.next().unwrap_or(first)];
+        Program {
+            child,
+            output,
+            addresses,
+            asked: 0,
+            answered: None,
+        }
+    }
+
+    fn address(&self, mode: Mode) -> SocketAddr {
+        match mode {
+            Mode::KeepAlive(_) => self.addresses[0],
+            Mode::Close => self.addresses[1],
+        }
+    }
+
+    /// A warm-up, then what is measured. Returns also how long it waited for a CPU.
+    pub fn run(&mut self, mode: Mode, rate: u32, seconds: f64, wait: Wait) -> (Tally, Duration) {
+        let count = (seconds * f64::from(rate)).max(1.0) as u64;
+        let plan = |count| Plan {
+            address: self.address(mode),
+            mode,
+            wait,
+            rate,
+            count,
+            patience: PATIENCE,
+        };
+        let warm_up = WARM_UP.min(count);
+        run_to_the_end(&plan(warm_up));
+        let before = self.waited();
+        let tally = run_to_the_end(&plan(count));
+        let waited = self.waited().saturating_sub(before);
+        self.asked += warm_up + count;
+        (tally, waited)
+    }
+
+    /// Keeps it on one CPU; `false` if that cannot be had.
+    pub fn pin(&self, cpu: usize) -> bool {
+        super::support::pin(self.child.id(), cpu)
+    }
+
+    /// How long this and the client were ready to run and were not let, since they began.
+    fn waited(&self) -> Duration {
+        let waited = |process: u32| {
+            let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
+            let tasks = tasks.into_iter().flatten().flatten();
+            let of_task = tasks.filter_map(|task| {
+                let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+                text.split_whitespace().nth(1)?.parse::<u64>().ok()
+            });
+            Duration::from_nanos(of_task.sum())
+        };
+        waited(self.child.id()) + waited(std::process::id())
+    }
+
+    /// Ends it. Returns what it said about itself.
+    pub fn stop(&mut self) -> String {
+        drop(self.child.stdin.take());
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        self.child.wait().unwrap();
+        self.answered = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|word| word.parse().ok());
+        line.trim().to_string()
+    }
+}
+
+/// Runs a plan and accepts nothing but every answer, right, and every connection closed in order.
+fn run_to_the_end(plan: &Plan) -> Tally {
+    let tally = load::run(plan).unwrap_or_else(|error| panic!("{error}"));
+    let what = format!("{:?} at {} a second", plan.mode, plan.rate);
+    assert_eq!(tally.answered, plan.count, "answers with {what}");
+    assert_eq!(
+        tally.unclosed, 0,
+        "connections not closed in order with {what}"
+    );
+    tally
+}
+
+static PING: Check = Check::ping();
+static SYNCLOOP: Check = Check::heartbeat("syncloop", Duration::from_secs(300));
+static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING, &SYNCLOOP]);
+
+/// healthz with default settings, on a thread of its own.
+pub fn serve_healthz() {
+    let mut listeners = Listeners::new();
+    listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+    let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let address = server.local_addresses().next();
+    let Some(Address::Tcp(address)) = address else {
+        panic!("not on TCP: {address:?}");
+    };
+    let handle = healthz::server::spawn(server).unwrap();
+    println!("{address}");
+    io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    handle.stop();
+    let counters = handle.join().unwrap();
+    println!(
+        "answered {} accepted {} refused {} evicted {} expired {} failed {}",
+        counters.answered,
+        counters.accepted,
+        counters.refused,
+        counters.evicted,
+        counters.expired,
+        counters.failed
+    );
+}
+
+/// As long as an answer of healthz, so that the kernel moves the same bytes.
+const CANNED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\n\r\nok";
+const CANNED_CLOSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+
+/// The least that can be done with mio: canned bytes for every so many bytes read. It looks at none
+/// of them, so the two kinds of probes come to two listeners. With `stall` it sleeps that long, once,
+/// soon after the warm-up.
+pub fn serve_floor(mut stall: Option<Duration>) -> io::Result<()> {
+    std::thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    let mut poll = Poll::new()?;
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let mut listeners = [TcpListener::bind(any)?, TcpListener::bind(any)?];
+    for (index, listener) in listeners.iter_mut().enumerate() {
+        poll.registry()
+            .register(listener, Token(index), Interest::READABLE)?;
+    }
+    println!(
+        "{} {}",
+        listeners[0].local_addr()?,
+        listeners[1].local_addr()?
+    );
+    let mut streams: Vec<Option<(TcpStream, bool)>> = Vec::new();
+    let mut free = Vec::new();
+    let mut events = Events::with_capacity(256);
+    let mut buffer = [0; 8192];
+    let mut answered = 0;
+    loop {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            result => result?,
+        }
+        for event in &events {
+            let token = event.token().0;
+            if let Some(listener) = listeners.get(token) {
+                while let Ok((mut stream, _)) = listener.accept() {
+                    let index = free.pop().unwrap_or(streams.len());
+                    let token = Token(listeners.len() + index);
+                    poll.registry()
+                        .register(&mut stream, token, Interest::READABLE)?;
+                    if index == streams.len() {
+                        streams.push(None);
+                    }
+                    streams[index] = Some((stream, event.token() == Token(1)));
+                }
+                continue;
+            }
+            let index = token - listeners.len();
+            let Some((stream, is_last)) = &mut streams[index] else {
+                continue;
+            };
+            let (request, canned) = match is_last {
+                true => (load::REQUEST_CLOSE, CANNED_CLOSE),
+                false => (load::REQUEST, CANNED),
+            };
+            let is_open = match stream.read(&mut buffer) {
+                Ok(0) => false,
+                Ok(count) => {
+                    let answers = count / request.len();
+                    answered += answers as u64;
+                    if answered > WARM_UP + 20
+                        && let Some(stall) = stall.take()
+                    {
+                        std::thread::sleep(stall);
+                    }
+                    (0..answers).all(|_| stream.write(canned).is_ok()) && !*is_last
+                }
+                Err(error) => error.kind() == ErrorKind::WouldBlock,
+            };
+            if !is_open {
+                streams[index] = None;
+                free.push(index);
+            }
+        }
+    }
+}
