@@ -1,2 +1,45 @@
-//! The healthz daemon.
-fn main() {}
+//! The healthz daemon: reads its command line, serves, and owns the exit code.
+//!
+//! 0: asked to stop, or to show help or the version. 1: failed while running. 2: wrong usage or
+//! configuration.
+
+#![deny(unsafe_code)]
+
+mod daemon;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use daemon::Failure;
+use daemon::checks::Checks;
+use daemon::options::{self, Command};
+
+const FAILED: u8 = 1;
+const MISUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    match options::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Help(options)) => {
+            let responder = Checks::new(&options).responder();
+            show(&options::help(options.config.memory_bytes_max(&responder)))
+        }
+        Ok(Command::Version) => show(concat!("healthz ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Serve(options)) => match daemon::serve(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Failure::Run(_)) => ExitCode::from(FAILED),
+            Err(Failure::Usage(_)) => ExitCode::from(MISUSED),
+        },
+        Err(error) => {
+            eprintln!("healthz: {error}");
+            ExitCode::from(MISUSED)
+        }
+    }
+}
+
+/// Prints what was asked for. A reader that has seen enough (`| head`) is no failure.
+fn show(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(FAILED),
+        _ => ExitCode::SUCCESS,
+    }
+}

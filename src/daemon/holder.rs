@@ -1,0 +1,195 @@
+//! Who holds an address that we could not have: the process that /proc names.
+//!
+//! Reads /proc and nothing else; where that is hidden or not mounted the answer is `None`. Called
+//! when the daemon is about to give up, so it may take its time.
+
+use std::fmt;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use healthz::server::Address;
+
+/// A process that listens somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    name: String,
+    pub pid: u32,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.name, self.pid)
+    }
+}
+
+/// The process that listens at `address`, if /proc tells.
+pub fn of(address: &Address) -> Option<Holder> {
+    let inode = match address {
+        Address::Tcp(wanted) => tcp_inode(*wanted)?,
+        Address::Unix(path) => {
+            let table = fs::read("/proc/net/unix").ok()?;
+            table
+                .split(|byte| *byte == b'\n')
+                .find_map(|line| unix_listener(line, path))?
+        }
+        Address::Localhost(_) => return None,
+    };
+    process_with(&format!("socket:[{inode}]"))
+}
+
+fn tcp_inode(wanted: SocketAddr) -> Option<String> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .map(|path| fs::read_to_string(path).unwrap_or_default());
+    let listeners = tables
+        .iter()
+        .flat_map(|table| table.lines().filter_map(tcp_listener));
+    listeners
+        .filter(|(address, _)| is_in_the_way(*address, wanted))
+        // Who holds the very address before who holds all of them.
+        .max_by_key(|(address, _)| address.ip() == wanted.ip())
+        .map(|(_, inode)| inode.to_owned())
+}
+
+fn is_in_the_way(held: SocketAddr, wanted: SocketAddr) -> bool {
+    let (held_ip, wanted_ip) = (held.ip().to_canonical(), wanted.ip().to_canonical());
+    let overlap = held_ip == wanted_ip || held_ip.is_unspecified() || wanted_ip.is_unspecified();
+    held.port() == wanted.port() && overlap
+}
+
+/// The address and inode in a line of /proc/net/tcp or tcp6, if it is of a listening socket.
+fn tcp_listener(line: &str) -> Option<(SocketAddr, &str)> {
+    const LISTEN: &str = "0A";
+    let mut fields = line.split_ascii_whitespace();
+    let local = fields.nth(1)?;
+    if fields.nth(1)? != LISTEN {
+        return None;
+    }
+    let (ip, port) = local.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    Some((SocketAddr::new(ip_from_hex(ip)?, port), fields.nth(5)?))
+}
+
+/// Addresses are shown as 32-bit words of memory, each as the machine reads a number.
+fn ip_from_hex(text: &str) -> Option<IpAddr> {
+    let word = |at: usize| {
+        let word = u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    };
+    match text.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut octets = [0; 16];
+            for (index, octets) in octets.chunks_exact_mut(4).enumerate() {
+                octets.copy_from_slice(&word(index * 8)?);
+            }
+            Some(Ipv6Addr::from(octets).into())
+        }
+        _ => None,
+    }
+}
+
+/// The inode in a line of /proc/net/unix, if it is of a socket that listens at `path`.
+fn unix_listener(line: &[u8], path: &Path) -> Option<String> {
+    const ACCEPTS: &[u8] = b"00010000";
+    let path = path.as_os_str().as_bytes();
+    let line = line.strip_suffix(path)?.strip_suffix(b" ")?;
+    let mut fields = line
+        .split(|byte| *byte == b' ')
+        .filter(|field| !field.is_empty());
+    if fields.nth(3)? != ACCEPTS {
+        return None;
+    }
+    let inode = fields.nth(2)?;
+    // A seventh field followed by another is a path with a space in it, of which ours is the end.
+    let is_whole = fields.next().is_none();
+    is_whole.then(|| String::from_utf8(inode.to_vec()).ok())?
+}
+
+/// The first process that has `link` among its descriptors.
+fn process_with(link: &str) -> Option<Holder> {
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pid = pids.filter(|pid| has_open(*pid, link)).min()?;
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(Holder {
+        name: String::from_utf8_lossy(name.trim_ascii_end()).into_owned(),
+        pid,
+    })
+}
+
+fn has_open(pid: u32, link: &str) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    descriptors
+        .flatten()
+        .any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == Path::new(link)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn lines_of_proc_are_read() {
+        let line = "   1: 0100007F:2808 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 41215 1 0";
+        assert_eq!(
+            tcp_listener(line),
+            Some(("127.0.0.1:10248".parse().unwrap(), "41215"))
+        );
+        let line = "   0: 00000000000000000000000001000000:2808 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 7 1 0";
+        assert_eq!(
+            tcp_listener(line),
+            Some(("[::1]:10248".parse().unwrap(), "7"))
+        );
+        let connected = "   1: 0100007F:2808 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 41215 1 0";
+        assert_eq!(tcp_listener(connected), None);
+        assert_eq!(tcp_listener("  sl  local_address rem_address   st"), None);
+
+        let line = b"0000000000000000: 00000002 00000000 00010000 0001 01 20707 /run/a b.sock";
+        assert_eq!(
+            unix_listener(line, Path::new("/run/a b.sock")).as_deref(),
+            Some("20707")
+        );
+        assert_eq!(unix_listener(line, Path::new("b.sock")), None);
+    }
+
+    #[test]
+    fn a_wildcard_is_in_the_way_of_every_address() {
+        for (held, wanted, expected) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "127.0.0.1:2", false),
+            ("127.0.0.2:1", "127.0.0.1:1", false),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("[::]:1", "127.0.0.1:1", true),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "0.0.0.0:1", true),
+        ] {
+            let is = is_in_the_way(held.parse().unwrap(), wanted.parse().unwrap());
+            assert_eq!(is, expected, "{held} {wanted}");
+        }
+    }
+
+    #[test]
+    fn we_find_ourselves() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(address) else {
+                continue;
+            };
+            let holder = of(&Address::Tcp(listener.local_addr().unwrap())).unwrap();
+            assert_eq!(holder.pid, std::process::id());
+        }
+        let path = std::env::temp_dir().join(format!("healthz-holder-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let holder = of(&Address::Unix(path.clone()));
+        drop(listener);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(holder.unwrap().pid, std::process::id());
+        assert_eq!(of(&Address::Unix(path)), None);
+    }
+}

@@ -1,0 +1,211 @@
+//! From options and inherited sockets to listeners, with errors for people.
+//!
+//! Binds; serves nothing. Called once, by [`super::serve`].
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+
+use healthz::limits::LISTENERS_MAX;
+use healthz::server::{Address, BindError, BindErrorKind, Listeners};
+use socket2::{Domain, Socket, Type};
+
+use super::options::Options;
+use super::{Failure, holder, sys};
+
+/// The first descriptor of socket activation; sd_listen_fds(3).
+const LISTEN_FDS_START: RawFd = 3;
+
+/// What the process was started with besides its standard streams.
+#[derive(Default)]
+pub struct Inherited {
+    sockets: Vec<OwnedFd>,
+    ready: Option<File>,
+}
+
+impl Inherited {
+    /// Takes over the sockets that `LISTEN_FDS` announces, if it means this process, and descriptor
+    /// `ready_fd`. To be called once, before anything opens a descriptor.
+    ///
+    /// # Errors
+    /// If one of them is not open.
+    pub fn take(ready_fd: Option<RawFd>) -> Result<Self, Failure> {
+        let count = listen_fds(
+            std::env::var_os("LISTEN_FDS"),
+            std::env::var_os("LISTEN_PID"),
+        )?;
+        let sockets = LISTEN_FDS_START..LISTEN_FDS_START + count;
+        let ready = match ready_fd {
+            Some(fd) if sockets.contains(&fd) => {
+                let message =
+                    format!("--ready-fd {fd} is one of the {count} sockets of LISTEN_FDS");
+                return Err(Failure::Usage(message));
+            }
+            Some(fd) => {
+                let ready = sys::adopt(fd)
+                    .map_err(|error| Failure::Usage(format!("--ready-fd {fd}: {error}")))?;
+                Some(File::from(ready))
+            }
+            None => None,
+        };
+        let adopt = |fd| {
+            sys::adopt(fd)
+                .map_err(|error| Failure::Usage(format!("LISTEN_FDS: descriptor {fd}: {error}")))
+        };
+        Ok(Inherited {
+            sockets: sockets.map(adopt).collect::<Result<_, _>>()?,
+            ready,
+        })
+    }
+
+    /// Says on the descriptor of `--ready-fd` that we serve: a newline, then its end.
+    pub fn tell_ready(ready: Option<File>) {
+        if let Some(Err(error)) = ready.map(|mut ready| ready.write_all(b"\n")) {
+            log::warn!("cannot write to the descriptor of --ready-fd: {error}");
+        }
+    }
+}
+
+/// How many sockets were passed to this process.
+fn listen_fds(count: Option<OsString>, pid: Option<OsString>) -> Result<RawFd, Failure> {
+    let (Some(count), Some(pid)) = (count, pid) else {
+        return Ok(0);
+    };
+    // Inherited from a parent that was meant, if it is not us.
+    if pid.to_str() != Some(std::process::id().to_string().as_str()) {
+        return Ok(0);
+    }
+    match count.to_str().and_then(|text| text.parse::<RawFd>().ok()) {
+        Some(count) if (0..=LISTENERS_MAX as RawFd).contains(&count) => Ok(count),
+        _ => {
+            let message = format!(
+                "LISTEN_FDS={}: expected 0 to {LISTENERS_MAX}",
+                count.to_string_lossy()
+            );
+            Err(Failure::Usage(message))
+        }
+    }
+}
+
+/// Everything to listen on: inherited sockets, what the command line says, or else the default.
+/// Gives back the descriptor of `--ready-fd`.
+///
+/// # Errors
+/// With the first address that cannot be had, and what to do about it.
+pub fn open(options: &Options, inherited: Inherited) -> Result<(Listeners, Option<File>), Failure> {
+    let mut listeners = Listeners::new().allow_remote(options.allow_remote);
+    let Inherited { sockets, ready } = inherited;
+    for socket in sockets {
+        add(&mut listeners, Socket::from(socket))?;
+    }
+    let default = [Address::DEFAULT];
+    let addresses = if options.listen.is_empty() && listeners.is_empty() {
+        &default
+    } else {
+        options.listen.as_slice()
+    };
+    for address in addresses {
+        let bound = listeners.bind(address).map_err(|error| explain(&error))?;
+        if let Some((missing, error)) = bound.missing {
+            log::warn!(
+                "this machine has no {}, serving without it: {error}",
+                missing.ip()
+            );
+        }
+    }
+    Ok((listeners, ready))
+}
+
+fn add(listeners: &mut Listeners, socket: Socket) -> Result<(), Failure> {
+    let refuse = |why: &str| Failure::Usage(format!("a socket of LISTEN_FDS {why}"));
+    let read = |error: io::Error| refuse(&format!("cannot be used: {error}"));
+    if socket.r#type().map_err(read)? != Type::STREAM || !socket.is_listener().map_err(read)? {
+        return Err(refuse("is no listening stream socket"));
+    }
+    let domain = socket.local_addr().map_err(read)?.domain();
+    let added = match domain {
+        Domain::UNIX => listeners.add_unix(socket.into()),
+        Domain::IPV4 | Domain::IPV6 => listeners.add_tcp(socket.into()),
+        _ => return Err(refuse("is neither TCP nor Unix")),
+    };
+    added.map_err(|error| explain(&error))
+}
+
+/// What went wrong and what to do about it.
+fn explain(error: &BindError) -> Failure {
+    let address = error.address();
+    match error.kind() {
+        BindErrorKind::NotLoopback => Failure::Usage(format!(
+            "{address} is reachable from outside this machine; pass --allow-remote if that is meant"
+        )),
+        BindErrorKind::InUse => in_use(address),
+        BindErrorKind::TooMany => Failure::Usage(error.to_string()),
+        BindErrorKind::Other => Failure::Run(error.to_string()),
+    }
+}
+
+fn in_use(address: &Address) -> Failure {
+    if let Address::Unix(path) = address {
+        let is_socket = |file: std::fs::Metadata| file.file_type().is_socket();
+        if std::fs::symlink_metadata(path).is_ok_and(|file| !is_socket(file)) {
+            return Failure::Run(format!(
+                "{address} is in the way of another file; remove that or pass --listen"
+            ));
+        }
+    }
+    match holder::of(address) {
+        Some(holder) if holder.pid == std::process::id() => {
+            Failure::Usage(format!("{address} is asked for twice"))
+        }
+        Some(holder) => Failure::Run(format!(
+            "{address} is in use by {holder}; stop it or pass --listen"
+        )),
+        None => Failure::Run(format!(
+            "{address} is in use by another process; stop it or pass --listen"
+        )),
+    }
+}
+
+/// Addresses as a client writes them.
+pub fn urls(listeners: &Listeners) -> Vec<String> {
+    let url = |address| match address {
+        Address::Unix(_) => address.to_string(),
+        address => format!("http://{address}"),
+    };
+    listeners.local_addresses().map(url).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(count: &str, pid: &str) -> Option<RawFd> {
+        listen_fds(Some(count.into()), Some(pid.into())).ok()
+    }
+
+    #[test]
+    fn sockets_meant_for_another_process_are_left_alone() {
+        let us = std::process::id().to_string();
+        assert_eq!(count("2", &us), Some(2));
+        assert_eq!(count("2", "1"), Some(0));
+        assert_eq!(listen_fds(Some("2".into()), None).ok(), Some(0));
+        for bad in ["", "-1", "17", "two"] {
+            assert_eq!(count(bad, &us), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_asked_for_twice_is_our_own_doing() {
+        let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let options = Options {
+            listen: vec![Address::Tcp(first.local_addr().unwrap())],
+            ..Options::default()
+        };
+        let Err(Failure::Usage(message)) = open(&options, Inherited::default()) else {
+            panic!("was taken");
+        };
+        assert!(message.ends_with(" is asked for twice"), "{message}");
+    }
+}

@@ -1,0 +1,204 @@
+//! Logging that cannot block: env_logger formats, a bounded queue carries, a thread writes.
+//!
+//! Whoever logs, the door above all, never waits for stderr. That the thread gets on is the `log`
+//! check: [`verify`] asks for a proof, and whatever stderr takes is one.
+//!
+//! Records are one line each, `2026-11-23T09:00:00.123Z INFO  healthz: text`; what could begin
+//! another line or move a cursor is escaped.
+
+mod queue;
+mod writer;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use healthz::Check;
+use log::LevelFilter;
+
+use queue::Queue;
+use writer::Sink;
+
+/// The writer's buffer and std's calls, several times over.
+const STACK_BYTES: usize = 64 * 1024;
+
+static QUEUE: Queue = Queue::new();
+
+/// Starts the writer on stderr, with `check` to beat, and makes it the log of this process.
+/// `level` is what the command line said; without it `RUST_LOG` decides, or else `info`.
+///
+/// # Errors
+/// If the system has no thread or descriptor for it.
+pub fn start(level: Option<LevelFilter>, check: &'static Check) -> io::Result<()> {
+    let mut sink = Sink::new(&io::stderr())?;
+    std::thread::Builder::new()
+        .name("log".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || writer::run(&QUEUE, &mut sink, check))?;
+    let mut builder = env_logger::Builder::new();
+    match (level, std::env::var("RUST_LOG")) {
+        (None, Ok(filters)) if !filters.is_empty() => builder.parse_filters(&filters),
+        (level, _) => builder.filter_level(level.unwrap_or(LevelFilter::Info)),
+    };
+    builder
+        .target(env_logger::Target::Pipe(Box::new(Records)))
+        .format(|line, record| {
+            let prefix = Prefix(record.level().as_str(), record.target());
+            writeln!(line, "{prefix}{}", OneLine(*record.args()))
+        })
+        .try_init()
+        .map_err(io::Error::other)
+}
+
+/// Queues a line for people that is no log record: what made the daemon end.
+pub fn say(text: &dyn fmt::Display) {
+    QUEUE.push(format!("healthz: {}\n", OneLine(format_args!("{text}"))).as_bytes());
+}
+
+/// Asks for a proof that stderr takes what is written to it; see [`writer`].
+pub fn verify() {
+    QUEUE.probe();
+}
+
+/// Waits until everything was written, for at most `timeout`.
+pub fn flush(timeout: Duration) {
+    QUEUE.flush(timeout);
+}
+
+/// The line that tells of records that are missing before it.
+fn report(count: u64) -> String {
+    let prefix = Prefix("WARN", "healthz");
+    let were = if count == 1 {
+        "record was"
+    } else {
+        "records were"
+    };
+    format!("{prefix}{count} log {were} dropped while the sink was blocked\n")
+}
+
+/// Where env_logger puts each record, whole and formatted.
+struct Records;
+
+impl Write for Records {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        QUEUE.push(record);
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What every record begins with: the present, a level, and who says it.
+struct Prefix<'a>(&'a str, &'a str);
+
+impl fmt::Display for Prefix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Prefix(level, target) = self;
+        // A wall clock before 1970 is no clock.
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let time = Utc(since.unwrap_or_default());
+        write!(f, "{time} {level:<5} {target}: ")
+    }
+}
+
+/// A time since 1970 as RFC 3339 has it.
+struct Utc(Duration);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let millis = self.0.subsec_millis();
+        let (mut days, second) = (seconds / 86_400, seconds % 86_400);
+        let mut year = 1970;
+        while days >= 365 + u64::from(is_leap(year)) {
+            days -= 365 + u64::from(is_leap(year));
+            year += 1;
+        }
+        let mut month = 1;
+        while days >= days_in(month, year) {
+            days -= days_in(month, year);
+            month += 1;
+        }
+        let (day, hour, minute, second) = (days + 1, second / 3600, second / 60 % 60, second % 60);
+        write!(
+            f,
+            "{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
+        )
+    }
+}
+
+fn is_leap(year: u64) -> bool {
+    (year % 4 == 0 && year % 100 != 0) || year % 400 == 0
+}
+
+fn days_in(month: u64, year: u64) -> u64 {
+    match month {
+        2 => 28 + u64::from(is_leap(year)),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// Text with its control characters escaped.
+struct OneLine<'a>(fmt::Arguments<'a>);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::write(&mut Escaping(f), self.0)
+    }
+}
+
+struct Escaping<'a, 'f>(&'a mut fmt::Formatter<'f>);
+
+impl fmt::Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive(char::is_control) {
+            match piece.char_indices().next_back() {
+                Some((at, last)) if last.is_control() => {
+                    self.0.write_str(piece.get(..at).unwrap_or_default())?;
+                    write!(self.0, "{}", last.escape_default())?;
+                }
+                _ => self.0.write_str(piece)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        for (seconds, millis, expected) in [
+            (0, 0, "1970-01-01T00:00:00.000Z"),
+            (68_169_599, 999, "1972-02-28T23:59:59.999Z"),
+            (68_169_600, 1, "1972-02-29T00:00:00.001Z"),
+            (951_868_800, 0, "2000-03-01T00:00:00.000Z"),
+            (1_795_424_523, 45, "2026-11-23T09:02:03.045Z"),
+            (4_107_542_399, 0, "2100-02-28T23:59:59.000Z"),
+            (4_107_542_400, 0, "2100-03-01T00:00:00.000Z"),
+        ] {
+            let time = Duration::from_millis(seconds * 1000 + millis);
+            assert_eq!(Utc(time).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn no_record_can_begin_another_line() {
+        let text = OneLine(format_args!("a\nb\r\x1b[2J\u{9b}{}ü\t", "\u{7f}x")).to_string();
+        assert_eq!(text, "a\\nb\\r\\u{1b}[2J\\u{9b}\\u{7f}xü\\t");
+    }
+
+    #[test]
+    fn the_report_counts() {
+        assert!(
+            report(1)
+                .ends_with(" WARN  healthz: 1 log record was dropped while the sink was blocked\n")
+        );
+        assert!(report(7).ends_with(" 7 log records were dropped while the sink was blocked\n"));
+    }
+}

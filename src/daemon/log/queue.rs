@@ -1,0 +1,339 @@
+//! The bounded queue between whoever logs and the thread that writes.
+//!
+//! Knows neither records' format nor where they go. Fixed memory; nobody who pushes waits for the
+//! sink. What does not fit is dropped and counted, and so is everything after it until the writer
+//! has caught up and told how much is missing: the gap is one, and where the report stands.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Some 500 records: a spell of warnings while the sink is slow, without costing more than a thread.
+pub const QUEUE_BYTES: usize = 64 * 1024;
+/// Most that is written at once: what a pipe takes whole (`PIPE_BUF`), so that the lines of several
+/// processes do not mix.
+pub const CHUNK_BYTES: usize = 4096;
+
+const _: () = assert!(CHUNK_BYTES <= QUEUE_BYTES);
+
+/// What the writer is to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Write so many bytes from the start of the chunk.
+    Write(usize),
+    /// Write that so many records were dropped.
+    Report(u64),
+    /// Find out whether the sink would take a write; there is nothing to write.
+    Probe,
+}
+
+/// How it went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// The sink refused so many records.
+    Lost(u64),
+}
+
+/// See the module. Meant for a `static`: all zero, so that what was never filled is not resident.
+pub struct Queue {
+    ring: Mutex<Ring>,
+    /// There is something to do for the writer.
+    work: Condvar,
+    /// The writer has finished something.
+    progress: Condvar,
+}
+
+struct Ring {
+    bytes: [u8; QUEUE_BYTES],
+    start: usize,
+    length: usize,
+    /// Records that are missing and not yet reported. While there are any, all others join them.
+    dropped: u64,
+    /// The last write failed. Only a wish for verification makes the writer try again.
+    is_failing: bool,
+    is_probe_wanted: bool,
+    task: Option<Task>,
+}
+
+impl Queue {
+    pub const fn new() -> Self {
+        Queue {
+            ring: Mutex::new(Ring {
+                bytes: [0; QUEUE_BYTES],
+                start: 0,
+                length: 0,
+                dropped: 0,
+                is_failing: false,
+                is_probe_wanted: false,
+                task: None,
+            }),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+        }
+    }
+
+    /// Appends `record`, one line with its end, or drops and counts it. Never waits for the sink.
+    pub fn push(&self, record: &[u8]) {
+        debug_assert!(record.ends_with(b"\n"), "a record is a line");
+        self.lock().push(record);
+        self.work.notify_one();
+    }
+
+    /// Wants to know whether the sink still takes what is written to it.
+    pub fn probe(&self) {
+        self.lock().is_probe_wanted = true;
+        self.work.notify_one();
+    }
+
+    /// Waits for something to do. For the one writer, which calls [`finish`](Queue::finish) next.
+    pub fn next(&self, chunk: &mut [u8; CHUNK_BYTES]) -> Task {
+        let mut ring = self.lock();
+        loop {
+            if let Some(task) = ring.next(chunk) {
+                ring.task = Some(task);
+                return task;
+            }
+            ring = self.work.wait(ring).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// What [`next`](Queue::next) asked for was done.
+    pub fn finish(&self, outcome: Outcome) {
+        self.lock().finish(outcome);
+        self.progress.notify_all();
+    }
+
+    /// Waits until everything was written, for at most `timeout`, and not for a sink that refuses.
+    /// Returns whether everything was.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        let ring = self.lock();
+        let is_busy = |ring: &mut Ring| !ring.is_idle() && !ring.is_failing;
+        let (ring, _) = self
+            .progress
+            .wait_timeout_while(ring, timeout, is_busy)
+            .unwrap_or_else(PoisonError::into_inner);
+        ring.is_idle()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        // Nothing that holds it panics; and a log that goes on is worth more than the word of a panic.
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ring {
+    fn push(&mut self, record: &[u8]) {
+        if self.dropped > 0 || record.len() > QUEUE_BYTES - self.length {
+            self.dropped += 1;
+            return;
+        }
+        let end = (self.start + self.length) % QUEUE_BYTES;
+        let (first, second) = record.split_at(record.len().min(QUEUE_BYTES - end));
+        copy(self.bytes.get_mut(end..), first);
+        copy(self.bytes.get_mut(..), second);
+        self.length += record.len();
+    }
+
+    fn next(&mut self, chunk: &mut [u8; CHUNK_BYTES]) -> Option<Task> {
+        if self.is_failing {
+            return self.take_wish().then_some(Task::Report(self.dropped));
+        }
+        if self.length > 0 {
+            return Some(Task::Write(self.take(chunk)));
+        }
+        if self.dropped > 0 {
+            return Some(Task::Report(self.dropped));
+        }
+        self.take_wish().then_some(Task::Probe)
+    }
+
+    fn take_wish(&mut self) -> bool {
+        std::mem::take(&mut self.is_probe_wanted)
+    }
+
+    /// Moves whole lines into `chunk`, as many as fit; of a line that is longer, a part.
+    fn take(&mut self, chunk: &mut [u8; CHUNK_BYTES]) -> usize {
+        let most = self.length.min(CHUNK_BYTES);
+        let (wrapped, linear) = self.bytes.split_at(self.start);
+        let first = linear.len().min(most);
+        copy(chunk.get_mut(..), linear.get(..first).unwrap_or_default());
+        copy(
+            chunk.get_mut(first..),
+            wrapped.get(..most - first).unwrap_or_default(),
+        );
+        let lines = chunk.get(..most).unwrap_or_default();
+        let taken = match lines.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => end + 1,
+            None => most,
+        };
+        self.length -= taken;
+        // An empty ring begins anew, so that a quiet log stays within its first page.
+        self.start = if self.length == 0 {
+            0
+        } else {
+            (self.start + taken) % QUEUE_BYTES
+        };
+        taken
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        let task = self.task.take();
+        match (task, outcome) {
+            (Some(Task::Report(count)), Outcome::Done) => {
+                self.dropped -= count;
+                self.is_failing = false;
+            }
+            (_, Outcome::Done) => {}
+            (Some(Task::Report(_)), Outcome::Lost(_)) => self.is_failing = true,
+            (_, Outcome::Lost(records)) => {
+                self.dropped += records;
+                self.is_failing = self.dropped > 0;
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.length == 0 && self.dropped == 0 && matches!(self.task, None | Some(Task::Probe))
+    }
+}
+
+/// Copies `source` to the start of `target`, which has room for it.
+fn copy(target: Option<&mut [u8]>, source: &[u8]) {
+    let target = target.and_then(|target| target.get_mut(..source.len()));
+    debug_assert!(target.is_some(), "no room was left for what was measured");
+    if let Some(target) = target {
+        target.copy_from_slice(source);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue() -> Box<Queue> {
+        Box::new(Queue::new())
+    }
+
+    /// What the writer is handed, once.
+    fn next(queue: &Queue) -> (Task, Vec<u8>) {
+        let mut chunk = [0; CHUNK_BYTES];
+        let task = queue.next(&mut chunk);
+        let length = match task {
+            Task::Write(length) => length,
+            _ => 0,
+        };
+        (task, chunk[..length].to_vec())
+    }
+
+    fn line(number: usize) -> Vec<u8> {
+        format!("record {number} {}\n", "x".repeat(number % 90)).into_bytes()
+    }
+
+    #[test]
+    fn lines_come_out_whole_and_in_order_across_the_end_of_the_ring() {
+        let queue = queue();
+        let (mut pushed, mut written) = (Vec::new(), Vec::new());
+        for number in 0..5000 {
+            queue.push(&line(number));
+            pushed.extend(line(number));
+            // Two in, one chunk out: the ring is never empty and wraps around.
+            if number % 72 == 71 {
+                let (_, bytes) = next(&queue);
+                assert!(bytes.ends_with(b"\n"));
+                written.extend(bytes);
+                queue.finish(Outcome::Done);
+            }
+        }
+        while !queue.flush(Duration::ZERO) {
+            let (task, bytes) = next(&queue);
+            assert!(matches!(task, Task::Write(_)), "{task:?}");
+            written.extend(bytes);
+            queue.finish(Outcome::Done);
+        }
+        assert!(pushed == written);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_reported_after_what_did() {
+        let queue = queue();
+        let record = [b'a'; 1023]
+            .iter()
+            .chain(b"\n")
+            .copied()
+            .collect::<Vec<u8>>();
+        for _ in 0..QUEUE_BYTES / 1024 + 5 {
+            queue.push(&record);
+        }
+        for _ in 0..QUEUE_BYTES / CHUNK_BYTES {
+            assert_eq!(next(&queue).0, Task::Write(CHUNK_BYTES));
+            queue.finish(Outcome::Done);
+            // There is room again, but this would come before the report of the gap.
+            queue.push(&record);
+        }
+        let missing = 5 + (QUEUE_BYTES / CHUNK_BYTES) as u64;
+        assert_eq!(next(&queue).0, Task::Report(missing));
+        queue.push(&record);
+        queue.finish(Outcome::Done);
+        assert_eq!(next(&queue).0, Task::Report(1));
+        queue.finish(Outcome::Done);
+        assert!(queue.flush(Duration::ZERO));
+        queue.push(&record);
+        assert_eq!(next(&queue).0, Task::Write(1024));
+    }
+
+    #[test]
+    fn a_sink_that_refuses_is_tried_again_only_when_asked() {
+        let queue = queue();
+        queue.push(b"one\n");
+        assert_eq!(next(&queue).0, Task::Write(4));
+        queue.finish(Outcome::Lost(1));
+        queue.push(b"two\n");
+        assert!(queue.lock().next(&mut [0; CHUNK_BYTES]).is_none());
+        assert!(
+            !queue.flush(Duration::from_secs(3600)),
+            "does not wait for it either"
+        );
+        queue.probe();
+        assert_eq!(next(&queue).0, Task::Report(2));
+        queue.finish(Outcome::Lost(1));
+        assert!(queue.lock().next(&mut [0; CHUNK_BYTES]).is_none());
+        queue.probe();
+        assert_eq!(next(&queue).0, Task::Report(2));
+        queue.finish(Outcome::Done);
+        assert!(queue.flush(Duration::ZERO));
+        queue.push(b"three\n");
+        assert_eq!(next(&queue), (Task::Write(6), b"three\n".to_vec()));
+    }
+
+    #[test]
+    fn a_probe_comes_after_what_was_queued_before_it() {
+        let queue = queue();
+        queue.push(b"one\n");
+        queue.probe();
+        assert_eq!(next(&queue).0, Task::Write(4));
+        queue.finish(Outcome::Done);
+        assert_eq!(next(&queue).0, Task::Probe);
+        queue.finish(Outcome::Done);
+        assert!(queue.lock().next(&mut [0; CHUNK_BYTES]).is_none());
+    }
+
+    #[test]
+    fn flush_does_not_wait_for_ever() {
+        let queue = queue();
+        queue.push(b"one\n");
+        assert!(!queue.flush(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_line_longer_than_a_chunk_is_written_in_parts() {
+        let queue = queue();
+        let mut long = vec![b'a'; CHUNK_BYTES + 9];
+        long.push(b'\n');
+        queue.push(b"short\n");
+        queue.push(&long);
+        for length in [6, CHUNK_BYTES, 10] {
+            assert_eq!(next(&queue).0, Task::Write(length));
+            queue.finish(Outcome::Done);
+        }
+    }
+}

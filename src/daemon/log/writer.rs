@@ -1,0 +1,249 @@
+//! The thread that writes what was queued, and thereby proves that the sink works.
+//!
+//! Knows the descriptor and nothing of records. A sink that takes no bytes blocks this thread and
+//! nobody else.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd};
+
+use healthz::Check;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::queue::{CHUNK_BYTES, Outcome, Queue, Task};
+
+/// A descriptor that bytes go to: a pipe, a terminal, a file.
+pub struct Sink {
+    file: File,
+    /// `None` for what cannot be waited for: a regular file, `/dev/null`.
+    poll: Option<Poll>,
+    events: Events,
+}
+
+impl Sink {
+    /// A sink on a duplicate of `stream`. No lock of std is in the way then: whoever wrote to
+    /// `stderr()` would wait for a blocked writer.
+    ///
+    /// # Errors
+    /// If there is no descriptor left for it.
+    pub fn new(stream: &impl AsFd) -> io::Result<Self> {
+        let file = File::from(stream.as_fd().try_clone_to_owned()?);
+        let poll = Poll::new()?;
+        let fd = file.as_raw_fd();
+        let registered = poll
+            .registry()
+            .register(&mut SourceFd(&fd), Token(0), Interest::WRITABLE);
+        let poll = match registered {
+            Ok(()) => Some(poll),
+            // epoll's word for a file that is always ready.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Sink {
+            file,
+            poll,
+            events: Events::with_capacity(1),
+        })
+    }
+
+    /// Waits until the sink would take a write.
+    ///
+    /// # Errors
+    /// If it never will: who reads it is gone.
+    fn wait_writable(&mut self) -> io::Result<()> {
+        let Some(poll) = &mut self.poll else {
+            return Ok(());
+        };
+        // mio tells of changes only; registering again makes it tell how things are.
+        let fd = self.file.as_raw_fd();
+        poll.registry()
+            .reregister(&mut SourceFd(&fd), Token(0), Interest::WRITABLE)?;
+        loop {
+            match poll.poll(&mut self.events, None) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            }
+            if let Some(event) = self.events.iter().next() {
+                return if event.is_error() || event.is_write_closed() {
+                    Err(io::ErrorKind::BrokenPipe.into())
+                } else {
+                    Ok(())
+                };
+            }
+        }
+    }
+
+    /// Writes all of `bytes`, however long the sink blocks. Returns how much of it went out if the
+    /// sink refuses the rest.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), usize> {
+        let mut written = 0;
+        while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+            match self.file.write(rest) {
+                Ok(0) => return Err(written),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Another process that shares the descriptor may have made it non-blocking.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.poll.is_some() => {
+                    self.wait_writable().map_err(|_| written)?;
+                }
+                Err(_) => return Err(written),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Does what `queue` asks for, for ever. Whatever the sink took is a beat of `check`.
+pub fn run(queue: &Queue, sink: &mut Sink, check: &Check) -> ! {
+    loop {
+        turn(queue, sink, check);
+    }
+}
+
+fn turn(queue: &Queue, sink: &mut Sink, check: &Check) {
+    let mut chunk = [0; CHUNK_BYTES];
+    let outcome = match queue.next(&mut chunk) {
+        Task::Write(length) => {
+            let lines = chunk.get(..length).unwrap_or_default();
+            match sink.write(lines) {
+                Ok(()) => Outcome::Done,
+                Err(written) => {
+                    Outcome::Lost(count_lines(lines.get(written..).unwrap_or_default()))
+                }
+            }
+        }
+        Task::Report(count) => match sink.write(super::report(count).as_bytes()) {
+            Ok(()) => Outcome::Done,
+            Err(_) => Outcome::Lost(0),
+        },
+        Task::Probe => match sink.wait_writable() {
+            Ok(()) => Outcome::Done,
+            Err(_) => Outcome::Lost(0),
+        },
+    };
+    if outcome == Outcome::Done {
+        check.beat(healthz::server::now());
+    }
+    queue.finish(outcome);
+}
+
+/// A line that is cut counts: nobody can read it.
+fn count_lines(bytes: &[u8]) -> u64 {
+    let ends = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+    ends.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use healthz::Instant;
+    use healthz::server::now;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn queue() -> Box<Queue> {
+        Box::new(Queue::new())
+    }
+
+    fn is_beaten(check: &Check) -> bool {
+        check.health(now()) == healthz::Health::Passing
+    }
+
+    #[test]
+    fn what_was_written_is_a_beat() {
+        let (mut reader, sink) = UnixStream::pair().unwrap();
+        let (queue, check) = (queue(), Check::heartbeat("log", LIMIT));
+        let mut sink = Sink::new(&sink).unwrap();
+        queue.push(b"hello\n");
+        turn(&queue, &mut sink, &check);
+        assert!(is_beaten(&check));
+        let mut line = [0; 6];
+        reader.read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"hello\n");
+    }
+
+    #[test]
+    fn an_idle_sink_is_probed_without_writing() {
+        let (reader, sink) = UnixStream::pair().unwrap();
+        let (queue, check) = (queue(), Check::heartbeat("log", LIMIT));
+        let mut sink = Sink::new(&sink).unwrap();
+        for _ in 0..2 {
+            queue.probe();
+            turn(&queue, &mut sink, &check);
+            assert!(is_beaten(&check));
+        }
+        reader.set_nonblocking(true).unwrap();
+        assert!((&reader).read(&mut [0]).is_err());
+    }
+
+    #[test]
+    fn a_full_sink_that_blocks_or_would_block_is_waited_for() {
+        for is_nonblocking in [false, true] {
+            let (mut reader, stream) = UnixStream::pair().unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let mut filled = 0;
+            while let Ok(count) = (&stream).write(&[b'.'; 4096]) {
+                filled += count;
+            }
+            stream.set_nonblocking(is_nonblocking).unwrap();
+            let (queue, check) = (queue(), Check::heartbeat("log", LIMIT));
+            let mut sink = Sink::new(&stream).unwrap();
+            queue.probe();
+            queue.push(b"after\n");
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    turn(&queue, &mut sink, &check);
+                    turn(&queue, &mut sink, &check);
+                });
+                assert!(!queue.flush(Duration::from_millis(20)));
+                assert!(!is_beaten(&check));
+                let mut bytes = vec![0; filled + 6];
+                reader.read_exact(&mut bytes).unwrap();
+                assert!(bytes.ends_with(b".after\n"));
+                assert!(queue.flush(LIMIT));
+            });
+            assert!(is_beaten(&check));
+        }
+    }
+
+    #[test]
+    fn a_sink_that_nobody_reads_any_more_is_no_beat_and_no_end() {
+        let (reader, stream) = UnixStream::pair().unwrap();
+        let (queue, check) = (queue(), Check::heartbeat("log", LIMIT));
+        let mut sink = Sink::new(&stream).unwrap();
+        drop(reader);
+        queue.probe();
+        turn(&queue, &mut sink, &check);
+        queue.push(b"one\n");
+        turn(&queue, &mut sink, &check);
+        queue.probe();
+        turn(&queue, &mut sink, &check);
+        assert!(!is_beaten(&check));
+        assert!(!queue.flush(Duration::ZERO), "the record was not written");
+    }
+
+    #[test]
+    fn a_file_is_always_ready_and_a_full_disk_is_no_beat() {
+        let null = File::create("/dev/null").unwrap();
+        let (queue, check) = (queue(), Check::heartbeat("log", LIMIT));
+        let mut sink = Sink::new(&null).unwrap();
+        queue.probe();
+        turn(&queue, &mut sink, &check);
+        assert!(is_beaten(&check));
+
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let (queue, check) = (self::queue(), Check::heartbeat("log", LIMIT));
+        let mut sink = Sink::new(&full).unwrap();
+        queue.push(b"one\n");
+        turn(&queue, &mut sink, &check);
+        // Asked again, the sink has to prove itself by a write.
+        queue.probe();
+        turn(&queue, &mut sink, &check);
+        assert!(!is_beaten(&check));
+        assert!(check.passes(Instant::ZERO), "nothing was said yet");
+    }
+}

@@ -1,0 +1,272 @@
+//! The daemon: what surrounds the door when healthz runs on its own.
+//!
+//! Three threads. *main* runs the sync loop and waits for signals; *healthz* is the door; *log*
+//! writes what the others log. Nobody waits for anybody else's progress but main, at the end.
+
+pub mod checks;
+mod duration;
+mod holder;
+mod listen;
+mod log;
+mod notify;
+pub mod options;
+mod signals;
+mod sync;
+mod sys;
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use healthz::Instant;
+use healthz::server::{self, Handle, Server};
+
+use checks::{Checks, SHUTDOWN};
+use listen::Inherited;
+use notify::Manager;
+use options::Options;
+use signals::{Wake, Wakes};
+use sync::SyncLoop;
+
+/// Longest that the end waits for a stderr that blocks.
+const FLUSH_DURATION_MAX: Duration = Duration::from_secs(1);
+/// How often main looks whether the door is closed, once it was asked to close.
+const CLOSING_PERIOD: Duration = Duration::from_millis(10);
+/// What the door may take beyond the time that its last requests have; more is a bug.
+const CLOSING_GRACE: Duration = Duration::from_secs(1);
+/// How long main looks closer after a panic somewhere.
+const PANIC_GRACE: Duration = Duration::from_secs(1);
+
+/// Why the daemon ended without having been asked to.
+#[derive(Debug)]
+pub enum Failure {
+    /// What it was asked to do makes no sense, or is refused.
+    Usage(String),
+    /// What it was asked to do went wrong.
+    Run(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Usage(message) | Failure::Run(message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+fn failed(what: &str) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure::Run(format!("{what}: {error}"))
+}
+
+/// Serves until asked to stop. To be called once, before anything opens a descriptor or starts a
+/// thread. What there is to say is said when it returns.
+///
+/// # Errors
+/// If it could not begin, or had to end.
+pub fn serve(options: &Options) -> Result<(), Failure> {
+    let inherited = match Inherited::take(options.ready_fd) {
+        Ok(inherited) => inherited,
+        Err(failure) => {
+            eprintln!("healthz: {failure}");
+            return Err(failure);
+        }
+    };
+    let checks = Checks::new(options);
+    if let Err(error) = log::start(options.log_level, checks.log) {
+        let failure = failed("cannot start the log")(error);
+        eprintln!("healthz: {failure}");
+        return Err(failure);
+    }
+    // A panic here must not outrun the log that tells of it.
+    let run = std::panic::AssertUnwindSafe(|| run(options, checks, inherited));
+    let result = std::panic::catch_unwind(run)
+        .unwrap_or_else(|_| Err(Failure::Run("the main thread panicked".to_owned())));
+    if let Err(failure) = &result {
+        log::say(failure);
+    }
+    log::flush(FLUSH_DURATION_MAX);
+    result
+}
+
+fn run(options: &Options, checks: Checks, inherited: Inherited) -> Result<(), Failure> {
+    let wakes = Wakes::new().map_err(failed("cannot handle signals"))?;
+    let (listeners, ready) = listen::open(options, inherited)?;
+    let urls = listen::urls(&listeners);
+    let server = Server::new(checks.responder(), listeners, options.config);
+    let door = server::spawn(server).map_err(failed("cannot start the server"))?;
+    let manager = Manager::from_env();
+    announce(checks, &urls);
+    manager.tell("READY=1");
+    Inherited::tell_ready(ready);
+
+    let mut sync = SyncLoop::new(checks, &manager, options.sync_period, options.log_limit);
+    let mut main = Main {
+        wakes,
+        sync: &mut sync,
+    };
+    match main.watch(&door)? {
+        Ended::Door => return Err(ended(door)),
+        Ended::Asked => {}
+    }
+    SHUTDOWN.begin_shutdown();
+    manager.tell("STOPPING=1");
+    ::log::info!("asked to stop: readyz fails, {}", plan(options));
+    main.drain(door, options)
+}
+
+/// The main thread's waiting.
+struct Main<'a, 'm> {
+    wakes: Wakes,
+    sync: &'a mut SyncLoop<'m>,
+}
+
+/// What ended the watch.
+enum Ended {
+    Asked,
+    Door,
+}
+
+impl Main<'_, '_> {
+    /// Goes round until somebody asks to stop or the door's thread ends on its own.
+    fn watch(&mut self, door: &Handle) -> Result<Ended, Failure> {
+        let mut closer_until = Instant::ZERO;
+        loop {
+            let now = server::now();
+            let mut next = self.sync.round(now);
+            if door.is_finished() {
+                return Ok(Ended::Door);
+            }
+            if now < closer_until {
+                next = next.min(now.saturating_add(CLOSING_PERIOD));
+            }
+            match self.wait_until(next)? {
+                Wake::Timeout => {}
+                Wake::Stop => return Ok(Ended::Asked),
+                Wake::Panic => closer_until = server::now().saturating_add(PANIC_GRACE),
+            }
+        }
+    }
+
+    /// Leaves the listeners open for the delay that was asked for, closes them, and waits for the last
+    /// requests. Being asked again ends it.
+    fn drain(&mut self, door: Handle, options: &Options) -> Result<(), Failure> {
+        let closes = server::now().saturating_add(options.shutdown_delay);
+        if self.rounds_until(closes, Duration::MAX, &door)? == Drained::AskedAgain {
+            return Ok(());
+        }
+        door.stop();
+        let grace = options.config.limits.drain_duration + CLOSING_GRACE;
+        let gives_up = server::now().saturating_add(grace);
+        match self.rounds_until(gives_up, CLOSING_PERIOD, &door)? {
+            Drained::AskedAgain => Ok(()),
+            Drained::DoorEnded => {
+                let counters = door.join().map_err(failed("the server failed"))?;
+                let (answered, accepted) = (counters.answered, counters.accepted);
+                ::log::info!("stopped: {answered} requests answered on {accepted} connections");
+                Ok(())
+            }
+            Drained::TimeIsUp => Err(Failure::Run("the server did not end in time".to_owned())),
+        }
+    }
+
+    /// Goes round, at least every `period`, until `end`, the door's end, or a second wish to stop.
+    fn rounds_until(
+        &mut self,
+        end: Instant,
+        period: Duration,
+        door: &Handle,
+    ) -> Result<Drained, Failure> {
+        loop {
+            let now = server::now();
+            if door.is_finished() {
+                return Ok(Drained::DoorEnded);
+            }
+            if end <= now {
+                return Ok(Drained::TimeIsUp);
+            }
+            let next = self
+                .sync
+                .round(now)
+                .min(end)
+                .min(now.saturating_add(period));
+            if self.wait_until(next)? == Wake::Stop {
+                ::log::info!("asked to stop again: stopped at once");
+                return Ok(Drained::AskedAgain);
+            }
+        }
+    }
+
+    fn wait_until(&self, next: Instant) -> Result<Wake, Failure> {
+        let timeout = next.saturating_since(server::now());
+        self.wakes
+            .wait(timeout)
+            .map_err(failed("cannot wait for signals"))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drained {
+    DoorEnded,
+    TimeIsUp,
+    AskedAgain,
+}
+
+/// The door's thread has ended though nobody asked it to.
+fn ended(door: Handle) -> Failure {
+    match door.join() {
+        Ok(_) => Failure::Run("the server ended on its own".to_owned()),
+        Err(error) => failed("the server failed")(error),
+    }
+}
+
+fn announce(checks: Checks, urls: &[String]) {
+    let paths: Vec<&str> = checks
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.path())
+        .collect();
+    let names: Vec<&str> = checks
+        .alive()
+        .checks()
+        .iter()
+        .map(|check| check.name())
+        .collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let [paths, names, urls] = [paths, names, urls].map(|items| list(&items));
+    ::log::info!("serving {paths} with checks {names} on {urls}");
+}
+
+/// `a, b and c`.
+fn list(items: &[&str]) -> String {
+    match items {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        items => items.concat(),
+    }
+}
+
+fn plan(options: &Options) -> String {
+    let drain = duration::Shown(options.config.limits.drain_duration);
+    let finish = format!("requests have {drain} to finish");
+    match options.shutdown_delay {
+        Duration::ZERO => finish,
+        delay => format!(
+            "listeners close in {}, then {finish}",
+            duration::Shown(delay)
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_read_like_sentences() {
+        assert_eq!(list(&["a"]), "a");
+        assert_eq!(list(&["a", "b"]), "a and b");
+        assert_eq!(list(&["a", "b", "c"]), "a, b and c");
+        assert_eq!(list(&[]), "");
+    }
+}

@@ -1,0 +1,133 @@
+//! Telling a service manager how we are: sd_notify(3).
+//!
+//! Knows the protocol, not when to say what. Called by [`super::serve`] and [`super::sync`]. Without
+//! `NOTIFY_SOCKET` every call does nothing.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// Longest that a manager whose queue is full can hold up the sync loop.
+const SEND_DURATION_MAX: Duration = Duration::from_secs(1);
+
+/// The way to the service manager, if there is one.
+pub struct Manager {
+    socket: Option<(UnixDatagram, SocketAddr)>,
+    watchdog: Option<Duration>,
+}
+
+impl Manager {
+    /// The manager that the environment names.
+    pub fn from_env() -> Self {
+        let socket = match std::env::var_os("NOTIFY_SOCKET") {
+            None => None,
+            Some(name) => connect(&name)
+                .map_err(|error| log::warn!("NOTIFY_SOCKET={}: {error}", name.to_string_lossy()))
+                .ok(),
+        };
+        let watchdog = watchdog(
+            std::env::var_os("WATCHDOG_USEC"),
+            std::env::var_os("WATCHDOG_PID"),
+        );
+        Manager {
+            watchdog: watchdog.filter(|_| socket.is_some()),
+            socket,
+        }
+    }
+
+    /// How often the manager has to be told `WATCHDOG=1`, if it wants to be.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
+    /// Tells the manager `state`, `READY=1` for example.
+    pub fn tell(&self, state: &str) {
+        let Some((socket, address)) = &self.socket else {
+            return;
+        };
+        if let Err(error) = socket.send_to_addr(state.as_bytes(), address) {
+            log::warn!("cannot tell the service manager {state}: {error}");
+        }
+    }
+}
+
+fn connect(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
+    let address = match name.as_bytes() {
+        [b'/', ..] => SocketAddr::from_pathname(name)?,
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        [b'@', name @ ..] => {
+            #[cfg(target_os = "android")]
+            use std::os::android::net::SocketAddrExt;
+            #[cfg(target_os = "linux")]
+            use std::os::linux::net::SocketAddrExt;
+            SocketAddr::from_abstract_name(name)?
+        }
+        _ => {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "neither a path nor an abstract name",
+            ));
+        }
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(SEND_DURATION_MAX))?;
+    Ok((socket, address))
+}
+
+/// Half of what the manager allows, so that one late beat is no death.
+fn watchdog(limit_us: Option<OsString>, pid: Option<OsString>) -> Option<Duration> {
+    let us = std::process::id().to_string();
+    if pid.is_some_and(|pid| pid != OsStr::new(&us)) {
+        return None;
+    }
+    let limit_us: u64 = limit_us?.to_str()?.parse().ok()?;
+    (limit_us > 0).then(|| Duration::from_micros(limit_us) / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_is_beaten_at_half_its_limit_if_it_is_ours() {
+        let of =
+            |limit: &str, pid: Option<&str>| watchdog(Some(limit.into()), pid.map(OsString::from));
+        let us = std::process::id().to_string();
+        assert_eq!(of("3000000", None), Some(Duration::from_millis(1500)));
+        assert_eq!(of("3000000", Some(&us)), Some(Duration::from_millis(1500)));
+        assert_eq!(of("3000000", Some("1")), None);
+        assert_eq!(of("0", None), None);
+        assert_eq!(of("soon", None), None);
+        assert_eq!(watchdog(None, None), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn abstract_names_and_paths_are_reached() {
+        use std::os::linux::net::SocketAddrExt;
+        let name = format!("healthz-notify-{}", std::process::id());
+        let path = std::env::temp_dir().join(&name);
+        let sockets = [
+            (
+                UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()),
+                format!("@{name}"),
+            ),
+            (UnixDatagram::bind(&path), path.to_str().unwrap().to_owned()),
+        ];
+        for (socket, name) in sockets {
+            let socket = socket.unwrap();
+            let manager = Manager {
+                socket: connect(OsStr::new(&name)).ok(),
+                watchdog: None,
+            };
+            manager.tell("READY=1");
+            let mut state = [0; 16];
+            let length = socket.recv(&mut state).unwrap();
+            assert_eq!(&state[..length], b"READY=1");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(connect(OsStr::new("vsock:2:1234")).is_err());
+    }
+}

@@ -1,0 +1,549 @@
+//! The command line: options, their bounds, `--help`, and errors that name what is allowed.
+//!
+//! Opens nothing and starts nothing. Called once, by `main`.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
+
+use healthz::limits::{
+    CONNECTIONS_MAX, LISTENERS_MAX, Limits, REQUEST_HEAD_BYTES_MAX, REQUEST_HEAD_BYTES_MIN,
+};
+use healthz::server::{Address, Config};
+use log::LevelFilter;
+
+use super::duration::{self, Shown};
+
+/// The kubelet's: its log health is what was flushed within the last two minutes.
+const LOG_LIMIT_DEFAULT: Duration = Duration::from_secs(120);
+/// Verified at half of it, in whole milliseconds; and a scheduler's hiccup is no blocked log.
+const LOG_LIMIT_MIN: Duration = Duration::from_millis(10);
+/// A beat that is seldom enough to let a small machine sleep.
+const SYNC_PERIOD_DEFAULT: Duration = Duration::from_secs(10);
+/// The kubelet's: the longer of twice the period and this.
+const SYNC_LIMIT_DEFAULT_MIN: Duration = Duration::from_secs(5 * 60);
+/// What times are counted in.
+const DURATION_MIN: Duration = Duration::from_millis(1);
+/// Longer is a slip of the unit, not a wish.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+
+const _: () = assert!(LOG_LIMIT_MIN.as_millis() >= 2 * DURATION_MIN.as_millis());
+const _: () = assert!(SYNC_PERIOD_DEFAULT.as_millis() < SYNC_LIMIT_DEFAULT_MIN.as_millis());
+
+/// All long options, to find what a misspelt one may have meant.
+const NAMES: [&str; 17] = [
+    "listen",
+    "allow-remote",
+    "allow-host",
+    "connections",
+    "head-bytes",
+    "body-bytes",
+    "head-timeout",
+    "idle-timeout",
+    "drain-timeout",
+    "log-limit",
+    "sync-period",
+    "sync-limit",
+    "shutdown-delay",
+    "ready-fd",
+    "log-level",
+    "help",
+    "version",
+];
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    Serve(Options),
+    /// Help, with figures for these options.
+    Help(Options),
+    Version,
+}
+
+/// Everything that can be set.
+#[derive(Debug)]
+pub struct Options {
+    /// Empty if nothing was said: inherited sockets then, or else localhost.
+    pub listen: Vec<Address>,
+    pub allow_remote: bool,
+    pub allow_hosts: Vec<String>,
+    pub config: Config,
+    pub log_limit: Duration,
+    pub sync_period: Duration,
+    pub sync_limit: Duration,
+    pub shutdown_delay: Duration,
+    pub ready_fd: Option<RawFd>,
+    /// What `--log-level` said; else `RUST_LOG` decides.
+    pub log_level: Option<LevelFilter>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            listen: Vec::new(),
+            allow_remote: false,
+            allow_hosts: Vec::new(),
+            config: Config::default(),
+            log_limit: LOG_LIMIT_DEFAULT,
+            sync_period: SYNC_PERIOD_DEFAULT,
+            sync_limit: sync_limit_default(SYNC_PERIOD_DEFAULT),
+            shutdown_delay: Duration::ZERO,
+            ready_fd: None,
+            log_level: None,
+        }
+    }
+}
+
+fn sync_limit_default(period: Duration) -> Duration {
+    period.saturating_mul(2).max(SYNC_LIMIT_DEFAULT_MIN)
+}
+
+/// What is wrong with a command line, in words for whoever typed it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UsageError(String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// Reads the arguments that follow the program's name.
+///
+/// # Errors
+/// The first thing that is wrong with them.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    use lexopt::Arg::{Long, Short, Value};
+    let mut parser = lexopt::Parser::from_args(args);
+    let mut options = Options::default();
+    let mut sync_limit = None;
+    let mut wants_help = false;
+    let mut wants_version = false;
+    while let Some(arg) = parser.next().map_err(misuse)? {
+        match arg {
+            Short('h') | Long("help") => wants_help = true,
+            Short('V') | Long("version") => wants_version = true,
+            Long("sync-limit") => {
+                sync_limit = Some(time(&mut parser, "--sync-limit", DURATION_MIN)?)
+            }
+            Long(name) => {
+                let name = name.to_owned();
+                set(&mut options, &name, &mut parser)?;
+            }
+            Short(letter) => {
+                return Err(UsageError(format!("unknown option -{letter}; {SEE_HELP}")));
+            }
+            Value(value) => {
+                let value = shown(&value);
+                return Err(UsageError(format!(
+                    "unexpected argument {value}; {SEE_HELP}"
+                )));
+            }
+        }
+    }
+    options.sync_limit = sync_limit.unwrap_or_else(|| sync_limit_default(options.sync_period));
+    if options.sync_limit <= options.sync_period {
+        let (limit, period) = (Shown(options.sync_limit), Shown(options.sync_period));
+        return Err(UsageError(format!(
+            "--sync-limit {limit}: expected more than --sync-period, which is {period}"
+        )));
+    }
+    Ok(if wants_help {
+        Command::Help(options)
+    } else if wants_version {
+        Command::Version
+    } else {
+        Command::Serve(options)
+    })
+}
+
+const SEE_HELP: &str = "see healthz --help";
+
+/// Sets the option `name` from the parser's next argument.
+fn set(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Result<(), UsageError> {
+    let option = format!("--{name}");
+    let option = option.as_str();
+    let config = &mut options.config;
+    let limits = &mut config.limits;
+    match name {
+        "listen" => options.listen.push(address(parser)?),
+        "allow-remote" => options.allow_remote = true,
+        "allow-host" => options.allow_hosts.push(host(parser)?),
+        "connections" => config.connections = number(parser, option, 1, CONNECTIONS_MAX)?,
+        "head-bytes" => {
+            let (min, max) = (REQUEST_HEAD_BYTES_MIN, REQUEST_HEAD_BYTES_MAX);
+            limits.request_head_bytes = number(parser, option, min, max)?;
+        }
+        "body-bytes" => limits.body_drain_bytes = number(parser, option, 0, u64::MAX)?,
+        "head-timeout" => limits.head_duration = time(parser, option, DURATION_MIN)?,
+        "idle-timeout" => limits.idle_duration = time(parser, option, DURATION_MIN)?,
+        "drain-timeout" => limits.drain_duration = time(parser, option, DURATION_MIN)?,
+        "log-limit" => options.log_limit = time(parser, option, LOG_LIMIT_MIN)?,
+        "sync-period" => options.sync_period = time(parser, option, DURATION_MIN)?,
+        "shutdown-delay" => options.shutdown_delay = time(parser, option, Duration::ZERO)?,
+        "ready-fd" => options.ready_fd = Some(number(parser, option, 3, RawFd::MAX)?),
+        "log-level" => options.log_level = Some(level(parser)?),
+        _ => return Err(unknown(name)),
+    }
+    Ok(())
+}
+
+fn address(parser: &mut lexopt::Parser) -> Result<Address, UsageError> {
+    let value = parser.value().map_err(misuse)?;
+    // A path need not be UTF-8.
+    if let Some(path @ [_, ..]) = value.as_bytes().strip_prefix(b"unix:") {
+        return Ok(Address::Unix(OsStr::from_bytes(path).into()));
+    }
+    let parsed = value.to_string_lossy().parse();
+    parsed.map_err(|error| refused("--listen", &value, &error))
+}
+
+fn host(parser: &mut lexopt::Parser) -> Result<String, UsageError> {
+    let value = parser.value().map_err(misuse)?;
+    let is_host = |host: &str| {
+        // The colons of an IPv6 address are inside its brackets; another one begins a port.
+        let rest = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, rest)) if address.parse::<std::net::Ipv6Addr>().is_ok() => rest,
+            Some(_) => return false,
+            None if host.is_empty() => return false,
+            None => host,
+        };
+        rest.bytes()
+            .all(|b| b.is_ascii_graphic() && !b":/@[]?#".contains(&b))
+    };
+    match value.to_str() {
+        Some(host) if is_host(host) => Ok(host.to_owned()),
+        _ => Err(refused(
+            "--allow-host",
+            &value,
+            &"expected a name or address without port, such as localhost, 127.0.0.1 or [::1]",
+        )),
+    }
+}
+
+fn level(parser: &mut lexopt::Parser) -> Result<LevelFilter, UsageError> {
+    let value = parser.value().map_err(misuse)?;
+    match value.to_str().and_then(|text| text.parse().ok()) {
+        Some(LevelFilter::Off) | None => Err(refused(
+            "--log-level",
+            &value,
+            &"expected error, warn, info, debug or trace",
+        )),
+        Some(level) => Ok(level),
+    }
+}
+
+/// A whole number from `min` to `max`.
+fn number<N>(parser: &mut lexopt::Parser, option: &str, min: N, max: N) -> Result<N, UsageError>
+where
+    N: std::str::FromStr + PartialOrd + fmt::Display,
+{
+    let value = parser.value().map_err(misuse)?;
+    match value.to_str().and_then(|text| text.parse().ok()) {
+        Some(number) if min <= number && number <= max => Ok(number),
+        _ => {
+            let expected = format!("expected a whole number from {min} to {max}");
+            Err(refused(option, &value, &expected))
+        }
+    }
+}
+
+/// A duration from `min` to a day.
+fn time(parser: &mut lexopt::Parser, option: &str, min: Duration) -> Result<Duration, UsageError> {
+    let value = parser.value().map_err(misuse)?;
+    match value.to_str().and_then(duration::parse) {
+        Some(time) if min <= time && time <= DURATION_MAX => Ok(time),
+        _ => {
+            let (min, max) = (Shown(min), Shown(DURATION_MAX));
+            let expected = format!("expected {min} to {max}, written as 500ms, 10s, 2m or 1h");
+            Err(refused(option, &value, &expected))
+        }
+    }
+}
+
+fn refused(option: &str, value: &OsStr, why: &dyn fmt::Display) -> UsageError {
+    UsageError(format!("{option} {}: {why}", shown(value)))
+}
+
+/// A value as it was typed if that is plain text, else quoted and escaped.
+fn shown(value: &OsStr) -> String {
+    match value.to_str() {
+        Some(text) if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) => {
+            text.to_owned()
+        }
+        _ => format!("{value:?}"),
+    }
+}
+
+fn unknown(name: &str) -> UsageError {
+    let meant = NAMES.iter().map(|known| (distance(name, known), *known));
+    let name = shown(&OsString::from_vec(name.as_bytes().to_vec()));
+    UsageError(match meant.min() {
+        Some((0..=2, known)) => format!("unknown option --{name}; did you mean --{known}?"),
+        _ => format!("unknown option --{name}; {SEE_HELP}"),
+    })
+}
+
+/// How many letters have to be put in, left out or changed to make `from` into `to`.
+fn distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        if let Some(first) = row.first_mut() {
+            *first = left;
+        }
+        for (cell, b) in row.iter_mut().skip(1).zip(to.bytes()) {
+            let best = (diagonal + usize::from(a != b))
+                .min(left + 1)
+                .min(*cell + 1);
+            diagonal = *cell;
+            *cell = best;
+            left = best;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+fn misuse(error: lexopt::Error) -> UsageError {
+    UsageError(match error {
+        lexopt::Error::MissingValue { option } => {
+            let option = option.unwrap_or_default();
+            format!("{option} needs a value; {SEE_HELP}")
+        }
+        lexopt::Error::UnexpectedValue { option, value } => {
+            format!("{option} takes no value, not {}", shown(&value))
+        }
+        error => format!("{error}; {SEE_HELP}"),
+    })
+}
+
+/// The text of `--help`: one screen of 24 lines of 80 characters.
+/// `memory_bytes` is what the given options let connections take.
+pub fn help(memory_bytes: usize) -> String {
+    let Limits {
+        request_head_bytes,
+        body_drain_bytes,
+        head_duration,
+        idle_duration,
+        drain_duration,
+    } = Limits::DEFAULT;
+    let connections = Config::default().connections;
+    let [head, idle, drain, log, period, sync] = [
+        head_duration,
+        idle_duration,
+        drain_duration,
+        LOG_LIMIT_DEFAULT,
+        SYNC_PERIOD_DEFAULT,
+        sync_limit_default(SYNC_PERIOD_DEFAULT),
+    ]
+    .map(Shown);
+    let memory = memory_bytes.div_ceil(1024);
+    format!(
+        "\
+healthz answers /healthz, /livez and /readyz as the kubelet does.
+Usage: healthz [OPTION]...  without any: on 127.0.0.1:10248 and [::1]:10248
+  --listen ADDR          127.0.0.1:10248, [::1]:10248, localhost:10248 (both of
+                         them), unix:PATH; repeatable, at most {LISTENERS_MAX}
+  --allow-remote         take addresses that other machines can reach
+  --allow-host NAME      give other Host names 421; repeatable
+  --connections N        how many at once, 1 to {CONNECTIONS_MAX} ({connections})
+  --head-bytes N         of a request head, {REQUEST_HEAD_BYTES_MIN} to {REQUEST_HEAD_BYTES_MAX} ({request_head_bytes})
+  --body-bytes N         of a body, read and ignored; more closes ({body_drain_bytes})
+  --head-timeout TIME    for a request head to arrive ({head})
+  --idle-timeout TIME    for the next request to begin ({idle})
+  --drain-timeout TIME   for the rest of a body, and for the last requests ({drain})
+  --log-limit TIME       log fails if stderr blocks so long ({log})
+  --sync-period TIME     from one round of the sync loop to the next ({period})
+  --sync-limit TIME      syncloop fails after so long without a round ({sync})
+  --shutdown-delay TIME  from readyz failing to listeners closing (0s)
+  --ready-fd N           write a newline there once serving, then close it
+  --log-level LEVEL      error, warn, info, debug or trace (RUST_LOG or info)
+  -h, --help             connections take {memory} KiB with these options
+  -V, --version          TIME is 500ms, 10s, 2m, 1h
+SIGTERM and SIGINT drain and stop; a second one stops at once.
+Exit code: 0 asked to stop, 1 failed (an address in use, too), 2 wrong usage or
+an address that is refused.
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, UsageError> {
+        super::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    fn options(line: &str) -> Options {
+        match parse(line) {
+            Ok(Command::Serve(options)) => options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn error(line: &str) -> String {
+        parse(line).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_are_the_kubelets() {
+        let options = options("");
+        assert!(options.listen.is_empty() && !options.allow_remote);
+        assert_eq!(options.config, Config::default());
+        assert_eq!(options.log_limit, Duration::from_secs(120));
+        assert_eq!(options.sync_limit, Duration::from_secs(300));
+        assert_eq!(options.shutdown_delay, Duration::ZERO);
+    }
+
+    #[test]
+    fn the_sync_limit_follows_the_period_unless_it_is_said() {
+        assert_eq!(
+            options("--sync-period 10m").sync_limit,
+            Duration::from_secs(1200)
+        );
+        let options = options("--sync-limit 3s --sync-period=1s");
+        assert_eq!(options.sync_limit, Duration::from_secs(3));
+        assert_eq!(
+            error("--sync-limit 10s"),
+            "--sync-limit 10s: expected more than --sync-period, which is 10s"
+        );
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let options = options(
+            "--listen 127.0.0.1:1 --listen unix:/a --allow-remote --allow-host localhost \
+             --allow-host [::1] --connections 3 --head-bytes 1024 --body-bytes 0 --head-timeout 1s \
+             --idle-timeout 2s --drain-timeout 3s --log-limit 4s --shutdown-delay 5s --ready-fd 6 \
+             --log-level debug",
+        );
+        assert_eq!(
+            options.listen,
+            ["127.0.0.1:1", "unix:/a"].map(|text| text.parse().unwrap())
+        );
+        assert!(options.allow_remote);
+        assert_eq!(options.allow_hosts, ["localhost", "[::1]"]);
+        let limits = Limits {
+            request_head_bytes: 1024,
+            body_drain_bytes: 0,
+            head_duration: Duration::from_secs(1),
+            idle_duration: Duration::from_secs(2),
+            drain_duration: Duration::from_secs(3),
+        };
+        assert_eq!(
+            options.config,
+            Config {
+                limits,
+                connections: 3
+            }
+        );
+        assert_eq!(options.log_limit, Duration::from_secs(4));
+        assert_eq!(options.shutdown_delay, Duration::from_secs(5));
+        assert_eq!(options.ready_fd, Some(6));
+        assert_eq!(options.log_level, Some(LevelFilter::Debug));
+    }
+
+    #[test]
+    fn errors_name_the_option_the_value_and_what_is_allowed() {
+        for (line, expected) in [
+            (
+                "--connections 0",
+                "--connections 0: expected a whole number from 1 to 65535",
+            ),
+            (
+                "--connections x",
+                "--connections x: expected a whole number from 1 to 65535",
+            ),
+            (
+                "--head-bytes=1",
+                "--head-bytes 1: expected a whole number from 512 to 65535",
+            ),
+            (
+                "--ready-fd 2",
+                "--ready-fd 2: expected a whole number from 3 to 2147483647",
+            ),
+            (
+                "--head-timeout 10",
+                "--head-timeout 10: expected 1ms to 24h, written as 500ms, 10s, 2m or 1h",
+            ),
+            (
+                "--log-level loud",
+                "--log-level loud: expected error, warn, info, debug or trace",
+            ),
+            (
+                "--log-level off",
+                "--log-level off: expected error, warn, info, debug or trace",
+            ),
+            (
+                "--allow-host [::1]:80",
+                "--allow-host [::1]:80: expected a name or address without port, such as \
+                 localhost, 127.0.0.1 or [::1]",
+            ),
+            (
+                "--lisen x",
+                "unknown option --lisen; did you mean --listen?",
+            ),
+            (
+                "--frobnicate",
+                "unknown option --frobnicate; see healthz --help",
+            ),
+            ("-x", "unknown option -x; see healthz --help"),
+            ("serve", "unexpected argument serve; see healthz --help"),
+            ("--listen", "--listen needs a value; see healthz --help"),
+            (
+                "--allow-remote=yes",
+                "--allow-remote takes no value, not yes",
+            ),
+        ] {
+            assert_eq!(error(line), expected);
+        }
+        assert!(error("--listen 10248").starts_with("--listen 10248: expected an address such as"));
+        assert!(error("--listen unix:").starts_with("--listen unix:: expected"));
+    }
+
+    #[test]
+    fn what_is_not_plain_text_is_escaped() {
+        let error = super::parse([OsString::from("--connections"), OsString::from("\u{1b}[2J")]);
+        let error = error.unwrap_err().to_string();
+        assert!(
+            !error.contains('\u{1b}') && error.contains("\\u{1b}"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_path_need_not_be_utf8() {
+        let path = OsString::from_vec(b"unix:/run/\xff".to_vec());
+        let command = super::parse([OsString::from("--listen"), path]);
+        let Ok(Command::Serve(options)) = command else {
+            panic!("{command:?}");
+        };
+        let path = OsString::from_vec(b"/run/\xff".to_vec());
+        assert_eq!(options.listen, [Address::Unix(path.into())]);
+    }
+
+    #[test]
+    fn help_fits_one_screen_and_names_every_option() {
+        let help = help(99_999_999 * 1024);
+        assert!(help.lines().count() < 24, "{help}");
+        for line in help.lines() {
+            assert!(line.chars().count() < 80, "{line}");
+        }
+        for name in NAMES {
+            assert!(help.contains(&format!("--{name} ")), "{name}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_win_over_serving_but_not_over_mistakes() {
+        assert!(matches!(parse("--connections 9 -h"), Ok(Command::Help(_))));
+        assert!(matches!(parse("-V"), Ok(Command::Version)));
+        assert!(parse("--help --lisen").is_err());
+    }
+}

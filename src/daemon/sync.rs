@@ -1,0 +1,132 @@
+//! The sync loop: the daemon's own round that keeps the other checks true, and whose entry is the
+//! beat of `syncloop`.
+//!
+//! Reads no clock and waits for nothing: [`SyncLoop::round`] is told the time and says when it wants
+//! to be called next. Called by [`super::serve`] on the main thread.
+
+use std::time::Duration;
+
+use healthz::Instant;
+
+use super::checks::Checks;
+use super::log as sink;
+use super::notify::Manager;
+
+/// Something to be done again and again.
+struct Timer {
+    period: Duration,
+    due: Instant,
+}
+
+impl Timer {
+    fn new(period: Duration) -> Self {
+        Timer {
+            period,
+            due: Instant::ZERO,
+        }
+    }
+
+    /// Whether it is to be done at `now`; if so, it is due again a period later.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.due <= now;
+        if is_due {
+            self.due = now.saturating_add(self.period);
+        }
+        is_due
+    }
+}
+
+/// What the loop keeps from round to round.
+pub struct SyncLoop<'a> {
+    checks: Checks,
+    manager: &'a Manager,
+    period: Duration,
+    verify: Timer,
+    watchdog: Option<Timer>,
+    /// Of each of the daemon's checks, whether it was last seen passing.
+    seen: Vec<bool>,
+}
+
+impl<'a> SyncLoop<'a> {
+    /// A loop with a round at least every `period`. The log is verified twice within `log_limit`.
+    pub fn new(
+        checks: Checks,
+        manager: &'a Manager,
+        period: Duration,
+        log_limit: Duration,
+    ) -> Self {
+        SyncLoop {
+            checks,
+            manager,
+            period,
+            verify: Timer::new(log_limit / 2),
+            watchdog: manager.watchdog().map(Timer::new),
+            seen: vec![true; checks.alive().checks().len()],
+        }
+    }
+
+    /// One round. Returns when the next is due.
+    pub fn round(&mut self, now: Instant) -> Instant {
+        log::trace!("sync loop entered");
+        // Before the beat as well: a round that comes too late is news.
+        self.tell_changes(now);
+        self.checks.syncloop.beat(now);
+        self.tell_changes(now);
+        if self.verify.is_due(now) {
+            sink::verify();
+        }
+        let mut next = now.saturating_add(self.period).min(self.verify.due);
+        if let Some(watchdog) = &mut self.watchdog {
+            if watchdog.is_due(now) && self.checks.alive().passes(now) {
+                self.manager.tell("WATCHDOG=1");
+            }
+            next = next.min(watchdog.due);
+        }
+        next
+    }
+
+    fn tell_changes(&mut self, now: Instant) {
+        for (check, seen) in self.checks.alive().checks().iter().zip(&mut self.seen) {
+            let reason = check.reason(now);
+            if *seen == reason.is_none() {
+                continue;
+            }
+            *seen = reason.is_none();
+            match reason {
+                Some(reason) => log::info!("check {} fails: {}", check.name(), reason.as_str()),
+                None => log::info!("check {} passes again", check.name()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::options::Options;
+
+    #[test]
+    fn rounds_follow_whatever_is_due_first_and_beat_syncloop() {
+        let options = Options::default();
+        let checks = Checks::new(&options);
+        let manager = Manager::from_env();
+        let seconds = |n: u64| Instant::from_millis(n * 1000);
+        let mut sync = SyncLoop::new(
+            checks,
+            &manager,
+            Duration::from_secs(10),
+            Duration::from_secs(30),
+        );
+        assert_eq!(sync.round(seconds(1)), seconds(11));
+        assert_eq!(sync.round(seconds(11)), seconds(16), "the log is due");
+        assert_eq!(sync.round(seconds(16)), seconds(26));
+        let limit = options.sync_limit;
+        let last = seconds(16).saturating_add(limit);
+        assert!(
+            checks
+                .syncloop
+                .passes(Instant::from_millis(last.as_millis() - 1))
+        );
+        assert!(!checks.syncloop.passes(last));
+    }
+}
