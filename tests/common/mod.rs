@@ -1,0 +1,7 @@
+//! What the tests of the wire contract share: rows, the checks they ask for, the judge, and a
+//! connection without sockets.
+
+pub mod judge;
+pub mod profile;
+pub mod rows;
+pub mod wire;

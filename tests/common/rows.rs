@@ -1,0 +1,213 @@
+//! The rows of `tests/conformance`, whose README says what the fields mean.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+/// One row of any of the files.
+pub struct Row {
+    pub name: String,
+    /// Which checks are installed; see `profile`.
+    pub profile: String,
+    /// Check to text.
+    pub failing: BTreeMap<String, String>,
+    pub request: Vec<u8>,
+    pub segments: Vec<Segment>,
+    pub expect: Expect,
+}
+
+/// What the client does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    Bytes(Vec<u8>),
+    Pause(Duration),
+    /// Ends its sending side.
+    Shut,
+}
+
+/// Which state the connection is in when all is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Open,
+    Closed,
+}
+
+/// What the answers must be. What is `None` is not looked at.
+#[derive(Debug, Default)]
+pub struct Expect {
+    pub strict: Option<Strict>,
+    pub anything_valid: bool,
+    /// Waiting for more is as good as an answer.
+    pub or_silence: bool,
+    pub statuses: Option<Vec<u16>>,
+    pub statuses_prefix_of: Option<Vec<u16>>,
+    pub responses: Option<usize>,
+    pub status: Option<Vec<u16>>,
+    pub body: Option<Vec<u8>>,
+    pub location: Option<String>,
+    pub content_type: Option<String>,
+    pub after: Option<End>,
+    /// A 500 may come although every check passes.
+    pub allows_500: bool,
+}
+
+/// What a strict origin server does with an anomaly.
+#[derive(Debug)]
+pub struct Strict {
+    pub status: Vec<u16>,
+    pub responses: usize,
+    pub closes: bool,
+}
+
+/// The files that say what must be answered.
+pub const FILES: [&str; 3] = ["kubernetes.jsonl", "healthz_test.jsonl", "anomalies.jsonl"];
+
+/// All rows of `file`, in order.
+pub fn read(file: &str) -> Vec<Row> {
+    let path = format!("{}/tests/conformance/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    text.lines()
+        .map(|line| row(serde_json::from_str(line).unwrap()))
+        .collect()
+}
+
+/// Name and bytes of each row of `clients.jsonl`.
+pub fn clients() -> Vec<(String, Vec<u8>)> {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/conformance/clients.jsonl"
+    );
+    let text = std::fs::read_to_string(path).unwrap();
+    let client = |line: &str| {
+        let row: Map<String, Value> = serde_json::from_str(line).unwrap();
+        let command = row["command"].as_str().unwrap_or("as configured");
+        let name = format!("{}: {command}", row["client"].as_str().unwrap());
+        (name, latin1(row["request"].as_str().unwrap()))
+    };
+    text.lines().map(client).collect()
+}
+
+fn row(row: Map<String, Value>) -> Row {
+    let request = payload(&row);
+    let profile = match row.get("install") {
+        Some(install) => install.to_string(),
+        None => text(row.get("checks").unwrap_or(&"kubelet".into())),
+    };
+    let failing = match row.get("failing") {
+        Some(Value::Object(failing)) => failing
+            .iter()
+            .map(|(name, reason)| (name.clone(), text(reason)))
+            .collect(),
+        _ => BTreeMap::new(),
+    };
+    let name = text(&row["name"]);
+    let segments = match row.get("segments") {
+        Some(Value::Array(segments)) => segments.iter().map(segment).collect(),
+        // `see request`, or none.
+        _ => vec![Segment::Bytes(request.clone())],
+    };
+    let sent: Vec<u8> = segments.iter().flat_map(Segment::bytes).copied().collect();
+    assert!(sent == request, "{name}: the segments are not the request");
+    Row {
+        expect: expect(&row, &name),
+        name,
+        profile,
+        failing,
+        request,
+        segments,
+    }
+}
+
+impl Segment {
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Segment::Bytes(bytes) => bytes,
+            _ => &[],
+        }
+    }
+}
+
+fn payload(row: &Map<String, Value>) -> Vec<u8> {
+    if let Some(Value::String(request)) = row.get("request") {
+        return latin1(request);
+    }
+    let parts = row["request_parts"].as_array().unwrap();
+    let part =
+        |part: &Value| latin1(part[0].as_str().unwrap()).repeat(part[1].as_u64().unwrap() as usize);
+    parts.iter().flat_map(part).collect()
+}
+
+fn segment(segment: &Value) -> Segment {
+    match segment {
+        Value::String(word) if word == "shut" => Segment::Shut,
+        Value::String(bytes) => Segment::Bytes(latin1(bytes)),
+        pause => Segment::Pause(Duration::from_secs_f64(pause.as_f64().unwrap().min(1.0))),
+    }
+}
+
+fn expect(row: &Map<String, Value>, name: &str) -> Expect {
+    if let Some(Value::Object(expect)) = row.get("expect") {
+        return ours(expect, name);
+    }
+    if let Some(status) = row.get("strict_status") {
+        let strict = Strict {
+            // `null` there means that no answer at all is right as well.
+            status: numbers(status),
+            responses: row
+                .get("strict_responses")
+                .and_then(Value::as_u64)
+                .map_or(1, |count| count.max(1) as usize),
+            closes: row["strict_after"] == "closed",
+        };
+        return Expect {
+            strict: Some(strict),
+            allows_500: true,
+            ..Expect::default()
+        };
+    }
+    let want = row["want"].as_object().unwrap();
+    Expect {
+        status: Some(vec![want["status"].as_u64().unwrap() as u16]),
+        body: want["body"].as_str().map(latin1),
+        content_type: want["content_type"].as_str().map(String::from),
+        allows_500: true,
+        ..Expect::default()
+    }
+}
+
+fn ours(expect: &Map<String, Value>, name: &str) -> Expect {
+    let mut ours = Expect::default();
+    for (key, value) in expect {
+        match key.as_str() {
+            "status" => ours.status = Some(numbers(value)),
+            "statuses" => ours.statuses = Some(numbers(value)),
+            "statuses_prefix_of" => ours.statuses_prefix_of = Some(numbers(value)),
+            "responses" => ours.responses = Some(value.as_u64().unwrap() as usize),
+            "body" => ours.body = value.as_str().map(latin1),
+            "location" => ours.location = Some(text(value)),
+            "anything_valid" => ours.anything_valid = value == true,
+            "or" => ours.or_silence = value == "no answer yet",
+            "after" if value == "open" => ours.after = Some(End::Open),
+            "after" if value == "closed" => ours.after = Some(End::Closed),
+            "why" | "note" => {}
+            _ => panic!("{name}: nobody knows what {key}: {value} asks for"),
+        }
+    }
+    ours
+}
+
+fn numbers(value: &Value) -> Vec<u16> {
+    let numbers = value.as_array().unwrap().iter();
+    numbers.filter_map(|n| Some(n.as_u64()? as u16)).collect()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().into()
+}
+
+fn latin1(text: &str) -> Vec<u8> {
+    text.chars()
+        .map(|character| u8::try_from(character).unwrap())
+        .collect()
+}

@@ -1,0 +1,189 @@
+//! One connection without sockets, driven as a server drives it: a receive buffer of the size of a
+//! head, what was not consumed offered again, and a transmit buffer that is emptied between calls.
+
+use std::time::Duration;
+
+use healthz::http::{Connection, Context, Date, HeadCache, Next, Phase, Progress, Request, Writer};
+use healthz::{Instant, Limits, Responder};
+
+use super::rows::{End, Segment};
+
+const LIMITS: Limits = Limits::DEFAULT;
+
+/// A connection and everything it has said.
+pub struct Wire<'a> {
+    responder: &'a Responder<'static>,
+    cache: Option<&'a mut HeadCache>,
+    date: Date,
+    now: Instant,
+    connection: Connection,
+    /// Not consumed yet.
+    rx: Vec<u8>,
+    tx: Vec<u8>,
+    end: End,
+    sent: Vec<u8>,
+    answered: usize,
+}
+
+/// What a run came to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub sent: Vec<u8>,
+    pub end: End,
+    pub phase: Phase,
+    /// Received, and kept for later.
+    pub kept: Vec<u8>,
+    /// Answers that the connection says it gave.
+    pub answered: usize,
+}
+
+impl<'a> Wire<'a> {
+    /// A connection whose transmit buffer has `tx_bytes`.
+    pub fn new(
+        responder: &'a Responder<'static>,
+        cache: Option<&'a mut HeadCache>,
+        tx_bytes: usize,
+    ) -> Self {
+        let now = Instant::from_millis(1_000_000);
+        Wire {
+            responder,
+            cache,
+            date: Date::from_unix_seconds(784_111_777),
+            now,
+            connection: Connection::new(now),
+            rx: Vec::with_capacity(LIMITS.request_head_bytes),
+            tx: vec![0; tx_bytes],
+            end: End::Open,
+            sent: Vec::new(),
+            answered: 0,
+        }
+    }
+
+    pub fn run(mut self, segments: &[Segment]) -> Self {
+        for segment in segments {
+            match segment {
+                Segment::Bytes(bytes) => self.receive(bytes),
+                Segment::Pause(duration) => self.pass(*duration),
+                Segment::Shut => self.shut(),
+            }
+        }
+        self
+    }
+
+    pub fn receive(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = LIMITS.request_head_bytes - self.rx.len();
+            assert!(room > 0, "a full buffer, and the connection wants more");
+            let (read, rest) = bytes.split_at(room.min(bytes.len()));
+            bytes = rest;
+            self.rx.extend_from_slice(read);
+            self.answer();
+        }
+    }
+
+    fn answer(&mut self) {
+        let mut rx = std::mem::take(&mut self.rx);
+        loop {
+            let progress = self.call(&rx);
+            assert!(progress.consumed <= rx.len());
+            rx.drain(..progress.consumed);
+            self.take(&progress);
+            match progress.next {
+                Next::Write => assert!(progress.written > 0, "nothing written, nothing read"),
+                Next::Read => break,
+                Next::Close { .. } => {
+                    assert!(
+                        rx.is_empty(),
+                        "a closed connection keeps what it will not read"
+                    );
+                    break;
+                }
+            }
+        }
+        self.rx = rx;
+    }
+
+    fn call(&mut self, rx: &[u8]) -> Progress {
+        let context = context(self.now, &self.date);
+        let (responder, now) = (self.responder, self.now);
+        let mut answer =
+            |request: &Request<'_>, writer: Writer<'_>| responder.respond(now, request, writer);
+        let tx = &mut self.tx;
+        match self.cache.as_deref_mut() {
+            Some(cache) => self
+                .connection
+                .receive_cached(&context, cache, rx, tx, &mut answer),
+            None => self.connection.receive(&context, rx, tx, &mut answer),
+        }
+    }
+
+    /// The client ends its side.
+    pub fn shut(&mut self) {
+        let rx = std::mem::take(&mut self.rx);
+        let context = context(self.now, &self.date);
+        let progress = self.connection.receive_end(&context, &rx, &mut self.tx);
+        assert!(matches!(progress.next, Next::Close { .. }));
+        self.take(&progress);
+    }
+
+    /// Time passes, and with it perhaps the deadline.
+    pub fn pass(&mut self, duration: Duration) {
+        self.now = self.now.saturating_add(duration);
+        let context = context(self.now, &self.date);
+        let is_due = self.now >= self.connection.deadline(&LIMITS);
+        if !is_due && self.end == End::Closed {
+            return;
+        }
+        let progress = self.connection.expire(&context, &self.rx, &mut self.tx);
+        assert_eq!(is_due, matches!(progress.next, Next::Close { .. }));
+        assert!(is_due || (progress.written, progress.consumed) == (0, 0));
+        self.take(&progress);
+    }
+
+    /// How long until the deadline.
+    pub fn time_left(&self) -> Duration {
+        self.connection.deadline(&LIMITS).saturating_since(self.now)
+    }
+
+    pub fn end(&self) -> End {
+        self.end
+    }
+
+    pub fn outcome(self) -> Outcome {
+        Outcome {
+            sent: self.sent,
+            end: self.end,
+            phase: self.connection.phase(),
+            kept: self.rx,
+            answered: self.answered,
+        }
+    }
+
+    fn take(&mut self, progress: &Progress) {
+        let is_closed = self.end == End::Closed;
+        assert!(
+            !is_closed || progress.written == 0 && progress.answered == 0,
+            "a closed connection answered"
+        );
+        assert!(
+            !is_closed || matches!(progress.next, Next::Close { .. }),
+            "a closed connection opened again"
+        );
+        assert!(progress.refused <= progress.answered);
+        self.sent.extend_from_slice(&self.tx[..progress.written]);
+        self.answered += progress.answered as usize;
+        if matches!(progress.next, Next::Close { .. }) {
+            self.end = End::Closed;
+            assert_eq!(self.connection.phase(), Phase::Closing);
+        }
+    }
+}
+
+fn context(now: Instant, date: &Date) -> Context<'_> {
+    Context {
+        now,
+        date: Some(date),
+        limits: &LIMITS,
+        is_last: false,
+    }
+}
