@@ -1,0 +1,35 @@
+//! Serves one of the profiles of `tests/conformance`, some of its checks failing, until it is killed.
+//!
+//! `profile PROFILE [FAILING]`: PROFILE is `kubelet`, `ping`, `groups`, or a JSON object such as
+//! `{"/healthz":["ping","bad"]}`; FAILING is a JSON object from names of checks to texts. The port on
+//! 127.0.0.1, chosen by the system, is the one line on standard output.
+
+#[path = "../tests/common/profile.rs"]
+mod profile;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use healthz::server::{Address, Config, Listeners, Runner, Server};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let profile = arguments.next().unwrap_or("kubelet".into());
+    let failing: BTreeMap<String, String> = match arguments.next() {
+        Some(failing) => serde_json::from_str(&failing)?,
+        None => BTreeMap::new(),
+    };
+    let responder = profile::responder(&profile, &failing)?;
+    let mut listeners = Listeners::new();
+    listeners.bind(&"127.0.0.1:0".parse()?)?;
+    let server = Server::new(responder, listeners, Config::default());
+    let Some(Address::Tcp(address)) = server.local_addresses().next() else {
+        return Err("not on TCP".into());
+    };
+    let mut runner = Runner::new(server)?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", address.port())?;
+    out.flush()?;
+    runner.run()?;
+    Ok(())
+}
