@@ -151,7 +151,7 @@ fn in_use(address: &Address) -> Failure {
         let is_socket = |file: std::fs::Metadata| file.file_type().is_socket();
         if std::fs::symlink_metadata(path).is_ok_and(|file| !is_socket(file)) {
             return Failure::Run(format!(
-                "{address} is in the way of another file; remove that or pass --listen"
+                "a file that is no socket is in the way of {address}; remove it or pass --listen"
             ));
         }
     }

@@ -4,6 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
@@ -127,13 +128,18 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         match arg {
             Short('h') | Long("help") => wants_help = true,
             Short('V') | Long("version") => wants_version = true,
-            Long("sync-limit") => {
-                sync_limit = Some(time(&mut parser, "--sync-limit", DURATION_MIN)?)
-            }
-            Long(name) => {
-                let name = name.to_owned();
-                set(&mut options, &name, &mut parser)?;
-            }
+            Long("allow-remote") => options.allow_remote = true,
+            Long(name) => match NAMES.iter().find(|known| **known == name) {
+                None => return Err(unknown(name)),
+                Some(name) => {
+                    let value = parser.value().map_err(misuse)?;
+                    if *name == "sync-limit" {
+                        sync_limit = Some(time("--sync-limit", &value, DURATION_MIN)?);
+                    } else {
+                        set(&mut options, name, &value)?;
+                    }
+                }
+            },
             Short(letter) => {
                 return Err(UsageError(format!("unknown option -{letter}; {SEE_HELP}")));
             }
@@ -163,47 +169,49 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
 
 const SEE_HELP: &str = "see healthz --help";
 
-/// Sets the option `name` from the parser's next argument.
-fn set(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Result<(), UsageError> {
-    let option = format!("--{name}");
-    let option = option.as_str();
+/// Sets the option `name`, one that takes a value.
+fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageError> {
+    let option = &format!("--{name}");
     let config = &mut options.config;
     let limits = &mut config.limits;
     match name {
-        "listen" => options.listen.push(address(parser)?),
-        "allow-remote" => options.allow_remote = true,
-        "allow-host" => options.allow_hosts.push(host(parser)?),
-        "connections" => config.connections = number(parser, option, 1, CONNECTIONS_MAX)?,
-        "head-bytes" => {
-            let (min, max) = (REQUEST_HEAD_BYTES_MIN, REQUEST_HEAD_BYTES_MAX);
-            limits.request_head_bytes = number(parser, option, min, max)?;
+        "listen" => options.listen.push(address(option, value)?),
+        "allow-host" => options.allow_hosts.push(host(option, value)?),
+        "connections" => {
+            config.connections = number(option, value, 1..=CONNECTIONS_MAX as u64)? as usize
         }
-        "body-bytes" => limits.body_drain_bytes = number(parser, option, 0, u64::MAX)?,
-        "head-timeout" => limits.head_duration = time(parser, option, DURATION_MIN)?,
-        "idle-timeout" => limits.idle_duration = time(parser, option, DURATION_MIN)?,
-        "drain-timeout" => limits.drain_duration = time(parser, option, DURATION_MIN)?,
-        "log-limit" => options.log_limit = time(parser, option, LOG_LIMIT_MIN)?,
-        "sync-period" => options.sync_period = time(parser, option, DURATION_MIN)?,
-        "shutdown-delay" => options.shutdown_delay = time(parser, option, Duration::ZERO)?,
-        "ready-fd" => options.ready_fd = Some(number(parser, option, 3, RawFd::MAX)?),
-        "log-level" => options.log_level = Some(level(parser)?),
+        "head-bytes" => {
+            let bytes = REQUEST_HEAD_BYTES_MIN as u64..=REQUEST_HEAD_BYTES_MAX as u64;
+            limits.request_head_bytes = number(option, value, bytes)? as usize;
+        }
+        "body-bytes" => limits.body_drain_bytes = number(option, value, 0..=u64::MAX)?,
+        "head-timeout" => limits.head_duration = time(option, value, DURATION_MIN)?,
+        "idle-timeout" => limits.idle_duration = time(option, value, DURATION_MIN)?,
+        "drain-timeout" => limits.drain_duration = time(option, value, DURATION_MIN)?,
+        "log-limit" => options.log_limit = time(option, value, LOG_LIMIT_MIN)?,
+        "sync-period" => options.sync_period = time(option, value, DURATION_MIN)?,
+        "shutdown-delay" => options.shutdown_delay = time(option, value, Duration::ZERO)?,
+        "ready-fd" => {
+            // Below are the standard streams.
+            let fd = number(option, value, 3..=RawFd::MAX as u64)?;
+            options.ready_fd = Some(fd as RawFd);
+        }
+        "log-level" => options.log_level = Some(level(option, value)?),
         _ => return Err(unknown(name)),
     }
     Ok(())
 }
 
-fn address(parser: &mut lexopt::Parser) -> Result<Address, UsageError> {
-    let value = parser.value().map_err(misuse)?;
+fn address(option: &str, value: &OsStr) -> Result<Address, UsageError> {
     // A path need not be UTF-8.
     if let Some(path @ [_, ..]) = value.as_bytes().strip_prefix(b"unix:") {
         return Ok(Address::Unix(OsStr::from_bytes(path).into()));
     }
     let parsed = value.to_string_lossy().parse();
-    parsed.map_err(|error| refused("--listen", &value, &error))
+    parsed.map_err(|error| refused(option, value, &error))
 }
 
-fn host(parser: &mut lexopt::Parser) -> Result<String, UsageError> {
-    let value = parser.value().map_err(misuse)?;
+fn host(option: &str, value: &OsStr) -> Result<String, UsageError> {
     let is_host = |host: &str| {
         // The colons of an IPv6 address are inside its brackets; another one begins a port.
         let rest = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -218,53 +226,51 @@ fn host(parser: &mut lexopt::Parser) -> Result<String, UsageError> {
     match value.to_str() {
         Some(host) if is_host(host) => Ok(host.to_owned()),
         _ => Err(refused(
-            "--allow-host",
-            &value,
+            option,
+            value,
             &"expected a name or address without port, such as localhost, 127.0.0.1 or [::1]",
         )),
     }
 }
 
-fn level(parser: &mut lexopt::Parser) -> Result<LevelFilter, UsageError> {
-    let value = parser.value().map_err(misuse)?;
+fn level(option: &str, value: &OsStr) -> Result<LevelFilter, UsageError> {
     match value.to_str().and_then(|text| text.parse().ok()) {
         Some(LevelFilter::Off) | None => Err(refused(
-            "--log-level",
-            &value,
+            option,
+            value,
             &"expected error, warn, info, debug or trace",
         )),
         Some(level) => Ok(level),
     }
 }
 
-/// A whole number from `min` to `max`.
-fn number<N>(parser: &mut lexopt::Parser, option: &str, min: N, max: N) -> Result<N, UsageError>
-where
-    N: std::str::FromStr + PartialOrd + fmt::Display,
-{
-    let value = parser.value().map_err(misuse)?;
+/// A whole number within `allowed`.
+#[inline(never)] // Once in the program's file, not once an option.
+fn number(option: &str, value: &OsStr, allowed: RangeInclusive<u64>) -> Result<u64, UsageError> {
     match value.to_str().and_then(|text| text.parse().ok()) {
-        Some(number) if min <= number && number <= max => Ok(number),
+        Some(number) if allowed.contains(&number) => Ok(number),
         _ => {
-            let expected = format!("expected a whole number from {min} to {max}");
-            Err(refused(option, &value, &expected))
+            let (min, max) = (allowed.start(), allowed.end());
+            let expected = format_args!("expected a whole number from {min} to {max}");
+            Err(refused(option, value, &expected))
         }
     }
 }
 
 /// A duration from `min` to a day.
-fn time(parser: &mut lexopt::Parser, option: &str, min: Duration) -> Result<Duration, UsageError> {
-    let value = parser.value().map_err(misuse)?;
+#[inline(never)]
+fn time(option: &str, value: &OsStr, min: Duration) -> Result<Duration, UsageError> {
     match value.to_str().and_then(duration::parse) {
         Some(time) if min <= time && time <= DURATION_MAX => Ok(time),
         _ => {
             let (min, max) = (Shown(min), Shown(DURATION_MAX));
-            let expected = format!("expected {min} to {max}, written as 500ms, 10s, 2m or 1h");
-            Err(refused(option, &value, &expected))
+            let expected = format_args!("expected {min} to {max}, written as 500ms, 10s, 2m or 1h");
+            Err(refused(option, value, &expected))
         }
     }
 }
 
+#[inline(never)]
 fn refused(option: &str, value: &OsStr, why: &dyn fmt::Display) -> UsageError {
     UsageError(format!("{option} {}: {why}", shown(value)))
 }

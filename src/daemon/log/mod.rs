@@ -43,7 +43,9 @@ pub fn start(level: Option<LevelFilter>, check: &'static Check) -> io::Result<()
     builder
         .target(env_logger::Target::Pipe(Box::new(Records)))
         .format(|line, record| {
-            let prefix = Prefix(record.level().as_str(), record.target());
+            // Which program says it; where in it is for whoever reads the code.
+            let program = record.target().split("::").next().unwrap_or_default();
+            let prefix = Prefix(record.level().as_str(), program);
             writeln!(line, "{prefix}{}", OneLine(*record.args()))
         })
         .try_init()

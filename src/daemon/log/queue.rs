@@ -17,7 +17,11 @@ const _: () = assert!(CHUNK_BYTES <= QUEUE_BYTES);
 
 /// What the writer is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Task {
+    /// Nothing. The first, and so all zero: a `static` queue would fill 64 KiB of the program's file
+    /// otherwise.
+    None,
     /// Write so many bytes from the start of the chunk.
     Write(usize),
     /// Write that so many records were dropped.
@@ -52,7 +56,8 @@ struct Ring {
     /// The last write failed. Only a wish for verification makes the writer try again.
     is_failing: bool,
     is_probe_wanted: bool,
-    task: Option<Task>,
+    /// The writer is writing, and what.
+    task: Task,
 }
 
 impl Queue {
@@ -65,7 +70,7 @@ impl Queue {
                 dropped: 0,
                 is_failing: false,
                 is_probe_wanted: false,
-                task: None,
+                task: Task::None,
             }),
             work: Condvar::new(),
             progress: Condvar::new(),
@@ -89,9 +94,9 @@ impl Queue {
     pub fn next(&self, chunk: &mut [u8; CHUNK_BYTES]) -> Task {
         let mut ring = self.lock();
         loop {
-            if let Some(task) = ring.next(chunk) {
-                ring.task = Some(task);
-                return task;
+            ring.task = ring.next(chunk);
+            if ring.task != Task::None {
+                return ring.task;
             }
             ring = self.work.wait(ring).unwrap_or_else(PoisonError::into_inner);
         }
@@ -134,21 +139,20 @@ impl Ring {
         self.length += record.len();
     }
 
-    fn next(&mut self, chunk: &mut [u8; CHUNK_BYTES]) -> Option<Task> {
-        if self.is_failing {
-            return self.take_wish().then_some(Task::Report(self.dropped));
+    fn next(&mut self, chunk: &mut [u8; CHUNK_BYTES]) -> Task {
+        if self.length > 0 && !self.is_failing {
+            return Task::Write(self.take(chunk));
         }
-        if self.length > 0 {
-            return Some(Task::Write(self.take(chunk)));
+        let is_wanted = self.is_probe_wanted;
+        if self.dropped > 0 && (is_wanted || !self.is_failing) {
+            self.is_probe_wanted = false;
+            return Task::Report(self.dropped);
         }
-        if self.dropped > 0 {
-            return Some(Task::Report(self.dropped));
+        if is_wanted {
+            self.is_probe_wanted = false;
+            return Task::Probe;
         }
-        self.take_wish().then_some(Task::Probe)
-    }
-
-    fn take_wish(&mut self) -> bool {
-        std::mem::take(&mut self.is_probe_wanted)
+        Task::None
     }
 
     /// Moves whole lines into `chunk`, as many as fit; of a line that is longer, a part.
@@ -177,23 +181,24 @@ impl Ring {
     }
 
     fn finish(&mut self, outcome: Outcome) {
-        let task = self.task.take();
-        match (task, outcome) {
-            (Some(Task::Report(count)), Outcome::Done) => {
+        match (self.task, outcome) {
+            (Task::Report(count), Outcome::Done) => {
                 self.dropped -= count;
                 self.is_failing = false;
             }
             (_, Outcome::Done) => {}
-            (Some(Task::Report(_)), Outcome::Lost(_)) => self.is_failing = true,
+            // The report is no record.
+            (Task::Report(_), Outcome::Lost(_)) => self.is_failing = true,
             (_, Outcome::Lost(records)) => {
                 self.dropped += records;
                 self.is_failing = self.dropped > 0;
             }
         }
+        self.task = Task::None;
     }
 
     fn is_idle(&self) -> bool {
-        self.length == 0 && self.dropped == 0 && matches!(self.task, None | Some(Task::Probe))
+        self.length == 0 && self.dropped == 0 && matches!(self.task, Task::None | Task::Probe)
     }
 }
 
@@ -288,7 +293,7 @@ mod tests {
         assert_eq!(next(&queue).0, Task::Write(4));
         queue.finish(Outcome::Lost(1));
         queue.push(b"two\n");
-        assert!(queue.lock().next(&mut [0; CHUNK_BYTES]).is_none());
+        assert_eq!(queue.lock().next(&mut [0; CHUNK_BYTES]), Task::None);
         assert!(
             !queue.flush(Duration::from_secs(3600)),
             "does not wait for it either"
@@ -296,7 +301,7 @@ mod tests {
         queue.probe();
         assert_eq!(next(&queue).0, Task::Report(2));
         queue.finish(Outcome::Lost(1));
-        assert!(queue.lock().next(&mut [0; CHUNK_BYTES]).is_none());
+        assert_eq!(queue.lock().next(&mut [0; CHUNK_BYTES]), Task::None);
         queue.probe();
         assert_eq!(next(&queue).0, Task::Report(2));
         queue.finish(Outcome::Done);
@@ -314,7 +319,7 @@ mod tests {
         queue.finish(Outcome::Done);
         assert_eq!(next(&queue).0, Task::Probe);
         queue.finish(Outcome::Done);
-        assert!(queue.lock().next(&mut [0; CHUNK_BYTES]).is_none());
+        assert_eq!(queue.lock().next(&mut [0; CHUNK_BYTES]), Task::None);
     }
 
     #[test]

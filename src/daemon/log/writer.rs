@@ -104,6 +104,7 @@ pub fn run(queue: &Queue, sink: &mut Sink, check: &Check) -> ! {
 fn turn(queue: &Queue, sink: &mut Sink, check: &Check) {
     let mut chunk = [0; CHUNK_BYTES];
     let outcome = match queue.next(&mut chunk) {
+        Task::None => return,
         Task::Write(length) => {
             let lines = chunk.get(..length).unwrap_or_default();
             match sink.write(lines) {
