@@ -198,7 +198,7 @@ impl Main<'_, '_> {
         }
     }
 
-    fn wait_until(&self, next: Instant) -> Result<Wake, Failure> {
+    fn wait_until(&mut self, next: Instant) -> Result<Wake, Failure> {
         let timeout = next.saturating_since(server::now());
         self.wakes
             .wait(timeout)

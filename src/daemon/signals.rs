@@ -5,9 +5,11 @@
 //! ignored by std.
 
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use mio::net::UnixStream;
+use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
@@ -28,6 +30,8 @@ pub enum Wake {
 /// The receiving end.
 pub struct Wakes {
     receiver: UnixStream,
+    poll: Poll,
+    events: Events,
 }
 
 impl Wakes {
@@ -37,8 +41,11 @@ impl Wakes {
     /// # Errors
     /// If the system has no descriptors for it.
     pub fn new() -> io::Result<Self> {
-        let (receiver, sender) = UnixStream::pair()?;
-        sender.set_nonblocking(true)?;
+        let (mut receiver, sender) = UnixStream::pair()?;
+        let sender = std::os::unix::net::UnixStream::from(OwnedFd::from(sender));
+        let poll = Poll::new()?;
+        poll.registry()
+            .register(&mut receiver, Token(0), Interest::READABLE)?;
         for signal in [SIGTERM, SIGINT] {
             pipe::register(signal, sender.try_clone()?)?;
         }
@@ -61,28 +68,35 @@ impl Wakes {
             // Full means that main has enough to wake up for.
             let _ = (&sender).write(&[PANIC]);
         }));
-        Ok(Wakes { receiver })
+        Ok(Wakes {
+            receiver,
+            poll,
+            events: Events::with_capacity(1),
+        })
     }
 
     /// Waits for at most `timeout`.
     ///
     /// # Errors
-    /// If the socket pair fails, which nothing outside can cause.
-    pub fn wait(&self, timeout: Duration) -> io::Result<Wake> {
-        // Zero would mean for ever.
-        let timeout = timeout.max(Duration::from_millis(1));
-        self.receiver.set_read_timeout(Some(timeout))?;
+    /// If the system cannot wait, which nothing outside can cause.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<Wake> {
+        // First what has come already: readiness is told once, and each byte counts.
+        if let Some(wake) = self.receive()? {
+            return Ok(wake);
+        }
+        match self.poll.poll(&mut self.events, Some(timeout)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(self.receive()?.unwrap_or(Wake::Timeout)),
+        }
+    }
+
+    fn receive(&mut self) -> io::Result<Option<Wake>> {
         let mut byte = [0];
-        match (&self.receiver).read(&mut byte) {
-            Ok(_) if byte == [PANIC] => Ok(Wake::Panic),
-            Ok(_) => Ok(Wake::Stop),
-            Err(error) => match error.kind() {
-                // The byte of a signal that interrupts is found by the next call.
-                io::ErrorKind::WouldBlock
-                | io::ErrorKind::TimedOut
-                | io::ErrorKind::Interrupted => Ok(Wake::Timeout),
-                _ => Err(error),
-            },
+        match self.receiver.read(&mut byte) {
+            Ok(_) if byte == [PANIC] => Ok(Some(Wake::Panic)),
+            Ok(_) => Ok(Some(Wake::Stop)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }

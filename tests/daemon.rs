@@ -1,0 +1,310 @@
+//! The daemon as whoever starts and stops it sees it.
+#![cfg(feature = "daemon")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod daemon_support;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+
+use daemon_support::{
+    Daemon, complaint, eventually, get, get_unix, run, shell, socket_path, try_get,
+};
+use nix::sys::signal::Signal;
+
+const VERBOSE: &str = "[+]ping ok\n[+]log ok\n[+]syncloop ok\n";
+
+#[test]
+fn it_says_where_it_serves_and_serves_there() {
+    let daemon = Daemon::start(&[]);
+    let address = daemon.address();
+    let line = daemon.lines().wait("serving");
+    let what = "INFO  healthz: serving /healthz, /livez and /readyz with checks ping, log and syncloop on http://127.0.0.1:";
+    assert!(line.contains(what), "{line}");
+    for path in [
+        "/healthz",
+        "/livez",
+        "/readyz",
+        "/healthz/ping",
+        "/livez/log",
+        "/readyz/syncloop",
+    ] {
+        assert_eq!(get(address, path), (200, "ok".to_owned()), "{path}");
+    }
+    for name in ["healthz", "livez", "readyz"] {
+        let expected = format!("{VERBOSE}{name} check passed\n");
+        assert_eq!(get(address, &format!("/{name}?verbose")), (200, expected));
+    }
+    assert_eq!(
+        get(address, "/readyz/shutdown").0,
+        404,
+        "not listed while it passes"
+    );
+    assert_eq!(
+        daemon.lines().all().len(),
+        1,
+        "one line at start, and none for a request"
+    );
+}
+
+#[test]
+fn localhost_is_both_loopback_addresses() {
+    let mut command = daemon_support::healthz(&["--listen", "localhost:0"]);
+    command.env("RUST_LOG", "info");
+    let daemon = Daemon::start_as(command);
+    let v4 = daemon.address();
+    assert_eq!(get(v4, "/healthz").0, 200);
+    let line = daemon.lines().wait("serving");
+    if TcpListener::bind("[::1]:0").is_ok() {
+        let v6 = format!("[::1]:{}", v4.port());
+        assert!(line.ends_with(&format!(" and http://{v6}")), "{line}");
+        assert_eq!(get(v6.parse().unwrap(), "/healthz").0, 200);
+    } else {
+        daemon
+            .lines()
+            .wait("this machine has no ::1, serving without it");
+    }
+}
+
+#[test]
+fn hosts_can_be_limited() {
+    let daemon = Daemon::start(&["--allow-host", "node.example"]);
+    assert_eq!(daemon.get("/healthz").0, 421);
+    let daemon = Daemon::start(&["--allow-host", "node.example", "--allow-host", "localhost"]);
+    assert_eq!(daemon.get("/healthz").0, 200);
+}
+
+#[test]
+fn help_and_version_are_for_people() {
+    let help = run(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(help.stderr.is_empty());
+    let text = String::from_utf8(help.stdout).unwrap();
+    assert!(
+        text.starts_with("healthz ") && text.lines().count() < 24,
+        "{text}"
+    );
+    let kib = |args: &[&str]| {
+        let text = String::from_utf8(run(args).stdout).unwrap();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let unit = words.iter().position(|word| *word == "KiB").unwrap();
+        words[unit - 1].parse::<u64>().unwrap()
+    };
+    let (default, double) = (kib(&["-h"]), kib(&["-h", "--connections", "128"]));
+    assert!(
+        default * 3 / 2 < double && double < default * 2,
+        "{default} {double}"
+    );
+
+    let version = run(&["--version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(
+        version.stdout,
+        concat!("healthz ", env!("CARGO_PKG_VERSION"), "\n").as_bytes()
+    );
+}
+
+#[test]
+fn a_reader_of_help_may_leave_early() {
+    let mut command = shell("\"$HEALTHZ\" --help | true");
+    assert!(command.status().unwrap().success());
+}
+
+#[test]
+fn wrong_usage_is_told_and_exits_2() {
+    for (args, expected) in [
+        (
+            &["--lissten", "x"][..],
+            "healthz: unknown option --lissten; did you mean --listen?",
+        ),
+        (
+            &["--frob"],
+            "healthz: unknown option --frob; see healthz --help",
+        ),
+        (
+            &["--connections", "70000"],
+            "healthz: --connections 70000: expected a whole number from 1 to 65535",
+        ),
+        (
+            &["--listen", "0.0.0.0:0"],
+            "healthz: 0.0.0.0:0 is reachable from outside this machine; pass --allow-remote if that is meant",
+        ),
+        (
+            &["--listen", "[::]:0"],
+            "healthz: [::]:0 is reachable from outside this machine; pass --allow-remote if that is meant",
+        ),
+        (
+            &["--ready-fd", "77"],
+            "healthz: --ready-fd 77: Bad file descriptor (os error 9)",
+        ),
+    ] {
+        let output = run(args);
+        assert_eq!(complaint(&output), expected);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn remote_addresses_are_served_if_that_is_meant() {
+    let daemon = Daemon::start_as(daemon_support::healthz(&[
+        "--listen",
+        "0.0.0.0:0",
+        "--allow-remote",
+    ]));
+    let port = daemon.address().port();
+    assert_eq!(get(([127, 0, 0, 1], port).into(), "/healthz").0, 200);
+}
+
+#[test]
+fn an_address_in_use_names_its_holder_and_exits_1() {
+    // The child's sight of this very process: its name in /proc is that of the test's thread leader.
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap();
+    let holder = format!("{} (pid {})", name.trim_end(), std::process::id());
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = socket_path();
+    let _unix = UnixListener::bind(&path).unwrap();
+    let addresses = [
+        tcp.local_addr().unwrap().to_string(),
+        format!("unix:{}", path.display()),
+    ];
+    for address in addresses {
+        let output = run(&["--listen", &address]);
+        let expected =
+            format!("healthz: {address} is in use by {holder}; stop it or pass --listen");
+        assert_eq!(complaint(&output), expected);
+        assert_eq!(output.status.code(), Some(1));
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn one_half_of_localhost_in_use_is_no_machine_without_it() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = tcp.local_addr().unwrap().port();
+    let output = run(&["--listen", &format!("localhost:{port}")]);
+    assert!(complaint(&output).starts_with(&format!("healthz: 127.0.0.1:{port} is in use by ")));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_stale_unix_socket_is_replaced_and_removed_at_the_end() {
+    let path = socket_path();
+    drop(UnixListener::bind(&path).unwrap());
+    let address = format!("unix:{}", path.display());
+    let mut daemon = Daemon::start_as(daemon_support::healthz(&["--listen", &address]));
+    let line = daemon.lines().wait("serving");
+    assert!(line.ends_with(&format!(" on {address}")), "{line}");
+    assert_eq!(get_unix(&path, "/healthz"), (200, "ok".to_owned()));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_not_replaced() {
+    let path = socket_path();
+    std::fs::write(&path, "precious").unwrap();
+    let output = run(&["--listen", &format!("unix:{}", path.display())]);
+    assert!(
+        complaint(&output).starts_with("healthz: a file that is no socket is in the way of unix:")
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn asked_to_stop_it_stops_and_says_what_it_did() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut daemon = Daemon::start(&[]);
+        assert_eq!(daemon.get("/healthz").0, 200);
+        daemon.signal(signal);
+        assert_eq!(daemon.wait().code(), Some(0));
+        daemon
+            .lines()
+            .wait("stopped: 1 requests answered on 1 connections");
+    }
+}
+
+#[test]
+fn draining_fails_readyz_while_the_door_stays_open() {
+    let mut daemon = Daemon::start(&["--shutdown-delay", "1h"]);
+    let address = daemon.address();
+    daemon.signal(Signal::SIGTERM);
+    eventually("readyz fails", || {
+        (get(address, "/readyz").0 == 500).then_some(())
+    });
+    let failing = format!("{VERBOSE}[-]shutdown failed: reason withheld\nreadyz check failed\n");
+    assert_eq!(get(address, "/readyz"), (500, failing));
+    let reason = "internal server error: process is shutting down\n";
+    assert_eq!(get(address, "/readyz/shutdown"), (500, reason.to_owned()));
+    assert_eq!(get(address, "/healthz"), (200, "ok".to_owned()));
+    assert_eq!(
+        get(address, "/livez?verbose").1,
+        format!("{VERBOSE}livez check passed\n")
+    );
+    daemon.lines().wait(
+        "asked to stop: readyz fails, listeners close in 1h, then requests have 2s to finish",
+    );
+    assert!(daemon.is_running());
+
+    daemon.signal(Signal::SIGINT);
+    assert_eq!(daemon.wait().code(), Some(0), "asked twice is still asked");
+    daemon.lines().wait("asked to stop again: stopped at once");
+    assert!(try_get(address, "/healthz").is_err());
+}
+
+#[test]
+fn the_delay_ends_on_its_own() {
+    let mut daemon = Daemon::start(&["--shutdown-delay", "50ms"]);
+    daemon.address();
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    daemon.lines().wait("stopped: 0 requests");
+}
+
+#[test]
+fn a_request_that_has_begun_is_answered_before_the_end() {
+    let mut daemon = Daemon::start(&["--drain-timeout", "1m"]);
+    let address = daemon.address();
+    let mut idle = TcpStream::connect(address).unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).unwrap();
+    let mut begun = TcpStream::connect(address).unwrap();
+    begun.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+    // Its bytes are with the server before the next connection's answer is.
+    assert_eq!(get(address, "/healthz").0, 200);
+
+    daemon.signal(Signal::SIGTERM);
+    daemon.lines().wait("asked to stop");
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).unwrap();
+    eventually("the listener closes", || try_get(address, "/healthz").err());
+    assert!(daemon.is_running());
+    begun.write_all(b"Host: a\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    begun.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("ok"),
+        "{answer}"
+    );
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_request_that_never_ends_does_not_keep_it() {
+    let mut daemon = Daemon::start(&["--drain-timeout", "50ms"]);
+    let mut begun = TcpStream::connect(daemon.address()).unwrap();
+    begun.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+    assert_eq!(daemon.get("/healthz").0, 200);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}

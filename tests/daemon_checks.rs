@@ -1,0 +1,250 @@
+//! The daemon's own checks fail when what they are about fails, and only then.
+#![cfg(feature = "daemon")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod daemon_support;
+
+use std::process::Stdio;
+use std::time::Instant;
+
+use daemon_support::{Daemon, PATIENCE, address_in, eventually, get, healthz};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+
+fn blocked() -> (u16, String) {
+    (500, "internal server error: logging blocked\n".to_owned())
+}
+
+/// A daemon whose stderr is a small pipe that nobody reads any more, after its first line.
+fn start_unread(
+    args: &[&str],
+) -> (
+    Daemon,
+    std::net::SocketAddr,
+    impl std::io::BufRead + Send + use<>,
+) {
+    let mut command = healthz(&["--listen", "127.0.0.1:0", "--log-limit", "300ms"]);
+    command.args(args).stderr(Stdio::piped());
+    let mut daemon = Daemon::of(command);
+    let size = fcntl(
+        daemon.child.stderr.as_ref().unwrap(),
+        FcntlArg::F_SETPIPE_SZ(4096),
+    );
+    assert_eq!(size, Ok(4096));
+    let mut stderr = None;
+    let line = eventually("the line that says where", || {
+        let (line, rest) = match stderr.take() {
+            None => daemon.first_line(),
+            Some(rest) => daemon_support::next_line(rest),
+        };
+        stderr = Some(rest);
+        line.contains("serving").then_some(line)
+    });
+    (daemon, address_in(&line), stderr.unwrap())
+}
+
+#[test]
+fn a_blocked_stderr_fails_log_and_nothing_else_waits() {
+    // Enough to say to fill the pipe and then the queue.
+    let (daemon, address, stderr) = start_unread(&["--sync-period", "1ms", "--log-level", "trace"]);
+    eventually("log fails", || {
+        (get(address, "/healthz/log") == blocked()).then_some(())
+    });
+    // The door goes on, promptly, and so does the loop, whose records are dropped by now or soon.
+    let failing =
+        "[+]ping ok\n[-]log failed: reason withheld\n[+]syncloop ok\nhealthz check failed\n";
+    let begun = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(get(address, "/healthz?verbose"), (500, failing.to_owned()));
+    }
+    assert!(begun.elapsed() < PATIENCE / 4);
+    assert_eq!(get(address, "/readyz").0, 500);
+    assert_eq!(get(address, "/healthz/syncloop").0, 200);
+
+    // A pipe of 4 KiB and a queue of 64 KiB at some 60 bytes a record are full after 1,200 rounds.
+    let filled = rounds(&daemon);
+    eventually("the queue is full", || {
+        (rounds(&daemon) > filled + 2500).then_some(())
+    });
+    assert_eq!(get(address, "/healthz/log"), blocked());
+
+    daemon.read_from(stderr);
+    eventually("log passes again", || {
+        (get(address, "/healthz/log").0 == 200).then_some(())
+    });
+    assert_eq!(get(address, "/healthz").0, 200);
+    let report = daemon.lines().wait("dropped while the sink was blocked");
+    let count = report
+        .split("healthz: ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap();
+    assert!(count.parse::<u32>().unwrap() > 100, "{report}");
+    // Whole lines only, before and after the gap.
+    for line in daemon.lines().all() {
+        assert!(
+            line.contains("Z TRACE healthz: ")
+                || line.contains("Z INFO  healthz: ")
+                || line == report,
+            "{line}"
+        );
+    }
+}
+
+/// How often the main thread has slept: at least as often as its loop went round.
+fn rounds(daemon: &Daemon) -> u64 {
+    let pid = daemon.pid();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("voluntary_ctxt_switches"));
+    line.unwrap()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn a_full_pipe_fails_log_though_there_is_nothing_to_say() {
+    let mut command = healthz(&["--listen", "127.0.0.1:0", "--log-limit", "300ms"]);
+    command.stderr(Stdio::piped());
+    let mut daemon = Daemon::of(command);
+    let (line, stderr) = daemon.first_line();
+    let address = address_in(&line);
+    // Another writer to the same pipe fills it.
+    let pid = daemon.pid();
+    let other = std::fs::File::options()
+        .write(true)
+        .open(format!("/proc/{pid}/fd/2"))
+        .unwrap();
+    fill(other);
+    eventually("log fails", || {
+        (get(address, "/healthz/log") == blocked()).then_some(())
+    });
+    daemon.read_from(stderr);
+    eventually("log passes again", || {
+        (get(address, "/healthz/log").0 == 200).then_some(())
+    });
+    assert_eq!(get(address, "/healthz?verbose").0, 200);
+}
+
+/// Writes full lines until the pipe takes no more.
+fn fill(pipe: std::fs::File) {
+    use std::io::Write;
+    // A description of its own: what the daemon holds stays blocking.
+    fcntl(&pipe, FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+    let line = [[b'x'; 127].as_slice(), b"\n"].concat();
+    while (&pipe).write(&line).is_ok() {}
+}
+
+#[test]
+fn a_blocked_stderr_does_not_keep_it_from_stopping() {
+    let (mut daemon, address, _stderr) =
+        start_unread(&["--sync-period", "1ms", "--log-level", "trace"]);
+    eventually("log fails", || {
+        (get(address, "/healthz/log") == blocked()).then_some(())
+    });
+    daemon.signal(Signal::SIGTERM);
+    let begun = Instant::now();
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(begun.elapsed() < PATIENCE / 4);
+}
+
+#[test]
+fn a_stderr_that_nobody_can_read_any_more_fails_log_and_is_no_end() {
+    let mut command = healthz(&["--listen", "127.0.0.1:0", "--log-limit", "300ms"]);
+    command.stderr(Stdio::piped());
+    let mut daemon = Daemon::of(command);
+    let (line, stderr) = daemon.first_line();
+    let address = address_in(&line);
+    drop(stderr);
+    eventually("log fails", || {
+        (get(address, "/healthz/log") == blocked()).then_some(())
+    });
+    assert_eq!(get(address, "/livez/ping").0, 200);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_stderr_that_is_closed_or_null_is_as_its_user_wants_it() {
+    for redirection in ["2>&-", "2>/dev/null"] {
+        let path = daemon_support::socket_path();
+        let script = format!(
+            "exec \"$HEALTHZ\" --listen unix:{} --log-limit 100ms {redirection}",
+            path.display()
+        );
+        let mut daemon = Daemon::of(daemon_support::shell(&script));
+        eventually("it serves", || path.exists().then_some(()));
+        let begun = Instant::now();
+        while begun.elapsed().as_millis() < 300 {
+            assert_eq!(daemon_support::get_unix(&path, "/healthz").0, 200);
+        }
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_full_disk_fails_log() {
+    let path = daemon_support::socket_path();
+    let script = format!(
+        "exec \"$HEALTHZ\" --listen unix:{} --log-limit 100ms 2>/dev/full",
+        path.display()
+    );
+    let daemon = Daemon::of(daemon_support::shell(&script));
+    eventually("it serves", || path.exists().then_some(()));
+    eventually("log fails", || {
+        (daemon_support::get_unix(&path, "/healthz/log") == blocked()).then_some(())
+    });
+    drop(daemon);
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_sync_loop_that_stands_still_fails_syncloop() {
+    let daemon = Daemon::start(&["--sync-period", "10ms", "--sync-limit", "300ms"]);
+    let address = daemon.address();
+    assert_eq!(get(address, "/healthz/syncloop").0, 200);
+    // Stops the thread whose number is the process's: main, and no other.
+    let main = daemon.pid();
+    match ptrace::seize(main, ptrace::Options::empty()) {
+        Err(error @ (Errno::EPERM | Errno::ENOSYS)) => {
+            println!("skipped: one thread cannot be stopped here, ptrace says {error}");
+            return;
+        }
+        result => result.unwrap(),
+    }
+    ptrace::interrupt(main).unwrap();
+    waitpid(main, None).unwrap();
+    let failing = (
+        500,
+        "internal server error: sync Loop took longer than expected\n".to_owned(),
+    );
+    eventually("syncloop fails", || {
+        (get(address, "/healthz/syncloop") == failing).then_some(())
+    });
+    assert_eq!(get(address, "/livez").0, 500);
+    assert_eq!(get(address, "/livez?exclude=syncloop").0, 200);
+    ptrace::detach(main, None).unwrap();
+    eventually("syncloop passes again", || {
+        (get(address, "/healthz").0 == 200).then_some(())
+    });
+    // The loop itself notices that it was late.
+    daemon
+        .lines()
+        .wait("check syncloop fails: sync Loop took longer than expected");
+    daemon.lines().wait("check syncloop passes again");
+}
