@@ -1,0 +1,71 @@
+//! Tables that read the same in a terminal and in Markdown.
+#![allow(dead_code, reason = "each bench uses its own part")]
+
+use super::support::thousands;
+
+/// Columns, the first to the left and all others to the right.
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub fn new(headings: &[&str]) -> Table {
+        let headings = headings.iter().map(|heading| heading.to_string());
+        Table {
+            rows: vec![headings.collect()],
+        }
+    }
+
+    pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
+
+    pub fn print(&self) {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| {
+                let widths = self
+                    .rows
+                    .iter()
+                    .map(|row| cell(row, column).chars().count());
+                widths.max().unwrap_or(0)
+            })
+            .collect();
+        for (index, row) in self.rows.iter().enumerate() {
+            let mut line = String::from("|");
+            for (column, width) in widths.iter().copied().enumerate() {
+                let text = cell(row, column);
+                match column {
+                    0 => line += &format!(" {text:<width$} |"),
+                    _ => line += &format!(" {text:>width$} |"),
+                }
+            }
+            println!("{line}");
+            if index == 0 {
+                let rule = |(column, width): (usize, &usize)| match column {
+                    0 => format!("{:-<1$}|", "", width + 2),
+                    _ => format!("{:->1$}:|", "", width + 1),
+                };
+                let rules: String = widths.iter().enumerate().map(rule).collect();
+                println!("|{rules}");
+            }
+        }
+        println!();
+    }
+}
+
+/// `1,234` or `12.3`: as many digits as say something.
+pub fn number(value: f64) -> String {
+    match value {
+        ..0.0 => format!("-{}", number(-value)),
+        ..9.995 => format!("{value:.2}"),
+        ..99.95 => format!("{value:.1}"),
+        _ => thousands(value.round() as u64),
+    }
+}
+
+/// What there is, or a dash.
+pub fn known(value: Option<f64>) -> String {
+    value.map_or("–".into(), number)
+}
