@@ -16,6 +16,7 @@
 //! - Errors of accept(2) that mean the system is short of something pause accepting for
 //!   [`ACCEPT_PAUSE`]; everything else goes on. No error stops a server.
 
+mod buffers;
 mod listener;
 mod run;
 mod slots;
@@ -24,6 +25,7 @@ mod sys;
 
 use core::ops::Range;
 use core::time::Duration;
+use std::boxed::Box;
 use std::io;
 use std::vec;
 use std::vec::Vec;
@@ -41,6 +43,7 @@ use crate::limits::{
     REQUEST_HEAD_BYTES_MIN,
 };
 use crate::time::Instant;
+use buffers::Buffers;
 use listener::{AcceptError, Stream};
 use slots::{Queue, Slots};
 
@@ -85,9 +88,9 @@ impl Config {
     /// is not used is not resident: a server at rest takes a few pages.
     pub fn memory_bytes_max(&self, responder: &Responder<'_>) -> usize {
         let slot = Slots::<Peer>::SLOT_BYTES + size_of::<u16>();
-        let buffers = self.limits.request_head_bytes + responder.response_bytes_max(&self.limits);
-        // Every connection its own buffers, and one pair that all share.
-        self.connections * (slot + buffers) + buffers
+        let head_bytes = self.limits.request_head_bytes;
+        let response_bytes = responder.response_bytes_max(&self.limits);
+        self.connections * slot + Buffers::bytes(self.connections, head_bytes, response_bytes)
     }
 
     fn assert_valid(&self) {
@@ -203,15 +206,15 @@ enum Outcome {
     },
 }
 
-/// The buffers that all connections share, and what every answer needs.
+/// Where connections are served, one at a time: what every answer needs.
 struct Desk<'a> {
     responder: Responder<'a>,
     limits: Limits,
     date: Option<Date>,
     is_last: bool,
-    heads: HeadCache,
-    rx: Vec<u8>,
-    tx: Vec<u8>,
+    /// Boxed: a server is moved a few times before it runs, and stacks are small.
+    heads: Box<HeadCache>,
+    buffers: Buffers,
     counters: Counters,
 }
 
@@ -227,8 +230,6 @@ struct Desk<'a> {
 pub struct Server<'a> {
     listeners: Listeners,
     slots: Slots<Peer>,
-    /// For each connection, one after the other: room for a head, then room for an answer.
-    buffers: Vec<u8>,
     desk: Desk<'a>,
     base: Token,
     runnable: Runnable,
@@ -260,15 +261,13 @@ impl<'a> Server<'a> {
         Server {
             listeners,
             slots: Slots::new(connections),
-            buffers: vec![0; connections * (limits.request_head_bytes + response_bytes)],
             desk: Desk {
                 responder,
                 limits,
                 date: None,
                 is_last: false,
-                heads: HeadCache::new(),
-                rx: vec![0; limits.request_head_bytes],
-                tx: vec![0; response_bytes],
+                heads: Box::new(HeadCache::new()),
+                buffers: Buffers::new(connections, limits.request_head_bytes, response_bytes),
                 counters: Counters::default(),
             },
             base: Token(0),
@@ -540,18 +539,13 @@ impl<'a> Server<'a> {
 
     /// Serves a connection of the table.
     fn serve(&mut self, registry: &Registry, index: u16, now: Instant) {
-        let (head, response) = self.room(index);
         let Some(peer) = self.slots.content_mut(index) else {
             return;
         };
         if !peer.unsent.is_empty() {
-            let unsent = self
-                .buffers
-                .get(response.start + peer.unsent.start..response.start + peer.unsent.end);
-            match peer.stream.send(
-                unsent.unwrap_or_default(),
-                matches!(peer.after, Next::Close { .. }),
-            ) {
+            let unsent = self.desk.buffers.unsent(index, peer.unsent.clone());
+            let is_last = matches!(peer.after, Next::Close { .. });
+            match peer.stream.send(unsent, is_last) {
                 Ok(sent) if sent == peer.unsent.len() => peer.unsent = 0..0,
                 Ok(sent) => {
                     peer.unsent.start += sent;
@@ -563,12 +557,7 @@ impl<'a> Server<'a> {
         }
         // What is left of a head goes back to where the rest of it will be read.
         let received = core::mem::take(&mut peer.received);
-        if let (Some(kept), Some(rx)) = (
-            self.buffers.get(head.start..head.start + received),
-            self.desk.rx.get_mut(..received),
-        ) {
-            rx.copy_from_slice(kept);
-        }
+        self.desk.buffers.restore(index, received);
         let answered = self.desk.counters.answered;
         let outcome = self.desk.serve(peer, received, now);
         if self.desk.counters.answered != answered {
@@ -594,13 +583,7 @@ impl<'a> Server<'a> {
             Outcome::Runnable { received } => (received, 0..0, true),
             Outcome::Blocked { received, unsent } => (received, unsent, false),
         };
-        let (head, response) = self.room(index);
-        keep(&mut self.buffers, head, self.desk.rx.get(..received));
-        keep(
-            &mut self.buffers,
-            response,
-            self.desk.tx.get(unsent.clone()),
-        );
+        self.desk.buffers.keep(index, received, unsent.clone());
         let token = self.token(index);
         let place = self.slots.place(index);
         let Some(peer) = self.slots.content_mut(index) else {
@@ -638,15 +621,11 @@ impl<'a> Server<'a> {
                     break;
                 }
                 self.desk.counters.expired += 1;
-                let (head, _) = self.room(index);
                 if let Some(peer) = self.slots.content_mut(index)
                     && queue == Queue::Head
                 {
-                    let received = self
-                        .buffers
-                        .get(head.start..head.start + peer.received)
-                        .unwrap_or_default();
-                    self.desk.say_late(peer, received, now);
+                    self.desk.buffers.restore(index, peer.received);
+                    self.desk.say_late(peer, now);
                 }
                 self.slots.remove(index);
             }
@@ -656,25 +635,6 @@ impl<'a> Server<'a> {
     fn token(&self, index: u16) -> Token {
         let low = self.base.0 + LISTENERS_MAX + usize::from(index);
         Token(low | (self.slots.generation(index) as usize) << TOKEN_BITS)
-    }
-
-    /// Where a connection's own buffers are: for a head, and for an answer.
-    fn room(&self, index: u16) -> (Range<usize>, Range<usize>) {
-        let head_bytes = self.desk.rx.len();
-        let both = head_bytes + self.desk.tx.len();
-        let start = usize::from(index) * both;
-        (start..start + head_bytes, start + head_bytes..start + both)
-    }
-}
-
-/// Copies `bytes` to the start of `room`.
-fn keep(buffers: &mut [u8], room: Range<usize>, bytes: Option<&[u8]>) {
-    let bytes = bytes.unwrap_or_default();
-    if let Some(room) = buffers
-        .get_mut(room)
-        .and_then(|room| room.get_mut(..bytes.len()))
-    {
-        room.copy_from_slice(bytes);
     }
 }
 
@@ -697,7 +657,8 @@ impl Desk<'_> {
         for _ in 0..READS_PER_TURN {
             let mut is_drained = false;
             if !core::mem::take(&mut is_behind) {
-                let room = self.rx.get_mut(filled..).unwrap_or_default();
+                let (rx, _) = self.buffers.shared();
+                let room = rx.get_mut(filled..).unwrap_or_default();
                 let size = room.len();
                 debug_assert!(size > 0, "a connection waits with a full buffer");
                 match peer.stream.read(room) {
@@ -735,17 +696,18 @@ impl Desk<'_> {
                 is_last: self.is_last,
             };
             let was_closing = peer.connection.phase() == Phase::Closing;
-            let rx = self.rx.get(used..*filled).unwrap_or_default();
+            let (rx, tx) = self.buffers.shared();
+            let rx = rx.get(used..*filled).unwrap_or_default();
             let responder = &self.responder;
             let progress = peer.connection.receive_cached(
                 &context,
                 &mut self.heads,
                 rx,
-                &mut self.tx,
+                tx,
                 &mut |request, writer| responder.respond(now, request, writer),
             );
             used += progress.consumed;
-            match send(&mut self.counters, &self.tx, peer, &progress) {
+            match send(&mut self.counters, tx, peer, &progress) {
                 Ok(unsent) if !unsent.is_empty() => {
                     break Some(Outcome::Blocked {
                         received: *filled - used,
@@ -769,9 +731,7 @@ impl Desk<'_> {
                 }
             }
         };
-        if used < *filled {
-            self.rx.copy_within(used..*filled, 0);
-        }
+        self.buffers.compact(used..*filled);
         *filled -= used;
         outcome
     }
@@ -784,23 +744,26 @@ impl Desk<'_> {
             limits: &self.limits,
             is_last: true,
         };
-        let rx = self.rx.get(..filled).unwrap_or_default();
-        let progress = peer.connection.receive_end(&context, rx, &mut self.tx);
+        let (rx, tx) = self.buffers.shared();
+        let rx = rx.get(..filled).unwrap_or_default();
+        let progress = peer.connection.receive_end(&context, rx, tx);
         // What the peer does not take now it does not get: it has left.
-        let _ = send(&mut self.counters, &self.tx, peer, &progress);
+        let _ = send(&mut self.counters, tx, peer, &progress);
         Outcome::Closed
     }
 
-    /// The peer has not finished its head in time.
-    fn say_late(&mut self, peer: &mut Peer, received: &[u8], now: Instant) {
+    /// The peer has not finished its head in time; what came of it is in `rx`.
+    fn say_late(&mut self, peer: &mut Peer, now: Instant) {
         let context = Context {
             now,
             date: self.date.as_ref(),
             limits: &self.limits,
             is_last: true,
         };
-        let progress = peer.connection.expire(&context, received, &mut self.tx);
-        let _ = send(&mut self.counters, &self.tx, peer, &progress);
+        let (rx, tx) = self.buffers.shared();
+        let rx = rx.get(..peer.received).unwrap_or_default();
+        let progress = peer.connection.expire(&context, rx, tx);
+        let _ = send(&mut self.counters, tx, peer, &progress);
         peer.stream.shutdown();
     }
 }

@@ -1,0 +1,108 @@
+//! All bytes that requests and answers are kept in, as one piece of zeroed memory.
+//!
+//! Knows no connection. In front is the pair of buffers that all connections share, one for what was
+//! read and one for what is to be sent; behind it every connection has a pair of its own, for the
+//! half a head or the untaken answer that is left when its turn ends.
+//!
+//! It is one allocation because the allocator hands out large ones as fresh pages of the system's,
+//! which are zero without being touched: what is never used is never resident.
+
+use core::ops::Range;
+use std::vec;
+use std::vec::Vec;
+
+/// See the module.
+pub(super) struct Buffers {
+    memory: Vec<u8>,
+    head_bytes: usize,
+    response_bytes: usize,
+}
+
+impl Buffers {
+    /// Buffers for so many connections, for heads and answers of at most so many bytes.
+    pub(super) fn new(connections: usize, head_bytes: usize, response_bytes: usize) -> Self {
+        let memory = vec![0; Buffers::bytes(connections, head_bytes, response_bytes)];
+        Buffers {
+            memory,
+            head_bytes,
+            response_bytes,
+        }
+    }
+
+    /// Bytes that [`new`](Buffers::new) takes.
+    pub(super) fn bytes(connections: usize, head_bytes: usize, response_bytes: usize) -> usize {
+        (1 + connections) * (head_bytes + response_bytes)
+    }
+
+    /// What is read into, and what is answered into.
+    #[inline]
+    pub(super) fn shared(&mut self) -> (&mut [u8], &mut [u8]) {
+        let pair = self.memory.split_at_mut_checked(self.head_bytes);
+        let (rx, rest) = pair.unwrap_or_default();
+        (rx, rest.get_mut(..self.response_bytes).unwrap_or_default())
+    }
+
+    /// Moves `rest` of what was read to the front.
+    pub(super) fn compact(&mut self, rest: Range<usize>) {
+        if rest.start > 0 && rest.end <= self.head_bytes && !rest.is_empty() {
+            self.memory.copy_within(rest, 0);
+        }
+    }
+
+    /// Keeps for connection `index` the first `received` bytes that were read and the `unsent` ones
+    /// of what was answered.
+    pub(super) fn keep(&mut self, index: u16, received: usize, unsent: Range<usize>) {
+        let head = self.own_head(index);
+        if received > 0 && received <= self.head_bytes {
+            self.memory.copy_within(..received, head);
+        }
+        if !unsent.is_empty() && unsent.end <= self.response_bytes {
+            let shared = self.head_bytes + unsent.start..self.head_bytes + unsent.end;
+            self.memory.copy_within(shared, head + self.head_bytes);
+        }
+    }
+
+    /// Brings back what was received and kept for connection `index`, to be read on behind it.
+    pub(super) fn restore(&mut self, index: u16, received: usize) {
+        let head = self.own_head(index);
+        if received > 0 && received <= self.head_bytes {
+            self.memory.copy_within(head..head + received, 0);
+        }
+    }
+
+    /// What was kept unsent for connection `index`.
+    pub(super) fn unsent(&self, index: u16, unsent: Range<usize>) -> &[u8] {
+        let start = self.own_head(index) + self.head_bytes;
+        let unsent = start + unsent.start..start + unsent.end;
+        self.memory.get(unsent).unwrap_or_default()
+    }
+
+    fn own_head(&self, index: u16) -> usize {
+        (1 + usize::from(index)) * (self.head_bytes + self.response_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_comes_back_and_neighbours_are_left_alone() {
+        let mut buffers = Buffers::new(3, 4, 8);
+        for index in 0..3u8 {
+            let (rx, tx) = buffers.shared();
+            rx.copy_from_slice(&[b'a' + index; 4]);
+            tx.copy_from_slice(&[b'A' + index; 8]);
+            buffers.keep(index.into(), 4, 3..8);
+        }
+        for index in 0..3u8 {
+            buffers.shared().0.fill(0);
+            buffers.restore(index.into(), 4);
+            assert_eq!(buffers.shared().0, [b'a' + index; 4]);
+            assert_eq!(buffers.unsent(index.into(), 0..5), [b'A' + index; 5]);
+        }
+        buffers.shared().0.copy_from_slice(b"wxyz");
+        buffers.compact(1..3);
+        assert_eq!(buffers.shared().0, b"xyyz");
+    }
+}
