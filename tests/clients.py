@@ -1,0 +1,1331 @@
+#!/usr/bin/env python3
+"""Runs real health clients against a real healthz, once passing and once failing.
+
+The conformance rows say which bytes each client sends. They cannot say whether the client is content
+with what it gets back: whether it ends, with which exit code, and which verdict it reaches. This
+script asks the clients themselves. It knows nothing of how healthz is built: one program that serves
+passing checks, one that serves failing ones, and what each client says of them.
+
+One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+`N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
+"""
+
+import argparse
+import csv
+import json
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# All cases together, installing apart. Past it, what is left fails instead of running.
+CASES_SECONDS_MAX = 110
+# One client's run. Every client here needs well under a second on an idle machine.
+CLIENT_SECONDS_MAX = 10
+INSTALL_SECONDS_MAX = 600
+
+# What a tool is called in Debian. The optional ones are big: skipping them is never a failure.
+PACKAGES = {
+    "curl": "curl",
+    "wget": "wget",
+    "busybox": "busybox",
+    "ab": "apache2-utils",
+    "wrk": "wrk",
+    "haproxy": "haproxy",
+    "nginx": "nginx",
+    "monit": "monit",
+    "node": "nodejs",
+}
+PACKAGES_OPTIONAL = {"prometheus": "prometheus", "go": "golang-go"}
+
+FAILING = {"syncloop": "PLEG is not healthy"}
+PASSED = "ok"
+PASSED_VERBOSE = "[+]ping ok\n[+]log ok\n[+]syncloop ok\nhealthz check passed\n"
+FAILED = "[+]ping ok\n[+]log ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n"
+
+# Commands stand here as they were recorded, so that a row and its case can be compared as text;
+# the recorded port is exchanged for the real one when the command runs.
+RECORDED_PORT = "20090"
+URL = f"http://127.0.0.1:{RECORDED_PORT}/healthz"
+
+
+class Wrong(Exception):
+    """What a client did is not what was expected of it."""
+
+
+class Skip(Exception):
+    """A case cannot run here, for a reason that is not the server's."""
+
+
+def want(what, got, expected):
+    if got != expected:
+        raise Wrong(f"{what}: expected {expected!r}, came {short(got)}")
+
+
+def want_match(what, got, pattern):
+    if not re.search(pattern, got, re.M):
+        raise Wrong(f"{what}: expected /{pattern}/, came {short(got)}")
+
+
+def want_lack(what, got, pattern):
+    if re.search(pattern, got, re.M):
+        raise Wrong(f"{what}: expected no /{pattern}/, came {short(got)}")
+
+
+def short(value):
+    text = repr(value)
+    return text if len(text) <= 400 else f"{text[:300]} .. {text[-90:]}"
+
+
+def wait_for(what, seconds, probe):
+    """Calls `probe` until it returns something true; the bound is ours, not the probe's."""
+    end = time.monotonic() + seconds
+    while True:
+        value = probe()
+        if value:
+            return value
+        if time.monotonic() >= end:
+            raise Wrong(f"{what}: not within {seconds} s")
+        time.sleep(0.05)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+# ---------------------------------------------------------------------------------------------
+# Processes: what is started here ends here.
+
+
+class Result:
+    def __init__(self, code, out, err, seconds):
+        self.code, self.out, self.err, self.seconds = code, out, err, seconds
+
+
+class House:
+    """The temporary directory, the processes in it, and the environment they get."""
+
+    def __init__(self, args):
+        self.args = args
+        self.dir = Path(tempfile.mkdtemp(prefix="healthz-clients-"))
+        # Traffic proxies and the user's own rc files must not decide a case.
+        self.env = {
+            "PATH": os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin",
+            "HOME": str(self.dir),
+            "TMPDIR": str(self.dir),
+            "LC_ALL": "C",
+        }
+        self.running = []
+        self.shared = {}
+        self.reasons = {}
+        self.python_requests = None
+        self.end = time.monotonic() + CASES_SECONDS_MAX
+
+    def which(self, tool):
+        return shutil.which(tool, path=self.env["PATH"])
+
+    def remaining(self):
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise Wrong(f"all cases: expected an end within {CASES_SECONDS_MAX} s")
+        return left
+
+    def run(self, command, seconds=CLIENT_SECONDS_MAX, env=None):
+        """Runs one client to its end. The whole process group ends with it or with its time."""
+        seconds = min(seconds, self.remaining())
+        start = time.monotonic()
+        p = subprocess.Popen(
+            command,
+            shell=isinstance(command, str),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.dir,
+            env=env or self.env,
+            start_new_session=True,
+        )
+        try:
+            out, err = p.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise Wrong(f"expected an end within {seconds:.0f} s, came none") from None
+        finally:
+            # Also a pipeline's other half, and also when a signal ends this script in the middle.
+            if p.poll() is None:
+                os.killpg(p.pid, signal.SIGKILL)
+                p.communicate()
+        text = [b.decode("utf-8", "replace") for b in (out, err)]
+        return Result(p.returncode, *text, time.monotonic() - start)
+
+    def start(self, name, argv, stdout=None):
+        """Starts something that stays; what it says goes to a file that a failure can quote."""
+        log = self.dir / f"{name}.log"
+        with open(log, "ab") as f:
+            p = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout or f,
+                stderr=f,
+                cwd=self.dir,
+                env=self.env,
+                start_new_session=True,
+            )
+        p.log = log
+        self.running.append(p)
+        return p
+
+    def stop(self, p):
+        if p.poll() is None:
+            p.terminate()
+            try:
+                p.wait(3)
+            except subprocess.TimeoutExpired:
+                p.kill()
+                p.wait(3)
+
+    def once(self, name, make):
+        """A proxy serves several cases: started by the first; its failure is the failure of all."""
+        if name not in self.shared:
+            try:
+                self.shared[name] = make(self)
+            except (Wrong, OSError, subprocess.SubprocessError) as e:
+                self.shared[name] = e
+        if isinstance(self.shared[name], Exception):
+            raise Wrong(f"starting {name}: {self.shared[name]}")
+        return self.shared[name]
+
+    def leave(self):
+        for p in reversed(self.running):
+            self.stop(p)
+            if p.stdout:
+                p.stdout.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def said(p, bytes_max=300):
+    return p.log.read_text("utf-8", "replace")[-bytes_max:].strip()
+
+
+def connects(address):
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family) as s:
+        s.settimeout(1)
+        try:
+            s.connect(address)
+            return True
+        except OSError:
+            return False
+
+
+def await_listener(p, address, seconds=10):
+    def probe():
+        if p.poll() is not None:
+            raise Wrong(f"expected it to stay, came exit {p.returncode}: {said(p)}")
+        return connects(address)
+
+    wait_for("listening", seconds, probe)
+
+
+class Servers:
+    """The passing daemon on TCP and on a Unix socket, and the failing example."""
+
+    def __init__(self, house):
+        self.house = house
+        self.ports = {}
+        # Between asking for a free port and binding it somebody else may take it: try again.
+        for attempt in (1, 2, 3):
+            port = free_port()
+            self.daemon = house.start("daemon", [house.args.daemon, "--listen", f"127.0.0.1:{port}"])
+            try:
+                await_listener(self.daemon, ("127.0.0.1", port))
+                break
+            except Wrong:
+                if attempt == 3:
+                    raise
+        self.ports["healthy"] = port
+        self.unix = str(house.dir / "healthz.sock")
+        self.daemon_unix = house.start("daemon-unix", [house.args.daemon, "--listen", f"unix:{self.unix}"])
+        await_listener(self.daemon_unix, self.unix)
+        self.profile = house.start(
+            "profile",
+            [house.args.profile, "kubelet", json.dumps(FAILING)],
+            stdout=subprocess.PIPE,
+        )
+        self.ports["failing"] = self.read_port()
+        await_listener(self.profile, ("127.0.0.1", self.ports["failing"]))
+
+    def read_port(self):
+        line, end = b"", time.monotonic() + 10
+        while not line.endswith(b"\n"):
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self.profile.stdout], [], [], left)[0]:
+                raise Wrong(f"profile: expected its port within 10 s, came {line!r}")
+            byte = os.read(self.profile.stdout.fileno(), 1)
+            if not byte:
+                raise Wrong(f"profile: expected its port, came its end: {said(self.profile)}")
+            line += byte
+        if not re.fullmatch(rb"[0-9]{1,5}\n", line):
+            raise Wrong(f"profile: expected its port, came {line!r}")
+        return int(line)
+
+
+# ---------------------------------------------------------------------------------------------
+# Cases. A case is a name, the recorded rows it stands for, the tools it needs, and a function.
+
+CASES = []
+
+
+class Case:
+    def __init__(self, name, rows, needs, run):
+        self.name, self.rows, self.needs, self.run = name, rows, needs, run
+
+    @property
+    def optional(self):
+        return any(n in PACKAGES_OPTIONAL or n == "rows" for n in self.needs)
+
+
+def case(name, *needs, rows=()):
+    def add(run):
+        CASES.append(Case(name, rows, needs, run))
+        return run
+
+    return add
+
+
+class Says:
+    """What a client's run must show. `out` is all of stdout; the rest are searched for."""
+
+    def __init__(self, out=None, code=0, has=(), lacks=(), err=(), seconds=None, check=None):
+        self.out, self.code, self.seconds, self.check = out, code, seconds, check
+        self.has, self.lacks, self.err = has, lacks, err
+
+    def judge(self, result):
+        codes = self.code if isinstance(self.code, tuple) else (self.code,)
+        if result.code not in codes:
+            raise Wrong(f"exit code: expected {self.code}, came {result.code}, {short(result.err.strip())}")
+        if self.out is not None:
+            want("output", result.out, self.out)
+        for pattern in self.has:
+            want_match("output", result.out, pattern)
+        for pattern in self.lacks:
+            want_lack("output", result.out, pattern)
+        for pattern in self.err:
+            want_match("stderr", result.err, pattern)
+        if self.seconds and result.seconds > self.seconds:
+            raise Wrong(f"time: expected at most {self.seconds} s, came {result.seconds:.1f} s")
+        if self.check:
+            self.check(result)
+
+
+def prepared(house, command, port):
+    """The recorded command, with what differs on this machine put in its place."""
+    upload = house.dir / "upload"
+    if not upload.exists():
+        upload.write_text("abc")
+    text = command.replace(RECORDED_PORT, str(port)).replace("/etc/hostname", str(upload))
+    if text.startswith("python3 "):
+        python = house.python_requests if "import requests" in text else sys.executable
+        text = shlex.quote(python) + text[len("python3") :]
+    return text
+
+
+def command(name, recorded, add="", healthy=None, failing=None, row=True, needs=None):
+    """Two cases of one command: `add` is appended to what was recorded, to make the client talk."""
+    needs = needs or (re.search(r"(?:\| )?\b(curl|wget|busybox|ab|wrk|node)\b", recorded).group(1),)
+    for state, says in (("healthy", healthy), ("failing", failing)):
+        if says is None:
+            continue
+
+        def run(house, state=state, says=says):
+            port = house.servers.ports[state]
+            says.judge(house.run(prepared(house, recorded + add, port)))
+
+        CASES.append(Case(f"{name}, {state}", (recorded,) if row else (), needs, run))
+
+
+# -- curl
+
+# After each transfer: what was answered, and how many connections that took.
+TELL = " -w '|%{http_code} %{num_connects}|'"
+
+
+def curl(name, recorded, add=TELL, row=True, healthy=f"{PASSED}|200 1|", failing=f"{FAILED}|500 1|", **both):
+    command(
+        f"curl {name}",
+        recorded,
+        add,
+        Says(healthy, **both) if healthy is not None else None,
+        Says(failing, **both) if failing is not None else None,
+        row,
+        ("curl",),
+    )
+
+
+curl(
+    "GET",
+    f"curl -sS -w '|%{{http_code}} %{{http_version}} conn=%{{num_connects}}' {URL}",
+    "",
+    healthy=f"{PASSED}|200 1.1 conn=1",
+    failing=f"{FAILED}|500 1.1 conn=1",
+)
+command(
+    "curl HEAD",
+    f"curl -sS -I {URL}",
+    healthy=Says(has=(r"\AHTTP/1\.1 200 ", r"(?i)^content-length: 2\r$", r"\r\n\r\n\Z")),
+    failing=Says(has=(r"\AHTTP/1\.1 500 ", rf"(?i)^content-length: {len(FAILED)}\r$", r"\r\n\r\n\Z")),
+)
+curl("HTTP/1.0", f"curl -sS -0 {URL}")
+curl(
+    "three on one connection",
+    f"curl -sS --http1.1 {URL} {URL} {URL}?verbose",
+    healthy=f"{PASSED}|200 1|{PASSED}|200 0|{PASSED_VERBOSE}|200 0|",
+    failing=f"{FAILED}|500 1|{FAILED}|500 0|{FAILED}|500 0|",
+)
+curl(
+    "offering an upgrade to h2c",
+    f"curl -sS --http2 -w '|%{{http_code}} %{{http_version}}' {URL}",
+    "",
+    healthy=f"{PASSED}|200 1.1",
+    failing=f"{FAILED}|500 1.1",
+)
+# No HTTP/2 here: the client must learn so at once, in whichever of its own words.
+for _state in ("healthy", "failing"):
+    command(
+        "curl HTTP/2 preface is turned away",
+        f"curl -sS --http2-prior-knowledge {URL}",
+        **{_state: Says("", code=(1, 16, 52, 56), seconds=3)},
+    )
+curl("offering compression", f"curl -sS --compressed {URL}")
+curl("Connection: close", f"curl -sS -H 'Connection: close' {URL}")
+curl("POST without a body", f"curl -sS -X POST {URL}")
+curl("POST with three bytes", f"curl -sS -d a=b {URL}")
+curl(
+    "POST, then GET on the same connection",
+    f"curl -sS -d a=b {URL} --next {URL}",
+    TELL,
+    row=False,
+    # -w belongs to the transfers after --next.
+    healthy=f"{PASSED}{PASSED}|200 0|",
+    failing=f"{FAILED}{FAILED}|500 0|",
+)
+curl(
+    "POST of 2,000,000 bytes behind Expect",
+    f"head -c 2000000 /dev/zero | curl -sS --data-binary @- -o /dev/null -w '%{{http_code}}' {URL}",
+    "",
+    healthy="200",
+    failing="500",
+)
+# Nothing holds these back: the answer must be readable although input stays unread.
+curl(
+    "POST of 2,000,000 bytes at once",
+    f"head -c 2000000 /dev/zero | curl -sS -H Expect: --data-binary @- {URL}",
+    " -w '|%{http_code}'",
+    row=False,
+    healthy=f"{PASSED}|200",
+    failing=f"{FAILED}|500",
+)
+curl(
+    "POST of 2,000,000 bytes in chunks",
+    f"head -c 2000000 /dev/zero | curl -sS -X POST -H Expect: -H 'Transfer-Encoding: chunked' -T - {URL}",
+    " -w '|%{http_code}'",
+    row=False,
+    healthy=f"{PASSED}|200",
+    failing=f"{FAILED}|500",
+)
+# Left alone curl sends the body after a second without 100-continue; here it would wait eight.
+# Ending well before that shows that the final answer came instead.
+command(
+    "curl PUT behind Expect gets 405 at once",
+    f"curl -sS -T /etc/hostname {URL}",
+    " --expect100-timeout 8 -D - -o /dev/null",
+    Says(has=(r"\AHTTP/1\.1 405 ", r"(?i)^allow: .*GET"), lacks=(r"100 Continue",), seconds=4),
+    Says(has=(r"\AHTTP/1\.1 405 ",), seconds=4),
+)
+curl("OPTIONS *", "curl -sS -X OPTIONS --request-target '*' http://127.0.0.1:20090")
+curl("follows //healthz", "curl -sS -L http://127.0.0.1:20090//healthz", " -w '|%{http_code} %{num_redirects}'",
+     healthy=f"{PASSED}|200 1", failing=f"{FAILED}|500 1")  # fmt: skip
+for _state in ("healthy", "failing"):
+    command(
+        "curl /healthz/../livez is sent to /livez",
+        "curl -sS --path-as-is http://127.0.0.1:20090/healthz/../livez -w '|%{http_code}'",
+        " -o /dev/null -w '%{http_code} %{redirect_url}'",
+        **{_state: Says(has=(r"\A307 http://127\.0\.0\.1:\d+/livez\Z",))},
+    )
+_WARNING = 'warn: some health checks cannot be excluded: no matches for "a b\\"c"\n'
+curl(
+    "exclude and verbose in the query",
+    "curl -sS -G --data-urlencode 'exclude=a b\"c' -d verbose http://127.0.0.1:20090/healthz",
+    healthy=PASSED_VERBOSE.replace("healthz check", f"{_WARNING}healthz check") + "|200 1|",
+    failing=FAILED.replace("healthz check", f"{_WARNING}healthz check") + "|500 1|",
+)
+curl("absolute-form, as to a proxy", f"curl -sS -x http://127.0.0.1:20090 {URL}")
+curl("asking for a range gets the whole", f"curl -sS -r 0-0 {URL}")
+for _state in ("healthy", "failing"):
+    command(
+        "curl PROXY protocol gets 400",
+        f"curl -sS --haproxy-protocol {URL}",
+        " -o /dev/null -w '%{http_code}'",
+        **{_state: Says("400", seconds=3)},
+    )
+    command(
+        "curl HTTP/1.1 without Host gets 400",
+        f"curl -sS -H 'Host:' {URL}",
+        " -o /dev/null -w '%{http_code}'",
+        **{_state: Says("400", seconds=3)},
+    )
+curl("as the kubelet's prober", f"curl -sS --no-keepalive -A kube-probe/1.36 {URL}")
+command(
+    "curl -f decides by exit code",
+    f"curl -fsS {URL}",
+    healthy=Says(PASSED),
+    failing=Says("", code=22, err=(r"500",)),
+    row=False,
+)
+# A port on 127.0.0.1 only, and a name that is [::1] first on most machines.
+curl("to localhost by name", "curl -sS http://localhost:20090/healthz", row=False)
+curl(
+    "/livez and /readyz",
+    "curl -sS http://127.0.0.1:20090/livez http://127.0.0.1:20090/readyz",
+    row=False,
+    healthy=f"{PASSED}|200 1|{PASSED}|200 0|",
+    failing="{}|500 1|{}|500 0|".format(FAILED.replace("healthz", "livez"), FAILED.replace("healthz", "readyz")),
+)
+curl(
+    "one check by name",
+    "curl -sS http://127.0.0.1:20090/healthz/ping http://127.0.0.1:20090/healthz/syncloop",
+    row=False,
+    healthy=f"{PASSED}|200 1|{PASSED}|200 0|",
+    failing=f"{PASSED}|200 1|internal server error: {FAILING['syncloop']}\n|500 0|",
+)
+curl(
+    "an unknown path, then /healthz on the same connection",
+    f"curl -sS http://127.0.0.1:20090/nope {URL}",
+    row=False,
+    healthy=f"404 page not found\n|404 1|{PASSED}|200 0|",
+    failing=f"404 page not found\n|404 1|{FAILED}|500 0|",
+)
+
+
+@case("curl over a Unix socket, healthy", "curl")
+def _(house):
+    sock = shlex.quote(house.servers.unix)
+    got = house.run(f"curl -sS --unix-socket {sock} http://localhost/healthz http://localhost/healthz{TELL}")
+    Says(f"{PASSED}|200 1|{PASSED}|200 0|").judge(got)
+
+
+# -- wget and busybox
+
+# wget counts an error answer as "server issued an error response" and prints nothing of it.
+command("wget", f"wget -q -O - {URL}", healthy=Says(PASSED), failing=Says("", code=8))
+command(
+    "wget HEAD",
+    f"wget -S --spider {URL}",
+    healthy=Says(err=(r"HTTP/1\.1 200 OK",)),
+    failing=Says(code=8, err=(r"HTTP/1\.1 500 ",)),
+)
+command(
+    "wget without keep-alive",
+    f"wget -q -O - --no-http-keep-alive {URL}",
+    healthy=Says(PASSED),
+    failing=Says("", code=8),
+)
+command(
+    "wget two at a time",
+    f"wget -q -O - {URL} {URL}?verbose",
+    healthy=Says(PASSED + PASSED_VERBOSE),
+    failing=Says("", code=8),
+)
+command(
+    "wget reuses its connection",
+    f"wget -O - {URL} {URL}?verbose",
+    healthy=Says(PASSED + PASSED_VERBOSE, err=(r"Reusing existing connection",)),
+    # An error answer's body is not worth reading to wget; it may close instead.
+    failing=Says("", code=8, err=(r"ERROR 500",)),
+    row=False,
+)
+command(
+    "busybox wget",
+    f"busybox wget -q -O - {URL}",
+    healthy=Says(PASSED),
+    failing=Says("", code=1, err=(r"500 Internal Server Error",)),
+)
+# nc half-closes after its input: the answer must come all the same, and then the end.
+_NC = "printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' | busybox nc 127.0.0.1 20090"
+command(
+    "busybox nc",
+    _NC,
+    healthy=Says(has=(r"\AHTTP/1\.[01] 200 OK\r$", r"\r\n\r\nok\Z"), seconds=5),
+    failing=Says(has=(r"\AHTTP/1\.[01] 500 Internal Server Error\r$", r"healthz check failed\n\Z"), seconds=5),
+    needs=("busybox",),
+)
+
+
+# -- load generators
+
+def ab(name, recorded, count, keep=False, row=True):
+    has = [rf"^Complete requests: +{count}$", r"^Failed requests: +0$"]
+    if keep:
+        has.append(rf"^Keep-Alive requests: +{count}$")
+    command(
+        f"ab {name}",
+        recorded,
+        healthy=Says(has=has, lacks=(r"^Non-2xx", r"^Write errors")),
+        failing=Says(has=[*has, rf"^Non-2xx responses: +{count}$"]),
+        row=row,
+    )
+
+
+ab("one connection each", f"ab -n 2 -c 1 {URL}", 2)
+ab("keep-alive", f"ab -k -n 3 -c 1 {URL}", 3, keep=True)
+ab("HEAD", f"ab -i -n 1 {URL}", 1)
+ab("keep-alive, verbose", f"ab -k -n 3 -c 1 {URL}?verbose", 3, keep=True)
+ab("16 at a time", f"ab -q -n 2000 -c 16 {URL}", 2000, row=False)
+ab("16 at a time, keep-alive", f"ab -q -k -n 2000 -c 16 {URL}", 2000, keep=True, row=False)
+
+
+def wrk_counts(failing):
+    def check(result):
+        total = re.search(r"(\d+) requests in ", result.out)
+        bad = re.search(r"Non-2xx or 3xx responses: (\d+)", result.out)
+        if not total or int(total.group(1)) == 0:
+            raise Wrong(f"requests: expected some, came {short(result.out)}")
+        want("non-2xx", bad and bad.group(1), total.group(1) if failing else None)
+
+    return check
+
+
+for _name, _recorded, _row in (
+    ("one connection", f"wrk -t1 -c1 -d1s {URL}", True),
+    ("32 connections", f"wrk -t2 -c32 -d1s {URL}", False),
+):
+    command(
+        f"wrk {_name}",
+        _recorded,
+        healthy=Says(lacks=(r"Socket errors",), check=wrk_counts(False)),
+        failing=Says(lacks=(r"Socket errors",), check=wrk_counts(True)),
+        row=_row,
+    )
+
+
+# -- Python and Node
+
+_PY = """import http.client as h; c=h.HTTPConnection('127.0.0.1',20090); c.request('GET','/healthz'); \
+r=c.getresponse(); print(r.status,r.read()); c.request('GET','/livez'); r=c.getresponse(); print(r.status,r.read())"""
+command(
+    "python http.client",
+    f'python3 -c "{_PY}"',
+    healthy=Says("200 b'ok'\n200 b'ok'\n"),
+    failing=Says(f"500 {FAILED.encode()}\n500 {FAILED.replace('healthz', 'livez').encode()}\n"),
+    needs=("python3",),
+)
+command(
+    "python http.client reuses its connection",
+    "python3 -c \"import http.client as h; c=h.HTTPConnection('127.0.0.1',20090); p=[]\n"
+    "for m in ('GET','HEAD','POST'): c.request(m,'/healthz'); p.append(c.sock.getsockname()); "
+    "r=c.getresponse(); print(r.status,len(r.read()))\nprint(len(set(p)))\"",
+    healthy=Says("200 2\n200 0\n200 2\n1\n"),
+    failing=Says(f"500 {len(FAILED)}\n500 0\n500 {len(FAILED)}\n1\n"),
+    row=False,
+    needs=("python3",),
+)
+command(
+    "python urllib",
+    "python3 -c \"import urllib.request as u; r=u.urlopen('http://127.0.0.1:20090/healthz'); print(r.status,r.read())\"",
+    healthy=Says("200 b'ok'\n"),
+    failing=Says("", code=1, err=(r"HTTP Error 500: Internal Server Error",)),
+    needs=("python3",),
+)
+_REQUESTS = """import requests; s=requests.Session(); print(s.get('http://127.0.0.1:20090/healthz').text, \
+s.get('http://127.0.0.1:20090/healthz?verbose').text, requests.__version__)"""
+command(
+    "python requests",
+    f'python3 -c "{_REQUESTS}"',
+    healthy=Says(has=(rf"\Aok {re.escape(PASSED_VERBOSE)} [0-9.]+\n\Z",)),
+    failing=Says(has=(rf"\A{re.escape(FAILED)} {re.escape(FAILED)} [0-9.]+\n\Z",)),
+    needs=("requests",),
+)
+command(
+    "python requests reuses its connection",
+    "python3 -c \"import requests; s=requests.Session(); u='http://127.0.0.1:20090/healthz'; "
+    "r=[s.get(u), s.get(u), s.head(u), s.post(u, data=b'x' * 100)]; "
+    "p=s.get_adapter(u).poolmanager.pools; "
+    "print([x.status_code for x in r], [p[k].num_connections for k in p.keys()])\"",
+    healthy=Says("[200, 200, 200, 200] [1]\n"),
+    failing=Says("[500, 500, 500, 500] [1]\n"),
+    row=False,
+    needs=("requests",),
+)
+_FETCH = """(async()=>{for(let i=0;i<2;i++){const r=await fetch('http://127.0.0.1:20090/healthz');\
+console.log(r.status,await r.text())}})()"""
+# The process ends only when the kept-alive sockets let it.
+command(
+    "node fetch",
+    f'node -e "{_FETCH}"',
+    healthy=Says("200 ok\n200 ok\n", seconds=8),
+    failing=Says(f"500 {FAILED}\n500 {FAILED}\n", seconds=8),
+)
+_GET = """require('http').get('http://127.0.0.1:20090/healthz',r=>{r.on('data',d=>console.log(r.statusCode,''+d))})"""
+command(
+    "node http.get",
+    f'node -e "{_GET}"',
+    healthy=Says("200 ok\n", seconds=8),
+    failing=Says(f"500 {FAILED}\n", seconds=8),
+)
+_AGENT = """const h=require('http'),agent=new h.Agent({keepAlive:true,maxSockets:1});let n=0;\
+const go=()=>{const q=h.get('http://127.0.0.1:20090/healthz',{agent},r=>{console.log(r.statusCode,q.reusedSocket);\
+r.resume();r.on('end',()=>++n<3?setImmediate(go):agent.destroy())})};go()"""
+command(
+    "node http.Agent reuses its connection",
+    f'node -e "{_AGENT}"',
+    healthy=Says("200 false\n200 true\n200 true\n"),
+    failing=Says("500 false\n500 true\n500 true\n"),
+    row=False,
+)
+
+
+# -- HAProxy: one process, one backend a way of checking, each with a passing and a failing server.
+
+UP, DOWN = ("UP", "L7OK", "200"), ("DOWN", "L7STS", "500")
+HAPROXY_CHECKS = [
+    # name, row, configuration, verdict on the passing server, verdict on the failing one
+    ("option httpchk, default", "haproxy option httpchk (default)", ["option httpchk"], UP, DOWN),
+    ("httpchk OPTIONS", None, ["option httpchk OPTIONS /healthz"], UP, DOWN),
+    ("httpchk GET", "haproxy option httpchk GET", ["option httpchk GET /healthz"], UP, DOWN),
+    ("httpchk HEAD", "haproxy option httpchk HEAD", ["option httpchk HEAD /healthz"], UP, DOWN),
+    (
+        "httpchk GET HTTP/1.1",
+        "haproxy option httpchk GET HTTP/1.1",
+        ["option httpchk GET /healthz HTTP/1.1", "http-check send hdr host localhost"],
+        UP,
+        DOWN,
+    ),
+    (
+        "http-check send",
+        "haproxy http-check send",
+        [
+            "option httpchk",
+            "http-check send meth GET uri /healthz ver HTTP/1.1 hdr host localhost hdr user-agent haproxy",
+        ],
+        UP,
+        DOWN,
+    ),
+    # `expect string ok` alone also passes on the failing answer, which says ok of the other checks:
+    # that is the contract's text, and so the passing side is all that can be asked of it.
+    (
+        "expect string",
+        "haproxy expect string",
+        ["option httpchk GET /healthz", "http-check expect string ok"],
+        UP,
+        None,
+    ),
+    (
+        "expect rstring ^ok$",
+        None,
+        ["option httpchk GET /healthz", "http-check expect rstring ^ok$"],
+        UP,
+        ("DOWN", "L7RSP", None),
+    ),
+    # Strict about Host where Kubernetes is lax: the verdict is DOWN, and it says why.
+    (
+        "httpchk HTTP/1.1 without Host",
+        "haproxy httpchk 1.1 without Host",
+        ["option httpchk GET /healthz HTTP/1.1"],
+        ("DOWN", "L7STS", "400"),
+        ("DOWN", "L7STS", "400"),
+    ),
+    # Turned away at once, not left to a timeout.
+    (
+        "connect proto h2",
+        "haproxy connect proto h2",
+        [
+            "option httpchk",
+            "http-check connect proto h2",
+            "http-check send meth GET uri /healthz ver HTTP/2 hdr host localhost",
+        ],
+        ("DOWN", "L7RSP|SOCKERR", None),
+        ("DOWN", "L7RSP|SOCKERR", None),
+    ),
+]
+
+
+class Haproxy:
+    def __init__(self, house):
+        self.stats = str(house.dir / "haproxy.stats")
+        lines = [
+            "global",
+            f"  stats socket {self.stats} mode 600",
+            "  nbthread 1",
+            "defaults",
+            "  mode http",
+            "  timeout connect 2s",
+            "  timeout client 5s",
+            "  timeout server 5s",
+            "  timeout check 3s",
+        ]
+        for index, (_, _, config, _, _) in enumerate(HAPROXY_CHECKS):
+            lines.append(f"backend check{index}")
+            lines += [f"  {line}" for line in config]
+            for state, port in house.servers.ports.items():
+                lines.append(f"  server {state} 127.0.0.1:{port} check inter 200ms fall 1 rise 1")
+        for state, port in house.servers.ports.items():
+            lines += [
+                f"frontend door-{state}",
+                f"  bind {house.dir}/haproxy.{state}",
+                f"  use_backend proxy-{state}",
+                f"backend proxy-{state}",
+                "  http-reuse always",
+                f"  server {state} 127.0.0.1:{port}",
+            ]
+        config = house.dir / "haproxy.cfg"
+        config.write_text("\n".join(lines) + "\n")
+        self.process = house.start("haproxy", [house.which("haproxy"), "-db", "-f", str(config)])
+        await_listener(self.process, self.stats)
+        self.started = time.monotonic()
+        wait_for("a verdict on every server", 10, self.all_judged)
+        # A few more rounds: a verdict that flaps is no verdict.
+        time.sleep(max(0, self.started + 1.5 - time.monotonic()))
+
+    def table(self):
+        """-> {(backend, server): {column: value}}, asked anew each time."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(3)
+            s.connect(self.stats)
+            s.sendall(b"show stat\n")
+            text = b""
+            while part := s.recv(65536):
+                text += part
+        rows = csv.DictReader(text.decode().removeprefix("# ").splitlines())
+        return {(r["pxname"], r["svname"]): r for r in rows}
+
+    def all_judged(self):
+        checked = [r for (name, _), r in self.table().items() if name.startswith("check") and r["check_status"]]
+        return len(checked) == 2 * len(HAPROXY_CHECKS) and not any("INI" in r["check_status"] for r in checked)
+
+    def verdict(self, index, state):
+        row = self.table()[f"check{index}", state]
+        # A star in front says that the next check is under way.
+        return row["status"], row["check_status"].removeprefix("* "), row["check_code"], row
+
+
+def haproxy_case(index, state):
+    name, row, _, *verdicts = HAPROXY_CHECKS[index]
+    expected = verdicts[state == "failing"]
+    if expected is None:
+        return
+
+    @case(f"haproxy {name}, {state}", "haproxy", rows=(row,) if row else ())
+    def _(house):
+        *got, stats = house.once("haproxy", Haproxy).verdict(index, state)
+        for what, value, wanted in zip(("status", "check", "code"), got, expected):
+            if wanted is not None and not re.fullmatch(wanted, value):
+                raise Wrong(f"{what}: expected {wanted}, came {' '.join(got)}, {stats['last_chk']!r}")
+        if expected is UP:
+            want("failed checks in 1.5 s", stats["chkfail"], "0")
+
+
+for _index in range(len(HAPROXY_CHECKS)):
+    for _state in ("healthy", "failing"):
+        haproxy_case(_index, _state)
+
+
+def haproxy_proxy_case(state, body, status):
+    @case(f"haproxy mode http proxy, {state}", "haproxy", "curl", rows=("haproxy mode http proxy",))
+    def _(house):
+        proxy = house.once("haproxy", Haproxy)
+        sock = shlex.quote(str(house.dir / f"haproxy.{state}"))
+        verbose = PASSED_VERBOSE if state == "healthy" else FAILED
+        for option in ("", " -0"):
+            got = house.run(
+                f"curl -sS{option} --unix-socket {sock} http://127.0.0.1/healthz http://127.0.0.1/healthz?verbose"
+                " -w '|%{http_code}|'"
+            )
+            Says(f"{body}|{status}|{verbose}|{status}|").judge(got)
+        row = proxy.table()[f"proxy-{state}", state]
+        want("errors towards the server", (row["econ"], row["eresp"]), ("0", "0"))
+        if int(row["reuse"]) < 1:
+            raise Wrong(f"connections reused: expected some, came {row['reuse']}, opened {row['connect']}")
+
+
+haproxy_proxy_case("healthy", PASSED, 200)
+haproxy_proxy_case("failing", FAILED, 500)
+
+
+# -- nginx
+
+class Nginx:
+    def __init__(self, house):
+        d = house.dir / "nginx"
+        d.mkdir()
+        self.errors = d / "error.log"
+        paths = "".join(
+            f"{kind}_temp_path {d}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        servers = ""
+        for state, port in house.servers.ports.items():
+            servers += f"""
+            upstream kept-{state} {{ server 127.0.0.1:{port}; keepalive 4; }}
+            server {{
+                listen unix:{d}/{state};
+                location / {{ proxy_pass http://127.0.0.1:{port}; }}
+                location /v11/ {{
+                    proxy_pass http://kept-{state}/;
+                    proxy_http_version 1.1;
+                    proxy_set_header Connection "";
+                    proxy_set_header Host 127.0.0.1:{port};
+                }}
+            }}"""
+        config = d / "nginx.conf"
+        # One process in the foreground, so that ending it ends all of it.
+        config.write_text(
+            f"daemon off; master_process off; pid {d}/pid; error_log {self.errors} info;\n"
+            "events { worker_connections 64; }\n"
+            f"http {{ access_log off; default_type text/html; {paths} {servers}\n}}\n"
+        )
+        argv = [house.which("nginx"), "-p", str(d), "-e", str(self.errors), "-c", str(config)]
+        self.process = house.start("nginx", argv)
+        for state in house.servers.ports:
+            await_listener(self.process, f"{d}/{state}")
+
+
+def nginx_case(name, row, prefix, state):
+    @case(f"nginx {name}, {state}", "nginx", "curl", rows=(row,))
+    def _(house):
+        nginx = house.once("nginx", Nginx)
+        before = len(nginx.errors.read_text())
+        base = f"http://127.0.0.1{prefix}/healthz"
+        command = f"curl -sS -i --unix-socket {shlex.quote(f'{house.dir}/nginx/{state}')} {base}"
+        status, plain, verbose = (200, PASSED, PASSED_VERBOSE) if state == "healthy" else (500, FAILED, FAILED)
+        for query, body in (("", plain), ("?verbose", verbose), ("", plain)):
+            Says(
+                has=(
+                    rf"\AHTTP/1\.1 {status} ",
+                    rf"(?i)^content-length: {len(body)}\r$",
+                    r"(?i)^content-type: text/plain; charset=utf-8\r$",
+                    rf"\r\n\r\n{re.escape(body)}\Z",
+                )
+            ).judge(house.run(command + query))
+        # Also what nginx puts up with in silence, such as an answer cut short.
+        want_lack("error log", nginx.errors.read_text()[before:], r"upstream")
+
+
+for _state in ("healthy", "failing"):
+    nginx_case("proxy_pass 1.0", "nginx proxy_pass (1.0 default)", "", _state)
+    nginx_case("proxy_pass 1.1", "nginx proxy_pass 1.1", "/v11", _state)
+
+
+# -- monit
+
+MONIT_CHECKS = [
+    ("protocol http", "monit protocol http", 'protocol http request "/healthz"'),
+    ("content", "monit HEAD + content", 'protocol http request "/healthz" content = "ok"'),
+    (
+        "HEAD and headers",
+        "monit HEAD + content",
+        'protocol http method HEAD request "/healthz" http headers [Host: x.example, Cache-Control: no-cache]',
+    ),
+]
+
+
+class Monit:
+    """Polls every second; the verdict is what `monit status` prints."""
+
+    def __init__(self, house):
+        d = house.dir / "monit"
+        d.mkdir()
+        lines = [
+            "set daemon 1",
+            f"set pidfile {d}/pid",
+            f"set idfile {d}/id",
+            f"set statefile {d}/state",
+            f"set httpd unixsocket {d}/socket allow probe:probe",
+        ]
+        for index, (_, _, test) in enumerate(MONIT_CHECKS):
+            for state, port in house.servers.ports.items():
+                lines.append(f"check host {state}{index} with address 127.0.0.1")
+                lines.append(f"  if failed port {port} {test} with timeout 3 seconds then alert")
+        config = d / "monitrc"
+        config.write_text("\n".join(lines) + "\n")
+        config.chmod(0o600)
+        self.house, self.config = house, str(config)
+        self.process = house.start("monit", [house.which("monit"), "-I", "-c", self.config])
+        await_listener(self.process, f"{d}/socket")
+        wait_for("a status of every host", 15, self.all_judged)
+
+    def status(self):
+        """-> {name: {field: value}}"""
+        result = self.house.run([self.house.which("monit"), "-B", "-c", self.config, "status"])
+        hosts = {}
+        for block in re.split(r"^Remote Host '", result.out, flags=re.M)[1:]:
+            name, _, rest = block.partition("'")
+            hosts[name] = dict(re.findall(r"^  (\S.*?)  +(.*)$", rest.split("\n\n")[0], re.M))
+        return hosts
+
+    def all_judged(self):
+        hosts = self.status()
+        judged = [h for h in hosts.values() if h.get("port response time", "-") != "-"]
+        return hosts if len(judged) == 2 * len(MONIT_CHECKS) else None
+
+
+def monit_case(index, state):
+    name, row, _ = MONIT_CHECKS[index]
+
+    @case(f"monit {name}, {state}", "monit", rows=(row,))
+    def _(house):
+        host = house.once("monit", Monit).status()[f"{state}{index}"]
+        if state == "healthy":
+            want("status", host["status"], "OK")
+            want_match("response time", host["port response time"], r"^[0-9.]+ ms to .* protocol HTTP$")
+        else:
+            want("status", host["status"], "Connection failed")
+            want_match("response time", host["port response time"], r"^FAILED to ")
+
+
+for _index in range(len(MONIT_CHECKS)):
+    for _state in ("healthy", "failing"):
+        monit_case(_index, _state)
+
+
+# -- Prometheus
+
+class Prometheus:
+    PATHS = {"healthz": "/healthz", "slis": "/metrics/slis"}
+
+    def __init__(self, house):
+        self.port = free_port()
+        targets = ", ".join(f'"127.0.0.1:{port}"' for port in house.servers.ports.values())
+        jobs = "".join(
+            f"  - job_name: {job}\n    metrics_path: {path}\n    static_configs: [{{targets: [{targets}]}}]\n"
+            for job, path in self.PATHS.items()
+        )
+        config = house.dir / "prometheus.yml"
+        config.write_text(f"global: {{scrape_interval: 1s, scrape_timeout: 900ms}}\nscrape_configs:\n{jobs}")
+        argv = [
+            house.which("prometheus"),
+            f"--config.file={config}",
+            f"--storage.tsdb.path={house.dir}/prometheus",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--log.level=warn",
+        ]
+        self.process = house.start("prometheus", argv)
+        await_listener(self.process, ("127.0.0.1", self.port), 15)
+        self.targets = wait_for("a scrape of every target", 15, self.all_scraped)
+
+    def all_scraped(self):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"http://127.0.0.1:{self.port}/api/v1/targets", timeout=3) as r:
+                active = json.load(r)["data"]["activeTargets"]
+        except OSError:
+            return None
+        known = {(t["labels"]["job"], t["labels"]["instance"]): t for t in active if t["health"] != "unknown"}
+        return known if len(known) == 4 else None
+
+    def target(self, house, job, state):
+        return self.targets[job, f"127.0.0.1:{house.servers.ports[state]}"]
+
+
+# /healthz is no exposition, so Prometheus counts it as down either way. Whose fault that is differs:
+# of a passing answer it must complain of the text, not of the transport; of a failing one of the status.
+@case("prometheus scrape /healthz, healthy", "prometheus", rows=("prometheus scrape /healthz",))
+def _(house):
+    target = house.once("prometheus", Prometheus).target(house, "healthz", "healthy")
+    want("health", target["health"], "down")
+    want_match("error", target["lastError"], r'INVALID|expected .* got|unexpected|"ok"')
+
+
+@case("prometheus scrape /healthz, failing", "prometheus", rows=("prometheus scrape /healthz",))
+def _(house):
+    target = house.once("prometheus", Prometheus).target(house, "healthz", "failing")
+    want_match("error", target["lastError"], r"HTTP status 500 Internal Server Error")
+
+
+# The exposition is planned. Until it is there, a clean 404; once it is, up, whatever the checks say.
+for _state in ("healthy", "failing"):
+
+    @case(
+        f"prometheus scrape /metrics/slis, {_state}",
+        "prometheus",
+        rows=("prometheus scrape /metrics/slis (sample exposition)",),
+    )
+    def _(house, state=_state):
+        target = house.once("prometheus", Prometheus).target(house, "slis", state)
+        if target["health"] != "up":
+            want_match("error", target["lastError"], r"HTTP status 404 Not Found")
+
+
+# -- Go's net/http: the kubelet's prober and the default client
+
+GO_SOURCE = r"""
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+)
+
+func get(c *http.Client, fields map[string]string) {
+	req, err := http.NewRequest("GET", os.Args[1], nil)
+	if err != nil {
+		panic(err)
+	}
+	for k, v := range fields {
+		req.Header.Set(k, v)
+	}
+	reused := false
+	trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }}
+	res, err := c.Do(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+	if err != nil {
+		panic(err)
+	}
+	body, err := io.ReadAll(res.Body)
+	res.Body.Close()
+	fmt.Printf("%d %v %v %q\n", res.StatusCode, reused, err, body)
+}
+
+func main() {
+	if os.Args[2] == "probe" {
+		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}}
+		for i := 0; i < 2; i++ {
+			get(c, map[string]string{"User-Agent": "kube-probe/1.36", "Accept": "*/*"})
+		}
+	} else {
+		for i := 0; i < 2; i++ {
+			get(http.DefaultClient, nil)
+		}
+	}
+}
+"""
+
+
+def go_program(house):
+    source, program = house.dir / "client.go", house.dir / "goclient"
+    source.write_text(GO_SOURCE)
+    env = house.env | {"GO111MODULE": "off", "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local"}
+    env |= {"GOPATH": f"{house.dir}/go", "GOCACHE": f"{house.dir}/go-build"}
+    env |= {k: os.environ[k] for k in ("GOROOT",) if k in os.environ}
+    Says().judge(house.run([house.which("go"), "build", "-o", str(program), str(source)], 60, env))
+    return str(program)
+
+
+def go_case(name, row, kind, state, reused):
+    @case(f"go {name}, {state}", "go", rows=(row,))
+    def _(house):
+        program = house.once("go", go_program)
+        url = f"http://127.0.0.1:{house.servers.ports[state]}/healthz"
+        body, status = (PASSED, 200) if state == "healthy" else (FAILED, 500)
+        line = "{} {} <nil> {}\n"
+        text = json.dumps(body)
+        expected = line.format(status, "false", text) + line.format(status, reused, text)
+        Says(expected).judge(house.run([program, url, kind]))
+
+
+for _state in ("healthy", "failing"):
+    go_case("kubelet prober", "go net/http kubelet prober", "probe", _state, "false")
+    go_case("default client", "go net/http default", "plain", _state, "true")
+
+
+# -- after all of them
+
+@case("the servers outlived their clients", "python3")
+def _(house):
+    servers = house.servers
+    for name in ("daemon", "daemon_unix", "profile"):
+        p = getattr(servers, name)
+        if p.poll() is not None:
+            raise Wrong(f"{name}: expected it to run, came exit {p.returncode}: {said(p)}")
+        want_lack(f"{name} said", p.log.read_text("utf-8", "replace"), r"panicked|RUST_BACKTRACE")
+
+
+def recorded_rows(path):
+    """What a case names a row by: its command, or the client where the command was not recorded."""
+    keys = []
+    for line in path.read_text("utf-8").splitlines():
+        if line.strip():
+            row = json.loads(line)
+            recorded = row["command"]
+            # The two nginx commands name the proxy's own port: the client's name says more.
+            keys.append(row["client"] if not recorded or row["client"].startswith("nginx") else recorded)
+    return keys
+
+
+@case("every recorded row has a case", "rows")
+def _(house):
+    keys = recorded_rows(house.args.rows)
+    known = {row for c in CASES for row in c.rows}
+    want("rows without a case", sorted(set(keys) - known), [])
+    want("cases whose row is gone", sorted(known - set(keys)), [])
+
+
+# ---------------------------------------------------------------------------------------------
+# Installing, choosing, reporting.
+
+
+def apt_install(house, tools):
+    """All that are missing in one go; what could not be had is skipped by its cases."""
+    packages = sorted({(PACKAGES | PACKAGES_OPTIONAL)[t] for t in tools})
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for argv in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]):
+        try:
+            p = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=INSTALL_SECONDS_MAX,
+                env=env,
+            )
+        except (OSError, subprocess.SubprocessError) as e:
+            return f"{argv[0]}: {e}"
+        if p.returncode:
+            return f"{' '.join(argv[:2])} ended with {p.returncode}: {p.stdout[-300:].decode(errors='replace')}"
+    return None
+
+
+def find_requests(house):
+    """A Python that has requests: this one, Debian's, or a fresh venv under the temp directory."""
+    for python in filter(None, (sys.executable, house.which("python3"), "/usr/bin/python3")):
+        try:
+            p = subprocess.run([python, "-c", "import requests"], env=house.env, capture_output=True, timeout=30)
+        except (OSError, subprocess.SubprocessError):
+            continue
+        if p.returncode == 0:
+            return python
+    if not house.args.install:
+        return None
+    venv = house.dir / "venv"
+    for argv in (
+        [sys.executable, "-m", "venv", str(venv)],
+        [f"{venv}/bin/python", "-m", "pip", "install", "-q", "requests"],
+    ):
+        try:
+            p = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=INSTALL_SECONDS_MAX)
+        except (OSError, subprocess.SubprocessError) as e:
+            house.reasons["requests"] = str(e)
+            return None
+        if p.returncode:
+            text = (p.stdout + p.stderr)[-300:].decode(errors="replace").strip()
+            house.reasons["requests"] = f"ended with {p.returncode}: {text}"
+            return None
+    return f"{venv}/bin/python"
+
+
+def prepare(house, cases):
+    """-> {tool: why it is not there}"""
+    needed = {n for c in cases for n in c.needs}
+    tools = [t for t in (PACKAGES | PACKAGES_OPTIONAL) if t in needed]
+    if house.args.install:
+        wanted = [t for t in tools if t in PACKAGES or house.args.optional]
+        absent = [t for t in wanted if not house.which(t)]
+        problem = apt_install(house, absent) if absent else None
+        for tool in absent:
+            house.reasons[tool] = problem or "still missing after installing it"
+    missing = {t: house.reasons.get(t, "not installed") for t in tools if not house.which(t)}
+    if "requests" in needed:
+        house.python_requests = find_requests(house)
+        if not house.python_requests:
+            missing["requests"] = house.reasons.get("requests", "not installed")
+    if not house.args.rows.is_file():
+        missing["rows"] = "no recorded rows at the path of --rows"
+    return missing
+
+
+def report(house, cases, missing):
+    passed = failed = skipped = 0
+    for c in cases:
+        absent = [n for n in c.needs if n in missing]
+        if absent:
+            why = f"{absent[0]}: {missing[absent[0]]}"
+            if house.args.require and not c.optional:
+                failed += 1
+                print(f"FAIL {c.name}: expected to run, was skipped: {why}", flush=True)
+            else:
+                skipped += 1
+                print(f"skip {c.name}: {why}", flush=True)
+            continue
+        try:
+            c.run(house)
+        except Wrong as e:
+            failed += 1
+            text = " ".join(str(e).split())
+            print(f"FAIL {c.name}: {text}", flush=True)
+        except Exception as e:  # One broken case must not hide the others.
+            failed += 1
+            print(f"FAIL {c.name}: expected a verdict, came {type(e).__name__}: {e}", flush=True)
+        else:
+            passed += 1
+            print(f"ok {c.name}", flush=True)
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return failed == 0 and passed > 0
+
+
+def parse_args():
+    ap = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Prometheus and Go are big and optional: they run when they are installed, --install leaves them "
+        "out unless --optional is given too, and --require never asks for them. Installing may start the "
+        "services of the packages it brings: it is meant for machines that are thrown away.",
+    )
+    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
+    ap.add_argument("--profile", default=str(ROOT / "target/release/examples/profile"), metavar="PATH")
+    ap.add_argument("--install", action="store_true", help="install missing clients: apt-get, and pip into a venv")
+    ap.add_argument("--optional", action="store_true", help="with --install: Prometheus and Go too")
+    ap.add_argument("--require", action="store_true", help="a client that is missing is a failure")
+    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
+    ap.add_argument("--list", action="store_true", help="print the names of the cases and end")
+    ap.add_argument(
+        "--rows",
+        type=Path,
+        default=ROOT / "tests/conformance/clients.jsonl",
+        metavar="PATH",
+        help="the recorded rows, to check that each has a case (default tests/conformance/clients.jsonl)",
+    )
+    return ap.parse_args()
+
+
+def main():
+    args = parse_args()
+    cases = [c for c in CASES if args.only in c.name]
+    if args.list:
+        print("\n".join(c.name for c in cases))
+        return 0
+    for path in (args.daemon, args.profile):
+        if not os.access(path, os.X_OK):
+            print(f"clients.py: {path} is not there: build it first, or name another", file=sys.stderr)
+            return 2
+    args.daemon, args.profile = os.path.abspath(args.daemon), os.path.abspath(args.profile)
+    # A signal ends the script by the same way out as its end: nothing stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+    house = House(args)
+    try:
+        missing = prepare(house, cases)
+        house.end = time.monotonic() + CASES_SECONDS_MAX
+        try:
+            house.servers = Servers(house)
+        except (Wrong, OSError) as e:
+            print(f"clients.py: {e}", file=sys.stderr)
+            return 2
+        return 0 if report(house, cases, missing) else 1
+    except KeyboardInterrupt:
+        return 2
+    finally:
+        house.leave()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
