@@ -58,7 +58,8 @@ impl Table {
 /// `1,234` or `12.3`: as many digits as say something.
 pub fn number(value: f64) -> String {
     match value {
-        ..0.0 => format!("-{}", number(-value)),
+        ..-0.005 => format!("-{}", number(-value)),
+        ..0.0 => number(0.0),
         ..9.995 => format!("{value:.2}"),
         ..99.95 => format!("{value:.1}"),
         _ => thousands(value.round() as u64),

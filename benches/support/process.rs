@@ -1,0 +1,82 @@
+//! What the kernel knows of a process: its memory, its time on a CPU, how many files it may open.
+#![allow(dead_code, reason = "each bench uses its own part")]
+
+use std::process::Command;
+use std::time::Duration;
+
+/// Resident memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The process' own: what it has written to.
+    pub anonymous: u64,
+    /// With the pages of files that are mapped, its own program's and libc's among them.
+    pub resident: u64,
+}
+
+impl Memory {
+    pub fn of(process: u32) -> Memory {
+        let text = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap();
+        let bytes = |name: &str| -> u64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            kib.unwrap().trim().parse::<u64>().unwrap() * 1024
+        };
+        Memory {
+            anonymous: bytes("Anonymous:"),
+            resident: bytes("Rss:"),
+        }
+    }
+
+    /// Once it has not changed for a while: who is measured may be behind with its work.
+    pub fn settled(process: u32) -> Memory {
+        let mut last = Memory::of(process);
+        let mut same = 0;
+        while same < 5 {
+            std::thread::sleep(Duration::from_millis(40));
+            let memory = Memory::of(process);
+            same = if memory == last { same + 1 } else { 0 };
+            last = memory;
+        }
+        last
+    }
+}
+
+/// Time that all threads of a process were on a CPU, in the kernel's own count.
+pub fn cpu_time(process: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
+    let of_task = tasks.unwrap().flatten().filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(of_task.sum())
+}
+
+/// How many files this process may have open, after asking for `wanted`. Starts the program again
+/// through a shell if that raises the limit, and does not return then: the call itself would take
+/// `unsafe`.
+pub fn files_max(wanted: u64) -> u64 {
+    let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    let mut words = line.unwrap_or_default().split_whitespace();
+    let mut next = || match words.next() {
+        Some("unlimited") => u64::MAX,
+        word => word.and_then(|word| word.parse().ok()).unwrap_or(0),
+    };
+    let (soft, hard) = (next(), next());
+    let reachable = wanted.min(hard);
+    if soft >= reachable {
+        return soft;
+    }
+    let status = Command::new("sh")
+        .args(["-c", "ulimit -n \"$0\" && exec \"$@\""])
+        .arg(reachable.to_string())
+        .arg(std::env::current_exe().unwrap())
+        .args(std::env::args_os().skip(1))
+        .status();
+    match status {
+        Ok(status) => std::process::exit(status.code().unwrap_or(1)),
+        Err(_) => soft,
+    }
+}
