@@ -5,7 +5,7 @@
 //! another and spins, so that what is measured is the server and the kernel, not a client waking up.
 //! Figures are those of the machine; what holds elsewhere is the ratio.
 //!
-//! `-- --seconds 1 --rounds 3 --keep-alive 8` change how much is done. Writes
+//! `-- --seconds 0.5 --rounds 5 --keep-alive 8` change how much is done. Writes
 //! `target/bench/latency.svg`.
 #![allow(
     clippy::unwrap_used,
@@ -38,8 +38,6 @@ const STALL: Duration = Duration::from_millis(100);
 /// A pair of runs is done again if client and server had to wait for a CPU for this share of the time:
 /// it would show other programs, not these. Whether it is kept does not depend on what it measured.
 const DISTURBED: f64 = 0.01;
-/// After so many the machine is taken as it is.
-const ATTEMPTS: u32 = 6;
 
 fn main() {
     match std::env::args().nth(1).as_deref() {
@@ -78,9 +76,8 @@ struct Cell {
 
 fn measure() {
     let is_full = support::is_full();
-    let seconds = support::option("--seconds").unwrap_or(if is_full { 2.0 } else { 0.05 });
-    let rounds = support::option("--rounds").unwrap_or(if is_full { 11 } else { 1 });
-    let attempts = if is_full { ATTEMPTS } else { 1 };
+    let seconds = support::option("--seconds").unwrap_or(if is_full { 1.0 } else { 0.05 });
+    let rounds = support::option("--rounds").unwrap_or(if is_full { 21 } else { 1 });
     let connections = support::option("--keep-alive").unwrap_or(8);
 
     println!("{}", support::environment());
@@ -106,10 +103,12 @@ fn measure() {
             rounds: [Vec::new(), Vec::new()],
         })
         .collect();
+    // So that a busy machine makes this take twice as long at most.
+    let repeats_max = if is_full { rounds * cells.len() } else { 0 };
     let [mut repeated, mut disturbed] = [0; 2];
     for round in 0..rounds {
         for cell in &mut cells {
-            for attempt in 1.. {
+            loop {
                 // Who is first changes from round to round.
                 let mut pair: [Option<Tally>; 2] = [None, None];
                 let mut is_quiet = true;
@@ -119,8 +118,8 @@ fn measure() {
                     is_quiet &= waited.as_secs_f64() < DISTURBED * seconds;
                     pair[who] = Some(tally);
                 }
-                if is_quiet || attempt == attempts {
-                    disturbed += u32::from(!is_quiet);
+                if is_quiet || repeated == repeats_max {
+                    disturbed += usize::from(!is_quiet);
                     for (rounds, tally) in cell.rounds.iter_mut().zip(pair) {
                         rounds.extend(tally);
                     }
