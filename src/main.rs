@@ -10,12 +10,9 @@ mod daemon;
 use std::io::Write;
 use std::process::ExitCode;
 
-use daemon::Failure;
 use daemon::checks::Checks;
 use daemon::options::{self, Command};
-
-const FAILED: u8 = 1;
-const MISUSED: u8 = 2;
+use daemon::{EXIT_FAILED, EXIT_MISUSED, Failure};
 
 fn main() -> ExitCode {
     match options::parse(std::env::args_os().skip(1)) {
@@ -26,12 +23,12 @@ fn main() -> ExitCode {
         Ok(Command::Version) => show(concat!("healthz ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Command::Serve(options)) => match daemon::serve(&options) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(Failure::Run(_)) => ExitCode::from(FAILED),
-            Err(Failure::Usage(_)) => ExitCode::from(MISUSED),
+            Err(Failure::Run(_)) => ExitCode::from(EXIT_FAILED),
+            Err(Failure::Usage(_)) => ExitCode::from(EXIT_MISUSED),
         },
         Err(error) => {
             eprintln!("healthz: {error}");
-            ExitCode::from(MISUSED)
+            ExitCode::from(EXIT_MISUSED)
         }
     }
 }
@@ -39,7 +36,7 @@ fn main() -> ExitCode {
 /// Prints what was asked for. A reader that has seen enough (`| head`) is no failure.
 fn show(text: &str) -> ExitCode {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(FAILED),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(EXIT_FAILED),
         _ => ExitCode::SUCCESS,
     }
 }

@@ -28,14 +28,17 @@ use options::Options;
 use signals::{Wake, Wakes};
 use sync::SyncLoop;
 
+/// Exit code of what failed while running.
+pub const EXIT_FAILED: u8 = 1;
+/// Exit code of wrong usage or configuration.
+pub const EXIT_MISUSED: u8 = 2;
+
 /// Longest that the end waits for a stderr that blocks.
 const FLUSH_DURATION_MAX: Duration = Duration::from_secs(1);
 /// How often main looks whether the door is closed, once it was asked to close.
 const CLOSING_PERIOD: Duration = Duration::from_millis(10);
 /// What the door may take beyond the time that its last requests have; more is a bug.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
-/// How long main looks closer after a panic somewhere.
-const PANIC_GRACE: Duration = Duration::from_secs(1);
 
 /// Why the daemon ended without having been asked to.
 #[derive(Debug)]
@@ -79,10 +82,8 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
         eprintln!("healthz: {failure}");
         return Err(failure);
     }
-    // A panic here must not outrun the log that tells of it.
-    let run = std::panic::AssertUnwindSafe(|| run(options, checks, inherited));
-    let result = std::panic::catch_unwind(run)
-        .unwrap_or_else(|_| Err(Failure::Run("the main thread panicked".to_owned())));
+    end_on_panic();
+    let result = run(options, checks, inherited);
     if let Err(failure) = &result {
         log::say(failure);
     }
@@ -90,8 +91,28 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     result
 }
 
+/// Makes a panic of any thread the end of all: a daemon without its door, its loop or its log is none.
+/// It is logged like everything else, because stderr may block.
+fn end_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        let payload = info.payload();
+        let text = match payload.downcast_ref::<&str>() {
+            Some(text) => text,
+            None => payload.downcast_ref::<String>().map_or("", String::as_str),
+        };
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        match info.location() {
+            Some(place) => ::log::error!("thread {thread} panicked at {place}: {text}"),
+            None => ::log::error!("thread {thread} panicked: {text}"),
+        }
+        log::flush(FLUSH_DURATION_MAX);
+        std::process::exit(i32::from(EXIT_FAILED));
+    }));
+}
+
 fn run(options: &Options, checks: Checks, inherited: Inherited) -> Result<(), Failure> {
-    let wakes = Wakes::new().map_err(failed("cannot handle signals"))?;
+    let wakes = Wakes::new().map_err(failed("cannot set up signals"))?;
     let (listeners, ready) = listen::open(options, inherited)?;
     let urls = listen::urls(&listeners);
     let server = Server::new(checks.responder(), listeners, options.config);
@@ -101,14 +122,13 @@ fn run(options: &Options, checks: Checks, inherited: Inherited) -> Result<(), Fa
     manager.tell("READY=1");
     Inherited::tell_ready(ready);
 
-    let mut sync = SyncLoop::new(checks, &manager, options.sync_period, options.log_limit);
     let mut main = Main {
         wakes,
-        sync: &mut sync,
+        sync: SyncLoop::new(checks, &manager, options.sync_period, options.log_limit),
     };
-    match main.watch(&door)? {
-        Ended::Door => return Err(ended(door)),
-        Ended::Asked => {}
+    main.watch(&door)?;
+    if door.is_finished() {
+        return Err(ended(door));
     }
     SHUTDOWN.begin_shutdown();
     manager.tell("STOPPING=1");
@@ -116,35 +136,19 @@ fn run(options: &Options, checks: Checks, inherited: Inherited) -> Result<(), Fa
     main.drain(door, options)
 }
 
-/// The main thread's waiting.
-struct Main<'a, 'm> {
+/// The main thread: the sync loop, and waiting for what ends it.
+struct Main<'a> {
     wakes: Wakes,
-    sync: &'a mut SyncLoop<'m>,
+    sync: SyncLoop<'a>,
 }
 
-/// What ended the watch.
-enum Ended {
-    Asked,
-    Door,
-}
-
-impl Main<'_, '_> {
+impl Main<'_> {
     /// Goes round until somebody asks to stop or the door's thread ends on its own.
-    fn watch(&mut self, door: &Handle) -> Result<Ended, Failure> {
-        let mut closer_until = Instant::ZERO;
+    fn watch(&mut self, door: &Handle) -> Result<(), Failure> {
         loop {
-            let now = server::now();
-            let mut next = self.sync.round(now);
-            if door.is_finished() {
-                return Ok(Ended::Door);
-            }
-            if now < closer_until {
-                next = next.min(now.saturating_add(CLOSING_PERIOD));
-            }
-            match self.wait_until(next)? {
-                Wake::Timeout => {}
-                Wake::Stop => return Ok(Ended::Asked),
-                Wake::Panic => closer_until = server::now().saturating_add(PANIC_GRACE),
+            let next = self.sync.round(server::now());
+            if door.is_finished() || self.wait_until(next)? == Wake::Stop {
+                return Ok(());
             }
         }
     }

@@ -369,7 +369,7 @@ Usage: healthz [OPTION]...  without any: on 127.0.0.1:10248 and [::1]:10248
   --shutdown-delay TIME  from readyz failing to listeners closing (0s)
   --ready-fd N           write a newline there once serving, then close it
   --log-level LEVEL      error, warn, info, debug or trace (RUST_LOG or info)
-  -h, --help             connections take {memory} KiB with these options
+  -h, --help             connections take up to {memory} KiB with these options
   -V, --version          TIME is 500ms, 10s, 2m, 1h
 SIGTERM and SIGINT drain and stop; a second one stops at once.
 Exit code: 0 asked to stop, 1 failed (an address in use, too), 2 wrong usage or

@@ -1,73 +1,47 @@
-//! What wakes the main thread: signals, panics of other threads, or time.
+//! What wakes the main thread: signals or time.
 //!
 //! Signals become bytes on a socket pair, so that nothing of ours runs in a signal handler. SIGHUP is
 //! left alone: it ends a daemon whose terminal is gone, unless `nohup` said otherwise. SIGPIPE is
 //! ignored by std.
 
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
-
-/// Other bytes come from signal handlers.
-const PANIC: u8 = b'!';
 
 /// Why the wait is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
     /// SIGTERM or SIGINT, once for each.
     Stop,
-    /// A thread has panicked.
-    Panic,
-    /// It is time.
+    /// It is time, or nearly.
     Timeout,
 }
 
 /// The receiving end.
 pub struct Wakes {
-    receiver: UnixStream,
+    receiver: mio::net::UnixStream,
     poll: Poll,
     events: Events,
 }
 
 impl Wakes {
-    /// From now on SIGTERM and SIGINT no longer end the process, and a panic is logged instead of
-    /// printed, because stderr may block.
+    /// From now on SIGTERM and SIGINT no longer end the process.
     ///
     /// # Errors
     /// If the system has no descriptors for it.
     pub fn new() -> io::Result<Self> {
-        let (mut receiver, sender) = UnixStream::pair()?;
-        let sender = std::os::unix::net::UnixStream::from(OwnedFd::from(sender));
+        let (receiver, sender) = UnixStream::pair()?;
+        receiver.set_nonblocking(true)?;
+        let mut receiver = mio::net::UnixStream::from_std(receiver);
         let poll = Poll::new()?;
         poll.registry()
             .register(&mut receiver, Token(0), Interest::READABLE)?;
-        for signal in [SIGTERM, SIGINT] {
-            pipe::register(signal, sender.try_clone()?)?;
-        }
-        std::panic::set_hook(Box::new(move |info| {
-            let payload = info.payload();
-            let text = match (
-                payload.downcast_ref::<&str>(),
-                payload.downcast_ref::<String>(),
-            ) {
-                (Some(text), _) => text,
-                (_, Some(text)) => text.as_str(),
-                _ => "of unknown kind",
-            };
-            let thread = std::thread::current();
-            let thread = thread.name().unwrap_or("unnamed");
-            match info.location() {
-                Some(place) => log::error!("thread {thread} panicked at {place}: {text}"),
-                None => log::error!("thread {thread} panicked: {text}"),
-            }
-            // Full means that main has enough to wake up for.
-            let _ = (&sender).write(&[PANIC]);
-        }));
+        pipe::register(SIGTERM, sender.try_clone()?)?;
+        pipe::register(SIGINT, sender)?;
         Ok(Wakes {
             receiver,
             poll,
@@ -93,7 +67,6 @@ impl Wakes {
     fn receive(&mut self) -> io::Result<Option<Wake>> {
         let mut byte = [0];
         match self.receiver.read(&mut byte) {
-            Ok(_) if byte == [PANIC] => Ok(Some(Wake::Panic)),
             Ok(_) => Ok(Some(Wake::Stop)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
