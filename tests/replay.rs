@@ -1,6 +1,7 @@
 //! Every row of `tests/conformance` over a real socket, TCP and Unix, against servers on threads of
 //! their own. What comes back must be what the row asks for, and byte for byte, Date aside, what a
 //! connection without sockets says: the server adds nothing, loses nothing, closes when it said so.
+#![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,5 +1,6 @@
 //! The server as an embedder drives it: real sockets, the caller's `Poll`, and a time that only the
 //! test moves.
+#![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,5 +1,6 @@
 //! What the server does when the process is out of descriptors. In a process of its own: the limit
 //! is everybody's.
+#![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -3,6 +3,7 @@
 //!
 //! The allocator counts for every thread that has not said that it is a client. So the thread that
 //! [`spawn`] starts is counted as it is, without a hook in it.
+#![cfg(feature = "server")]
 #![allow(
     unsafe_code,
     reason = "a global allocator is unsafe to implement; this one only counts"
@@ -457,8 +458,7 @@ fn out_of_descriptors() {
     let (calls, counters) = turns(60);
     assert_eq!((counters.accepted, counters.accept_pauses), (1, 1));
     assert_eq!(RECORDS.load(Ordering::Relaxed), 1);
-    // One record a spell, and std's text for an error number is a String: made and freed once.
-    assert!(calls <= 2, "{calls} calls");
+    assert_eq!(calls, 0);
 
     drop(hoard);
     let (calls, counters) = turns(60);

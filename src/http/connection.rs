@@ -267,7 +267,8 @@ impl Connection {
     }
 
     /// The deadline has passed. A head that did not come in time is answered with 408, silence with
-    /// silence. Does nothing but say so if the deadline has not passed at `context.now`.
+    /// silence. If the deadline has not passed at `context.now` nothing happens, and the result is
+    /// [`Next::Read`].
     pub fn expire(&mut self, context: &Context<'_>, rx: &[u8], tx: &mut [u8]) -> Progress {
         if context.now < self.deadline(context.limits) {
             return Progress {

@@ -3,13 +3,14 @@
 //! Knows no check, no socket, no clock, and allocates nothing. [`crate::answer`] gives it the
 //! function from request to response; [`crate::server`] or your own loop moves the bytes.
 //!
-//! Start at [`Connection`].
+//! Start at [`Connection`]. What is seen and what is done about it stands as tables in [`request`],
+//! [`target`] and [`connection`].
 
-mod cache;
-mod connection;
-mod request;
-mod response;
-mod target;
+pub mod cache;
+pub mod connection;
+pub mod request;
+pub mod response;
+pub mod target;
 
 pub use cache::HeadCache;
 pub use connection::{Connection, Context, Next, Phase, Progress};

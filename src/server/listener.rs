@@ -116,7 +116,8 @@ impl BindError {
 
     fn io(address: Address, source: io::Error) -> Self {
         let kind = match source.kind() {
-            io::ErrorKind::AddrInUse => BindErrorKind::InUse,
+            // The latter is a path that exists.
+            io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists => BindErrorKind::InUse,
             _ => BindErrorKind::Other,
         };
         BindError {
@@ -325,9 +326,9 @@ impl Listeners {
     fn bind_unix(&mut self, path: &Path) -> Result<(), BindError> {
         let address = || Address::Unix(path.to_path_buf());
         self.check_count(&address())?;
-        let listener = match UnixListener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
-                std::fs::remove_file(path).and_then(|()| UnixListener::bind(path))
+        let listener = match listen_unix(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_stale(path) => {
+                std::fs::remove_file(path).and_then(|()| listen_unix(path))
             }
             result => result,
         };
@@ -379,6 +380,20 @@ fn listen_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = std::net::TcpListener::from(socket);
     let local = listener.local_addr()?;
     Ok((TcpListener::from_std(listener), local))
+}
+
+/// Listens at a name of our own first, and gives the socket its `path` when it does: between bind(2)
+/// and listen(2) a socket refuses connections, and would look as if nobody listened on it.
+fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    let mut temporary = path.as_os_str().to_os_string();
+    temporary.push(std::format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    // Only an earlier process of our number can have left it.
+    let _ = std::fs::remove_file(&temporary);
+    let listener = UnixListener::bind(&temporary)?;
+    let linked = std::fs::hard_link(&temporary, path);
+    std::fs::remove_file(&temporary)?;
+    linked.map(|()| listener)
 }
 
 /// Whether `path` is a Unix socket that nobody listens on.
@@ -505,6 +520,18 @@ impl AcceptError {
             ) => AcceptError::Next,
             // EMFILE, ENFILE, ENOBUFS, ENOMEM; and what is not known is no reason to spin either.
             _ => AcceptError::Pause,
+        }
+    }
+
+    /// What the system is short of, in words. (The system's own would be allocated, at a time when
+    /// there may be no memory.)
+    pub(super) fn shortage(error: &io::Error) -> &'static str {
+        match error.raw_os_error() {
+            Some(libc::EMFILE) => "this process has as many descriptors open as it may (EMFILE)",
+            Some(libc::ENFILE) => "the system has as many files open as it can (ENFILE)",
+            Some(libc::ENOBUFS) => "the system has no buffer space (ENOBUFS)",
+            Some(libc::ENOMEM) => "the system has no memory (ENOMEM)",
+            _ => "the system refuses",
         }
     }
 }

@@ -488,7 +488,9 @@ impl<'a> Server<'a> {
         if !core::mem::replace(&mut self.is_short, true) {
             self.desk.counters.accept_pauses += 1;
             log::warn!(
-                "cannot accept connections: {error}; trying again every {} ms and serving those that are open",
+                "cannot accept connections: {} (error {}); trying again every {} ms and serving those that are open",
+                AcceptError::shortage(error),
+                error.raw_os_error().unwrap_or_default(),
                 ACCEPT_PAUSE.as_millis()
             );
         }
@@ -529,7 +531,8 @@ impl<'a> Server<'a> {
             return;
         };
         if let Err(error) = peer.stream.register(registry, token, Interest::READABLE) {
-            log::warn!("cannot register a connection: {error}");
+            let code = error.raw_os_error().unwrap_or_default();
+            log::warn!("cannot register a connection with epoll (error {code}); it is closed");
             self.desk.counters.failed += 1;
             self.slots.remove(index);
             return;
