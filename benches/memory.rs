@@ -4,9 +4,8 @@
 //! memory also counts the pages of its program and of libc, which other processes share. Both are
 //! read from `/proc/PID/smaps_rollup`, of the `healthz` program and of the library alone in a process.
 //!
-//! `-- --static` also builds the program linked statically and shows it beside the other:
-//! `RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' cargo build --release
-//! --target HOST --bin healthz`. Under `cargo test --benches` nothing is built and little is held.
+//! `-- --static` also builds the static program, `cargo static`, and shows it beside the other. Under
+//! `cargo test --benches` nothing is built and little is held.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -163,40 +162,26 @@ fn programs(is_full: bool) {
 
 /// Builds the `healthz` program as it is released, and returns where it is.
 fn build(is_static: bool) -> PathBuf {
-    let program = std::env::current_exe().unwrap();
+    let bench = std::env::current_exe().unwrap();
     // target/release/deps/memory-0123
-    let target = program.ancestors().nth(3).unwrap();
-    let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .args(["build", "--quiet", "--release", "--bin", "healthz"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"));
-    let directory = if is_static {
-        // Flags for the program are not flags for build scripts, if it has a target of its own.
-        let host = host();
-        command
-            .args(["--target", &host])
-            .arg("--target-dir")
-            .arg(target.join("static"))
-            .env(
-                "RUSTFLAGS",
-                "-C target-feature=+crt-static -C relocation-model=static",
-            );
-        target.join("static").join(host)
-    } else {
-        command.arg("--target-dir").arg(target);
-        target.to_path_buf()
+    let target = bench.ancestors().nth(3).unwrap();
+    let (arguments, directory): (&[&str], _) = match is_static {
+        true => (&["static"], target.join("x86_64-unknown-linux-gnu")),
+        false => (
+            &["build", "--release", "--bin", "healthz"],
+            target.to_path_buf(),
+        ),
     };
+    let mut command = Command::new(std::env::var("CARGO").unwrap_or("cargo".into()));
+    command
+        .args(arguments)
+        .args(["--quiet", "--target-dir"])
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        // It would replace the flags that make the program static.
+        .env_remove("RUSTFLAGS");
     assert!(command.status().unwrap().success(), "{command:?}");
     directory.join("release/healthz")
-}
-
-fn host() -> String {
-    let rustc = std::env::var("RUSTC").unwrap_or("rustc".into());
-    let output = Command::new(rustc).arg("-vV").output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    host.unwrap().to_string()
 }
 
 /// What one more of something takes.
