@@ -81,14 +81,14 @@ pub struct Tally {
 
 impl Tally {
     pub fn new() -> Self {
-        // Three digits, up to a minute: longer than any patience.
-        let histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap();
+        // Three digits and one, up to a minute: longer than any patience.
+        let histogram = |digits| Histogram::new_with_bounds(1, 60_000_000_000, digits).unwrap();
         Tally {
             asked: 0,
             answered: 0,
             unclosed: 0,
-            latency: histogram.clone(),
-            late: histogram,
+            latency: histogram(3),
+            late: histogram(1),
             checksum: Checksum::EMPTY,
         }
     }

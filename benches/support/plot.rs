@@ -273,17 +273,18 @@ fn draw(svg: &mut String, panel: &Panel, scale: Scale, nines_max: f64, has_label
         let value = panel.ours.value_at_quantile(quantile);
         let is_above = quantile == 1.0 || value >= panel.floor.value_at_quantile(quantile);
         let (x, y) = (x(nines), y(value));
-        let (label, anchor) = match quantile {
-            1.0 => (format!("max {}", micros(value)), "end"),
-            _ => (micros(value), "middle"),
+        let above = if is_above { y - 9.0 } else { y + 18.0 };
+        let label = micros(value);
+        let (x_text, y_text, anchor, label) = match quantile {
+            1.0 if x < 0.8 * PANEL_WIDTH => (x + 8.0, y + 4.0, "start", format!("max {label}")),
+            1.0 => (x + 12.0, above, "end", format!("max {label}")),
+            _ => (x, above, "middle", label),
         };
         let _ = writeln!(
             svg,
             "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" fill=\"{OURS}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\" font-weight=\"600\" fill=\"{OURS}\" \
-             paint-order=\"stroke\" stroke=\"#ffffff\" stroke-width=\"4\">{label}</text>",
-            if quantile == 1.0 { x + 12.0 } else { x },
-            if is_above { y - 9.0 } else { y + 18.0 },
+             <text x=\"{x_text:.1}\" y=\"{y_text:.1}\" text-anchor=\"{anchor}\" font-weight=\"600\" fill=\"{OURS}\" \
+             paint-order=\"stroke\" stroke=\"#ffffff\" stroke-width=\"4\">{label}</text>"
         );
     }
 }
