@@ -184,21 +184,24 @@ fn idle(is_full: bool, files: u64) {
         }
     }
     println!(
-        "Idle connections: µs of CPU a request with keep-alive, the kernel's work included; {rounds} rounds of {}\n",
+        "Idle connections: µs of CPU a request with keep-alive, the kernel's work included; {rounds} rounds of {},\n\
+         over none: within a round, median\n",
         thousands(requests)
     );
     let mut table = Table::new(&["idle", "median", "least", "most", "over none"]);
     let mut points = Vec::new();
+    let none: Vec<f64> = servers.first().unwrap().4.clone();
     for (size, door, idle, asking, mut costs) in servers {
-        costs.sort_by(f64::total_cmp);
-        let median = costs[costs.len() / 2];
+        let ratios = costs.iter().zip(&none).map(|(cost, none)| cost / none);
+        let ratio = median(&mut ratios.collect::<Vec<f64>>());
+        let median = median(&mut costs);
         points.push([size as f64, median]);
         table.row([
             thousands(size as u64),
             number(median),
             number(costs[0]),
             number(costs[costs.len() - 1]),
-            number(median / points[0][1]),
+            number(ratio),
         ]);
         let connections = idle.len() as u64 + 1;
         drop((idle, asking));
@@ -251,6 +254,12 @@ fn pipelining(is_full: bool, counts: bool, traces: bool) {
 fn own_cpu_time() -> Duration {
     std::thread::sleep(Duration::from_micros(1));
     process::cpu_time(std::process::id())
+}
+
+/// Sorts them.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Of the straight line that fits best: least squares.
