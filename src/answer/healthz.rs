@@ -26,14 +26,14 @@ pub(super) fn root(
 }
 
 /// The check that `rest` of a path, `/NAME`, names.
-pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &str, now: Instant) -> Option<&'a Check> {
-    let rest = rest.strip_prefix('/')?;
+pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &[u8], now: Instant) -> Option<&'a Check> {
+    let rest = rest.strip_prefix(b"/")?;
     let mut checks = endpoint
         .checks()
         .iter()
         .filter(|check| check.is_listed(now));
     checks
-        .find(|check| strip_prefix(rest, check.name()) == Some(""))
+        .find(|check| strip_prefix(rest, check.name()).is_some_and(<[u8]>::is_empty))
         .copied()
 }
 
@@ -75,7 +75,7 @@ fn root_with_query(
     endpoint: &Endpoint<'_>,
     now: Instant,
     request: &Request<'_>,
-    query: &str,
+    query: &[u8],
     writer: Writer<'_>,
 ) -> Result<usize, Full> {
     let mut is_verbose = false;
@@ -97,7 +97,7 @@ fn root_with_excludes(
     endpoint: &Endpoint<'_>,
     now: Instant,
     request: &Request<'_>,
-    query: &str,
+    query: &[u8],
     is_verbose: bool,
     writer: Writer<'_>,
 ) -> Result<usize, Full> {
@@ -188,7 +188,7 @@ struct Exclude {
 
 /// What `exclude` parameters name: a set, sorted bytewise as decoded.
 struct Excludes<'q, 'f> {
-    query: &'q str,
+    query: &'q [u8],
     found: &'f mut [Exclude],
     count: usize,
 }
@@ -196,7 +196,7 @@ struct Excludes<'q, 'f> {
 impl Excludes<'_, '_> {
     fn none() -> Self {
         Excludes {
-            query: "",
+            query: b"",
             found: &mut [],
             count: 0,
         }
@@ -295,7 +295,7 @@ impl Excludes<'_, '_> {
 }
 
 impl Exclude {
-    fn value<'q>(&self, query: &'q str) -> Decoded<'q> {
+    fn value<'q>(&self, query: &'q [u8]) -> Decoded<'q> {
         let start = usize::from(self.start);
         Decoded::new(
             query

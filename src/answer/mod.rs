@@ -96,11 +96,11 @@ impl<'a> Responder<'a> {
             return redirect(request, writer);
         }
         let is_probe_of_all = request.method() == Method::Options
-            && (target.form() == Form::Asterisk || target.path() == "/");
+            && (target.form() == Form::Asterisk || target.path() == b"/");
         for endpoint in self.endpoints {
             let rest = match target.strip_prefix(endpoint.path()) {
                 Some(rest) => rest,
-                None if is_probe_of_all => "",
+                None if is_probe_of_all => b"",
                 None => continue,
             };
             if rest.is_empty() {
@@ -134,10 +134,10 @@ impl<'a> Responder<'a> {
         let Some(host) = request.host() else {
             return true;
         };
-        let host = crate::http::host_without_port(host);
+        let host = crate::http::without_port(host);
         self.allow_hosts
             .iter()
-            .any(|allowed| allowed.eq_ignore_ascii_case(host))
+            .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(host))
     }
 }
 
@@ -164,7 +164,7 @@ fn redirect(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, Full> {
         target.clean_into(text);
         if target.query().is_some() {
             text.push(b"?");
-            text.push(query.as_bytes());
+            text.push(query);
         }
     })
 }

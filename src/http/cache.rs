@@ -62,14 +62,10 @@ impl HeadCache {
         if entry.head.get(..entry.length)? != rx {
             return None;
         }
-        let text = |part: Part| core::str::from_utf8(part.of(rx)).ok();
-        let query = match meaning.query {
-            Some(query) => Some(text(query)?),
-            None => None,
-        };
+        let query = meaning.query.map(|query| query.of(rx));
         Some(Request {
             method: meaning.method,
-            target: Target::from_parts(text(meaning.path)?, meaning.marks, query),
+            target: Target::from_parts(meaning.path.of(rx), meaning.marks, query),
             host: meaning.host.map(|host| host.of(rx)),
             is_http10: meaning.is_http10,
             keep_alive: meaning.keep_alive,
@@ -90,15 +86,12 @@ impl HeadCache {
         let Some(head) = entry.head.get_mut(..rx.len()).filter(|_| is_common) else {
             return;
         };
-        let query = request
-            .target
-            .query()
-            .map(|query| Part::place(rx, query.as_bytes()));
+        let query = request.target.query().map(|query| Part::place(rx, query));
         let meaning = Meaning {
             method: request.method,
             is_http10: request.is_http10,
             keep_alive: request.keep_alive,
-            path: Part::place(rx, request.target.path().as_bytes()),
+            path: Part::place(rx, request.target.path()),
             marks: request.target.marks(),
             query,
             host: request.host.map(|host| Part::place(rx, host)),

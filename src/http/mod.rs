@@ -18,9 +18,4 @@ pub use request::{Method, Request};
 pub use response::{Date, Fields, Full, StatusCode, Text, Writer};
 pub use target::{Decoded, Form, Pairs, Target};
 
-pub(crate) use target::strip_prefix;
-
-/// The host of an authority, without its port.
-pub(crate) fn host_without_port(authority: &str) -> &str {
-    target::split_port(authority).0
-}
+pub(crate) use target::{strip_prefix, without_port};

@@ -77,10 +77,9 @@ impl<'a> Request<'a> {
     }
 
     /// Host and port that the client wants to talk to: the target's in absolute-form, otherwise the
-    /// Host field's; `None` only in HTTP/1.0.
-    pub fn host(&self) -> Option<&'a str> {
-        let field = || core::str::from_utf8(self.host?).ok();
-        self.target.authority().or_else(field)
+    /// Host field's; `None` only in HTTP/1.0. ASCII.
+    pub fn host(&self) -> Option<&'a [u8]> {
+        self.target.authority().or(self.host)
     }
 }
 
@@ -126,7 +125,7 @@ fn parse_head(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
         Ok(httparse::Status::Complete(length)) => {
             let line = RequestLine {
                 method: head.method.unwrap_or_default(),
-                target: head.path.unwrap_or_default(),
+                target: head.path.unwrap_or_default().as_bytes(),
                 is_http10: head.version == Some(0),
             };
             let head_bytes = rx.get(..length).unwrap_or_default();
@@ -156,7 +155,7 @@ pub(crate) fn too_long(rx: &[u8]) -> Refusal {
 
 struct RequestLine<'a> {
     method: &'a str,
-    target: &'a str,
+    target: &'a [u8],
     is_http10: bool,
 }
 
@@ -187,7 +186,7 @@ fn parse_other_version(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
     // httparse has looked at method and target already: it stopped at the version.
     let line = RequestLine {
         method: core::str::from_utf8(method).unwrap_or_default(),
-        target: core::str::from_utf8(target).unwrap_or_default(),
+        target,
         is_http10: false,
     };
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];

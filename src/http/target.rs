@@ -40,18 +40,19 @@ pub(super) struct Marks {
 pub struct Target<'a> {
     form: Form,
     marks: Marks,
-    authority: Option<&'a str>,
-    path: &'a str,
-    query: Option<&'a str>,
+    // ASCII all of them. As bytes, because who rebuilds a target would have to prove it again.
+    authority: Option<&'a [u8]>,
+    path: &'a [u8],
+    query: Option<&'a [u8]>,
 }
 
 impl<'a> Target<'a> {
     /// Takes `target` apart; `None` if it has none of the forms above.
-    pub fn parse(target: &'a str) -> Option<Self> {
-        if target.starts_with('/') {
+    pub fn parse(target: &'a [u8]) -> Option<Self> {
+        if target.first() == Some(&b'/') {
             return Target::parse_path(Form::Origin, None, target);
         }
-        if target == "*" {
+        if target == b"*" {
             return Some(Target {
                 form: Form::Asterisk,
                 marks: Marks::default(),
@@ -61,38 +62,38 @@ impl<'a> Target<'a> {
             });
         }
         let rest = strip_scheme(target)?;
-        let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (authority, path) = rest.split_at_checked(end)?;
-        if authority.is_empty() || !is_host(authority.as_bytes()) {
+        let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?'));
+        let (authority, path) = rest.split_at_checked(end.unwrap_or(rest.len()))?;
+        if authority.is_empty() || !is_host(authority) {
             return None;
         }
-        if path.starts_with('/') {
+        if path.first() == Some(&b'/') {
             return Target::parse_path(Form::Absolute, Some(authority), path);
         }
-        let query = path.strip_prefix('?');
-        let root = Target::parse_path(Form::Absolute, Some(authority), "/")?;
+        let query = path.strip_prefix(b"?");
+        let root = Target::parse_path(Form::Absolute, Some(authority), b"/")?;
         is_query(query).then_some(Target { query, ..root })
     }
 
-    /// Looks once at each byte: this runs for every request.
-    fn parse_path(form: Form, authority: Option<&'a str>, target: &'a str) -> Option<Self> {
+    /// Looks once at each byte: this runs for every request whose head is new.
+    fn parse_path(form: Form, authority: Option<&'a [u8]>, target: &'a [u8]) -> Option<Self> {
         let mut marks = Marks::default();
         let mut previous = 0;
         let mut length = 0;
-        for byte in target.bytes() {
-            if !is(PATH, byte) {
+        for byte in target {
+            if !is(PATH, *byte) {
                 break;
             }
             marks.is_suspect |= previous == b'/' && matches!(byte, b'/' | b'.');
-            marks.is_encoded |= byte == b'%';
-            previous = byte;
+            marks.is_encoded |= *byte == b'%';
+            previous = *byte;
             length += 1;
         }
         let (path, rest) = target.split_at_checked(length)?;
-        let query = match rest.strip_prefix('?') {
-            Some(query) => Some(query),
-            None if rest.is_empty() => None,
-            None => return None,
+        let query = match rest {
+            [] => None,
+            [b'?', query @ ..] => Some(query),
+            _ => return None,
         };
         let is_valid = is_query(query) && (!marks.is_encoded || decodes(path));
         is_valid.then_some(Target {
@@ -106,7 +107,7 @@ impl<'a> Target<'a> {
 
     /// The origin-form target that [`parse`](Target::parse) took apart into these before.
     #[inline]
-    pub(super) fn from_parts(path: &'a str, marks: Marks, query: Option<&'a str>) -> Self {
+    pub(super) fn from_parts(path: &'a [u8], marks: Marks, query: Option<&'a [u8]>) -> Self {
         Target {
             form: Form::Origin,
             marks,
@@ -127,21 +128,21 @@ impl<'a> Target<'a> {
         self.form
     }
 
-    /// Host and port of an absolute-form target.
+    /// Host and port of an absolute-form target. ASCII.
     #[inline]
-    pub fn authority(&self) -> Option<&'a str> {
+    pub fn authority(&self) -> Option<&'a [u8]> {
         self.authority
     }
 
-    /// The path as it was sent, percent-encoding included; `*` for asterisk-form.
+    /// The path as it was sent, percent-encoding included; `*` for asterisk-form. ASCII.
     #[inline]
-    pub fn path(&self) -> &'a str {
+    pub fn path(&self) -> &'a [u8] {
         self.path
     }
 
-    /// What follows the first `?`, as it was sent.
+    /// What follows the first `?`, as it was sent. ASCII.
     #[inline]
-    pub fn query(&self) -> Option<&'a str> {
+    pub fn query(&self) -> Option<&'a [u8]> {
         self.query
     }
 
@@ -151,8 +152,8 @@ impl<'a> Target<'a> {
     pub fn is_unclean(&self) -> bool {
         self.marks.is_suspect
             && segments(self.path).any(|(segment, last)| match segment {
-                "" => !last,
-                "." | ".." => true,
+                b"" => !last,
+                b"." | b".." => true,
                 _ => false,
             })
     }
@@ -162,19 +163,19 @@ impl<'a> Target<'a> {
         let start = text.len();
         for (segment, _) in segments(self.path) {
             match segment {
-                "" | "." => {}
-                ".." => {
+                b"" | b"." => {}
+                b".." => {
                     let kept = text.as_bytes().get(start..).unwrap_or_default();
                     let slash = kept.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
                     text.truncate(start + slash);
                 }
                 segment => {
                     text.push(b"/");
-                    text.push(segment.as_bytes());
+                    text.push(segment);
                 }
             }
         }
-        if text.len() == start || self.path.ends_with('/') {
+        if text.len() == start || self.path.ends_with(b"/") {
             text.push(b"/");
         }
     }
@@ -182,8 +183,8 @@ impl<'a> Target<'a> {
     /// What follows `prefix` in the path, percent-decoding aside; `None` if the path does not begin
     /// with it. An encoded slash equals nothing.
     #[inline]
-    pub(crate) fn strip_prefix(&self, prefix: &str) -> Option<&'a str> {
-        match self.path.strip_prefix(prefix) {
+    pub(crate) fn strip_prefix(&self, prefix: &str) -> Option<&'a [u8]> {
+        match self.path.strip_prefix(prefix.as_bytes()) {
             None if self.marks.is_encoded => strip_prefix(self.path, prefix),
             rest => rest,
         }
@@ -196,11 +197,11 @@ impl<'a> Target<'a> {
 }
 
 /// What follows `prefix` in `path`; see [`Target::strip_prefix`].
-pub(crate) fn strip_prefix<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
-    if let Some(rest) = path.strip_prefix(prefix) {
+pub(crate) fn strip_prefix<'a>(path: &'a [u8], prefix: &str) -> Option<&'a [u8]> {
+    if let Some(rest) = path.strip_prefix(prefix.as_bytes()) {
         return Some(rest);
     }
-    let mut bytes = path.bytes();
+    let mut bytes = path.iter().copied();
     let mut used = 0;
     for want in prefix.bytes() {
         match bytes.next()? {
@@ -221,7 +222,7 @@ pub(crate) fn strip_prefix<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
 /// The pairs of a query as Go's `url.ParseQuery` sees them: split at `&`; a pair that is empty,
 /// holds a `;` or cannot be percent-decoded is dropped whole; a name without `=` has the value `""`.
 #[derive(Clone, Debug)]
-pub struct Pairs<'a>(Option<&'a str>);
+pub struct Pairs<'a>(Option<&'a [u8]>);
 
 impl<'a> Iterator for Pairs<'a> {
     /// Name and value, still encoded but known to decode.
@@ -230,15 +231,13 @@ impl<'a> Iterator for Pairs<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let query = self.0?;
-            let (pair, rest) = match query.split_once('&') {
-                Some((pair, rest)) => (pair, Some(rest)),
-                None => (query, None),
-            };
+            let (pair, rest) = split_once(query, b'&');
             self.0 = rest;
-            if pair.is_empty() || pair.contains(';') || !decodes(pair) {
+            if pair.is_empty() || pair.contains(&b';') || !decodes(pair) {
                 continue;
             }
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = split_once(pair, b'=');
+            let value = value.unwrap_or_default();
             return Some((Decoded(name), Decoded(value)));
         }
     }
@@ -246,22 +245,22 @@ impl<'a> Iterator for Pairs<'a> {
 
 /// Part of a query, percent-decoded and with `+` as a space while it is read.
 #[derive(Clone, Copy, Debug)]
-pub struct Decoded<'a>(&'a str);
+pub struct Decoded<'a>(&'a [u8]);
 
 impl<'a> Decoded<'a> {
     /// Reads `raw`, part of a query, decoded. A `%` without two hex digits ends it.
-    pub(crate) const fn new(raw: &'a str) -> Self {
+    pub(crate) const fn new(raw: &'a [u8]) -> Self {
         Decoded(raw)
     }
 
     /// As it was sent.
-    pub fn raw(&self) -> &'a str {
+    pub fn raw(&self) -> &'a [u8] {
         self.0
     }
 
     /// The decoded bytes.
     pub fn bytes(&self) -> impl Iterator<Item = u8> + Clone + use<'a> {
-        let mut raw = self.0.bytes();
+        let mut raw = self.0.iter().copied();
         core::iter::from_fn(move || match raw.next()? {
             b'+' => Some(b' '),
             b'%' => Some((hex(raw.next()?)? << 4) | hex(raw.next()?)?),
@@ -271,15 +270,14 @@ impl<'a> Decoded<'a> {
 
     /// Whether the decoded bytes are `text`.
     pub fn is(&self, text: &str) -> bool {
-        self.0 == text && !text.bytes().any(|byte| matches!(byte, b'+' | b'%'))
-            || self.bytes().eq(text.bytes())
+        self.bytes().eq(text.bytes())
     }
 }
 
-fn decodes(text: &str) -> bool {
-    let mut bytes = text.bytes();
+fn decodes(text: &[u8]) -> bool {
+    let mut bytes = text.iter();
     while let Some(byte) = bytes.next() {
-        let digits = byte != b'%'
+        let digits = *byte != b'%'
             || bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit())
                 && bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit());
         if !digits {
@@ -289,22 +287,30 @@ fn decodes(text: &str) -> bool {
     true
 }
 
+/// What comes before the first `separator`, and what comes behind it if there is one.
+fn split_once(text: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
+    let mut parts = text.splitn(2, |byte| *byte == separator);
+    (parts.next().unwrap_or_default(), parts.next())
+}
+
 /// Segments after the leading slash, each with whether it is the last.
-fn segments(path: &str) -> impl Iterator<Item = (&str, bool)> {
-    let mut segments = path.strip_prefix('/').unwrap_or(path).split('/').peekable();
+fn segments(path: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
+    let path = path.strip_prefix(b"/").unwrap_or(path);
+    let mut segments = path.split(|byte| *byte == b'/').peekable();
     core::iter::from_fn(move || {
         let segment = segments.next()?;
         Some((segment, segments.peek().is_none()))
     })
 }
 
-fn strip_scheme(target: &str) -> Option<&str> {
-    let (scheme, rest) = target.split_once("://")?;
-    (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")).then_some(rest)
+fn strip_scheme(target: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = split_once(target, b':');
+    let is_http = scheme.eq_ignore_ascii_case(b"http") || scheme.eq_ignore_ascii_case(b"https");
+    rest.filter(|_| is_http)?.strip_prefix(b"//")
 }
 
-fn is_query(query: Option<&str>) -> bool {
-    query.is_none_or(|query| query.bytes().all(|byte| is(QUERY, byte)))
+fn is_query(query: Option<&[u8]>) -> bool {
+    query.is_none_or(|query| query.iter().all(|byte| is(QUERY, *byte)))
 }
 
 /// `unreserved / sub-delims` of RFC 3986 section 2, and `%`, which is looked at apart.
@@ -370,9 +376,7 @@ pub(crate) fn is_host(value: &[u8]) -> bool {
     }
     let (name, rest) = value.split_at_checked(length).unwrap_or((value, &[]));
     match rest {
-        [] | [b':', ..] => {
-            is_port(rest) && (!is_encoded || core::str::from_utf8(name).is_ok_and(decodes))
-        }
+        [] | [b':', ..] => is_port(rest) && (!is_encoded || decodes(name)),
         [b'[', literal @ ..] if name.is_empty() => {
             let end = literal
                 .iter()
@@ -396,17 +400,13 @@ fn is_port(text: &[u8]) -> bool {
     }
 }
 
-/// Host and port of an authority, told apart at the colon after any `]`.
-pub(crate) fn split_port(authority: &str) -> (&str, Option<&str>) {
-    let host_end = authority.rfind(']').map_or(0, |bracket| bracket + 1);
-    let after_literal = authority.get(host_end..).unwrap_or_default();
-    match after_literal.find(':').and_then(|colon| {
-        let (host, port) = authority.split_at_checked(host_end + colon)?;
-        Some((host, port.strip_prefix(':')?))
-    }) {
-        Some((host, port)) => (host, Some(port)),
-        None => (authority, None),
-    }
+/// The host of an authority, without its port: what comes before the colon behind any `]`.
+pub(crate) fn without_port(authority: &[u8]) -> &[u8] {
+    let literal_end = authority.iter().rposition(|byte| *byte == b']');
+    let start = literal_end.map_or(0, |bracket| bracket + 1);
+    let port = authority.iter().skip(start).position(|byte| *byte == b':');
+    let end = port.map_or(authority.len(), |colon| start + colon);
+    authority.get(..end).unwrap_or(authority)
 }
 
 /// `IPv6address`, with a zone after `%25` (RFC 6874), or `IPvFuture`.
@@ -451,7 +451,9 @@ mod tests {
     fn cleaned(path: &str) -> String {
         let mut buffer = [0; 64];
         let mut text = super::super::Text::new(&mut buffer);
-        Target::parse(path).unwrap().clean_into(&mut text);
+        Target::parse(path.as_bytes())
+            .unwrap()
+            .clean_into(&mut text);
         core::str::from_utf8(text.as_bytes()).unwrap().to_string()
     }
 
@@ -470,7 +472,10 @@ mod tests {
             ("/a/b/../../c/", "/c/"),
             ("//", "/"),
         ] {
-            assert!(Target::parse(path).unwrap().is_unclean(), "{path}");
+            assert!(
+                Target::parse(path.as_bytes()).unwrap().is_unclean(),
+                "{path}"
+            );
             assert_eq!(cleaned(path), clean, "{path}");
         }
         for path in [
@@ -483,24 +488,27 @@ mod tests {
             "/a/...",
             "/..%2fa",
         ] {
-            assert!(!Target::parse(path).unwrap().is_unclean(), "{path}");
+            assert!(
+                !Target::parse(path.as_bytes()).unwrap().is_unclean(),
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn paths_match_decoded_but_an_encoded_slash_matches_nothing() {
-        assert_eq!(strip_prefix("/%68ealthz/x", "/healthz"), Some("/x"));
-        assert_eq!(strip_prefix("/healthz", "/healthz"), Some(""));
-        assert_eq!(strip_prefix("/a%2Fb", "/a/b"), None);
-        assert_eq!(strip_prefix("/a%2", "/a%"), Some("2"));
-        assert_eq!(strip_prefix("/health", "/healthz"), None);
+        assert_eq!(strip_prefix(b"/%68ealthz/x", "/healthz"), Some(&b"/x"[..]));
+        assert_eq!(strip_prefix(b"/healthz", "/healthz"), Some(&b""[..]));
+        assert_eq!(strip_prefix(b"/a%2Fb", "/a/b"), None);
+        assert_eq!(strip_prefix(b"/a%2", "/a%"), Some(&b"2"[..]));
+        assert_eq!(strip_prefix(b"/health", "/healthz"), None);
     }
 
     #[test]
     fn query_pairs_are_those_of_go() {
         let pairs = |query: &'static str| -> Vec<(String, String)> {
             let text = |part: Decoded| String::from_utf8(part.bytes().collect()).unwrap();
-            Pairs(Some(query))
+            Pairs(Some(query.as_bytes()))
                 .map(|(name, value)| (text(name), text(value)))
                 .collect()
         };
