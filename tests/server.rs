@@ -13,7 +13,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use healthz::server::{Address, Config, Listeners, Runner, Server, spawn};
+use healthz::http::HeadCache;
+use healthz::server::{Address, Config, Listeners, Memory, Runner, Server, Slot, spawn};
 use healthz::{Check, Endpoint, Instant, Limits, Responder};
 use mio::{Events, Interest, Poll, Token};
 
@@ -531,4 +532,65 @@ fn the_memory_figure_grows_with_what_is_asked_for() {
     assert!(bytes(64, 8192) > bytes(64, 512));
     assert!(bytes(64, 8192) > bytes(1, 8192));
     assert!(bytes(64, 8192) < 2 << 20, "{}", bytes(64, 8192));
+}
+
+#[test]
+fn a_server_lives_in_its_callers_memory_and_leaves_it_empty() {
+    let config = Config {
+        connections: 2,
+        ..Config::default()
+    };
+    let responder = Responder::new(&ENDPOINTS);
+    // Not zero: nothing may depend on what is in it.
+    let mut bytes = vec![0xff; config.buffer_bytes(&responder)];
+    let mut slots = [const { Slot::new() }; 2];
+    let mut heads = HeadCache::new();
+    for _ in 0..2 {
+        let memory = Memory {
+            slots: &mut slots,
+            bytes: &mut bytes,
+            heads: &mut heads,
+        };
+        let server = Server::with_memory(responder, localhost(), config.limits, memory);
+        let address = address_of(&server);
+        let mut runner = Runner::new(server).unwrap();
+        let mut clients: Vec<_> = (0..3)
+            .map(|_| {
+                let mut client = TcpStream::connect(address).unwrap();
+                client.set_read_timeout(Some(PATIENCE)).unwrap();
+                client.write_all(GET).unwrap();
+                runner.turn(Some(PATIENCE)).unwrap();
+                client
+            })
+            .collect();
+        for _ in 0..100 {
+            runner.turn(Some(Duration::ZERO)).unwrap();
+        }
+        for client in &mut clients {
+            assert!(answer(client).starts_with("HTTP/1.1 200 OK\r\n"));
+        }
+        let counters = runner.server().counters();
+        assert_eq!((counters.open, counters.evicted), (2, 1));
+        drop(runner);
+        for client in &mut clients {
+            assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "still open");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "are needed")]
+fn too_little_memory_is_told_at_once() {
+    let config = Config {
+        connections: 2,
+        ..Config::default()
+    };
+    let responder = Responder::new(&ENDPOINTS);
+    let mut bytes = vec![0; config.buffer_bytes(&responder) - 1];
+    let memory = Memory {
+        slots: &mut [const { Slot::new() }; 2],
+        bytes: &mut bytes,
+        heads: &mut HeadCache::new(),
+    };
+    let _ = Server::with_memory(responder, localhost(), config.limits, memory);
 }

@@ -9,19 +9,31 @@
 
 use core::ops::Range;
 use std::vec;
-use std::vec::Vec;
+
+use super::memory::Lent;
 
 /// See the module.
-pub(super) struct Buffers {
-    memory: Vec<u8>,
+pub(super) struct Buffers<'a> {
+    memory: Lent<'a, [u8]>,
     head_bytes: usize,
     response_bytes: usize,
 }
 
-impl Buffers {
-    /// Buffers for so many connections, for heads and answers of at most so many bytes.
+impl Buffers<'static> {
+    /// Buffers of their own for so many connections, for heads and answers of at most so many bytes.
     pub(super) fn new(connections: usize, head_bytes: usize, response_bytes: usize) -> Self {
         let memory = vec![0; Buffers::bytes(connections, head_bytes, response_bytes)];
+        Buffers::in_memory(Lent::Own(memory.into()), head_bytes, response_bytes)
+    }
+}
+
+impl<'a> Buffers<'a> {
+    /// Buffers in `memory`, which has room for [`bytes`](Buffers::bytes).
+    pub(super) fn in_memory(
+        memory: Lent<'a, [u8]>,
+        head_bytes: usize,
+        response_bytes: usize,
+    ) -> Self {
         Buffers {
             memory,
             head_bytes,
@@ -29,7 +41,7 @@ impl Buffers {
         }
     }
 
-    /// Bytes that [`new`](Buffers::new) takes.
+    /// Bytes that buffers for so many connections take.
     pub(super) fn bytes(connections: usize, head_bytes: usize, response_bytes: usize) -> usize {
         (1 + connections) * (head_bytes + response_bytes)
     }

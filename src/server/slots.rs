@@ -2,11 +2,16 @@
 //!
 //! Knows no socket: a slot holds whatever [`super`] puts there. Every occupied slot is in one queue,
 //! ordered by when it came there. All members of a queue have the same time to live, so the front of
-//! each queue is both its next deadline and its next victim, and nothing here searches.
+//! each queue is both its next deadline and its next victim, and nothing here searches. Slots that want
+//! another turn are in a list beside the queues, each at most once.
 
 use std::boxed::Box;
-use std::vec::Vec;
+use std::fmt;
 
+use super::desk::Peer;
+use super::memory::Lent;
+use super::socket::Stream;
+use crate::limits::CONNECTIONS_MAX;
 use crate::time::Instant;
 
 /// No slot.
@@ -29,16 +34,49 @@ impl Queue {
     pub(super) const ALL: [Queue; 4] = [Queue::Idle, Queue::Drain, Queue::Head, Queue::Write];
 }
 
-struct Slot<T> {
+/// Room for one connection in memory that an embedder gives, see [`Memory`](super::Memory). What is in
+/// it is the server's own.
+pub struct Slot<T = Peer<Stream>> {
     content: Option<T>,
     /// Counts the contents that this slot has had, so that events for an earlier one are recognised.
     generation: u32,
     /// When the slot entered its queue.
     since: Instant,
     queue: Queue,
+    /// In the list of those that want another turn.
+    is_runnable: bool,
     /// Neighbours in the queue; `next` also links free slots.
     previous: u16,
     next: u16,
+    next_runnable: u16,
+}
+
+impl<T> Slot<T> {
+    /// An empty one.
+    pub const fn new() -> Self {
+        Slot {
+            content: None,
+            generation: 0,
+            since: Instant::ZERO,
+            queue: Queue::Idle,
+            is_runnable: false,
+            previous: NONE,
+            next: NONE,
+            next_runnable: NONE,
+        }
+    }
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Slot::new()
+    }
+}
+
+impl<T> fmt::Debug for Slot<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -47,49 +85,62 @@ struct Ends {
     back: u16,
 }
 
+impl Ends {
+    const EMPTY: Ends = Ends {
+        front: NONE,
+        back: NONE,
+    };
+}
+
 /// See the module.
-pub(super) struct Slots<T> {
-    slots: Box<[Slot<T>]>,
+pub(super) struct Slots<'a, T> {
+    slots: Lent<'a, [Slot<T>]>,
     queues: [Ends; Queue::ALL.len()],
     free: u16,
     occupied: usize,
+    runnable: Ends,
+    runnable_count: usize,
 }
 
-impl<T> Slots<T> {
-    /// Bytes one slot takes, without what its content owns elsewhere.
-    pub(super) const SLOT_BYTES: usize = size_of::<Slot<T>>();
-
-    /// `count` empty slots.
+impl<T> Slots<'static, T> {
+    /// `count` slots of their own.
     ///
     /// # Panics
     /// If `count` is not from 1 to 65,535.
     pub(super) fn new(count: usize) -> Self {
+        let slots: Box<[_]> = (0..count).map(|_| Slot::new()).collect();
+        Slots::in_memory(Lent::Own(slots))
+    }
+}
+
+impl<'a, T> Slots<'a, T> {
+    /// Empties `slots` and keeps its contents there.
+    ///
+    /// # Panics
+    /// If there are not 1 to 65,535.
+    pub(super) fn in_memory(mut slots: Lent<'a, [Slot<T>]>) -> Self {
+        let count = slots.len();
         assert!(
-            (1..=usize::from(NONE)).contains(&count),
+            (1..=CONNECTIONS_MAX).contains(&count),
             "a server holds 1 to 65,535 connections"
         );
-        let slot = |index: usize| Slot {
-            content: None,
-            generation: 0,
-            since: Instant::ZERO,
-            queue: Queue::Idle,
-            previous: NONE,
-            next: if index + 1 < count {
-                index as u16 + 1
-            } else {
-                NONE
-            },
-        };
-        let slots: Vec<_> = (0..count).map(slot).collect();
-        let empty = Ends {
-            front: NONE,
-            back: NONE,
-        };
+        for (index, slot) in slots.iter_mut().enumerate() {
+            *slot = Slot {
+                next: if index + 1 < count {
+                    index as u16 + 1
+                } else {
+                    NONE
+                },
+                ..Slot::new()
+            };
+        }
         Slots {
-            slots: slots.into(),
-            queues: [empty; Queue::ALL.len()],
+            slots,
+            queues: [Ends::EMPTY; Queue::ALL.len()],
             free: 0,
             occupied: 0,
+            runnable: Ends::EMPTY,
+            runnable_count: 0,
         }
     }
 
@@ -133,6 +184,45 @@ impl<T> Slots<T> {
         }
         self.unlink(index);
         self.push_back(index, queue, now);
+    }
+
+    /// Has the slot's turn come again, once, even if it asks twice. If it has changed hands by then its
+    /// turn is in vain, no more.
+    pub(super) fn push_runnable(&mut self, index: u16) {
+        let last = self.runnable.back;
+        let Some(slot) = self.slot_mut(index) else {
+            return;
+        };
+        if core::mem::replace(&mut slot.is_runnable, true) {
+            return;
+        }
+        slot.next_runnable = NONE;
+        match self.slot_mut(last) {
+            Some(slot) => slot.next_runnable = index,
+            None => self.runnable.front = index,
+        }
+        self.runnable.back = index;
+        self.runnable_count += 1;
+    }
+
+    /// Whose turn it is, first come, first served.
+    pub(super) fn pop_runnable(&mut self) -> Option<u16> {
+        let index = self.runnable.front;
+        let slot = self.slot_mut(index)?;
+        slot.is_runnable = false;
+        let next = slot.next_runnable;
+        self.runnable.front = next;
+        if next == NONE {
+            self.runnable.back = NONE;
+        }
+        self.runnable_count -= 1;
+        Some(index)
+    }
+
+    /// How many want another turn.
+    #[inline]
+    pub(super) fn runnable_count(&self) -> usize {
+        self.runnable_count
     }
 
     /// The slot longest in `queue`, and since when it is.
@@ -235,15 +325,25 @@ impl<T> Slots<T> {
     }
 }
 
+impl<T> Drop for Slots<'_, T> {
+    /// Memory that was lent goes back empty.
+    fn drop(&mut self) {
+        for slot in self.slots.iter_mut() {
+            slot.content = None;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::vec::Vec;
 
     fn at(ms: u64) -> Instant {
         Instant::from_millis(ms)
     }
 
-    fn queued<T>(slots: &Slots<T>, queue: Queue) -> Vec<u16> {
+    fn queued<T>(slots: &Slots<'_, T>, queue: Queue) -> Vec<u16> {
         let mut members = Vec::new();
         let mut index = slots.ends(queue).front;
         while let Some(slot) = slots.slot(index) {
@@ -291,6 +391,35 @@ mod tests {
         }
         assert_eq!(order, ['j', 'i', 'd', 'h', 'w']);
         assert_eq!(slots.occupied(), 0);
+    }
+
+    #[test]
+    fn who_wants_another_turn_gets_one_in_order_and_once() {
+        let mut slots = Slots::<char>::new(3);
+        for index in [2, 0, 2, 1, 7] {
+            slots.push_runnable(index);
+        }
+        assert_eq!(slots.runnable_count(), 3);
+        assert_eq!(slots.pop_runnable(), Some(2));
+        slots.push_runnable(2);
+        let rest = core::array::from_fn(|_| slots.pop_runnable());
+        assert_eq!(rest, [Some(0), Some(1), Some(2), None]);
+        assert_eq!(slots.runnable_count(), 0);
+        slots.push_runnable(0);
+        assert_eq!(slots.pop_runnable(), Some(0));
+    }
+
+    #[test]
+    fn lent_slots_go_back_empty() {
+        let held = std::rc::Rc::new(());
+        let mut memory = [const { Slot::new() }; 2];
+        for _ in 0..2 {
+            let mut slots = Slots::in_memory(Lent::Borrowed(&mut memory[..]));
+            slots.insert(held.clone(), Queue::Idle, at(0)).unwrap();
+            assert_eq!(slots.count(), 2);
+            drop(slots);
+            assert_eq!(std::rc::Rc::strong_count(&held), 1);
+        }
     }
 
     /// Every sequence of eight moves, insertions and removals over three slots.

@@ -1,19 +1,18 @@
-//! Which addresses, which socket options, and what to do when bind or accept fails.
+//! The sockets to listen on: which addresses, which options, and what to do when bind(2) fails.
 //!
 //! Knows no connection. [`Listeners`] is filled by the embedder before there is a server;
-//! [`super::Server`] then accepts from it.
+//! [`super::Server`] then takes the sockets out of it.
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::vec::Vec;
 
-use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use mio::{Interest, Registry, Token};
+use mio::net::{TcpListener, UnixListener};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::address::Address;
+use super::socket::{File, Listener};
 use crate::limits::LISTENERS_MAX;
 
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
@@ -22,67 +21,6 @@ const BACKLOG: i32 = 1024;
 /// How long a silent connection is kept from us where the kernel can do that, in seconds.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const DEFER_ACCEPT_SECONDS: i32 = 1;
-
-/// Where to listen.
-///
-/// Parses from `127.0.0.1:10248`, `[::1]:10248`, `localhost:10248` and `unix:/run/healthz.sock`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Address {
-    /// Both loopback addresses, because clients that are told `localhost` try either.
-    Localhost(u16),
-    /// One address.
-    Tcp(SocketAddr),
-    /// A Unix stream socket at this path.
-    Unix(PathBuf),
-}
-
-impl Address {
-    /// The kubelet's health port on both loopback addresses.
-    pub const DEFAULT: Address = Address::Localhost(10248);
-}
-
-impl FromStr for Address {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Self, AddressError> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() {
-                Err(AddressError)
-            } else {
-                Ok(Address::Unix(path.into()))
-            };
-        }
-        if let Some(port) = text.strip_prefix("localhost:") {
-            return port
-                .parse()
-                .map(Address::Localhost)
-                .map_err(|_| AddressError);
-        }
-        text.parse().map(Address::Tcp).map_err(|_| AddressError)
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Localhost(port) => write!(f, "localhost:{port}"),
-            Address::Tcp(address) => address.fmt(f),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// The text is no [`Address`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressError;
-
-impl fmt::Display for AddressError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected an address such as 127.0.0.1:10248, [::1]:10248, localhost:10248 or unix:/run/healthz.sock")
-    }
-}
-
-impl core::error::Error for AddressError {}
 
 /// What kept an address from being listened on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +127,8 @@ pub struct Bound {
 /// called before: the door has no authentication.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    sockets: Vec<Listener>,
+    /// From the front; on no heap, because an embedder may have none to give.
+    sockets: [Option<Listener>; LISTENERS_MAX],
     allows_remote: bool,
 }
 
@@ -235,7 +174,7 @@ impl Listeners {
             Ok(TcpListener::from_std(listener))
         };
         let listener = listen().map_err(|source| BindError::io(Address::Tcp(address), source))?;
-        self.sockets.push(Listener::Tcp(listener, address));
+        self.push(Listener::Tcp(listener, address));
         Ok(())
     }
 
@@ -257,7 +196,7 @@ impl Listeners {
         listener
             .set_nonblocking(true)
             .map_err(|source| BindError::io(address, source))?;
-        self.sockets.push(Listener::Unix(
+        self.push(Listener::Unix(
             UnixListener::from_std(listener),
             path,
             File::Foreign,
@@ -267,32 +206,31 @@ impl Listeners {
 
     /// Where the sockets listen, with the ports that the system chose.
     pub fn local_addresses(&self) -> impl Iterator<Item = Address> + '_ {
-        self.sockets.iter().map(|socket| match socket {
-            Listener::Tcp(_, address) => Address::Tcp(*address),
-            Listener::Unix(_, path, _) => Address::Unix(path.clone()),
-        })
+        self.sockets.iter().flatten().map(Listener::address)
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.sockets.len()
+        self.sockets.iter().flatten().count()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
+        self.len() == 0
     }
 
-    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Listener> {
-        self.sockets.get_mut(index)
+    /// The sockets, for a server.
+    pub(super) fn into_sockets(self) -> [Option<Listener>; LISTENERS_MAX] {
+        self.sockets
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Listener> {
-        self.sockets.iter_mut()
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.sockets.clear();
+    /// Adds `listener`, for which [`check_count`](Listeners::check_count) found room.
+    fn push(&mut self, listener: Listener) {
+        let free = self.sockets.iter_mut().find(|socket| socket.is_none());
+        debug_assert!(free.is_some(), "more listeners than were counted");
+        if let Some(free) = free {
+            *free = Some(listener);
+        }
     }
 
     fn bind_localhost(&mut self, port: u16) -> Result<Bound, BindError> {
@@ -319,7 +257,7 @@ impl Listeners {
         self.check_tcp(address)?;
         let (listener, local) =
             listen_tcp(address).map_err(|source| BindError::io(Address::Tcp(address), source))?;
-        self.sockets.push(Listener::Tcp(listener, local));
+        self.push(Listener::Tcp(listener, local));
         Ok(local)
     }
 
@@ -333,8 +271,7 @@ impl Listeners {
             result => result,
         };
         let listener = listener.map_err(|source| BindError::io(address(), source))?;
-        self.sockets
-            .push(Listener::Unix(listener, path.to_path_buf(), File::Ours));
+        self.push(Listener::Unix(listener, path.to_path_buf(), File::Ours));
         Ok(())
     }
 
@@ -349,7 +286,7 @@ impl Listeners {
     }
 
     fn check_count(&self, address: &Address) -> Result<(), BindError> {
-        if self.sockets.len() < LISTENERS_MAX {
+        if self.len() < LISTENERS_MAX {
             return Ok(());
         }
         Err(BindError::new(address.clone(), BindErrorKind::TooMany))
@@ -405,253 +342,9 @@ fn is_stale(path: &Path) -> bool {
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Who made the file of a Unix socket, and so who removes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum File {
-    Ours,
-    Foreign,
-}
-
-/// One listening socket.
-#[derive(Debug)]
-pub(super) enum Listener {
-    Tcp(TcpListener, SocketAddr),
-    Unix(UnixListener, PathBuf, File),
-}
-
-impl Listener {
-    pub(super) fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Listener::Tcp(listener, _) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
-            Listener::Unix(listener, _, _) => {
-                listener.accept().map(|(stream, _)| Stream::Unix(stream))
-            }
-        }
-    }
-
-    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        match self {
-            Listener::Tcp(listener, _) => registry.register(listener, token, Interest::READABLE),
-            Listener::Unix(listener, _, _) => {
-                registry.register(listener, token, Interest::READABLE)
-            }
-        }
-    }
-
-    /// Registers edge-triggered again what [`arm`](Listener::arm) has made level-triggered.
-    pub(super) fn disarm(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        match self {
-            Listener::Tcp(listener, _) => registry.reregister(listener, token, Interest::READABLE),
-            Listener::Unix(listener, _, _) => {
-                registry.reregister(listener, token, Interest::READABLE)
-            }
-        }
-    }
-
-    /// Asks to be told of waiting connections as long as there are some, instead of once. Returns
-    /// whether that can be had.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub(super) fn arm(&self, registry: &Registry, token: Token) -> bool {
-        let result = match self {
-            Listener::Tcp(listener, _) => {
-                super::sys::set_level_triggered(registry, listener, token)
-            }
-            Listener::Unix(listener, _, _) => {
-                super::sys::set_level_triggered(registry, listener, token)
-            }
-        };
-        result.is_ok()
-    }
-
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    pub(super) fn arm(&self, _registry: &Registry, _token: Token) -> bool {
-        false
-    }
-
-    pub(super) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        match self {
-            Listener::Tcp(listener, _) => registry.deregister(listener),
-            Listener::Unix(listener, _, _) => registry.deregister(listener),
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Listener::Unix(_, path, File::Ours) = self {
-            // Whoever removed it first has done our work.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// What to do about an error of accept(2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AcceptError {
-    /// There is no connection to accept.
-    Empty,
-    /// This one is gone, or was interrupted; the next may be fine.
-    Next,
-    /// The system is short of something; accepting has to wait while connections end.
-    Pause,
-}
-
-impl AcceptError {
-    pub(super) fn of(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => return AcceptError::Empty,
-            io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {
-                return AcceptError::Next;
-            }
-            _ => {}
-        }
-        match error.raw_os_error() {
-            // accept(2): pending network errors of the new connection are passed on like this, and
-            // EPERM is a firewall's no to it.
-            Some(
-                libc::EPROTO
-                | libc::ENOPROTOOPT
-                | libc::ENETDOWN
-                | libc::EHOSTDOWN
-                | libc::EHOSTUNREACH
-                | libc::ENETUNREACH
-                | libc::EOPNOTSUPP
-                | libc::EPERM,
-            ) => AcceptError::Next,
-            // EMFILE, ENFILE, ENOBUFS, ENOMEM; and what is not known is no reason to spin either.
-            _ => AcceptError::Pause,
-        }
-    }
-
-    /// What the system is short of, in words. (The system's own would be allocated, at a time when
-    /// there may be no memory.)
-    pub(super) fn shortage(error: &io::Error) -> &'static str {
-        match error.raw_os_error() {
-            Some(libc::EMFILE) => "this process has as many descriptors open as it may (EMFILE)",
-            Some(libc::ENFILE) => "the system has as many files open as it can (ENFILE)",
-            Some(libc::ENOBUFS) => "the system has no buffer space (ENOBUFS)",
-            Some(libc::ENOMEM) => "the system has no memory (ENOMEM)",
-            _ => "the system refuses",
-        }
-    }
-}
-
-/// One accepted socket.
-#[derive(Debug)]
-pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    /// Reads once, retrying only EINTR.
-    #[inline]
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use std::io::Read;
-        loop {
-            let result = match self {
-                Stream::Tcp(stream) => stream.read(buffer),
-                Stream::Unix(stream) => stream.read(buffer),
-            };
-            match result {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
-    }
-
-    /// Sends once, retrying only EINTR; never raises SIGPIPE. If `is_last`, the bytes wait for the
-    /// shutdown that must follow, so that data and FIN leave in one segment.
-    #[inline]
-    pub(super) fn send(&mut self, bytes: &[u8], is_last: bool) -> io::Result<usize> {
-        loop {
-            let result = match self {
-                Stream::Tcp(stream) => send(stream, bytes, is_last),
-                Stream::Unix(stream) => send(stream, bytes, is_last),
-            };
-            match result {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
-    }
-
-    /// Ends the sending side: what was sent, and FIN, reach the peer even if its input is unread.
-    #[inline]
-    pub(super) fn shutdown(&mut self) {
-        // Fails only if the peer is gone already.
-        let _ = match self {
-            Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
-            Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
-        };
-    }
-
-    pub(super) fn register(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interest: Interest,
-    ) -> io::Result<()> {
-        match self {
-            Stream::Tcp(stream) => registry.register(stream, token, interest),
-            Stream::Unix(stream) => registry.register(stream, token, interest),
-        }
-    }
-
-    pub(super) fn reregister(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interest: Interest,
-    ) -> io::Result<()> {
-        match self {
-            Stream::Tcp(stream) => registry.reregister(stream, token, interest),
-            Stream::Unix(stream) => registry.reregister(stream, token, interest),
-        }
-    }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn send(stream: &impl std::os::fd::AsFd, bytes: &[u8], is_last: bool) -> io::Result<usize> {
-    let more = if is_last { libc::MSG_MORE } else { 0 };
-    socket2::SockRef::from(stream).send_with_flags(bytes, libc::MSG_NOSIGNAL | more)
-}
-
-/// mio's and std's own send keeps SIGPIPE away here.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn send(stream: &mut impl std::io::Write, bytes: &[u8], _is_last: bool) -> io::Result<usize> {
-    stream.write(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::string::ToString;
-
-    #[test]
-    fn addresses_read_back_as_written() {
-        for text in [
-            "127.0.0.1:10248",
-            "[::1]:10248",
-            "localhost:0",
-            "unix:/run/h.sock",
-            "unix:@h",
-        ] {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
-        }
-        for text in [
-            "",
-            "10248",
-            "127.0.0.1",
-            "localhost",
-            "localhost:x",
-            "unix:",
-            "::1:10248",
-            "example.com:80",
-        ] {
-            assert_eq!(text.parse::<Address>(), Err(AddressError), "{text}");
-        }
-    }
 
     #[test]
     fn an_address_that_other_machines_reach_is_refused_unless_it_is_meant() {
@@ -676,29 +369,5 @@ mod tests {
             (error.kind(), error.address()),
             (BindErrorKind::InUse, &taken)
         );
-    }
-
-    #[test]
-    fn accept_errors_are_sorted_into_next_and_pause() {
-        let of = |code| AcceptError::of(&io::Error::from_raw_os_error(code));
-        assert_eq!(of(libc::EAGAIN), AcceptError::Empty);
-        for code in [
-            libc::EINTR,
-            libc::ECONNABORTED,
-            libc::EPROTO,
-            libc::EPERM,
-            libc::ENETDOWN,
-        ] {
-            assert_eq!(of(code), AcceptError::Next);
-        }
-        for code in [
-            libc::EMFILE,
-            libc::ENFILE,
-            libc::ENOBUFS,
-            libc::ENOMEM,
-            libc::EINVAL,
-        ] {
-            assert_eq!(of(code), AcceptError::Pause);
-        }
     }
 }

@@ -1,0 +1,272 @@
+//! Where connections are served, one at a time: bytes read, answered, sent.
+//!
+//! Knows one connection at a time and no table. What a connection leaves unfinished stays in the
+//! shared buffers, and [`super::table`] keeps it.
+
+use core::ops::Range;
+use std::io;
+
+use super::Counters;
+use super::buffers::Buffers;
+use super::memory::Lent;
+use super::socket::StreamSocket;
+use crate::answer::Responder;
+use crate::http::{Connection, Context, Date, HeadCache, Next, Phase, Progress};
+use crate::limits::Limits;
+use crate::time::Instant;
+
+/// Reads from one connection in one turn.
+const READS_PER_TURN: usize = 4;
+
+/// One connection.
+pub struct Peer<S> {
+    pub(super) stream: S,
+    pub(super) connection: Connection,
+    /// Bytes of an unfinished head in the connection's own buffer.
+    pub(super) received: usize,
+    /// Unsent bytes of answers in the connection's own buffer.
+    pub(super) unsent: Range<usize>,
+    /// What follows once they are sent.
+    pub(super) after: Next,
+    /// Registered for writing too: it was not taking its answers once.
+    pub(super) is_writing: bool,
+    /// The peer has ended its side; the bytes before its end may not all have been read.
+    pub(super) has_ended: bool,
+}
+
+impl<S> Peer<S> {
+    /// One that was just accepted.
+    pub(super) fn new(stream: S, now: Instant) -> Self {
+        Peer {
+            stream,
+            connection: Connection::new(now),
+            received: 0,
+            unsent: 0..0,
+            after: Next::Read,
+            is_writing: false,
+            has_ended: false,
+        }
+    }
+}
+
+/// How serving a connection ended for this turn.
+pub(super) enum Outcome {
+    /// Over: drop it.
+    Closed,
+    /// Over, by an error of the socket.
+    Failed,
+    /// Drained; waits for the next event. So many bytes at the start of `rx` are to be kept.
+    Waiting { received: usize },
+    /// Not drained; wants another turn.
+    Runnable { received: usize },
+    /// The peer does not take its answers: these bytes of `tx` are to be kept as well.
+    Blocked {
+        received: usize,
+        unsent: Range<usize>,
+    },
+}
+
+/// Where connections are served, one at a time: what every answer needs.
+pub(super) struct Desk<'a> {
+    pub(super) responder: Responder<'a>,
+    pub(super) limits: Limits,
+    pub(super) date: Option<Date>,
+    pub(super) is_last: bool,
+    /// Not here itself: a server is moved a few times before it runs, and stacks are small.
+    pub(super) heads: Lent<'a, HeadCache>,
+    pub(super) buffers: Buffers<'a>,
+    pub(super) counters: Counters,
+}
+
+impl<'a> Desk<'a> {
+    pub(super) fn new(
+        responder: Responder<'a>,
+        limits: Limits,
+        buffers: Buffers<'a>,
+        heads: Lent<'a, HeadCache>,
+    ) -> Self {
+        Desk {
+            responder,
+            limits,
+            date: None,
+            is_last: false,
+            heads,
+            buffers,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Reads, answers and sends until the connection is drained, blocked, over, or has had its share.
+    /// The first `filled` bytes of `rx` are left from before.
+    pub(super) fn serve<S: StreamSocket>(
+        &mut self,
+        peer: &mut Peer<S>,
+        mut filled: usize,
+        now: Instant,
+    ) -> Outcome {
+        // Only answers that were blocked leave something to do before more is read.
+        let mut is_behind = false;
+        match core::mem::replace(&mut peer.after, Next::Read) {
+            Next::Read => {}
+            Next::Write => is_behind = true,
+            Next::Close { lingers } => {
+                peer.stream.shutdown();
+                if !lingers {
+                    return Outcome::Closed;
+                }
+            }
+        }
+        for _ in 0..READS_PER_TURN {
+            let mut is_drained = false;
+            if !core::mem::take(&mut is_behind) {
+                let (rx, _) = self.buffers.shared();
+                let room = rx.get_mut(filled..).unwrap_or_default();
+                let size = room.len();
+                debug_assert!(size > 0, "a connection waits with a full buffer");
+                match peer.stream.read(room) {
+                    Ok(0) => return self.read_end(peer, filled, now),
+                    Ok(read) => {
+                        // A short read took all there was; but behind an end there is still the end.
+                        is_drained = read < size && !peer.has_ended;
+                        filled += read;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return Outcome::Waiting { received: filled };
+                    }
+                    Err(_) => return Outcome::Failed,
+                }
+            }
+            if let Some(outcome) = self.answer(peer, &mut filled, now) {
+                return outcome;
+            }
+            if is_drained {
+                return Outcome::Waiting { received: filled };
+            }
+        }
+        Outcome::Runnable { received: filled }
+    }
+
+    /// Answers what is in `rx` and sends; `None` if more can be read. What is left of `rx` is moved
+    /// to its start.
+    fn answer<S: StreamSocket>(
+        &mut self,
+        peer: &mut Peer<S>,
+        filled: &mut usize,
+        now: Instant,
+    ) -> Option<Outcome> {
+        let mut used = 0;
+        let outcome = loop {
+            let context = Context {
+                now,
+                date: self.date.as_ref(),
+                limits: &self.limits,
+                is_last: self.is_last,
+            };
+            let was_closing = peer.connection.phase() == Phase::Closing;
+            let (rx, tx) = self.buffers.shared();
+            let rx = rx.get(used..*filled).unwrap_or_default();
+            let responder = &self.responder;
+            let progress = peer.connection.receive_cached(
+                &context,
+                &mut self.heads,
+                rx,
+                tx,
+                &mut |request, writer| responder.respond(now, request, writer),
+            );
+            used += progress.consumed;
+            match send(&mut self.counters, tx, peer, &progress) {
+                Ok(unsent) if !unsent.is_empty() => {
+                    break Some(Outcome::Blocked {
+                        received: *filled - used,
+                        unsent,
+                    });
+                }
+                Ok(_) => {}
+                Err(_) => break Some(Outcome::Failed),
+            }
+            match progress.next {
+                Next::Write => {}
+                Next::Read => break None,
+                Next::Close { lingers } => {
+                    if !was_closing {
+                        peer.stream.shutdown();
+                        if !lingers {
+                            break Some(Outcome::Closed);
+                        }
+                    }
+                    break None;
+                }
+            }
+        };
+        self.buffers.compact(used..*filled);
+        *filled -= used;
+        outcome
+    }
+
+    /// The peer has ended its side.
+    fn read_end<S: StreamSocket>(
+        &mut self,
+        peer: &mut Peer<S>,
+        filled: usize,
+        now: Instant,
+    ) -> Outcome {
+        let context = Context {
+            now,
+            date: self.date.as_ref(),
+            limits: &self.limits,
+            is_last: true,
+        };
+        let (rx, tx) = self.buffers.shared();
+        let rx = rx.get(..filled).unwrap_or_default();
+        let progress = peer.connection.receive_end(&context, rx, tx);
+        // What the peer does not take now it does not get: it has left.
+        let _ = send(&mut self.counters, tx, peer, &progress);
+        Outcome::Closed
+    }
+
+    /// The peer has not finished its head in time; what came of it is in `rx`.
+    pub(super) fn say_late<S: StreamSocket>(&mut self, peer: &mut Peer<S>, now: Instant) {
+        let context = Context {
+            now,
+            date: self.date.as_ref(),
+            limits: &self.limits,
+            is_last: true,
+        };
+        let (rx, tx) = self.buffers.shared();
+        let rx = rx.get(..peer.received).unwrap_or_default();
+        let progress = peer.connection.expire(&context, rx, tx);
+        let _ = send(&mut self.counters, tx, peer, &progress);
+        peer.stream.shutdown();
+    }
+}
+
+/// Counts and sends what a connection wrote; returns the part of `tx` that the peer did not take.
+fn send<S: StreamSocket>(
+    counters: &mut Counters,
+    tx: &[u8],
+    peer: &mut Peer<S>,
+    progress: &Progress,
+) -> io::Result<Range<usize>> {
+    counters.answered += u64::from(progress.answered);
+    counters.refused += u64::from(progress.refused);
+    let bytes = tx.get(..progress.written).unwrap_or_default();
+    if bytes.is_empty() {
+        return Ok(0..0);
+    }
+    let sent = match peer
+        .stream
+        .send(bytes, matches!(progress.next, Next::Close { .. }))
+    {
+        Ok(sent) => sent,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(error),
+    };
+    if sent < bytes.len() {
+        peer.after = match progress.next {
+            // There may be whole requests left behind these answers, or not: it costs one look.
+            Next::Read | Next::Write => Next::Write,
+            close => close,
+        };
+    }
+    Ok(sent..bytes.len())
+}

@@ -1,0 +1,304 @@
+//! What the server asks of sockets, and how those of the kernel answer.
+//!
+//! [`ListenSocket`] and [`StreamSocket`] are all that the table and its desk know of sockets, so that
+//! their decisions can be put before others: a simulation's, which fail at every turn.
+//! [`Listener`] and [`Stream`] are those of the kernel, TCP or Unix.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use mio::{Interest, Registry, Token};
+
+use super::address::Address;
+
+/// A listening socket.
+pub(super) trait ListenSocket {
+    type Stream: StreamSocket;
+
+    /// Takes the next connection, without waiting.
+    fn accept(&self) -> io::Result<Self::Stream>;
+
+    /// Has connections reported under `token`, once when some begin to wait.
+    fn register(&mut self, registry: &RegistryOf<Self>, token: Token) -> io::Result<()>;
+
+    /// Asks to be told of waiting connections as long as there are some, instead of once. Returns
+    /// whether that can be had.
+    fn arm(&self, registry: &RegistryOf<Self>, token: Token) -> bool;
+
+    /// Has them reported once again, after [`arm`](ListenSocket::arm).
+    fn disarm(&mut self, registry: &RegistryOf<Self>, token: Token) -> io::Result<()>;
+
+    fn deregister(&mut self, registry: &RegistryOf<Self>) -> io::Result<()>;
+}
+
+/// A connection's socket.
+pub(super) trait StreamSocket {
+    /// Where sockets are registered for events.
+    type Registry;
+
+    /// Reads once, retrying only EINTR.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Sends once, retrying only EINTR; never raises SIGPIPE. If `is_last`, the bytes wait for the
+    /// shutdown that must follow, so that data and FIN leave in one segment.
+    fn send(&mut self, bytes: &[u8], is_last: bool) -> io::Result<usize>;
+
+    /// Ends the sending side: what was sent, and FIN, reach the peer even if its input is unread.
+    fn shutdown(&mut self);
+
+    /// Has it reported under `token`, once whenever it becomes readable.
+    fn register(&mut self, registry: &Self::Registry, token: Token) -> io::Result<()>;
+
+    /// Has it reported whenever it becomes writable as well.
+    fn register_writing(&mut self, registry: &Self::Registry, token: Token) -> io::Result<()>;
+}
+
+/// Where a listening socket and its connections are registered.
+pub(super) type RegistryOf<L> = <<L as ListenSocket>::Stream as StreamSocket>::Registry;
+
+/// Who made the file of a Unix socket, and so who removes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum File {
+    Ours,
+    Foreign,
+}
+
+/// One listening socket.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener, SocketAddr),
+    Unix(UnixListener, PathBuf, File),
+}
+
+impl Listener {
+    /// Where it listens, with the port that the system chose.
+    pub(super) fn address(&self) -> Address {
+        match self {
+            Listener::Tcp(_, address) => Address::Tcp(*address),
+            Listener::Unix(_, path, _) => Address::Unix(path.clone()),
+        }
+    }
+}
+
+impl ListenSocket for Listener {
+    type Stream = Stream;
+
+    fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Listener::Tcp(listener, _) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Listener::Unix(listener, _, _) => {
+                listener.accept().map(|(stream, _)| Stream::Unix(stream))
+            }
+        }
+    }
+
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener, _) => registry.register(listener, token, Interest::READABLE),
+            Listener::Unix(listener, _, _) => {
+                registry.register(listener, token, Interest::READABLE)
+            }
+        }
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn arm(&self, registry: &Registry, token: Token) -> bool {
+        let result = match self {
+            Listener::Tcp(listener, _) => {
+                super::sys::set_level_triggered(registry, listener, token)
+            }
+            Listener::Unix(listener, _, _) => {
+                super::sys::set_level_triggered(registry, listener, token)
+            }
+        };
+        result.is_ok()
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn arm(&self, _registry: &Registry, _token: Token) -> bool {
+        false
+    }
+
+    fn disarm(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener, _) => registry.reregister(listener, token, Interest::READABLE),
+            Listener::Unix(listener, _, _) => {
+                registry.reregister(listener, token, Interest::READABLE)
+            }
+        }
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener, _) => registry.deregister(listener),
+            Listener::Unix(listener, _, _) => registry.deregister(listener),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path, File::Ours) = self {
+            // Whoever removed it first has done our work.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// What to do about an error of accept(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AcceptError {
+    /// There is no connection to accept.
+    Empty,
+    /// This one is gone, or was interrupted; the next may be fine.
+    Next,
+    /// The system is short of something; accepting has to wait while connections end.
+    Pause,
+}
+
+impl AcceptError {
+    pub(super) fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => return AcceptError::Empty,
+            io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {
+                return AcceptError::Next;
+            }
+            _ => {}
+        }
+        match error.raw_os_error() {
+            // accept(2): pending network errors of the new connection are passed on like this, and
+            // EPERM is a firewall's no to it.
+            Some(
+                libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::ENETDOWN
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EOPNOTSUPP
+                | libc::EPERM,
+            ) => AcceptError::Next,
+            // EMFILE, ENFILE, ENOBUFS, ENOMEM; and what is not known is no reason to spin either.
+            _ => AcceptError::Pause,
+        }
+    }
+
+    /// What the system is short of, in words. (The system's own would be allocated, at a time when
+    /// there may be no memory.)
+    pub(super) fn shortage(error: &io::Error) -> &'static str {
+        match error.raw_os_error() {
+            Some(libc::EMFILE) => "this process has as many descriptors open as it may (EMFILE)",
+            Some(libc::ENFILE) => "the system has as many files open as it can (ENFILE)",
+            Some(libc::ENOBUFS) => "the system has no buffer space (ENOBUFS)",
+            Some(libc::ENOMEM) => "the system has no memory (ENOMEM)",
+            _ => "the system refuses",
+        }
+    }
+}
+
+/// One accepted socket.
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl StreamSocket for Stream {
+    type Registry = Registry;
+
+    #[inline]
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        use std::io::Read;
+        loop {
+            let result = match self {
+                Stream::Tcp(stream) => stream.read(buffer),
+                Stream::Unix(stream) => stream.read(buffer),
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    #[inline]
+    fn send(&mut self, bytes: &[u8], is_last: bool) -> io::Result<usize> {
+        loop {
+            let result = match self {
+                Stream::Tcp(stream) => send(stream, bytes, is_last),
+                Stream::Unix(stream) => send(stream, bytes, is_last),
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    #[inline]
+    fn shutdown(&mut self) {
+        // Fails only if the peer is gone already.
+        let _ = match self {
+            Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
+        };
+    }
+
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => registry.register(stream, token, Interest::READABLE),
+            Stream::Unix(stream) => registry.register(stream, token, Interest::READABLE),
+        }
+    }
+
+    fn register_writing(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        match self {
+            Stream::Tcp(stream) => registry.reregister(stream, token, both),
+            Stream::Unix(stream) => registry.reregister(stream, token, both),
+        }
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn send(stream: &impl std::os::fd::AsFd, bytes: &[u8], is_last: bool) -> io::Result<usize> {
+    let more = if is_last { libc::MSG_MORE } else { 0 };
+    socket2::SockRef::from(stream).send_with_flags(bytes, libc::MSG_NOSIGNAL | more)
+}
+
+/// mio's and std's own send keeps SIGPIPE away here.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn send(stream: &mut impl std::io::Write, bytes: &[u8], _is_last: bool) -> io::Result<usize> {
+    stream.write(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_errors_are_sorted_into_next_and_pause() {
+        let of = |code| AcceptError::of(&io::Error::from_raw_os_error(code));
+        assert_eq!(of(libc::EAGAIN), AcceptError::Empty);
+        for code in [
+            libc::EINTR,
+            libc::ECONNABORTED,
+            libc::EPROTO,
+            libc::EPERM,
+            libc::ENETDOWN,
+        ] {
+            assert_eq!(of(code), AcceptError::Next);
+        }
+        for code in [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOBUFS,
+            libc::ENOMEM,
+            libc::EINVAL,
+        ] {
+            assert_eq!(of(code), AcceptError::Pause);
+        }
+    }
+}

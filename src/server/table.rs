@@ -1,0 +1,405 @@
+//! The table of connections and the listeners that fill it: who is accepted, whose turn it is, who
+//! has to go, and when.
+//!
+//! Decides, and leaves bytes to [`super::desk`]. Knows sockets only as [`super::socket`]'s traits, and
+//! the time as an argument, so that all of it runs in a simulation too.
+
+use core::time::Duration;
+use std::io;
+
+use mio::Token;
+
+use super::desk::{Desk, Outcome, Peer};
+use super::slots::{Queue, Slots};
+use super::socket::{AcceptError, ListenSocket, RegistryOf, StreamSocket};
+use super::{ACCEPT_PAUSE, Counters, TOKENS};
+use crate::http::{Next, Phase};
+use crate::limits::LISTENERS_MAX;
+use crate::time::Instant;
+
+/// Connections accepted from one listener in one turn where the kernel tells only once of those that
+/// wait. Where it tells again it is one: see [`ListenSocket::arm`].
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// Token layout: the base and the index in the low bits, the slot's generation above them.
+const TOKEN_BITS: u32 = 20;
+const TOKEN_MASK: usize = (1 << TOKEN_BITS) - 1;
+const _: () = assert!(TOKENS < TOKEN_MASK);
+
+/// See the module.
+pub(super) struct Table<'a, L: ListenSocket> {
+    /// From the front.
+    listeners: [Option<L>; LISTENERS_MAX],
+    slots: Slots<'a, Peer<L::Stream>>,
+    desk: Desk<'a>,
+    base: Token,
+    /// Listeners, as bits, that may still have connections to accept.
+    acceptable: u32,
+    /// Listeners, as bits, that are reported again as long as connections wait.
+    armed: u32,
+    accept_resumes: Option<Instant>,
+    /// A shortage was logged, and has not ended since.
+    is_short: bool,
+    stops_at: Option<Instant>,
+}
+
+const _: () = assert!(LISTENERS_MAX <= u32::BITS as usize);
+
+impl<'a, L: ListenSocket> Table<'a, L> {
+    pub(super) fn new(
+        listeners: [Option<L>; LISTENERS_MAX],
+        slots: Slots<'a, Peer<L::Stream>>,
+        desk: Desk<'a>,
+    ) -> Self {
+        Table {
+            listeners,
+            slots,
+            desk,
+            base: Token(0),
+            acceptable: 0,
+            armed: 0,
+            accept_resumes: None,
+            is_short: false,
+            stops_at: None,
+        }
+    }
+
+    pub(super) fn register(&mut self, registry: &RegistryOf<L>, base: Token) -> io::Result<()> {
+        assert!(
+            base.0 + TOKENS <= TOKEN_MASK,
+            "the base token leaves no room for the server's tokens"
+        );
+        self.base = base;
+        for (index, listener) in self.listeners.iter_mut().flatten().enumerate() {
+            listener.register(registry, Token(base.0 + index))?;
+            self.acceptable |= 1 << index;
+        }
+        self.arm(registry);
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn owns(&self, token: Token) -> bool {
+        (token.0 & TOKEN_MASK)
+            .checked_sub(self.base.0)
+            .is_some_and(|index| index < TOKENS)
+    }
+
+    /// Deals with an event of `token`'s socket.
+    pub(super) fn handle(
+        &mut self,
+        registry: &RegistryOf<L>,
+        token: Token,
+        is_read_closed: bool,
+        now: Instant,
+    ) {
+        if !self.owns(token) {
+            return;
+        }
+        let index = (token.0 & TOKEN_MASK) - self.base.0;
+        match index.checked_sub(LISTENERS_MAX) {
+            None => self.accept(registry, index, now),
+            Some(index) => {
+                let index = index as u16;
+                // An event for a connection that was closed earlier in this batch is for nobody.
+                if token == self.token(index) {
+                    if let Some(peer) = self.slots.content_mut(index) {
+                        peer.has_ended |= is_read_closed;
+                    }
+                    self.serve(registry, index, now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn turn(&mut self, registry: &RegistryOf<L>, now: Instant) {
+        // Who asks for another turn in this one comes in the next.
+        for _ in 0..self.slots.runnable_count() {
+            if let Some(index) = self.slots.pop_runnable() {
+                self.serve(registry, index, now);
+            }
+        }
+        self.expire(now);
+        if self.accept_resumes.is_none_or(|resumes| resumes <= now) {
+            if self.accept_resumes.take().is_some() {
+                self.arm(registry);
+            }
+            let mut acceptable = self.acceptable;
+            while acceptable != 0 {
+                self.accept(registry, acceptable.trailing_zeros() as usize, now);
+                acceptable &= acceptable - 1;
+            }
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.slots.runnable_count() > 0
+            || (self.acceptable != 0 && self.accept_resumes.is_none())
+        {
+            return Some(Instant::ZERO);
+        }
+        let queues = Queue::ALL.iter().filter_map(|queue| {
+            let (_, since) = self.slots.front(*queue)?;
+            Some(since.saturating_add(self.time_to_live(*queue)))
+        });
+        let stops_at = self.stops_at.filter(|_| !self.is_finished());
+        queues.chain(self.accept_resumes).chain(stops_at).min()
+    }
+
+    pub(super) fn stop(&mut self, registry: &RegistryOf<L>, now: Instant) {
+        self.desk.is_last = true;
+        self.armed = 0;
+        for index in 0..LISTENERS_MAX {
+            self.accept(registry, index, now);
+        }
+        for mut listener in self.listeners.iter_mut().filter_map(Option::take) {
+            // Dropped next, which takes it out of epoll as well.
+            let _ = listener.deregister(registry);
+        }
+        self.acceptable = 0;
+        self.accept_resumes = None;
+        for index in 0..self.slots.count() as u16 {
+            self.serve(registry, index, now);
+            if self
+                .slots
+                .place(index)
+                .is_some_and(|(queue, _)| queue == Queue::Idle)
+            {
+                self.slots.remove(index);
+            }
+        }
+        self.stops_at = Some(now.saturating_add(self.desk.limits.drain_duration));
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.stops_at.is_some() && self.slots.occupied() == 0
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        Counters {
+            open: self.slots.occupied() as u64,
+            ..self.desk.counters
+        }
+    }
+
+    pub(super) fn listeners(&self) -> impl Iterator<Item = &L> {
+        self.listeners.iter().flatten()
+    }
+
+    #[inline]
+    pub(super) fn desk_mut(&mut self) -> &mut Desk<'a> {
+        &mut self.desk
+    }
+
+    fn time_to_live(&self, queue: Queue) -> Duration {
+        let limits = &self.desk.limits;
+        match queue {
+            Queue::Idle | Queue::Write => limits.idle_duration,
+            Queue::Head => limits.head_duration,
+            Queue::Drain => limits.drain_duration,
+        }
+    }
+
+    /// Accepts what waits at a listener, as far as one turn goes.
+    fn accept(&mut self, registry: &RegistryOf<L>, index: usize, now: Instant) {
+        let bit = 1 << index;
+        let is_armed = self.armed & bit != 0;
+        if !is_armed {
+            self.acceptable |= bit;
+        }
+        if self.accept_resumes.is_some() {
+            return;
+        }
+        for _ in 0..if is_armed { 1 } else { ACCEPTS_PER_TURN } {
+            let Some(Some(listener)) = self.listeners.get(index) else {
+                return;
+            };
+            match listener.accept() {
+                Ok(stream) => {
+                    self.is_short = false;
+                    self.desk.counters.accepted += 1;
+                    self.welcome(registry, stream, now);
+                }
+                Err(error) => match AcceptError::of(&error) {
+                    AcceptError::Empty => {
+                        self.acceptable &= !bit;
+                        return;
+                    }
+                    AcceptError::Next => {}
+                    AcceptError::Pause => return self.pause_accepting(registry, &error, now),
+                },
+            }
+        }
+    }
+
+    /// Has waiting connections reported again and again, where that can be had.
+    fn arm(&mut self, registry: &RegistryOf<L>) {
+        for (index, listener) in self.listeners.iter_mut().flatten().enumerate() {
+            if listener.arm(registry, Token(self.base.0 + index)) {
+                self.armed |= 1 << index;
+                self.acceptable &= !(1 << index);
+            }
+        }
+    }
+
+    fn pause_accepting(&mut self, registry: &RegistryOf<L>, error: &io::Error, now: Instant) {
+        self.accept_resumes = Some(now.saturating_add(ACCEPT_PAUSE));
+        // What waits would be reported all the while.
+        for (index, listener) in self.listeners.iter_mut().flatten().enumerate() {
+            let is_armed = self.armed & 1 << index != 0;
+            if is_armed
+                && listener
+                    .disarm(registry, Token(self.base.0 + index))
+                    .is_ok()
+            {
+                self.armed &= !(1 << index);
+                self.acceptable |= 1 << index;
+            }
+        }
+        if !core::mem::replace(&mut self.is_short, true) {
+            self.desk.counters.accept_pauses += 1;
+            log::warn!(
+                "cannot accept connections: {} (error {}); trying again every {} ms and serving those that are open",
+                AcceptError::shortage(error),
+                error.raw_os_error().unwrap_or_default(),
+                ACCEPT_PAUSE.as_millis()
+            );
+        }
+    }
+
+    /// Serves a connection that was just accepted, and finds it a place if it stays.
+    fn welcome(&mut self, registry: &RegistryOf<L>, stream: L::Stream, now: Instant) {
+        let mut peer = Peer::new(stream, now);
+        let outcome = self.desk.serve(&mut peer, 0, now);
+        let outcome = match outcome {
+            Outcome::Closed => return,
+            Outcome::Failed => {
+                self.desk.counters.failed += 1;
+                return;
+            }
+            outcome => outcome,
+        };
+        if self.slots.is_full()
+            && let Some(victim) = self.slots.victim()
+        {
+            self.desk.counters.evicted += 1;
+            self.slots.remove(victim);
+        }
+        let Ok(index) = self.slots.insert(peer, Queue::Idle, now) else {
+            debug_assert!(false, "an eviction made no room");
+            return;
+        };
+        let token = self.token(index);
+        let Some(peer) = self.slots.content_mut(index) else {
+            return;
+        };
+        if let Err(error) = peer.stream.register(registry, token) {
+            let code = error.raw_os_error().unwrap_or_default();
+            log::warn!("cannot register a connection with epoll (error {code}); it is closed");
+            self.desk.counters.failed += 1;
+            self.slots.remove(index);
+            return;
+        }
+        self.settle(registry, index, outcome, now);
+    }
+
+    /// Serves a connection of the table.
+    fn serve(&mut self, registry: &RegistryOf<L>, index: u16, now: Instant) {
+        let Some(peer) = self.slots.content_mut(index) else {
+            return;
+        };
+        if !peer.unsent.is_empty() {
+            let unsent = self.desk.buffers.unsent(index, peer.unsent.clone());
+            let is_last = matches!(peer.after, Next::Close { .. });
+            match peer.stream.send(unsent, is_last) {
+                Ok(sent) if sent == peer.unsent.len() => peer.unsent = 0..0,
+                Ok(sent) => {
+                    peer.unsent.start += sent;
+                    return self.slots.move_to(index, Queue::Write, now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.settle(registry, index, Outcome::Failed, now),
+            }
+        }
+        // What is left of a head goes back to where the rest of it will be read.
+        let received = core::mem::take(&mut peer.received);
+        self.desk.buffers.restore(index, received);
+        let answered = self.desk.counters.answered;
+        let outcome = self.desk.serve(peer, received, now);
+        if self.desk.counters.answered != answered {
+            // Several answers may come within a millisecond; the last is still the last.
+            self.slots.move_to(index, Queue::Idle, now);
+        }
+        self.settle(registry, index, outcome, now);
+    }
+
+    /// Keeps what a connection left in the shared buffers, and puts it into its queue.
+    fn settle(&mut self, registry: &RegistryOf<L>, index: u16, outcome: Outcome, now: Instant) {
+        let (received, unsent, is_runnable) = match outcome {
+            Outcome::Closed => {
+                self.slots.remove(index);
+                return;
+            }
+            Outcome::Failed => {
+                self.desk.counters.failed += 1;
+                self.slots.remove(index);
+                return;
+            }
+            Outcome::Waiting { received } => (received, 0..0, false),
+            Outcome::Runnable { received } => (received, 0..0, true),
+            Outcome::Blocked { received, unsent } => (received, unsent, false),
+        };
+        self.desk.buffers.keep(index, received, unsent.clone());
+        let token = self.token(index);
+        let place = self.slots.place(index);
+        let Some(peer) = self.slots.content_mut(index) else {
+            return;
+        };
+        peer.received = received;
+        peer.unsent = 0..unsent.len();
+        if !unsent.is_empty()
+            && !core::mem::replace(&mut peer.is_writing, true)
+            && peer.stream.register_writing(registry, token).is_err()
+        {
+            return self.settle(registry, index, Outcome::Failed, now);
+        }
+        let (queue, since) = match peer.connection.phase() {
+            _ if !unsent.is_empty() => (Queue::Write, now),
+            Phase::Idle => (Queue::Idle, peer.connection.since()),
+            Phase::Head => (Queue::Head, peer.connection.since()),
+            Phase::Body | Phase::Closing => (Queue::Drain, peer.connection.since()),
+        };
+        if is_runnable {
+            self.slots.push_runnable(index);
+        }
+        if place != Some((queue, since)) {
+            self.slots.move_to(index, queue, since);
+        }
+    }
+
+    /// Ends every connection whose time is up. Each queue is ordered by time: only fronts are looked at.
+    fn expire(&mut self, now: Instant) {
+        let is_over = self.stops_at.is_some_and(|stops_at| stops_at <= now);
+        for queue in Queue::ALL {
+            let time_to_live = self.time_to_live(queue);
+            while let Some((index, since)) = self.slots.front(queue) {
+                if !is_over && since.saturating_add(time_to_live) > now {
+                    break;
+                }
+                self.desk.counters.expired += 1;
+                if let Some(peer) = self.slots.content_mut(index)
+                    && queue == Queue::Head
+                {
+                    self.desk.buffers.restore(index, peer.received);
+                    self.desk.say_late(peer, now);
+                }
+                self.slots.remove(index);
+            }
+        }
+    }
+
+    fn token(&self, index: u16) -> Token {
+        let low = self.base.0 + LISTENERS_MAX + usize::from(index);
+        Token(low | (self.slots.generation(index) as usize) << TOKEN_BITS)
+    }
+}
