@@ -123,7 +123,8 @@ impl Check {
         ///
         /// # Panics
         /// If `name` is not 1 to 127 bytes of `A-Z a-z 0-9 . _ / -`, or has an empty, `.` or `..`
-        /// segment between slashes (no request could name it). The same holds for all constructors.
+        /// segment between slashes (no request could name it): [`Check::is_name`] tells. The same
+        /// holds for all constructors.
         pub fn manual(name: &'static str) -> Self {
             Check::with(name, UNKNOWN_FAILING, u64::MAX)
         }
@@ -241,6 +242,12 @@ impl Check {
         }
     }
 
+    /// [`fail`](Check::fail) with a reason that is put together here, without the heap:
+    /// `check.fail_fmt(format_args!("killed by signal {number}"))`.
+    pub fn fail_fmt(&self, reason: core::fmt::Arguments<'_>) {
+        self.fail(ReasonText::from_fmt(reason).as_str());
+    }
+
     /// The check passes until its limit after `now`. Without a limit (any kind but a heartbeat)
     /// this is [`pass`](Check::pass).
     pub fn beat(&self, now: Instant) {
@@ -296,6 +303,12 @@ impl Check {
     #[inline]
     pub fn is_listed(&self, now: Instant) -> bool {
         !self.is_unlisted_while_passing || !self.passes(now)
+    }
+
+    /// Whether the constructors take `name`, instead of panicking. To be asked about names that come
+    /// from a file.
+    pub const fn is_name(name: &str) -> bool {
+        is_name(name)
     }
 
     /// The check's name.
@@ -466,6 +479,8 @@ mod tests {
         check.fail("full");
         assert_eq!(check.health(at(9)), Health::Failing);
         assert_eq!(reason(&check, at(9)), "full");
+        check.fail_fmt(format_args!("{} % full", 99));
+        assert_eq!(reason(&check, at(9)), "99 % full");
         check.pass();
         assert_eq!(check.reason(at(9)).map(|t| t.as_str().len()), None);
     }
@@ -532,13 +547,13 @@ mod tests {
             "...",
             "a/..b",
         ] {
-            assert!(is_name(good), "{good}");
+            assert!(Check::is_name(good), "{good}");
         }
         let long = "x".repeat(CHECK_NAME_BYTES_MAX + 1);
         for bad in [
             "", "/", "/a", "a/", "a//b", ".", "..", "a/./b", "a/..", "a b", "a%", "\u{e4}", &long,
         ] {
-            assert!(!is_name(bad), "{bad}");
+            assert!(!Check::is_name(bad), "{bad}");
         }
         assert!(is_name(&"x".repeat(CHECK_NAME_BYTES_MAX)));
         assert!(is_path("/healthz") && is_path("/healthz/test"));

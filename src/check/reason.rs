@@ -14,6 +14,7 @@
 #[cfg(not(loom))]
 use crate::limits::REASON_BYTES_MAX;
 
+use core::fmt::{self, Write};
 #[cfg(not(loom))]
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
@@ -130,15 +131,18 @@ impl ReasonText {
 
     /// `text`, cut to what fits at a character boundary.
     pub(crate) fn new(text: &str) -> Self {
-        let text = cut(text);
         let mut copy = ReasonText::EMPTY;
-        if let Some((length, rest)) = copy.bytes.split_first_mut() {
-            *length = text.len() as u8;
-            for (to, from) in rest.iter_mut().zip(text.as_bytes()) {
-                *to = *from;
-            }
-        }
+        // What does not fit is not kept.
+        let _ = copy.write_str(text);
         copy
+    }
+
+    /// What `text` says once formatted, cut likewise.
+    pub(crate) fn from_fmt(text: fmt::Arguments<'_>) -> Self {
+        let mut whole = ReasonText::EMPTY;
+        // An error of a `Display` in it ends the text early. So does what no longer fits.
+        let _ = fmt::write(&mut whole, text);
+        whole
     }
 
     /// The text.
@@ -152,14 +156,34 @@ impl ReasonText {
     }
 }
 
-impl core::fmt::Debug for ReasonText {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+/// Appends as much as fits; an error says that this was not all.
+impl fmt::Write for ReasonText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let Some((length, rest)) = self.bytes.split_first_mut() else {
+            return Err(fmt::Error);
+        };
+        let free = rest.get_mut(usize::from(*length)..).unwrap_or_default();
+        let fitting = cut(text, free.len());
+        for (to, from) in free.iter_mut().zip(fitting.as_bytes()) {
+            *to = *from;
+        }
+        *length += fitting.len() as u8;
+        if fitting.len() < text.len() {
+            return Err(fmt::Error);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ReasonText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.as_str().fmt(f)
     }
 }
 
-fn cut(text: &str) -> &str {
-    let mut end = text.len().min(TEXT_BYTES_MAX);
+/// At most `bytes_max` bytes of `text`, up to a character boundary.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -191,6 +215,20 @@ mod tests {
             assert!(read.as_str().len() <= REASON_BYTES_MAX);
             assert!(read.as_str().len() > REASON_BYTES_MAX - 4);
         }
+    }
+
+    #[test]
+    fn a_formatted_reason_is_cut_where_the_whole_text_would_be() {
+        let signs = "\u{1f4a9}".repeat(70);
+        for length in 0..8 {
+            let pad = "x".repeat(length);
+            let whole = std::format!("{pad}{signs}{}", "end");
+            let formatted = ReasonText::from_fmt(format_args!("{pad}{signs}{}", "end"));
+            assert_eq!(formatted.as_str(), ReasonText::new(&whole).as_str());
+            assert!(whole.starts_with(formatted.as_str()));
+        }
+        let short = ReasonText::from_fmt(format_args!("{} of {}", 1, 2));
+        assert_eq!(short.as_str(), "1 of 2");
     }
 }
 
