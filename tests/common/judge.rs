@@ -25,12 +25,23 @@ impl Answer {
 ///
 /// # Errors
 /// If it is not a sequence of whole and well-formed answers.
-pub fn answers(request: &[u8], mut stream: &[u8]) -> Result<Vec<Answer>, String> {
+pub fn answers(request: &[u8], stream: &[u8]) -> Result<Vec<Answer>, String> {
     let methods = methods(request);
+    let is_head = |index| methods.get(index).is_some_and(|m: &&[u8]| *m == b"HEAD");
+    answers_to(is_head, stream)
+}
+
+/// Takes a stream of answers apart, of which those that `is_head` says so about have no body.
+///
+/// # Errors
+/// If it is not a sequence of whole and well-formed answers.
+pub fn answers_to(
+    is_head: impl Fn(usize) -> bool,
+    mut stream: &[u8],
+) -> Result<Vec<Answer>, String> {
     let mut answers = Vec::new();
     while !stream.is_empty() {
-        let is_head = methods.get(answers.len()).is_some_and(|m| *m == b"HEAD");
-        let (answer, rest) = answer(stream, is_head)
+        let (answer, rest) = answer(stream, is_head(answers.len()))
             .map_err(|why| format!("{why}: {:?}", String::from_utf8_lossy(stream)))?;
         answers.push(answer);
         stream = rest;

@@ -8,11 +8,10 @@ use healthz::{Instant, Limits, Responder};
 
 use super::rows::{End, Segment};
 
-const LIMITS: Limits = Limits::DEFAULT;
-
 /// A connection and everything it has said.
 pub struct Wire<'a> {
     responder: &'a Responder<'static>,
+    limits: Limits,
     cache: Option<&'a mut HeadCache>,
     date: Date,
     now: Instant,
@@ -47,16 +46,23 @@ impl<'a> Wire<'a> {
         let now = Instant::from_millis(1_000_000);
         Wire {
             responder,
+            limits: Limits::DEFAULT,
             cache,
             date: Date::from_unix_seconds(784_111_777),
             now,
             connection: Connection::new(now),
-            rx: Vec::with_capacity(LIMITS.request_head_bytes),
+            rx: Vec::new(),
             tx: vec![0; tx_bytes],
             end: End::Open,
             sent: Vec::new(),
             answered: 0,
         }
+    }
+
+    /// With other limits than the default ones.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
     }
 
     pub fn run(mut self, segments: &[Segment]) -> Self {
@@ -72,7 +78,7 @@ impl<'a> Wire<'a> {
 
     pub fn receive(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let room = LIMITS.request_head_bytes - self.rx.len();
+            let room = self.limits.request_head_bytes - self.rx.len();
             assert!(room > 0, "a full buffer, and the connection wants more");
             let (read, rest) = bytes.split_at(room.min(bytes.len()));
             bytes = rest;
@@ -104,7 +110,7 @@ impl<'a> Wire<'a> {
     }
 
     fn call(&mut self, rx: &[u8]) -> Progress {
-        let context = context(self.now, &self.date);
+        let context = context(self.now, &self.date, &self.limits);
         let (responder, now) = (self.responder, self.now);
         let mut answer =
             |request: &Request<'_>, writer: Writer<'_>| responder.respond(now, request, writer);
@@ -120,7 +126,7 @@ impl<'a> Wire<'a> {
     /// The client ends its side.
     pub fn shut(&mut self) {
         let rx = std::mem::take(&mut self.rx);
-        let context = context(self.now, &self.date);
+        let context = context(self.now, &self.date, &self.limits);
         let progress = self.connection.receive_end(&context, &rx, &mut self.tx);
         assert!(matches!(progress.next, Next::Close { .. }));
         self.take(&progress);
@@ -129,8 +135,8 @@ impl<'a> Wire<'a> {
     /// Time passes, and with it perhaps the deadline.
     pub fn pass(&mut self, duration: Duration) {
         self.now = self.now.saturating_add(duration);
-        let context = context(self.now, &self.date);
-        let is_due = self.now >= self.connection.deadline(&LIMITS);
+        let context = context(self.now, &self.date, &self.limits);
+        let is_due = self.now >= self.connection.deadline(&self.limits);
         if !is_due && self.end == End::Closed {
             return;
         }
@@ -142,7 +148,9 @@ impl<'a> Wire<'a> {
 
     /// How long until the deadline.
     pub fn time_left(&self) -> Duration {
-        self.connection.deadline(&LIMITS).saturating_since(self.now)
+        self.connection
+            .deadline(&self.limits)
+            .saturating_since(self.now)
     }
 
     pub fn end(&self) -> End {
@@ -179,11 +187,11 @@ impl<'a> Wire<'a> {
     }
 }
 
-fn context(now: Instant, date: &Date) -> Context<'_> {
+fn context<'a>(now: Instant, date: &'a Date, limits: &'a Limits) -> Context<'a> {
     Context {
         now,
         date: Some(date),
-        limits: &LIMITS,
+        limits,
         is_last: false,
     }
 }

@@ -1,0 +1,253 @@
+//! A second reader of requests: RFC 9112 and this crate's own rows of being stricter, written out
+//! slowly and plainly, and with nothing of the crate in it. It says what a stream of bytes asks for.
+//!
+//! It knows the fields that a short probe has (Host, Content-Length, Transfer-Encoding, Connection)
+//! and no Expect; a test that uses it sends none.
+
+/// What the bytes at one place of a stream are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// A request for one of the endpoints by a method that runs checks: `ok` if all pass.
+    Asks,
+    /// A well-formed request for something else.
+    Other,
+    /// No request; a strict server says so and closes.
+    Wrong,
+}
+
+/// Empty lines that are passed over before a request line.
+const EMPTY_LINES_MAX: usize = 8;
+
+/// Everything in `stream`, in order, as far as it is there; nothing is read behind what is wrong or
+/// closes the connection.
+pub fn readings(mut stream: &[u8]) -> Vec<Reading> {
+    let mut readings = Vec::new();
+    loop {
+        stream = behind_empty_lines(stream);
+        if matches!(stream, [b'\n', ..] | [b'\r', _, ..]) {
+            readings.push(Reading::Wrong);
+            return readings;
+        }
+        let Some((lines, rest)) = head(stream) else {
+            return readings;
+        };
+        let Some(request) = request(&lines) else {
+            readings.push(Reading::Wrong);
+            return readings;
+        };
+        readings.push(if request.asks {
+            Reading::Asks
+        } else {
+            Reading::Other
+        });
+        match body(&request, rest) {
+            Some(behind) => stream = behind,
+            None => return readings,
+        }
+    }
+}
+
+/// Where the request line is that `stream` begins with.
+pub fn behind_empty_lines(mut stream: &[u8]) -> &[u8] {
+    for _ in 0..EMPTY_LINES_MAX {
+        stream = match stream {
+            [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] => rest,
+            _ => break,
+        };
+    }
+    stream
+}
+
+/// The lines of a head with their ends, without the empty one, and what is behind; `None` if it has
+/// no end yet.
+fn head(stream: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
+    let mut lines = Vec::new();
+    let mut rest = stream;
+    loop {
+        let length = rest.iter().position(|byte| *byte == b'\n')? + 1;
+        let (line, behind) = rest.split_at(length);
+        rest = behind;
+        lines.push(line);
+        if line == b"\n" || line == b"\r\n" {
+            return Some((lines, rest));
+        }
+    }
+}
+
+struct Request {
+    asks: bool,
+    closes: bool,
+    length: u64,
+    is_chunked: bool,
+}
+
+fn request(lines: &[&[u8]]) -> Option<Request> {
+    let crlf = lines.iter().filter(|line| line.ends_with(b"\r\n")).count();
+    if crlf != 0 && crlf != lines.len() {
+        return None;
+    }
+    let end = if crlf == 0 { 1 } else { 2 };
+    let mut lines = lines.iter().map(|line| &line[..line.len() - end]);
+    let line: Vec<&[u8]> = lines.next()?.split(|byte| *byte == b' ').collect();
+    let [method, target, version] = line[..] else {
+        return None;
+    };
+    let is_http10 = match version {
+        b"HTTP/1.0" => true,
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => false,
+        _ => return None,
+    };
+    if !is_token(method) || method == b"CONNECT" {
+        return None;
+    }
+    let is_endpoint = is_endpoint(method, target)?;
+    let mut fields: Vec<(String, &[u8])> = Vec::new();
+    for line in lines.filter(|line| !line.is_empty()) {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
+        if !is_token(name) || !value.iter().all(|byte| is_value(*byte)) {
+            return None;
+        }
+        fields.push((String::from_utf8(name.to_ascii_lowercase()).unwrap(), value));
+    }
+    let all = |wanted: &str| -> Vec<&[u8]> {
+        let fields = fields.iter().filter(|(name, _)| name == wanted);
+        fields.map(|(_, value)| *value).collect()
+    };
+    match all("host")[..] {
+        [] if is_http10 => {}
+        [host] if is_host(host) => {}
+        _ => return None,
+    }
+    let length = match all("content-length")[..] {
+        [] => None,
+        [digits] if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
+            let length: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+            Some(i64::try_from(length).ok()? as u64)
+        }
+        _ => return None,
+    };
+    let is_chunked = match all("transfer-encoding")[..] {
+        [] => false,
+        [coding] if coding.eq_ignore_ascii_case(b"chunked") => true,
+        _ => return None,
+    };
+    let options: Vec<Vec<u8>> = all("connection")
+        .iter()
+        .flat_map(|value| value.split(|byte| *byte == b','))
+        .map(|option| trim(option).to_ascii_lowercase())
+        .collect();
+    let says = |option: &str| options.iter().any(|said| said == option.as_bytes());
+    let is_doubtful = is_chunked && (length.is_some() || is_http10);
+    let runs_checks: [&[u8]; 4] = [b"GET", b"HEAD", b"OPTIONS", b"POST"];
+    Some(Request {
+        asks: is_endpoint && runs_checks.contains(&method),
+        closes: says("close") || is_doubtful || is_http10 && !says("keep-alive"),
+        length: length.unwrap_or(0),
+        is_chunked,
+    })
+}
+
+/// Whether a target that is well-formed is an endpoint's; `None` if it is not well-formed.
+fn is_endpoint(method: &[u8], target: &[u8]) -> Option<bool> {
+    if target == b"*" {
+        // As the first endpoint: HAProxy asks like this.
+        return (method == b"OPTIONS").then_some(true);
+    }
+    if !target.starts_with(b"/") {
+        let is_http = target.to_ascii_lowercase().starts_with(b"http://");
+        assert!(!is_http, "this reader knows no absolute-form");
+        return None;
+    }
+    let (path, query) = match target.iter().position(|byte| *byte == b'?') {
+        Some(at) => (&target[..at], &target[at + 1..]),
+        None => (target, &target[..0]),
+    };
+    for (at, byte) in path.iter().enumerate() {
+        let is_hex = |at: usize| path.get(at).is_some_and(u8::is_ascii_hexdigit);
+        match byte {
+            b'%' if is_hex(at + 1) && is_hex(at + 2) => {}
+            _ if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(byte) => {}
+            _ => return None,
+        }
+    }
+    if !query
+        .iter()
+        .all(|byte| matches!(byte, b'!'..=b'~') && *byte != b'#')
+    {
+        return None;
+    }
+    let endpoints: [&[u8]; 3] = [b"/healthz", b"/livez", b"/readyz"];
+    let is_root = path == b"/" && method == b"OPTIONS";
+    Some(is_root || endpoints.contains(&path))
+}
+
+/// What is behind the body of a request; `None` if it is not there yet, or if nothing is read any more.
+fn body<'a>(request: &Request, rest: &'a [u8]) -> Option<&'a [u8]> {
+    if request.closes {
+        return None;
+    }
+    if !request.is_chunked {
+        return rest.get(usize::try_from(request.length).ok()?..);
+    }
+    let mut rest = rest;
+    loop {
+        let (line, behind) = line(rest)?;
+        let size = line.split(|byte| *byte == b';').next()?;
+        let is_valid = !size.is_empty() && size.iter().all(u8::is_ascii_hexdigit);
+        if !is_valid || !line.iter().all(|byte| is_value(*byte)) {
+            return None;
+        }
+        let size = usize::from_str_radix(std::str::from_utf8(size).ok()?, 16).ok()?;
+        if size == 0 {
+            rest = behind;
+            break;
+        }
+        rest = behind.get(size..)?.strip_prefix(b"\r\n")?;
+    }
+    loop {
+        let (line, behind) = line(rest)?;
+        rest = behind;
+        if line.is_empty() {
+            return Some(rest);
+        }
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        if !is_token(&line[..colon]) || !line.iter().all(|byte| is_value(*byte)) {
+            return None;
+        }
+    }
+}
+
+/// A line that ends in CRLF, without it, and what is behind.
+fn line(stream: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = stream.iter().position(|byte| *byte == b'\n')?;
+    let line = stream[..end].strip_suffix(b"\r")?;
+    (!line.contains(&b'\r')).then_some((line, &stream[end + 1..]))
+}
+
+fn trim(value: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| *byte == b' ' || *byte == b'\t';
+    let start = value.iter().take_while(|byte| is_space(byte)).count();
+    let value = &value[start..];
+    let end = value.iter().rev().take_while(|byte| is_space(byte)).count();
+    &value[..value.len() - end]
+}
+
+fn is_token(text: &[u8]) -> bool {
+    let is = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !text.is_empty() && text.iter().all(is)
+}
+
+fn is_value(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
+}
+
+/// A name or an IPv4 address, and a port: literals of IPv6 are not one byte away from any of ours.
+fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match host.iter().position(|byte| *byte == b':') {
+        Some(at) => (&host[..at], &host[at + 1..]),
+        None => (host, &host[..0]),
+    };
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte);
+    name.iter().all(is_name) && port.iter().all(u8::is_ascii_digit)
+}

@@ -1,0 +1,437 @@
+//! Small spaces, walked through whole: every byte value at every place of short requests, and heads
+//! at, one under and one over every limit. Through a connection alone, without sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::judge::{answers, answers_to};
+use common::model::{Reading, behind_empty_lines, readings};
+use common::profile;
+use common::rows::End;
+use common::wire::{Outcome, Wire};
+use healthz::http::HeadCache;
+use healthz::limits::{
+    EXCLUDES_MAX, FIELDS_MAX, HEAD_CACHE_HEAD_BYTES, LEADING_EMPTY_LINES_MAX,
+    REDIRECT_NOTE_TARGET_BYTES_MAX, REQUEST_HEAD_BYTES_DEFAULT, REQUEST_HEAD_BYTES_MAX,
+    REQUEST_HEAD_BYTES_MIN,
+};
+use healthz::{Check, Endpoint, Limits, Responder};
+
+/// Requests as short as they get, one of each kind: with and without Host, bodies of both kinds,
+/// either line end, two in a row.
+const SHORT: [&[u8]; 7] = [
+    b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"HEAD /livez HTTP/1.0\r\n\r\n",
+    b"GET /readyz HTTP/1.0\n\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: a:1\r\nConnection: close\r\n\r\n",
+    b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx",
+    b"POST /livez HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    b"\r\nGET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /livez HTTP/1.1\r\nHost: a\r\n\r\n",
+];
+
+/// More than all answers to any of them.
+const TX: usize = 2048;
+
+fn kubelet() -> Responder<'static> {
+    profile::responder("kubelet", &BTreeMap::new()).unwrap()
+}
+
+/// Every request that differs from `request` in one byte: another one in its place, one more before
+/// it or at the end, one missing.
+fn neighbours(request: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
+    let put =
+        move |at: usize, end: usize, byte: u8| [&request[..at], &[byte], &request[end..]].concat();
+    let bytes = || 0..=u8::MAX;
+    let places = 0..request.len();
+    let other = places
+        .clone()
+        .flat_map(move |at| bytes().map(move |byte| put(at, at + 1, byte)));
+    let more = (0..=request.len()).flat_map(move |at| bytes().map(move |byte| put(at, at, byte)));
+    let less = places.map(|at| [&request[..at], &request[at + 1..]].concat());
+    other.chain(more).chain(less)
+}
+
+fn run(responder: &Responder<'static>, pieces: &[&[u8]]) -> Outcome {
+    let mut wire = Wire::new(responder, None, TX);
+    for piece in pieces {
+        wire.receive(piece);
+    }
+    wire.outcome()
+}
+
+/// Compares what was answered with what the strict reader says was asked.
+fn judge(request: &[u8], outcome: &Outcome) -> Result<(), String> {
+    let expected = readings(request);
+    // The method may be all that is right about a request.
+    let line = behind_empty_lines(request);
+    let got = answers_to(
+        |index| index == 0 && line.starts_with(b"HEAD "),
+        &outcome.sent,
+    )?;
+    if got.len() != outcome.answered {
+        return Err(format!("{} answers, said {}", got.len(), outcome.answered));
+    }
+    let statuses: Vec<u16> = got.iter().map(|answer| answer.status).collect();
+    let complaint = |why: &str| {
+        Err(format!(
+            "{why}: {statuses:?}, the strict reader: {expected:?}"
+        ))
+    };
+    for (reading, answer) in expected.iter().zip(&got) {
+        let is_ok = answer.status == 200;
+        let is_right = match reading {
+            Reading::Asks => is_ok,
+            Reading::Other => matches!(answer.status, 307 | 404 | 405),
+            Reading::Wrong => matches!(answer.status, 400 | 501 | 505),
+        };
+        if !is_right || is_ok && !(answer.body == b"ok" || answer.body.is_empty()) {
+            return complaint("another answer");
+        }
+    }
+    match got.len().checked_sub(expected.len()) {
+        None => complaint("an answer is missing"),
+        Some(0) => Ok(()),
+        // What can only become wrong may be refused before its end is there.
+        Some(1) => {
+            let finished = readings(&[request, b"\r\n\r\n"].concat());
+            let is_doomed = finished.get(expected.len()) == Some(&Reading::Wrong);
+            let is_refused = matches!(statuses.last(), Some(400 | 501 | 505));
+            if is_doomed && is_refused && outcome.end == End::Closed {
+                Ok(())
+            } else {
+                complaint("an answer too many")
+            }
+        }
+        Some(_) => complaint("answers too many"),
+    }
+}
+
+#[test]
+fn a_request_one_byte_off_is_answered_as_a_strict_reader_asks() {
+    let responder = kubelet();
+    let mut seen = [0; 3];
+    for request in SHORT.iter().flat_map(|request| neighbours(request)) {
+        let outcome = run(&responder, &[&request]);
+        if let Err(why) = judge(&request, &outcome) {
+            panic!("{}: {why}", request.escape_ascii());
+        }
+        for reading in readings(&request) {
+            seen[reading as usize] += 1;
+        }
+    }
+    // A reader that finds everything wrong, or nothing, compares nothing.
+    assert!(seen.iter().all(|count| *count > 1000), "{seen:?}");
+}
+
+/// Each against itself in one piece, so the reader's opinion does not matter here.
+#[test]
+fn a_request_one_byte_off_is_the_same_request_however_it_is_cut() {
+    let responder = kubelet();
+    for request in SHORT.iter().flat_map(|request| neighbours(request)) {
+        let whole = run(&responder, &[&request]);
+        let single: Vec<&[u8]> = request.chunks(1).collect();
+        let cut = run(&responder, &single);
+        assert_eq!(cut, whole, "byte by byte: {}", request.escape_ascii());
+    }
+    // The shortest at every place apart, too.
+    for request in neighbours(SHORT[2]) {
+        let whole = run(&responder, &[&request]);
+        for at in 1..request.len() {
+            let (left, right) = request.split_at(at);
+            let cut = run(&responder, &[left, right]);
+            assert_eq!(cut, whole, "cut at {at}: {}", request.escape_ascii());
+        }
+    }
+}
+
+/// What comes back, as statuses, whether the connection stays, and the last body.
+fn ask(limits: &Limits, stream: &[u8]) -> (Vec<u16>, End, Vec<u8>) {
+    ask_of(&kubelet(), limits, stream)
+}
+
+fn ask_of(
+    responder: &Responder<'static>,
+    limits: &Limits,
+    stream: &[u8],
+) -> (Vec<u16>, End, Vec<u8>) {
+    let tx = responder.response_bytes_max(limits);
+    let mut cache = HeadCache::new();
+    let mut results = Vec::new();
+    // In one piece, in small ones, and with a cache that may know the head by then.
+    for size in [usize::MAX, 1000, 7, usize::MAX] {
+        let mut wire = Wire::new(responder, Some(&mut cache), tx).limits(*limits);
+        for piece in stream.chunks(size) {
+            wire.receive(piece);
+        }
+        let outcome = wire.outcome();
+        let answers = answers(stream, &outcome.sent).unwrap();
+        let statuses = answers.iter().map(|answer| answer.status).collect();
+        let body = answers
+            .last()
+            .map_or_else(Vec::new, |last| last.body.clone());
+        results.push((statuses, outcome.end, body));
+    }
+    assert!(
+        results.windows(2).all(|pair| pair[0] == pair[1]),
+        "{results:?}"
+    );
+    results.remove(0)
+}
+
+fn limits(request_head_bytes: usize) -> Limits {
+    Limits {
+        request_head_bytes,
+        ..Limits::DEFAULT
+    }
+}
+
+/// `before`, as much of `fill` as it takes to make `size` bytes, `after`.
+fn padded(before: &str, fill: &str, after: &str, size: usize) -> Vec<u8> {
+    let room = size - before.len() - after.len();
+    let filling = fill.bytes().cycle().take(room);
+    before.bytes().chain(filling).chain(after.bytes()).collect()
+}
+
+#[test]
+fn a_head_may_be_as_long_as_its_limit_and_no_longer() {
+    let is_open = |size: usize, limit: usize| match size > limit {
+        true => End::Closed,
+        false => End::Open,
+    };
+    for limit in [
+        REQUEST_HEAD_BYTES_MIN,
+        REQUEST_HEAD_BYTES_DEFAULT,
+        REQUEST_HEAD_BYTES_MAX,
+    ] {
+        for size in [limit - 1, limit, limit + 1] {
+            let ok = if size > limit { 431 } else { 200 };
+            let field = padded(
+                "GET /healthz HTTP/1.1\r\nHost: a\r\nX: ",
+                "x",
+                "\r\n\r\n",
+                size,
+            );
+            let target = padded("GET /healthz?", "a&", " HTTP/1.1\r\nHost: a\r\n\r\n", size);
+            let method = padded("", "G", " /healthz HTTP/1.1\r\nHost: a\r\n\r\n", size);
+            for (request, status) in [(field, ok), (target, ok), (method, ok.max(405))] {
+                let (statuses, end, _) = ask(&limits(limit), &request);
+                assert_eq!(statuses, [status], "{size} bytes of {limit}");
+                assert_eq!(end, is_open(size, limit), "{size} bytes of {limit}");
+            }
+            // The request line itself: its end is within the limit, or the target is to blame.
+            let line = padded("GET /healthz?", "a", " HTTP/1.1\r\n", size);
+            let (statuses, end, _) = ask(&limits(limit), &line);
+            match size.cmp(&limit) {
+                std::cmp::Ordering::Less => assert_eq!((statuses, end), (vec![], End::Open)),
+                std::cmp::Ordering::Equal => assert_eq!((statuses, end), (vec![431], End::Closed)),
+                std::cmp::Ordering::Greater => {
+                    assert_eq!((statuses, end), (vec![414], End::Closed))
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn fields_are_as_many_as_their_limit() {
+    for count in [FIELDS_MAX - 1, FIELDS_MAX, FIELDS_MAX + 1] {
+        let fields = "X: y\r\n".repeat(count - 1);
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let status = if count > FIELDS_MAX { 431 } else { 200 };
+        assert_eq!(
+            ask(&Limits::DEFAULT, request.as_bytes()).0,
+            [status],
+            "{count}"
+        );
+    }
+}
+
+#[test]
+fn empty_lines_before_a_request_are_as_many_as_their_limit() {
+    let max = usize::from(LEADING_EMPTY_LINES_MAX);
+    for count in [max - 1, max, max + 1] {
+        for line in ["\r\n", "\n"] {
+            let request = format!("{}GET /healthz HTTP/1.0\n\n", line.repeat(count));
+            let status = if count > max { 400 } else { 200 };
+            assert_eq!(
+                ask(&Limits::DEFAULT, request.as_bytes()).0,
+                [status],
+                "{count}"
+            );
+        }
+    }
+}
+
+const GET: &str = "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn a_body_is_read_out_as_far_as_its_limit() {
+    const LIMIT: usize = 5000;
+    let limits = Limits {
+        body_drain_bytes: LIMIT as u64,
+        ..Limits::DEFAULT
+    };
+    let begin = "POST /healthz HTTP/1.1\r\nHost: a\r\n";
+    for size in [LIMIT - 1, LIMIT, LIMIT + 1] {
+        // The request behind the body is one, or more of what is thrown away.
+        let (statuses, end) = match size > LIMIT {
+            true => (vec![200], End::Closed),
+            false => (vec![200, 200], End::Open),
+        };
+        let length = format!(
+            "{begin}Content-Length: {size}\r\n\r\n{}{GET}",
+            "x".repeat(size)
+        );
+        let chunked = "Transfer-Encoding: chunked\r\n\r\n";
+        let around = "1000\r\n".len() + "\r\n0\r\n\r\n".len();
+        let data = size - around;
+        let chunk = format!(
+            "{begin}{chunked}{data:x}\r\n{}\r\n0\r\n\r\n{GET}",
+            "x".repeat(data)
+        );
+        let extension = ";".to_owned() + &"x".repeat(size - "0\r\n\r\n".len() - 1);
+        let extended = format!("{begin}{chunked}0{extension}\r\n\r\n{GET}");
+        for request in [length, chunk, extended] {
+            let (got, got_end, _) = ask(&limits, request.as_bytes());
+            assert_eq!((&got, got_end), (&statuses, end), "{size} bytes of {LIMIT}");
+        }
+    }
+}
+
+#[test]
+fn a_length_is_below_two_to_the_63() {
+    let max = i64::MAX as u64;
+    for (length, status) in [(max - 1, 200), (max, 200), (max + 1, 400), (u64::MAX, 400)] {
+        let request =
+            format!("POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        let (statuses, end, _) = ask(&Limits::DEFAULT, request.as_bytes());
+        assert_eq!((statuses, end), (vec![status], End::Closed), "{length}");
+    }
+    for (size, statuses) in [
+        ("ffffffffffffffff", [200].as_slice()),
+        ("10000000000000000", &[200]),
+    ] {
+        let request = format!(
+            "POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\n{GET}"
+        );
+        let (got, ..) = ask(&Limits::DEFAULT, request.as_bytes());
+        assert_eq!(got, statuses, "a chunk of {size}");
+    }
+}
+
+#[test]
+fn a_head_that_is_just_not_remembered_is_answered_like_one_that_is() {
+    let max = HEAD_CACHE_HEAD_BYTES;
+    for size in [max - 1, max, max + 1] {
+        let request = padded(
+            "GET /healthz HTTP/1.1\r\nHost: a\r\nX: ",
+            "x",
+            "\r\n\r\n",
+            size,
+        );
+        let (statuses, _, body) = ask(&Limits::DEFAULT, &request.repeat(3));
+        assert_eq!(
+            (statuses.as_slice(), &body[..]),
+            (&[200; 3][..], &b"ok"[..])
+        );
+        assert_eq!(
+            ask(&Limits::DEFAULT, &request).0,
+            [200],
+            "alone, and so remembered"
+        );
+    }
+}
+
+#[test]
+fn a_query_excludes_as_many_as_its_limit() {
+    for count in [EXCLUDES_MAX - 1, EXCLUDES_MAX, EXCLUDES_MAX + 1] {
+        let excludes: Vec<String> = (0..count).map(|n| format!("exclude=none-{n}")).collect();
+        let query = excludes.join("&");
+        let request = format!("GET /healthz?{query} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let status = if count > EXCLUDES_MAX { 414 } else { 200 };
+        let (statuses, end, _) = ask(&limits(REQUEST_HEAD_BYTES_MAX), request.as_bytes());
+        assert_eq!((statuses, end), (vec![status], End::Open), "{count}");
+    }
+}
+
+#[test]
+fn a_check_is_found_by_a_name_as_long_as_its_limit() {
+    let max = healthz::limits::CHECK_NAME_BYTES_MAX;
+    let name: &'static str = "n".repeat(max).leak();
+    let check: &'static Check = Box::leak(Box::new(Check::gate(name)));
+    check.pass();
+    let checks: &'static [&'static Check] = Box::leak(Box::new([check]));
+    let responder = Responder::new(Box::leak(Box::new(Endpoint::kubernetes(checks))));
+    for (size, status) in [(max - 1, 404), (max, 200), (max + 1, 404)] {
+        let request = format!(
+            "GET /healthz/{} HTTP/1.1\r\nHost: a\r\n\r\n",
+            "n".repeat(size)
+        );
+        let (statuses, ..) = ask_of(&responder, &Limits::DEFAULT, request.as_bytes());
+        assert_eq!(statuses, [status], "{size}");
+    }
+    let refused = std::panic::catch_unwind(|| Check::gate("n".repeat(max + 1).leak()));
+    assert!(refused.is_err(), "a name that no path can be compared with");
+}
+
+#[test]
+fn a_redirect_explains_itself_up_to_its_limit() {
+    let max = REDIRECT_NOTE_TARGET_BYTES_MAX;
+    for size in [max - 1, max, max + 1] {
+        for fill in ["a", "&"] {
+            let target = String::from_utf8(padded("//healthz", fill, "", size)).unwrap();
+            let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let (statuses, _, body) = ask(&Limits::DEFAULT, request.as_bytes());
+            assert_eq!(statuses, [307], "{size}");
+            assert_eq!(body.is_empty(), size >= max, "{size}");
+        }
+    }
+}
+
+#[test]
+fn deadlines_are_to_the_millisecond() {
+    let responder = kubelet();
+    let ms = Duration::from_millis(1);
+    let Limits {
+        head_duration,
+        idle_duration,
+        drain_duration,
+        ..
+    } = Limits::DEFAULT;
+    for (sent, limit, last) in [
+        ("", idle_duration, None),
+        ("\r\n", head_duration, Some(408)),
+        ("G", head_duration, Some(408)),
+        (&GET[..GET.len() - 1], head_duration, Some(408)),
+        (GET, idle_duration, Some(200)),
+        (
+            "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx",
+            drain_duration,
+            Some(200),
+        ),
+        ("NO\r\n\r\n", drain_duration, Some(400)),
+    ] {
+        for (waits, is_over) in [(limit - ms, false), (limit, true), (limit + ms, true)] {
+            let mut wire = Wire::new(&responder, None, TX);
+            wire.receive(sent.as_bytes());
+            let is_refused = wire.end() == End::Closed;
+            wire.pass(waits);
+            assert_eq!(wire.end() == End::Closed, is_over || is_refused, "{sent:?}");
+            let outcome = wire.outcome();
+            let answers = answers(sent.as_bytes(), &outcome.sent).unwrap();
+            let status = answers.last().map(|answer| answer.status);
+            let is_late = last == Some(408);
+            let expected = last.filter(|_| !is_late || is_over);
+            assert_eq!(status, expected, "{sent:?} after {waits:?}");
+        }
+    }
+}
