@@ -340,8 +340,9 @@ impl core::fmt::Debug for Check {
 
 #[inline]
 fn passes(until: u64, now: Instant) -> bool {
-    // Times below TIME_MIN would pass for a check that is FAILING.
-    now.as_millis().max(TIME_MIN - 1) < until
+    // Times below TIME_MIN would pass a check that is FAILING, those above TIME_MAX fail one that is
+    // PASSING.
+    now.as_millis().clamp(TIME_MIN - 1, TIME_MAX) < until
 }
 
 /// A path such as `/healthz` and the checks that decide its answer, in the order they are listed.
@@ -492,6 +493,16 @@ mod tests {
         for ms in 0..10 {
             assert!(!check.passes(at(ms)), "at {ms} ms");
         }
+    }
+
+    #[test]
+    fn a_passing_check_passes_at_the_end_of_time() {
+        let end = Instant::from_millis(u64::MAX);
+        assert!(Check::ping().passes(end));
+        assert!(Check::manual("disk").initially_passing().passes(end));
+        let check = Check::heartbeat("loop", Duration::from_millis(100));
+        check.beat(T0);
+        assert!(!check.passes(end));
     }
 
     #[test]

@@ -22,6 +22,8 @@ mod desk;
 mod listeners;
 mod memory;
 mod run;
+#[cfg(test)]
+mod simulation;
 mod slots;
 mod socket;
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -173,17 +173,20 @@ impl<'a, T> Slots<'a, T> {
         Some(content)
     }
 
-    /// Puts the slot at the back of `queue`, even if it is in it.
-    pub(super) fn move_to(&mut self, index: u16, queue: Queue, now: Instant) {
-        let is_back = self.ends(queue).back == index;
-        if is_back {
+    /// Puts the slot at the back of `queue`, even if it is in it. If `since` is earlier than when the
+    /// last one came there, because the slot was in another queue in between, it counts as having
+    /// come with that one: order is what makes the front the next deadline.
+    pub(super) fn move_to(&mut self, index: u16, queue: Queue, since: Instant) {
+        let back = self.ends(queue).back;
+        if back == index {
             if let Some(slot) = self.slot_mut(index) {
-                slot.since = now;
+                slot.since = since.max(slot.since);
             }
             return;
         }
+        let last = self.slot(back).map_or(Instant::ZERO, |slot| slot.since);
         self.unlink(index);
-        self.push_back(index, queue, now);
+        self.push_back(index, queue, since.max(last));
     }
 
     /// Has the slot's turn come again, once, even if it asks twice. If it has changed hands by then its
@@ -325,6 +328,21 @@ impl<'a, T> Slots<'a, T> {
     }
 }
 
+/// What only tests look at.
+#[cfg(test)]
+impl<T> Slots<'_, T> {
+    pub(super) fn contents(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| slot.content.as_ref())
+    }
+
+    /// Who is in `queue`, from the front, and since when.
+    pub(super) fn queued(&self, queue: Queue) -> impl Iterator<Item = (&T, Instant)> {
+        let front = self.slot(self.ends(queue).front);
+        core::iter::successors(front, |slot| self.slot(slot.next))
+            .filter_map(|slot| Some((slot.content.as_ref()?, slot.since)))
+    }
+}
+
 impl<T> Drop for Slots<'_, T> {
     /// Memory that was lent goes back empty.
     fn drop(&mut self) {
@@ -391,6 +409,20 @@ mod tests {
         }
         assert_eq!(order, ['j', 'i', 'd', 'h', 'w']);
         assert_eq!(slots.occupied(), 0);
+    }
+
+    #[test]
+    fn a_slot_that_comes_back_late_keeps_its_queue_in_order() {
+        let mut slots = Slots::new(3);
+        for (index, queue) in [(0, Queue::Write), (1, Queue::Head), (2, Queue::Head)] {
+            slots.insert((), queue, at(index)).unwrap();
+        }
+        slots.move_to(0, Queue::Head, at(1));
+        let since: Vec<_> = slots.queued(Queue::Head).map(|(_, since)| since).collect();
+        assert_eq!(since, [at(1), at(2), at(2)]);
+        // And once more changes nothing.
+        slots.move_to(0, Queue::Head, at(1));
+        assert_eq!(slots.place(0), Some((Queue::Head, at(2))));
     }
 
     #[test]

@@ -372,7 +372,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         if is_runnable {
             self.slots.push_runnable(index);
         }
-        if place != Some((queue, since)) {
+        // Staying where one is does not prolong it.
+        if place.is_none_or(|(was, then)| was != queue || then < since) {
             self.slots.move_to(index, queue, since);
         }
     }
@@ -401,5 +402,45 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     fn token(&self, index: u16) -> Token {
         let low = self.base.0 + LISTENERS_MAX + usize::from(index);
         Token(low | (self.slots.generation(index) as usize) << TOKEN_BITS)
+    }
+}
+
+/// What only a simulation looks at.
+#[cfg(test)]
+impl<L: ListenSocket> Table<'_, L> {
+    pub(super) fn runnable_count(&self) -> usize {
+        self.slots.runnable_count()
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.accept_resumes.is_some()
+    }
+
+    pub(super) fn has_listener(&self, index: usize) -> bool {
+        self.listeners.get(index).is_some_and(Option::is_some)
+    }
+
+    pub(super) fn streams(&self) -> impl Iterator<Item = &L::Stream> {
+        self.slots.contents().map(|peer| &peer.stream)
+    }
+
+    /// The queues hold every connection once, in order, none that is overdue, each where it belongs.
+    pub(super) fn assert_whole(&self, now: Instant) {
+        let mut count = 0;
+        for queue in Queue::ALL {
+            let mut last = Instant::ZERO;
+            for (peer, since) in self.slots.queued(queue) {
+                assert!(last <= since && since <= now, "{queue:?} is out of order");
+                let expires = since.saturating_add(self.time_to_live(queue));
+                assert!(
+                    expires > now || now == expires && now.as_millis() == u64::MAX,
+                    "overdue"
+                );
+                assert_eq!(queue == Queue::Write, !peer.unsent.is_empty(), "{queue:?}");
+                last = since;
+                count += 1;
+            }
+        }
+        assert_eq!(count, self.slots.occupied());
     }
 }

@@ -1,0 +1,229 @@
+//! What clients send, what they are owed for it, and whether they get it.
+
+use std::collections::VecDeque;
+use std::format;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use fastrand::Rng;
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    /// `/healthz`, which depends on a check.
+    Health,
+    /// The same without a body.
+    Head,
+    /// `/livez`, which passes always.
+    Live,
+    Missing,
+    /// Cannot be understood.
+    Malformed,
+}
+
+/// An answer that is owed.
+#[derive(Debug)]
+struct Owed {
+    ask: Ask,
+    /// The turn's health when the request had arrived: an answer is as of then, or later.
+    since: usize,
+}
+
+/// Who this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// Sends one whole request at once, reads, closes. Must be answered whatever happens to others.
+    Probe,
+    /// The same, and ends its side at once.
+    HalfClosed,
+    /// Request after request, in whatever pieces.
+    KeepAlive,
+    /// Many requests at once; reads little or nothing.
+    Pipeliner,
+    /// A byte now and then.
+    Slow,
+    /// Nothing at all.
+    Silent,
+    /// No HTTP.
+    Garbage,
+}
+
+/// One client's side.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) manner: Manner,
+    /// Bytes to be sent, and behind which of them an answer is owed.
+    script: VecDeque<u8>,
+    ends: VecDeque<(u64, Ask)>,
+    sent: u64,
+    /// In the order of the requests.
+    owed: VecDeque<Owed>,
+    /// Of an answer that has not come whole.
+    partial: Vec<u8>,
+    pub(super) answers: usize,
+    /// Told of a mistake, or that this is the last: nothing may come any more.
+    is_last: bool,
+}
+
+const BAIT: &str = "GET /bait HTTP/1.1\r\nHost: a\r\n\r\n";
+
+impl Client {
+    pub(super) fn new(rng: &mut Rng) -> Self {
+        let manners = [
+            Manner::Probe,
+            Manner::Probe,
+            Manner::HalfClosed,
+            Manner::KeepAlive,
+            Manner::KeepAlive,
+            Manner::Pipeliner,
+            Manner::Slow,
+            Manner::Silent,
+            Manner::Garbage,
+        ];
+        let mut client = Client {
+            manner: rng.choice(manners).unwrap_or(Manner::Probe),
+            script: VecDeque::new(),
+            ends: VecDeque::new(),
+            sent: 0,
+            owed: VecDeque::new(),
+            partial: Vec::new(),
+            answers: 0,
+            is_last: false,
+        };
+        let count = match client.manner {
+            Manner::Probe | Manner::HalfClosed | Manner::Slow => 1,
+            Manner::KeepAlive => rng.usize(1..6),
+            Manner::Pipeliner => rng.usize(10..200),
+            Manner::Silent => 0,
+            Manner::Garbage => {
+                let size = rng.usize(1..800);
+                client.script.extend((0..size).map(|_| rng.u8(..)));
+                0
+            }
+        };
+        for _ in 0..count {
+            client.ask(rng);
+        }
+        client
+    }
+
+    fn ask(&mut self, rng: &mut Rng) {
+        let is_probe = matches!(self.manner, Manner::Probe | Manner::HalfClosed);
+        let asks = [Ask::Health, Ask::Head, Ask::Live, Ask::Missing];
+        let mut ask = rng.choice(asks).unwrap_or(Ask::Health);
+        let target = match ask {
+            Ask::Health | Ask::Head => "/healthz",
+            Ask::Live => "/livez",
+            Ask::Missing | Ask::Malformed => "/nowhere",
+        };
+        let method = if ask == Ask::Head { "HEAD" } else { "GET" };
+        let connection = if is_probe {
+            "Connection: close\r\n"
+        } else {
+            ""
+        };
+        let (mut host, mut body) = ("Host: a\r\n", String::new());
+        match rng.u8(..32) {
+            // Host is missing. (To HEAD even that answer has no body.)
+            0 if !is_probe && ask != Ask::Head => (host, ask) = ("", Ask::Malformed),
+            1 | 2 => body = BAIT.repeat(rng.usize(1..20)),
+            _ => {}
+        }
+        let length = match body.len() {
+            0 => String::new(),
+            size => format!("Content-Length: {size}\r\n"),
+        };
+        let head = format!("{method} {target} HTTP/1.1\r\n{host}{connection}{length}\r\n");
+        self.script.extend(head.bytes());
+        self.ends
+            .push_back((self.sent + self.script.len() as u64, ask));
+        self.script.extend(body.bytes());
+    }
+
+    /// Takes the next bytes to send, at most `count`.
+    pub(super) fn send(&mut self, count: usize, healths: &[bool]) -> Vec<u8> {
+        let count = count.min(self.script.len());
+        let bytes: Vec<u8> = self.script.drain(..count).collect();
+        self.sent += count as u64;
+        while let Some((end, ask)) = self.ends.front().copied()
+            && end <= self.sent
+        {
+            self.ends.pop_front();
+            let since = healths.len() - 1;
+            self.owed.push_back(Owed { ask, since });
+        }
+        bytes
+    }
+
+    pub(super) fn has_said_all(&self) -> bool {
+        self.script.is_empty()
+    }
+
+    /// Whether every request that was sent has its answer, as far as answers are to be expected.
+    pub(super) fn has_all(&self) -> bool {
+        self.partial.is_empty() && (self.owed.is_empty() || self.is_last)
+    }
+
+    /// Bytes of answers arrive; each answer must be the one that is owed.
+    pub(super) fn is_told(
+        &mut self,
+        bytes: &[u8],
+        healths: &[bool],
+        has_unread: bool,
+        is_lying: bool,
+    ) {
+        self.partial.extend_from_slice(bytes);
+        while let Some(end) = find(&self.partial, b"\r\n\r\n") {
+            let head = std::str::from_utf8(&self.partial[..end])
+                .unwrap()
+                .to_string();
+            let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
+            let is_head = self.owed.front().is_some_and(|owed| owed.ask == Ask::Head);
+            let length = head.split("Content-Length: ").nth(1).unwrap();
+            let length: usize = length.split('\r').next().unwrap().parse().unwrap();
+            let body_size = if is_head && status != 408 { 0 } else { length };
+            let Some(body) = self.partial.get(end + 4..end + 4 + body_size) else {
+                return;
+            };
+            let is_ok = body == b"ok" || (is_head && status == 200);
+            let status = match status {
+                200 if is_lying => 500,
+                500 if is_lying => 200,
+                status => status,
+            };
+            self.judge(status, is_ok || is_lying, &head, healths, has_unread);
+            self.partial.drain(..end + 4 + body_size);
+        }
+    }
+
+    fn judge(&mut self, status: u16, is_ok: bool, head: &str, healths: &[bool], has_unread: bool) {
+        assert!(!self.is_last, "an answer behind the last: {head}");
+        self.answers += 1;
+        self.is_last = head.contains("Connection: close");
+        let Some(Owed { ask, since }) = self.owed.pop_front() else {
+            let is_refusal = matches!(status, 400..=499 | 501 | 505);
+            assert!(
+                is_refusal
+                    && self.is_last
+                    && (self.manner == Manner::Garbage || status == 408 || status == 400),
+                "an answer to no request: {head}"
+            );
+            return;
+        };
+        let may = |health| healths[since..].contains(&health);
+        match (ask, status) {
+            (Ask::Health | Ask::Head, 200) => assert!(is_ok && may(true), "a wrong ok: {head}"),
+            (Ask::Health | Ask::Head, 500) => assert!(may(false), "a wrong failure: {head}"),
+            (Ask::Live, 200) => assert!(is_ok),
+            (Ask::Missing, 404) => {}
+            (Ask::Malformed, 400) => assert!(self.is_last),
+            // Its end had come, but not been read when its time was over.
+            (_, 408) => assert!(has_unread && self.is_last, "a wrong 408"),
+            _ => panic!("a wrong answer to {ask:?}: {head}"),
+        }
+    }
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
