@@ -1,6 +1,6 @@
 //! The whole program: one check, one address, and the calling thread serves for ever.
 //!
-//! `cargo run --example run`, then `curl localhost:10248/healthz?verbose`.
+//! `cargo run --example run [ADDRESS]`, then `curl localhost:10248/healthz?verbose`.
 
 use healthz::server::{Address, Config, Listeners, Runner, Server};
 use healthz::{Check, Endpoint, Responder};
@@ -9,12 +9,11 @@ static PING: Check = Check::ping();
 static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address = std::env::args()
-        .nth(1)
-        .map_or(Ok(Address::DEFAULT), |text| text.parse())?;
+    let address = std::env::args().nth(1); // yours
+    let address = address.map_or(Ok(Address::DEFAULT), |text| text.parse())?; // yours
     let mut listeners = Listeners::new();
     listeners.bind(&address)?;
     let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
     Runner::new(server)?.run()?;
-    Ok(())
+    Ok(()) // yours
 }

@@ -40,7 +40,7 @@ use mio::{Registry, Token};
 pub use address::{Address, AddressError};
 pub use listeners::{BindError, BindErrorKind, Bound, Listeners};
 pub use memory::Memory;
-pub use run::{Handle, Runner, now, spawn};
+pub use run::{Handle, Runner, Stopper, now, spawn};
 pub use slots::Slot;
 
 use crate::answer::Responder;
@@ -143,7 +143,49 @@ pub struct Counters {
 /// Order of calls: [`register`](Server::register) once; then, whenever `Poll::poll` returns,
 /// [`handle`](Server::handle) for each event whose token [`owns`](Server::owns) says is ours, and
 /// [`turn`](Server::turn) once after them, and no later than [`deadline`](Server::deadline).
-/// [`Runner`] does just this.
+///
+/// ```
+/// # use healthz::server::{Address, Config, Listeners, Server};
+/// # use healthz::{Check, Endpoint, Responder};
+/// # use std::io::{Read, Write};
+/// use healthz::server::{TOKENS, now};
+/// use mio::{Events, Poll, Token};
+/// # static PING: Check = Check::ping();
+/// # static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let mut listeners = Listeners::new();
+/// # listeners.bind(&"127.0.0.1:0".parse()?)?;
+///
+/// const YOURS: Token = Token(TOKENS); // and those above it
+///
+/// # let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(16));
+/// let mut server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+/// # let Some(Address::Tcp(address)) = server.local_addresses().next() else { return Ok(()) };
+/// # let mut probe = std::net::TcpStream::connect(address)?;
+/// # probe.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
+/// server.register(poll.registry(), Token(0))?;
+/// loop {
+///     let timeout = server.deadline().map(|at| at.saturating_since(now()));
+///     poll.poll(&mut events, timeout)?;
+///     let now = now();
+///     for event in &events {
+///         if server.owns(event.token()) {
+///             server.handle(poll.registry(), event, now);
+///         } else {
+///             // yours
+///         }
+///     }
+///     server.turn(poll.registry(), now);
+///     # if server.counters().answered == 1 { break; }
+/// }
+/// # let mut answer = String::new();
+/// # probe.read_to_string(&mut answer)?;
+/// # assert!(answer.ends_with("\r\n\r\nok"));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`Runner`] does just this, and once a second [`set_wall_clock`](Server::set_wall_clock).
 pub struct Server<'a> {
     table: Table<'a, Listener>,
 }

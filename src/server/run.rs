@@ -4,7 +4,7 @@
 
 use core::time::Duration;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::string::ToString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -27,7 +27,8 @@ const STACK_BYTES: usize = 128 * 1024;
 /// The present on the clock that [`Runner`] uses: milliseconds since its first use in this process,
 /// monotonic, not counting suspend on Linux. Give it to [`Check::beat`](crate::Check::beat).
 ///
-/// The first call in a process may block on another thread's first call; later ones never do.
+/// The first call in a process may block on another thread's first call; later ones never do, and may
+/// be made in a signal handler (they are one `clock_gettime`). [`Runner::new`] and [`spawn`] make it.
 pub fn now() -> Instant {
     static ORIGIN: OnceLock<std::time::Instant> = OnceLock::new();
     let origin = *ORIGIN.get_or_init(std::time::Instant::now);
@@ -37,19 +38,113 @@ pub fn now() -> Instant {
 /// A [`Server`] with a loop of its own.
 ///
 /// Call [`run`](Runner::run) and it blocks, or [`turn`](Runner::turn) from any other loop: the
-/// descriptor of [`AsFd`] is readable when there is something to do.
+/// descriptor of [`AsFd`] is readable when there is something to do, and [`timeout`](Runner::timeout)
+/// says when there is at the latest. In a loop of poll(2), which tells of a descriptor as long as it is
+/// readable, one turn a report is enough:
+///
+/// ```
+/// # use healthz::server::{Address, Config, Listeners, Runner, Server};
+/// # use healthz::{Check, Endpoint, Responder};
+/// # use std::io::{Read, Write};
+/// # use std::time::Duration;
+/// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+/// use std::os::fd::AsFd;
+/// # static PING: Check = Check::ping();
+/// # static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let mut listeners = Listeners::new();
+/// # listeners.bind(&"127.0.0.1:0".parse()?)?;
+/// # let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+/// # let Some(Address::Tcp(address)) = server.local_addresses().next() else { return Ok(()) };
+///
+/// let mut runner = Runner::new(server)?;
+/// # let mut probe = std::net::TcpStream::connect(address)?;
+/// # probe.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
+/// loop {
+///     // None, for ever, is -1 in poll(2).
+///     let timeout = runner.timeout().map(PollTimeout::try_from).transpose()?;
+///     let mut watched = [PollFd::new(runner.as_fd(), PollFlags::POLLIN)]; // and yours
+///     poll(&mut watched, timeout)?;
+///     runner.turn(Some(Duration::ZERO))?;
+///     // and what is due for yours
+///     # if runner.server().counters().answered == 1 { break; }
+/// }
+/// # let mut answer = String::new();
+/// # probe.read_to_string(&mut answer)?;
+/// # assert!(answer.ends_with("\r\n\r\nok"));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A loop that is told only once (edge-triggered epoll, as tokio's and mio's) takes turns until one
+/// says that there was nothing to do:
+///
+/// ```
+/// # use healthz::server::{Address, Config, Listeners, Runner, Server};
+/// # use healthz::{Check, Endpoint, Responder};
+/// # use std::io::{Read, Write};
+/// # use std::time::Duration;
+/// use tokio::io::{Interest, unix::AsyncFd};
+///
+/// async fn serve(runner: Runner<'static>) -> std::io::Result<()> {
+///     // SAFETY: a runner's descriptor is open, and the same, as long as the runner lives.
+///     let mut runner = unsafe { AsyncFd::register_with_interest(runner, Interest::READABLE) }?;
+///     while !runner.get_ref().server().is_finished() {
+///         let timeout = runner.get_ref().timeout().unwrap_or(Duration::MAX);
+///         match tokio::time::timeout(timeout, runner.readable_mut()).await {
+///             Ok(ready) => {
+///                 let mut ready = ready?;
+///                 if ready.get_inner_mut().turn(Some(Duration::ZERO))? == 0 {
+///                     ready.clear_ready();
+///                 }
+///             }
+///             Err(_) => drop(runner.get_mut().turn(Some(Duration::ZERO))?),
+///         }
+///     }
+///     Ok(())
+/// }
+/// # static PING: Check = Check::ping();
+/// # static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let mut listeners = Listeners::new();
+/// # listeners.bind(&"127.0.0.1:0".parse()?)?;
+/// # let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+/// # let Some(Address::Tcp(address)) = server.local_addresses().next() else { return Ok(()) };
+/// # let runner = Runner::new(server)?;
+/// # let stopper = runner.stopper();
+/// # let probe = std::thread::spawn(move || {
+/// #     let mut answer = String::new();
+/// #     let mut probe = std::net::TcpStream::connect(address)?;
+/// #     probe.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
+/// #     let result = probe.read_to_string(&mut answer);
+/// #     stopper.stop();
+/// #     result.map(|_| answer)
+/// # });
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// # runtime.block_on(serve(runner))?;
+/// # assert!(probe.join().expect("no panic")?.ends_with("\r\n\r\nok"));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// There the server is as late as everything else in that loop is; [`spawn`] is not.
 pub struct Runner<'a> {
     poll: Poll,
     events: Events,
     server: Server<'a>,
-    stop: Arc<Stop>,
+    stopper: Stopper,
     is_stopping: bool,
     date_due: Instant,
     /// When the last turn began to work.
     now: Instant,
 }
 
-/// What a [`Handle`] shares with its thread.
+/// Asks the server of a [`Runner`] to end; from any thread, and from a signal handler.
+///
+/// Dropping it in a handler is not safe: the last one frees memory. Keep it in a `static`.
+#[derive(Clone)]
+pub struct Stopper(Arc<Stop>);
+
 struct Stop {
     is_wanted: AtomicBool,
     waker: Waker,
@@ -64,54 +159,97 @@ impl<'a> Runner<'a> {
         let poll = Poll::new()?;
         server.register(poll.registry(), SERVER)?;
         let waker = Waker::new(poll.registry(), WAKER)?;
+        // The call that may block.
+        let now = now();
         Ok(Runner {
             poll,
             events: Events::with_capacity(EVENTS_PER_TURN),
             server,
-            stop: Arc::new(Stop {
+            stopper: Stopper(Arc::new(Stop {
                 is_wanted: AtomicBool::new(false),
                 waker,
-            }),
+            })),
             is_stopping: false,
             date_due: Instant::ZERO,
-            now: Instant::ZERO,
+            now,
         })
     }
 
     /// Waits for something to do for at most `timeout` (for ever if `None`) and does it. Bounded work.
     ///
+    /// Returns how many events there were, or 1 if a signal came before one could be looked for. After
+    /// a turn with none, the descriptor of [`AsFd`] is not readable until the next event.
+    ///
     /// # Errors
     /// If epoll itself fails, which no peer can cause. A signal is no error: the call returns early.
-    pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         self.turn_from(now(), timeout)
     }
 
+    /// How long a loop of the caller's may wait for the descriptor before it takes a
+    /// [`turn`](Runner::turn) all the same; for ever if `None`. Whole milliseconds.
+    pub fn timeout(&self) -> Option<Duration> {
+        let deadline = self.server.deadline()?;
+        Some(deadline.saturating_since(now()))
+    }
+
     /// A turn that begins at `before`.
-    fn turn_from(&mut self, before: Instant, timeout: Option<Duration>) -> io::Result<()> {
+    fn turn_from(&mut self, before: Instant, timeout: Option<Duration>) -> io::Result<usize> {
         let deadline = self.server.deadline();
         let due = deadline.map(|deadline| deadline.saturating_since(before));
         let timeout = timeout.into_iter().chain(due).min();
         match self.poll.poll(&mut self.events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            // Nothing is known of the descriptor: whoever counts on none has to look again.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(1),
             result => result?,
         }
         let now = now();
         self.now = now;
         self.set_date(now);
+        let mut count = 0;
         for event in &self.events {
+            count += 1;
             if event.token() != WAKER {
                 self.server.handle(self.poll.registry(), event, now);
             }
         }
         self.server.turn(self.poll.registry(), now);
-        if !self.is_stopping && self.stop.is_wanted.load(Ordering::Acquire) {
+        if !self.is_stopping && self.stopper.0.is_wanted.load(Ordering::Acquire) {
             self.is_stopping = true;
             self.server.stop(self.poll.registry(), now);
         }
-        Ok(())
+        Ok(count)
     }
 
-    /// Serves until the server was stopped and its connections have ended.
+    /// Serves until the server was stopped and its connections have ended; for ever if nobody has
+    /// asked for a [`stopper`](Runner::stopper).
+    ///
+    /// ```
+    /// # use healthz::server::{Address, Config, Listeners, Runner, Server};
+    /// # use healthz::{Check, Endpoint, Responder};
+    /// # use std::io::{Read, Write};
+    /// # static PING: Check = Check::ping();
+    /// # static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut listeners = Listeners::new();
+    /// # listeners.bind(&"127.0.0.1:0".parse()?)?;
+    /// # let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+    /// # let Some(Address::Tcp(address)) = server.local_addresses().next() else { return Ok(()) };
+    /// let mut runner = Runner::new(server)?;
+    /// # let stopper = runner.stopper();
+    /// # let probe = std::thread::spawn(move || {
+    /// #     let mut answer = String::new();
+    /// #     let mut probe = std::net::TcpStream::connect(address)?;
+    /// #     probe.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
+    /// #     let result = probe.read_to_string(&mut answer);
+    /// #     stopper.stop();
+    /// #     result.map(|_| answer)
+    /// # });
+    /// runner.run()?;
+    /// # assert!(probe.join().expect("no panic")?.ends_with("\r\n\r\nok"));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`turn`](Runner::turn).
@@ -122,6 +260,11 @@ impl<'a> Runner<'a> {
             self.turn_from(self.now, None)?;
         }
         Ok(())
+    }
+
+    /// What asks the server to end, from elsewhere.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
     }
 
     /// The server.
@@ -141,26 +284,71 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// It is the same descriptor as long as the runner lives.
 impl AsFd for Runner<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.poll.registry().as_fd()
     }
 }
 
+/// As [`AsFd`], for those who know descriptors as numbers.
+impl AsRawFd for Runner<'_> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl Stopper {
+    /// Asks the server to end in good order, see [`Server::stop`], and returns at once. It does so in
+    /// the runner's next turn; the descriptor of its [`AsFd`] becomes readable for it.
+    pub fn stop(&self) {
+        self.0.is_wanted.store(true, Ordering::Release);
+        // An eventfd that is written to fails only if it is not there. And a log record is nothing
+        // for a signal handler.
+        let woken = self.0.waker.wake();
+        debug_assert!(woken.is_ok(), "cannot wake the server to stop it");
+    }
+}
+
 /// A server on a thread of its own. Dropping it leaves the thread running.
 pub struct Handle {
-    stop: Arc<Stop>,
+    stopper: Stopper,
     thread: JoinHandle<io::Result<Counters>>,
 }
 
 /// Runs `server` on a thread of its own, named `healthz`, with a stack of 128 KiB of which it touches
 /// a few.
 ///
+/// ```
+/// # use healthz::server::{Address, Config, Listeners, Server, spawn};
+/// # use healthz::{Check, Endpoint, Responder};
+/// # use std::io::{Read, Write};
+/// # static PING: Check = Check::ping();
+/// # static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let mut listeners = Listeners::new();
+/// # listeners.bind(&"127.0.0.1:0".parse()?)?;
+/// # let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+/// # let Some(Address::Tcp(address)) = server.local_addresses().next() else { return Ok(()) };
+/// let door = spawn(server)?;
+/// // This thread does what it is there for. In the end:
+/// # let mut answer = String::new();
+/// # let mut probe = std::net::TcpStream::connect(address)?;
+/// # probe.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
+/// # probe.read_to_string(&mut answer)?;
+/// # assert!(answer.ends_with("\r\n\r\nok"));
+/// door.stop();
+/// let counters = door.join()?;
+/// # assert_eq!(counters.answered, 1);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// If the system has no thread, descriptor or memory for it.
 pub fn spawn(server: Server<'static>) -> io::Result<Handle> {
     let mut runner = Runner::new(server)?;
-    let stop = runner.stop.clone();
+    let stopper = runner.stopper();
     let thread = std::thread::Builder::new()
         .name("healthz".to_string())
         .stack_size(STACK_BYTES);
@@ -168,16 +356,18 @@ pub fn spawn(server: Server<'static>) -> io::Result<Handle> {
         runner.run()?;
         Ok(runner.server.counters())
     })?;
-    Ok(Handle { stop, thread })
+    Ok(Handle { stopper, thread })
 }
 
 impl Handle {
     /// Asks the server to end in good order, see [`Server::stop`], and returns at once.
     pub fn stop(&self) {
-        self.stop.is_wanted.store(true, Ordering::Release);
-        if let Err(error) = self.stop.waker.wake() {
-            log::error!("cannot wake the server to stop it: {error}");
-        }
+        self.stopper.stop();
+    }
+
+    /// What asks the same from elsewhere.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
     }
 
     /// Whether the thread has ended; only [`stop`](Handle::stop) or a failure ends it.

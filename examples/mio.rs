@@ -1,0 +1,53 @@
+//! The door inside a mio loop that watches something else as well: lines on the standard input, each
+//! of which is a heartbeat. At the end of the input it stops the door, lets it finish, and leaves.
+//!
+//! `cargo run --example mio [ADDRESS]`, then `curl localhost:10248/healthz?verbose`. (The standard
+//! input has to be a terminal or a pipe: epoll watches no files.)
+//!
+//! Lines marked `yours` would be there without the door; the others are what it costs.
+
+use healthz::server::{Address, Config, Listeners, Server, TOKENS, now};
+use healthz::{Check, Endpoint, Responder};
+use mio::unix::SourceFd; // yours
+use mio::{Events, Interest, Poll, Token}; // yours
+use std::io::Read; // yours
+use std::time::{Duration, SystemTime};
+
+static LINES: Check = Check::heartbeat("lines", Duration::from_secs(30)).initially_failing();
+static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&LINES]);
+
+const DOOR: Token = Token(0);
+const INPUT: Token = Token(TOKENS); // yours
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1); // yours
+    let address = address.map_or(Ok(Address::DEFAULT), |text| text.parse())?; // yours
+    let mut poll = Poll::new()?; // yours
+    let mut events = Events::with_capacity(16); // yours
+    let registry = poll.registry(); // yours
+    registry.register(&mut SourceFd(&0), INPUT, Interest::READABLE)?; // yours
+
+    let mut listeners = Listeners::new();
+    listeners.bind(&address)?;
+    let mut server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+    server.register(poll.registry(), DOOR)?;
+    while !server.is_finished() {
+        let timeout = server.deadline().map(|at| at.saturating_since(now()));
+        poll.poll(&mut events, timeout)?; // yours
+        let now = now();
+        server.set_wall_clock(SystemTime::UNIX_EPOCH.elapsed()?.as_secs());
+        for event in &events {
+            if server.owns(event.token()) {
+                server.handle(poll.registry(), event, now);
+            } else if std::io::stdin().read(&mut [0; 4096])? > 0 {
+                LINES.beat(now);
+            } else {
+                poll.registry().deregister(&mut SourceFd(&0))?; // yours
+                server.stop(poll.registry(), now);
+            }
+        }
+        server.turn(poll.registry(), now);
+    }
+    println!("{} requests answered", server.counters().answered); // yours
+    Ok(()) // yours
+}

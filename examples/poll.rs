@@ -1,0 +1,46 @@
+//! The door inside a bare poll(2) loop that watches something else as well: lines on the standard
+//! input, each of which is a heartbeat. At the end of the input it stops the door, lets it finish, and
+//! leaves. Any other loop that can watch a descriptor (libev, GLib, a Lisp's) looks like this one.
+//!
+//! `cargo run --example poll [ADDRESS]`, then `curl localhost:10248/healthz?verbose`.
+//!
+//! Lines marked `yours` would be there without the door; the others are what it costs.
+
+use healthz::server::{Address, Config, Listeners, Runner, Server, now};
+use healthz::{Check, Endpoint, Responder};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll}; // yours
+use std::io::Read; // yours
+use std::os::fd::AsFd; // yours
+use std::time::Duration; // yours
+
+static LINES: Check = Check::heartbeat("lines", Duration::from_secs(30)).initially_failing();
+static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&LINES]);
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1); // yours
+    let address = address.map_or(Ok(Address::DEFAULT), |text| text.parse())?; // yours
+    let mut input = std::io::stdin(); // yours
+
+    let mut listeners = Listeners::new();
+    listeners.bind(&address)?;
+    let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let mut runner = Runner::new(server)?;
+    loop {
+        // None, for ever, is -1 in poll(2).
+        let timeout = runner.timeout().map(PollTimeout::try_from).transpose()?;
+        let own = PollFd::new(input.as_fd(), PollFlags::POLLIN); // yours
+        let mut watched = [own, PollFd::new(runner.as_fd(), PollFlags::POLLIN)];
+        poll(&mut watched, timeout)?; // yours
+        let [has_input, _] = watched.map(|watched| watched.any() == Some(true)); // yours
+        runner.turn(Some(Duration::ZERO))?;
+        if has_input && input.read(&mut [0; 4096])? > 0 {
+            LINES.beat(now());
+        } else if has_input {
+            break; // yours
+        }
+    }
+    runner.stopper().stop();
+    runner.run()?;
+    println!("{} requests answered", runner.server().counters().answered); // yours
+    Ok(()) // yours
+}

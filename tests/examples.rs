@@ -1,0 +1,189 @@
+//! The example programs do what they say: each is started as its users start it, asked, and let go.
+#![cfg(feature = "server")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+/// No test waits longer than this for anything, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running example. It is killed when dropped.
+struct Example {
+    child: Child,
+    path: PathBuf,
+}
+
+impl Example {
+    fn start(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("healthz-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        // Beside the directory of this test; `cargo test` builds examples first.
+        let test = std::env::current_exe().unwrap();
+        let target = test.parent().and_then(Path::parent).unwrap();
+        let program = target.join("examples").join(name);
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("examples")
+            .join(name);
+        assert!(
+            changed(&program) > changed(&source.with_extension("rs")),
+            "{name} is not built, which `cargo test` does, or `cargo build --examples`"
+        );
+        let child = Command::new(program)
+            .arg(format!("unix:{}", path.display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Example { child, path }
+    }
+
+    /// Asks once the door is there.
+    fn connect(&mut self) -> UnixStream {
+        let started = Instant::now();
+        loop {
+            if let Ok(stream) = UnixStream::connect(&self.path) {
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                return stream;
+            }
+            assert!(self.child.try_wait().unwrap().is_none(), "it has ended");
+            assert!(started.elapsed() < PATIENCE, "no door in {:?}", self.path);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn get(&mut self, target: &str) -> String {
+        ask(&mut self.connect(), target)
+    }
+
+    /// Asks until the answer is as wanted: what was written to a program is not what it has read.
+    fn wait_for(&mut self, target: &str, end: &str) {
+        let started = Instant::now();
+        loop {
+            let answer = self.get(target);
+            if answer.ends_with(end) {
+                return;
+            }
+            assert!(started.elapsed() < PATIENCE, "waited in vain: {answer}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Its end, once its input has ended, and its last line.
+    fn end(mut self) -> String {
+        drop(self.child.stdin.take());
+        let mut text = String::new();
+        let mut out = self.child.stdout.take().unwrap();
+        out.read_to_string(&mut text).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{text}");
+        assert!(!self.path.exists(), "its socket is left behind");
+        text.lines().last().unwrap_or_default().to_owned()
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// When a file was last changed, if it is there.
+fn changed(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|file| file.modified()).ok()
+}
+
+fn ask(stream: &mut UnixStream, target: &str) -> String {
+    let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn the_run_example_serves() {
+    let mut example = Example::start("run");
+    for _ in 0..3 {
+        assert!(example.get("/livez").ends_with("\r\n\r\nok"));
+    }
+}
+
+/// Those whose own work is lines of input: before the first the check fails, after it it passes, and
+/// the end of the input is the end of the program.
+#[track_caller]
+fn assert_lives_beside_other_work(name: &str) {
+    const REQUESTS: usize = 20;
+    let mut example = Example::start(name);
+    let unknown = "\r\n\r\ninternal server error: not reported yet\n";
+    let answer = example.get("/healthz/lines");
+    assert!(answer.ends_with(unknown), "{answer}");
+    example
+        .child
+        .stdin
+        .as_ref()
+        .unwrap()
+        .write_all(b"x\n")
+        .unwrap();
+    example.wait_for("/healthz/lines", "\r\n\r\nok");
+    // At once: a loop that is told only once must not forget those that wait behind the first.
+    let mut probes: Vec<_> = (0..REQUESTS).map(|_| example.connect()).collect();
+    let head = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+    for _ in 0..3 {
+        for probe in &mut probes {
+            probe.write_all(head).unwrap();
+        }
+        for probe in &mut probes {
+            let mut answer = [0; 1024];
+            let size = probe.read(&mut answer).unwrap();
+            let answer = String::from_utf8_lossy(answer.get(..size).unwrap_or_default());
+            assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+        }
+    }
+    // Somebody in the middle of a request is waited for, and the idle ones are not.
+    let mut busy = example.connect();
+    busy.write_all(b"GET /healthz HTTP/1.0\r\n").unwrap();
+    example.get("/healthz");
+    drop(example.child.stdin.take());
+    let mut end = Vec::new();
+    for probe in &mut probes {
+        probe.read_to_end(&mut end).unwrap();
+    }
+    assert!(end.is_empty());
+    busy.write_all(b"\r\n").unwrap();
+    let mut answer = String::new();
+    busy.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+    let last = example.end();
+    let count = last.strip_suffix(" requests answered");
+    let count: usize = count.and_then(|count| count.parse().ok()).unwrap();
+    assert!(count >= 3 * REQUESTS + 4, "{last}");
+}
+
+#[test]
+fn the_spawn_example_serves_beside_a_thread_that_waits() {
+    assert_lives_beside_other_work("spawn");
+}
+
+#[test]
+fn the_mio_example_serves_in_its_own_poll() {
+    assert_lives_beside_other_work("mio");
+}
+
+#[test]
+fn the_poll_example_serves_from_a_bare_loop() {
+    assert_lives_beside_other_work("poll");
+}
+
+#[test]
+fn the_tokio_example_serves_inside_a_runtime() {
+    assert_lives_beside_other_work("tokio");
+}
