@@ -91,10 +91,15 @@ fn unsafe_stands_in_its_rooms_and_says_why_it_is_sound() {
                 .iter()
                 .rev()
                 .take_while(|line| line.trim_start().starts_with("//"));
+            // Who declares asks for something; who uses says that it is given.
+            let note = match line.contains("unsafe fn") {
+                true => "/// # Safety",
+                false => "// SAFETY:",
+            };
             if !is_allowed {
                 wrong.push(format!("{place}: unsafe has no business here"));
-            } else if !comment.into_iter().any(|line| line.contains("// SAFETY:")) {
-                wrong.push(format!("{place}: no SAFETY comment above"));
+            } else if !comment.into_iter().any(|line| line.contains(note)) {
+                wrong.push(format!("{place}: no {note} above"));
             }
         }
     }

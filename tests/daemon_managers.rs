@@ -107,13 +107,13 @@ fn what_is_handed_in_is_checked() {
             datagram.into(),
             "LISTEN_FDS=1 LISTEN_PID=$$",
             "",
-            "a socket of LISTEN_FDS is no listening stream socket",
+            "LISTEN_FDS: a socket that was handed in is no listening TCP or Unix stream socket",
         ),
         (
             null(),
             "LISTEN_FDS=1 LISTEN_PID=$$",
             "",
-            "a socket of LISTEN_FDS cannot be used: Socket operation on non-socket",
+            "LISTEN_FDS: a socket that was handed in cannot be used: Socket operation on non-socket",
         ),
         (
             null(),

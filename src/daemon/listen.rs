@@ -2,21 +2,16 @@
 //!
 //! Binds; serves nothing. Called once, by [`super::serve`].
 
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 
 use healthz::limits::LISTENERS_MAX;
-use healthz::server::{Address, BindError, BindErrorKind, Listeners};
-use socket2::{Domain, Socket, Type};
+use healthz::server::{Address, BindError, BindErrorKind, ListenFds, Listeners};
 
 use super::options::Options;
 use super::{Failure, holder, sys};
-
-/// The first descriptor of socket activation; sd_listen_fds(3).
-const LISTEN_FDS_START: RawFd = 3;
 
 /// What the process was started with besides its standard streams.
 #[derive(Default)]
@@ -30,13 +25,15 @@ impl Inherited {
     /// `ready_fd`. To be called once, before anything opens a descriptor.
     ///
     /// # Errors
-    /// If one of them is not open.
+    /// If one of them is not open, or there are more than can be served.
     pub fn take(ready_fd: Option<RawFd>) -> Result<Self, Failure> {
-        let count = listen_fds(
-            std::env::var_os("LISTEN_FDS"),
-            std::env::var_os("LISTEN_PID"),
-        )?;
-        let sockets = LISTEN_FDS_START..LISTEN_FDS_START + count;
+        let passed = ListenFds::from_env().map_err(|error| Failure::Usage(error.to_string()))?;
+        let sockets = passed.numbers();
+        let count = sockets.len();
+        if count > LISTENERS_MAX {
+            let message = format!("LISTEN_FDS={count}: expected 0 to {LISTENERS_MAX}");
+            return Err(Failure::Usage(message));
+        }
         let ready = match ready_fd {
             Some(fd) if sockets.contains(&fd) => {
                 let message =
@@ -68,27 +65,6 @@ impl Inherited {
     }
 }
 
-/// How many sockets were passed to this process.
-fn listen_fds(count: Option<OsString>, pid: Option<OsString>) -> Result<RawFd, Failure> {
-    let (Some(count), Some(pid)) = (count, pid) else {
-        return Ok(0);
-    };
-    // Inherited from a parent that was meant, if it is not us.
-    if pid.to_str() != Some(std::process::id().to_string().as_str()) {
-        return Ok(0);
-    }
-    match count.to_str().and_then(|text| text.parse::<RawFd>().ok()) {
-        Some(count) if (0..=LISTENERS_MAX as RawFd).contains(&count) => Ok(count),
-        _ => {
-            let message = format!(
-                "LISTEN_FDS={}: expected 0 to {LISTENERS_MAX}",
-                count.to_string_lossy()
-            );
-            Err(Failure::Usage(message))
-        }
-    }
-}
-
 /// Everything to listen on: inherited sockets, what the command line says, or else the default.
 /// Gives back the descriptor of `--ready-fd`.
 ///
@@ -98,7 +74,7 @@ pub fn open(options: &Options, inherited: Inherited) -> Result<(Listeners, Optio
     let mut listeners = Listeners::new().allow_remote(options.allow_remote);
     let Inherited { sockets, ready } = inherited;
     for socket in sockets {
-        add(&mut listeners, Socket::from(socket))?;
+        listeners.add(socket).map_err(|error| explain(&error))?;
     }
     let default = [Address::DEFAULT];
     let addresses = if options.listen.is_empty() && listeners.is_empty() {
@@ -118,21 +94,6 @@ pub fn open(options: &Options, inherited: Inherited) -> Result<(Listeners, Optio
     Ok((listeners, ready))
 }
 
-fn add(listeners: &mut Listeners, socket: Socket) -> Result<(), Failure> {
-    let refuse = |why: &str| Failure::Usage(format!("a socket of LISTEN_FDS {why}"));
-    let read = |error: io::Error| refuse(&format!("cannot be used: {error}"));
-    if socket.r#type().map_err(read)? != Type::STREAM || !socket.is_listener().map_err(read)? {
-        return Err(refuse("is no listening stream socket"));
-    }
-    let domain = socket.local_addr().map_err(read)?.domain();
-    let added = match domain {
-        Domain::UNIX => listeners.add_unix(socket.into()),
-        Domain::IPV4 | Domain::IPV6 => listeners.add_tcp(socket.into()),
-        _ => return Err(refuse("is neither TCP nor Unix")),
-    };
-    added.map_err(|error| explain(&error))
-}
-
 /// What went wrong and what to do about it.
 fn explain(error: &BindError) -> Failure {
     let address = error.address();
@@ -141,6 +102,7 @@ fn explain(error: &BindError) -> Failure {
             "{address} is reachable from outside this machine; pass --allow-remote if that is meant"
         )),
         BindErrorKind::InUse => in_use(address),
+        BindErrorKind::Unusable => Failure::Usage(format!("LISTEN_FDS: {error}")),
         BindErrorKind::TooMany => Failure::Usage(error.to_string()),
         BindErrorKind::Other => Failure::Run(error.to_string()),
     }
@@ -180,21 +142,6 @@ pub fn urls(listeners: &Listeners) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn count(count: &str, pid: &str) -> Option<RawFd> {
-        listen_fds(Some(count.into()), Some(pid.into())).ok()
-    }
-
-    #[test]
-    fn sockets_meant_for_another_process_are_left_alone() {
-        let us = std::process::id().to_string();
-        assert_eq!(count("2", &us), Some(2));
-        assert_eq!(count("2", "1"), Some(0));
-        assert_eq!(listen_fds(Some("2".into()), None).ok(), Some(0));
-        for bad in ["", "-1", "17", "two"] {
-            assert_eq!(count(bad, &us), None, "{bad}");
-        }
-    }
 
     #[test]
     fn an_address_asked_for_twice_is_our_own_doing() {

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use mio::net::{TcpListener, UnixListener};
@@ -31,6 +32,8 @@ pub enum BindErrorKind {
     InUse,
     /// There are [`LISTENERS_MAX`] already.
     TooMany,
+    /// What was handed in is no TCP or Unix stream socket that listens; see the source.
+    Unusable,
     /// The system said no; see the source.
     Other,
 }
@@ -65,7 +68,7 @@ impl BindError {
         }
     }
 
-    /// The address, with the port that was tried.
+    /// The address, with the port that was tried. Of something handed in that has none, `unix:`.
     pub fn address(&self) -> &Address {
         &self.address
     }
@@ -98,6 +101,12 @@ impl fmt::Display for BindError {
             (BindErrorKind::InUse, _) => write!(f, "{address} is in use by another process"),
             (BindErrorKind::TooMany, _) => {
                 write!(f, "{address} would be more than {LISTENERS_MAX} listeners")
+            }
+            (BindErrorKind::Unusable, Some(source)) => {
+                write!(f, "a socket that was handed in cannot be used: {source}")
+            }
+            (BindErrorKind::Unusable, None) => {
+                f.write_str("a socket that was handed in is no listening TCP or Unix stream socket")
             }
             (BindErrorKind::Other, Some(source)) => {
                 write!(f, "cannot listen on {address}: {source}")
@@ -160,47 +169,48 @@ impl Listeners {
         }
     }
 
-    /// Takes a TCP socket that listens already, from an init system for example.
+    /// Takes a socket that listens already, whoever opened it: a `TcpListener`, a `UnixListener` or an
+    /// `OwnedFd` of either kind, from a service manager for example (see
+    /// [`ListenFds`](super::ListenFds)). It becomes non-blocking, for all who share it. The file of a
+    /// Unix socket stays when the server ends.
+    ///
+    /// ```
+    /// # use healthz::server::Listeners;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut listeners = Listeners::new();
+    /// listeners.add(std::net::TcpListener::bind("127.0.0.1:0")?)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// If its address is not loopback or cannot be read, or it is one too many.
-    pub fn add_tcp(&mut self, listener: std::net::TcpListener) -> Result<(), BindError> {
-        let unspecified = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-        let inherited = |source| BindError::io(Address::Tcp(unspecified), source);
-        let address = listener.local_addr().map_err(inherited)?;
-        self.check_tcp(address)?;
-        let listen = || {
-            listener.set_nonblocking(true)?;
-            Ok(TcpListener::from_std(listener))
+    /// If it is no stream socket, does not listen, is not loopback, or is one too many.
+    pub fn add(&mut self, socket: impl Into<OwnedFd>) -> Result<(), BindError> {
+        let nowhere = || Address::Unix(PathBuf::new());
+        let unusable = |source| BindError {
+            source: Some(source),
+            ..BindError::new(nowhere(), BindErrorKind::Unusable)
         };
-        let listener = listen().map_err(|source| BindError::io(Address::Tcp(address), source))?;
-        self.push(Listener::Tcp(listener, address));
-        Ok(())
-    }
-
-    /// Takes a Unix stream socket that listens already. Its file stays when the server ends.
-    ///
-    /// # Errors
-    /// If it cannot be made non-blocking, or is one too many.
-    pub fn add_unix(
-        &mut self,
-        listener: std::os::unix::net::UnixListener,
-    ) -> Result<(), BindError> {
-        let path = listener
-            .local_addr()
-            .ok()
-            .and_then(|address| Some(address.as_pathname()?.to_path_buf()));
-        let path = path.unwrap_or_default();
-        let address = Address::Unix(path.clone());
-        self.check_count(&address)?;
-        listener
-            .set_nonblocking(true)
-            .map_err(|source| BindError::io(address, source))?;
-        self.push(Listener::Unix(
-            UnixListener::from_std(listener),
-            path,
-            File::Foreign,
-        ));
+        let socket = Socket::from(socket.into());
+        let is_stream = socket.r#type().map_err(unusable)? == Type::STREAM;
+        if !is_stream || !is_listening(&socket).map_err(unusable)? {
+            return Err(BindError::new(nowhere(), BindErrorKind::Unusable));
+        }
+        let local = socket.local_addr().map_err(unusable)?;
+        let listener = if let Some(address) = local.as_socket() {
+            self.check_tcp(address)?;
+            socket.set_nonblocking(true).map_err(unusable)?;
+            Listener::Tcp(TcpListener::from_std(socket.into()), address)
+        } else if local.is_unix() {
+            let path = local.as_pathname().map(Path::to_path_buf);
+            let path = path.unwrap_or_default();
+            self.check_count(&Address::Unix(path.clone()))?;
+            socket.set_nonblocking(true).map_err(unusable)?;
+            Listener::Unix(UnixListener::from_std(socket.into()), path, File::Foreign)
+        } else {
+            return Err(BindError::new(nowhere(), BindErrorKind::Unusable));
+        };
+        self.push(listener);
         Ok(())
     }
 
@@ -293,6 +303,18 @@ impl Listeners {
     }
 }
 
+/// Whether connections can come; one that does not listen would fail at every accept(2).
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn is_listening(socket: &Socket) -> io::Result<bool> {
+    socket.is_listener()
+}
+
+/// Elsewhere nobody can be asked.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn is_listening(_socket: &Socket) -> io::Result<bool> {
+    Ok(true)
+}
+
 fn listen_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     // Close-on-exec is socket2's default; a listener must not outlive us in a child.
     let socket = Socket::new(
@@ -353,7 +375,7 @@ mod tests {
         assert_eq!(error.kind(), BindErrorKind::NotLoopback);
         let handed_in = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
         assert_eq!(
-            Listeners::new().add_tcp(handed_in).unwrap_err().kind(),
+            Listeners::new().add(handed_in).unwrap_err().kind(),
             BindErrorKind::NotLoopback
         );
         Listeners::new().allow_remote(true).bind(&remote).unwrap();

@@ -19,6 +19,7 @@
 mod address;
 mod buffers;
 mod desk;
+mod inherited;
 mod listeners;
 mod memory;
 mod run;
@@ -26,7 +27,6 @@ mod run;
 mod simulation;
 mod slots;
 mod socket;
-#[cfg(any(target_os = "linux", target_os = "android"))]
 mod sys;
 mod table;
 
@@ -38,10 +38,12 @@ use mio::event::Event;
 use mio::{Registry, Token};
 
 pub use address::{Address, AddressError};
+pub use inherited::{ListenFds, ListenFdsError};
 pub use listeners::{BindError, BindErrorKind, Bound, Listeners};
 pub use memory::Memory;
 pub use run::{Handle, Runner, Stopper, now, spawn};
 pub use slots::Slot;
+pub use sys::adopt;
 
 use crate::answer::Responder;
 use crate::http::{Date, HeadCache};

@@ -1,18 +1,43 @@
-//! The two calls to the kernel that mio, socket2 and std do not wrap. Both only save work: if one is
-//! refused, the server goes on without.
+//! What mio, socket2 and std do not wrap. Two calls to the kernel, which only save work: if one is
+//! refused, the server goes on without. And the way from a number to a descriptor, for who inherits one.
 //!
 //! The only file of the library that may hold `unsafe`.
 #![allow(unsafe_code)]
 
 use std::io;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use mio::{Registry, Token};
+
+/// Takes over descriptor `fd`, which this process was started with, and marks it close-on-exec. For
+/// the sockets of [`ListenFds`](super::ListenFds), and any other number that a parent has agreed on.
+///
+/// # Safety
+/// Nothing in this process may own `fd`: it was open when the program began, nobody has taken it over
+/// since, and nobody will. That is so at the start of `main`, once for each number. A number that was
+/// never open is told as an error only as long as nothing has opened a descriptor, for a new one may
+/// have been given that number.
+///
+/// # Errors
+/// If it is not open, or one of the standard streams, which belong to std.
+pub unsafe fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd <= libc::STDERR_FILENO {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: F_SETFD takes an int and touches no memory; a number that is not open gives EBADF.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: the call above found it open, and our caller promises that nothing owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
 
 /// Asks the kernel to hand out a connection only once its first bytes are there, so that accepting
 /// it is followed by a read that finds a whole request: one wake-up a probe instead of two
 /// (`TCP_DEFER_ACCEPT`, tcp(7)). A connection that stays silent for longer than about `seconds` is
 /// handed out all the same.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn set_defer_accept(listener: &impl AsFd, seconds: i32) -> io::Result<()> {
     let value: libc::c_int = seconds;
     let size = size_of::<libc::c_int>() as libc::socklen_t;
@@ -36,6 +61,7 @@ pub(super) fn set_defer_accept(listener: &impl AsFd, seconds: i32) -> io::Result
 /// mio registers edge-triggered, which has to be followed by accepting until there is no more; and an
 /// accept(2) that finds nothing costs as much as one that finds something, because the kernel makes
 /// the socket and the descriptor first. Level-triggered, one accept a report is enough.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn set_level_triggered(
     registry: &Registry,
     listener: &impl AsFd,
