@@ -15,7 +15,8 @@
 //!
 //! # Five lines
 //!
-//! ```no_run
+#![cfg_attr(feature = "server", doc = "```no_run")]
+#![cfg_attr(not(feature = "server"), doc = "```ignore")]
 //! use healthz::server::{Address, Config, Listeners, Server, now, spawn};
 //! use healthz::{Check, Endpoint, Responder};
 //! use std::time::Duration;

@@ -60,8 +60,9 @@ pub(super) fn root_bytes_max(endpoint: &Endpoint<'_>, limits: &Limits) -> usize 
         "[+]".len() + check.name().len() + failed.max(EXCLUDED.len() + group + OK.len())
     };
     let lines: usize = endpoint.checks().iter().map(line).sum();
-    let warning = NO_MATCHES.len() + TARGET_EXPANSION_MAX * limits.request_head_bytes;
-    lines + warning + endpoint.name().len() + PASSED.len().max(NOT_PASSED.len())
+    let names = TARGET_EXPANSION_MAX.saturating_mul(limits.request_head_bytes);
+    let rest = NO_MATCHES.len() + endpoint.name().len() + PASSED.len().max(NOT_PASSED.len());
+    lines.saturating_add(rest).saturating_add(names)
 }
 
 const OK: &[u8] = b": ok\n";

@@ -119,15 +119,17 @@ impl<'a> Responder<'a> {
         writer.fixed(StatusCode::NOT_FOUND, Fields::Text, b"404 page not found\n")
     }
 
-    /// Bytes of the longest answer that requests within `limits` can ask for.
+    /// Bytes of the longest answer that requests within `limits` can ask for; `usize::MAX` if they do
+    /// not fit.
     pub fn response_bytes_max(&self, limits: &Limits) -> usize {
         let roots = self
             .endpoints
             .iter()
             .map(|endpoint| healthz::root_bytes_max(endpoint, limits));
-        let redirect = limits.request_head_bytes + REDIRECT_NOTE_BYTES_MAX;
+        let target = limits.request_head_bytes;
+        let redirect = target.saturating_add(REDIRECT_NOTE_BYTES_MAX);
         let body = roots.chain([SINGLE_BYTES_MAX, redirect]).max().unwrap_or(0);
-        RESPONSE_HEAD_BYTES_MAX + body
+        body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
     }
 
     fn is_allowed(&self, request: &Request<'_>) -> bool {

@@ -41,9 +41,11 @@ impl<'a> Buffers<'a> {
         }
     }
 
-    /// Bytes that buffers for so many connections take.
+    /// Bytes that buffers for so many connections take. Saturates: it is asked about numbers that
+    /// nobody has looked at yet.
     pub(super) fn bytes(connections: usize, head_bytes: usize, response_bytes: usize) -> usize {
-        (1 + connections) * (head_bytes + response_bytes)
+        let pairs = connections.saturating_add(1);
+        pairs.saturating_mul(head_bytes.saturating_add(response_bytes))
     }
 
     /// What is read into, and what is answered into.

@@ -87,9 +87,12 @@ impl Default for Config {
 impl Config {
     /// Bytes that a server with these settings takes when every connection holds a full head that
     /// never ends and the longest answer that is never read. Nothing that peers do takes more. What
-    /// is not used is not resident: a server at rest takes a few pages.
+    /// is not used is not resident: a server at rest takes a few pages. Settings out of their bounds
+    /// are no error here; `usize::MAX` is what does not fit.
     pub fn memory_bytes_max(&self, responder: &Responder<'_>) -> usize {
-        self.connections * size_of::<Slot>() + size_of::<HeadCache>() + self.buffer_bytes(responder)
+        let slots = self.connections.saturating_mul(size_of::<Slot>());
+        let others = size_of::<HeadCache>().saturating_add(self.buffer_bytes(responder));
+        slots.saturating_add(others)
     }
 
     /// Of them, the bytes for heads and answers: a pair of buffers for each connection, and one that

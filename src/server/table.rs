@@ -66,7 +66,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
 
     pub(super) fn register(&mut self, registry: &RegistryOf<L>, base: Token) -> io::Result<()> {
         assert!(
-            base.0 + TOKENS <= TOKEN_MASK,
+            base.0 <= TOKEN_MASK - TOKENS,
             "the base token leaves no room for the server's tokens"
         );
         self.base = base;
