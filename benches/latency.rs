@@ -22,6 +22,8 @@
 mod load;
 #[path = "support/plot.rs"]
 mod plot;
+#[path = "support/process.rs"]
+mod process;
 #[path = "support/servers.rs"]
 mod servers;
 mod support;

@@ -1,10 +1,13 @@
-//! The servers that `latency` compares, each in a process of its own that the bench starts from its
-//! own program: healthz, and a floor that knows no HTTP.
+//! The servers that `latency` and `cost` compare, each in a process of its own. Two of them the bench
+//! starts from its own program: healthz, and a floor that knows no HTTP. Others are what a machine may
+//! have: nginx, and Go's `net/http`.
+#![allow(dead_code, reason = "each bench uses its own part")]
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use healthz::server::{Address, Config, Listeners, Server};
 use healthz::{Check, Endpoint, Responder};
@@ -21,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A server in a process of its own. It ends when this one does: its standard input closes.
 pub struct Program {
     child: Child,
-    output: BufReader<ChildStdout>,
+    output: Box<dyn BufRead>,
     /// For probes with keep-alive and for those without.
     addresses: [SocketAddr; 2],
     /// Probes that it was sent.
@@ -31,13 +34,76 @@ pub struct Program {
 }
 
 impl Program {
+    /// This program itself, told to be a server.
     pub fn start(what: &str) -> Program {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .arg(what)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut program = Command::new(std::env::current_exe().unwrap());
+        program.arg(what);
+        Program::of(program)
+    }
+
+    /// Go's `net/http`; `None`, and it says so, where there is no Go.
+    pub fn go() -> Option<Program> {
+        let program = scratch("go").join("healthz");
+        let mut go = Command::new("go");
+        go.env("GO111MODULE", "off").args(["build", "-o"]);
+        go.arg(&program).arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/benches/peers/go/healthz.go"
+        ));
+        if !go.status().is_ok_and(|status| status.success()) {
+            println!("Go net/http is left out: go is not there, or does not build it");
+            return None;
+        }
+        Some(Program::of(Command::new(program)))
+    }
+
+    /// nginx as it is installed, one process, a canned answer; `None`, and it says so, where it is not.
+    pub fn nginx() -> Option<Program> {
+        let place = scratch("nginx");
+        // Nginx cannot be asked for any free port.
+        let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let settings = place.join("nginx.conf");
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|name| format!("{name}_temp_path {}/{name};\n", place.display()))
+            .concat();
+        let text = format!(
+            "daemon off; master_process off; worker_processes 1; error_log stderr crit;\n\
+             pid {}/pid; events {{ worker_connections 1024; }}\n\
+             http {{ access_log off; server_tokens off; keepalive_requests 1000000000; {temporary}\n\
+             server {{ listen {address} backlog=1024;\n\
+             location = /healthz {{ default_type text/plain; return 200 \"ok\"; }} }} }}\n",
+            place.display()
+        );
+        std::fs::write(&settings, text).unwrap();
+        let mut nginx = Command::new("nginx");
+        nginx.arg("-c").arg(settings).arg("-p").arg(place);
+        let Ok(child) = nginx.stdin(Stdio::null()).spawn() else {
+            println!("nginx is left out: it is not installed");
+            return None;
+        };
+        let patience = Instant::now();
+        while std::net::TcpStream::connect(address).is_err() {
+            assert!(
+                patience.elapsed() < PATIENCE,
+                "nginx does not listen on {address}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(Program {
+            child,
+            output: Box::new(io::empty()),
+            addresses: [address; 2],
+            asked: 0,
+            answered: None,
+        })
+    }
+
+    /// A server that says where it listens.
+    fn of(mut program: Command) -> Program {
+        let program = program.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = program.spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
@@ -48,7 +114,7 @@ impl Program {
         let addresses = [first, addresses.next().unwrap_or(first)];
         Program {
             child,
-            output,
+            output: Box::new(output),
             addresses,
             asked: 0,
             answered: None,
@@ -64,7 +130,25 @@ impl Program {
 
     /// A warm-up, then what is measured. Returns also how long it waited for a CPU.
     pub fn run(&mut self, mode: Mode, rate: u32, seconds: f64, wait: Wait) -> (Tally, Duration) {
-        let count = (seconds * f64::from(rate)).max(1.0) as u64;
+        self.run_with(mode, rate, seconds, wait, Program::waited)
+    }
+
+    /// The same. Returns also how long the server was on a CPU.
+    pub fn cost(&mut self, mode: Mode, rate: u32, seconds: f64, wait: Wait) -> (Tally, Duration) {
+        let on_cpu = |program: &Program| super::process::cpu_time(program.child.id());
+        self.run_with(mode, rate, seconds, wait, on_cpu)
+    }
+
+    /// With what `count` says has come to be since the warm-up.
+    fn run_with(
+        &mut self,
+        mode: Mode,
+        rate: u32,
+        seconds: f64,
+        wait: Wait,
+        count: impl Fn(&Program) -> Duration,
+    ) -> (Tally, Duration) {
+        let probes = (seconds * f64::from(rate)).max(1.0) as u64;
         let plan = |count| Plan {
             address: self.address(mode),
             mode,
@@ -73,13 +157,13 @@ impl Program {
             count,
             patience: PATIENCE,
         };
-        let warm_up = WARM_UP.min(count);
+        let warm_up = WARM_UP.min(probes);
         run_to_the_end(&plan(warm_up));
-        let before = self.waited();
-        let tally = run_to_the_end(&plan(count));
-        let waited = self.waited().saturating_sub(before);
-        self.asked += warm_up + count;
-        (tally, waited)
+        let before = count(self);
+        let tally = run_to_the_end(&plan(probes));
+        let more = count(self).saturating_sub(before);
+        self.asked += warm_up + probes;
+        (tally, more)
     }
 
     /// Keeps it on one CPU; `false` if that cannot be had.
@@ -103,7 +187,10 @@ impl Program {
 
     /// Ends it. Returns what it said about itself.
     pub fn stop(&mut self) -> String {
-        drop(self.child.stdin.take());
+        if self.child.stdin.take().is_none() {
+            // It has no input whose end would tell it.
+            self.child.kill().unwrap();
+        }
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         self.child.wait().unwrap();
@@ -113,6 +200,13 @@ impl Program {
             .and_then(|word| word.parse().ok());
         line.trim().to_string()
     }
+}
+
+/// A directory for what a server needs.
+fn scratch(name: &str) -> std::path::PathBuf {
+    let place = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench")).join(name);
+    std::fs::create_dir_all(&place).unwrap();
+    place
 }
 
 /// Runs a plan and accepts nothing but every answer, right, and every connection closed in order.
