@@ -6,8 +6,8 @@
 //! yield in between. Ten probes a second, each on a connection of its own, with 5 s to be answered.
 //! The client sleeps between probes and competes for the cores like everybody else.
 //!
-//! `-- --seconds 10` makes it shorter than 30 s a cell. Under `cargo test --benches` healthz answers
-//! alone, beside spinning threads: nothing else is built.
+//! `-- --seconds 10` makes it shorter than 30 s a row, `--load spin` leaves out the other loads. Under
+//! `cargo test --benches` healthz answers alone, beside spinning threads: nothing else is built.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -56,7 +56,9 @@ fn main() {
         "{RATE} probes a second for {seconds} s a row, one connection each, 5 s to be answered\n"
     );
     heading();
-    for load in LOADS {
+    let only: Option<String> = support::option("--load");
+    let is_wanted = |load: &str| only.as_deref().is_none_or(|only| only == load);
+    for load in LOADS.into_iter().filter(|load| is_wanted(load)) {
         for (who, name) in [("door", "healthz"), ("axum", "axum")] {
             let host = Host::start(who, load);
             let tally = probe(host.address, RATE, seconds * u64::from(RATE));
