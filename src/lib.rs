@@ -48,6 +48,10 @@
 //! | any other loop | [`server::Runner::turn`] when the descriptor of its `AsFd` is readable |
 //! | no operating system | [`http::Connection`] and [`Responder`] over your own bytes |
 //!
+//! Each is a short program in `examples/`; the README says how many lines, descriptors and bytes of
+//! memory it adds. [`server::Server::with_memory`] takes the bytes from statics, and checks are updated
+//! from signal handlers too, see [`check`].
+//!
 //! # What it does not do
 //!
 //! TLS, authentication, HTTP/2, routing, request bodies (they are thrown away), running checks: a check

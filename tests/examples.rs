@@ -111,8 +111,18 @@ fn ask(stream: &mut UnixStream, target: &str) -> String {
 
 #[test]
 fn the_run_example_serves() {
-    let mut example = Example::start("run");
-    for _ in 0..3 {
+    assert_serves("run");
+}
+
+#[test]
+fn the_statics_example_serves() {
+    assert_serves("statics");
+}
+
+#[track_caller]
+fn assert_serves(name: &str) {
+    let mut example = Example::start(name);
+    for _ in 0..20 {
         assert!(example.get("/livez").ends_with("\r\n\r\nok"));
     }
 }

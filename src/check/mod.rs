@@ -7,6 +7,21 @@
 //! The word of a check says *until when it passes*. "Healthy until told otherwise" is the end of
 //! time, "failing" is the past, and a heartbeat is `beat + limit`. One load and one comparison give
 //! a verdict that is consistent by itself, whatever the kind.
+//!
+//! # From a signal handler
+//!
+//! Every update may be made there, and every question asked, because none waits, allocates, or calls
+//! the system: they are loads and stores of atomics that are lock-free wherever this crate builds, and
+//! a copy of at most 255 bytes on the stack. It does not matter what the signal has interrupted:
+//!
+//! - An update of the same check, by the same thread, that the handler will return to: it goes on, and
+//!   ends later than the handler's, so its verdict stands. If both were [`Check::fail`], the reason
+//!   shown is a whole one of either; until the interrupted one ends it may be the word `failing`.
+//! - A question about the same check: its answer is as of before or after, never a mixture.
+//!
+//! What it is made with has to be fit for a handler too: a `Display` given to [`Check::fail_fmt`]
+//! (numbers and text are), and the time given to [`Check::beat`] (see `server::now`).
+//! `tests/signals.rs` interrupts updates and questions two thousand times.
 
 mod reason;
 

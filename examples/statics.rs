@@ -1,0 +1,52 @@
+//! The door with nothing on the heap: its checks, connections and buffers are statics of this program,
+//! and so are its size and its end. It lives in the program's own mio loop, as in `examples/mio.rs`.
+//!
+//! `cargo run --example statics [ADDRESS]`, then `curl localhost:10248/healthz?verbose`.
+//!
+//! Lines marked `yours` would be there without the door; the others are what it costs.
+
+use healthz::http::HeadCache;
+use healthz::server::{Address, Listeners, Memory, Server, Slot, now};
+use healthz::{Check, Endpoint, Limits, Responder};
+use mio::{Events, Poll, Token}; // yours
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+static PING: Check = Check::ping();
+static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
+static SLOTS: Mutex<[Slot; 8]> = Mutex::new([const { Slot::new() }; 8]);
+// Should it be too small, the server says at its start how much is needed.
+static BYTES: Mutex<[u8; 80 * 1024]> = Mutex::new([0; 80 * 1024]);
+static HEADS: Mutex<HeadCache> = Mutex::new(HeadCache::new());
+const LIMITS: Limits = Limits {
+    request_head_bytes: 2048,
+    ..Limits::DEFAULT
+};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1); // yours
+    let address = address.map_or(Ok(Address::DEFAULT), |text| text.parse())?; // yours
+    let mut poll = Poll::new()?; // yours
+    let mut events = Events::with_capacity(16); // yours
+
+    let (mut slots, mut bytes, mut heads) = (SLOTS.lock()?, BYTES.lock()?, HEADS.lock()?);
+    let memory = Memory {
+        slots: &mut *slots,
+        bytes: &mut *bytes,
+        heads: &mut heads,
+    };
+    let mut listeners = Listeners::new();
+    listeners.bind(&address)?;
+    let mut server = Server::with_memory(Responder::new(&ENDPOINTS), listeners, LIMITS, memory);
+    server.register(poll.registry(), Token(0))?;
+    loop {
+        let timeout = server.deadline().map(|at| at.saturating_since(now()));
+        poll.poll(&mut events, timeout)?; // yours
+        let now = now();
+        server.set_wall_clock(SystemTime::UNIX_EPOCH.elapsed()?.as_secs());
+        for event in &events {
+            server.handle(poll.registry(), event, now);
+        }
+        server.turn(poll.registry(), now);
+    }
+}

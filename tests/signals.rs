@@ -1,0 +1,211 @@
+//! Checks updated by a signal handler, while the thread that it interrupts updates and reads the same
+//! checks: nothing hangs, nothing is torn, nothing is allocated.
+#![cfg(feature = "server")]
+#![allow(
+    unsafe_code,
+    reason = "installing a real signal handler is unsafe, and so is a global allocator"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use healthz::server::{Config, Listeners, Runner, Server, Stopper, now};
+use healthz::{Check, Endpoint, Health, Responder};
+use nix::sys::pthread::{pthread_kill, pthread_self};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+
+const SIGNALS: u64 = 2_000;
+/// No signal is waited for longer than this, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+static DISK: Check = Check::manual("disk");
+static LOOP: Check = Check::heartbeat("loop", Duration::from_secs(3600)).initially_failing();
+static GATE: Check = Check::gate("gate");
+static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&DISK, &LOOP, &GATE]);
+
+/// Handlers that have returned.
+static HANDLED: AtomicU64 = AtomicU64::new(0);
+/// Those that found an update of the same check in their way.
+static IN_THE_WAY: AtomicU64 = AtomicU64::new(0);
+/// Reasons read, by handlers and by another thread, that nobody gave.
+static TORN: AtomicU64 = AtomicU64::new(0);
+/// Calls of the allocator in a handler.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+static STOPPER: OnceLock<Stopper> = OnceLock::new();
+
+thread_local! {
+    // Constant and without a destructor: reading it allocates nothing.
+    static IS_HANDLING: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call goes to `System` as it came; counting touches neither memory nor layout. What
+// is not overridden ends in these two.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(IS_HANDLING.get().into(), Ordering::Relaxed);
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        CALLS.fetch_add(IS_HANDLING.get().into(), Ordering::Relaxed);
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+/// Whether `text` is a reason that [`reason_of`] made: the same number all along, whole or cut.
+fn is_whole(text: &str) -> bool {
+    let Some((who, rest)) = text.split_once(' ') else {
+        return text == "failing";
+    };
+    let Some((number, _)) = rest.split_once(' ') else {
+        return false;
+    };
+    let mut words = rest.split(' ').peekable();
+    let mut is_same = true;
+    while let Some(word) = words.next() {
+        is_same &= match words.peek() {
+            Some(_) => word == number,
+            // The last one is cut where the room ends.
+            None => number.starts_with(word),
+        };
+    }
+    is_same && (who == "main" || who == "handler") && text.len() == 255
+}
+
+/// Fails `DISK` with a text that is longer than fits, and says the same all along.
+fn fail_disk(who: &str, number: u64) {
+    struct Repeated(u64);
+    impl std::fmt::Display for Repeated {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            (0..130).try_for_each(|_| write!(f, " {}", self.0))
+        }
+    }
+    DISK.fail_fmt(format_args!("{who}{}", Repeated(number)));
+}
+
+extern "C" fn update(_signal: i32) {
+    IS_HANDLING.set(true);
+    let number = HANDLED.load(Ordering::Relaxed);
+    if number.is_multiple_of(3) {
+        DISK.pass();
+    }
+    fail_disk("handler", number);
+    LOOP.beat(now());
+    GATE.open();
+    // The interrupted thread cannot have gone on: what is read here is the handler's, or nobody's.
+    let reason = DISK.reason(now());
+    let text = reason.as_ref().map_or("", |reason| reason.as_str());
+    TORN.fetch_add((!is_whole(text)).into(), Ordering::Relaxed);
+    IN_THE_WAY.fetch_add((text == "failing").into(), Ordering::Relaxed);
+    IS_HANDLING.set(false);
+    HANDLED.store(number + 1, Ordering::Release);
+}
+
+extern "C" fn stop(_signal: i32) {
+    if let Some(stopper) = STOPPER.get() {
+        stopper.stop();
+    }
+}
+
+fn install(signal: Signal, handler: extern "C" fn(i32)) {
+    let handler = SigHandler::Handler(handler);
+    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does what handlers may: atomics, the clock, and a write(2). That checks and
+    // stoppers do no more is what this test is about.
+    unsafe { sigaction(signal, &action) }.unwrap();
+}
+
+#[test]
+fn a_handler_updates_the_checks_that_its_thread_is_updating() {
+    now(); // The first call is not for a handler.
+    install(Signal::SIGUSR1, update);
+    raise(Signal::SIGUSR1).unwrap();
+    assert_eq!(HANDLED.load(Ordering::Acquire), 1);
+    assert_eq!(DISK.health(now()), Health::Failing);
+    assert!(LOOP.passes(now()) && GATE.passes(now()));
+
+    let this = pthread_self();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let result = send(this);
+            is_over.store(true, Ordering::Release);
+            result
+        });
+        let mut number = 0;
+        while !is_over.load(Ordering::Acquire) {
+            number += 1;
+            fail_disk("main", number);
+            // Neither has passed it since.
+            let reason = DISK.reason(now());
+            assert!(
+                reason.is_some_and(|reason| is_whole(reason.as_str())),
+                "{reason:?}"
+            );
+            LOOP.beat(now());
+            assert!(LOOP.passes(now()));
+        }
+        assert!(sender.join().unwrap(), "a handler does not return");
+    });
+    assert_eq!(HANDLED.load(Ordering::Acquire), SIGNALS + 1);
+    assert_eq!(TORN.load(Ordering::Relaxed), 0);
+    assert_eq!(CALLS.load(Ordering::Relaxed), 0, "calls of the allocator");
+    // The case that this is about did happen.
+    let count = IN_THE_WAY.load(Ordering::Relaxed);
+    println!("{count} of {SIGNALS} handlers interrupted an update of the same check");
+    assert!(count > 0);
+    // And left nothing behind: the next reason is kept.
+    DISK.fail("full");
+    assert_eq!(DISK.reason(now()).unwrap().as_str(), "full");
+}
+
+/// One signal after the other, and looks on; `false` if one is not handled.
+fn send(to: nix::sys::pthread::Pthread) -> bool {
+    for count in 1..=SIGNALS {
+        pthread_kill(to, Signal::SIGUSR1).unwrap();
+        let sent = Instant::now();
+        while HANDLED.load(Ordering::Acquire) != count + 1 {
+            if sent.elapsed() > PATIENCE {
+                return false;
+            }
+            // Another reader, which no signal interrupts.
+            let reason = DISK.reason(now());
+            let is_whole = reason.is_none_or(|reason| is_whole(reason.as_str()));
+            TORN.fetch_add((!is_whole).into(), Ordering::Relaxed);
+            thread::yield_now();
+        }
+    }
+    true
+}
+
+#[test]
+fn a_handler_stops_a_server_that_its_thread_runs() {
+    let mut listeners = Listeners::new();
+    listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+    let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let mut runner = Runner::new(server).unwrap();
+    assert!(STOPPER.set(runner.stopper()).is_ok());
+    install(Signal::SIGUSR2, stop);
+    let this = pthread_self();
+    let sender = thread::spawn(move || pthread_kill(this, Signal::SIGUSR2));
+    runner.run().unwrap();
+    sender.join().unwrap().unwrap();
+    assert!(runner.server().is_finished());
+}
