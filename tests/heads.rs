@@ -397,6 +397,44 @@ fn a_redirect_explains_itself_up_to_its_limit() {
     }
 }
 
+/// Location and the note hold the target once each, and the first is written twice: with a small head
+/// limit, or no endpoint whose answers are longer, the buffer was too small and the answer a 500.
+#[test]
+fn a_redirect_fits_whatever_the_limit_and_the_endpoints() {
+    for responder in [kubelet(), Responder::new(&[])] {
+        for limit in [REQUEST_HEAD_BYTES_MIN, 515, 560, 640, 1024, 4096] {
+            for fill in ["a", "&", "&\'"] {
+                for size in [limit / 2, limit - 7, limit - 1, limit] {
+                    let request = padded("GET //", fill, " HTTP/1.0\r\n\r\n", size);
+                    let (statuses, ..) = ask_of(&responder, &limits(limit), &request);
+                    assert_eq!(
+                        statuses,
+                        [307],
+                        "{size} of {limit} bytes, filled with {fill}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// As Go's mux redirects: a question mark with nothing behind it is no query.
+#[test]
+fn an_empty_query_is_not_kept_in_a_redirect() {
+    for (target, location) in [
+        ("//healthz?", "/healthz"),
+        ("//healthz??", "/healthz??"),
+        ("http://a//healthz?", "/healthz"),
+        ("//healthz?&", "/healthz?&"),
+        ("//healthz", "/healthz"),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let outcome = run(&kubelet(), &[request.as_bytes()]);
+        let answers = answers(request.as_bytes(), &outcome.sent).unwrap();
+        assert_eq!(answers[0].field("location"), Some(location), "{target}");
+    }
+}
+
 #[test]
 fn deadlines_are_to_the_millisecond() {
     let responder = kubelet();

@@ -9,7 +9,7 @@
 //! | `/healthz/NAME` | the same | `ok`, or 500 `internal server error: REASON` | Kubernetes `adaptCheckToHandler` |
 //! | both | others | 405 with Allow; Kubernetes runs the check for any token | RFC 9110 15.5.6 |
 //! | `/`, `*` | OPTIONS | as the first endpoint: HAProxy's `option httpchk` asks `OPTIONS /`, and an OPTIONS that always says yes would call a dead node healthy | HAProxy 2.6 |
-//! | `//healthz`, `/./healthz`, `/healthz/../livez` | any | 307 to the clean path, query kept | Go `http.ServeMux` |
+//! | `//healthz`, `/./healthz`, `/healthz/../livez` | any | 307 to the clean path; a query is kept unless it is empty | Go `http.ServeMux` |
 //! | anything else | any | 404 `404 page not found` | Go `http.NotFound` |
 //! | a Host that is not in a given list | any | 421 | RFC 9110 15.5.20 |
 
@@ -126,9 +126,10 @@ impl<'a> Responder<'a> {
             .endpoints
             .iter()
             .map(|endpoint| healthz::root_bytes_max(endpoint, limits));
-        let target = limits.request_head_bytes;
-        let redirect = target.saturating_add(REDIRECT_NOTE_BYTES_MAX);
-        let body = roots.chain([SINGLE_BYTES_MAX, redirect]).max().unwrap_or(0);
+        // The location is written twice: where it is made, and into the head.
+        let long_redirect = limits.request_head_bytes.saturating_mul(2);
+        let bodies = [SINGLE_BYTES_MAX, NOTED_REDIRECT_BYTES_MAX, long_redirect];
+        let body = roots.chain(bodies).max().unwrap_or(0);
         body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
     }
 
@@ -145,8 +146,10 @@ impl<'a> Responder<'a> {
 
 /// `internal server error: REASON`, and shorter ones.
 const SINGLE_BYTES_MAX: usize = "internal server error: ".len() + REASON_BYTES_MAX + 1;
-/// The note behind a redirect: what is around the target, and the target with every byte escaped.
-const REDIRECT_NOTE_BYTES_MAX: usize = "<a href=\"\">Temporary Redirect</a>.\n\n".len()
+/// A redirect with its note: the location twice, what is around the link, and the link with every
+/// byte escaped.
+const NOTED_REDIRECT_BYTES_MAX: usize = 2 * REDIRECT_NOTE_TARGET_BYTES_MAX
+    + "<a href=\"\">Temporary Redirect</a>.\n\n".len()
     + REDIRECT_NOTE_TARGET_BYTES_MAX * "&#34;".len();
 
 const _: () = assert!(TARGET_EXPANSION_MAX >= "\\\"".len());
@@ -164,7 +167,7 @@ fn redirect(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, Full> {
         && target.path().len() + query.len() < REDIRECT_NOTE_TARGET_BYTES_MAX;
     writer.redirect(has_note, |text| {
         target.clean_into(text);
-        if target.query().is_some() {
+        if !query.is_empty() {
             text.push(b"?");
             text.push(query);
         }
