@@ -80,7 +80,7 @@ pub enum Health {
 /// assert_eq!(DISK.reason(Instant::ZERO).unwrap().as_str(), "/var: 99 % full");
 /// ```
 pub struct Check {
-    /// [`Instant`] in milliseconds before which the check passes, or one of the words above.
+    /// Before when the check passes, see [`word_of`], or one of the words above.
     passes_until: AtomicU64,
     /// Milliseconds that a beat lasts; `u64::MAX` where beats are not asked for.
     limit: u64,
@@ -269,8 +269,7 @@ impl Check {
         if self.limit == u64::MAX {
             return self.pass();
         }
-        let until = now.as_millis().saturating_add(self.limit);
-        self.say(until.clamp(TIME_MIN, TIME_MAX));
+        self.say(word_of(now.as_millis().saturating_add(self.limit)));
     }
 
     /// Opens a gate: [`pass`](Check::pass) under the name that fits.
@@ -355,9 +354,14 @@ impl core::fmt::Debug for Check {
 
 #[inline]
 fn passes(until: u64, now: Instant) -> bool {
-    // Times below TIME_MIN would pass a check that is FAILING, those above TIME_MAX fail one that is
-    // PASSING.
-    now.as_millis().clamp(TIME_MIN - 1, TIME_MAX) < until
+    word_of(now.as_millis()) < until
+}
+
+/// The word of a time. All are moved on by as much as the words of their own need at the small end:
+/// with the first times cut off instead, a beat at the origin would last longer than its limit.
+#[inline]
+fn word_of(millis: u64) -> u64 {
+    millis.saturating_add(TIME_MIN).min(TIME_MAX)
 }
 
 /// A path such as `/healthz` and the checks that decide its answer, in the order they are listed.
@@ -533,6 +537,21 @@ mod tests {
         assert_eq!(check.health(at(249)), Health::Passing);
         check.fail("told");
         assert_eq!(reason(&check, at(200)), "told");
+    }
+
+    /// The words that are no times used to cover the first three milliseconds of the clock.
+    #[test]
+    fn a_limit_is_to_the_millisecond_from_the_origin_of_the_clock_on() {
+        for limit in 0..5 {
+            for beat in (0..6).chain(u64::MAX - 20..u64::MAX - 10) {
+                let check = Check::heartbeat("loop", Duration::from_millis(limit));
+                check.beat(at(beat));
+                for later in 0..8 {
+                    let passes = check.passes(at(beat + later));
+                    assert_eq!(passes, later < limit, "{limit} ms, {later} after {beat}");
+                }
+            }
+        }
     }
 
     #[test]
