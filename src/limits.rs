@@ -17,7 +17,7 @@ pub const REASON_BYTES_MAX: usize = 255;
 pub const FIELDS_MAX: usize = 64;
 
 /// Most `exclude` parameters in one query: all that fit in [`REQUEST_HEAD_BYTES_DEFAULT`].
-/// Each costs 4 bytes of stack while a query with `exclude` is answered.
+/// Each costs 6 bytes of stack while a query with `exclude` is answered.
 pub const EXCLUDES_MAX: usize = 1024;
 
 /// Empty lines accepted before a request line (RFC 9112 section 2.2 asks for at least one).

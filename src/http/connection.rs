@@ -228,7 +228,7 @@ impl Connection {
                             return progress;
                         }
                         Step::NoRoom => {
-                            progress.written = self.give_up(context, tx);
+                            progress.written = self.give_up(context, rx, tx);
                             progress.answered += 1;
                         }
                     }
@@ -452,9 +452,9 @@ impl Connection {
     }
 
     /// Our own mistake: a `tx` too small for the answer. The connection closes with a 500 if that fits.
-    fn give_up(&mut self, context: &Context<'_>, tx: &mut [u8]) -> usize {
+    fn give_up(&mut self, context: &Context<'_>, rx: &[u8], tx: &mut [u8]) -> usize {
         self.enter(State::Closing { lingers: true }, context.now);
-        let writer = Writer::new(tx, context.date, Persistence::Close, true);
+        let writer = Writer::new(tx, context.date, Persistence::Close, !is_head(rx));
         writer
             .fixed(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -534,15 +534,18 @@ enum Step {
     NoRoom,
 }
 
+/// Whether `rx` begins with a HEAD, which gets no body even if the method is all that is right about it.
+fn is_head(rx: &[u8]) -> bool {
+    rx.starts_with(b"HEAD ")
+}
+
 fn write_refusal(
     context: &Context<'_>,
     rx: &[u8],
     tx: &mut [u8],
     refusal: Refusal,
 ) -> Result<usize, Full> {
-    // The method may be all that is right about the head; then HEAD still gets no body.
-    let has_body = !rx.starts_with(b"HEAD ");
-    let writer = Writer::new(tx, context.date, Persistence::Close, has_body);
+    let writer = Writer::new(tx, context.date, Persistence::Close, !is_head(rx));
     let Refusal { status, detail } = refusal;
     writer.rendered(Fields::Text, |text: &mut Text<'_>| {
         text.push_number(u64::from(status.code()));
@@ -704,6 +707,22 @@ mod tests {
         let progress = peer.connection.receive(&at(0), &peer.rx, &mut tx, &mut big);
         assert!(tx[..progress.written].starts_with(b"HTTP/1.1 500 "));
         assert_eq!(progress.next, Next::Close { lingers: true });
+    }
+
+    #[test]
+    fn an_answer_that_fits_nowhere_has_no_body_for_head() {
+        let mut tx = [0; 200];
+        let mut big = |_: &Request<'_>, writer: Writer<'_>| {
+            writer.rendered(Fields::Text, |text| {
+                text.push(&[b'x'; 500]);
+                StatusCode::OK
+            })
+        };
+        let head = b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut connection = Connection::new(Instant::ZERO);
+        let progress = connection.receive(&at(0), head, &mut tx, &mut big);
+        let answer = &tx[..progress.written];
+        assert!(answer.starts_with(b"HTTP/1.1 500 ") && answer.ends_with(b"\r\n\r\n"));
     }
 
     #[test]
