@@ -29,7 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 struct Harness {
     poll: Poll,
     server: Server<'static>,
-    address: SocketAddr,
     now: Instant,
 }
 
@@ -55,14 +54,16 @@ impl Harness {
     }
 
     fn with(config: Config) -> Self {
+        Harness::on(Responder::new(&ENDPOINTS), localhost(), config)
+    }
+
+    fn on(responder: Responder<'static>, listeners: Listeners, config: Config) -> Self {
         let poll = Poll::new().unwrap();
-        let mut server = Server::new(Responder::new(&ENDPOINTS), localhost(), config);
+        let mut server = Server::new(responder, listeners, config);
         server.register(poll.registry(), Token(7)).unwrap();
-        let address = address_of(&server);
         let mut harness = Harness {
             poll,
             server,
-            address,
             now: Instant::from_millis(1),
         };
         harness.work();
@@ -93,7 +94,7 @@ impl Harness {
     }
 
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
+        let stream = TcpStream::connect(address_of(&self.server)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         stream
@@ -352,6 +353,45 @@ fn pipelined_requests_that_nobody_reads_stop_being_read_and_lose_no_answer() {
     assert_eq!((answers, text.len()), (REQUESTS, 0));
 }
 
+/// The time to close after the last answer used to count from when it was written down, and was over
+/// before a slow reader had it: closed with input unread, which can take the answer back.
+#[test]
+fn who_reads_the_last_answer_slowly_has_as_much_time_to_close_as_others() {
+    // One answer that no Unix socket takes at once.
+    static MANY: [&Check; 60_000] = [&PING; 60_000];
+    static LONG: [Endpoint; 1] = [Endpoint::new("/healthz", &MANY)];
+    let path = std::env::temp_dir().join(format!("healthz-slow-{}.sock", std::process::id()));
+    let mut listeners = Listeners::new();
+    listeners.bind(&Address::Unix(path.clone())).unwrap();
+    let config = Config {
+        connections: 2,
+        ..Config::default()
+    };
+    let mut harness = Harness::on(Responder::new(&LONG), listeners, config);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(b"POST /healthz?verbose HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9\r\n\r\nunr").unwrap();
+    stream.set_nonblocking(true).unwrap();
+    harness.work();
+    let drain = Limits::DEFAULT.drain_duration;
+    harness.pass(drain + Duration::from_secs(1));
+    let mut text = Vec::new();
+    let mut buffer = vec![0; 1 << 16];
+    while !text.ends_with(b"check passed\n") {
+        match stream.read(&mut buffer) {
+            Ok(size) if size > 0 => text.extend_from_slice(&buffer[..size]),
+            other => assert_eq!(other.unwrap_err().kind(), ErrorKind::WouldBlock),
+        }
+        harness.work();
+    }
+    assert_eq!(harness.server.counters().open, 1);
+    harness.pass(drain - Duration::from_millis(1));
+    stream.write_all(b"ead").unwrap();
+    harness.work();
+    assert_eq!(harness.server.counters().open, 1);
+    harness.pass(Duration::from_millis(1));
+    assert_eq!(harness.server.counters().open, 0);
+}
+
 #[test]
 fn one_byte_at_a_time_is_as_good_as_all_at_once() {
     let mut harness = Harness::new(4);
@@ -454,6 +494,7 @@ fn a_unix_socket_answers_and_its_file_goes_with_the_server() {
 #[test]
 fn a_stopped_server_finishes_what_was_begun_and_ends() {
     let mut harness = Harness::new(8);
+    let address = address_of(&harness.server);
     let mut idle = harness.idle();
     let mut busy = harness.connect();
     busy.write_all(b"GET /healthz HTTP/1.1\r\nHos").unwrap();
@@ -464,7 +505,7 @@ fn a_stopped_server_finishes_what_was_begun_and_ends() {
     harness.server.stop(harness.poll.registry(), harness.now);
     assert!(rest(&mut late).contains("\r\nConnection: close\r\n"));
     assert_eq!(rest(&mut idle), "");
-    assert!(TcpStream::connect(harness.address).is_err());
+    assert!(TcpStream::connect(address).is_err());
     assert!(!harness.server.is_finished());
     busy.write_all(b"t: a\r\n\r\n").unwrap();
     harness.work();
@@ -473,6 +514,22 @@ fn a_stopped_server_finishes_what_was_begun_and_ends() {
         text.contains("\r\nConnection: close\r\n") && text.ends_with("ok"),
         "{text}"
     );
+    assert!(harness.server.is_finished());
+}
+
+/// It used to accept one turn's worth, and reset the others.
+#[test]
+fn a_stopped_server_answers_all_who_wait_however_many() {
+    let mut harness = Harness::new(2);
+    let mut waiting: Vec<_> = (0..200).map(|_| harness.connect()).collect();
+    for stream in &mut waiting {
+        stream.write_all(GET).unwrap();
+    }
+    harness.server.stop(harness.poll.registry(), harness.now);
+    for (index, stream) in waiting.iter_mut().enumerate() {
+        let text = rest(stream);
+        assert!(text.ends_with("\r\n\r\nok"), "client {index}: {text:?}");
+    }
     assert!(harness.server.is_finished());
 }
 

@@ -244,6 +244,7 @@ impl Listeners {
     }
 
     fn bind_localhost(&mut self, port: u16) -> Result<Bound, BindError> {
+        let count = self.len();
         let v4 = self.bind_tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
         // Port 0: the second half takes the port that the first was given.
         let port = v4.as_ref().map_or(port, SocketAddr::port);
@@ -259,7 +260,14 @@ impl Listeners {
             (Ok(_), Err(error)) | (Err(error), Ok(_)) if error.is_missing_family() => {
                 Ok(missing(error))
             }
-            (Err(error), _) | (_, Err(error)) => Err(error),
+            (Err(error), _) | (_, Err(error)) => {
+                // Half of what was asked for is nothing to go on with.
+                self.sockets
+                    .iter_mut()
+                    .skip(count)
+                    .for_each(|half| *half = None);
+                Err(error)
+            }
         }
     }
 
@@ -391,5 +399,15 @@ mod tests {
             (error.kind(), error.address()),
             (BindErrorKind::InUse, &taken)
         );
+    }
+
+    #[test]
+    fn a_localhost_of_which_half_is_in_use_leaves_no_half_behind() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let mut listeners = Listeners::new();
+        let error = listeners.bind(&Address::Localhost(port)).unwrap_err();
+        assert_eq!(error.kind(), BindErrorKind::InUse);
+        assert!(listeners.is_empty(), "{listeners:?}");
     }
 }

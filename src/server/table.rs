@@ -21,6 +21,10 @@ use crate::time::Instant;
 /// wait. Where it tells again it is one: see [`ListenSocket::arm`].
 const ACCEPTS_PER_TURN: usize = 64;
 
+/// Times so many when the server stops: all that wait in a queue of the kernel's default length
+/// (`net.core.somaxconn`). Who is not accepted then is reset.
+const ACCEPT_ROUNDS_AT_STOP: usize = 4096 / ACCEPTS_PER_TURN;
+
 /// Token layout: the base and the index in the low bits, the slot's generation above them.
 const TOKEN_BITS: u32 = 20;
 const TOKEN_MASK: usize = (1 << TOKEN_BITS) - 1;
@@ -149,8 +153,15 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     pub(super) fn stop(&mut self, registry: &RegistryOf<L>, now: Instant) {
         self.desk.is_last = true;
         self.armed = 0;
+        // What is short now may not be short any more, and there is no later.
+        self.accept_resumes = None;
         for index in 0..LISTENERS_MAX {
-            self.accept(registry, index, now);
+            for _ in 0..ACCEPT_ROUNDS_AT_STOP {
+                self.accept(registry, index, now);
+                if self.acceptable & 1 << index == 0 {
+                    break;
+                }
+            }
         }
         for mut listener in self.listeners.iter_mut().filter_map(Option::take) {
             // Dropped next, which takes it out of epoll as well.
@@ -212,6 +223,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
         for _ in 0..if is_armed { 1 } else { ACCEPTS_PER_TURN } {
             let Some(Some(listener)) = self.listeners.get(index) else {
+                self.acceptable &= !bit;
                 return;
             };
             match listener.accept() {
@@ -363,11 +375,17 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         {
             return self.settle(registry, index, Outcome::Failed, now);
         }
+        // For the connection an answer is given once it is written down; who had to be waited for has
+        // it only now.
+        let answered = match place {
+            Some((Queue::Write, _)) => now,
+            _ => peer.connection.since(),
+        };
         let (queue, since) = match peer.connection.phase() {
             _ if !unsent.is_empty() => (Queue::Write, now),
-            Phase::Idle => (Queue::Idle, peer.connection.since()),
+            Phase::Idle => (Queue::Idle, answered),
             Phase::Head => (Queue::Head, peer.connection.since()),
-            Phase::Body | Phase::Closing => (Queue::Drain, peer.connection.since()),
+            Phase::Body | Phase::Closing => (Queue::Drain, answered),
         };
         if is_runnable {
             self.slots.push_runnable(index);
