@@ -27,8 +27,10 @@ const WORDS: usize = (1 + REASON_BYTES_MAX).div_ceil(8);
 #[cfg(loom)]
 const WORDS: usize = 2;
 
+/// Bytes of text that fit in a slot.
+pub(crate) const TEXT_BYTES_MAX: usize = WORDS * 8 - 1;
 #[cfg(not(loom))]
-const _: () = assert!(WORDS * 8 - 1 == REASON_BYTES_MAX);
+const _: () = assert!(TEXT_BYTES_MAX == REASON_BYTES_MAX);
 
 /// Copies tried before giving up. Each failed one means two whole replacements during one copy of
 /// 256 bytes, so eight in a row is a writer that does nothing else.
@@ -74,7 +76,7 @@ impl Reason {
         }
     }
 
-    /// Replaces the text, cut to what fits in a slot at a character boundary.
+    /// Replaces the text, cut to [`TEXT_BYTES_MAX`] at a character boundary.
     pub(crate) fn replace(&self, text: &str) -> Result<(), Busy> {
         if self.writing.swap(true, Ordering::Acquire) {
             return Err(Busy);

@@ -15,7 +15,9 @@ use crate::http::{Connection, Context, Date, HeadCache, Next, Phase, Progress};
 use crate::limits::Limits;
 use crate::time::Instant;
 
-/// Reads from one connection in one turn.
+/// Reads from one connection in one turn, unless answers fill their buffer before: one bufferful of
+/// answers is everybody's share. Whoever asks for more waits for its next turn, so that new
+/// connections wait for little.
 const READS_PER_TURN: usize = 4;
 
 /// One connection.
@@ -104,7 +106,7 @@ impl<'a> Desk<'a> {
         mut filled: usize,
         now: Instant,
     ) -> Outcome {
-        // Only answers that were blocked leave something to do before more is read.
+        // Answers that were blocked, or more than a share, leave something to do before more is read.
         let mut is_behind = false;
         match core::mem::replace(&mut peer.after, Next::Read) {
             Next::Read => {}
@@ -146,60 +148,50 @@ impl<'a> Desk<'a> {
         Outcome::Runnable { received: filled }
     }
 
-    /// Answers what is in `rx` and sends; `None` if more can be read. What is left of `rx` is moved
-    /// to its start.
+    /// Answers what is in `rx`, as far as one bufferful of answers goes, and sends; `None` if more can
+    /// be read. What is left of `rx` is moved to its start.
     fn answer<S: StreamSocket>(
         &mut self,
         peer: &mut Peer<S>,
         filled: &mut usize,
         now: Instant,
     ) -> Option<Outcome> {
-        let mut used = 0;
-        let outcome = loop {
-            let context = Context {
-                now,
-                date: self.date.as_ref(),
-                limits: &self.limits,
-                is_last: self.is_last,
-            };
-            let was_closing = peer.connection.phase() == Phase::Closing;
-            let (rx, tx) = self.buffers.shared();
-            let rx = rx.get(used..*filled).unwrap_or_default();
-            let responder = &self.responder;
-            let progress = peer.connection.receive_cached(
-                &context,
-                &mut self.heads,
-                rx,
-                tx,
-                &mut |request, writer| responder.respond(now, request, writer),
-            );
-            used += progress.consumed;
-            match send(&mut self.counters, tx, peer, &progress) {
-                Ok(unsent) if !unsent.is_empty() => {
-                    break Some(Outcome::Blocked {
-                        received: *filled - used,
-                        unsent,
-                    });
-                }
-                Ok(_) => {}
-                Err(_) => break Some(Outcome::Failed),
-            }
-            match progress.next {
-                Next::Write => {}
-                Next::Read => break None,
-                Next::Close { lingers } => {
-                    if !was_closing {
-                        peer.stream.shutdown();
-                        if !lingers {
-                            break Some(Outcome::Closed);
-                        }
-                    }
-                    break None;
-                }
-            }
+        let context = Context {
+            now,
+            date: self.date.as_ref(),
+            limits: &self.limits,
+            is_last: self.is_last,
         };
-        self.buffers.compact(used..*filled);
-        *filled -= used;
+        let was_closing = peer.connection.phase() == Phase::Closing;
+        let (rx, tx) = self.buffers.shared();
+        let rx = rx.get(..*filled).unwrap_or_default();
+        let responder = &self.responder;
+        let progress = peer.connection.receive_cached(
+            &context,
+            &mut self.heads,
+            rx,
+            tx,
+            &mut |request, writer| responder.respond(now, request, writer),
+        );
+        let received = *filled - progress.consumed;
+        let outcome = match send(&mut self.counters, tx, peer, &progress) {
+            Ok(unsent) if !unsent.is_empty() => Some(Outcome::Blocked { received, unsent }),
+            Err(_) => Some(Outcome::Failed),
+            Ok(_) => match progress.next {
+                Next::Read => None,
+                Next::Write => {
+                    peer.after = Next::Write;
+                    Some(Outcome::Runnable { received })
+                }
+                Next::Close { .. } if was_closing => None,
+                Next::Close { lingers } => {
+                    peer.stream.shutdown();
+                    (!lingers).then_some(Outcome::Closed)
+                }
+            },
+        };
+        self.buffers.compact(progress.consumed..*filled);
+        *filled = received;
         outcome
     }
 

@@ -9,10 +9,11 @@
 //! - Reads and answers go through one buffer each, shared by all connections. Only what is left over,
 //!   half a head or an answer that its peer does not take, is kept in a connection's own. Those are
 //!   zeroed pages that cost nothing until they are written to.
-//! - The table is fixed. When it is full, the longest idle connection makes room, then one that has
-//!   its answer, then the one longest in its head, then the one longest in not reading.
-//! - Work per turn is bounded: so many accepts, so many reads a connection. What is left over comes
-//!   next turn, after everybody else.
+//! - The table is fixed. When it is full, the longest idle connection makes room. Where others hold
+//!   half of it, one of theirs is taken: who does not read its answers, then one that has
+//!   its answer, then the one longest in its head.
+//! - Work per turn is bounded: so many accepts, so many reads and one bufferful of answers a
+//!   connection. What is left over comes next turn, after everybody else.
 //! - Errors of accept(2) that mean the system is short of something pause accepting for
 //!   [`ACCEPT_PAUSE`]; everything else goes on. No error stops a server.
 

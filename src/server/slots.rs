@@ -17,7 +17,7 @@ use crate::time::Instant;
 /// No slot.
 const NONE: u16 = u16::MAX;
 
-/// What a connection waits for; in the order in which victims are taken when the table is full.
+/// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Queue {
     /// Between requests: the longest idle one is missed least.
@@ -79,16 +79,22 @@ impl<T> fmt::Debug for Slot<T> {
     }
 }
 
+/// The part of a table, as its divisor, that is left to those between requests when others hold the
+/// rest: newcomers that have said nothing yet are among them, and one of them may be a probe.
+const IDLE_SHARE: usize = 2;
+
 #[derive(Clone, Copy)]
 struct Ends {
     front: u16,
     back: u16,
+    count: usize,
 }
 
 impl Ends {
     const EMPTY: Ends = Ends {
         front: NONE,
         back: NONE,
+        count: 0,
     };
 }
 
@@ -234,12 +240,17 @@ impl<'a, T> Slots<'a, T> {
         self.slot(index).map(|slot| (index, slot.since))
     }
 
-    /// Who has to go if somebody has to.
+    /// Who has to go if somebody has to: the longest idle, unless most of the table is taken by
+    /// others. Of these, who does not read goes before who has its answer, and who is in its head last.
     pub(super) fn victim(&self) -> Option<u16> {
-        Queue::ALL
-            .iter()
-            .find_map(|queue| self.front(*queue))
-            .map(|(index, _)| index)
+        let is_idle_scarce = self.ends(Queue::Idle).count <= self.count() / IDLE_SHARE;
+        let order = if is_idle_scarce {
+            [Queue::Write, Queue::Drain, Queue::Head, Queue::Idle]
+        } else {
+            Queue::ALL
+        };
+        let front = order.iter().find_map(|queue| self.front(*queue));
+        front.map(|(index, _)| index)
     }
 
     #[inline]
@@ -311,12 +322,15 @@ impl<'a, T> Slots<'a, T> {
             Some(slot) => slot.next = index,
             None => self.ends_mut(queue).front = index,
         }
-        self.ends_mut(queue).back = index;
+        let ends = self.ends_mut(queue);
+        ends.back = index;
+        ends.count += 1;
     }
 
     fn unlink(&mut self, index: u16) {
         let Some(slot) = self.slot(index) else { return };
         let (queue, previous, next) = (slot.queue, slot.previous, slot.next);
+        self.ends_mut(queue).count -= 1;
         match self.slot_mut(previous) {
             Some(slot) => slot.next = next,
             None => self.ends_mut(queue).front = next,
@@ -373,6 +387,7 @@ mod tests {
             slots.ends(queue).back,
             members.last().copied().unwrap_or(NONE)
         );
+        assert_eq!(slots.ends(queue).count, members.len());
         members
     }
 
@@ -390,25 +405,29 @@ mod tests {
         assert_ne!(slots.generation(0), before);
     }
 
+    fn victims(members: &[(char, Queue)]) -> std::string::String {
+        let mut slots = Slots::new(members.len());
+        for (content, queue) in members {
+            slots.insert(*content, *queue, at(0)).unwrap();
+        }
+        core::iter::from_fn(|| slots.remove(slots.victim()?)).collect()
+    }
+
     #[test]
-    fn the_longest_idle_goes_first_then_who_is_drained_then_the_longest_in_its_head() {
-        let mut slots = Slots::new(5);
-        for (content, queue) in [
-            ('w', Queue::Write),
-            ('h', Queue::Head),
-            ('d', Queue::Drain),
-            ('i', Queue::Idle),
-            ('j', Queue::Idle),
-        ] {
-            slots.insert(content, queue, at(0)).unwrap();
-        }
-        slots.move_to(3, Queue::Idle, at(1));
-        let mut order = Vec::new();
-        while let Some(victim) = slots.victim() {
-            order.push(slots.remove(victim).unwrap());
-        }
-        assert_eq!(order, ['j', 'i', 'd', 'h', 'w']);
-        assert_eq!(slots.occupied(), 0);
+    fn the_longest_idle_goes_first() {
+        use Queue::{Drain, Head, Idle, Write};
+        let members = [('w', Write), ('h', Head), ('d', Drain)];
+        let idle = [('i', Idle), ('j', Idle), ('k', Idle), ('l', Idle)];
+        // Seven places: three are left to the idle.
+        assert_eq!(victims(&[members.as_slice(), &idle].concat()), "iwdhjkl");
+    }
+
+    #[test]
+    fn a_newcomer_is_not_the_first_victim_where_others_hold_most_of_the_table() {
+        use Queue::{Drain, Head, Idle, Write};
+        let others = [Head, Head, Drain, Write, Write, Head, Head].map(|queue| ('x', queue));
+        let members = [others.as_slice(), &[('n', Idle)]].concat();
+        assert_eq!(victims(&members), "xxxxxxxn");
     }
 
     #[test]

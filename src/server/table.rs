@@ -17,9 +17,14 @@ use crate::http::{Next, Phase};
 use crate::limits::LISTENERS_MAX;
 use crate::time::Instant;
 
-/// Connections accepted from one listener in one turn where the kernel tells only once of those that
-/// wait. Where it tells again it is one: see [`ListenSocket::arm`].
+/// Connections accepted from one listener in one turn, at most. Where the kernel tells again of those
+/// that wait ([`ListenSocket::arm`]) it is one, unless there is a crowd.
 const ACCEPTS_PER_TURN: usize = 64;
+/// And the part of the table: a newcomer that has said nothing yet is looked at several times before
+/// as many have come after it as it takes to evict it.
+const ACCEPTS_PER_TABLE: usize = 8;
+/// Connections served in one turn because they wanted another: the rest wait behind whoever is new.
+const RUNNABLES_PER_TURN: usize = 4;
 
 /// Times so many when the server stops: all that wait in a queue of the kernel's default length
 /// (`net.core.somaxconn`). Who is not accepted then is reset.
@@ -118,7 +123,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
 
     pub(super) fn turn(&mut self, registry: &RegistryOf<L>, now: Instant) {
         // Who asks for another turn in this one comes in the next.
-        for _ in 0..self.slots.runnable_count() {
+        for _ in 0..self.slots.runnable_count().min(RUNNABLES_PER_TURN) {
             if let Some(index) = self.slots.pop_runnable() {
                 self.serve(registry, index, now);
             }
@@ -221,7 +226,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         if self.accept_resumes.is_some() {
             return;
         }
-        for _ in 0..if is_armed { 1 } else { ACCEPTS_PER_TURN } {
+        for _ in 0..self.accepts_max(is_armed) {
             let Some(Some(listener)) = self.listeners.get(index) else {
                 self.acceptable &= !bit;
                 return;
@@ -242,6 +247,19 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                 },
             }
         }
+    }
+
+    /// How many to accept in one turn. One more accept(2) than there are connections is dear; but in a
+    /// crowd a turn is dearer, and who waits here may wait behind a thousand others.
+    fn accepts_max(&self, is_armed: bool) -> usize {
+        let is_crowded = self.slots.is_full() || self.slots.runnable_count() > 0;
+        if is_armed && !is_crowded {
+            return 1;
+        }
+        if self.desk.is_last {
+            return ACCEPTS_PER_TURN;
+        }
+        (self.slots.count() / ACCEPTS_PER_TABLE).clamp(1, ACCEPTS_PER_TURN)
     }
 
     /// Has waiting connections reported again and again, where that can be had.

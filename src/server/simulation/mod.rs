@@ -46,9 +46,8 @@ const STEPS: u64 = 200_000;
 const CLIENTS_MAX: usize = 60;
 const BASE: Token = Token(3);
 /// Reads, sends and the like that one connection may cost when it is served once: as many reads as a
-/// turn has, and for each as many sends as a bufferful of the shortest requests has bufferfuls of
-/// answers.
-const CALLS_PER_SERVE_MAX: usize = 4 * (1 + 8) + 4;
+/// turn has, and a send for each.
+const CALLS_PER_SERVE_MAX: usize = 4 * (1 + 1) + 4;
 
 struct Episode<'a> {
     table: Table<'a, SimulatedListener>,

@@ -1,0 +1,347 @@
+//! Clients that mean no good, as many at once as their process may have files.
+//!
+//! One thread and one epoll for all of them; how they are told what to do and when to end is their
+//! caller's. They come from addresses of their own, 127.0.1.1 and on, so that whoever probes honestly
+//! does not run out of ports because of them.
+#![allow(dead_code, reason = "each bench uses its own part")]
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Socket, Type};
+
+/// What is done to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attack {
+    /// Connects and says nothing.
+    Idle,
+    /// Sends half a head, and no more of it.
+    Half,
+    /// Sends a head that has no end, one byte a second.
+    Drip,
+    /// Asks for long answers, a few at a time, and reads none.
+    Unread,
+    /// Asks [`PIPELINED`] times, as fast as the server takes it, and reads nothing.
+    Pipeline,
+    /// Connects, says something of [`STATES`], and resets the connection; again and again.
+    Reset,
+    /// Connects and closes, again and again.
+    Close,
+}
+
+/// Requests of one connection of [`Attack::Pipeline`].
+pub const PIPELINED: usize = 100_000;
+
+/// What was sent when a connection is reset, and whether some answer is waited for before.
+const STATES: [(&[u8], bool); 9] = [
+    (b"", false),
+    (b"GET /heal", false),
+    (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ", false),
+    (GET, false),
+    (GET, true),
+    (
+        b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf",
+        true,
+    ),
+    (
+        b"POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhalf",
+        false,
+    ),
+    (b"NO\r\n\r\n", true),
+    (
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nmore",
+        false,
+    ),
+];
+
+const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+const VERBOSE: &[u8] = b"GET /healthz?verbose HTTP/1.1\r\nHost: a\r\n\r\n";
+const HALF: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ";
+
+/// What the kernel may keep for an attacker in either direction: the machine is not the victim.
+const BUFFER_BYTES: usize = 16 * 1024;
+/// Source addresses, and ports enough behind each.
+const SOURCES: usize = 200;
+/// Connections begun in a row before what is open gets its turn.
+const OPENS_PER_TURN: usize = 64;
+const DRIP: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(10);
+/// For an answer of which nothing depends.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+impl Attack {
+    pub const ALL: [Attack; 7] = [
+        Attack::Idle,
+        Attack::Half,
+        Attack::Drip,
+        Attack::Unread,
+        Attack::Pipeline,
+        Attack::Reset,
+        Attack::Close,
+    ];
+
+    /// One word for the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Attack::Idle => "idle",
+            Attack::Half => "half",
+            Attack::Drip => "drip",
+            Attack::Unread => "unread",
+            Attack::Pipeline => "pipeline",
+            Attack::Reset => "reset",
+            Attack::Close => "close",
+        }
+    }
+
+    /// For people.
+    pub fn description(self) -> &'static str {
+        match self {
+            Attack::Idle => "idle",
+            Attack::Half => "half a head",
+            Attack::Drip => "a byte a second",
+            Attack::Unread => "answers never read",
+            Attack::Pipeline => "100,000 requests at once, unread",
+            Attack::Reset => "reset at every state",
+            Attack::Close => "connect and close",
+        }
+    }
+}
+
+impl FromStr for Attack {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        let mut all = Attack::ALL.into_iter();
+        all.find(|attack| attack.name() == name).ok_or(())
+    }
+}
+
+/// Attacks `address` with `count` connections at once, or one after the other where an attack is such
+/// a loop, until `is_over`. `made` counts connections: once it has reached `count`, everybody is there.
+///
+/// A connection that the server ends is made anew, `again` later.
+///
+/// # Errors
+/// If the system does not give what the attackers need. That a connection fails is no error.
+pub fn run(
+    attack: Attack,
+    address: SocketAddr,
+    count: usize,
+    again: Duration,
+    made: &AtomicU64,
+    is_over: &AtomicBool,
+) -> io::Result<()> {
+    if matches!(attack, Attack::Reset | Attack::Close) {
+        return run_loop(attack, address, made, is_over);
+    }
+    let mut crowd = Crowd::new(attack, address, count, again)?;
+    while !is_over.load(Ordering::Relaxed) {
+        crowd.turn(made)?;
+    }
+    Ok(())
+}
+
+fn run_loop(
+    attack: Attack,
+    address: SocketAddr,
+    made: &AtomicU64,
+    is_over: &AtomicBool,
+) -> io::Result<()> {
+    for index in 0.. {
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
+        let socket = socket(index)?;
+        // It may time out where the backlog is full.
+        if socket.connect_timeout(&address.into(), DRIP).is_err() {
+            continue;
+        }
+        made.fetch_add(1, Ordering::Relaxed);
+        if attack == Attack::Reset {
+            let (bytes, is_waiting) = STATES[index % STATES.len()];
+            socket.set_read_timeout(Some(PATIENCE))?;
+            let mut stream = std::net::TcpStream::from(socket.try_clone()?);
+            // The server may be quicker with its own end.
+            let _ = stream.write_all(bytes);
+            if is_waiting {
+                let _ = stream.read(&mut [0; 9]);
+            }
+            socket.set_linger(Some(Duration::ZERO))?;
+        }
+    }
+    Ok(())
+}
+
+fn socket(index: usize) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_send_buffer_size(BUFFER_BYTES)?;
+    socket.set_recv_buffer_size(BUFFER_BYTES)?;
+    // Whoever closes first keeps a port for a minute; the next may have it all the same.
+    socket.set_reuse_address(true)?;
+    let source = Ipv4Addr::new(127, 0, 1, 1 + (index % SOURCES) as u8);
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    Ok(socket)
+}
+
+struct Attacker {
+    stream: TcpStream,
+    /// Bytes that the server was sent.
+    sent: usize,
+}
+
+/// Many attackers at once.
+struct Crowd {
+    attack: Attack,
+    address: SocketAddr,
+    poll: Poll,
+    events: Events,
+    attackers: Vec<Option<Attacker>>,
+    /// Places of those that have to be made, and when.
+    missing: VecDeque<(Duration, usize)>,
+    again: Duration,
+    began: Instant,
+    /// Of [`Attack::Drip`]: how many bytes have been due in all, and whose is next.
+    drips: u64,
+    next: usize,
+    /// What is sent again and again.
+    script: Vec<u8>,
+}
+
+impl Crowd {
+    fn new(attack: Attack, address: SocketAddr, count: usize, again: Duration) -> io::Result<Self> {
+        let script = match attack {
+            Attack::Unread => VERBOSE.repeat(16),
+            Attack::Pipeline => GET.repeat(1000),
+            _ => HALF.to_vec(),
+        };
+        Ok(Crowd {
+            attack,
+            address,
+            poll: Poll::new()?,
+            events: Events::with_capacity(1024),
+            attackers: (0..count).map(|_| None).collect(),
+            missing: (0..count).map(|index| (Duration::ZERO, index)).collect(),
+            again,
+            began: Instant::now(),
+            drips: 0,
+            next: 0,
+            script,
+        })
+    }
+
+    fn turn(&mut self, made: &AtomicU64) -> io::Result<()> {
+        let now = self.began.elapsed();
+        for _ in 0..OPENS_PER_TURN {
+            let index = match self.missing.front() {
+                Some((due, index)) if *due <= now => *index,
+                _ => break,
+            };
+            self.missing.pop_front();
+            if self.open(index)? {
+                made.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.missing.push_back((now + self.again, index));
+            }
+        }
+        let is_due = self.missing.front().is_some_and(|(due, _)| *due <= now);
+        let timeout = if is_due { Duration::ZERO } else { TICK };
+        match self.poll.poll(&mut self.events, Some(timeout)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            result => result?,
+        }
+        let mut gone = Vec::new();
+        let mut ready = Vec::new();
+        for event in &self.events {
+            if event.is_error() || event.is_read_closed() {
+                gone.push(event.token().0);
+            } else if event.is_writable() {
+                ready.push(event.token().0);
+            }
+        }
+        for index in ready {
+            if self.speak(index).is_err() {
+                gone.push(index);
+            }
+        }
+        if self.attack == Attack::Drip {
+            gone.extend(self.drip());
+        }
+        for index in gone {
+            if self.attackers[index].take().is_some() {
+                self.missing.push_back((now + self.again, index));
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a connection; `false` if the system has none to give.
+    fn open(&mut self, index: usize) -> io::Result<bool> {
+        let socket = socket(index)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&self.address.into()) {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(_) => return Ok(false),
+            Ok(()) => {}
+        }
+        let mut stream = TcpStream::from_std(socket.into());
+        self.poll.registry().register(
+            &mut stream,
+            Token(index),
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        self.attackers[index] = Some(Attacker { stream, sent: 0 });
+        Ok(true)
+    }
+
+    /// The connection is there, or has room again.
+    fn speak(&mut self, index: usize) -> io::Result<()> {
+        let Some(attacker) = &mut self.attackers[index] else {
+            return Ok(());
+        };
+        let most = match self.attack {
+            Attack::Half => HALF.len(),
+            Attack::Unread => usize::MAX,
+            Attack::Pipeline => PIPELINED * GET.len(),
+            _ => 0,
+        };
+        while attacker.sent < most {
+            let from = attacker.sent % self.script.len();
+            let rest = &self.script[from..];
+            let size = rest.len().min(most - attacker.sent);
+            match attacker.stream.write(&rest[..size]) {
+                Ok(count) => attacker.sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets those say their byte whose turn it is: each once a second, evenly. Returns who is gone.
+    fn drip(&mut self) -> Vec<usize> {
+        let count = self.attackers.len() as u128;
+        let due = (self.began.elapsed().as_micros() * count / DRIP.as_micros()) as u64;
+        let mut gone = Vec::new();
+        while self.drips < due {
+            self.drips += 1;
+            self.next = (self.next + 1) % self.attackers.len();
+            let Some(attacker) = &mut self.attackers[self.next] else {
+                continue;
+            };
+            let byte = self.script.get(attacker.sent).unwrap_or(&b'x');
+            match attacker.stream.write(&[*byte]) {
+                Ok(_) => attacker.sent += 1,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::NotConnected => {}
+                Err(_) => gone.push(self.next),
+            }
+        }
+        gone
+    }
+}

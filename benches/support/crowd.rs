@@ -1,0 +1,75 @@
+//! Attackers in a process of their own: the bench's own program, started again with `--child attack`.
+//! They end when its standard input does.
+#![allow(dead_code, reason = "each bench uses its own part")]
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::attack::{self, Attack};
+
+const LOOK: Duration = Duration::from_millis(5);
+
+/// `--child attack NAME ADDRESS COUNT AGAIN`, the last in seconds: says when all have come, and at the end how many came.
+pub fn serve(name: &str, address: &str, count: &str, again: &str) {
+    let attack: Attack = name.parse().unwrap();
+    let (address, count): (SocketAddr, usize) = (address.parse().unwrap(), count.parse().unwrap());
+    let again = Duration::from_secs(again.parse().unwrap());
+    let made = Arc::new(AtomicU64::new(0));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (seen, ended) = (made.clone(), is_over.clone());
+    std::thread::spawn(move || {
+        while seen.load(Ordering::Relaxed) < count as u64 {
+            std::thread::sleep(LOOK);
+        }
+        println!("here");
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        ended.store(true, Ordering::Relaxed);
+    });
+    attack::run(attack, address, count, again, &made, &is_over).unwrap();
+    println!("{}", made.load(Ordering::Relaxed));
+}
+
+/// See the module.
+pub struct Crowd {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Crowd {
+    /// Returns once everybody has come. Who is thrown out comes back `again` seconds later.
+    pub fn start(attack: Attack, address: SocketAddr, count: usize, again: u64) -> Crowd {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--child", "attack", attack.name()])
+            .args([address.to_string(), count.to_string(), again.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "here\n", "the attackers do not come");
+        Crowd { child, output }
+    }
+
+    /// Sends them home. Returns how many connections they made.
+    pub fn stop(&mut self) -> u64 {
+        drop(self.child.stdin.take());
+        let mut text = String::new();
+        self.output.read_to_string(&mut text).unwrap();
+        assert!(self.child.wait().unwrap().success(), "the attackers failed");
+        text.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        // After stop() they are gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
