@@ -18,11 +18,12 @@
 //! | a head with a body announced | answered before the body | so that no probe waits |
 //! | a body of at most `body_drain_bytes` | thrown away, then the next request | RFC 9112 9.3 |
 //! | a longer one, or `Expect: 100-continue` | answered, closed | RFC 9110 10.1.1 |
-//! | a malformed chunk after the answer | closed without another answer | RFC 9112 7.1, 8 |
+//! | a malformed chunk (see `body`) after the answer | closed without another answer | RFC 9112 7.1, 8 |
 //! | `Connection: close`, HTTP/1.0 without keep-alive | the last answer; what follows is never read as a request | RFC 9112 9.6 |
 //! | empty lines before a request | up to [`LEADING_EMPTY_LINES_MAX`] ignored | RFC 9112 2.2 |
 //! | the peer's end in the middle of a head | 400, closed | as Go |
 
+use super::body::{Chunk, Malformed, drain_chunks};
 use super::cache::HeadCache;
 use super::request::{self, Body, Parsed, Refusal, Request};
 use super::response::{Date, Fields, Full, Persistence, StatusCode, Text, Writer};
@@ -106,35 +107,6 @@ enum State {
     Closing {
         lingers: bool,
     },
-}
-
-/// Where in a chunked body (RFC 9112 section 7.1) the next byte stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Chunk {
-    /// In the size; `digits` says whether there was one yet.
-    Size {
-        size: u64,
-        digits: bool,
-    },
-    /// Behind the size, in an extension.
-    Extension {
-        size: u64,
-    },
-    /// Behind the CR of a size line.
-    SizeLf {
-        size: u64,
-    },
-    Data {
-        left: u64,
-    },
-    DataCr,
-    DataLf,
-    /// At the start of a trailer line, or of the empty line that ends everything.
-    TrailerStart,
-    TrailerName,
-    TrailerValue,
-    TrailerLf,
-    EndLf,
 }
 
 /// See the [module](self).
@@ -426,10 +398,7 @@ impl Connection {
             Body::Length(left) if left > budget => State::Closing { lingers: true },
             Body::Length(left) => State::Length { left },
             Body::Chunked => State::Chunked {
-                chunk: Chunk::Size {
-                    size: 0,
-                    digits: false,
-                },
+                chunk: Chunk::start(),
                 budget,
             },
         }
@@ -556,72 +525,6 @@ fn write_refusal(
         text.push(b"\n");
         status
     })
-}
-
-struct Malformed;
-
-/// Walks over a chunked body. Returns the bytes used and the place reached; `None` behind the last
-/// byte. Lines end in CRLF only (errata 7633 of RFC 9112).
-fn drain_chunks(mut chunk: Chunk, rx: &[u8]) -> (usize, Result<Option<Chunk>, Malformed>) {
-    let mut at = 0;
-    while let Some(byte) = rx.get(at) {
-        if let Chunk::Data { left } = chunk {
-            let skipped = (rx.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
-            at += skipped;
-            chunk = match left - skipped as u64 {
-                0 => Chunk::DataCr,
-                left => Chunk::Data { left },
-            };
-            continue;
-        }
-        at += 1;
-        chunk = match next_chunk(chunk, *byte) {
-            Ok(Some(chunk)) => chunk,
-            other => return (at, other),
-        };
-    }
-    (at, Ok(Some(chunk)))
-}
-
-/// One byte of chunk framing.
-fn next_chunk(chunk: Chunk, byte: u8) -> Result<Option<Chunk>, Malformed> {
-    Ok(Some(match (chunk, byte) {
-        (Chunk::Size { size, .. }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
-            let digit = u64::from((byte as char).to_digit(16).unwrap_or(0));
-            let size = size
-                .checked_mul(16)
-                .and_then(|size| size.checked_add(digit))
-                .ok_or(Malformed)?;
-            Chunk::Size { size, digits: true }
-        }
-        (Chunk::Size { size, digits: true }, b';') => Chunk::Extension { size },
-        (Chunk::Size { size, digits: true } | Chunk::Extension { size }, b'\r') => {
-            Chunk::SizeLf { size }
-        }
-        (Chunk::Extension { size }, b'\t' | b' '..=b'~' | 0x80..) => Chunk::Extension { size },
-        (Chunk::SizeLf { size: 0 }, b'\n') => Chunk::TrailerStart,
-        (Chunk::SizeLf { size }, b'\n') => Chunk::Data { left: size },
-        (Chunk::DataCr, b'\r') => Chunk::DataLf,
-        (Chunk::DataLf, b'\n') => Chunk::Size {
-            size: 0,
-            digits: false,
-        },
-        (Chunk::TrailerStart, b'\r') => Chunk::EndLf,
-        (Chunk::TrailerStart | Chunk::TrailerName, byte) if is_token_byte(byte) => {
-            Chunk::TrailerName
-        }
-        (Chunk::TrailerName, b':') => Chunk::TrailerValue,
-        (Chunk::TrailerValue, b'\r') => Chunk::TrailerLf,
-        (Chunk::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => Chunk::TrailerValue,
-        (Chunk::TrailerLf, b'\n') => Chunk::TrailerStart,
-        (Chunk::EndLf, b'\n') => return Ok(None),
-        _ => return Err(Malformed),
-    }))
-}
-
-/// `tchar` of RFC 9110 section 5.6.2.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

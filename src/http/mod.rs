@@ -6,6 +6,7 @@
 //! Start at [`Connection`]. What is seen and what is done about it stands as tables in [`request`],
 //! [`target`] and [`connection`].
 
+mod body;
 pub mod cache;
 pub mod connection;
 pub mod request;
