@@ -273,6 +273,31 @@ fn an_answer_reaches_a_client_whose_input_is_unread() {
     }
 }
 
+/// In the time of the world, because what takes an answer back is a reset that overtakes it.
+#[test]
+fn a_thousand_clients_that_send_too_much_read_the_whole_answer_and_the_end() {
+    let server = Server::new(Responder::new(&ENDPOINTS), localhost(), Config::default());
+    let address = address_of(&server);
+    let handle = spawn(server).unwrap();
+    for client in 0..1000 {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&[LAST, GET].concat()).unwrap();
+        // Half of them go on while the answer may be on its way; a reset by then is a failed write.
+        if client % 2 == 0 {
+            let _ = stream.write_all(&vec![b'x'; 1 + client * 20]);
+        }
+        let text = rest(&mut stream);
+        let is_whole = text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\n\r\nok");
+        assert!(
+            is_whole && text.matches("HTTP/1.1").count() == 1,
+            "client {client}: {text}"
+        );
+    }
+    handle.stop();
+    assert_eq!(handle.join().unwrap().answered, 1000);
+}
+
 #[test]
 fn a_large_body_is_read_out_behind_the_last_answer() {
     let mut harness = Harness::new(4);

@@ -491,6 +491,26 @@ mod tests {
     }
 
     #[test]
+    fn every_day_up_to_the_end_of_9999_follows_the_day_before() {
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for days in 0..=2_932_896 {
+            assert_eq!(civil_from_days(days), (year, month, day), "day {days}");
+            let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let length = match month {
+                2 => 28 + u64::from(is_leap),
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            (year, month, day) = match (month, day) {
+                (12, 31) => (year + 1, 1, 1),
+                (_, last) if last == length => (year, month + 1, 1),
+                _ => (year, month, day + 1),
+            };
+        }
+        assert_eq!((year, month, day), (10_000, 1, 1));
+    }
+
+    #[test]
     fn an_answer_fits_exactly_or_not_at_all() {
         let mut tx = [0; 512];
         fn writer(tx: &mut [u8]) -> Writer<'_> {

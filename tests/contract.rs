@@ -1,0 +1,165 @@
+//! What every answer promises whatever is asked: methods, HEAD, and that nothing in it is stale.
+//! Through a connection alone, without sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::time::Duration;
+
+use healthz::http::{Connection, Context, Date, HeadCache};
+use healthz::{Check, Endpoint, Instant, Limits, Responder};
+
+/// A server's share of a connection, with a clock that the test sets.
+struct Door<'a> {
+    responder: Responder<'a>,
+    cache: HeadCache,
+    date: Date,
+    now: Instant,
+}
+
+impl<'a> Door<'a> {
+    fn new(endpoints: &'a [Endpoint<'a>]) -> Self {
+        Door {
+            responder: Responder::new(endpoints),
+            cache: HeadCache::new(),
+            date: Date::from_unix_seconds(0),
+            now: Instant::ZERO,
+        }
+    }
+
+    /// All that comes back for `request` on a connection of its own.
+    fn ask(&mut self, request: &str) -> String {
+        let mut connection = Connection::new(self.now);
+        self.ask_on(&mut connection, request)
+    }
+
+    fn ask_on(&mut self, connection: &mut Connection, request: &str) -> String {
+        let Door {
+            responder,
+            cache,
+            date,
+            now,
+        } = self;
+        let context = Context {
+            now: *now,
+            date: Some(date),
+            limits: &Limits::DEFAULT,
+            is_last: false,
+        };
+        let mut tx = vec![0; responder.response_bytes_max(&Limits::DEFAULT)];
+        let rx = request.as_bytes();
+        let progress =
+            connection.receive_cached(&context, cache, rx, &mut tx, &mut |request, writer| {
+                responder.respond(*now, request, writer)
+            });
+        tx.truncate(progress.written);
+        String::from_utf8(tx).unwrap()
+    }
+}
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or_default()
+}
+
+#[test]
+fn the_methods_that_405_allows_run_the_check_and_no_others_do() {
+    let disk = Check::manual("disk");
+    let checks = [&disk];
+    let endpoints = [Endpoint::new("/healthz", &checks)];
+    let mut door = Door::new(&endpoints);
+    for target in [
+        "/healthz",
+        "/healthz?verbose",
+        "/healthz/disk",
+        "http://a/healthz",
+    ] {
+        let ask = |door: &mut Door<'_>, method: &str| {
+            door.ask(&format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        };
+        for method in ["PUT", "DELETE", "PATCH", "TRACE", "get", "GETS", "PROPFIND"] {
+            disk.pass();
+            let refused = ask(&mut door, method);
+            assert_eq!(status(&refused), "405", "{refused}");
+            let allow = refused.split_once("\r\nAllow: ").unwrap().1;
+            let allow = allow.split_once("\r\n").unwrap().0;
+            assert_eq!(allow, "GET, HEAD, OPTIONS, POST");
+            for method in allow.split(", ") {
+                disk.pass();
+                assert_eq!(status(&ask(&mut door, method)), "200", "{method} {target}");
+                disk.fail("full");
+                assert_eq!(status(&ask(&mut door, method)), "500", "{method} {target}");
+            }
+        }
+    }
+}
+
+#[test]
+fn head_gets_the_fields_of_get_and_no_body_whatever_the_answer() {
+    let disk = Check::manual("disk");
+    let checks = [&disk];
+    let endpoints = [Endpoint::new("/healthz", &checks)];
+    let long = format!("/{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(9000));
+    let large = format!("/ HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(9000));
+    for (rest, expected) in [
+        ("/healthz HTTP/1.1\r\nHost: a\r\n\r\n", "500"),
+        ("/healthz/disk HTTP/1.1\r\nHost: a\r\n\r\n", "500"),
+        ("/healthz?exclude=disk HTTP/1.1\r\nHost: a\r\n\r\n", "200"),
+        ("/healthz?exclude=disk&verbose HTTP/1.0\r\n\r\n", "200"),
+        ("//healthz HTTP/1.1\r\nHost: a\r\n\r\n", "307"),
+        ("/nope HTTP/1.1\r\nHost: a\r\n\r\n", "404"),
+        ("/healthz HTTP/1.1\r\n\r\n", "400"),
+        ("/healthz%2 HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+        ("/healthz HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", "417"),
+        (
+            "/healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x\r\n\r\n",
+            "501",
+        ),
+        ("/healthz HTTP/3.0\r\nHost: a\r\n\r\n", "505"),
+        (&long, "414"),
+        (&large, "431"),
+    ] {
+        let mut door = Door::new(&endpoints);
+        let got = door.ask(&format!("GET {rest}"));
+        let head = door.ask(&format!("HEAD {rest}"));
+        assert_eq!(status(&got), expected, "{got}");
+        let (fields, body) = got.split_once("\r\n\r\n").unwrap();
+        assert_eq!(head, format!("{fields}\r\n\r\n"), "{rest}");
+        let length = format!("\r\nContent-Length: {}\r\n", body.len());
+        assert!(got.contains(&length), "{got}");
+    }
+}
+
+#[test]
+fn a_change_of_state_of_time_or_of_the_second_is_in_the_next_answer() {
+    const GET: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+    let disk = Check::manual("disk");
+    let beats = Check::heartbeat("loop", Duration::from_millis(10));
+    let checks = [&disk, &beats];
+    let endpoints = [Endpoint::new("/healthz", &checks)];
+    let mut door = Door::new(&endpoints);
+    let mut connection = Connection::new(door.now);
+    for round in 0..100 {
+        let mut next = |door: &mut Door<'_>| {
+            let answer = door.ask_on(&mut connection, GET);
+            let second = round % 60;
+            let date = format!("Date: Thu, 01 Jan 1970 00:0{}:{second:02} GMT", round / 60);
+            assert!(answer.contains(&date), "{answer}");
+            status(&answer).to_owned()
+        };
+        door.date = Date::from_unix_seconds(round);
+        disk.pass();
+        beats.beat(door.now);
+        assert_eq!(next(&mut door), "200");
+        disk.fail("full");
+        assert_eq!(next(&mut door), "500");
+        disk.pass();
+        assert_eq!(next(&mut door), "200");
+        door.now = door.now.saturating_add(Duration::from_millis(9));
+        assert_eq!(next(&mut door), "200");
+        door.now = door.now.saturating_add(Duration::from_millis(1));
+        assert_eq!(next(&mut door), "500");
+    }
+}
