@@ -46,7 +46,7 @@
 //! | nothing else to do | [`server::Runner::run`] |
 //! | a mio loop | [`server::Server`] with your `Registry`, tokens and time |
 //! | any other loop | [`server::Runner::turn`] when the descriptor of its `AsFd` is readable |
-//! | no operating system | [`http::Connection`] and [`Responder`] over your own bytes |
+//! | no operating system | [`http::Connection`] and [`Responder`] over your own bytes; `examples/smoltcp` |
 //!
 //! Each is a short program in `examples/`; the README says how many lines, descriptors and bytes of
 //! memory it adds. [`server::Server::with_memory`] takes the bytes from statics, and checks are updated

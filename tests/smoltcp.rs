@@ -1,0 +1,382 @@
+//! The door without an operating system, as `examples/smoltcp` has it: client and server on smoltcp over
+//! a loopback device, in time that only the test moves. Nothing that either side of it does, from the
+//! making of the door on, may ask the allocator for anything.
+#![allow(
+    unsafe_code,
+    reason = "a global allocator is unsafe to implement; this one only counts"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../examples/smoltcp/door.rs"]
+mod door;
+#[path = "../examples/smoltcp/net.rs"]
+mod net;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use healthz::{Check, Endpoint, Limits, Responder};
+use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
+use smoltcp::socket::tcp::{Socket, State};
+
+use door::{Door, Memory, PORT, SEATS};
+use net::{Net, Wire};
+
+static PING: Check = Check::ping();
+static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
+
+const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+const LAST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+const CLIENTS: usize = 2 * SEATS;
+/// Turns of one settling; more is a door and a client that keep each other busy for nothing.
+const TURNS_MAX: usize = 10_000;
+
+thread_local! {
+    // Constant and without a destructor: reading them allocates nothing.
+    static IS_COUNTED: Cell<bool> = const { Cell::new(false) };
+    static CALLS: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call goes to `System` as it came; counting touches neither memory nor layout. What
+// is not overridden ends in these two.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.set(CALLS.get() + usize::from(IS_COUNTED.get()));
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        CALLS.set(CALLS.get() + usize::from(IS_COUNTED.get()));
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+fn counted<R>(work: impl FnOnce() -> R) -> R {
+    IS_COUNTED.set(true);
+    let result = work();
+    IS_COUNTED.set(false);
+    result
+}
+
+struct World {
+    net: Net<'static>,
+    door: Door<'static>,
+    clients: [SocketHandle; CLIENTS],
+}
+
+impl World {
+    fn new() -> Self {
+        // Static memory, of which each test has its own.
+        let wire = Box::leak(Box::new(Wire::new()));
+        let memory = Box::leak(Box::new(Memory::new()));
+        let storage = Box::leak(Box::new([SocketStorage::EMPTY; SEATS + CLIENTS]));
+        let buffers = Box::leak(Box::new([([0; 1024], [0; 1024]); CLIENTS]));
+        let mut world = counted(|| {
+            let mut net = Net::new(wire, SocketSet::new(&mut storage[..]));
+            let door = Door::new(Responder::new(&ENDPOINTS), &mut net.sockets, memory);
+            let clients = buffers.each_mut().map(|(rx, tx)| net.client(rx, tx));
+            World { net, door, clients }
+        });
+        world.settle();
+        world
+    }
+
+    fn settle(&mut self) {
+        self.pass(0);
+    }
+
+    fn pass(&mut self, milliseconds: u64) {
+        let mut turns = 0;
+        counted(|| {
+            let turn = &mut |sockets: &mut SocketSet<'_>, now| {
+                turns += 1;
+                assert!(turns < TURNS_MAX, "it never comes to rest");
+                self.door.turn(sockets, now)
+            };
+            self.net.pass(milliseconds, turn);
+        });
+        assert_eq!(CALLS.get(), 0, "calls of the allocator");
+    }
+
+    fn socket(&mut self, client: usize) -> &mut Socket<'static> {
+        self.net.sockets.get_mut(self.clients[client])
+    }
+
+    /// Connects anew, whatever the client did before.
+    fn connect(&mut self, client: usize) {
+        self.socket(client).abort();
+        self.settle();
+        self.net.connect(self.clients[client], PORT);
+        self.settle();
+        assert_eq!(self.socket(client).state(), State::Established);
+    }
+
+    fn send(&mut self, client: usize, bytes: &[u8]) {
+        assert_eq!(self.socket(client).send_slice(bytes), Ok(bytes.len()));
+        self.settle();
+    }
+
+    /// What has come.
+    fn read(&mut self, client: usize) -> String {
+        let mut text = Vec::new();
+        loop {
+            let mut bytes = [0; 1024];
+            match self.socket(client).recv_slice(&mut bytes) {
+                Ok(size @ 1..) => text.extend_from_slice(&bytes[..size]),
+                _ => return String::from_utf8(text).unwrap(),
+            }
+            self.settle();
+        }
+    }
+
+    /// The client sees the door's end behind what it has read, and ends its side too.
+    fn assert_ended(&mut self, client: usize) {
+        assert_eq!(self.read(client), "");
+        assert_eq!(self.socket(client).state(), State::CloseWait);
+        self.socket(client).close();
+        // If what it sent did not fit, the rest has to wait for smoltcp's timers.
+        self.pass(500);
+        assert_eq!(self.socket(client).state(), State::Closed);
+    }
+
+    fn assert_probe_is_answered(&mut self, client: usize) {
+        self.connect(client);
+        self.send(client, LAST);
+        let answer = self.read(client);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.ends_with("Connection: close\r\n\r\nok"), "{answer}");
+        self.assert_ended(client);
+    }
+}
+
+fn oks(text: &str) -> usize {
+    assert!(
+        text.is_empty() || text.starts_with("HTTP/1.1 200 OK\r\n"),
+        "{text}"
+    );
+    text.matches("\r\n\r\nok").count()
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+#[test]
+fn the_memory_is_what_the_readme_says() {
+    assert_eq!(size_of::<Memory>(), 20 * 1024);
+}
+
+#[test]
+fn a_probe_is_answered_and_its_connection_ended_as_often_as_it_comes() {
+    let mut world = World::new();
+    for _ in 0..100 {
+        world.assert_probe_is_answered(0);
+    }
+}
+
+#[test]
+fn probes_that_come_at_once_are_all_answered() {
+    let mut world = World::new();
+    for _ in 0..50 {
+        for client in 0..SEATS - 1 {
+            world.net.connect(world.clients[client], PORT);
+        }
+        world.settle();
+        for client in 0..SEATS - 1 {
+            assert!(world.socket(client).send_slice(LAST).is_ok());
+        }
+        world.settle();
+        for client in 0..SEATS - 1 {
+            assert_eq!(oks(&world.read(client)), 1);
+            world.assert_ended(client);
+        }
+    }
+}
+
+#[test]
+fn a_connection_is_kept_for_the_next_request() {
+    let mut world = World::new();
+    world.connect(0);
+    for _ in 0..100 {
+        world.send(0, GET);
+        let answer = world.read(0);
+        assert_eq!(oks(&answer), 1, "{answer}");
+        world.pass(1000);
+        assert_eq!(world.read(0), "");
+    }
+    assert_eq!(world.socket(0).state(), State::Established);
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_however_slowly_they_are_read() {
+    let mut world = World::new();
+    world.connect(0);
+    let requests = [GET, b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n"]
+        .concat()
+        .repeat(100);
+    let mut unsent = &requests[..];
+    let mut text = String::new();
+    // The client reads only when it cannot send any more: then its buffer is full, and so are all of
+    // the door's.
+    while text.matches("\r\n\r\n").count() < 200 {
+        while let Ok(size @ 1..) = world.socket(0).send_slice(unsent) {
+            unsent = &unsent[size..];
+            world.settle();
+        }
+        text += &world.read(0);
+        world.pass(10);
+    }
+    assert!(unsent.is_empty());
+    let starts: Vec<_> = text
+        .split("HTTP/1.1 ")
+        .skip(1)
+        .map(|answer| answer.get(..3).unwrap())
+        .collect();
+    assert_eq!(starts, ["200", "404"].repeat(100));
+    world.send(0, LAST);
+    assert_eq!(oks(&world.read(0)), 1);
+    world.assert_ended(0);
+}
+
+#[test]
+fn a_client_that_ends_its_side_still_gets_its_answers() {
+    let mut world = World::new();
+    world.connect(0);
+    assert!(world.socket(0).send_slice(&GET.repeat(5)).is_ok());
+    world.socket(0).close();
+    world.settle();
+    assert_eq!(oks(&world.read(0)), 5);
+    world.pass(60_000);
+    assert!(!world.socket(0).is_open());
+    // In the middle of a head it is told so.
+    world.connect(1);
+    assert!(world.socket(1).send_slice(b"GET /healthz HTTP").is_ok());
+    world.socket(1).close();
+    world.settle();
+    assert!(world.read(1).starts_with("HTTP/1.1 400 Bad Request\r\n"));
+}
+
+#[test]
+fn one_byte_at_a_time_is_as_good_as_all_at_once() {
+    let mut world = World::new();
+    world.connect(0);
+    for byte in [GET, LAST].concat() {
+        world.send(0, &[byte]);
+    }
+    assert_eq!(oks(&world.read(0)), 2);
+    world.assert_ended(0);
+}
+
+#[test]
+fn a_head_that_does_not_come_in_time_gets_408() {
+    let mut world = World::new();
+    world.connect(0);
+    world.pass(5000);
+    world.send(0, b"GET /healthz HTTP/1.1\r\n");
+    let head = millis(Limits::DEFAULT.head_duration);
+    world.pass(head / 2);
+    // Dribbling on does not help.
+    world.send(0, b"Host: a\r\n");
+    world.pass(head - head / 2 - 1);
+    assert_eq!(world.read(0), "");
+    world.pass(1);
+    let answer = world.read(0);
+    assert!(
+        answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
+        "{answer}"
+    );
+    world.assert_ended(0);
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let mut world = World::new();
+    world.connect(0);
+    world.send(0, GET);
+    assert_eq!(oks(&world.read(0)), 1);
+    world.pass(millis(Limits::DEFAULT.idle_duration) - 1);
+    assert_eq!(world.socket(0).state(), State::Established);
+    world.pass(1);
+    world.assert_ended(0);
+}
+
+#[test]
+fn who_does_not_go_is_put_out() {
+    let mut world = World::new();
+    world.connect(0);
+    world.send(0, LAST);
+    assert_eq!(oks(&world.read(0)), 1);
+    // It has the answer and the end, and keeps its own side open, sending.
+    assert_eq!(world.socket(0).state(), State::CloseWait);
+    let drain = millis(Limits::DEFAULT.drain_duration);
+    world.pass(drain - 1);
+    world.send(0, b"what comes now is read by nobody");
+    assert_eq!(world.socket(0).state(), State::CloseWait);
+    world.pass(1);
+    assert_eq!(world.socket(0).state(), State::Closed);
+    assert_eq!(world.read(0), "");
+}
+
+#[test]
+fn a_head_that_is_too_long_is_refused() {
+    let mut world = World::new();
+    world.connect(0);
+    world.send(0, &[b"GET /", "x".repeat(600).as_bytes()].concat());
+    let answer = world.read(0);
+    assert!(
+        answer.starts_with("HTTP/1.1 414 URI Too Long\r\n"),
+        "{answer}"
+    );
+    world.assert_ended(0);
+}
+
+#[test]
+fn nobody_can_occupy_the_door() {
+    let mut world = World::new();
+    let probe = CLIENTS - 1;
+    for round in 0..40 {
+        let hog = round % probe;
+        world.connect(hog);
+        match round % 4 {
+            0 => world.send(hog, b"GET /healthz HT"),
+            1 => world.send(hog, GET),
+            2 => world.send(
+                hog,
+                b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+            ),
+            _ => {}
+        }
+        world.assert_probe_is_answered(probe);
+    }
+}
+
+#[test]
+fn a_reset_leaves_nothing_behind() {
+    let mut world = World::new();
+    for _ in 0..20 {
+        world.connect(0);
+        world.send(0, b"GET /healthz HTTP/1.1\r\n");
+        world.socket(0).abort();
+        world.settle();
+        world.assert_probe_is_answered(1);
+    }
+}
+
+#[test]
+fn the_allocator_is_watched() {
+    // The canary.
+    counted(|| drop(Box::new(1)));
+    assert_eq!(CALLS.get(), 2);
+}
