@@ -75,7 +75,7 @@ compile_error!(
     "healthz needs 64-bit atomics: a check's verdict is one word that holds a time in milliseconds"
 );
 
-#[cfg(any(feature = "server", test))]
+#[cfg(any(feature = "server", test, fuzzing))]
 extern crate std;
 
 pub mod answer;

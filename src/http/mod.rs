@@ -9,6 +9,9 @@
 mod body;
 pub mod cache;
 pub mod connection;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod request;
 pub mod response;
 pub mod target;

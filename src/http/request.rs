@@ -51,6 +51,7 @@ pub(crate) enum Body {
 
 /// A request head that is whole and valid.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(any(test, fuzzing), derive(PartialEq))]
 pub struct Request<'a> {
     pub(crate) method: Method,
     pub(crate) target: Target<'a>,

@@ -181,7 +181,7 @@ impl<'a> Target<'a> {
     }
 
     /// What follows `prefix` in the path, percent-decoding aside; `None` if the path does not begin
-    /// with it. An encoded slash equals nothing.
+    /// with it. An encoded slash equals nothing. `prefix` is a path of ours, without percent signs.
     #[inline]
     pub(crate) fn strip_prefix(&self, prefix: &str) -> Option<&'a [u8]> {
         match self.path.strip_prefix(prefix.as_bytes()) {

@@ -1,0 +1,308 @@
+//! One connection under arbitrary pieces, times and calls.
+
+use std::vec;
+use std::vec::Vec;
+
+use super::super::cache::HeadCache;
+use super::super::connection::{Connection, Context, Next, Phase, Progress};
+use super::super::request::Request;
+use super::super::response::{Date, Fields, Full, StatusCode, Writer};
+use super::Source;
+use super::framing::{self, Seen};
+use crate::limits::Limits;
+use crate::time::Instant;
+use core::time::Duration;
+
+/// Room for the longest answer that [`answer`] writes.
+const TX_BYTES: usize = 2048;
+const STEPS_MAX: u8 = 24;
+
+/// - The same bytes in any pieces, with or without the cache, get the same answers.
+/// - Whatever the pieces, times and calls: every answer is whole, there is at most one to a request and
+///   none to bytes of a body; nothing beyond the limits is kept or read; a deadline moves only with
+///   the phase; what is ended stays ended.
+pub fn connection(data: &[u8]) {
+    let mut source = Source(data);
+    let limits = Limits {
+        // Below what a server may be given, so that inputs need not be long.
+        request_head_bytes: 40 + usize::from(source.byte()),
+        body_drain_bytes: 2 * u64::from(source.byte()),
+        head_duration: Duration::from_millis(1000),
+        idle_duration: Duration::from_millis(3000),
+        drain_duration: Duration::from_millis(200),
+    };
+    let steps: Vec<(u8, u8)> = (0..source.byte() % STEPS_MAX)
+        .map(|_| (source.byte(), source.byte()))
+        .collect();
+    let stream = source.0;
+
+    let mut whole = Peer::new(stream, &limits);
+    whole.arrive(stream.len());
+    whole.receive(false, TX_BYTES);
+    whole.settle();
+
+    let mut split = Peer::new(stream, &limits);
+    for (how, size) in &steps {
+        split.arrive(usize::from(*size));
+        split.receive(how % 2 == 1, TX_BYTES);
+    }
+    split.arrive(stream.len());
+    split.receive(true, TX_BYTES);
+    split.settle();
+    assert!(whole.written == split.written, "pieces change answers");
+    assert_eq!(whole.seen, split.seen, "pieces change requests");
+    let state = |peer: &Peer<'_>| (peer.consumed, peer.answered, peer.connection.phase());
+    assert_eq!(state(&whole), state(&split));
+
+    let mut rough = Peer::new(stream, &limits);
+    for (what, size) in &steps {
+        rough.step(*what, *size);
+    }
+    rough.settle();
+}
+
+/// Who speaks to the connection, and what came of it.
+struct Peer<'s> {
+    stream: &'s [u8],
+    limits: &'s Limits,
+    connection: Connection,
+    cache: HeadCache,
+    date: Date,
+    now: u64,
+    is_last: bool,
+    /// How much of the stream has come, and how much of that the connection is done with.
+    arrived: usize,
+    consumed: usize,
+    is_closed: bool,
+    /// An answer found no room even in an empty buffer.
+    gave_up: bool,
+    written: Vec<u8>,
+    answered: u32,
+    seen: Vec<Seen>,
+}
+
+impl<'s> Peer<'s> {
+    fn new(stream: &'s [u8], limits: &'s Limits) -> Self {
+        Peer {
+            stream,
+            limits,
+            connection: Connection::new(Instant::ZERO),
+            cache: HeadCache::new(),
+            date: Date::from_unix_seconds(0),
+            now: 0,
+            is_last: false,
+            arrived: 0,
+            consumed: 0,
+            is_closed: false,
+            gave_up: false,
+            written: Vec::new(),
+            answered: 0,
+            seen: Vec::new(),
+        }
+    }
+
+    fn arrive(&mut self, count: usize) {
+        self.arrived = self.stream.len().min(self.arrived + count);
+    }
+
+    fn step(&mut self, what: u8, size: u8) {
+        let size = usize::from(size);
+        match what % 8 {
+            0..=2 => {
+                self.arrive(size);
+                self.receive(what.is_multiple_of(2), TX_BYTES);
+            }
+            3 => {
+                self.arrive(size);
+                self.receive(true, 4 * size);
+            }
+            4 => {
+                self.now += 17 * size as u64;
+                self.end(Call::Expire, TX_BYTES);
+            }
+            5 => self.end(Call::Expire, 4 * size),
+            6 => self.end(Call::ReceiveEnd, 4 * size),
+            _ => {
+                self.now += size as u64;
+                self.is_last |= size.is_multiple_of(4);
+            }
+        }
+    }
+
+    /// As the server does: what is in the buffer, which is as long as a head may be, until nothing moves.
+    fn receive(&mut self, is_cached: bool, tx_bytes: usize) {
+        loop {
+            let date = self.date;
+            let context = Context {
+                now: Instant::from_millis(self.now),
+                date: Some(&date),
+                limits: self.limits,
+                is_last: self.is_last,
+            };
+            let rx = self.rx();
+            let mut tx = vec![0; tx_bytes];
+            let mut answers = 0;
+            let mut has_room = true;
+            let (stream, seen) = (self.stream, &mut self.seen);
+            let mut answer = |request: &Request<'_>, writer: Writer<'_>| {
+                let written = answer(request, writer);
+                match written {
+                    Ok(_) => {
+                        answers += 1;
+                        seen.push(Seen::new(stream, request));
+                    }
+                    Err(Full) => has_room = false,
+                }
+                written
+            };
+            let before = self.connection.clone();
+            let progress = if is_cached {
+                let cache = &mut self.cache;
+                self.connection
+                    .receive_cached(&context, cache, rx, &mut tx, &mut answer)
+            } else {
+                self.connection.receive(&context, rx, &mut tx, &mut answer)
+            };
+            let given_up = progress.answered - progress.refused - answers;
+            assert!(given_up == 0 || given_up == 1 && !(has_room && tx_bytes == TX_BYTES));
+            self.gave_up |= given_up == 1;
+            self.check_deadline(&before, &progress);
+            self.check_receive(rx, &progress);
+            let is_stuck = progress.consumed == 0 && progress.written == 0;
+            let is_window = rx.len() == self.limits.request_head_bytes;
+            self.take(rx, &tx, &progress);
+            match progress.next {
+                Next::Write => assert!(!is_stuck, "asked again for nothing"),
+                Next::Read | Next::Close { .. } if is_window && !is_stuck => {}
+                Next::Read | Next::Close { .. } => break,
+            }
+        }
+    }
+
+    /// One of the calls that end a connection.
+    fn end(&mut self, call: Call, tx_bytes: usize) {
+        let date = self.date;
+        let context = Context {
+            now: Instant::from_millis(self.now),
+            date: Some(&date),
+            limits: self.limits,
+            is_last: self.is_last,
+        };
+        let rx = self.rx();
+        let mut tx = vec![0; tx_bytes];
+        let before = self.connection.clone();
+        let is_due = self.connection.deadline(self.limits) <= context.now;
+        let progress = match call {
+            Call::Expire => self.connection.expire(&context, rx, &mut tx),
+            Call::ReceiveEnd => self.connection.receive_end(&context, rx, &mut tx),
+        };
+        if matches!(call, Call::Expire) && !is_due {
+            assert_eq!((progress.consumed, progress.written), (0, 0));
+            assert_eq!((progress.answered, progress.next), (0, Next::Read));
+            assert_eq!(self.connection.phase(), before.phase());
+            assert_eq!(self.connection.since(), before.since());
+            return;
+        }
+        assert_eq!(progress.next, Next::Close { lingers: false });
+        assert_eq!(progress.consumed, rx.len());
+        // Only a head that is begun and not finished is told that it is late, or cut.
+        let is_cut =
+            before.phase() == Phase::Head && !(rx.is_empty() && matches!(call, Call::ReceiveEnd));
+        assert!(
+            progress.written == 0 || is_cut,
+            "an end was answered in {:?}",
+            before.phase()
+        );
+        assert_eq!(progress.answered, u32::from(progress.written > 0));
+        self.take(rx, &tx, &progress);
+    }
+
+    fn rx(&self) -> &'s [u8] {
+        let end = self
+            .arrived
+            .min(self.consumed + self.limits.request_head_bytes);
+        &self.stream[self.consumed..end]
+    }
+
+    fn take(&mut self, rx: &[u8], tx: &[u8], progress: &Progress) {
+        assert!(progress.consumed <= rx.len() && progress.written <= tx.len());
+        assert!(progress.refused <= progress.answered);
+        if self.is_closed {
+            assert_eq!(
+                (progress.written, progress.answered),
+                (0, 0),
+                "answered after the end"
+            );
+            assert_eq!(progress.consumed, rx.len());
+            assert!(matches!(progress.next, Next::Close { .. }));
+        }
+        self.consumed += progress.consumed;
+        self.written.extend_from_slice(&tx[..progress.written]);
+        self.answered += progress.answered;
+        self.is_closed |= matches!(progress.next, Next::Close { .. });
+        assert_eq!(self.is_closed, self.connection.phase() == Phase::Closing);
+    }
+
+    fn check_receive(&self, rx: &[u8], progress: &Progress) {
+        let rest = rx.len() - progress.consumed;
+        let phase = self.connection.phase();
+        match progress.next {
+            Next::Read => {
+                assert!(
+                    rest < self.limits.request_head_bytes,
+                    "waits with a full buffer"
+                );
+                assert!(
+                    rest == 0 || phase == Phase::Head,
+                    "{rest} bytes wait in {phase:?}"
+                );
+            }
+            Next::Write => assert!(progress.written > 0 && phase != Phase::Closing),
+            Next::Close { .. } => assert_eq!(rest, 0, "input is left behind the end"),
+        }
+    }
+
+    /// Bytes do not buy time: within one phase the deadline stays where it was.
+    fn check_deadline(&self, before: &Connection, progress: &Progress) {
+        let after = &self.connection;
+        assert!(
+            after.since() >= before.since(),
+            "a phase began before the one before it"
+        );
+        assert!(after.since() <= Instant::from_millis(self.now));
+        if progress.answered == 0 && before.phase() == after.phase() {
+            let [was, is] = [before, after].map(|connection| connection.deadline(self.limits));
+            assert_eq!(was, is, "the deadline of {:?} moved", after.phase());
+        }
+    }
+
+    /// Looks at all that was written and at where the requests were.
+    fn settle(&self) {
+        let answers = framing::answers(&self.written);
+        let unsaid = u32::from(self.gave_up);
+        assert!(
+            (self.answered - unsaid..=self.answered).contains(&answers),
+            "{answers} answers"
+        );
+        framing::check(self.stream, &self.seen, self.limits);
+    }
+}
+
+enum Call {
+    Expire,
+    ReceiveEnd,
+}
+
+/// Answers of every kind that there is, by the length of the path.
+fn answer(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, Full> {
+    let length = request.target().path().len();
+    match length % 5 {
+        0 => writer.fixed(StatusCode::NOT_FOUND, Fields::Text, &[b'x'; 300]),
+        1 => writer.rendered(Fields::TextSniffed, |text| {
+            text.push(&vec![b'x'; length]);
+            StatusCode::INTERNAL_SERVER_ERROR
+        }),
+        2 => writer.redirect(length.is_multiple_of(2), |text| text.push(b"/x")),
+        _ => writer.ok(),
+    }
+}

@@ -1,0 +1,189 @@
+//! A slow second reader: where heads and bodies end in a stream, and what was answered.
+
+use std::string::String;
+use std::vec::Vec;
+
+use super::super::request::{Method, Request};
+use crate::limits::{LEADING_EMPTY_LINES_MAX, Limits};
+
+/// A request that was given to be answered: where in the stream its path is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// `None` if it stands for one that was left out, as in `http://host`.
+    path: Option<usize>,
+    is_head: bool,
+}
+
+impl Seen {
+    pub(super) fn new(stream: &[u8], request: &Request<'_>) -> Self {
+        let place = stream.as_ptr_range();
+        let path = request.target().path().as_ptr();
+        Seen {
+            path: (place.contains(&path)).then(|| path.addr() - place.start.addr()),
+            is_head: request.method() == Method::Head,
+        }
+    }
+}
+
+/// Reads whole answers until nothing is left; returns how many there were.
+pub(super) fn answers(mut written: &[u8]) -> u32 {
+    let mut count = 0;
+    let mut is_last = false;
+    while !written.is_empty() {
+        assert!(!is_last, "an answer behind the one that said close");
+        let end = written
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .unwrap();
+        let head = str::from_utf8(&written[..end]).unwrap();
+        let mut lines = head.split("\r\n");
+        let status = lines.next().unwrap().strip_prefix("HTTP/1.1 ").unwrap();
+        assert!(status.as_bytes()[..3].iter().all(u8::is_ascii_digit) && &status[3..4] == " ");
+        let fields: Vec<(&str, &str)> = lines.map(|line| line.split_once(": ").unwrap()).collect();
+        let mut lengths = fields.iter().filter(|(name, _)| *name == "Content-Length");
+        let length: usize = lengths.next().unwrap().1.parse().unwrap();
+        assert!(lengths.next().is_none() && fields.iter().any(|(name, _)| *name == "Date"));
+        is_last = fields.contains(&("Connection", "close"));
+        written = &written[end + 4..];
+        // No body here begins like an answer, so one that is left out can be told.
+        if !written.is_empty() && !written.starts_with(b"HTTP/1.1 ") {
+            written = &written[length..];
+        }
+        count += 1;
+    }
+    count
+}
+
+/// Checks that each request begins where the one before it ended, body included.
+pub(super) fn check(stream: &[u8], seen: &[Seen], limits: &Limits) {
+    let mut at = 0;
+    let mut is_open = true;
+    for seen in seen {
+        assert!(is_open, "a request was read behind the last one");
+        at += empty_lines(&stream[at..]);
+        let head = &stream[at..at + head_length(&stream[at..]).expect("a head without an end")];
+        assert!(
+            head.len() <= limits.request_head_bytes,
+            "a head of {} bytes",
+            head.len()
+        );
+        let text = String::from_utf8_lossy(head);
+        let line = text.lines().next().unwrap();
+        let method = line.split(' ').next().unwrap();
+        let line_at = at + method.len() + 1..at + line.len();
+        assert!(
+            seen.path.is_none_or(|path| line_at.contains(&path)),
+            "the path at {:?} is not in the request line {line:?} at {at}",
+            seen.path
+        );
+        assert_eq!(seen.is_head, method == "HEAD");
+        at += head.len();
+        match body(&text, &stream[at..], limits.body_drain_bytes) {
+            Some(length) => at += length,
+            None => is_open = false,
+        }
+    }
+}
+
+fn empty_lines(stream: &[u8]) -> usize {
+    let mut at = 0;
+    for _ in 0..LEADING_EMPTY_LINES_MAX {
+        at += match &stream[at..] {
+            [b'\r', b'\n', ..] => 2,
+            [b'\n', ..] => 1,
+            _ => 0,
+        };
+    }
+    at
+}
+
+fn head_length(stream: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let line = stream[at..].split_inclusive(|byte| *byte == b'\n').next()?;
+        at += line.len();
+        match line {
+            b"\n" | b"\r\n" => return Some(at),
+            _ if line.ends_with(b"\n") => {}
+            _ => return None,
+        }
+    }
+}
+
+/// Bytes of the body of the request with this `head`; `None` if no request may be read behind it.
+fn body(head: &str, rest: &[u8], budget: u64) -> Option<usize> {
+    let mut fields = Vec::new();
+    for line in head.lines().skip(1).filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':').unwrap();
+        fields.push((name.to_ascii_lowercase(), value.trim().to_ascii_lowercase()));
+    }
+    let all = |wanted: &str| -> Vec<&str> {
+        let fields = fields.iter().filter(|(name, _)| name == wanted);
+        fields.map(|(_, value)| value.as_str()).collect()
+    };
+    let options: Vec<&str> = all("connection")
+        .iter()
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    let is_http10 = head.lines().next().unwrap().ends_with("HTTP/1.0");
+    if options.contains(&"close") || is_http10 && !options.contains(&"keep-alive") {
+        return None;
+    }
+    let length = all("content-length")
+        .first()
+        .map(|digits| digits.parse::<u64>().unwrap());
+    let is_chunked = !all("transfer-encoding").is_empty();
+    if is_chunked && (length.is_some() || is_http10) {
+        return None;
+    }
+    if !is_chunked && length.unwrap_or(0) == 0 {
+        return Some(0);
+    }
+    if !all("expect").is_empty() && !is_http10 {
+        return None;
+    }
+    let bytes = if is_chunked {
+        chunked(rest)?
+    } else {
+        usize::try_from(length?).ok()?
+    };
+    (bytes as u64 <= budget && bytes <= rest.len()).then_some(bytes)
+}
+
+/// Bytes of a chunked body with its framing; `None` if it is malformed or not all there.
+fn chunked(body: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let line = crlf_line(&body[at..])?;
+        at += line.len() + 2;
+        let size = line.split(|byte| *byte == b';').next()?;
+        if size.is_empty() || !size.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        match usize::from_str_radix(str::from_utf8(size).ok()?, 16).ok()? {
+            0 => break,
+            size => {
+                at = at.checked_add(size)?;
+                body.get(at..)?.strip_prefix(b"\r\n")?;
+                at += 2;
+            }
+        }
+    }
+    loop {
+        let line = crlf_line(&body[at..])?;
+        at += line.len() + 2;
+        if line.is_empty() {
+            return Some(at);
+        }
+        line.iter()
+            .position(|byte| *byte == b':')
+            .filter(|colon| *colon > 0)?;
+    }
+}
+
+/// What stands before the first LF, without the CR that must be there.
+fn crlf_line(bytes: &[u8]) -> Option<&[u8]> {
+    let line = &bytes[..bytes.iter().position(|byte| *byte == b'\n')?];
+    line.strip_suffix(b"\r")
+}
