@@ -19,6 +19,13 @@ use crate::limits::LISTENERS_MAX;
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
 
+/// Longest path of a Unix socket, without the NUL behind it (unix(7); 104 with it on the BSDs).
+const UNIX_PATH_BYTES_MAX: usize = if cfg!(any(target_os = "linux", target_os = "android")) {
+    107
+} else {
+    103
+};
+
 /// How long a silent connection is kept from us where the kernel can do that, in seconds.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const DEFER_ACCEPT_SECONDS: i32 = 1;
@@ -352,9 +359,15 @@ fn listen_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
 /// Listens at a name of our own first, and gives the socket its `path` when it does: between bind(2)
 /// and listen(2) a socket refuses connections, and would look as if nobody listened on it.
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    let suffix = std::format!(".{}", std::process::id());
     let mut temporary = path.as_os_str().to_os_string();
-    temporary.push(std::format!(".{}", std::process::id()));
-    let temporary = PathBuf::from(temporary);
+    temporary.push(&suffix);
+    let temporary = if temporary.len() <= UNIX_PATH_BYTES_MAX {
+        PathBuf::from(temporary)
+    } else {
+        // A path that just fits leaves no room for more than a name as short as this.
+        path.with_file_name(&suffix)
+    };
     // Only an earlier process of our number can have left it.
     let _ = std::fs::remove_file(&temporary);
     let listener = UnixListener::bind(&temporary)?;
@@ -409,5 +422,23 @@ mod tests {
         let error = listeners.bind(&Address::Localhost(port)).unwrap_err();
         assert_eq!(error.kind(), BindErrorKind::InUse);
         assert!(listeners.is_empty(), "{listeners:?}");
+    }
+
+    /// The name that it has for a moment used to be longer, and did not fit.
+    #[test]
+    fn a_unix_socket_may_have_the_longest_path_there_is() {
+        let folder = std::env::temp_dir().join(std::format!("healthz-long-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let room = UNIX_PATH_BYTES_MAX - folder.as_os_str().len() - "/".len();
+        let path = folder.join("s".repeat(room));
+        let mut listeners = Listeners::new();
+        let bound = listeners.bind(&Address::Unix(path.clone()));
+        let found = std::fs::read_dir(&folder).unwrap().count();
+        let client = std::os::unix::net::UnixStream::connect(&path);
+        drop(listeners);
+        std::fs::remove_dir(&folder).unwrap();
+        bound.unwrap();
+        client.unwrap();
+        assert_eq!(found, 1, "nothing is left beside the socket");
     }
 }
