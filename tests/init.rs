@@ -1,0 +1,224 @@
+//! `examples/init.rs` as an ordinary process: services, their checks, the end. As PID 1 of a machine
+//! it is tested by `tests/vm.py`.
+#![cfg(feature = "server")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// No test waits longer than this for any one thing, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_killed_service_is_told_of_and_started_again() {
+    let init = Init::start("killed", "sleeper /bin/sleep 1000", "127.0.0.1:0");
+    init.eventually("/healthz", "ok");
+    let pid = init.line("sleeper: started, PID ", 0);
+    kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL).unwrap();
+    init.line("sleeper: killed by signal 9; restarting in 1 s", 0);
+    init.line("sleeper: started, PID ", 1);
+    init.eventually("/healthz", "ok");
+}
+
+#[test]
+fn a_service_that_keeps_dying_never_passes_and_says_why() {
+    // The check keeps the reason while the service is tried again: nothing here depends on timing.
+    let cases = [
+        ("exits", "exit 3", "exited with code 3"),
+        ("killed", "kill -9 $$", "killed by signal 9"),
+        ("realtime", "kill -40 $$", "killed by a real-time signal"),
+    ];
+    let mut list = String::from("absent /no/such/program\n");
+    for (name, script, _) in cases {
+        let path = path(&format!("dying-{name}.sh"));
+        std::fs::write(&path, script).unwrap();
+        list += &format!("{name} /bin/sh {}\n", path.display());
+    }
+    let init = Init::start("dying", &list, "127.0.0.1:0");
+    for (name, _, why) in cases {
+        let text = format!("internal server error: {why}; restarting in 1 s\n");
+        init.eventually(&format!("/healthz/{name}"), &text);
+        init.line(&format!("{name}: started, PID "), 1);
+        assert_eq!(init.ask(&format!("/healthz/{name}")), text);
+    }
+    let absent = init.ask("/healthz/absent");
+    assert!(
+        absent.contains("cannot be started: No such file"),
+        "{absent}"
+    );
+    assert_eq!(init.ask("/livez"), "ok");
+    assert!(init.ask("/healthz").contains("[-]absent failed"));
+}
+
+#[test]
+fn what_is_wrong_with_the_list_is_a_failing_check_and_the_rest_is_run() {
+    let list = "# nothing\n\nsleeper /bin/sleep 1000 # fine\nsleeper /bin/sleep 1000\n";
+    for (name, more) in [
+        ("twice", ""),
+        ("ours", "ping /bin/sleep 1000"),
+        ("bare", "lonely"),
+        ("odd", "a//b /bin/sleep 1000"),
+    ] {
+        let init = Init::start(name, &format!("{list}{more}"), "127.0.0.1:0");
+        init.eventually("/healthz/sleeper", "ok");
+        let line = if more.is_empty() { 4 } else { 5 };
+        let why = init.ask("/healthz/list");
+        let expected = format!(":{line}: not a new name and its program\n");
+        assert!(why.ends_with(&expected), "{why}");
+    }
+    let init = Init::start_with(path("no-such-list"), "127.0.0.1:0");
+    let why = init.ask("/healthz/list");
+    assert!(why.contains("no-such-list: No such file"), "{why}");
+    assert_eq!(init.ask("/livez"), "ok");
+}
+
+#[test]
+fn who_stops_it_finds_readyz_failing_until_the_last_service_has_ended() {
+    let (script, go) = (path("stopping.sh"), path("stopping.go"));
+    let _ = std::fs::remove_file(&go);
+    let text = format!(
+        "trap 'while [ ! -e {} ]; do sleep 0.05; done; exit 0' TERM\nwhile :; do sleep 0.05; done",
+        go.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    let list = format!("stubborn /bin/sh {}", script.display());
+    let mut init = Init::start("stopping", &list, "127.0.0.1:0");
+    init.eventually("/readyz", "ok");
+    init.signal(Signal::SIGTERM);
+    init.eventually(
+        "/readyz/shutdown",
+        "internal server error: process is shutting down\n",
+    );
+    assert_eq!(init.ask("/livez"), "ok");
+    std::fs::write(&go, "").unwrap();
+    // Killed, if this test was kept waiting for longer than an init's patience of five seconds.
+    init.line("; the machine stops", 0);
+    assert_eq!(init.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn without_a_door_there_is_still_an_init() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (name, address, why) in [
+        ("taken", address.as_str(), "is in use by another process"),
+        ("remote", "0.0.0.0:0", "can be reached from other machines"),
+        ("nowhere", "nowhere", "expected an address"),
+    ] {
+        let mut init = Init::start(name, "sleeper /bin/sleep 1000", address);
+        assert!(init.line("no door: ", 0).contains(why));
+        init.line("sleeper: started, PID ", 0);
+        init.signal(Signal::SIGINT);
+        init.line("sleeper: killed by signal 15; the machine stops", 0);
+        assert_eq!(init.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+/// A running init. When dropped it is asked to stop, so that its services do not outlive it.
+struct Init {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Init {
+    fn start(name: &str, list: &str, address: &str) -> Self {
+        let file = path(&format!("{name}.list"));
+        std::fs::write(&file, list).unwrap();
+        Self::start_with(file, address)
+    }
+
+    fn start_with(list: PathBuf, address: &str) -> Self {
+        // Next to the directory of this test's own program.
+        let program = std::env::current_exe().unwrap();
+        let program = program.ancestors().nth(2).unwrap().join("examples/init");
+        let mut child = Command::new(&program)
+            .args([list.as_os_str(), address.as_ref()])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}; cargo test builds it", program.display()));
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let theirs = lines.clone();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                theirs.lock().unwrap().push(line);
+            }
+        });
+        Init { child, lines }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// What follows `text` in the line, of those that have it, with this number from 0 on.
+    fn line(&self, text: &str, number: usize) -> String {
+        until(text, || {
+            let lines = self.lines.lock().unwrap();
+            let mut ends = lines.iter().filter_map(|line| line.split_once(text));
+            ends.nth(number)
+                .map(|(_, end)| end.to_owned())
+                .ok_or(lines.join("\n"))
+        })
+    }
+
+    /// The body of the answer.
+    fn ask(&self, path: &str) -> String {
+        let address = self.line("health is answered on ", 0);
+        let address: SocketAddr = address.parse().unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
+        body.to_owned()
+    }
+
+    fn eventually(&self, path: &str, body: &str) {
+        until(&format!("{body:?} from {path}"), || {
+            let answer = self.ask(path);
+            if answer == body { Ok(()) } else { Err(answer) }
+        });
+    }
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::SIGTERM);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn until<T>(what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
+    let started = Instant::now();
+    loop {
+        match condition() {
+            Ok(value) => return value,
+            Err(last) => assert!(started.elapsed() < PATIENCE, "no {what}, but:\n{last}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A file of these tests' own.
+fn path(name: &str) -> PathBuf {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("init");
+    std::fs::create_dir_all(&directory).unwrap();
+    directory.join(name)
+}

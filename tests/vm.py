@@ -1,0 +1,299 @@
+#!/usr/bin/env python3
+"""Boots a Linux kernel with examples/init.rs as PID 1, in qemu, and reads the serial console.
+
+The init must not fall, and its door must answer, while things happen around it that tests on a desk
+cannot have: PID 1's own signals and orphans, a memory cgroup that kills, a power-off. What happens
+inside is tests/vm/guest.sh, which says so line by line; this script builds the machine, boots it twice
+(the second time without IPv6, and shorter) and checks what was said.
+
+Fails on a panic, a line that says FAIL, an expected line that does not come, and a boot that takes too
+long. A kernel panic ends qemu with code 0, like a power-off: only the console tells them apart.
+
+Exit code 1 when something failed, 2 when the script could not run, 0 when all was well or nothing
+could be tried and `--require` was not given; which of them is in the last line.
+"""
+
+import argparse
+import functools
+import gzip
+import os
+import platform
+import re
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+GUEST = ROOT / "tests/vm"
+TARGET = "x86_64-unknown-linux-gnu"
+
+# One boot. Some 15 s on an idle machine without KVM.
+BOOT_SECONDS_MAX = 120
+INSTALL_SECONDS_MAX = 600
+BUILD_SECONDS_MAX = 900
+MEMORY_MIB = 128
+
+# Text that must not be on the console.
+FATAL = ["Kernel panic", "panicked at", "Attempted to kill init", "vm: FAIL", "Oops:", "BUG:"]
+
+BOOTED = [
+    "init: health is answered on 127.0.0.1:10248",
+    "init: web: started, PID",
+    "vm: ok a service that has just started does not count yet",
+    "vm: ok a healthy machine says ok",
+]
+STOPPED = [
+    "init: stopping",
+    "vm: ok readyz fails while the machine stops",
+    "vm: ok livez does not",
+    "init: all services have ended",
+]
+BOOTS = {
+    "everything": (
+        "",
+        [
+            *BOOTED,
+            "vm: ok so it does on [::1]",
+            "init: web: killed by signal 9; restarting in 1 s",
+            "vm: ok a killed service fails with its reason",
+            "vm: ok and the machine with it",
+            "vm: ok but not livez",
+            "vm: ok it is started again",
+            "vm: ok the table is full of half heads",
+            "vm: ok a probe is answered all the same",
+            "Memory cgroup out of memory: Killed process",
+            "vm: ok a fork bomb is denied memory",
+            "vm: ok a probe is answered beside the bomb",
+            "vm: ok the bomb is over",
+            "vm: ok its orphans are buried",
+            "vm: ok the machine still says ok",
+            *STOPPED,
+            "reboot: Power down",
+        ],
+    ),
+    "without IPv6": (
+        "ipv6.disable=1 vm=short",
+        [
+            "init: no door on [::1]:10248",
+            *BOOTED,
+            "vm: ok without IPv6",
+            *STOPPED,
+            "reboot: Restarting system",
+        ],
+    ),
+}
+
+
+class Missing(Exception):
+    """Something that the test needs is not there; the text says what and how to get it."""
+
+
+def main():
+    arguments = parse()
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        if platform.machine() != "x86_64":
+            raise Missing(f"this machine is {platform.machine()}; the kernel is for x86_64")
+        qemu = find_qemu(arguments.install)
+        kernel = arguments.kernel or find_in_package(work, "kernel", arguments.install)
+        busybox = arguments.busybox or find_in_package(work, "busybox", arguments.install)
+        init = arguments.init or build()
+    except Missing as missing:
+        print(f"skip: {missing}")
+        return 2 if arguments.require else 0
+    initrd = work / "initrd.gz"
+    initrd.write_bytes(gzip.compress(archive(files(init, busybox)), 6))
+    size = sum(len(content) for _, _, content in files(init, busybox))
+    print(f"init {init.stat().st_size >> 10} KiB, {size >> 10} KiB of files in all")
+
+    failed = []
+    for name, (append, expected) in BOOTS.items():
+        started = time.monotonic()
+        console = boot(qemu, kernel, initrd, f"{append} {arguments.append}")
+        (work / f"console-{name.replace(' ', '-')}.txt").write_text(console)
+        problem = judge(console, expected)
+        seconds = time.monotonic() - started
+        if problem:
+            failed.append(name)
+            print(f"FAIL {name}: {problem} ({seconds:.0f} s); the end of its console:")
+            print("".join(f"  | {line}\n" for line in console.splitlines()[-40:]), end="")
+        else:
+            print(f"ok {name} ({seconds:.0f} s)")
+            for line in console.splitlines():
+                if re.match("(init|vm): ", line) and not re.match("vm: ok", line):
+                    print(f"  | {line}")
+    print(f"{len(BOOTS) - len(failed)} boots passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--install", action="store_true", help="get what is missing with apt-get (as root)")
+    parser.add_argument("--require", action="store_true", help="exit with 2 instead of skipping")
+    parser.add_argument("--init", type=Path, help="a static binary instead of examples/init.rs")
+    parser.add_argument("--kernel", type=Path, help="a bzImage with devtmpfs, cgroups and a serial console")
+    parser.add_argument("--busybox", type=Path, help="a static busybox")
+    parser.add_argument("--append", default="", help="more for the kernel's command line")
+    work = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "vm"
+    parser.add_argument("--work", type=Path, default=work, help="where files and consoles are kept")
+    return parser.parse_args()
+
+
+def find_qemu(may_install):
+    if not shutil.which("qemu-system-x86_64") and may_install and os.geteuid() == 0:
+        update()
+        command(["apt-get", "install", "-q", "-y", "--no-install-recommends", "qemu-system-x86"])
+    qemu = shutil.which("qemu-system-x86_64")
+    if not qemu:
+        raise Missing("no qemu-system-x86_64: apt-get install qemu-system-x86, or --install as root")
+    return qemu
+
+
+# Which package has it, and where.
+IN_PACKAGES = {
+    "kernel": ("linux-image-[0-9.-]*-cloud-amd64", "boot/vmlinuz-*"),
+    "busybox": ("busybox-static", "bin/busybox"),
+}
+
+
+def find_in_package(work, what, may_install):
+    """A file out of a Debian package, which is unpacked and not installed: no root needed."""
+    pattern, inside = IN_PACKAGES[what]
+    directory = work / what
+    found = sorted(directory.glob(inside))
+    if not found and may_install and shutil.which("apt-get"):
+        directory.mkdir(exist_ok=True)
+        update()
+        if what == "kernel":
+            # The package without a version knows the one with it.
+            depends = command(["apt-cache", "depends", "linux-image-cloud-amd64"])
+            package = re.search(f"Depends: ({pattern})", depends)
+            package = package and package[1]
+        else:
+            package = pattern
+        if package and command(["apt-get", "download", "-q", package], directory) is not None:
+            for deb in directory.glob("*.deb"):
+                command(["dpkg", "-x", deb, directory])
+                deb.unlink()
+            found = sorted(directory.glob(inside))
+    if not found:
+        raise Missing(f"no {what}: --install gets it from Debian, or give a file with --{what}")
+    return found[-1]
+
+
+@functools.cache
+def update():
+    """Which versions there are: once, and only if something is to be had."""
+    if os.geteuid() == 0:
+        command(["apt-get", "update", "-q"])
+
+
+def command(words, directory=None):
+    """Its output; None, and a line of why, if it fails."""
+    try:
+        done = subprocess.run(
+            words, cwd=directory, capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX,
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"{words[0]}: {error}")
+        return None
+    if done.returncode != 0:
+        print(f"{' '.join(map(str, words))}: {done.stderr.strip()}")
+        return None
+    return done.stdout
+
+
+def build():
+    """The init as one static binary. `cargo static` does the same to the daemon, and smaller."""
+    flags = '["-Ctarget-feature=+crt-static", "-Crelocation-model=static"]'
+    words = ["cargo", "build", "--quiet", "--release", "--example", "init", "--target", TARGET,
+             "--no-default-features", "--features", "server",
+             "--config", f"target.{TARGET}.rustflags = {flags}"]
+    subprocess.run(words, cwd=ROOT, check=True, timeout=BUILD_SECONDS_MAX)
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    return ROOT / target / TARGET / "release/examples/init"
+
+
+DIRECTORY, SYMLINK, PROGRAM, PLAIN = 0o040755, 0o120777, 0o100755, 0o100644
+
+
+def files(init, busybox):
+    """(path, mode, content) of everything in the initramfs. What the init mounts on is its affair."""
+    commands = "awk cat echo grep httpd kill ls mkdir nc pidof printf sed sh sleep timeout tr wc wget"
+    return [
+        ("bin", DIRECTORY, b""),
+        ("bin/busybox", PROGRAM, busybox.read_bytes()),
+        *((f"bin/{name}", SYMLINK, b"busybox") for name in commands.split()),
+        ("etc", DIRECTORY, b""),
+        ("etc/init.list", PLAIN, (GUEST / "init.list").read_bytes()),
+        ("guest.sh", PROGRAM, (GUEST / "guest.sh").read_bytes()),
+        ("half.sh", PROGRAM, (GUEST / "half.sh").read_bytes()),
+        ("init", PROGRAM, init.read_bytes()),
+    ]
+
+
+def archive(entries):
+    """A cpio archive in the format that the kernel unpacks (newc), without any tool or root."""
+    out = bytearray()
+
+    def pad():
+        out.extend(bytes(-len(out) % 4))
+
+    for inode, (path, mode, content) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
+        name = path.encode() + b"\0"
+        fields = [inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name), 0]
+        out.extend(b"070701" + b"".join(b"%08X" % field for field in fields) + name)
+        pad()
+        out.extend(content)
+        pad()
+    return bytes(out)
+
+
+def boot(qemu, kernel, initrd, append):
+    """Everything on the console until the machine ends, or something fatal is said, or time is up."""
+    words = [
+        qemu, "-accel", "tcg", "-m", str(MEMORY_MIB), "-nodefaults", "-nic", "none", "-no-reboot",
+        "-display", "none", "-serial", "stdio",
+        "-kernel", kernel, "-initrd", initrd,
+        "-append", f"console=ttyS0 panic=-1 loglevel=4 {append}",
+    ]
+    deadline = time.monotonic() + BOOT_SECONDS_MAX
+    console = bytearray()
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as machine:
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([machine.stdout], [], [], left)[0]:
+                console += f"\nvm.py: stopped after {BOOT_SECONDS_MAX} s\n".encode()
+                machine.kill()
+                break
+            read = os.read(machine.stdout.fileno(), 65536)
+            if not read:
+                break
+            console += read
+    return console.decode(errors="replace").replace("\r", "")
+
+
+def judge(console, expected):
+    """What is wrong with what was said; None if nothing."""
+    for text in FATAL:
+        if text in console:
+            line = console[console.index(text) :].splitlines()[0]
+            return f"the console says '{line}'"
+    at = 0
+    for text in expected:
+        found = console.find(text, at)
+        if found < 0:
+            return f"'{text}' is missing on the console, or too early"
+        at = found + len(text)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+#!/bin/sh
+# What happens inside the virtual machine of tests/vm.py. A service of the init under test; tells the
+# console `vm: ok WHAT`, or `vm: FAIL WHAT: WHY`, and at last asks PID 1 to end the machine.
+# busybox is every command here, so wget and nc are not of our making either.
+HOST=127.0.0.1
+PORT=10248
+STUCK=100
+
+say() { echo "vm: $*"; }
+
+# The answer's text alone, whatever the status: wget keeps that of failing answers to itself.
+text() {
+    printf 'GET %s HTTP/1.0\r\n\r\n' "$1" | nc -w 5 $HOST $PORT | tr -d '\r' | sed '1,/^$/d'
+    echo
+}
+
+# (Not wget's own -T: it crashes Debian's static busybox.)
+probe() { timeout 5 wget -q -O - "http://${2:-$HOST}:$PORT$1" 2>&1; }
+
+# check WHAT EXPECTED GOT
+check() {
+    case $3 in
+    $2) say "ok $1" ;;
+    *) say "FAIL $1: expected $2, got $3" ;;
+    esac
+}
+
+# eventually WHAT EXPECTED COMMAND...: within some 20 s
+eventually() {
+    what=$1 expected=$2 tries=0
+    shift 2
+    while [ $tries -lt 100 ]; do
+        got=$("$@")
+        case $got in
+        $expected) say "ok $what"; return ;;
+        esac
+        sleep 0.2
+        tries=$((tries + 1))
+    done
+    say "FAIL $what: expected $expected, got $got"
+}
+
+# always WHAT COUNT: so many probes in a row are answered, each within 5 s.
+always() {
+    tries=0 started=$(uptime)
+    while [ $tries -lt $2 ]; do
+        got=$(probe /healthz)
+        [ "$got" = ok ] || { say "FAIL $1: probe $tries got $got"; return; }
+        tries=$((tries + 1))
+    done
+    say "ok $1"
+    say "$2 probes, wget included, took $(echo "$started $(uptime)" | awk '{ print $2 - $1 }') s"
+}
+
+uptime() { sed 's/ .*//' /proc/uptime; }
+
+# Connections that the door has in its table.
+connections() { grep -c '^ *[0-9]*: 0100007F:2808 [0-9A-F]*:[0-9A-F]* 01 ' /proc/net/tcp; }
+connections_enough() { [ "$(connections)" -ge 64 ] && echo yes || echo "no, $(connections)"; }
+
+zombies() { cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z '; }
+
+usage() {
+    say "$1: $(ls /proc/1/fd | wc -l) descriptors," \
+        $(grep -E '^(Rss|Pss_Anon|Private_Clean|Private_Dirty):' /proc/1/smaps_rollup | tr -s ' \n' ' ')
+}
+
+# The machine stops: who asks now learns of it, and then we go like everybody else.
+at_the_end() {
+    check "readyz fails while the machine stops" "*process is shutting down*" "$(text /readyz/shutdown)"
+    check "livez does not" ok "$(probe /livez)"
+    exit 0
+}
+trap at_the_end TERM INT
+
+check "a service that has just started does not count yet" "*not reported yet*" "$(text /healthz/guest)"
+eventually "a healthy machine says ok" ok probe /healthz
+if [ -e /proc/net/if_inet6 ]; then
+    check "so it does on [::1]" ok "$(probe /healthz '[::1]')"
+else
+    say "ok without IPv6"
+fi
+usage "at rest"
+
+if grep -q vm=short /proc/cmdline; then
+    kill -INT 1
+    while :; do sleep 1; done
+fi
+
+kill -9 "$(pidof httpd)"
+eventually "a killed service fails with its reason" \
+    "internal server error: killed by signal 9; restarting in 1 s*" text /healthz/web
+check "and the machine with it" "*-?web failed*" "$(text /healthz)"
+check "but not livez" ok "$(probe /livez)"
+eventually "it is started again" ok probe /healthz
+
+i=0
+while [ $i -lt $STUCK ]; do
+    while :; do
+        nc $HOST $PORT -e /half.sh
+        sleep 1
+    done 2>/dev/null &
+    i=$((i + 1))
+done
+eventually "the table is full of half heads" yes connections_enough
+always "a probe is answered all the same" 20
+
+cd /sys/fs/cgroup || say "FAIL no cgroups"
+# Memory is what the bomb is denied. The processor it shares, as one: otherwise wget, which has to be
+# started for each probe, waits for a hundred others each time.
+echo +memory +cpu >cgroup.subtree_control
+mkdir bomb
+echo 16M >bomb/memory.max
+(
+    echo 0 >bomb/cgroup.procs
+    bomb() { while :; do bomb & done; }
+    bomb
+) >/dev/null 2>&1 &
+denied() { [ "$(sed -n 's/^oom_kill //p' bomb/memory.events)" -gt 0 ] && echo yes; }
+eventually "a fork bomb is denied memory" yes denied
+always "a probe is answered beside the bomb" 10
+usage "beside the bomb of $(wc -l <bomb/cgroup.procs) processes"
+echo 1 >bomb/cgroup.kill
+none() { wc -l <bomb/cgroup.procs; }
+eventually "the bomb is over" 0 none
+eventually "its orphans are buried" 0 zombies
+check "the machine still says ok" ok "$(probe /healthz)"
+
+kill -TERM 1
+while :; do sleep 1; done
