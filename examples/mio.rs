@@ -10,7 +10,7 @@ use healthz::server::{Address, Config, Listeners, Server, TOKENS, now};
 use healthz::{Check, Endpoint, Responder};
 use mio::unix::SourceFd; // yours
 use mio::{Events, Interest, Poll, Token}; // yours
-use std::io::Read; // yours
+use std::io::{ErrorKind, Read}; // yours
 use std::time::{Duration, SystemTime};
 
 static LINES: Check = Check::heartbeat("lines", Duration::from_secs(30)).initially_failing();
@@ -33,7 +33,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     server.register(poll.registry(), DOOR)?;
     while !server.is_finished() {
         let timeout = server.deadline().map(|at| at.saturating_since(now()));
-        poll.poll(&mut events, timeout)?; // yours
+        match poll.poll(&mut events, timeout) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue, // yours
+            result => result?,                                                // yours
+        }
         let now = now();
         server.set_wall_clock(SystemTime::UNIX_EPOCH.elapsed()?.as_secs());
         for event in &events {

@@ -8,6 +8,7 @@
 
 use healthz::server::{Address, Config, Listeners, Runner, Server, now};
 use healthz::{Check, Endpoint, Responder};
+use nix::errno::Errno; // yours
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll}; // yours
 use std::io::Read; // yours
 use std::os::fd::AsFd; // yours
@@ -30,7 +31,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let timeout = runner.timeout().map(PollTimeout::try_from).transpose()?;
         let own = PollFd::new(input.as_fd(), PollFlags::POLLIN); // yours
         let mut watched = [own, PollFd::new(runner.as_fd(), PollFlags::POLLIN)];
-        poll(&mut watched, timeout)?; // yours
+        match poll(&mut watched, timeout) {
+            Err(Errno::EINTR) => continue, // yours
+            result => result?,             // yours
+        };
         let [has_input, _] = watched.map(|watched| watched.any() == Some(true)); // yours
         runner.turn(Some(Duration::ZERO))?;
         if has_input && input.read(&mut [0; 4096])? > 0 {

@@ -9,6 +9,7 @@ use healthz::http::HeadCache;
 use healthz::server::{Address, Listeners, Memory, Server, Slot, now};
 use healthz::{Check, Endpoint, Limits, Responder};
 use mio::{Events, Poll, Token}; // yours
+use std::io::ErrorKind; // yours
 use std::sync::Mutex;
 use std::time::SystemTime;
 
@@ -41,7 +42,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     server.register(poll.registry(), Token(0))?;
     loop {
         let timeout = server.deadline().map(|at| at.saturating_since(now()));
-        poll.poll(&mut events, timeout)?; // yours
+        match poll.poll(&mut events, timeout) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue, // yours
+            result => result?,                                                // yours
+        }
         let now = now();
         server.set_wall_clock(SystemTime::UNIX_EPOCH.elapsed()?.as_secs());
         for event in &events {

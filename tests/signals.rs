@@ -14,17 +14,20 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::thread::JoinHandleExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use healthz::server::{Config, Listeners, Runner, Server, Stopper, now};
-use healthz::{Check, Endpoint, Health, Responder};
+use healthz::server::{Address, Config, Listeners, Runner, Server, Stopper, now};
+use healthz::{Check, Endpoint, Health, Limits, Responder};
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
-const SIGNALS: u64 = 2_000;
+const SIGNALS: u64 = 1_000;
 /// No signal is waited for longer than this, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -208,4 +211,45 @@ fn a_handler_stops_a_server_that_its_thread_runs() {
     runner.run().unwrap();
     sender.join().unwrap().unwrap();
     assert!(runner.server().is_finished());
+}
+
+extern "C" fn nothing(_signal: i32) {}
+
+/// A host with an interval timer, or a profiler: its signals come more often than deadlines pass.
+#[test]
+fn signals_do_not_keep_deadlines_from_passing() {
+    const WAIT: Duration = Duration::from_millis(5);
+    install(Signal::SIGURG, nothing);
+    let mut listeners = Listeners::new();
+    listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+    let limits = Limits {
+        head_duration: 20 * WAIT,
+        ..Limits::DEFAULT
+    };
+    let config = Config {
+        limits,
+        ..Config::default()
+    };
+    let server = Server::new(Responder::new(&ENDPOINTS), listeners, config);
+    let Some(Address::Tcp(address)) = server.local_addresses().next() else {
+        panic!("not on TCP");
+    };
+    let mut runner = Runner::new(server).unwrap();
+    let stopper = runner.stopper();
+    let thread = thread::spawn(move || runner.run());
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(WAIT)).unwrap();
+    client.write_all(b"GET /healthz HT").unwrap();
+    let mut answer = [0; 1024];
+    let started = Instant::now();
+    let size = loop {
+        pthread_kill(thread.as_pthread_t(), Signal::SIGURG).unwrap();
+        if let Ok(size) = client.read(&mut answer) {
+            break size;
+        }
+        assert!(started.elapsed() < PATIENCE, "the deadline never comes");
+    };
+    assert!(answer[..size].starts_with(b"HTTP/1.1 408 Request Timeout\r\n"));
+    stopper.stop();
+    thread.join().unwrap().unwrap();
 }

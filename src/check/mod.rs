@@ -21,7 +21,7 @@
 //!
 //! What it is made with has to be fit for a handler too: a `Display` given to [`Check::fail_fmt`]
 //! (numbers and text are), and the time given to [`Check::beat`] (see `server::now`).
-//! `tests/signals.rs` interrupts updates and questions two thousand times.
+//! `tests/signals.rs` interrupts updates and questions a thousand times.
 
 mod reason;
 

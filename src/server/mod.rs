@@ -156,6 +156,7 @@ pub struct Counters {
 /// # use std::io::{Read, Write};
 /// use healthz::server::{TOKENS, now};
 /// use mio::{Events, Poll, Token};
+/// use std::io::ErrorKind;
 /// # static PING: Check = Check::ping();
 /// # static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -172,7 +173,10 @@ pub struct Counters {
 /// server.register(poll.registry(), Token(0))?;
 /// loop {
 ///     let timeout = server.deadline().map(|at| at.saturating_since(now()));
-///     poll.poll(&mut events, timeout)?;
+///     match poll.poll(&mut events, timeout) {
+///         Err(error) if error.kind() == ErrorKind::Interrupted => continue, // by a signal
+///         result => result?,
+///     }
 ///     let now = now();
 ///     for event in &events {
 ///         if server.owns(event.token()) {

@@ -47,6 +47,7 @@ pub fn now() -> Instant {
 /// # use healthz::{Check, Endpoint, Responder};
 /// # use std::io::{Read, Write};
 /// # use std::time::Duration;
+/// use nix::errno::Errno;
 /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// use std::os::fd::AsFd;
 /// # static PING: Check = Check::ping();
@@ -64,7 +65,10 @@ pub fn now() -> Instant {
 ///     // None, for ever, is -1 in poll(2).
 ///     let timeout = runner.timeout().map(PollTimeout::try_from).transpose()?;
 ///     let mut watched = [PollFd::new(runner.as_fd(), PollFlags::POLLIN)]; // and yours
-///     poll(&mut watched, timeout)?;
+///     match poll(&mut watched, timeout) {
+///         Err(Errno::EINTR) => continue,
+///         result => result?,
+///     };
 ///     runner.turn(Some(Duration::ZERO))?;
 ///     // and what is due for yours
 ///     # if runner.server().counters().answered == 1 { break; }
@@ -198,15 +202,20 @@ impl<'a> Runner<'a> {
         let deadline = self.server.deadline();
         let due = deadline.map(|deadline| deadline.saturating_since(before));
         let timeout = timeout.into_iter().chain(due).min();
+        let mut count = 0;
         match self.poll.poll(&mut self.events, timeout) {
-            // Nothing is known of the descriptor: whoever counts on none has to look again.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(1),
+            // There are no events then, but time has passed: what is due is done all the same, or
+            // signals that come often would keep it from ever being done. And nothing is known of the
+            // descriptor: whoever counts on none has to look again.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.events.clear();
+                count = 1;
+            }
             result => result?,
         }
         let now = now();
         self.now = now;
         self.set_date(now);
-        let mut count = 0;
         for event in &self.events {
             count += 1;
             if event.token() != WAKER {
