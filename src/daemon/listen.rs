@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 
@@ -91,7 +92,37 @@ pub fn open(options: &Options, inherited: Inherited) -> Result<(Listeners, Optio
             );
         }
     }
+    warn_if_unreachable(&listeners);
     Ok((listeners, ready))
+}
+
+/// A loopback interface that is down lets us listen and keeps everybody out: a network namespace
+/// begins like this.
+fn warn_if_unreachable(listeners: &Listeners) {
+    for address in listeners.local_addresses() {
+        let Address::Tcp(address) = address else {
+            continue;
+        };
+        let address = reachable_at(address);
+        let unspecified = match address {
+            SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
+            SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
+        };
+        // Of UDP, so that nothing is sent: only the way there is looked up.
+        let looked = UdpSocket::bind(unspecified).and_then(|socket| socket.connect(address));
+        if let Err(error) = looked {
+            log::warn!("nobody can reach {address} until its interface is up: {error}");
+        }
+    }
+}
+
+/// Where this machine itself would reach `address`.
+fn reachable_at(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    }
 }
 
 /// What went wrong and what to do about it.

@@ -19,7 +19,7 @@ use std::io;
 use std::time::Duration;
 
 use healthz::Instant;
-use healthz::server::{self, Handle, Server};
+use healthz::server::{self, Counters, Handle, Server};
 
 use checks::{Checks, SHUTDOWN};
 use listen::Inherited;
@@ -115,6 +115,7 @@ fn run(options: &Options, checks: Checks, inherited: Inherited) -> Result<(), Fa
     let wakes = Wakes::new().map_err(failed("cannot set up signals"))?;
     let (listeners, ready) = listen::open(options, inherited)?;
     let urls = listen::urls(&listeners);
+    check_memory(options, checks)?;
     let server = Server::new(checks.responder(), listeners, options.config);
     let door = server::spawn(server).map_err(failed("cannot start the server"))?;
     let manager = Manager::from_env();
@@ -134,6 +135,37 @@ fn run(options: &Options, checks: Checks, inherited: Inherited) -> Result<(), Fa
     manager.tell("STOPPING=1");
     ::log::info!("asked to stop: readyz fails, {}", plan(options));
     main.drain(door, options)
+}
+
+/// Whether the system gives what the server will reserve: whoever asks for too much is told so, where
+/// the reservation itself would abort.
+fn check_memory(options: &Options, checks: Checks) -> Result<(), Failure> {
+    let bytes = options.config.memory_bytes_max(&checks.responder());
+    Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
+        Failure::Run(format!(
+            "the system does not give the {} KiB that {} connections may take; pass fewer --connections or --head-bytes",
+            bytes.div_ceil(1024),
+            options.config.connections
+        ))
+    })
+}
+
+/// What the server did; and what else happened to it, if it did.
+fn summary(counters: &Counters) -> String {
+    let (answered, accepted) = (counters.answered, counters.accepted);
+    let mut text = format!("{answered} requests answered on {accepted} connections");
+    for (count, what) in [
+        (counters.refused, "refused"),
+        (counters.evicted, "evicted"),
+        (counters.expired, "expired"),
+        (counters.failed, "failed"),
+        (counters.accept_pauses, "shortages"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {what}"));
+        }
+    }
+    text
 }
 
 /// The main thread: the sync loop, and waiting for what ends it.
@@ -167,8 +199,7 @@ impl Main<'_> {
             Drained::AskedAgain => Ok(()),
             Drained::DoorEnded => {
                 let counters = door.join().map_err(failed("the server failed"))?;
-                let (answered, accepted) = (counters.answered, counters.accepted);
-                ::log::info!("stopped: {answered} requests answered on {accepted} connections");
+                ::log::info!("stopped: {}", summary(&counters));
                 Ok(())
             }
             Drained::TimeIsUp => Err(Failure::Run("the server did not end in time".to_owned())),
@@ -265,6 +296,22 @@ fn plan(options: &Options) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_word_tells_only_what_happened() {
+        let mut counters = Counters {
+            answered: 2,
+            accepted: 1,
+            ..Counters::default()
+        };
+        assert_eq!(summary(&counters), "2 requests answered on 1 connections");
+        counters.failed = 3;
+        counters.accept_pauses = 4;
+        assert_eq!(
+            summary(&counters),
+            "2 requests answered on 1 connections, 3 failed, 4 shortages"
+        );
+    }
 
     #[test]
     fn lists_read_like_sentences() {

@@ -66,10 +66,19 @@ impl Wakes {
 
     fn receive(&mut self) -> io::Result<Option<Wake>> {
         let mut byte = [0];
-        match self.receiver.read(&mut byte) {
-            Ok(_) => Ok(Some(Wake::Stop)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
+        loop {
+            match self.receiver.read(&mut byte) {
+                Ok(_) => return Ok(Some(Wake::Stop)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // What the system is short of now it has again later, and the byte stays.
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS)) =>
+                {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Sink {
     /// `None` for what cannot be waited for: a regular file, `/dev/null`.
     poll: Option<Poll>,
     events: Events,
+    /// The last write went wrong in the middle of a line.
+    is_cut: bool,
 }
 
 impl Sink {
@@ -44,6 +46,7 @@ impl Sink {
             file,
             poll,
             events: Events::with_capacity(1),
+            is_cut: false,
         })
     }
 
@@ -74,9 +77,24 @@ impl Sink {
         }
     }
 
-    /// Writes all of `bytes`, however long the sink blocks. Returns how much of it went out if the
-    /// sink refuses the rest.
+    /// Writes all of `bytes`, however long the sink blocks; before them the end of a line that was
+    /// cut. Returns how much of it went out if the sink refuses the rest.
     fn write(&mut self, bytes: &[u8]) -> Result<(), usize> {
+        if self.is_cut && self.write_all(b"\n").is_err() {
+            return Err(0);
+        }
+        let result = self.write_all(bytes);
+        self.is_cut = match result {
+            Ok(()) => false,
+            Err(written) => match written.checked_sub(1).and_then(|last| bytes.get(last)) {
+                Some(last) => *last != b'\n',
+                None => false,
+            },
+        };
+        result
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), usize> {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
             match self.file.write(rest) {
@@ -225,6 +243,20 @@ mod tests {
         turn(&queue, &mut sink, &check);
         assert!(!is_beaten(&check));
         assert!(!queue.flush(Duration::ZERO), "the record was not written");
+    }
+
+    /// Found on a disk that was full and emptied again: the report stood at the end of half a record.
+    #[test]
+    fn what_follows_a_line_that_was_cut_begins_a_line() {
+        let (mut reader, stream) = UnixStream::pair().unwrap();
+        let mut sink = Sink::new(&stream).unwrap();
+        sink.is_cut = true;
+        sink.write(b"whole\n").unwrap();
+        sink.write(b"next\n").unwrap();
+        drop((sink, stream));
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "\nwhole\nnext\n");
     }
 
     #[test]

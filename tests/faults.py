@@ -1,0 +1,793 @@
+#!/usr/bin/env python3
+"""Refuses the real daemon what a system can refuse, and sees it come back by itself.
+
+System calls are made to fail with strace, limits are real ones (prlimit), disks are full, networks are
+namespaces of this script's, and slowhttptest does what it is known for. After each fault honest probes
+are answered without anybody's help, and what the daemon says at its end tells what happened.
+
+One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+`N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
+Namespaces, mounts and other users need root; without it these cases are skipped.
+"""
+
+import argparse
+import contextlib
+import csv
+import errno
+import os
+import pwd
+import re
+import resource
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from clients import ROOT, Skip, Wrong, short, wait_for, want, want_match
+
+# All cases together, installing apart.
+CASES_SECONDS_MAX = 120
+PROBE_SECONDS = 5
+INSTALL_SECONDS_MAX = 600
+PACKAGES = {"strace": "strace", "ip": "iproute2", "slowhttptest": "slowhttptest"}
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+POST = (
+    b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3\r\nabc\r\n0\r\n\r\n"
+)
+
+
+# ---------------------------------------------------------------------------------------------
+# The daemon, and what is asked of it.
+
+
+class House:
+    """The temporary directory, and everything that is started: it ends with the case."""
+
+    def __init__(self, args):
+        self.args = args
+        self.dir = Path(tempfile.mkdtemp(prefix="healthz-faults-"))
+        os.chmod(self.dir, 0o755)
+        self.count = 0
+        self.case = contextlib.ExitStack()
+        help_text = subprocess.run([args.daemon, "--help"], capture_output=True, text=True, timeout=10).stdout
+        # A filter for system calls would see those that strace replaces.
+        self.plain = ["--no-sandbox"] if "--no-sandbox" in help_text else []
+
+    def run(self, argv, seconds=20, **more):
+        return subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, **more
+        )
+
+    def sh(self, *argv):
+        result = self.run(argv)
+        if result.returncode:
+            raise Skip(f"{' '.join(argv)}: {result.stderr.strip()}")
+        return result.stdout
+
+    def daemon(self, *args, **more):
+        return Daemon(self, args, **more)
+
+    def leave(self):
+        self.case.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+class Daemon:
+    """One daemon whose log goes to a file, unless it goes elsewhere."""
+
+    def __init__(self, house, args=(), listen="127.0.0.1:0", prefix=(), log=None, plain=False, program=None, **more):
+        house.count += 1
+        self.house = house
+        self.log = log or house.dir / f"daemon-{house.count}.log"
+        argv = [*prefix, program or house.args.daemon, *(house.plain if plain else ())]
+        argv += ["--listen", listen] if listen else []
+        with open(self.log, "ab") as f:
+            self.process = subprocess.Popen(
+                [*argv, *args],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=f,
+                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
+                start_new_session=True,
+                **more,
+            )
+        self.pid = self.process.pid
+        house.case.callback(self.kill)
+        self.port = int(self.said(r"http://(?:127\.0\.0\.1|[0-9.]+|\[[0-9a-f:]+\]):(\d+)")[1])
+
+    def text(self):
+        return Path(self.log).read_text("utf-8", "replace")
+
+    def said(self, pattern, seconds=10):
+        def look():
+            match = re.search(pattern, self.text())
+            if not match and self.process.poll() is not None:
+                raise Wrong(f"daemon: expected /{pattern}/, came exit {self.process.returncode}: {short(self.text())}")
+            return match
+
+        return wait_for(f"the daemon saying /{pattern}/ ({short(self.text()[-300:])})", seconds, look)
+
+    def stop(self):
+        """Asks it to stop. Returns its last word as {what: how many}."""
+        self.process.terminate()
+        code = self.process.wait(10)
+        want("exit code", code, 0)
+        last = re.search(r"stopped: (.*)", self.text())
+        if not last:
+            raise Wrong(f"daemon: expected its last word, came {short(self.text()[-300:])}")
+        words = last[1].replace(" requests answered on ", " answered, ").replace(" connections", " accepted")
+        return {what: int(count) for count, what in (part.split(" ") for part in words.split(", "))}
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(5)
+
+    def connect(self, timeout=PROBE_SECONDS):
+        stream = socket.create_connection(("127.0.0.1", self.port), timeout)
+        self.house.case.callback(stream.close)
+        return stream
+
+    def ask(self, request=LAST, timeout=PROBE_SECONDS):
+        """One request on a connection of its own. Returns the answer, whatever it is."""
+        with self.connect(timeout) as stream:
+            stream.sendall(request)
+            return rest(stream)
+
+    def probe(self, count=1, what="a probe"):
+        for _ in range(count):
+            answer = self.ask()
+            if not (answer.startswith(b"HTTP/1.1 200 OK\r\n") and answer.endswith(b"\r\n\r\nok")):
+                raise Wrong(f"{what}: expected ok, came {short(answer)}")
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def status(self, name):
+        return int(re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text(), re.M)[1])
+
+
+def rest(stream):
+    answer = b""
+    while piece := stream.recv(65536):
+        answer += piece
+    return answer
+
+
+def answer_on(stream):
+    """One answer on a connection that stays open."""
+    answer = b""
+    while not answer.endswith(b"\r\n\r\nok"):
+        piece = stream.recv(1)
+        if not piece:
+            raise Wrong(f"a kept connection: expected an answer, came its end after {short(answer)}")
+        answer += piece
+    return answer
+
+
+def reset(stream):
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.close()
+
+
+# ---------------------------------------------------------------------------------------------
+# Cases.
+
+CASES = []
+
+
+def case(name, *needs):
+    def add(run):
+        CASES.append((name, needs, run))
+        return run
+
+    return add
+
+
+def threads(daemon):
+    return [int(name) for name in os.listdir(f"/proc/{daemon.pid}/task")]
+
+
+def door(daemon):
+    """The thread that serves: the one that is named so and is not the first."""
+    for thread in threads(daemon):
+        name = Path(f"/proc/{daemon.pid}/task/{thread}/comm").read_text().strip()
+        if thread != daemon.pid and name == "healthz":
+            return thread
+    raise Wrong("threads: expected the door's, came none")
+
+
+@contextlib.contextmanager
+def injected(daemon, calls, fault, when, thread=None):
+    """While this lasts `calls` fail as `fault` says; each thread counts its own from now on. All
+    threads, or the one that is named."""
+    log = daemon.house.dir / f"strace-{daemon.house.count}-{calls}-{fault}.log".replace(":", "-")
+    argv = ["strace", "-qq", "-o", str(log), "-p", str(thread or daemon.pid), *([] if thread else ["-f"])]
+    argv += ["-e", f"trace={calls}", "-e", f"inject={calls}:{fault}:when={when}"]
+    tracer = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def is_attached():
+        if daemon.process.poll() is not None:
+            raise Wrong(f"daemon: expected it to stay, came exit {daemon.process.returncode}: {short(daemon.text())}")
+        if tracer.poll() is not None:
+            raise Skip(f"strace cannot attach: {tracer.stderr.read().strip()}")
+        of = [thread] if thread else threads(daemon)
+        states = [Path(f"/proc/{daemon.pid}/task/{t}/status").read_text() for t in of]
+        return all(re.search(r"^TracerPid:\s+[1-9]", state, re.M) for state in states)
+
+    try:
+        wait_for("strace attaching", 10, is_attached)
+        yield
+    finally:
+        if tracer.poll() is None:
+            tracer.terminate()
+        tracer.wait(10)
+        tracer.stderr.close()
+    if "(INJECTED)" not in log.read_text():
+        raise Wrong(f"{calls} {fault}: expected it to be injected, was never called")
+
+
+SHORT = ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM")
+PASSING = ("ECONNABORTED", "EPROTO", "EINTR", "EPERM", "ENETDOWN")
+
+
+def accept_fails(error, is_short):
+    def run(house):
+        daemon = house.daemon(plain=True)
+        kept = daemon.connect()
+        kept.sendall(GET)
+        answer_on(kept)
+        with injected(daemon, "accept4", f"error={error}", "1..3"):
+            # Who is connected is served while accepting rests.
+            kept.sendall(GET)
+            answer_on(kept)
+            daemon.probe(3, f"a probe while accept fails with {error}")
+        daemon.probe(3, f"a probe after {error}")
+        counted = daemon.stop()
+        lines = daemon.text().count("cannot accept connections")
+        want("lines about it", lines, 1 if is_short else 0)
+        want("shortages that it counted", counted.get("shortages", 0), 1 if is_short else 0)
+        if is_short and error not in daemon.text():
+            raise Wrong(f"log: expected {error} by name, came {short(daemon.text())}")
+        want("accepted", counted["accepted"], 7)
+
+    case(f"accept fails three times with {error}", "strace")(run)
+
+
+for _error in SHORT:
+    accept_fails(_error, True)
+for _error in PASSING:
+    accept_fails(_error, False)
+
+
+@case("accept always fails with ENOBUFS for a second, and not once more", "strace")
+def accept_stays_short(house):
+    daemon = house.daemon(plain=True)
+    waiting = daemon.connect()
+    with injected(daemon, "accept4", "error=ENOBUFS", "1+"):
+        waiting.sendall(LAST)
+        daemon.said("ENOBUFS")
+        before = cpu_ticks(daemon)
+        time.sleep(1)
+        # Ten attempts and their accounting, not a loop that spins.
+        spent = cpu_ticks(daemon) - before
+        if spent > 30:
+            raise Wrong(f"a second of shortage: expected rest, came {spent * 10} ms on a CPU")
+    want_ok("who waited", rest(waiting))
+    daemon.probe(3)
+    want("shortages", daemon.stop().get("shortages"), 1)
+    want("lines about it", daemon.text().count("cannot accept connections"), 1)
+
+
+def cpu_ticks(daemon):
+    fields = Path(f"/proc/{daemon.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def want_ok(what, answer):
+    if not (answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"ok")):
+        raise Wrong(f"{what}: expected ok, came {short(answer)}")
+
+
+# Of what fails with these, a connection is the price; of the others nothing.
+CALLS = (
+    ("recvfrom", "EINTR", "1..5", 0),
+    ("sendto", "EINTR", "1..5", 0),
+    ("sendto", "EAGAIN", "1", 0),
+    ("epoll_wait", "EINTR", "1+2", 0),
+    ("shutdown", "ENOTCONN", "1..2", 0),
+    # Only the door's: the other thread that receives does so from itself.
+    ("recvfrom", "ECONNRESET", "1", 1, door),
+    ("recvfrom", "ETIMEDOUT", "1", 1, door),
+    ("recvfrom", "ENOBUFS", "1", 1),
+    ("recvfrom", "ENOMEM", "1", 1),
+    ("sendto", "EPIPE", "1", 1),
+    ("sendto", "ECONNRESET", "1", 1),
+    ("sendto", "ENOBUFS", "1", 1),
+    ("epoll_ctl", "ENOMEM", "1", 1),
+    ("epoll_ctl", "ENOSPC", "1", 1),
+)
+
+
+def call_fails(call, error, when, price, thread=lambda _: None):
+    def run(house):
+        daemon = house.daemon("--sync-period", "1s", plain=True)
+        with injected(daemon, call, f"error={error}", when, thread(daemon)):
+            lost = 0
+            for round_ in range(6):
+                # Kept, so that it has to be registered; in two parts, so that it is read twice.
+                try:
+                    with daemon.connect() as stream:
+                        stream.sendall(GET[:9])
+                        time.sleep(0.01)
+                        stream.sendall(GET[9:])
+                        answer_on(stream)
+                        stream.sendall(LAST)
+                        want_ok(f"round {round_}", rest(stream))
+                except (Wrong, OSError):
+                    lost += 1
+            if lost > price:
+                raise Wrong(f"{call} fails with {error}: expected {price} connections lost, came {lost}")
+        daemon.probe(3, f"a probe after {error} of {call}")
+        want("connections that failed, as it counted", daemon.stop().get("failed", 0), lost)
+
+    case(f"{call} fails with {error}", "strace")(run)
+
+
+for _call in CALLS:
+    call_fails(*_call)
+
+
+@case("EINTR out of whatever can be interrupted, and a stop in the middle of it", "strace")
+def interrupted_everywhere(house):
+    daemon = house.daemon("--sync-period", "1s", plain=True)
+    with injected(daemon, "epoll_wait,recvfrom,accept4", "error=EINTR", "1+2"):
+        daemon.probe(20)
+        want("answered", daemon.stop()["answered"], 20)
+
+
+@case("out of descriptors (EMFILE by rlimit), and back")
+def out_of_descriptors(house):
+    daemon = house.daemon()
+    kept = daemon.connect()
+    kept.sendall(GET)
+    answer_on(kept)
+    before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (daemon.descriptors(), before[1]))
+    waiting = daemon.connect()
+    waiting.sendall(LAST)
+    daemon.said("EMFILE")
+    for _ in range(5):
+        kept.sendall(GET)
+        answer_on(kept)
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+    want_ok("who waited", rest(waiting))
+    daemon.probe(5)
+    counted = daemon.stop()
+    want("shortages", counted.get("shortages"), 1)
+    want("accepted", counted["accepted"], 7)
+
+
+@case("memory limited to what it has after its start, under attack")
+def memory_limited(house):
+    daemon = house.daemon("--connections", "32")
+    daemon.probe()
+    for limit, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        resource.prlimit(daemon.pid, limit, (daemon.status(name) * 1024,) * 2)
+    data = daemon.status("VmData")
+    crowd = []
+    # Heads that never end, and answers that are never read: every buffer there is.
+    greedy = (b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 8000, GET.replace(b"z ", b"z?verbose ") * 2000)
+    for index in range(200):
+        stream = daemon.connect()
+        stream.setblocking(False)
+        with contextlib.suppress(OSError):
+            stream.send(greedy[index % 2])
+        crowd.append(stream)
+        if index % 10 == 9:
+            daemon.probe()
+    want("VmData in KiB", daemon.status("VmData"), data)
+    if not daemon.stop().get("evicted"):
+        raise Wrong("evictions: expected some, came none")
+
+
+@case("no memory for what the configuration asks for")
+def memory_refused(house):
+    result = house.run(
+        [house.args.daemon, "--listen", "127.0.0.1:0", "--connections", "65535"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (512 << 20,) * 2),
+    )
+    want("exit code", result.returncode, 1)
+    want_match("stderr", result.stderr, r"healthz: the system does not give the \d+ KiB .* pass fewer --connections")
+
+
+def nobody_program(house):
+    """A copy that another user can run."""
+    if os.geteuid() != 0:
+        raise Skip("needs root")
+    program = house.dir / "healthz"
+    if not program.exists():
+        shutil.copy(house.args.daemon, program)
+        program.chmod(0o755)
+    return str(program)
+
+
+def become_nobody(tasks):
+    user = pwd.getpwnam("nobody").pw_uid
+
+    def become():
+        resource.setrlimit(resource.RLIMIT_NPROC, (tasks, tasks))
+        os.setgid(65534)
+        os.setuid(user)
+
+    return become
+
+
+@case("no thread to be had at the start, and no pid left while it runs")
+def no_thread(house):
+    program = nobody_program(house)
+    seen = []
+    # What nobody runs besides counts too, so it is found out how many are just enough.
+    for tasks in range(1, 40):
+        try:
+            daemon = house.daemon(program=program, preexec_fn=become_nobody(tasks))
+        except Wrong as e:
+            want_match("stderr", str(e), r"exit 1: .*healthz: cannot start the (log|server): .*os error 11")
+            seen.append(re.search(r"the (log|server):", str(e))[1])
+            continue
+        break
+    if sorted(set(seen)) != ["log", "server"]:
+        raise Wrong(f"what could not start: expected the log, and then the server, came {seen}")
+    daemon.probe(20)
+    want("answered", daemon.stop()["answered"], 20)
+
+
+@case("stopped for two seconds and continued (SIGSTOP, SIGCONT)")
+def suspended(house):
+    daemon = house.daemon("--head-timeout", "1s", "--sync-period", "500ms", "--sync-limit", "30s")
+    half = daemon.connect()
+    half.sendall(GET[:9])
+    kept = daemon.connect()
+    kept.sendall(GET)
+    answer_on(kept)
+    daemon.process.send_signal(signal.SIGSTOP)
+    waiting = [daemon.connect() for _ in range(50)]
+    for stream in waiting:
+        stream.sendall(LAST)
+    time.sleep(2)
+    daemon.process.send_signal(signal.SIGCONT)
+    for stream in waiting:
+        want_ok("who asked meanwhile", rest(stream))
+    kept.sendall(GET)
+    answer_on(kept)
+    want_match("half a head", rest(half).decode(), r"\AHTTP/1\.1 408 ")
+    daemon.probe(3)
+    want("expired", daemon.stop().get("expired"), 1)
+
+
+@case("SIGPIPE and SIGHUP's kin that nobody should send")
+def stray_signals(house):
+    daemon = house.daemon()
+    for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT):
+        daemon.process.send_signal(number)
+        daemon.probe(3, f"a probe after signal {number}")
+    daemon.stop()
+
+
+@case("reset after every byte of a request, and at every byte of its answers")
+def reset_everywhere(house):
+    daemon = house.daemon()
+    count = 0
+    for request in (LAST, POST, GET + LAST):
+        for cut in range(len(request) + 1):
+            stream = daemon.connect()
+            stream.sendall(request[:cut])
+            reset(stream)
+            count += 1
+    for cut in range(0, 140, 3):
+        stream = daemon.connect()
+        stream.sendall(GET)
+        stream.recv(cut or 1)
+        reset(stream)
+        count += 1
+    daemon.probe(20)
+    before = daemon.descriptors()
+    wait_for("every connection's end", 5, lambda: daemon.descriptors() <= before)
+    counted = daemon.stop()
+    # A reset may come before anybody accepted.
+    if counted["accepted"] > count + 20 or counted["answered"] < 20:
+        raise Wrong(f"counters: expected at most {count + 20} accepted, came {counted}")
+
+
+@case("read one byte at a time, through the smallest buffers")
+def short_reads_and_writes(house):
+    daemon = house.daemon()
+    with socket.socket() as stream:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        stream.settimeout(PROBE_SECONDS)
+        stream.connect(("127.0.0.1", daemon.port))
+        sender = threading.Thread(target=stream.sendall, args=(GET * 2999 + LAST,))
+        sender.start()
+        answer = b""
+        while piece := stream.recv(len(answer) % 97 + 1):
+            answer += piece
+        sender.join()
+    want("answers", answer.count(b"HTTP/1.1 200 OK\r\n"), 3000)
+    want_ok("the last", answer)
+    daemon.probe(3)
+    daemon.stop()
+
+
+@case("a full disk under the log, and room again")
+def full_disk(house):
+    if os.geteuid() != 0:
+        raise Skip("needs root")
+    disk = house.dir / "disk"
+    disk.mkdir()
+    house.sh("mount", "-t", "tmpfs", "-o", "size=64k", "healthz-faults", str(disk))
+    house.case.callback(lambda: (house.run(["umount", "-l", str(disk)]), disk.rmdir()))
+    daemon = house.daemon("--log-limit", "2s", "--log-level", "trace", "--sync-period", "100ms", log=disk / "log")
+    daemon.probe(3)
+    with open(disk / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(b"x" * 512)
+
+    def verdict():
+        return daemon.ask(LAST.replace(b"/healthz", b"/healthz?verbose"))
+
+    wait_for("log failing on a full disk", 15, lambda: b"[-]log failed" in verdict())
+    # The door itself is as well as ever.
+    want_ok("ping", daemon.ask(LAST.replace(b"/healthz", b"/healthz/ping")))
+    (disk / "ballast").unlink()
+    wait_for("log passing once there is room", 15, lambda: b"[+]log ok" in verdict())
+    daemon.probe(3)
+    daemon.said(r"\n\S+ WARN  healthz: \d+ log records? w[a-z]+ dropped")
+    daemon.stop()
+
+
+@case("stdin, stdout and stderr closed")
+def closed_streams(house):
+    path = house.dir / "closed.sock"
+    script = 'exec "$0" --listen "unix:$1" <&- >&- 2>&-'
+    process = subprocess.Popen(["sh", "-c", script, house.args.daemon, str(path)], start_new_session=True)
+    house.case.callback(lambda: (process.poll() is None and process.kill(), process.wait(5)))
+    wait_for("the socket", 10, path.exists)
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.settimeout(PROBE_SECONDS)
+            stream.connect(str(path))
+            stream.sendall(LAST)
+            want_ok("a probe", rest(stream))
+    process.terminate()
+    want("exit code", process.wait(10), 0)
+
+
+# -- Namespaces
+
+REMOTE = "10.213.47.1"
+
+
+class Networks:
+    """Two namespaces and a wire between them; they are gone with the case."""
+
+    def __init__(self, house):
+        if os.geteuid() != 0:
+            raise Skip("needs root")
+        self.house = house
+        self.names = [f"healthz-{os.getpid()}-{end}" for end in "ab"]
+        for name in self.names:
+            result = house.run(["ip", "netns", "add", name])
+            if result.returncode:
+                raise Skip(f"ip netns add: {result.stderr.strip()}")
+            house.case.callback(lambda name=name: house.run(["ip", "netns", "del", name]))
+
+    def ip(self, end, *argv):
+        self.house.sh("ip", "-n", self.names[end], *argv)
+
+    def wire(self):
+        ends = ["wire", "netns", self.names[0], "type", "veth", "peer", "wire", "netns", self.names[1]]
+        self.house.sh("ip", "link", "add", *ends)
+        for end in (0, 1):
+            self.ip(end, "link", "set", "lo", "up")
+            self.ip(end, "addr", "add", f"10.213.47.{end + 1}/24", "dev", "wire")
+            self.ip(end, "addr", "add", f"fd47::{end + 1}/64", "dev", "wire", "nodad")
+            self.ip(end, "link", "set", "wire", "up")
+        # Whoever wants to be let in sends what is for our loopback over the wire.
+        self.ip(1, "route", "add", "127.0.0.9/32", "via", REMOTE)
+
+    def inside(self, end):
+        return ["ip", "netns", "exec", self.names[end]]
+
+    def ask(self, end, host, port):
+        """One probe from a namespace: the answer, or the error."""
+        script = (
+            "import socket, sys\n"
+            "try:\n"
+            f"    s = socket.create_connection(({host!r}, {port}), 1)\n"
+            f"    s.sendall({LAST!r}); s.settimeout(3); b = b''\n"
+            "    while p := s.recv(4096): b += p\n"
+            "    print(b.decode(), end='')\n"
+            "except OSError as e:\n"
+            "    print('error:', e)\n"
+        )
+        return self.house.run([*self.inside(end), sys.executable, "-c", script]).stdout
+
+    def want_refused(self, what, answer):
+        want_match(what, answer, r"^error: ")
+
+
+@case("another namespace gets no answer, unless it is meant to", "ip")
+def from_another_namespace(house):
+    networks = Networks(house)
+    networks.wire()
+    daemon = house.daemon(listen=None, prefix=networks.inside(0))
+    want_match("from inside", networks.ask(0, "127.0.0.1", daemon.port), r"\Aok\Z|\r?\n\r?\nok\Z")
+    for host in (REMOTE, "fd47::1", "127.0.0.9"):
+        networks.want_refused(f"{host} from outside", networks.ask(1, host, daemon.port))
+    for address in (f"{REMOTE}:10248", "0.0.0.0:10248", "[::]:10248", "[fd47::1]:10248"):
+        refused = house.run([*networks.inside(0), house.args.daemon, "--listen", address])
+        want(f"exit code with --listen {address}", refused.returncode, 2)
+        want_match("stderr", refused.stderr, "pass --allow-remote if that is meant")
+    remote = house.daemon("--allow-remote", listen=f"{REMOTE}:0", prefix=networks.inside(0))
+    want_match("from outside, as it is meant", networks.ask(1, REMOTE, remote.port), r"\n\r?\nok\Z")
+    daemon.stop()
+    remote.stop()
+
+
+@case("a namespace without IPv6 is served on 127.0.0.1", "ip")
+def without_ipv6(house):
+    networks = Networks(house)
+    networks.ip(0, "link", "set", "lo", "up")
+    off = "for name in all lo; do echo 1 > /proc/sys/net/ipv6/conf/$name/disable_ipv6; done"
+    house.sh(*networks.inside(0), "sh", "-ec", off)
+    daemon = house.daemon(listen=None, prefix=networks.inside(0))
+    daemon.said("this machine has no ::1, serving without it")
+    want_match("a probe", networks.ask(0, "127.0.0.1", daemon.port), r"\n\r?\nok\Z")
+    daemon.stop()
+
+
+@case("a namespace whose loopback is down is told of, and served once it is up", "ip")
+def without_loopback(house):
+    networks = Networks(house)
+    daemon = house.daemon(listen=None, prefix=networks.inside(0))
+    daemon.said(r"nobody can reach 127\.0\.0\.1:\d+ until its interface is up")
+    networks.want_refused("a probe", networks.ask(0, "127.0.0.1", daemon.port))
+    networks.ip(0, "link", "set", "lo", "up")
+    want_match("a probe", networks.ask(0, "127.0.0.1", daemon.port), r"\n\r?\nok\Z")
+    daemon.stop()
+
+
+# -- slowhttptest
+
+MODES = {
+    "slow headers": ["-H", "-i", "1"],
+    "slow bodies": ["-B", "-i", "1", "-s", "8192", "-t", "POST", "-x", "10"],
+    "slow reading": ["-X", "-w", "10", "-y", "20", "-n", "1", "-z", "32", "-k", "3"],
+    "ranges": ["-R", "-t", "HEAD", "-a", "10", "-b", "3000"],
+}
+
+
+@case("slowhttptest in its four modes at once, 300 connections each against a table of 64", "slowhttptest")
+def slow_clients(house):
+    runs = {}
+    for mode, options in MODES.items():
+        daemon = house.daemon()
+        name = str(house.dir / f"slow-{len(runs)}")
+        argv = ["slowhttptest", "-c", "300", "-r", "150", "-l", "6", "-p", "2", "-g", "-o", name, *options]
+        tool = subprocess.Popen(
+            [*argv, "-u", f"http://127.0.0.1:{daemon.port}/healthz"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=house.dir,
+        )
+        house.case.callback(lambda tool=tool: (tool.poll() is None and tool.kill(), tool.communicate()))
+        runs[mode] = (daemon, tool, name)
+    while any(tool.poll() is None for _, tool, _ in runs.values()):
+        for mode, (daemon, _, _) in runs.items():
+            daemon.probe(1, f"a probe beside {mode}")
+        time.sleep(0.02)
+    for mode, (daemon, _, name) in runs.items():
+        daemon.probe(3)
+        with open(f"{name}.csv", newline="") as f:
+            rows = list(csv.DictReader(f))
+        column = next((key for key in rows[0] if key and "Service Available" in key), None) if rows else None
+        if column is None:
+            raise Wrong(f"{mode}: expected figures, came {rows[:1]}")
+        # Its first line is from before its first connection.
+        if any(float(row[column]) == 0 for row in rows[1:]):
+            raise Wrong(f"{mode}: expected the service available throughout, came {[row[column] for row in rows]}")
+        daemon.stop()
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def install(missing):
+    packages = [PACKAGES[tool] for tool in missing]
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for argv in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]):
+        p = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=INSTALL_SECONDS_MAX,
+            env=env,
+        )
+        if p.returncode:
+            print(f"faults.py: {' '.join(argv[:2])}: {p.stdout[-300:].decode(errors='replace')}", file=sys.stderr)
+
+
+def which(tool):
+    return shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin")
+
+
+def run_case(house, name, needs, run, end):
+    """-> what to print, and how it is counted"""
+    absent = [tool for tool in needs if not which(tool)]
+    try:
+        if absent:
+            raise Skip(f"{absent[0]} is not installed")
+        if time.monotonic() > end:
+            raise Wrong(f"all cases: expected an end within {CASES_SECONDS_MAX} s")
+        with contextlib.ExitStack() as house.case:
+            run(house)
+    except Skip as e:
+        if house.args.require:
+            return f"FAIL {name}: expected to run, was skipped: {e}", "failed"
+        return f"skip {name}: {e}", "skipped"
+    except Exception as e:  # One broken case must not hide the others.
+        kind = "" if isinstance(e, Wrong) else f"expected a verdict, came {type(e).__name__}: "
+        return f"FAIL {name}: {kind}{' '.join(str(e).split())}", "failed"
+    return f"ok {name}", "passed"
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
+    ap.add_argument("--install", action="store_true", help="install missing tools with apt-get")
+    ap.add_argument("--require", action="store_true", help="a case that cannot run is a failure")
+    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
+    ap.add_argument("--list", action="store_true", help="print the names of the cases and end")
+    args = ap.parse_args()
+    cases = [c for c in CASES if args.only in c[0]]
+    if args.list:
+        print("\n".join(name for name, _, _ in cases))
+        return 0
+    if not os.access(args.daemon, os.X_OK):
+        print(f"faults.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
+        return 2
+    args.daemon = os.path.abspath(args.daemon)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+    missing = {tool for _, needs, _ in cases for tool in needs if not which(tool)}
+    if missing and args.install:
+        install(sorted(missing))
+    house = House(args)
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    try:
+        end = time.monotonic() + CASES_SECONDS_MAX
+        for name, needs, run in cases:
+            line, outcome = run_case(house, name, needs, run, end)
+            counts[outcome] += 1
+            print(line, flush=True)
+    except KeyboardInterrupt:
+        return 2
+    finally:
+        house.leave()
+    print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+    return 0 if counts["failed"] == 0 and counts["passed"] > 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
