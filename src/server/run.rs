@@ -326,7 +326,8 @@ pub struct Handle {
 }
 
 /// Runs `server` on a thread of its own, named `healthz`, with a stack of 128 KiB of which it touches
-/// a few.
+/// a few. It takes the signal mask of its caller, as every thread does: a host whose handlers need more
+/// stack than that, or should run elsewhere, blocks those signals around this call.
 ///
 /// ```
 /// # use healthz::server::{Address, Config, Listeners, Server, spawn};
