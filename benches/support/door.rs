@@ -206,7 +206,21 @@ impl Door {
         self.child.id()
     }
 
-    /// Ends it in good order, and what it counted. Not for the daemon: just drop that.
+    /// Asks the daemon to stop; its last word is what it counted.
+    pub fn stop_daemon(mut self) -> String {
+        let process = nix::unistd::Pid::from_raw(self.id() as i32);
+        nix::sys::signal::kill(process, nix::sys::signal::SIGTERM).unwrap();
+        let mut text = String::new();
+        self.output.read_to_string(&mut text).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{text}");
+        match text.rsplit_once("stopped: ") {
+            Some((_, last)) => last.trim().to_owned(),
+            None => panic!("the daemon has no last word: {text}"),
+        }
+    }
+
+    /// Ends it in good order, and what it counted. Not for the daemon: see
+    /// [`stop_daemon`](Door::stop_daemon).
     pub fn stop(mut self) -> Tally {
         drop(self.child.stdin.take());
         let mut text = String::new();
