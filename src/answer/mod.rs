@@ -13,6 +13,9 @@
 //! | anything else | any | 404 `404 page not found` | Go `http.NotFound` |
 //! | a Host that is not in a given list | any | 421 | RFC 9110 15.5.20 |
 
+#[cfg(any(all(test, not(loom)), fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod healthz;
 mod quote;
 

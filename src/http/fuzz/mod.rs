@@ -19,6 +19,7 @@ mod target;
 
 pub use connection::connection;
 pub use request::request;
+pub(crate) use target::parse_query;
 pub use target::target;
 
 /// Reads numbers off the start of what a fuzzer made up; zeros once it is used up.

@@ -223,7 +223,7 @@ fn behind_prefix<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
 }
 
 /// Go's `ParseQuery`, in order and without its errors.
-pub(super) fn parse_query(query: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn parse_query(query: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     let pairs = query
         .split('&')
         .filter(|pair| !pair.is_empty() && !pair.contains(';'));

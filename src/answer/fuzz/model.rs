@@ -1,0 +1,284 @@
+//! Checks as an `enum`, and answers as strings: `handleRootHealth` and `adaptCheckToHandler` of
+//! Kubernetes written out, with the rows of being otherwise that the answers' table names.
+
+use std::collections::BTreeSet;
+use std::format;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use super::request::Asked;
+use crate::check::Health;
+use crate::http::fuzz::parse_query;
+use crate::limits::REASON_BYTES_MAX;
+
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Nothing { passes: bool },
+    Pass,
+    Fail(String),
+    BeatUntil(u64),
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    name: &'static str,
+    group: Option<&'static str>,
+    limit: Option<u64>,
+    overdue: &'static str,
+    said: Said,
+}
+
+impl State {
+    fn new(name: &'static str, said: Said) -> Self {
+        State {
+            name,
+            group: None,
+            limit: None,
+            overdue: "no heartbeat within its limit",
+            said,
+        }
+    }
+
+    fn say(&mut self, said: Said) {
+        if self.name != "ping" {
+            self.said = said;
+        }
+    }
+
+    pub(super) fn pass(&mut self) {
+        self.say(Said::Pass);
+    }
+
+    pub(super) fn fail(&mut self, text: &str) {
+        let fits = |end: &usize| *end <= REASON_BYTES_MAX;
+        let ends = text
+            .char_indices()
+            .map(|(at, character)| at + character.len_utf8());
+        let end = ends.take_while(fits).last().unwrap_or(0);
+        self.say(Said::Fail(text[..end].to_string()));
+    }
+
+    pub(super) fn beat(&mut self, now: u64) {
+        match self.limit {
+            Some(limit) => self.say(Said::BeatUntil(now + limit)),
+            None => self.pass(),
+        }
+    }
+
+    pub(super) fn passes(&self, now: u64) -> bool {
+        match &self.said {
+            Said::Nothing { passes } => *passes,
+            Said::Pass => true,
+            Said::Fail(_) => false,
+            Said::BeatUntil(until) => now < *until,
+        }
+    }
+
+    pub(super) fn health(&self, now: u64) -> Health {
+        match (&self.said, self.passes(now)) {
+            (Said::Nothing { .. }, _) => Health::Unknown,
+            (_, true) => Health::Passing,
+            (_, false) => Health::Failing,
+        }
+    }
+
+    pub(super) fn reason(&self, now: u64) -> Option<String> {
+        match &self.said {
+            _ if self.passes(now) => None,
+            Said::Fail(text) => Some(text.clone()),
+            Said::BeatUntil(_) => Some(self.overdue.to_string()),
+            Said::Nothing { .. } | Said::Pass => Some("not reported yet".to_string()),
+        }
+    }
+
+    pub(super) fn is_listed(&self, now: u64) -> bool {
+        self.name != "shutdown" || !self.passes(now)
+    }
+}
+
+pub(super) struct Model {
+    states: Vec<State>,
+    hosts: Vec<String>,
+}
+
+pub(super) struct Answer {
+    pub(super) status: &'static str,
+    pub(super) location: Option<String>,
+    /// `None` if it does not matter.
+    pub(super) body: Option<String>,
+}
+
+impl Answer {
+    fn new(status: &'static str, body: String) -> Self {
+        Answer {
+            status,
+            location: None,
+            body: Some(body),
+        }
+    }
+}
+
+impl Model {
+    /// The same checks as those of the body.
+    pub(super) fn new(limit: u64, hosts: &[&str]) -> Self {
+        let mut states = Vec::from([
+            State::new("ping", Said::Pass),
+            State::new("log", Said::Nothing { passes: true }),
+            State::new("syncloop", Said::Nothing { passes: false }),
+            State::new("disk", Said::Nothing { passes: false }),
+            State::new("poststarthook/start-a", Said::Nothing { passes: false }),
+            State::new("poststarthook/start-b", Said::Nothing { passes: true }),
+            State::new("shutdown", Said::Pass),
+        ]);
+        states[1].limit = Some(limit);
+        states[1].overdue = "logging blocked";
+        states[2].limit = Some(16 * limit);
+        states[3].group = Some("storage");
+        states[4].group = Some("hooks");
+        states[5].group = Some("hooks");
+        let hosts = hosts.iter().map(|host| host.to_string()).collect();
+        Model { states, hosts }
+    }
+
+    pub(super) fn state(&self, name: &str) -> &State {
+        self.states.iter().find(|state| state.name == name).unwrap()
+    }
+
+    pub(super) fn state_mut(&mut self, name: &str) -> &mut State {
+        self.states
+            .iter_mut()
+            .find(|state| state.name == name)
+            .unwrap()
+    }
+
+    pub(super) fn answer(&self, asked: &Asked, now: u64) -> Answer {
+        let host = asked.host.to_ascii_lowercase();
+        let host = match host.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => host.to_string(),
+            _ => host,
+        };
+        if !self.hosts.is_empty() && !self.hosts.contains(&host) {
+            let body = "421 Misdirected Request: this server does not answer for that host\n";
+            return Answer::new("421", body.to_string());
+        }
+        if !asked.unclean.is_empty() {
+            let query = asked.query.as_ref().filter(|query| !query.is_empty());
+            let query = query.map_or(String::new(), |query| format!("?{query}"));
+            return Answer {
+                status: "307",
+                location: Some(asked.clean_path() + &query),
+                body: None,
+            };
+        }
+        let is_probe_of_all = asked.method == "OPTIONS" && asked.clean_path() == "/";
+        let listed = |count: usize| -> Vec<&State> {
+            let states = self.states[..count].iter();
+            states.filter(|state| state.is_listed(now)).collect()
+        };
+        // What follows the endpoint; a slash alone at its end names no check.
+        let rest = match (&asked.name, asked.path) {
+            (None, "/healthz/") => Some(&b""[..]),
+            (name, _) => name.as_deref(),
+        };
+        let (name, states) = match asked.path {
+            _ if is_probe_of_all => ("healthz", listed(6)),
+            "/healthz" | "/healthz/" => ("healthz", listed(6)),
+            "/livez" => ("livez", listed(2)),
+            "/readyz" => ("readyz", listed(7)),
+            _ => return not_found(),
+        };
+        let single = |rest: &[u8]| {
+            states
+                .iter()
+                .find(|state| state.name.as_bytes() == rest)
+                .copied()
+        };
+        let body = match rest.map(single) {
+            Some(None) => return not_found(),
+            _ if asked.method == "PURGE" => {
+                let body =
+                    "405 Method Not Allowed: a check is run by GET, HEAD, OPTIONS and POST\n";
+                return Answer::new("405", body.to_string());
+            }
+            Some(Some(state)) => match state.reason(now) {
+                None => Ok("ok".to_string()),
+                Some(reason) => Err(format!("internal server error: {reason}\n")),
+            },
+            None => root(name, &states, asked.query.as_deref().unwrap_or(""), now),
+        };
+        match body {
+            Ok(body) => Answer::new("200", body),
+            Err(body) => Answer::new("500", body),
+        }
+    }
+}
+
+fn not_found() -> Answer {
+    Answer::new("404", "404 page not found\n".to_string())
+}
+
+fn root(endpoint: &str, states: &[&State], query: &str, now: u64) -> Result<String, String> {
+    let pairs = parse_query(query);
+    let is_verbose = pairs.iter().any(|(name, _)| name == b"verbose");
+    let excludes = pairs.into_iter().filter(|(name, _)| name == b"exclude");
+    let mut unmatched: BTreeSet<Vec<u8>> = excludes.map(|(_, value)| value).collect();
+    let excluded = unmatched.clone();
+    let has = |name: &str| excluded.contains(name.as_bytes());
+    let mut lines = String::new();
+    let mut has_failed = false;
+    for state in states {
+        let name = state.name;
+        let line = match state.group {
+            _ if has(name) => format!("[+]{name} excluded: ok\n"),
+            Some(group) if has(group) => format!("[+]{name} excluded with {group}: ok\n"),
+            _ if state.passes(now) => format!("[+]{name} ok\n"),
+            _ => {
+                has_failed = true;
+                format!("[-]{name} failed: reason withheld\n")
+            }
+        };
+        lines.push_str(&line);
+        unmatched.remove(name.as_bytes());
+        unmatched.remove(state.group.unwrap_or(name).as_bytes());
+    }
+    if !is_verbose && !has_failed {
+        return Ok("ok".to_string());
+    }
+    if !unmatched.is_empty() {
+        let names: Vec<String> = unmatched.iter().map(|name| quoted(name)).collect();
+        let names = names.join(",");
+        lines.push_str(&format!(
+            "warn: some health checks cannot be excluded: no matches for {names}\n"
+        ));
+    }
+    match has_failed {
+        true => Err(format!("{lines}{endpoint} check failed\n")),
+        false => Ok(format!("{lines}{endpoint} check passed\n")),
+    }
+}
+
+/// Go's `%q`.
+fn quoted(bytes: &[u8]) -> String {
+    let mut text = String::from("\"");
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            let short = "\\\"\x07\x08\x0c\n\r\t\x0b".find(character);
+            let code = u32::from(character);
+            // Behind a letter, where a mark that combines is shown as it is.
+            let plain = format!("a{character}");
+            let is_shown = plain.escape_debug().eq(plain.chars()) || character == '\'';
+            match short {
+                Some(at) => text.extend(['\\', char::from(b"\\\"abfnrtv"[at])]),
+                None if code < 0x20 || code == 0x7f => text.push_str(&format!("\\x{code:02x}")),
+                None if is_shown => text.push(character),
+                None if code < 0x10000 => text.push_str(&format!("\\u{code:04x}")),
+                None => text.push_str(&format!("\\U{code:08x}")),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text.push('"');
+    text
+}
