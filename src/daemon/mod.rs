@@ -5,6 +5,8 @@
 
 pub mod checks;
 mod duration;
+#[cfg(test)]
+mod fuzz;
 mod holder;
 mod listen;
 mod log;

@@ -53,7 +53,7 @@ impl Manager {
     }
 }
 
-fn connect(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
+pub(super) fn connect(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     let address = match name.as_bytes() {
         [b'/', ..] => SocketAddr::from_pathname(name)?,
         #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -77,7 +77,7 @@ fn connect(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
 }
 
 /// Half of what the manager allows, so that one late beat is no death.
-fn watchdog(limit_us: Option<OsString>, pid: Option<OsString>) -> Option<Duration> {
+pub(super) fn watchdog(limit_us: Option<OsString>, pid: Option<OsString>) -> Option<Duration> {
     let us = std::process::id().to_string();
     if pid.is_some_and(|pid| pid != OsStr::new(&us)) {
         return None;

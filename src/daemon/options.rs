@@ -141,7 +141,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
                 }
             },
             Short(letter) => {
-                return Err(UsageError(format!("unknown option -{letter}; {SEE_HELP}")));
+                let option = shown(OsStr::new(&format!("-{letter}")));
+                return Err(UsageError(format!("unknown option {option}; {SEE_HELP}")));
             }
             Value(value) => {
                 let value = shown(&value);
@@ -521,6 +522,13 @@ mod tests {
             !error.contains('\u{1b}') && error.contains("\\u{1b}"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_short_option_that_is_no_letter_is_escaped() {
+        let error = super::parse([OsString::from("-\u{1b}[2J")]);
+        let error = error.unwrap_err().to_string();
+        assert_eq!(error, "unknown option \"-\\u{1b}\"; see healthz --help");
     }
 
     #[test]

@@ -1,0 +1,236 @@
+//! What the fuzz target `options` runs: everything that the daemon reads as text, read back.
+//!
+//! Called by `fuzz/` with bytes that nobody chose, and by `cargo test` with those that are kept. The
+//! target compiles this file and its neighbours into itself: a program is no crate to depend on.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use healthz::server::{Address, ListenFds};
+use healthz::{Check, Endpoint, Responder};
+
+use super::duration::{self, Shown};
+use super::notify;
+use super::options::{self, Command, Options};
+
+/// - A command line is taken or refused. What is taken means the same when it is written out; what is
+///   refused is said in one line that names the argument.
+/// - The same for durations, addresses, `LISTEN_FDS` and its like, and `WATCHDOG_USEC`.
+pub fn options(data: &[u8]) {
+    // As the kernel hands them over: no argument and no variable has a NUL.
+    let texts: Vec<&OsStr> = data
+        .split(|byte| *byte == 0)
+        .map(OsStr::from_bytes)
+        .collect();
+    command_line(&texts);
+    let of = |at: usize| texts.get(at).copied();
+    listen_fds(of(0), of(1), of(2));
+    watchdog(of(0));
+    let _ = notify::connect(texts[0]);
+    for text in texts.iter().filter_map(|text| text.to_str()) {
+        time(text);
+        address(text);
+    }
+}
+
+fn command_line(args: &[&OsStr]) {
+    let owned = |args: &[&OsStr]| -> Vec<OsString> { args.iter().map(OsString::from).collect() };
+    match options::parse(owned(args)) {
+        Ok(Command::Version) => {}
+        Ok(Command::Serve(read) | Command::Help(read)) => {
+            let written = written(&read);
+            let Ok(Command::Serve(again)) = options::parse(written.clone()) else {
+                panic!("{written:?} is refused");
+            };
+            assert_eq!(format!("{again:?}"), format!("{read:?}"), "{written:?}");
+            let (ping, ready) = (Check::ping(), Check::gate("ready"));
+            let checks = [&ping, &ready];
+            let responder = [Endpoint::new("/healthz", &checks)];
+            let bytes = read.config.memory_bytes_max(&Responder::new(&responder));
+            assert!(bytes > read.config.connections * read.config.limits.request_head_bytes);
+            let help = options::help(bytes);
+            assert!(
+                help.lines().all(|line| line.chars().count() <= 80),
+                "{help}"
+            );
+        }
+        Err(error) => {
+            let message = error.to_string();
+            assert!(!message.contains(char::is_control), "{message:?}");
+            assert!(
+                args.iter().any(|arg| is_named(arg, &message)),
+                "{message:?} of {args:?}"
+            );
+        }
+    }
+}
+
+/// Whether `message` speaks of `arg`: the option's name, or all of what is none.
+fn is_named(arg: &OsStr, message: &str) -> bool {
+    let says = |text: &str| {
+        let quoted = format!("{:?}", OsStr::new(text));
+        message.contains(text) || message.contains(quoted.trim_matches('"'))
+    };
+    let text = arg.to_string_lossy();
+    if let Some(long) = text.strip_prefix("--") {
+        return says(long.split('=').next().unwrap());
+    }
+    match text.strip_prefix('-') {
+        Some(short) if !short.is_empty() => short.chars().any(|letter| says(&format!("-{letter}"))),
+        _ => says(&text) || message.contains(format!("{arg:?}").trim_matches('"')),
+    }
+}
+
+/// The command line that says all of `options`. Whoever adds an option is asked for it here.
+fn written(options: &Options) -> Vec<OsString> {
+    let Options {
+        listen,
+        allow_remote,
+        allow_hosts,
+        config,
+        log_limit,
+        sync_period,
+        sync_limit,
+        shutdown_delay,
+        ready_fd,
+        log_level,
+    } = options;
+    let limits = &config.limits;
+    let mut written = Vec::new();
+    let mut push = |name: &str, value: &dyn std::fmt::Display| {
+        written.extend([format!("--{name}"), value.to_string()].map(OsString::from));
+    };
+    push("connections", &config.connections);
+    push("head-bytes", &limits.request_head_bytes);
+    push("body-bytes", &limits.body_drain_bytes);
+    for (name, time) in [
+        ("head-timeout", limits.head_duration),
+        ("idle-timeout", limits.idle_duration),
+        ("drain-timeout", limits.drain_duration),
+        ("log-limit", *log_limit),
+        ("sync-period", *sync_period),
+        ("sync-limit", *sync_limit),
+        ("shutdown-delay", *shutdown_delay),
+    ] {
+        push(name, &Shown(time));
+    }
+    allow_hosts.iter().for_each(|host| push("allow-host", host));
+    ready_fd.iter().for_each(|fd| push("ready-fd", fd));
+    log_level.iter().for_each(|level| push("log-level", level));
+    written.extend(allow_remote.then(|| "--allow-remote".into()));
+    for address in listen {
+        let mut argument = OsString::from("--listen=");
+        match address {
+            // A path need not be text.
+            Address::Unix(path) => {
+                argument.push("unix:");
+                argument.push(path);
+            }
+            address => argument.push(address.to_string()),
+        }
+        written.push(argument);
+    }
+    written
+}
+
+fn listen_fds(count: Option<&OsStr>, pid: Option<&OsStr>, names: Option<&OsStr>) {
+    let text = |value: Option<&OsStr>| value.and_then(OsStr::to_str).map(str::to_owned);
+    let number = |value: Option<&OsStr>| text(value)?.parse::<u32>().ok();
+    match ListenFds::parse(count, pid, names, 42) {
+        Ok(passed) => {
+            let is_ours = count.is_some() && number(pid) == Some(42);
+            let want = if is_ours { number(count).unwrap() } else { 0 };
+            assert_eq!(passed.numbers().len(), want as usize);
+            let names = text(names).unwrap_or_default();
+            let names: Vec<&str> = names.split(':').collect();
+            for (at, fd) in passed.numbers().enumerate().take(16) {
+                let name = names.get(at).filter(|name| !["", "unknown"].contains(name));
+                assert_eq!(passed.name(fd), name.copied());
+            }
+            assert_eq!(passed.name(2), None);
+            assert_eq!(passed.name(passed.numbers().end), None);
+        }
+        Err(error) => {
+            assert_eq!(number(pid), Some(42), "another's mistake");
+            let message = error.to_string();
+            assert!(message.starts_with("LISTEN_FDS=") && !message.contains(char::is_control));
+            assert!(
+                number(count).is_none_or(|count| count > i32::MAX as u32 - 3),
+                "{message}"
+            );
+        }
+    }
+}
+
+fn watchdog(limit: Option<&OsStr>) {
+    let micros = limit.and_then(|limit| limit.to_str()?.parse::<u64>().ok());
+    let want = micros
+        .filter(|micros| *micros > 0)
+        .map(|micros| Duration::from_micros(micros) / 2);
+    assert_eq!(notify::watchdog(limit.map(OsString::from), None), want);
+    let other = Some(OsString::from("0"));
+    assert_eq!(notify::watchdog(limit.map(OsString::from), other), None);
+}
+
+fn time(text: &str) {
+    let read = duration::parse(text);
+    assert_eq!(read, slow_time(text), "{text:?}");
+    if let Some(time) = read {
+        let shown = Shown(time).to_string();
+        assert_eq!(
+            duration::parse(&shown),
+            Some(time),
+            "{text:?} is shown as {shown:?}"
+        );
+    }
+}
+
+/// Digits and letters in turn, added up with room to spare.
+fn slow_time(text: &str) -> Option<Duration> {
+    let mut millis: u128 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        let unit: String = rest
+            .chars()
+            .skip(digits.len())
+            .take_while(|c| !c.is_ascii_digit())
+            .collect();
+        rest = rest.get(digits.len() + unit.len()..)?;
+        let unit = match unit.as_str() {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        millis += u128::from(digits.parse::<u64>().ok()?) * unit;
+    }
+    let millis = u64::try_from(millis).ok()?;
+    (!text.is_empty()).then(|| Duration::from_millis(millis))
+}
+
+fn address(text: &str) {
+    if let Ok(address) = text.parse::<Address>() {
+        let shown = address.to_string();
+        assert_eq!(shown.parse(), Ok(address), "{text:?} is shown as {shown:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn kept_texts_are_read_and_shown() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/options");
+        let mut count = 0;
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            // Shown if the body fails.
+            println!("{}", path.display());
+            super::options(&std::fs::read(&path).unwrap());
+            count += 1;
+        }
+        assert!(count > 50, "only {count} inputs in {directory}");
+    }
+}
