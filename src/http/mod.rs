@@ -9,7 +9,7 @@
 mod body;
 pub mod cache;
 pub mod connection;
-#[cfg(any(test, fuzzing))]
+#[cfg(any(all(test, not(loom)), fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
 pub mod request;
