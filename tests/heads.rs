@@ -153,6 +153,87 @@ fn a_request_one_byte_off_is_the_same_request_however_it_is_cut() {
     }
 }
 
+/// One of each kind of byte that a head gives a meaning to, and two that no head may hold.
+const TELLING: [u8; 12] = *b"G/ \t\r\n:1,;\0\x80";
+
+/// Every sequence of up to `most` of these bytes, the empty one first.
+fn sequences(most: usize) -> Vec<Vec<u8>> {
+    let mut all = vec![Vec::new()];
+    let mut from = 0;
+    for _ in 0..most {
+        let shorter = from..all.len();
+        from = all.len();
+        for index in shorter {
+            let longer = TELLING.map(|byte| [all[index].as_slice(), &[byte]].concat());
+            all.extend(longer);
+        }
+    }
+    all
+}
+
+/// However it is cut, too, and also if nothing follows it any more.
+#[test]
+fn whatever_begins_with_up_to_four_bytes_is_no_request_yet_or_never_will_be() {
+    let responder = kubelet();
+    let mut closed = 0;
+    for stream in sequences(4) {
+        let text = stream.escape_ascii();
+        let whole = run(&responder, &[&stream]);
+        if let Err(why) = judge(&stream, &whole) {
+            panic!("{text}: {why}");
+        }
+        assert!(whole.answered <= 1, "{text}");
+        assert!(!whole.sent.starts_with(b"HTTP/1.1 200 "), "{text}");
+        closed += usize::from(whole.end == End::Closed);
+        for at in 1..stream.len() {
+            let (left, right) = stream.split_at(at);
+            assert_eq!(run(&responder, &[left, right]), whole, "{text} cut at {at}");
+        }
+    }
+    assert!(closed > 1000, "only {closed} were turned away");
+}
+
+/// Three bytes of every kind in the places of a request where a wrong reading would be dear.
+#[test]
+fn whatever_three_bytes_stand_in_a_request_it_is_answered_as_a_strict_reader_asks() {
+    let responder = kubelet();
+    let places: [[&[u8]; 2]; 7] = [
+        [b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"],
+        [b"GET", b"/healthz HTTP/1.1\r\nHost: a\r\n\r\n"],
+        [b"GET /healthz HTTP/1.1", b"Host: a\r\n\r\n"],
+        [b"GET /healthz HTTP/1.1\r\nHost", b" a\r\n\r\n"],
+        [
+            b"GET /healthz HTTP/1.1\r\nHost: a",
+            b"Content-Length: 0\r\n\r\n",
+        ],
+        [
+            b"GET /livez HTTP/1.1\r\nHost: a\r\nContent-Length: ",
+            b"\r\n\r\nGET",
+        ],
+        [
+            b"GET /livez HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked",
+            b"\r\n\r\n0\r\n\r\n",
+        ],
+    ];
+    let mut seen = [0; 3];
+    for middle in sequences(3) {
+        for [before, behind] in places {
+            let request = [before, &middle, behind].concat();
+            let text = request.escape_ascii();
+            let whole = run(&responder, &[&request]);
+            if let Err(why) = judge(&request, &whole) {
+                panic!("{text}: {why}");
+            }
+            let (left, right) = request.split_at(before.len() + middle.len() / 2);
+            assert_eq!(run(&responder, &[left, right]), whole, "{text}");
+            for reading in readings(&request) {
+                seen[reading as usize] += 1;
+            }
+        }
+    }
+    assert!(seen[0] > 50 && seen[1] > 20 && seen[2] > 1000, "{seen:?}");
+}
+
 /// What comes back, as statuses, whether the connection stays, and the last body.
 fn ask(limits: &Limits, stream: &[u8]) -> (Vec<u16>, End, Vec<u8>) {
     ask_of(&kubelet(), limits, stream)

@@ -13,6 +13,7 @@
 //! A seed that fails is printed; given as HEALTHZ_SEED it is the only one, and fails again.
 
 mod client;
+mod short;
 mod world;
 
 use core::time::Duration;

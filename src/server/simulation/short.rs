@@ -1,0 +1,296 @@
+//! Short reads, short sends and errors at every byte: one connection whose socket takes and gives
+//! exactly as much as it is told to, through the table as it is.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::vec::Vec;
+
+use mio::Token;
+
+use super::super::buffers::Buffers;
+use super::super::desk::Desk;
+use super::super::memory::Lent;
+use super::super::slots::Slots;
+use super::super::socket::{ListenSocket, StreamSocket};
+use super::super::table::Table;
+use super::super::{Counters, TOKENS};
+use crate::answer::Responder;
+use crate::check::{Check, Endpoint};
+use crate::http::HeadCache;
+use crate::limits::{LISTENERS_MAX, Limits};
+use crate::time::Instant;
+
+const NOW: Instant = Instant::from_millis(1);
+
+/// Every state that a connection passes through: whole and verbose answers, both kinds of bodies, a
+/// refused method, and the end that was asked for.
+const INPUT: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n\
+    POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\
+    PUT /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n\
+    GET /healthz?verbose HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+/// One socket, as its peer and the kernel would have it.
+#[derive(Default)]
+struct Script {
+    read: usize,
+    /// So much of the input has come, and what follows it: nothing yet, or an error.
+    come: usize,
+    read_error: Option<i32>,
+    sent: Vec<u8>,
+    /// So much of the answers is taken, and what follows.
+    room: usize,
+    send_error: Option<i32>,
+    is_shut: bool,
+    is_closed: bool,
+    token: Option<Token>,
+}
+
+type Shared = Rc<RefCell<Script>>;
+
+struct Waiting(Rc<RefCell<VecDeque<Shared>>>);
+
+struct Socket(Shared);
+
+impl ListenSocket for Waiting {
+    type Stream = Socket;
+
+    fn accept(&self) -> io::Result<Socket> {
+        let next = self.0.borrow_mut().pop_front();
+        next.map(Socket)
+            .ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
+    fn register(&mut self, _: &(), _: Token) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn arm(&self, _: &(), _: Token) -> bool {
+        false
+    }
+
+    fn disarm(&mut self, _: &(), _: Token) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn deregister(&mut self, _: &()) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn nothing_more<T>(error: Option<i32>) -> io::Result<T> {
+    Err(match error {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::ErrorKind::WouldBlock.into(),
+    })
+}
+
+impl StreamSocket for Socket {
+    type Registry = ();
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut script = self.0.borrow_mut();
+        let rest = &INPUT[script.read..script.come];
+        if rest.is_empty() {
+            return nothing_more(script.read_error);
+        }
+        let size = rest.len().min(buffer.len());
+        buffer[..size].copy_from_slice(&rest[..size]);
+        script.read += size;
+        Ok(size)
+    }
+
+    fn send(&mut self, bytes: &[u8], _: bool) -> io::Result<usize> {
+        let mut script = self.0.borrow_mut();
+        assert!(!script.is_shut, "sent behind its own end");
+        let size = bytes.len().min(script.room - script.sent.len());
+        if size == 0 {
+            return nothing_more(script.send_error);
+        }
+        script.sent.extend(&bytes[..size]);
+        Ok(size)
+    }
+
+    fn shutdown(&mut self) {
+        self.0.borrow_mut().is_shut = true;
+    }
+
+    fn register(&mut self, _: &(), token: Token) -> io::Result<()> {
+        self.0.borrow_mut().token = Some(token);
+        Ok(())
+    }
+
+    fn register_writing(&mut self, _: &(), _: Token) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.0.borrow_mut().is_closed = true;
+    }
+}
+
+/// A table of one place, and those who wait to be accepted.
+struct Door<'a> {
+    table: Table<'a, Waiting>,
+    waiting: Rc<RefCell<VecDeque<Shared>>>,
+}
+
+impl<'a> Door<'a> {
+    fn new(responder: Responder<'a>) -> Self {
+        let limits = Limits::DEFAULT;
+        let waiting = Rc::new(RefCell::new(VecDeque::new()));
+        let mut listeners: [Option<Waiting>; LISTENERS_MAX] = core::array::from_fn(|_| None);
+        listeners[0] = Some(Waiting(waiting.clone()));
+        let response_bytes = responder.response_bytes_max(&limits);
+        let buffers = Buffers::new(1, limits.request_head_bytes, response_bytes);
+        let heads = Lent::Own(std::boxed::Box::new(HeadCache::new()));
+        let desk = Desk::new(responder, limits, buffers, heads);
+        let mut table = Table::new(listeners, Slots::new(1), desk);
+        table.register(&(), Token(0)).unwrap();
+        Door { table, waiting }
+    }
+
+    fn connect(&mut self, script: Script) -> Shared {
+        let script = Rc::new(RefCell::new(script));
+        self.waiting.borrow_mut().push_back(script.clone());
+        self.table.handle(&(), Token(0), false, NOW);
+        self.work();
+        script
+    }
+
+    /// The socket has changed, and epoll says so.
+    fn tell(&mut self, script: &Shared) {
+        let token = script.borrow().token;
+        if let Some(token) = token {
+            assert!(token.0 & 0xf_ffff < TOKENS);
+            self.table.handle(&(), token, false, NOW);
+        }
+        self.work();
+    }
+
+    fn work(&mut self) {
+        for _ in 0..100 {
+            self.table.turn(&(), NOW);
+            if self.table.deadline() != Some(Instant::ZERO) {
+                return;
+            }
+        }
+        panic!("never at rest");
+    }
+
+    fn counters(&self) -> Counters {
+        self.table.counters()
+    }
+}
+
+fn with_door(test: impl FnOnce(Door<'_>, &[u8])) {
+    let ping = Check::ping();
+    let checks = [&ping];
+    let endpoints = Endpoint::kubernetes(&checks);
+    let mut door = Door::new(Responder::new(&endpoints));
+    let whole = door.connect(Script {
+        come: INPUT.len(),
+        room: usize::MAX,
+        ..Script::default()
+    });
+    let expected = whole.borrow().sent.clone();
+    assert!(whole.borrow().is_shut && expected.ends_with(b"healthz check passed\n"));
+    assert_eq!(door.counters().answered, 4);
+    test(door, &expected);
+}
+
+#[test]
+fn short_sends_of_every_length_lose_and_repeat_nothing() {
+    with_door(|mut door, expected| {
+        for taken in 0..=expected.len() {
+            for step in [1, 7, usize::MAX] {
+                let script = door.connect(Script {
+                    come: INPUT.len(),
+                    room: taken,
+                    ..Script::default()
+                });
+                while script.borrow().sent != expected {
+                    let before = script.borrow().sent.len();
+                    script.borrow_mut().room = before.saturating_add(step);
+                    door.tell(&script);
+                    assert!(script.borrow().sent.len() > before, "stuck at {before}");
+                }
+                door.tell(&script);
+                assert!(script.borrow().is_shut, "cut at {taken}, then {step}");
+            }
+        }
+        assert_eq!(door.counters().failed, 0);
+    });
+}
+
+#[test]
+fn short_reads_of_every_length_make_no_difference() {
+    with_door(|mut door, expected| {
+        for first in 0..INPUT.len() {
+            for step in [1, 5, INPUT.len()] {
+                let script = door.connect(Script {
+                    come: first,
+                    room: usize::MAX,
+                    ..Script::default()
+                });
+                while script.borrow().come < INPUT.len() {
+                    let come = script.borrow().come + step;
+                    script.borrow_mut().come = come.min(INPUT.len());
+                    door.tell(&script);
+                }
+                assert!(
+                    script.borrow().sent == expected,
+                    "cut at {first}, then {step}"
+                );
+            }
+        }
+        assert_eq!(door.counters().failed, 0);
+    });
+}
+
+#[test]
+fn an_error_at_every_byte_ends_that_connection_and_is_counted() {
+    with_door(|mut door, expected| {
+        let mut failed = 0;
+        for code in [
+            libc::ECONNRESET,
+            libc::EPIPE,
+            libc::ETIMEDOUT,
+            libc::ENOBUFS,
+        ] {
+            let reads = (0..INPUT.len()).map(|come| Script {
+                come,
+                read_error: Some(code),
+                room: usize::MAX,
+                ..Script::default()
+            });
+            let sends = (0..expected.len()).map(|room| Script {
+                come: INPUT.len(),
+                room,
+                send_error: Some(code),
+                ..Script::default()
+            });
+            for script in reads.chain(sends) {
+                let script = door.connect(script);
+                door.tell(&script);
+                failed += 1;
+                let script = script.borrow();
+                assert!(
+                    script.is_closed,
+                    "error {code} at {} of the input",
+                    script.come
+                );
+                assert!(expected.starts_with(&script.sent));
+                assert_eq!((door.counters().failed, door.counters().open), (failed, 0));
+            }
+        }
+        assert_eq!(
+            door.counters().evicted,
+            1,
+            "only who had its answers lingered"
+        );
+    });
+}
