@@ -65,6 +65,7 @@
 //!
 //! - none: checks, HTTP and answers. `no_std` without `alloc`; needs 64-bit atomics.
 //! - `server`: sockets and the event loop on mio.
+//! - `capi`: the functions of `capi/healthz.h`, for C and whoever speaks it; see `capi/README.md`.
 //! - `daemon` (default): what the `healthz` program needs on top. Embedders turn it off:
 //!   `healthz = { version = "0.1", default-features = false, features = ["server"] }`.
 #![no_std]
@@ -79,6 +80,8 @@ compile_error!(
 extern crate std;
 
 pub mod answer;
+#[cfg(feature = "capi")]
+pub mod capi;
 pub mod check;
 pub mod http;
 pub mod limits;
