@@ -49,6 +49,8 @@ pub(super) struct Table<'a, L: ListenSocket> {
     accept_resumes: Option<Instant>,
     /// A shortage was logged, and has not ended since.
     is_short: bool,
+    /// The same of a connection that could not be registered.
+    is_unwatched: bool,
     stops_at: Option<Instant>,
 }
 
@@ -69,6 +71,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             armed: 0,
             accept_resumes: None,
             is_short: false,
+            is_unwatched: false,
             stops_at: None,
         }
     }
@@ -297,6 +300,15 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
     }
 
+    fn tell_unwatched(&mut self, error: &io::Error) {
+        if !core::mem::replace(&mut self.is_unwatched, true) {
+            log::warn!(
+                "cannot register connections with epoll (error {}); those that have to be waited for are closed",
+                error.raw_os_error().unwrap_or_default()
+            );
+        }
+    }
+
     /// Serves a connection that was just accepted, and finds it a place if it stays.
     fn welcome(&mut self, registry: &RegistryOf<L>, stream: L::Stream, now: Instant) {
         let mut peer = Peer::new(stream, now);
@@ -324,12 +336,12 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             return;
         };
         if let Err(error) = peer.stream.register(registry, token) {
-            let code = error.raw_os_error().unwrap_or_default();
-            log::warn!("cannot register a connection with epoll (error {code}); it is closed");
+            self.tell_unwatched(&error);
             self.desk.counters.failed += 1;
             self.slots.remove(index);
             return;
         }
+        self.is_unwatched = false;
         self.settle(registry, index, outcome, now);
     }
 
