@@ -17,6 +17,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use daemon_support::{Daemon, PATIENCE, eventually, get, get_unix, shell, socket_path};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
 /// A shell that hands its stdin and stdout over as descriptors 3 and 4.
@@ -159,6 +160,9 @@ fn readiness_is_one_newline_and_then_the_end() {
     assert!(daemon.is_running());
 }
 
+const READY: &str = "READY=1\nSTATUS=healthz passes";
+const STOPPING: &str = "STOPPING=1\nSTATUS=shutting down";
+
 /// A service manager's socket.
 struct Manager {
     socket: UnixDatagram,
@@ -187,6 +191,16 @@ impl Manager {
         let length = self.socket.recv(&mut state).unwrap();
         String::from_utf8(state[..length].to_vec()).unwrap()
     }
+
+    /// The next that is no beat of the watchdog.
+    fn next_word(&self) -> String {
+        loop {
+            match self.next() {
+                beat if beat == "WATCHDOG=1" => {}
+                word => return word,
+            }
+        }
+    }
 }
 
 impl Drop for Manager {
@@ -199,10 +213,10 @@ impl Drop for Manager {
 fn a_service_manager_is_told_of_both_ends() {
     let manager = Manager::new();
     let mut daemon = manager.start(&[], None);
-    assert_eq!(manager.next(), "READY=1");
+    assert_eq!(manager.next(), READY);
     assert_eq!(daemon.get("/readyz").0, 200, "ready when it says so");
     daemon.signal(Signal::SIGTERM);
-    assert_eq!(manager.next(), "STOPPING=1");
+    assert_eq!(manager.next(), STOPPING);
     assert_eq!(daemon.wait().code(), Some(0));
     manager.socket.set_nonblocking(true).unwrap();
     assert!(
@@ -215,7 +229,7 @@ fn a_service_manager_is_told_of_both_ends() {
 fn the_watchdog_is_beaten_in_time() {
     let manager = Manager::new();
     let _daemon = manager.start(&[], Some("400000"));
-    assert_eq!(manager.next(), "READY=1");
+    assert_eq!(manager.next(), READY);
     assert_eq!(manager.next(), "WATCHDOG=1");
     for _ in 0..3 {
         let begun = Instant::now();
@@ -234,9 +248,9 @@ fn the_watchdog_of_another_process_is_not_beaten() {
         .env("WATCHDOG_USEC", "2000")
         .env("WATCHDOG_PID", "1");
     let mut daemon = Daemon::start_as(command);
-    assert_eq!(manager.next(), "READY=1");
+    assert_eq!(manager.next(), READY);
     daemon.signal(Signal::SIGTERM);
-    assert_eq!(manager.next(), "STOPPING=1");
+    assert_eq!(manager.next(), STOPPING);
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
@@ -250,7 +264,7 @@ fn a_daemon_that_is_not_well_does_not_beat_the_watchdog() {
     command.stderr(Stdio::piped());
     let mut daemon = Daemon::of(command);
     let (line, stderr) = daemon.first_line();
-    assert_eq!(manager.next(), "READY=1");
+    assert_eq!(manager.next(), READY);
     assert_eq!(manager.next(), "WATCHDOG=1");
     // Its log has no reader any more.
     drop(stderr);
@@ -273,12 +287,33 @@ fn a_daemon_that_is_not_well_does_not_beat_the_watchdog() {
 }
 
 #[test]
+fn the_status_tells_what_fails_and_when_it_is_over() {
+    let manager = Manager::new();
+    let mut command = daemon_support::healthz(&["--listen", "127.0.0.1:0", "--log-limit", "300ms"]);
+    command
+        .args(["--sync-period", "1ms", "--log-level", "trace"])
+        .env("NOTIFY_SOCKET", &manager.path);
+    command.stderr(Stdio::piped());
+    let mut daemon = Daemon::of(command);
+    let stderr = daemon.child.stderr.as_ref().unwrap();
+    assert_eq!(fcntl(stderr, FcntlArg::F_SETPIPE_SZ(4096)), Ok(4096));
+    assert_eq!(manager.next(), READY);
+    // Nobody reads the log, and it is full soon.
+    assert_eq!(
+        manager.next_word(),
+        "STATUS=healthz fails: log (logging blocked)"
+    );
+    daemon.read_on();
+    assert_eq!(manager.next_word(), "STATUS=healthz passes");
+}
+
+#[test]
 fn a_service_manager_that_is_gone_is_no_trouble() {
     let mut command = daemon_support::healthz(&["--listen", "127.0.0.1:0"]);
     command.env("NOTIFY_SOCKET", socket_path());
     let daemon = Daemon::start_as(command);
     daemon
         .lines()
-        .wait("WARN  healthz: cannot tell the service manager READY=1: No such file or directory");
+        .wait("WARN  healthz: cannot tell the service manager READY=1, STATUS=healthz passes: No such file or directory");
     assert_eq!(daemon.get("/healthz").0, 200);
 }

@@ -122,7 +122,7 @@ fn run(options: &Options, checks: Checks, inherited: Inherited) -> Result<(), Fa
     let door = server::spawn(server).map_err(failed("cannot start the server"))?;
     let manager = Manager::from_env();
     announce(checks, &urls);
-    manager.tell("READY=1");
+    manager.tell(&format!("READY=1\n{}", sync::status(checks, server::now())));
     Inherited::tell_ready(ready);
 
     let mut main = Main {
@@ -134,7 +134,7 @@ fn run(options: &Options, checks: Checks, inherited: Inherited) -> Result<(), Fa
         return Err(ended(door));
     }
     SHUTDOWN.begin_shutdown();
-    manager.tell("STOPPING=1");
+    manager.tell("STOPPING=1\nSTATUS=shutting down");
     ::log::info!("asked to stop: readyz fails, {}", plan(options));
     main.drain(door, options)
 }

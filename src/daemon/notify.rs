@@ -48,6 +48,7 @@ impl Manager {
             return;
         };
         if let Err(error) = socket.send_to_addr(state.as_bytes(), address) {
+            let state = state.replace('\n', ", ");
             log::warn!("cannot tell the service manager {state}: {error}");
         }
     }

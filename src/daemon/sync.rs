@@ -85,18 +85,36 @@ impl<'a> SyncLoop<'a> {
         next
     }
 
+    /// To the log, and as a status to the service manager.
     fn tell_changes(&mut self, now: Instant) {
+        let mut is_changed = false;
         for (check, seen) in self.checks.alive().checks().iter().zip(&mut self.seen) {
             let reason = check.reason(now);
             if *seen == reason.is_none() {
                 continue;
             }
+            is_changed = true;
             *seen = reason.is_none();
             match reason {
                 Some(reason) => log::info!("check {} fails: {}", check.name(), reason.as_str()),
                 None => log::info!("check {} passes again", check.name()),
             }
         }
+        if is_changed {
+            self.manager.tell(&status(self.checks, now));
+        }
+    }
+}
+
+/// How the daemon is, in a line for whoever asks its service manager: sd_notify(3).
+pub fn status(checks: Checks, now: Instant) -> String {
+    let failing = checks.alive().checks().iter().filter_map(|check| {
+        let reason = check.reason(now)?;
+        Some(format!("{} ({})", check.name(), reason.as_str()))
+    });
+    match failing.collect::<Vec<_>>().join(", ") {
+        failing if failing.is_empty() => "STATUS=healthz passes".to_owned(),
+        failing => format!("STATUS=healthz fails: {failing}"),
     }
 }
 
@@ -104,6 +122,23 @@ impl<'a> SyncLoop<'a> {
 mod tests {
     use super::*;
     use crate::daemon::options::Options;
+
+    #[test]
+    fn the_status_names_what_fails_and_why() {
+        let checks = Checks::new(&Options::default());
+        let now = Instant::from_millis(1000);
+        assert_eq!(status(checks, now), "STATUS=healthz passes");
+        checks.syncloop.fail("PLEG is not healthy");
+        assert_eq!(
+            status(checks, now),
+            "STATUS=healthz fails: syncloop (PLEG is not healthy)"
+        );
+        checks.log.fail("logging blocked");
+        assert_eq!(
+            status(checks, now),
+            "STATUS=healthz fails: log (logging blocked), syncloop (PLEG is not healthy)"
+        );
+    }
 
     #[test]
     fn rounds_follow_whatever_is_due_first_and_beat_syncloop() {
