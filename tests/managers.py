@@ -157,6 +157,7 @@ def _(house):
         client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(4096), b""))
     want("the Unix socket", answer.endswith(b"\r\n\r\nok"), True)
+    wait_for("what it says", PATIENCE, lambda: "serving /healthz" in said(p, 3000))
     want_match("what it says", said(p, 3000), rf"on http://127\.0\.0\.1:{ports[0]}, http://127\.0\.0\.1:{ports[1]} and ")
     # They are all it listens on: the default port is not taken beside them.
     want("sockets", len(re.findall("serving /healthz.* on ", said(p, 3000))), 1)
