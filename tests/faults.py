@@ -305,6 +305,9 @@ CALLS = (
     ("sendto", "EAGAIN", "1", 0),
     ("epoll_wait", "EINTR", "1+2", 0),
     ("shutdown", "ENOTCONN", "1..2", 0),
+    # Whatever close says, it is not asked again: the number may be somebody else's by then.
+    ("close", "EINTR", "1..2", 0, door),
+    ("close", "EIO", "1..2", 0, door),
     # Only the door's: the other thread that receives does so from itself.
     ("recvfrom", "ECONNRESET", "1", 1, door),
     ("recvfrom", "ETIMEDOUT", "1", 1, door),
