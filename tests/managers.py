@@ -88,19 +88,20 @@ def run_ok(house, what, *command):
 
 def pid_of(house, port):
     """The process that listens there, by its place in /proc."""
-    for process in Path("/proc").glob("[0-9]*"):
+    for process in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
+            words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
         except OSError:
+            # It has ended meanwhile.
             continue
         if words[0].endswith(b"healthz") and f"127.0.0.1:{port}".encode() in words:
-            return int(process.name)
+            return int(process)
     return None
 
 
 def killed_and_started_again(house, port, is_ready):
-    first = pid_of(house, port)
     want("an answer", ask(port), (200, "ok"))
+    first = wait_for("its process", PATIENCE, lambda: pid_of(house, port))
     os.kill(first, signal.SIGKILL)
     wait_for("another process", PATIENCE, lambda: pid_of(house, port) not in (None, first))
     is_ready()
