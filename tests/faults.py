@@ -7,7 +7,8 @@ are answered without anybody's help, and what the daemon says at its end tells w
 
 One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
-Namespaces, mounts and other users need root; without it these cases are skipped.
+Namespaces, mounts and other users need root; where that, or the kernel, refuses them, these cases are
+skipped and say so.
 """
 
 import argparse
@@ -741,6 +742,8 @@ def run_case(house, name, needs, run, end):
     """-> what to print, and how it is counted"""
     absent = [tool for tool in needs if not which(tool)]
     try:
+        if absent and house.args.require:
+            raise Wrong(f"expected to run, but {absent[0]} is not installed")
         if absent:
             raise Skip(f"{absent[0]} is not installed")
         if time.monotonic() > end:
@@ -748,8 +751,6 @@ def run_case(house, name, needs, run, end):
         with contextlib.ExitStack() as house.case:
             run(house)
     except Skip as e:
-        if house.args.require:
-            return f"FAIL {name}: expected to run, was skipped: {e}", "failed"
         return f"skip {name}: {e}", "skipped"
     except Exception as e:  # One broken case must not hide the others.
         kind = "" if isinstance(e, Wrong) else f"expected a verdict, came {type(e).__name__}: "
@@ -761,7 +762,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
     ap.add_argument("--install", action="store_true", help="install missing tools with apt-get")
-    ap.add_argument("--require", action="store_true", help="a case that cannot run is a failure")
+    ap.add_argument("--require", action="store_true", help="a tool that is missing is a failure")
     ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
     ap.add_argument("--list", action="store_true", help="print the names of the cases and end")
     args = ap.parse_args()
