@@ -30,6 +30,9 @@ import threading
 import time
 from pathlib import Path
 
+# The next line would leave a directory of bytecode behind.
+sys.dont_write_bytecode = True
+
 from clients import ROOT, Skip, Wrong, short, wait_for, want, want_match
 
 # All cases together, installing apart.
