@@ -244,6 +244,30 @@ fn an_idle_connection_is_closed_without_a_word() {
     assert_eq!(harness.server.deadline(), None);
 }
 
+/// Seen by reading: with more connections ready than a batch of events holds, those of the second
+/// batch were ended for a silence that was the server's.
+#[test]
+fn who_spoke_before_a_stall_is_answered_though_the_event_comes_after_the_deadline() {
+    let mut harness = Harness::new(4);
+    let mut idle = harness.idle();
+    let mut slow = harness.connect();
+    slow.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+    harness.work();
+    idle.write_all(GET).unwrap();
+    slow.write_all(b"Host: a\r\n\r\n").unwrap();
+    harness.now = harness.now.saturating_add(Duration::from_secs(3600));
+    harness.server.turn(harness.poll.registry(), harness.now);
+    for stream in [&mut idle, &mut slow] {
+        assert!(answer(stream).starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    assert_eq!(harness.server.counters().expired, 0);
+    // The events that come now find nothing more, and nobody is forgotten.
+    harness.work();
+    harness.pass(Limits::DEFAULT.idle_duration);
+    assert_eq!((rest(&mut idle), rest(&mut slow)), Default::default());
+    assert_eq!(harness.server.counters().expired, 2);
+}
+
 #[test]
 fn a_body_that_never_comes_ends_the_connection_after_the_answer() {
     let mut harness = Harness::new(4);

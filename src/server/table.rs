@@ -131,7 +131,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                 self.serve(registry, index, now);
             }
         }
-        self.expire(now);
+        self.expire(registry, now);
         if self.accept_resumes.is_none_or(|resumes| resumes <= now) {
             if self.accept_resumes.take().is_some() {
                 self.arm(registry);
@@ -427,13 +427,22 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     }
 
     /// Ends every connection whose time is up. Each queue is ordered by time: only fronts are looked at.
-    fn expire(&mut self, now: Instant) {
+    fn expire(&mut self, registry: &RegistryOf<L>, now: Instant) {
         let is_over = self.stops_at.is_some_and(|stops_at| stops_at <= now);
-        for queue in Queue::ALL {
+        // Who has been waited for may turn out to be in a head that is overdue as well: that comes later.
+        for queue in [Queue::Write, Queue::Idle, Queue::Head, Queue::Drain] {
             let time_to_live = self.time_to_live(queue);
             while let Some((index, since)) = self.slots.front(queue) {
                 if !is_over && since.saturating_add(time_to_live) > now {
                     break;
+                }
+                // It may have spoken in time and not been reported yet: after a stall there can be
+                // more to tell of than a batch of events holds.
+                if !is_over && queue != Queue::Drain {
+                    self.serve(registry, index, now);
+                    if self.slots.front(queue) != Some((index, since)) {
+                        continue;
+                    }
                 }
                 self.desk.counters.expired += 1;
                 if let Some(peer) = self.slots.content_mut(index)
