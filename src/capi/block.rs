@@ -10,14 +10,12 @@
 
 use core::alloc::Layout;
 use core::ffi::CStr;
-use core::fmt::{self, Write};
 use core::ptr;
 use core::time::Duration;
 use std::os::fd::{AsFd, AsRawFd};
 
-use super::HealthzResult::{
-    self, HEALTHZ_BROKEN, HEALTHZ_INVALID, HEALTHZ_NO_MEMORY, HEALTHZ_SYSTEM,
-};
+use super::HealthzResult::{self, HEALTHZ_BROKEN, HEALTHZ_INVALID, HEALTHZ_NO_MEMORY};
+use super::text::{Problem, Text};
 use super::{
     HEALTHZ_CHECKS_MAX, HEALTHZ_MEMORY_ALIGN, HEALTHZ_ON_HEALTHZ, HEALTHZ_ON_LIVEZ,
     HEALTHZ_ON_READYZ, HealthzCheck, HealthzOptions,
@@ -80,28 +78,6 @@ enum Life {
     Serving(Runner<'static>, Stopper),
     /// It could not be started.
     Ended,
-}
-
-/// What went wrong, as a code and in words.
-pub(super) struct Problem {
-    result: HealthzResult,
-    text: Text,
-}
-
-impl Problem {
-    pub(super) fn invalid(text: fmt::Arguments<'_>) -> Self {
-        Problem {
-            result: HEALTHZ_INVALID,
-            text: Text::new(text),
-        }
-    }
-
-    pub(super) fn system(text: fmt::Arguments<'_>) -> Self {
-        Problem {
-            result: HEALTHZ_SYSTEM,
-            text: Text::new(text),
-        }
-    }
 }
 
 /// Options within their bounds.
@@ -539,40 +515,4 @@ fn too_late() -> Problem {
 
 fn too_early() -> Problem {
     Problem::invalid(format_args!("the door has not been started"))
-}
-
-/// A text for C, cut where it does not fit.
-struct Text {
-    /// Zero from `count` on, and there is at least one of them.
-    bytes: [u8; 320],
-    count: usize,
-}
-
-impl Text {
-    fn new(text: fmt::Arguments<'_>) -> Self {
-        let mut made = Text {
-            bytes: [0; 320],
-            count: 0,
-        };
-        // It fails only where it is cut.
-        let _ = made.write_fmt(text);
-        made
-    }
-
-    fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
-    }
-}
-
-impl Write for Text {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for character in text.chars() {
-            let last = self.bytes.len() - 1;
-            let room = self.bytes.get_mut(self.count..last).unwrap_or_default();
-            let room = room.get_mut(..character.len_utf8()).ok_or(fmt::Error)?;
-            character.encode_utf8(room);
-            self.count += character.len_utf8();
-        }
-        Ok(())
-    }
 }

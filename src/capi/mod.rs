@@ -17,15 +17,18 @@
 )]
 
 mod block;
+mod guard;
+mod text;
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt;
 use core::time::Duration;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr;
+use std::panic::catch_unwind;
 
 pub use block::Door;
-use block::{Problem, Settings};
+use block::Settings;
+use guard::{Lossy, add, bytes_of, create, place, text_of, with};
+use text::Problem;
 
 use crate::check::Check;
 use crate::limits::REASON_BYTES_MAX;
@@ -48,8 +51,6 @@ pub enum HealthzResult {
     /// healthz itself was wrong somewhere. The door answers nobody any more; destroy it.
     HEALTHZ_BROKEN = 4,
 }
-
-use HealthzResult::{HEALTHZ_BROKEN, HEALTHZ_INVALID, HEALTHZ_OK};
 
 /// The check decides the answer of `/healthz`.
 pub const HEALTHZ_ON_HEALTHZ: u32 = 1;
@@ -237,7 +238,7 @@ pub unsafe extern "C" fn healthz_listen(door: *mut Door, address: *const c_char)
     // SAFETY: C promises a door, and a text or NULL.
     unsafe {
         with(door, |door| {
-            let address = text(address, "address")?;
+            let address = text_of(address, "address")?;
             let parsed: Address = address
                 .parse()
                 .map_err(|error| Problem::invalid(format_args!("{address}: {error}")))?;
@@ -468,128 +469,12 @@ pub unsafe extern "C" fn healthz_passes(check: *const HealthzCheck) -> c_int {
     check.is_some_and(|check| check.0.passes(now())).into()
 }
 
-/// # Safety
-/// `options` is null or options, `door` null or a place for a pointer.
-unsafe fn create(
-    options: *const HealthzOptions,
-    door: *mut *mut Door,
-    make: impl FnOnce(Settings) -> Result<*mut Door, HealthzResult>,
-) -> HealthzResult {
-    // SAFETY: as our caller promises.
-    let (options, door) = unsafe { (options.as_ref(), door.as_mut()) };
-    let Some(door) = door else {
-        return HEALTHZ_INVALID;
-    };
-    *door = ptr::null_mut();
-    let made = catch_unwind(AssertUnwindSafe(|| {
-        make(Settings::of(options).ok_or(HEALTHZ_INVALID)?)
-    }));
-    match made {
-        Ok(Ok(made)) => {
-            *door = made;
-            HEALTHZ_OK
-        }
-        Ok(Err(result)) => result,
-        Err(_) => HEALTHZ_BROKEN,
-    }
-}
-
-/// Runs `act` on a door that is fit for it, and keeps what went wrong for healthz_error().
-///
-/// # Safety
-/// `door` is null, or a door that lives and that nobody else uses now.
-unsafe fn with(
-    door: *mut Door,
-    act: impl FnOnce(&mut Door) -> Result<(), Problem>,
-) -> HealthzResult {
-    if !door.is_aligned() {
-        return HEALTHZ_INVALID;
-    }
-    // SAFETY: as our caller promises.
-    let Some(door) = (unsafe { door.as_mut() }) else {
-        return HEALTHZ_INVALID;
-    };
-    if door.is_broken() {
-        return HEALTHZ_BROKEN;
-    }
-    match catch_unwind(AssertUnwindSafe(|| act(&mut *door))) {
-        Ok(Ok(())) => HEALTHZ_OK,
-        Ok(Err(problem)) => door.keep(problem),
-        Err(_) => door.is_now_broken(),
-    }
-}
-
-/// # Safety
-/// As [`with`]; `name` is null or a text, `check` null or a place for a pointer.
-unsafe fn add(
-    door: *mut Door,
-    name: *const c_char,
-    endpoints: u32,
-    check: *mut *const HealthzCheck,
-    make: impl FnOnce(&'static str) -> Result<Check, Problem>,
-) -> HealthzResult {
-    // SAFETY: as our caller promises.
-    unsafe {
-        with(door, |door| {
-            let check = place(check, "check")?;
-            let name = text(name, "name")?;
-            *check = door.add(endpoints, |room| make(room.keep(name)?))?;
-            Ok(())
-        })
-    }
-}
-
-/// # Safety
-/// Null, or a place for a `T` that is the caller's alone.
-unsafe fn place<'a, T>(place: *mut T, what: &str) -> Result<&'a mut T, Problem> {
-    // SAFETY: as our caller promises.
-    unsafe { place.as_mut() }.ok_or_else(|| Problem::invalid(format_args!("{what} is NULL")))
-}
-
-/// # Safety
-/// Null, or a text that ends with a 0 and stays as it is for as long as the result is used.
-unsafe fn text<'a>(text: *const c_char, what: &str) -> Result<&'a str, Problem> {
-    if text.is_null() {
-        return Err(Problem::invalid(format_args!("{what} is NULL")));
-    }
-    // SAFETY: as our caller promises.
-    let text = unsafe { CStr::from_ptr(text) };
-    text.to_str()
-        .map_err(|_| Problem::invalid(format_args!("{what} is not UTF-8")))
-}
-
-/// The first bytes of a text, at most `max`; no byte after its end is touched.
-///
-/// # Safety
-/// A text that ends with a 0, or is at least `max` long, and stays as it is.
-unsafe fn bytes_of<'a>(text: *const c_char, max: usize) -> &'a [u8] {
-    let mut count = 0;
-    // SAFETY: no byte before this one was the last.
-    while count < max && unsafe { *text.add(count) } != 0 {
-        count += 1;
-    }
-    // SAFETY: all of them were read just now.
-    unsafe { core::slice::from_raw_parts(text.cast(), count) }
-}
-
-/// Text as far as it is UTF-8, and question marks. Without the heap.
-struct Lossy<'a>(&'a [u8]);
-
-impl fmt::Display for Lossy<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
-            f.write_str(chunk.valid())?;
-            if !chunk.invalid().is_empty() {
-                f.write_str("?")?;
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::panic, reason = "a panic is what is tried")]
 mod tests {
+    use std::ptr;
+
+    use super::HealthzResult::{HEALTHZ_BROKEN, HEALTHZ_OK};
     use super::*;
 
     #[test]
