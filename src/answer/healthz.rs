@@ -226,7 +226,9 @@ impl Excludes<'_, '_> {
     fn sort(&mut self) {
         let query = self.query;
         let found = self.found.get_mut(..self.count).unwrap_or_default();
-        found.sort_unstable_by(|a, b| a.value(query).bytes().cmp(b.value(query).bytes()));
+        heap_sort(found, |a, b| {
+            a.value(query).bytes().lt(b.value(query).bytes())
+        });
         let mut kept = 0usize;
         for at in 0..found.len() {
             let Some(next) = found.get(at).copied() else {
@@ -303,5 +305,57 @@ impl Exclude {
                 .get(start..start + usize::from(self.length))
                 .unwrap_or_default(),
         )
+    }
+}
+
+/// Sorts in place, in bounded steps for any input. The core's own is faster for thousands, and takes
+/// 9 KiB of program.
+fn heap_sort<T>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
+    // Lets the item at `parent` sink below all that are larger, before `end`.
+    let sink = |items: &mut [T], mut parent: usize, end: usize| {
+        let is_less = |items: &[T], a: usize, b: usize| match (items.get(a), items.get(b)) {
+            (Some(a), Some(b)) => is_less(a, b),
+            _ => false,
+        };
+        loop {
+            let mut child = 2 * parent + 1;
+            if child + 1 < end && is_less(items, child, child + 1) {
+                child += 1;
+            }
+            if child >= end || !is_less(items, parent, child) {
+                return;
+            }
+            items.swap(parent, child);
+            parent = child;
+        }
+    };
+    for parent in (0..items.len() / 2).rev() {
+        sink(items, parent, items.len());
+    }
+    for last in (1..items.len()).rev() {
+        items.swap(0, last);
+        sink(items, 0, last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::heap_sort;
+
+    #[test]
+    fn every_order_of_a_few_is_sorted() {
+        for count in 0..=6_u32 {
+            for order in 0..count.pow(count) {
+                let mut items = [0; 6];
+                for (place, item) in (0..count).zip(&mut items) {
+                    *item = order / count.pow(place) % count;
+                }
+                let items = &mut items[..count as usize];
+                heap_sort(items, |a, b| a < b);
+                let sum: u32 = items.iter().sum();
+                let digits = (0..count).map(|place| order / count.pow(place) % count);
+                assert!(items.is_sorted() && digits.sum::<u32>() == sum, "{order}");
+            }
+        }
     }
 }

@@ -95,6 +95,9 @@ fn written(options: &Options) -> Vec<OsString> {
         shutdown_delay,
         ready_fd,
         log_level,
+        oom_score_adj,
+        lock_memory,
+        sandbox,
     } = options;
     let limits = &config.limits;
     let mut written = Vec::new();
@@ -118,7 +121,11 @@ fn written(options: &Options) -> Vec<OsString> {
     allow_hosts.iter().for_each(|host| push("allow-host", host));
     ready_fd.iter().for_each(|fd| push("ready-fd", fd));
     log_level.iter().for_each(|level| push("log-level", level));
+    let adjustment = oom_score_adj.iter();
+    adjustment.for_each(|number| push("oom-score-adj", number));
     written.extend(allow_remote.then(|| "--allow-remote".into()));
+    written.extend(lock_memory.then(|| "--lock-memory".into()));
+    written.extend((!sandbox).then(|| "--no-sandbox".into()));
     for address in listen {
         let mut argument = OsString::from("--listen=");
         match address {

@@ -1,7 +1,8 @@
 //! The daemon: what surrounds the door when healthz runs on its own.
 //!
 //! Three threads. *main* runs the sync loop and waits for signals; *healthz* is the door; *log*
-//! writes what the others log. Nobody waits for anybody else's progress but main, at the end.
+//! writes what the others log. Nobody waits for anybody else's progress but main, at the end. Before
+//! there are threads everything is opened that ever will be; then [`sandbox`] closes the system's doors.
 
 pub mod checks;
 mod duration;
@@ -10,23 +11,27 @@ mod fuzz;
 mod holder;
 mod listen;
 mod log;
+mod memory;
 mod notify;
 pub mod options;
+mod sandbox;
 mod signals;
 mod sync;
 mod sys;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
 use healthz::Instant;
-use healthz::server::{self, Counters, Handle, Server};
+use healthz::server::{self, Counters, Handle, Listeners, Server};
 
 use checks::{Checks, SHUTDOWN};
 use listen::Inherited;
 use notify::Manager;
 use options::Options;
+use sandbox::Sandbox;
 use signals::{Wake, Wakes};
 use sync::SyncLoop;
 
@@ -79,13 +84,19 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
         }
     };
     let checks = Checks::new(options);
-    if let Err(error) = log::start(options.log_level, checks.log) {
-        let failure = failed("cannot start the log")(error);
+    // The sandbox has to be there before the log's thread; what is logged until then waits for it.
+    let prepared = log::collect(options.log_level)
+        .map_err(failed("cannot start the log"))
+        .and_then(|()| Prepared::new(options, checks, inherited));
+    if let Err(error) = log::start(checks.log) {
+        let failure = prepared
+            .err()
+            .unwrap_or_else(|| failed("cannot start the log")(error));
         eprintln!("healthz: {failure}");
         return Err(failure);
     }
     end_on_panic();
-    let result = run(options, checks, inherited);
+    let result = prepared.and_then(|prepared| run(options, checks, prepared));
     if let Err(failure) = &result {
         log::say(failure);
     }
@@ -113,14 +124,42 @@ fn end_on_panic() {
     }));
 }
 
-fn run(options: &Options, checks: Checks, inherited: Inherited) -> Result<(), Failure> {
-    let wakes = Wakes::new().map_err(failed("cannot set up signals"))?;
-    let (listeners, ready) = listen::open(options, inherited)?;
+/// What is done before there are threads: whatever has to be opened, bound or asked for.
+struct Prepared {
+    wakes: Wakes,
+    listeners: Listeners,
+    ready: Option<File>,
+    sandbox: Sandbox,
+}
+
+impl Prepared {
+    fn new(options: &Options, checks: Checks, inherited: Inherited) -> Result<Self, Failure> {
+        let wakes = Wakes::new().map_err(failed("cannot set up signals"))?;
+        let (listeners, ready) = listen::open(options, inherited)?;
+        let bytes = options.config.memory_bytes_max(&checks.responder());
+        check_memory(options, bytes)?;
+        memory::arrange(options, bytes)?;
+        Ok(Prepared {
+            wakes,
+            listeners,
+            ready,
+            sandbox: Sandbox::begin(options),
+        })
+    }
+}
+
+fn run(options: &Options, checks: Checks, prepared: Prepared) -> Result<(), Failure> {
+    let Prepared {
+        wakes,
+        listeners,
+        ready,
+        sandbox,
+    } = prepared;
     let urls = listen::urls(&listeners);
-    check_memory(options, checks)?;
     let server = Server::new(checks.responder(), listeners, options.config);
     let door = server::spawn(server).map_err(failed("cannot start the server"))?;
     let manager = Manager::from_env();
+    sandbox.complete();
     announce(checks, &urls);
     manager.tell(&format!("READY=1\n{}", sync::status(checks, server::now())));
     Inherited::tell_ready(ready);
@@ -141,9 +180,8 @@ fn run(options: &Options, checks: Checks, inherited: Inherited) -> Result<(), Fa
 
 /// Whether the system gives what the server will reserve: whoever asks for too much is told so, where
 /// the reservation itself would abort.
-fn check_memory(options: &Options, checks: Checks) -> Result<(), Failure> {
-    let bytes = options.config.memory_bytes_max(&checks.responder());
-    Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
+fn check_memory(options: &Options, bytes: usize) -> Result<(), Failure> {
+    memory::try_bytes(bytes).then_some(()).ok_or_else(|| {
         Failure::Run(format!(
             "the system does not give the {} KiB that {} connections may take; pass fewer --connections or --head-bytes",
             bytes.div_ceil(1024),

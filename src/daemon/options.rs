@@ -34,7 +34,7 @@ const _: () = assert!(LOG_LIMIT_MIN.as_millis() >= 2 * DURATION_MIN.as_millis())
 const _: () = assert!(SYNC_PERIOD_DEFAULT.as_millis() < SYNC_LIMIT_DEFAULT_MIN.as_millis());
 
 /// All long options, to find what a misspelt one may have meant.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 20] = [
     "listen",
     "allow-remote",
     "allow-host",
@@ -50,6 +50,9 @@ const NAMES: [&str; 17] = [
     "shutdown-delay",
     "ready-fd",
     "log-level",
+    "oom-score-adj",
+    "lock-memory",
+    "no-sandbox",
     "help",
     "version",
 ];
@@ -78,6 +81,11 @@ pub struct Options {
     pub ready_fd: Option<RawFd>,
     /// What `--log-level` said; else `RUST_LOG` decides.
     pub log_level: Option<LevelFilter>,
+    /// What to write to /proc/self/oom_score_adj.
+    pub oom_score_adj: Option<i32>,
+    pub lock_memory: bool,
+    /// Whether to give up all powers that are not needed.
+    pub sandbox: bool,
 }
 
 impl Default for Options {
@@ -93,6 +101,9 @@ impl Default for Options {
             shutdown_delay: Duration::ZERO,
             ready_fd: None,
             log_level: None,
+            oom_score_adj: None,
+            lock_memory: false,
+            sandbox: true,
         }
     }
 }
@@ -129,6 +140,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Short('h') | Long("help") => wants_help = true,
             Short('V') | Long("version") => wants_version = true,
             Long("allow-remote") => options.allow_remote = true,
+            Long("lock-memory") => options.lock_memory = true,
+            Long("no-sandbox") => options.sandbox = false,
             Long(name) => match NAMES.iter().find(|known| **known == name) {
                 None => return Err(unknown(name)),
                 Some(name) => {
@@ -198,6 +211,7 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
             options.ready_fd = Some(fd as RawFd);
         }
         "log-level" => options.log_level = Some(level(option, value)?),
+        "oom-score-adj" => options.oom_score_adj = Some(adjustment(option, value)?),
         _ => return Err(unknown(name)),
     }
     Ok(())
@@ -255,6 +269,18 @@ fn number(option: &str, value: &OsStr, allowed: RangeInclusive<u64>) -> Result<u
             let expected = format_args!("expected a whole number from {min} to {max}");
             Err(refused(option, value, &expected))
         }
+    }
+}
+
+/// What the OOM killer takes: proc_pid_oom_score_adj(5).
+fn adjustment(option: &str, value: &OsStr) -> Result<i32, UsageError> {
+    match value.to_str().and_then(|text| text.parse().ok()) {
+        Some(number @ -1000..=1000) => Ok(number),
+        _ => Err(refused(
+            option,
+            value,
+            &"expected a whole number from -1000 to 1000",
+        )),
     }
 }
 
@@ -354,8 +380,7 @@ pub fn help(memory_bytes: usize) -> String {
         "\
 healthz answers /healthz, /livez and /readyz as the kubelet does.
 Usage: healthz [OPTION]...  without any: on 127.0.0.1:10248 and [::1]:10248
-  --listen ADDR          127.0.0.1:10248, [::1]:10248, localhost:10248 (both of
-                         them), unix:PATH; repeatable, at most {LISTENERS_MAX}
+  --listen ADDR          IP:PORT, localhost:PORT or unix:PATH; up to {LISTENERS_MAX} times
   --allow-remote         take addresses that other machines can reach
   --allow-host NAME      give other Host names 421; repeatable
   --connections N        how many at once, 1 to {CONNECTIONS_MAX} ({connections})
@@ -370,11 +395,12 @@ Usage: healthz [OPTION]...  without any: on 127.0.0.1:10248 and [::1]:10248
   --shutdown-delay TIME  from readyz failing to listeners closing (0s)
   --ready-fd N           write a newline there once serving, then close it
   --log-level LEVEL      error, warn, info, debug or trace (RUST_LOG or info)
+  --oom-score-adj N      -1000 to 1000: whom the OOM killer takes first
+  --lock-memory          keep all memory in RAM
+  --no-sandbox           keep the powers that are not needed (files, programs)
   -h, --help             connections take up to {memory} KiB with these options
   -V, --version          TIME is 500ms, 10s, 2m, 1h
-SIGTERM and SIGINT drain and stop; a second one stops at once.
-Exit code: 0 asked to stop, 1 failed (an address in use, too), 2 wrong usage or
-an address that is refused.
+SIGTERM, SIGINT: drain; again: stop. Exit code: 0 asked to, 1 failed, 2 misused
 "
     )
 }

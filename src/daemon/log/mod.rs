@@ -24,19 +24,12 @@ const STACK_BYTES: usize = 64 * 1024;
 
 static QUEUE: Queue = Queue::new();
 
-/// Starts the writer on stderr, with `check` to beat, and makes it the log of this process.
+/// Makes the queue the log of this process. Nobody writes what is in it before [`start`].
 /// `level` is what the command line said; without it `RUST_LOG` decides, or else `info`.
 ///
 /// # Errors
-/// If the system has no thread or descriptor for it.
-pub fn start(level: Option<LevelFilter>, check: &'static Check) -> io::Result<()> {
-    let mut sink = Sink::new(&io::stderr())?;
-    // Its limit counts from now, also for a stderr that never takes anything.
-    check.beat(healthz::server::now());
-    std::thread::Builder::new()
-        .name("log".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || writer::run(&QUEUE, &mut sink, check))?;
+/// If there is a log already.
+pub fn collect(level: Option<LevelFilter>) -> io::Result<()> {
     let mut builder = env_logger::Builder::new();
     match (level, std::env::var("RUST_LOG")) {
         (None, Ok(filters)) if !filters.is_empty() => builder.parse_filters(&filters),
@@ -52,6 +45,21 @@ pub fn start(level: Option<LevelFilter>, check: &'static Check) -> io::Result<()
         })
         .try_init()
         .map_err(io::Error::other)
+}
+
+/// Starts the writer on stderr, with `check` to beat.
+///
+/// # Errors
+/// If the system has no thread or descriptor for it.
+pub fn start(check: &'static Check) -> io::Result<()> {
+    let mut sink = Sink::new(&io::stderr())?;
+    // Its limit counts from now, also for a stderr that never takes anything.
+    check.beat(healthz::server::now());
+    let thread = std::thread::Builder::new()
+        .name("log".to_owned())
+        .stack_size(STACK_BYTES);
+    thread.spawn(move || writer::run(&QUEUE, &mut sink, check))?;
+    Ok(())
 }
 
 /// Queues a line for people that is no log record: what made the daemon end.

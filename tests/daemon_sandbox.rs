@@ -1,0 +1,330 @@
+//! The daemon's sandbox, seen from outside: what it may not do any more, and that it still does all else.
+//! That all else works is what every other test of the daemon shows, because there it is on.
+#![cfg(all(feature = "daemon", target_os = "linux"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod daemon_support;
+
+use std::os::unix::process::ExitStatusExt;
+
+use daemon_support::{Daemon, complaint, eventually, get_unix, run, shell, socket_path};
+use nix::sys::signal::Signal;
+
+/// Lines of /proc/PID/task/TID/status that begin with `name`, one a thread.
+fn of_threads(daemon: &Daemon, name: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let status = |task: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    tasks.map(status).collect()
+}
+
+/// What the daemon said could not be had.
+fn missing(daemon: &Daemon) -> String {
+    daemon.lines().wait("serving");
+    let lines = daemon.lines().all();
+    let line = lines
+        .into_iter()
+        .find(|line| line.contains("the sandbox is not complete"));
+    line.unwrap_or_default()
+}
+
+#[test]
+fn every_thread_is_under_the_filter_and_gets_no_new_privileges() {
+    let daemon = Daemon::start(&[]);
+    let missing = missing(&daemon);
+    if missing.contains("no filter") {
+        println!("skipped: {missing}");
+        return;
+    }
+    assert_eq!(of_threads(&daemon, "NoNewPrivs:"), ["1", "1", "1"]);
+    assert_eq!(of_threads(&daemon, "Seccomp:"), ["2", "2", "2"]);
+}
+
+#[test]
+fn without_a_sandbox_all_is_as_it_was() {
+    let daemon = Daemon::start(&["--no-sandbox"]);
+    assert_eq!(missing(&daemon), "");
+    assert_eq!(of_threads(&daemon, "NoNewPrivs:"), ["0", "0", "0"]);
+    assert_eq!(of_threads(&daemon, "Seccomp:"), ["0", "0", "0"]);
+    assert_eq!(daemon.get("/healthz"), (200, "ok".to_owned()));
+}
+
+#[test]
+fn a_crash_leaves_no_core() {
+    let directory = socket_path();
+    std::fs::create_dir(&directory).unwrap();
+    let crash = |option: &str| {
+        let at = directory.display();
+        let script =
+            format!("cd {at} && ulimit -c unlimited && exec \"$HEALTHZ\" --listen unix:s {option}");
+        let mut daemon = Daemon::start_as(shell(&script));
+        daemon.lines().wait("serving");
+        // std's handler steps aside at the first that is no overflow of a stack; the next one counts.
+        let status = eventually("its end", || {
+            daemon.signal(Signal::SIGSEGV);
+            daemon.child.try_wait().unwrap()
+        });
+        assert_eq!(status.signal(), Some(Signal::SIGSEGV as i32));
+        std::fs::remove_file(directory.join("s")).unwrap();
+        status.core_dumped()
+    };
+    let (with, without) = (crash(""), crash("--no-sandbox"));
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert!(!with);
+    // Where nobody's crash leaves one, the line above shows nothing.
+    if !without {
+        println!("skipped: this system makes no core dumps");
+    }
+}
+
+#[test]
+fn the_oom_killer_is_told_whom_to_take() {
+    let daemon = Daemon::start(&["--oom-score-adj", "321"]);
+    daemon.lines().wait("serving");
+    let path = format!("/proc/{}/oom_score_adj", daemon.pid());
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "321\n");
+
+    for value in ["1001", "-1001", "high"] {
+        let output = run(&["--oom-score-adj", value]);
+        assert_eq!(output.status.code(), Some(2));
+        let expected =
+            format!("--oom-score-adj {value}: expected a whole number from -1000 to 1000");
+        assert!(complaint(&output).ends_with(&expected));
+    }
+}
+
+#[test]
+fn all_memory_is_locked_if_that_is_wanted() {
+    let daemon = Daemon::start_as(shell(
+        "ulimit -S -l 65536; exec \"$HEALTHZ\" --listen 127.0.0.1:0 --lock-memory",
+    ));
+    let line = eventually("a word of it", || {
+        let mut lines = daemon.lines().all().into_iter();
+        lines.find(|line| line.contains("serving") || line.contains("--lock-memory"))
+    });
+    if line.contains("RLIMIT_MEMLOCK is") {
+        println!("skipped: {line}");
+        return;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let kib = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let (locked, resident): (u64, u64) = (kib("VmLck:"), kib("VmRSS:"));
+    // The buffers of 64 connections, which are hardly touched without it.
+    assert!(locked > 1600 && resident > 1600, "{status}");
+    assert_eq!(daemon.get("/healthz"), (200, "ok".to_owned()));
+}
+
+/// A shell's word to go on as root without any of its rights: limits count then.
+const UNPRIVILEGED: &str = "exec setpriv --bounding-set=-all --inh-caps=-all -- \"$HEALTHZ\"";
+
+#[test]
+fn a_limit_or_right_that_is_missing_is_named() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can give up rights");
+        return;
+    }
+    for (limit, option, expected) in [
+        (
+            "64",
+            "--lock-memory",
+            "healthz: --lock-memory: RLIMIT_MEMLOCK is 64 KiB, and ",
+        ),
+        (
+            "0",
+            "--lock-memory",
+            "healthz: --lock-memory: RLIMIT_MEMLOCK is 0 KiB, and ",
+        ),
+        // Enough for the program, and too little for what it will take.
+        (
+            "6000",
+            "--lock-memory",
+            "healthz: --lock-memory: RLIMIT_MEMLOCK is 6000 KiB, and ",
+        ),
+        (
+            "64",
+            "--oom-score-adj -1",
+            "to lower it takes CAP_SYS_RESOURCE",
+        ),
+    ] {
+        let script = format!("ulimit -l {limit}; {UNPRIVILEGED} --listen 127.0.0.1:0 {option}");
+        let mut daemon = Daemon::start_as(shell(&script));
+        daemon.lines().wait(expected);
+        assert_eq!(daemon.wait().code(), Some(1), "{option}");
+    }
+    // And what the message says is enough, is.
+    let script = format!("ulimit -l 8796; {UNPRIVILEGED} --listen 127.0.0.1:0 --lock-memory");
+    let daemon = Daemon::start_as(shell(&script));
+    assert_eq!(daemon.get("/healthz?verbose").0, 200);
+}
+
+/// Calls made in the daemon's name, as an intruder would.
+#[cfg(target_arch = "x86_64")]
+mod intruder {
+    use super::*;
+    use nix::errno::Errno;
+    use nix::sys::ptrace;
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    /// Stops the daemon's main thread, or says why that cannot be.
+    fn seize(daemon: &Daemon) -> Option<()> {
+        match ptrace::seize(daemon.pid(), ptrace::Options::empty()) {
+            Err(error @ (Errno::EPERM | Errno::ENOSYS)) => {
+                println!("skipped: ptrace says {error}");
+                return None;
+            }
+            result => result.unwrap(),
+        }
+        ptrace::interrupt(daemon.pid()).unwrap();
+        waitpid(daemon.pid(), None).unwrap();
+        Some(())
+    }
+
+    /// Lets the stopped main thread make `call`, and no further. `Err` is how it ended for that.
+    fn call(daemon: &Daemon, call: i64, arguments: [u64; 3]) -> Result<i64, WaitStatus> {
+        let pid = daemon.pid();
+        let before = ptrace::getregs(pid).unwrap();
+        let mut registers = before;
+        // It waits in epoll_wait, so the instruction before the next is the one that calls.
+        registers.rip -= 2;
+        let instruction = ptrace::read(pid, registers.rip as ptrace::AddressType).unwrap();
+        assert_eq!(instruction & 0xffff, 0x050f, "no system call");
+        registers.rax = call as u64;
+        // Nothing is to be called again on the way out.
+        registers.orig_rax = u64::MAX;
+        [registers.rdi, registers.rsi, registers.rdx] = arguments;
+        ptrace::setregs(pid, registers).unwrap();
+        ptrace::step(pid, None).unwrap();
+        match waitpid(pid, None).unwrap() {
+            WaitStatus::Stopped(_, Signal::SIGTRAP) | WaitStatus::PtraceEvent(..) => {}
+            ended => return Err(ended),
+        }
+        let result = ptrace::getregs(pid).unwrap().rax as i64;
+        ptrace::setregs(pid, before).unwrap();
+        Ok(result)
+    }
+
+    /// Puts `path` where the stopped thread's stack is not in use, and gives its address.
+    fn put(daemon: &Daemon, path: &Path) -> u64 {
+        let at = ptrace::getregs(daemon.pid()).unwrap().rsp - 4096;
+        let mut bytes = path.as_os_str().as_bytes().to_vec();
+        bytes.resize(bytes.len() / 8 * 8 + 8, 0);
+        for (index, word) in bytes.chunks_exact(8).enumerate() {
+            let word = i64::from_ne_bytes(word.try_into().unwrap());
+            let address = at + 8 * index as u64;
+            ptrace::write(daemon.pid(), address as ptrace::AddressType, word).unwrap();
+        }
+        at
+    }
+
+    fn started() -> Option<Daemon> {
+        let daemon = Daemon::start(&[]);
+        let missing = missing(&daemon);
+        if missing.contains("no filter") {
+            println!("skipped: {missing}");
+            return None;
+        }
+        seize(&daemon)?;
+        Some(daemon)
+    }
+
+    #[test]
+    fn a_call_that_is_not_listed_does_nothing_and_the_door_goes_on() {
+        let Some(daemon) = started() else { return };
+        let here = put(&daemon, Path::new("/dev/null"));
+        let refused = Ok(-i64::from(Errno::ENOSYS as i32));
+        let at_cwd = nix::libc::AT_FDCWD as u64;
+        for (number, arguments) in [
+            (nix::libc::SYS_openat, [at_cwd, here, 0]),
+            (nix::libc::SYS_open, [here, 0, 0]),
+            (nix::libc::SYS_kill, [1, 0, 0]),
+            (nix::libc::SYS_tgkill, [1, 1, 0]),
+            (nix::libc::SYS_io_uring_setup, [1, here, 0]),
+            (
+                nix::libc::SYS_prctl,
+                [nix::libc::PR_SET_DUMPABLE as u64, 1, 0],
+            ),
+        ] {
+            assert_eq!(call(&daemon, number, arguments), refused, "{number}");
+        }
+        // The machinery of this test can do what is allowed.
+        let pid = call(&daemon, nix::libc::SYS_getpid, [0; 3]);
+        assert_eq!(pid, Ok(i64::from(daemon.pid().as_raw())));
+        ptrace::detach(daemon.pid(), None).unwrap();
+        assert_eq!(daemon.get("/healthz"), (200, "ok".to_owned()));
+    }
+
+    #[test]
+    fn without_a_sandbox_the_same_calls_succeed() {
+        let daemon = Daemon::start(&["--no-sandbox"]);
+        daemon.lines().wait("serving");
+        let Some(()) = seize(&daemon) else { return };
+        let here = put(&daemon, Path::new("/dev/null"));
+        let opened = call(&daemon, nix::libc::SYS_open, [here, 0, 0]);
+        assert!(opened.is_ok_and(|descriptor| descriptor > 2), "{opened:?}");
+        let socket = call(&daemon, nix::libc::SYS_socket, [1, 1, 0]);
+        assert!(socket.is_ok_and(|descriptor| descriptor > 2), "{socket:?}");
+        ptrace::detach(daemon.pid(), None).unwrap();
+    }
+
+    #[test]
+    fn a_call_that_only_an_intruder_makes_is_the_end() {
+        let executable = (nix::libc::PROT_READ | nix::libc::PROT_EXEC) as u64;
+        for (number, arguments) in [
+            (nix::libc::SYS_execve, [0, 0, 0]),
+            (nix::libc::SYS_socket, [1, 1, 0]),
+            (nix::libc::SYS_connect, [0, 0, 0]),
+            (nix::libc::SYS_fork, [0, 0, 0]),
+            (nix::libc::SYS_mmap, [0, 4096, executable]),
+        ] {
+            let Some(daemon) = started() else { return };
+            let ended = call(&daemon, number, arguments).unwrap_err();
+            let expected = WaitStatus::Signaled(daemon.pid(), Signal::SIGSYS, false);
+            assert_eq!(ended, expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn of_all_files_it_can_remove_those_beside_its_socket_only() {
+        let [ours, other] = [socket_path(), socket_path()];
+        for directory in [&ours, &other] {
+            std::fs::create_dir(directory).unwrap();
+            std::fs::write(directory.join("file"), "").unwrap();
+        }
+        let socket = ours.join("s");
+        let listen = format!("unix:{}", socket.display());
+        let mut daemon = Daemon::start(&["--listen", &listen]);
+        let missing = missing(&daemon);
+        if missing.contains("no Landlock") {
+            println!("skipped: {missing}");
+        } else if seize(&daemon).is_some() {
+            let unlink = |directory: &Path| {
+                let at = put(&daemon, &directory.join("file"));
+                call(&daemon, nix::libc::SYS_unlink, [at, 0, 0])
+            };
+            assert_eq!(unlink(&other), Ok(-i64::from(Errno::EACCES as i32)));
+            assert_eq!(unlink(&ours), Ok(0));
+            ptrace::detach(daemon.pid(), None).unwrap();
+            assert!(other.join("file").exists() && !ours.join("file").exists());
+        }
+        assert_eq!(get_unix(&socket, "/healthz"), (200, "ok".to_owned()));
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+        assert!(!socket.exists());
+        for directory in [ours, other] {
+            std::fs::remove_dir_all(directory).unwrap();
+        }
+    }
+}
