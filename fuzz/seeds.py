@@ -59,6 +59,7 @@ def seeds():
     """Pairs of target and input."""
     for request in requests():
         yield "request", request
+        yield "differential", request
         # Wide limits and no steps; then narrow ones, some pieces, and an end.
         yield "connection", bytes([255, 255, 0]) + request
         yield "connection", bytes([60, 20, 5, 0, 3, 1, 40, 2, 7, 4, 200, 6, 99]) + request

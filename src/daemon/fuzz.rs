@@ -143,12 +143,13 @@ fn written(options: &Options) -> Vec<OsString> {
 
 fn listen_fds(count: Option<&OsStr>, pid: Option<&OsStr>, names: Option<&OsStr>) {
     let text = |value: Option<&OsStr>| value.and_then(OsStr::to_str).map(str::to_owned);
-    let number = |value: Option<&OsStr>| text(value)?.parse::<u32>().ok();
+    // Minus zero is zero.
+    let number = |value: Option<&OsStr>| text(value)?.parse::<i64>().ok();
     match ListenFds::parse(count, pid, names, 42) {
         Ok(passed) => {
             let is_ours = count.is_some() && number(pid) == Some(42);
             let want = if is_ours { number(count).unwrap() } else { 0 };
-            assert_eq!(passed.numbers().len(), want as usize);
+            assert_eq!(passed.numbers().len() as i64, want);
             let names = text(names).unwrap_or_default();
             let names: Vec<&str> = names.split(':').collect();
             for (at, fd) in passed.numbers().enumerate().take(16) {
@@ -163,7 +164,7 @@ fn listen_fds(count: Option<&OsStr>, pid: Option<&OsStr>, names: Option<&OsStr>)
             let message = error.to_string();
             assert!(message.starts_with("LISTEN_FDS=") && !message.contains(char::is_control));
             assert!(
-                number(count).is_none_or(|count| count > i32::MAX as u32 - 3),
+                number(count).is_none_or(|count| !(0..=i64::from(i32::MAX) - 3).contains(&count)),
                 "{message}"
             );
         }
