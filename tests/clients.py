@@ -814,9 +814,13 @@ class Haproxy:
         return len(checked) == 2 * len(HAPROXY_CHECKS) and not any("INI" in r["check_status"] for r in checked)
 
     def verdict(self, index, state):
-        row = self.table()[f"check{index}", state]
-        # A star in front says that the next check is under way.
-        return row["status"], row["check_status"].removeprefix("* "), row["check_code"], row
+        def at_rest():
+            # A star in front says that the next check is under way; the code is not that of the last one then.
+            row = self.table()[f"check{index}", state]
+            return None if row["check_status"].startswith("*") else row
+
+        row = wait_for("a moment between two checks", 5, at_rest)
+        return row["status"], row["check_status"], row["check_code"], row
 
 
 def haproxy_case(index, state):
