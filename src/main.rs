@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             Err(Failure::Usage(_)) => ExitCode::from(EXIT_MISUSED),
         },
         Err(error) => {
-            eprintln!("healthz: {error}");
+            daemon::complain(&error);
             ExitCode::from(EXIT_MISUSED)
         }
     }

@@ -11,11 +11,14 @@ mod daemon_support;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 
 use daemon_support::{
-    Daemon, complaint, eventually, get, get_unix, run, shell, socket_path, try_get,
+    Daemon, PATIENCE, complaint, end_of, eventually, get, get_unix, run, shell, socket_path,
+    try_get,
 };
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
 const VERBOSE: &str = "[+]ping ok\n[+]log ok\n[+]syncloop ok\n";
@@ -150,6 +153,78 @@ fn wrong_usage_is_told_and_exits_2() {
     }
 }
 
+/// It used to panic where it could not complain, and to exit with 101.
+#[test]
+fn wrong_usage_exits_2_though_nobody_can_be_told() {
+    for args in ["--frob", "--ready-fd 77"] {
+        let command = shell(&format!("exec \"$HEALTHZ\" {args} 2>/dev/full"));
+        assert_eq!(Daemon::of(command).wait().code(), Some(2), "{args}");
+    }
+}
+
+/// The readiness of a daemon that nobody could stop any more: its main thread waited for the pipe.
+#[test]
+fn a_descriptor_that_takes_no_newline_is_refused() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while (&writer).write(&[b'.'; 4096]).is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let unwritable: [OwnedFd; 2] = [writer.into(), reader.into()];
+    for fd in unwritable.each_ref() {
+        let mut command = shell("exec \"$HEALTHZ\" --listen 127.0.0.1:0 --ready-fd 3 3<&0");
+        command.stdin(fd.try_clone().unwrap());
+        let output = end_of(command);
+        assert_eq!(
+            complaint(&output),
+            "healthz: --ready-fd 3: nothing can be written there now; expected the writing end of a pipe"
+        );
+        assert_eq!(output.status.code(), Some(2));
+    }
+}
+
+/// Only the network tells whether somebody can reach an address.
+#[test]
+fn no_descriptors_left_is_no_interface_that_is_down() {
+    for limit in 5..=11 {
+        let script = format!("ulimit -n {limit}; exec \"$HEALTHZ\" --listen localhost:0");
+        let output = end_of(shell(&script));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("Too many open files"), "{limit}: {text}");
+        assert!(
+            !text.contains("until its interface is up"),
+            "{limit}: {text}"
+        );
+        assert_eq!(output.status.code(), Some(1), "{limit}: {text}");
+    }
+}
+
+/// Each beat of a watchdog used to be a line.
+#[test]
+fn a_manager_that_cannot_be_told_is_complained_of_once_a_spell() {
+    let path = socket_path();
+    let mut command = daemon_support::healthz(&["--listen", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", &path);
+    command.env("WATCHDOG_USEC", "200000");
+    let daemon = Daemon::start_as(command);
+    daemon
+        .lines()
+        .wait("cannot tell the service manager READY=1");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut word = [0; 64];
+    let length = manager.recv(&mut word).unwrap();
+    assert_eq!(&word[..length], b"WATCHDOG=1");
+    daemon.lines().wait("the service manager can be told again");
+    drop(manager);
+    eventually("it is told of again", || {
+        let lines = daemon.lines().all();
+        let complaints = lines.iter().filter(|line| line.contains("cannot tell"));
+        (complaints.count() == 2).then_some(())
+    });
+    assert_eq!(daemon.lines().all().len(), 4, "{:?}", daemon.lines().all());
+    std::fs::remove_file(path).unwrap();
+}
+
 #[test]
 fn remote_addresses_are_served_if_that_is_meant() {
     let daemon = Daemon::start_as(daemon_support::healthz(&[
@@ -200,6 +275,42 @@ fn a_stale_unix_socket_is_replaced_and_removed_at_the_end() {
     let mut daemon = Daemon::start_as(daemon_support::healthz(&["--listen", &address]));
     let line = daemon.lines().wait("serving");
     assert!(line.ends_with(&format!(" on {address}")), "{line}");
+    assert_eq!(get_unix(&path, "/healthz"), (200, "ok".to_owned()));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(!path.exists());
+}
+
+/// /proc knows a socket by the name that it was bound to first.
+#[test]
+fn another_healthz_on_a_unix_socket_is_named() {
+    let path = socket_path();
+    let address = format!("unix:{}", path.display());
+    let daemon = Daemon::start_as(daemon_support::healthz(&["--listen", &address]));
+    daemon.lines().wait("serving");
+    let output = run(&["--listen", &address]);
+    let holder = format!("is in use by healthz (pid {});", daemon.pid());
+    assert!(complaint(&output).contains(&holder), "{output:?}");
+    assert_eq!(output.status.code(), Some(1));
+    drop(daemon);
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn what_is_left_when_it_stops_at_once_is_replaced_by_the_next() {
+    let path = socket_path();
+    let args = ["--listen", &format!("unix:{}", path.display())];
+    let mut command = daemon_support::healthz(&args);
+    command.args(["--shutdown-delay", "1h"]);
+    let mut daemon = Daemon::start_as(command);
+    daemon.lines().wait("serving");
+    daemon.signal(Signal::SIGTERM);
+    daemon.lines().wait("asked to stop:");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(path.exists(), "at once is at once");
+    let mut daemon = Daemon::start_as(daemon_support::healthz(&args));
+    daemon.lines().wait("serving");
     assert_eq!(get_unix(&path, "/healthz"), (200, "ok".to_owned()));
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));

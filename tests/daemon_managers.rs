@@ -228,14 +228,14 @@ fn a_service_manager_is_told_of_both_ends() {
 #[test]
 fn the_watchdog_is_beaten_in_time() {
     let manager = Manager::new();
+    let begun = Instant::now();
     let _daemon = manager.start(&[], Some("400000"));
     assert_eq!(manager.next(), READY);
-    assert_eq!(manager.next(), "WATCHDOG=1");
-    for _ in 0..3 {
-        let begun = Instant::now();
+    for beats in 0..4 {
         assert_eq!(manager.next(), "WATCHDOG=1");
-        // Half of the limit, up to what a busy machine adds.
-        assert!(begun.elapsed().as_millis() >= 150, "{:?}", begun.elapsed());
+        // Half of the limit, and what a busy machine adds to all of them.
+        let passed = begun.elapsed().as_millis();
+        assert!(passed >= beats * 190, "{beats} beats before in {passed} ms");
     }
 }
 
@@ -273,16 +273,12 @@ fn a_daemon_that_is_not_well_does_not_beat_the_watchdog() {
         (get(address, "/healthz").0 == 500).then_some(())
     });
     // What was said until then, and after it nothing for a time of many beats.
-    manager.socket.set_nonblocking(true).unwrap();
-    eventually("all beats are read", || {
+    let silence = Some(std::time::Duration::from_millis(200));
+    manager.socket.set_read_timeout(silence).unwrap();
+    eventually("nothing more is said", || {
         manager.socket.recv(&mut [0]).is_err().then_some(())
     });
-    manager.socket.set_nonblocking(false).unwrap();
-    manager
-        .socket
-        .set_read_timeout(Some(std::time::Duration::from_millis(200)))
-        .unwrap();
-    assert!(manager.socket.recv(&mut [0]).is_err());
+    assert_eq!(get(address, "/healthz").0, 500);
     assert!(daemon.is_running());
 }
 

@@ -175,7 +175,7 @@ fn watchdog(limit: Option<&OsStr>) {
     let micros = limit.and_then(|limit| limit.to_str()?.parse::<u64>().ok());
     let want = micros
         .filter(|micros| *micros > 0)
-        .map(|micros| Duration::from_micros(micros) / 2);
+        .map(|micros| (Duration::from_micros(micros) / 2).max(Duration::from_millis(1)));
     assert_eq!(notify::watchdog(limit.map(OsString::from), None), want);
     let other = Some(OsString::from("0"));
     assert_eq!(notify::watchdog(limit.map(OsString::from), other), None);

@@ -94,7 +94,16 @@ fn ip_from_hex(text: &str) -> Option<IpAddr> {
 fn unix_listener(line: &[u8], path: &Path) -> Option<String> {
     const ACCEPTS: &[u8] = b"00010000";
     let path = path.as_os_str().as_bytes();
-    let line = line.strip_suffix(path)?.strip_suffix(b" ")?;
+    // Another healthz has bound another name first: `Listeners::bind`.
+    let is_digit = |byte: &u8| byte.is_ascii_digit();
+    let digits = line.iter().rev().take_while(|byte| is_digit(byte)).count();
+    let stem = line
+        .get(..line.len() - digits)
+        .and_then(|stem| stem.strip_suffix(b"."));
+    let line = [Some(line), stem]
+        .into_iter()
+        .flatten()
+        .find_map(|line| line.strip_suffix(path)?.strip_suffix(b" "))?;
     let mut fields = line
         .split(|byte| *byte == b' ')
         .filter(|field| !field.is_empty());

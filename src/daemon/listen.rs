@@ -3,13 +3,16 @@
 //! Binds; serves nothing. Called once, by [`super::serve`].
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
+use std::time::Duration;
 
 use healthz::limits::LISTENERS_MAX;
 use healthz::server::{Address, BindError, BindErrorKind, ListenFds, Listeners};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
 
 use super::options::Options;
 use super::{Failure, holder, sys};
@@ -26,7 +29,8 @@ impl Inherited {
     /// `ready_fd`. To be called once, before anything opens a descriptor.
     ///
     /// # Errors
-    /// If one of them is not open, or there are more than can be served.
+    /// If one of them is not open, nothing can be written to `ready_fd`, or there are more sockets than
+    /// can be served.
     pub fn take(ready_fd: Option<RawFd>) -> Result<Self, Failure> {
         let passed = ListenFds::from_env().map_err(|error| Failure::Usage(error.to_string()))?;
         let sockets = passed.numbers();
@@ -52,10 +56,13 @@ impl Inherited {
             sys::adopt(fd)
                 .map_err(|error| Failure::Usage(format!("LISTEN_FDS: descriptor {fd}: {error}")))
         };
-        Ok(Inherited {
-            sockets: sockets.map(adopt).collect::<Result<_, _>>()?,
-            ready,
-        })
+        let sockets = sockets.map(adopt).collect::<Result<_, _>>()?;
+        // Only now is there nothing left to take over.
+        if let (Some(fd), Some(ready)) = (ready_fd, &ready) {
+            check_writable(ready)
+                .map_err(|error| Failure::Usage(format!("--ready-fd {fd}: {error}")))?;
+        }
+        Ok(Inherited { sockets, ready })
     }
 
     /// Says on the descriptor of `--ready-fd` that we serve: a newline, then its end.
@@ -64,6 +71,30 @@ impl Inherited {
             log::warn!("cannot write to the descriptor of --ready-fd: {error}");
         }
     }
+}
+
+/// A pipe that is full would hold the main thread for ever, and the end of a pipe that is for reading
+/// never takes a byte.
+fn check_writable(file: &File) -> io::Result<()> {
+    let mut poll = Poll::new()?;
+    let fd = file.as_raw_fd();
+    let mut source = SourceFd(&fd);
+    let registered = poll
+        .registry()
+        .register(&mut source, Token(0), Interest::WRITABLE);
+    match registered {
+        // epoll's word for a file, which is always ready.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        result => result?,
+    }
+    let mut events = Events::with_capacity(1);
+    poll.poll(&mut events, Some(Duration::ZERO))?;
+    if events.is_empty() {
+        return Err(io::Error::other(
+            "nothing can be written there now; expected the writing end of a pipe",
+        ));
+    }
+    Ok(())
 }
 
 /// Everything to listen on: inherited sockets, what the command line says, or else the default.
@@ -109,8 +140,11 @@ fn warn_if_unreachable(listeners: &Listeners) {
             SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
         };
         // Of UDP, so that nothing is sent: only the way there is looked up.
-        let looked = UdpSocket::bind(unspecified).and_then(|socket| socket.connect(address));
-        if let Err(error) = looked {
+        // No descriptor left for that says nothing of the way.
+        let Ok(socket) = UdpSocket::bind(unspecified) else {
+            continue;
+        };
+        if let Err(error) = socket.connect(address) {
             log::warn!("nobody can reach {address} until its interface is up: {error}");
         }
     }

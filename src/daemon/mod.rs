@@ -5,6 +5,7 @@
 //! there are threads everything is opened that ever will be; then [`sandbox`] closes the system's doors.
 
 pub mod checks;
+mod door;
 mod duration;
 #[cfg(test)]
 mod fuzz;
@@ -21,13 +22,14 @@ mod sys;
 
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use healthz::Instant;
-use healthz::server::{self, Counters, Handle, Listeners, Server};
+use healthz::server::{self, Counters, Listeners, Server};
 
 use checks::{Checks, SHUTDOWN};
+use door::Door;
 use listen::Inherited;
 use notify::Manager;
 use options::Options;
@@ -42,8 +44,6 @@ pub const EXIT_MISUSED: u8 = 2;
 
 /// Longest that the end waits for a stderr that blocks.
 const FLUSH_DURATION_MAX: Duration = Duration::from_secs(1);
-/// How often main looks whether the door is closed, once it was asked to close.
-const CLOSING_PERIOD: Duration = Duration::from_millis(10);
 /// What the door may take beyond the time that its last requests have; more is a bug.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
 
@@ -79,7 +79,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     let inherited = match Inherited::take(options.ready_fd) {
         Ok(inherited) => inherited,
         Err(failure) => {
-            eprintln!("healthz: {failure}");
+            complain(&failure);
             return Err(failure);
         }
     };
@@ -92,7 +92,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
         let failure = prepared
             .err()
             .unwrap_or_else(|| failed("cannot start the log")(error));
-        eprintln!("healthz: {failure}");
+        complain(&failure);
         return Err(failure);
     }
     end_on_panic();
@@ -102,6 +102,12 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     }
     log::flush(FLUSH_DURATION_MAX);
     result
+}
+
+/// Says on stderr what ended the daemon before it had a log. Where nothing can be said, because the disk
+/// is full or the reader gone, the exit code has to do: `eprintln` would panic.
+pub fn complain(what: &dyn fmt::Display) {
+    let _ = writeln!(io::stderr(), "healthz: {what}");
 }
 
 /// Makes a panic of any thread the end of all: a daemon without its door, its loop or its log is none.
@@ -157,7 +163,7 @@ fn run(options: &Options, checks: Checks, prepared: Prepared) -> Result<(), Fail
     } = prepared;
     let urls = listen::urls(&listeners);
     let server = Server::new(checks.responder(), listeners, options.config);
-    let door = server::spawn(server).map_err(failed("cannot start the server"))?;
+    let door = Door::open(server, wakes.ender()).map_err(failed("cannot start the server"))?;
     let manager = Manager::from_env();
     sandbox.complete();
     announce(checks, &urls);
@@ -168,8 +174,7 @@ fn run(options: &Options, checks: Checks, prepared: Prepared) -> Result<(), Fail
         wakes,
         sync: SyncLoop::new(checks, &manager, options.sync_period, options.log_limit),
     };
-    main.watch(&door)?;
-    if door.is_finished() {
+    if main.watch()? == Watched::DoorEnded {
         return Err(ended(door));
     }
     SHUTDOWN.begin_shutdown();
@@ -216,26 +221,28 @@ struct Main<'a> {
 
 impl Main<'_> {
     /// Goes round until somebody asks to stop or the door's thread ends on its own.
-    fn watch(&mut self, door: &Handle) -> Result<(), Failure> {
+    fn watch(&mut self) -> Result<Watched, Failure> {
         loop {
             let next = self.sync.round(server::now());
-            if door.is_finished() || self.wait_until(next)? == Wake::Stop {
-                return Ok(());
+            match self.wait_until(next)? {
+                Wake::Stop => return Ok(Watched::AskedToStop),
+                Wake::DoorEnded => return Ok(Watched::DoorEnded),
+                Wake::Timeout => {}
             }
         }
     }
 
     /// Leaves the listeners open for the delay that was asked for, closes them, and waits for the last
     /// requests. Being asked again ends it.
-    fn drain(&mut self, door: Handle, options: &Options) -> Result<(), Failure> {
+    fn drain(&mut self, door: Door, options: &Options) -> Result<(), Failure> {
         let closes = server::now().saturating_add(options.shutdown_delay);
-        if self.rounds_until(closes, Duration::MAX, &door)? == Drained::AskedAgain {
-            return Ok(());
+        match self.rounds_until(closes)? {
+            Drained::AskedAgain => return Ok(()),
+            Drained::DoorEnded => return Err(ended(door)),
+            Drained::TimeIsUp => door.stop(),
         }
-        door.stop();
         let grace = options.config.limits.drain_duration + CLOSING_GRACE;
-        let gives_up = server::now().saturating_add(grace);
-        match self.rounds_until(gives_up, CLOSING_PERIOD, &door)? {
+        match self.rounds_until(server::now().saturating_add(grace))? {
             Drained::AskedAgain => Ok(()),
             Drained::DoorEnded => {
                 let counters = door.join().map_err(failed("the server failed"))?;
@@ -246,29 +253,21 @@ impl Main<'_> {
         }
     }
 
-    /// Goes round, at least every `period`, until `end`, the door's end, or a second wish to stop.
-    fn rounds_until(
-        &mut self,
-        end: Instant,
-        period: Duration,
-        door: &Handle,
-    ) -> Result<Drained, Failure> {
+    /// Goes round until `end`, the door's end, or a second wish to stop.
+    fn rounds_until(&mut self, end: Instant) -> Result<Drained, Failure> {
         loop {
             let now = server::now();
-            if door.is_finished() {
-                return Ok(Drained::DoorEnded);
-            }
             if end <= now {
                 return Ok(Drained::TimeIsUp);
             }
-            let next = self
-                .sync
-                .round(now)
-                .min(end)
-                .min(now.saturating_add(period));
-            if self.wait_until(next)? == Wake::Stop {
-                ::log::info!("asked to stop again: stopped at once");
-                return Ok(Drained::AskedAgain);
+            let next = self.sync.round(now).min(end);
+            match self.wait_until(next)? {
+                Wake::Stop => {
+                    ::log::info!("asked to stop again: stopped at once");
+                    return Ok(Drained::AskedAgain);
+                }
+                Wake::DoorEnded => return Ok(Drained::DoorEnded),
+                Wake::Timeout => {}
             }
         }
     }
@@ -282,6 +281,12 @@ impl Main<'_> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watched {
+    DoorEnded,
+    AskedToStop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Drained {
     DoorEnded,
     TimeIsUp,
@@ -289,7 +294,7 @@ enum Drained {
 }
 
 /// The door's thread has ended though nobody asked it to.
-fn ended(door: Handle) -> Failure {
+fn ended(door: Door) -> Failure {
     match door.join() {
         Ok(_) => Failure::Run("the server ended on its own".to_owned()),
         Err(error) => failed("the server failed")(error),

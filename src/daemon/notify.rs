@@ -3,6 +3,7 @@
 //! Knows the protocol, not when to say what. Called by [`super::serve`] and [`super::sync`]. Without
 //! `NOTIFY_SOCKET` every call does nothing.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -12,10 +13,15 @@ use std::time::Duration;
 /// Longest that a manager whose queue is full can hold up the sync loop.
 const SEND_DURATION_MAX: Duration = Duration::from_secs(1);
 
+/// The clock's unit: what is due after less is due at once.
+const PERIOD_MIN: Duration = Duration::from_millis(1);
+
 /// The way to the service manager, if there is one.
 pub struct Manager {
     socket: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
+    /// The last word did not reach it.
+    is_lost: Cell<bool>,
 }
 
 impl Manager {
@@ -34,6 +40,7 @@ impl Manager {
         Manager {
             watchdog: watchdog.filter(|_| socket.is_some()),
             socket,
+            is_lost: Cell::new(false),
         }
     }
 
@@ -42,14 +49,21 @@ impl Manager {
         self.watchdog
     }
 
-    /// Tells the manager `state`, `READY=1` for example.
+    /// Tells the manager `state`, `READY=1` for example. That it cannot be told is logged when it begins.
     pub fn tell(&self, state: &str) {
         let Some((socket, address)) = &self.socket else {
             return;
         };
-        if let Err(error) = socket.send_to_addr(state.as_bytes(), address) {
-            let state = state.replace('\n', ", ");
-            log::warn!("cannot tell the service manager {state}: {error}");
+        let result = socket.send_to_addr(state.as_bytes(), address);
+        let was_lost = self.is_lost.replace(result.is_err());
+        match result {
+            // Once a spell: a watchdog's beats would fill the log.
+            Err(error) if !was_lost => {
+                let state = state.replace('\n', ", ");
+                log::warn!("cannot tell the service manager {state}: {error}");
+            }
+            Ok(_) if was_lost => log::info!("the service manager can be told again"),
+            _ => {}
         }
     }
 }
@@ -77,14 +91,15 @@ pub(super) fn connect(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, address))
 }
 
-/// Half of what the manager allows, so that one late beat is no death.
+/// Half of what the manager allows, so that one late beat is no death; at least what times are counted
+/// in, or the sync loop would never rest.
 pub(super) fn watchdog(limit_us: Option<OsString>, pid: Option<OsString>) -> Option<Duration> {
     let us = std::process::id().to_string();
     if pid.is_some_and(|pid| pid != OsStr::new(&us)) {
         return None;
     }
     let limit_us: u64 = limit_us?.to_str()?.parse().ok()?;
-    (limit_us > 0).then(|| Duration::from_micros(limit_us) / 2)
+    (limit_us > 0).then(|| (Duration::from_micros(limit_us) / 2).max(PERIOD_MIN))
 }
 
 #[cfg(test)]
@@ -100,8 +115,17 @@ mod tests {
         assert_eq!(of("3000000", Some(&us)), Some(Duration::from_millis(1500)));
         assert_eq!(of("3000000", Some("1")), None);
         assert_eq!(of("0", None), None);
+        assert_eq!(of("2000", None), Some(PERIOD_MIN));
         assert_eq!(of("soon", None), None);
         assert_eq!(watchdog(None, None), None);
+    }
+
+    /// It was due again at once then, and the sync loop took a whole CPU.
+    #[test]
+    fn a_watchdog_of_microseconds_lets_the_loop_rest() {
+        for limit in ["1", "1000", "1999"] {
+            assert_eq!(watchdog(Some(limit.into()), None), Some(PERIOD_MIN));
+        }
     }
 
     #[test]
@@ -122,6 +146,7 @@ mod tests {
             let manager = Manager {
                 socket: connect(OsStr::new(&name)).ok(),
                 watchdog: None,
+                is_lost: Cell::new(false),
             };
             manager.tell("READY=1");
             let mut state = [0; 16];

@@ -359,6 +359,15 @@ fn listen_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
 /// Listens at a name of our own first, and gives the socket its `path` when it does: between bind(2)
 /// and listen(2) a socket refuses connections, and would look as if nobody listened on it.
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    if path.as_os_str().len() > UNIX_PATH_BYTES_MAX {
+        // The file could be had, and no client could name it.
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            std::format!(
+                "a path of more than {UNIX_PATH_BYTES_MAX} bytes is too long for a Unix socket"
+            ),
+        ));
+    }
     let suffix = std::format!(".{}", std::process::id());
     let mut temporary = path.as_os_str().to_os_string();
     temporary.push(&suffix);
@@ -422,6 +431,23 @@ mod tests {
         let error = listeners.bind(&Address::Localhost(port)).unwrap_err();
         assert_eq!(error.kind(), BindErrorKind::InUse);
         assert!(listeners.is_empty(), "{listeners:?}");
+    }
+
+    /// It was served where no client could connect: the name that it has for a moment is shorter.
+    #[test]
+    fn a_unix_socket_whose_path_no_client_can_say_is_refused() {
+        let name = "s".repeat(UNIX_PATH_BYTES_MAX);
+        let path = std::env::temp_dir().join(name);
+        let error = Listeners::new()
+            .bind(&Address::Unix(path.clone()))
+            .unwrap_err();
+        assert_eq!(error.kind(), BindErrorKind::Other);
+        let end = "is too long for a Unix socket";
+        assert!(
+            std::string::ToString::to_string(&error).ends_with(end),
+            "{error}"
+        );
+        assert!(std::fs::symlink_metadata(&path).is_err());
     }
 
     /// The name that it has for a moment used to be longer, and did not fit.

@@ -35,7 +35,11 @@ pub fn healthz(args: &[&str]) -> Command {
 
 /// Runs healthz to its end, which must come on its own.
 pub fn run(args: &[&str]) -> Output {
-    let mut command = healthz(args);
+    end_of(healthz(args))
+}
+
+/// Runs `command` to its end, which must come on its own.
+pub fn end_of(mut command: Command) -> Output {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut daemon = Daemon::of(command);
     let code = daemon.wait();
