@@ -3,8 +3,8 @@
 //!
 //! Called once, by [`super::serve`], before there are threads: what they take is then locked too.
 
+use super::Failure;
 use super::options::Options;
-use super::{Failure, failed};
 
 /// Room for the stacks of two threads and a heap that grows: several times over.
 #[cfg(target_os = "linux")]
@@ -85,6 +85,6 @@ fn lock(more_bytes: usize) -> Result<(), Failure> {
                  (ulimit -l, LimitMEMLOCK=) or give CAP_IPC_LOCK"
             )))
         }
-        Err(error) => Err(failed("--lock-memory")(error.into())),
+        Err(error) => Err(super::failed("--lock-memory")(error.into())),
     }
 }
