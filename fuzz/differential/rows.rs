@@ -340,9 +340,21 @@ fn is_authority(text: &str) -> bool {
     match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
         Some(Some(address)) => {
             let (address, zone) = address.split_once("%25").unwrap_or((address, "zone"));
-            // What a later version of IP looks like is nobody's business here.
-            !zone.is_empty()
-                && (address.parse::<Ipv6Addr>().is_ok() || address.starts_with(['v', 'V']))
+            // Of a later version: IPvFuture.
+            let is_future = address
+                .strip_prefix(['v', 'V'])
+                .and_then(|rest| rest.split_once('.'))
+                .is_some_and(|(version, address)| {
+                    let is_address =
+                        |c: char| c.is_ascii_alphanumeric() || ":-._~!$&'()*+,;=".contains(c);
+                    let is_version =
+                        !version.is_empty() && version.chars().all(|c| c.is_ascii_hexdigit());
+                    is_version && !address.is_empty() && address.chars().all(is_address)
+                });
+            let is_zone = !zone.is_empty()
+                && is_text(zone.as_bytes(), UNRESERVED_AND_DELIMS)
+                && !zone.contains('%');
+            is_future || is_zone && address.parse::<Ipv6Addr>().is_ok()
         }
         Some(None) => false,
         None => is_text(host.as_bytes(), UNRESERVED_AND_DELIMS),
