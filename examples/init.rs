@@ -1,10 +1,11 @@
 //! A small init whose own loop contains the door: what each service is doing is what its check says.
 //!
-//! `init [LIST [ADDRESS]]`: LIST names the services, one a line as `NAME PROGRAM ARGUMENT...` with `#`
-//! for comments (default `/etc/init.list`); ADDRESS is where health is asked for (default
-//! `localhost:10248`). SIGTERM ends the services and powers off, SIGINT (Ctrl-Alt-Del) restarts the
-//! machine. As PID 1 it mounts what it needs and brings the loopback up; as any other process it only
-//! supervises, so that it can be tried on a desk:
+//! `init [LIST] [ADDRESS]`: LIST names the services (default `/etc/init.list`); ADDRESS is where health
+//! is asked for (default `localhost:10248`). A word with a colon is an ADDRESS, another with a slash a
+//! LIST, and the rest is passed over: a kernel gives PID 1 every word that it does not know itself.
+//! SIGTERM ends the services and powers off, SIGINT (Ctrl-Alt-Del) restarts the machine. As PID 1 it
+//! mounts what it needs and brings the loopback up; as any other process it only supervises, so that it
+//! can be tried on a desk:
 //!
 //! ```text
 //! printf 'sleeper /bin/sleep 1000\n' >/tmp/list
@@ -12,33 +13,53 @@
 //! curl 'localhost:10248/healthz?verbose'; curl localhost:10248/healthz/sleeper
 //! ```
 //!
-//! What the door costs its host is in `Door` and in the lines that call it. It allocates nothing once
-//! it is made, does a bounded amount of work a turn, and no error of it ends this process. The tests
-//! `tests/init.rs` (as a process) and `tests/vm.py` (as PID 1 of a virtual machine) run this file.
+//! The list has a service a line, `NAME PROGRAM ARGUMENT...`: words between blanks, without quoting,
+//! and `#` starts a comment wherever it stands. NAME is the check's, so it is new and of
+//! `A-Z a-z 0-9 . _ / -`. PROGRAM stays in the foreground. It leads a process group in the session of
+//! this init, reads `/dev/null`, writes where this init writes, and has its environment: from a kernel
+//! that is `HOME=/`, `TERM=linux` and words with `=`, but no `PATH`. When it ends, the rest of its group
+//! is killed and it is started again: after 1 s, and twice as long each time that it does not last.
+//!
+//! What the door costs its host is `init/door.rs` and the lines that end in `// door`. It allocates
+//! nothing once it is made, does a bounded amount of work a turn, and no error of it ends this process.
+//! Nor does this init ask the heap for anything between its first service and its end, but for what
+//! libc needs to start one, and may be refused. The tests `tests/init.rs`
+//! (as a process) and `tests/vm.py` (as PID 1 of a virtual machine) run this file.
 
-use std::error::Error;
+#[path = "init/door.rs"] // door
+mod door; // door
+#[path = "init/machine.rs"]
+mod machine;
+
+use std::env;
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use healthz::server::{Config, Listeners, Server, TOKENS, now};
-use healthz::{Check, Endpoint, Instant, Responder};
+use healthz::server::{TOKENS, now}; // door
+use healthz::{Check, Endpoint, Instant}; // door
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Registry, Token};
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
-use nix::sys::reboot::{RebootMode, reboot, set_cad_enabled};
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::reboot::RebootMode;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
-/// Between the end of a service and its next start.
+use door::Door; // door
+
+/// Between the end of a service and its next start, if it had been running.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
+/// If it had not, the delay doubles so often at most: from 1 s to 32 s.
+const DOUBLINGS_MAX: u32 = 5;
 /// A service that has lived for so long counts as running. Without it, one that dies at once would
 /// pass for a moment each time it is started.
 const STEADY_DURATION: Duration = Duration::from_secs(1);
@@ -50,272 +71,267 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(10);
 const REAPED_PER_TURN: usize = 64;
 
 /// The door has the tokens from 0 on; ours come after it.
-const DOOR: Token = Token(0);
+const DOOR: Token = Token(0); // door
 const SIGNALS: Token = Token(TOKENS);
 
-static PING: Check = Check::ping();
+static PING: Check = Check::ping(); // door
 /// One thread answers probes and does everything else: while it is stuck nobody is answered, and the
 /// probe's own patience tells. This check tells the first probe after that what had happened.
-static SYNCLOOP: Check = Check::heartbeat("syncloop", SYNC_INTERVAL.saturating_mul(3))
-    .overdue("sync Loop took longer than expected");
+static SYNCLOOP: Check = Check::heartbeat("syncloop", SYNC_INTERVAL.saturating_mul(3)) // door
+    .overdue("sync Loop took longer than expected"); // door
 /// An init that cannot read what it is to run must not look healthy.
-static LIST: Check = Check::manual("list");
-static SHUTDOWN: Check = Check::shutdown();
+static LIST: Check = Check::manual("list"); // door
+static SHUTDOWN: Check = Check::shutdown(); // door
 
 /// One line on the console in one write, so that lines of children do not get into it. Not
 /// `eprintln!`, which panics when the console is gone, and a panic of PID 1 is the kernel's.
-fn say(text: fmt::Arguments<'_>) {
+fn put(text: fmt::Arguments<'_>) {
     let mut line = io::Cursor::new([0; 512]);
-    // What does not fit is cut.
-    let _ = writeln!(line, "init: {text}");
-    let used = line.get_ref().get(..line.position() as usize);
+    // What does not fit is cut, but for the end of the line.
+    let _ = write!(line, "init: {text}");
+    let used = line.position().min(511);
+    line.set_position(used);
+    let _ = line.write_all(b"\n");
+    let used = line.get_ref().get(..=used as usize);
     let _ = io::stderr().write_all(used.unwrap_or_default());
 }
 
 macro_rules! say {
-    ($($text:tt)*) => { say(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::put(format_args!($($text)*)) };
+}
+use say;
+
+fn main() -> ExitCode {
+    // PID 1: every process is ours to end, and so is the machine.
+    let is_first = std::process::id() == 1;
+    let (list, address) = arguments();
+    if is_first {
+        machine::prepare();
+    } else if let Err(error) = set_child_subreaper(true) {
+        // Orphans come to PID 1 by themselves, and to others who ask for them.
+        say!("orphans are left to others: {error}");
+    }
+    // Before the first child nothing is lost by trying again. PID 1 has nowhere to return to.
+    while let Err(error) = run(&list, &address, is_first) {
+        say!("cannot start: {error}");
+        if !is_first {
+            return ExitCode::FAILURE;
+        }
+        std::thread::sleep(RESTART_DELAY);
+    }
+    ExitCode::SUCCESS
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let list = arguments.next().unwrap_or("/etc/init.list".into());
-    let address = arguments.next().unwrap_or("localhost:10248".into());
-    let is_first = std::process::id() == 1;
-    if is_first {
-        prepare_machine();
+/// LIST and ADDRESS. Not as strings, which panic on what is not UTF-8.
+fn arguments() -> (PathBuf, String) {
+    let mut list = OsString::from("/etc/init.list");
+    let mut address = String::from("localhost:10248");
+    for word in env::args_os().skip(1) {
+        match word.to_str() {
+            Some(text) if text.contains(':') => address = text.into(),
+            _ if word.as_encoded_bytes().contains(&b'/') => list = word,
+            _ => say!("{word:?} is neither a path nor an address, and passed over"),
+        }
     }
+    (list.into(), address)
+}
+
+/// Until the end. Fails only before anything is started.
+fn run(list: &Path, address: &str, is_first: bool) -> io::Result<()> {
     // Before the first child: nothing that happens to it may be missed.
     let mut poll = Poll::new()?;
     let mut signals = Signals::new(poll.registry())?;
     let mut init = Init {
         is_first,
-        services: read_list(&list),
+        services: read_list(list),
         ..Init::default()
     };
 
-    let all: Vec<&Check> = [&PING, &SYNCLOOP, &LIST]
-        .into_iter()
-        .chain(init.services.iter().map(|service| service.check))
-        .collect();
-    let ready: Vec<&Check> = all.iter().copied().chain([&SHUTDOWN]).collect();
-    let live = [&PING, &SYNCLOOP];
-    let endpoints = [
-        Endpoint::new("/healthz", &all),
-        Endpoint::new("/livez", &live),
-        Endpoint::new("/readyz", &ready),
-    ];
-    let mut door = Door::open(&endpoints, &address, poll.registry());
+    let all: Vec<&Check> = [&PING, &SYNCLOOP, &LIST] // door
+        .into_iter() // door
+        .chain(init.services.iter().map(|service| service.check)) // door
+        .collect(); // door
+    let ready: Vec<&Check> = all.iter().copied().chain([&SHUTDOWN]).collect(); // door
+    let live = [&PING, &SYNCLOOP]; // door
+    let healthz = Endpoint::new("/healthz", &all); // door
+    let livez = Endpoint::new("/livez", &live); // door
+    let readyz = Endpoint::new("/readyz", &ready); // door
+    let endpoints = [healthz, livez, readyz]; // door
+    let mut door = Door::open(&endpoints, address, poll.registry()); // door
 
     let mut events = Events::with_capacity(64);
     while !door.is_closed() {
         let before = now();
-        let due = [init.deadline(before), door.server.deadline()];
+        let due = [init.deadline(before), door.deadline()]; // door
         let wait = due.into_iter().flatten().min();
         let wait = wait.map_or(SYNC_INTERVAL, |due| due.saturating_since(before));
         match poll.poll(&mut events, Some(wait.min(SYNC_INTERVAL))) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                 // Not for anything that a peer or a child can do. Better slow than gone.
-                say!("cannot wait for events: {error}");
+                say!("cannot wait for events: {}", reason(&error));
                 std::thread::sleep(RESTART_DELAY);
             }
             _ => {}
         }
         // One look at the clock: everything in this turn happens at the same time.
         let now = now();
-        door.turn(poll.registry(), &events, now);
+        door.turn(poll.registry(), &events, now); // door
         init.turn(signals.receive(), now);
         if init.is_done(now) {
-            door.close(poll.registry(), now);
+            door.close(poll.registry(), now); // door
         }
         // Last, so that the first answer after a stall tells of it.
-        SYNCLOOP.beat(now);
+        SYNCLOOP.beat(now); // door
     }
-    init.leave();
+    init.leave(now());
     Ok(())
-}
-
-/// The server, and what it wants of its host.
-struct Door<'a> {
-    server: Server<'a>,
-    is_closing: bool,
-}
-
-impl<'a> Door<'a> {
-    /// Whatever goes wrong here is said and nothing more: a machine without a door is better than
-    /// one without its init.
-    fn open(endpoints: &'a [Endpoint<'a>], address: &str, registry: &Registry) -> Self {
-        // The library logs what is out of the ordinary, never once a request.
-        let _ = log::set_logger(&Console);
-        log::set_max_level(log::LevelFilter::Info);
-        let mut listeners = Listeners::new();
-        if let Err(error) = listen(&mut listeners, address) {
-            say!("no door: {error}");
-        }
-        let mut server = Server::new(Responder::new(endpoints), listeners, Config::default());
-        if let Err(error) = server.register(registry, DOOR) {
-            say!("no door: {error}");
-        }
-        for address in server.local_addresses() {
-            say!("health is answered on {address}");
-        }
-        Door {
-            server,
-            is_closing: false,
-        }
-    }
-
-    fn turn(&mut self, registry: &Registry, events: &Events, now: Instant) {
-        // For the Date of answers.
-        if let Ok(since) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
-            self.server.set_wall_clock(since.as_secs());
-        }
-        // Events that are not the server's do nothing to it.
-        for event in events {
-            self.server.handle(registry, event, now);
-        }
-        self.server.turn(registry, now);
-    }
-
-    /// Who is in the middle of a request gets two seconds to end it; then the door is closed.
-    fn close(&mut self, registry: &Registry, now: Instant) {
-        if !std::mem::replace(&mut self.is_closing, true) {
-            self.server.stop(registry, now);
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.server.is_finished()
-    }
-}
-
-fn listen(listeners: &mut Listeners, address: &str) -> Result<(), Box<dyn Error>> {
-    // A machine may have only one half of localhost. That is fine, and worth a line.
-    if let Some((missing, error)) = listeners.bind(&address.parse()?)?.missing {
-        say!("no door on {missing}: {error}");
-    }
-    Ok(())
-}
-
-struct Console;
-
-impl log::Log for Console {
-    fn enabled(&self, _: &log::Metadata) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record) {
-        if record.level() <= log::max_level() {
-            say(*record.args());
-        }
-    }
-
-    fn flush(&self) {}
 }
 
 /// `check` fails because of `why`. Neither half needs the heap: this may be the moment when there is
 /// no memory.
 fn fail(check: &Check, why: fmt::Arguments<'_>) {
-    check.fail_fmt(why);
+    check.fail_fmt(why); // door
     say!("{}: {why}", check.name());
+}
+
+/// In words, and not as `error` writes itself: that takes memory, which may be what there is none of.
+fn reason(error: &io::Error) -> &'static str {
+    let number = error.raw_os_error();
+    number.map_or("unknown error", |number| Errno::from_raw(number).desc())
 }
 
 /// One line of the list.
 struct Service {
-    command: Vec<String>,
-    check: &'static Check,
+    /// Made once: to start it again takes no memory of ours.
+    command: Command,
+    check: &'static Check, // door
     /// While it is up.
     pid: Option<Pid>,
+    /// Its process group, as long as somebody may be in it.
+    group: Option<Pid>,
     /// While it is down: when to start it. Once it is up: when it counts as running, if not yet.
     due: Option<Instant>,
+    /// How often in a row it was down before it counted as running.
+    failures: u32,
 }
 
 impl Service {
+    fn new(name: String, program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        // A group of its own, to be signalled as one. Handlers and SIGPIPE are reset by the system and
+        // by std. (A mask would be inherited: why signals come through a socket, not a signalfd.)
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .process_group(0);
+        // Leaked on purpose: the list is read once, and its checks live as long as the machine.
+        let check = Check::manual(name.leak()).group("services"); // door
+        Service {
+            command,
+            check: Box::leak(Box::new(check)), // door
+            pid: None,
+            group: None,
+            due: Some(Instant::ZERO),
+            failures: 0,
+        }
+    }
+
     /// Does what is due.
     fn turn(&mut self, now: Instant) {
         if self.due.take_if(|due| *due <= now).is_none() {
             return;
         }
         if self.pid.is_some() {
-            return self.check.pass();
+            self.failures = 0;
+            return self.check.pass(); // door
         }
-        match spawn(&self.command) {
-            Ok(pid) => {
+        match self.command.spawn() {
+            Ok(child) => {
+                let pid = Pid::from_raw(child.id() as i32);
                 say!("{}: started, PID {pid}", self.check.name());
-                self.pid = Some(pid);
+                (self.pid, self.group) = (Some(pid), Some(pid));
                 self.due = Some(now.saturating_add(STEADY_DURATION));
             }
-            Err(error) => self.is_down(format_args!("cannot be started: {error}"), now),
+            Err(error) => {
+                self.is_down(format_args!("cannot be started: {}", reason(&error)), now);
+            }
         }
     }
 
     fn is_down(&mut self, why: fmt::Arguments<'_>, now: Instant) {
-        let seconds = RESTART_DELAY.as_secs();
-        if SHUTDOWN.passes(now) {
-            fail(self.check, format_args!("{why}; restarting in {seconds} s"));
-        } else {
-            fail(self.check, format_args!("{why}; the machine stops"));
-        }
         self.pid = None;
-        self.due = Some(now.saturating_add(RESTART_DELAY));
+        if !SHUTDOWN.passes(now) {
+            // The rest of its group has had its SIGTERM, and its time is not over.
+            fail(self.check, format_args!("{why}; the machine stops"));
+            return;
+        }
+        // They would hold its port and its files. The number cannot be another's: not while somebody
+        // is left, and not so soon after.
+        if let Some(group) = self.group.take() {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+        let delay = RESTART_DELAY.saturating_mul(1 << self.failures.min(DOUBLINGS_MAX));
+        self.failures = self.failures.saturating_add(1);
+        let seconds = delay.as_secs();
+        fail(self.check, format_args!("{why}; restarting in {seconds} s"));
+        self.due = Some(now.saturating_add(delay));
     }
-}
-
-fn spawn(command: &[String]) -> io::Result<Pid> {
-    let (program, arguments) = command.split_first().ok_or(io::ErrorKind::NotFound)?;
-    // A group of its own, to be signalled as one. Handlers and SIGPIPE are reset by the system and by
-    // std. (A mask would be inherited: the reason why signals come through a pipe, not a signalfd.)
-    let child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .process_group(0)
-        .spawn()?;
-    Ok(Pid::from_raw(child.id() as i32))
 }
 
 /// Services from their file. What is wrong with it is said by the check `list`, and the rest is run.
-fn read_list(path: &str) -> Vec<Service> {
-    let text = match std::fs::read_to_string(path) {
+fn read_list(path: &Path) -> Vec<Service> {
+    let file = path.display();
+    let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(error) => {
-            fail(&LIST, format_args!("{path}: {error}"));
+            fail(&LIST, format_args!("{file}: {error}"));
             return Vec::new();
         }
     };
-    LIST.pass();
+    LIST.pass(); // door
     let mut services: Vec<Service> = Vec::new();
-    for (line, number) in text.lines().zip(1..) {
-        let line = line.split('#').next().unwrap_or_default();
-        let mut words = line.split_whitespace().map(String::from);
-        let Some(name) = words.next() else { continue };
-        let command: Vec<String> = words.collect();
-        let others = services.iter().map(|service| service.check);
-        let mut taken = [&PING, &SYNCLOOP, &LIST, &SHUTDOWN]
-            .into_iter()
-            .chain(others);
-        // The constructors of checks panic about names that no request could name.
-        if command.is_empty() || !Check::is_name(&name) || taken.any(|check| check.name() == name) {
-            fail(
-                &LIST,
-                format_args!("{path}:{number}: not a new name and its program"),
-            );
-            continue;
+    for (line, number) in text.split(|byte| *byte == b'\n').zip(1_u32..) {
+        match read_line(line, &services) {
+            Ok(None) => {}
+            Ok(Some(service)) => services.push(service),
+            Err(why) => fail(&LIST, format_args!("{file}:{number}: {why}")),
         }
-        // Leaked on purpose: the list is read once, and its checks live as long as the machine.
-        let check = Check::manual(name.leak()).group("services");
-        services.push(Service {
-            command,
-            check: Box::leak(Box::new(check)),
-            pid: None,
-            due: Some(Instant::ZERO),
-        });
     }
     services
+}
+
+/// The service of a line, if there is one. Comments may be in any encoding.
+fn read_line(line: &[u8], services: &[Service]) -> Result<Option<Service>, &'static str> {
+    let line = line.split(|byte| *byte == b'#').next().unwrap_or_default();
+    let line = str::from_utf8(line).map_err(|_| "not UTF-8")?;
+    if line.contains('\0') {
+        return Err("a NUL, which no program can be given");
+    }
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (name, program, arguments) = match words.as_slice() {
+        [] => return Ok(None),
+        [_] => return Err("a name without a program"),
+        [name, program, arguments @ ..] => (*name, *program, arguments),
+    };
+    // The constructors of checks panic about names that no request could name.
+    if !Check::is_name(name) {
+        return Err("not a name of A-Z a-z 0-9 . _ / - for a check");
+    }
+    let ours = [&PING, &SYNCLOOP, &LIST, &SHUTDOWN];
+    let others = services.iter().map(|service| service.check);
+    if ours
+        .into_iter()
+        .chain(others)
+        .any(|check| check.name() == name)
+    {
+        return Err("a name that is taken");
+    }
+    Ok(Some(Service::new(name.into(), program, arguments)))
 }
 
 /// The services and the end of the machine.
 #[derive(Default)]
 struct Init {
-    /// PID 1: every process is ours to end, and so is the machine.
     is_first: bool,
     services: Vec<Service>,
     stop: Option<Stop>,
@@ -342,7 +358,7 @@ impl Init {
                 .iter_mut()
                 .for_each(|service| service.turn(now)),
             (Some(how), None) => {
-                SHUTDOWN.begin_shutdown();
+                SHUTDOWN.begin_shutdown(); // door
                 say!("stopping");
                 let until = now.saturating_add(STOP_DURATION);
                 self.stop = Some(Stop {
@@ -351,6 +367,8 @@ impl Init {
                     until,
                 });
                 self.signal_all(Signal::SIGTERM);
+                // Who is stopped finds it only when it goes on.
+                self.signal_all(Signal::SIGCONT);
             }
             (_, Some(stop)) if stop.until <= now && !stop.is_killing => {
                 stop.is_killing = true;
@@ -424,24 +442,23 @@ impl Init {
         if self.is_first {
             let _ = kill(Pid::from_raw(-1), signal);
         } else {
-            for pid in self.services.iter().filter_map(|service| service.pid) {
-                let _ = killpg(pid, signal);
+            for group in self.services.iter().filter_map(|service| service.group) {
+                let _ = killpg(group, signal);
             }
         }
     }
 
     /// Ends the machine, or as an ordinary process just returns.
-    fn leave(&self) {
-        say!("all services have ended");
-        let Some(stop) = self.stop.as_ref().filter(|_| self.is_first) else {
-            return;
-        };
-        nix::unistd::sync();
-        let Err(error) = reboot(stop.how);
-        say!("the machine does not end: {error}");
-        // The end of PID 1 is a kernel panic.
-        loop {
-            std::thread::park();
+    fn leave(&mut self, now: Instant) {
+        // Once more: the door had its time to close.
+        self.reap(now);
+        if self.has_children {
+            say!("some processes do not end; going on without them");
+        } else {
+            say!("all services have ended");
+        }
+        if let Some(stop) = self.stop.as_ref().filter(|_| self.is_first) {
+            machine::end(stop.how);
         }
     }
 }
@@ -479,58 +496,5 @@ impl Signals {
             SIGINT => Some(RebootMode::RB_AUTOBOOT),
             _ => None,
         }
-    }
-}
-
-/// What a kernel leaves to PID 1. What is there already, in a container for example, stays.
-fn prepare_machine() {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    for (kind, target) in [
-        ("proc", "/proc"),
-        ("sysfs", "/sys"),
-        ("devtmpfs", "/dev"),
-        ("tmpfs", "/run"),
-        ("cgroup2", "/sys/fs/cgroup"),
-    ] {
-        let _ = std::fs::create_dir_all(target);
-        match mount(Some(kind), target, Some(kind), flags, None::<&str>) {
-            Ok(()) | Err(Errno::EBUSY) => {}
-            Err(error) => say!("cannot mount {target}: {error}"),
-        }
-    }
-    // Before the door: without it nothing can be bound to ::1, and nobody reaches 127.0.0.1.
-    if let Err(error) = raise_loopback() {
-        say!("cannot bring the loopback up: {error}");
-    }
-    // Ctrl-Alt-Del sends us SIGINT instead of ending the machine at once.
-    if let Err(error) = set_cad_enabled(false) {
-        say!("Ctrl-Alt-Del stays as it is: {error}");
-    }
-}
-
-/// `ip link set lo up`, as one netlink message; see rtnetlink(7).
-fn raise_loopback() -> io::Result<()> {
-    // The first interface of every network namespace.
-    const LO_INDEX: u32 = 1;
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
-    let [a, b] = libc::RTM_NEWLINK.to_ne_bytes();
-    let [c, d] = flags.to_ne_bytes();
-    let up = (libc::IFF_UP as u32).to_ne_bytes();
-    // struct nlmsghdr (length, type and flags, sequence, port), then struct ifinfomsg (family and
-    // type, index, flags, which of them to change).
-    let index = LO_INDEX.to_ne_bytes();
-    let length = 32_u32.to_ne_bytes();
-    let message = [length, [a, b, c, d], [0; 4], [0; 4], [0; 4], index, up, up].concat();
-
-    let route = socket2::Domain::from(libc::AF_NETLINK);
-    let mut socket = socket2::Socket::new(route, socket2::Type::RAW, None)?;
-    socket.send(&message)?;
-    // The start of a struct nlmsgerr behind its header: 0, or the negative number of an error.
-    let mut answer = [0; 20];
-    socket.read_exact(&mut answer)?;
-    let [.., a, b, c, d] = answer;
-    match i32::from_ne_bytes([a, b, c, d]) {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(-error)),
     }
 }

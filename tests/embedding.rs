@@ -342,4 +342,19 @@ fn the_table_of_the_readme_says_what_embedding_costs() {
     for row in table.lines() {
         assert!(readme.contains(row), "the README does not have: {row}");
     }
+    the_readme_says_how_much_of_the_init_is_the_door();
+}
+
+/// The init is mostly an init: of its own file only the lines that say so are the door's.
+fn the_readme_says_how_much_of_the_init_is_the_door() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let text = std::fs::read_to_string(examples.join("init.rs")).unwrap();
+    let marked = text.lines().filter(|line| line.ends_with("// door"));
+    let count = lines("init/door") + marked.count();
+    let readme = std::fs::read_to_string(examples.join("../README.md")).unwrap();
+    let expected = format!("{count} of its lines are the door's");
+    assert!(
+        readme.contains(&expected),
+        "the README does not have: {expected}"
+    );
 }

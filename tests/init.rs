@@ -8,13 +8,16 @@
     reason = "a test fails by panicking"
 )]
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -48,10 +51,14 @@ fn a_service_that_keeps_dying_never_passes_and_says_why() {
     }
     let init = Init::start("dying", &list, "127.0.0.1:0");
     for (name, _, why) in cases {
-        let text = format!("internal server error: {why}; restarting in 1 s\n");
-        init.eventually(&format!("/healthz/{name}"), &text);
+        init.line(&format!("{name}: {why}; restarting in 1 s"), 0);
         init.line(&format!("{name}: started, PID "), 1);
-        assert_eq!(init.ask(&format!("/healthz/{name}")), text);
+        let text = init.ask(&format!("/healthz/{name}"));
+        let expected = format!("internal server error: {why}; restarting in ");
+        assert!(text.starts_with(&expected), "{text}");
+        // Slower each time.
+        init.line(&format!("{name}: {why}; restarting in 2 s"), 0);
+        init.line(&format!("{name}: {why}; restarting in 4 s"), 0);
     }
     let absent = init.ask("/healthz/absent");
     assert!(
@@ -64,21 +71,38 @@ fn a_service_that_keeps_dying_never_passes_and_says_why() {
 
 #[test]
 fn what_is_wrong_with_the_list_is_a_failing_check_and_the_rest_is_run() {
-    let list = "# nothing\n\nsleeper /bin/sleep 1000 # fine\nsleeper /bin/sleep 1000\n";
-    for (name, more) in [
-        ("twice", ""),
-        ("ours", "ping /bin/sleep 1000"),
-        ("bare", "lonely"),
-        ("odd", "a//b /bin/sleep 1000"),
-    ] {
-        let init = Init::start(name, &format!("{list}{more}"), "127.0.0.1:0");
+    let list = b"# nothing\n\nsleeper /bin/sleep 1000 # fine\n".as_slice();
+    let name = "not a name of A-Z a-z 0-9 . _ / - for a check";
+    let cases: [(&str, &[u8], &str); 7] = [
+        ("twice", b"sleeper /bin/sleep 1", "a name that is taken"),
+        ("ours", b"ping /bin/sleep 1000", "a name that is taken"),
+        (
+            "bare",
+            b"lonely # /bin/sleep 1000",
+            "a name without a program",
+        ),
+        ("odd", b"a//b /bin/sleep 1000", name),
+        ("accent", "\u{e9} /bin/sleep 1000".as_bytes(), name),
+        ("latin", b"caf\xe9 /bin/sleep 1000", "not UTF-8"),
+        (
+            "nul",
+            b"nul /bin/sleep 10\x000",
+            "a NUL, which no program can be given",
+        ),
+    ];
+    for (name, more, why) in cases {
+        let file = path(&format!("{name}.list"));
+        std::fs::write(&file, [list, more].concat()).unwrap();
+        let init = Init::start_with(&[file.as_os_str(), "127.0.0.1:0".as_ref()]);
         init.eventually("/healthz/sleeper", "ok");
-        let line = if more.is_empty() { 4 } else { 5 };
-        let why = init.ask("/healthz/list");
-        let expected = format!(":{line}: not a new name and its program\n");
-        assert!(why.ends_with(&expected), "{why}");
+        let told = init.ask("/healthz/list");
+        assert!(told.ends_with(&format!(":4: {why}\n")), "{told}");
     }
-    let init = Init::start_with(path("no-such-list"), "127.0.0.1:0");
+    let file = path("encoding.list");
+    std::fs::write(&file, b"# caf\xe9\nsleeper /bin/sleep 1000 # \xff\n").unwrap();
+    let init = Init::start_with(&[file.as_os_str(), "127.0.0.1:0".as_ref()]);
+    init.eventually("/healthz", "ok");
+    let init = Init::start_with(&[path("no-such-list").as_os_str(), "127.0.0.1:0".as_ref()]);
     let why = init.ask("/healthz/list");
     assert!(why.contains("no-such-list: No such file"), "{why}");
     assert_eq!(init.ask("/livez"), "ok");
@@ -108,6 +132,84 @@ fn who_stops_it_finds_readyz_failing_until_the_last_service_has_ended() {
     assert_eq!(init.child.wait().unwrap().code(), Some(0));
 }
 
+/// A kernel hands on what it does not know, `splash` for example, and in any encoding.
+#[test]
+fn words_that_are_not_for_it_are_passed_over() {
+    let list = path("words.list");
+    std::fs::write(&list, "sleeper /bin/sleep 1000").unwrap();
+    let odd = OsStr::from_bytes(b"\xff");
+    let (first, last) = ("splash".as_ref(), "127.0.0.1:0".as_ref());
+    let init = Init::start_with(&[first, odd, list.as_os_str(), last]);
+    init.line("\"splash\" is neither a path nor an address", 0);
+    init.line("\"\\xFF\" is neither a path nor an address", 0);
+    init.eventually("/healthz", "ok");
+}
+
+#[test]
+fn what_a_dead_service_leaves_behind_is_ended_before_it_is_started_again() {
+    let (script, left) = (path("leaving.sh"), path("leaving.pid"));
+    let _ = std::fs::remove_file(&left);
+    let text = format!(
+        "trap '' TERM\nsleep 1000 & echo $! >{}\nexit 1",
+        left.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    let list = format!("leaving /bin/sh {}", script.display());
+    let init = Init::start("leaving", &list, "127.0.0.1:0");
+    init.line("leaving: exited with code 1", 0);
+    let pid = pid_in(&left);
+    // Buried as well: orphans come to this init even where it is not PID 1.
+    until("end of it", || match kill(pid, None) {
+        Err(Errno::ESRCH) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+#[test]
+fn a_stopped_service_goes_on_to_end_in_order() {
+    let script = path("paused.sh");
+    let text = "trap 'exit 0' TERM\nwhile :; do sleep 0.05; done";
+    std::fs::write(&script, text).unwrap();
+    let list = format!("paused /bin/sh {}", script.display());
+    let mut init = Init::start("paused", &list, "127.0.0.1:0");
+    // It has lived for a second: the trap is set.
+    init.eventually("/healthz", "ok");
+    let pid: i32 = init.line("paused: started, PID ", 0).parse().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    until("stop", || {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        if state.contains(") T ") {
+            Ok(())
+        } else {
+            Err(state)
+        }
+    });
+    init.signal(Signal::SIGTERM);
+    init.line("paused: exited with code 0; the machine stops", 0);
+    assert_eq!(init.child.wait().unwrap().code(), Some(0));
+}
+
+/// The service itself ends at once; who is left of its group is waited for, and then killed.
+#[test]
+fn the_rest_of_a_group_is_killed_at_the_end() {
+    let (script, rest) = (path("rest.sh"), path("rest.pid"));
+    let _ = std::fs::remove_file(&rest);
+    let text = format!(
+        "(trap '' TERM; while :; do sleep 0.05; done) & echo $! >{}
+        trap 'exit 0' TERM; while :; do sleep 0.05; done",
+        rest.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    let list = format!("rest /bin/sh {}", script.display());
+    let mut init = Init::start("rest", &list, "127.0.0.1:0");
+    init.eventually("/healthz", "ok");
+    init.signal(Signal::SIGTERM);
+    init.line("rest: exited with code 0; the machine stops", 0);
+    init.line("all services have ended", 0);
+    assert_eq!(init.child.wait().unwrap().code(), Some(0));
+    assert_eq!(kill(pid_in(&rest), None), Err(Errno::ESRCH));
+}
+
 #[test]
 fn without_a_door_there_is_still_an_init() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -115,7 +217,7 @@ fn without_a_door_there_is_still_an_init() {
     for (name, address, why) in [
         ("taken", address.as_str(), "is in use by another process"),
         ("remote", "0.0.0.0:0", "can be reached from other machines"),
-        ("nowhere", "nowhere", "expected an address"),
+        ("nowhere", "nowhere:", "expected an address"),
     ] {
         let mut init = Init::start(name, "sleeper /bin/sleep 1000", address);
         assert!(init.line("no door: ", 0).contains(why));
@@ -136,16 +238,18 @@ impl Init {
     fn start(name: &str, list: &str, address: &str) -> Self {
         let file = path(&format!("{name}.list"));
         std::fs::write(&file, list).unwrap();
-        Self::start_with(file, address)
+        Self::start_with(&[file.as_os_str(), address.as_ref()])
     }
 
-    fn start_with(list: PathBuf, address: &str) -> Self {
+    fn start_with(words: &[&OsStr]) -> Self {
         // Next to the directory of this test's own program.
         let program = std::env::current_exe().unwrap();
         let program = program.ancestors().nth(2).unwrap().join("examples/init");
         let mut child = Command::new(&program)
-            .args([list.as_os_str(), address.as_ref()])
+            .args(words)
             .stdin(Stdio::null())
+            // A service that outlives a failing test must not keep whoever reads the test's output.
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}; cargo test builds it", program.display()));
@@ -214,6 +318,11 @@ fn until<T>(what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+fn pid_in(file: &Path) -> Pid {
+    let text = std::fs::read_to_string(file).unwrap();
+    Pid::from_raw(text.trim().parse().unwrap())
 }
 
 /// A file of these tests' own.
