@@ -10,9 +10,13 @@
 
 mod daemon_support;
 
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::ExitStatusExt;
 
-use daemon_support::{Daemon, complaint, eventually, get_unix, run, shell, socket_path};
+use daemon_support::{
+    Daemon, PATIENCE, complaint, eventually, get_unix, healthz, run, shell, socket_path,
+};
 use nix::sys::signal::Signal;
 
 /// Lines of /proc/PID/task/TID/status that begin with `name`, one a thread.
@@ -123,6 +127,26 @@ fn all_memory_is_locked_if_that_is_wanted() {
     // The buffers of 64 connections, which are hardly touched without it.
     assert!(locked > 1600 && resident > 1600, "{status}");
     assert_eq!(daemon.get("/healthz"), (200, "ok".to_owned()));
+}
+
+/// Landlock can keep a process from all abstract names outside of it.
+#[test]
+fn a_service_manager_with_an_abstract_name_is_told_of_both_ends() {
+    let name = format!("healthz-sandbox-{}", std::process::id());
+    let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let next = || {
+        let mut state = [0; 256];
+        let length = manager.recv(&mut state).unwrap();
+        String::from_utf8(state[..length].to_vec()).unwrap()
+    };
+    let mut command = healthz(&["--listen", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", format!("@{name}"));
+    let mut daemon = Daemon::start_as(command);
+    assert!(next().contains("READY=1"));
+    daemon.signal(Signal::SIGTERM);
+    while !next().contains("STOPPING=1") {}
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 /// A shell's word to go on as root without any of its rights: limits count then.
