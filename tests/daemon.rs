@@ -162,6 +162,28 @@ fn wrong_usage_exits_2_though_nobody_can_be_told() {
     }
 }
 
+/// The logger's parser told stderr itself: it waited there before anything was served, or panicked.
+#[test]
+fn a_wrong_rust_log_is_a_record_like_any_other() {
+    let mut command = daemon_support::healthz(&["--listen", "127.0.0.1:0"]);
+    command.env("RUST_LOG", "healthz=debug=info");
+    let daemon = Daemon::start_as(command);
+    let line = daemon.lines().wait("RUST_LOG: ");
+    assert!(line.contains(" WARN  healthz: RUST_LOG: "), "{line}");
+    assert!(line.ends_with("; logging at info"), "{line}");
+    assert_eq!(daemon.get("/healthz").0, 200);
+
+    let path = socket_path();
+    let script = format!(
+        "RUST_LOG=a/b/c exec \"$HEALTHZ\" --listen unix:{} 2>/dev/full",
+        path.display()
+    );
+    let mut daemon = Daemon::of(shell(&script));
+    eventually("it serves", || path.exists().then_some(()));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
 /// The readiness of a daemon that nobody could stop any more: its main thread waited for the pipe.
 #[test]
 fn a_descriptor_that_takes_no_newline_is_refused() {

@@ -213,6 +213,27 @@ fn a_full_disk_fails_log() {
     std::fs::remove_file(path).unwrap();
 }
 
+/// SIGXFSZ used to end it.
+#[test]
+fn a_log_file_that_may_not_grow_any_more_fails_log_and_is_no_end() {
+    let (path, file) = (daemon_support::socket_path(), daemon_support::socket_path());
+    let script = format!(
+        "ulimit -f 8; exec \"$HEALTHZ\" --listen unix:{} --log-limit 100ms --sync-period 1ms \
+         --log-level trace 2>{}",
+        path.display(),
+        file.display()
+    );
+    let mut daemon = Daemon::of(daemon_support::shell(&script));
+    eventually("it serves", || path.exists().then_some(()));
+    eventually("log fails", || {
+        (daemon_support::get_unix(&path, "/healthz/log") == blocked()).then_some(())
+    });
+    assert!(daemon.is_running());
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    std::fs::remove_file(file).unwrap();
+}
+
 #[test]
 fn a_sync_loop_that_stands_still_fails_syncloop() {
     let daemon = Daemon::start(&["--sync-period", "10ms", "--sync-limit", "300ms"]);

@@ -11,10 +11,13 @@ mod writer;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use healthz::Check;
 use log::LevelFilter;
+use signal_hook::consts::SIGXFSZ;
+use signal_hook::flag;
 
 use queue::Queue;
 use writer::Sink;
@@ -31,10 +34,16 @@ static QUEUE: Queue = Queue::new();
 /// If there is a log already.
 pub fn collect(level: Option<LevelFilter>) -> io::Result<()> {
     let mut builder = env_logger::Builder::new();
-    match (level, std::env::var("RUST_LOG")) {
-        (None, Ok(filters)) if !filters.is_empty() => builder.parse_filters(&filters),
-        (level, _) => builder.filter_level(level.unwrap_or(LevelFilter::Info)),
-    };
+    builder.filter_level(level.unwrap_or(LevelFilter::Info));
+    let filters = std::env::var("RUST_LOG").unwrap_or_default();
+    let mut wrong = None;
+    if level.is_none() && !filters.is_empty() {
+        // What it cannot parse it would tell stderr itself, which may block, or refuse.
+        match env_filter::Builder::new().try_parse(&filters) {
+            Ok(_) => drop(builder.parse_filters(&filters)),
+            Err(error) => wrong = Some(error),
+        }
+    }
     builder
         .target(env_logger::Target::Pipe(Box::new(Records)))
         .format(|line, record| {
@@ -44,7 +53,11 @@ pub fn collect(level: Option<LevelFilter>) -> io::Result<()> {
             writeln!(line, "{prefix}{}", OneLine(*record.args()))
         })
         .try_init()
-        .map_err(io::Error::other)
+        .map_err(io::Error::other)?;
+    if let Some(error) = wrong {
+        log::warn!("RUST_LOG: {error}; logging at info");
+    }
+    Ok(())
 }
 
 /// Starts the writer on stderr, with `check` to beat.
@@ -52,6 +65,8 @@ pub fn collect(level: Option<LevelFilter>) -> io::Result<()> {
 /// # Errors
 /// If the system has no thread or descriptor for it.
 pub fn start(check: &'static Check) -> io::Result<()> {
+    // A file that may not grow any more is a log that fails, and by default the end of the process.
+    flag::register(SIGXFSZ, Arc::default())?;
     let mut sink = Sink::new(&io::stderr())?;
     // Its limit counts from now, also for a stderr that never takes anything.
     check.beat(healthz::server::now());
