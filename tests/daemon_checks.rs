@@ -68,10 +68,13 @@ fn a_blocked_stderr_fails_log_and_nothing_else_waits() {
     assert_eq!(get(address, "/healthz/syncloop").0, 200);
 
     // A pipe of 4 KiB and a queue of 64 KiB at some 60 bytes a record are full after 1,200 rounds.
-    let filled = rounds(&daemon);
-    eventually("the queue is full", || {
-        (rounds(&daemon) > filled + 2500).then_some(())
-    });
+    // In steps, each with patience of its own: on a busy machine a round takes many milliseconds.
+    let begun = rounds(&daemon);
+    for step in 1..=10 {
+        eventually("the loop goes on until the queue is full", || {
+            (rounds(&daemon) > begun + 250 * step).then_some(())
+        });
+    }
     assert_eq!(get(address, "/healthz/log"), blocked());
 
     daemon.read_from(stderr);

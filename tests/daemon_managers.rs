@@ -264,8 +264,11 @@ fn a_daemon_that_is_not_well_does_not_beat_the_watchdog() {
     command.stderr(Stdio::piped());
     let mut daemon = Daemon::of(command);
     let (line, stderr) = daemon.first_line();
-    assert_eq!(manager.next(), READY);
-    assert_eq!(manager.next(), "WATCHDOG=1");
+    // A busy machine may have it fail for a moment before.
+    assert!(manager.next().starts_with("READY=1\n"));
+    eventually("it beats", || {
+        (manager.next() == "WATCHDOG=1").then_some(())
+    });
     // Its log has no reader any more.
     drop(stderr);
     let address = daemon_support::address_in(&line);
@@ -293,7 +296,7 @@ fn the_status_tells_what_fails_and_when_it_is_over() {
     let mut daemon = Daemon::of(command);
     let stderr = daemon.child.stderr.as_ref().unwrap();
     assert_eq!(fcntl(stderr, FcntlArg::F_SETPIPE_SZ(4096)), Ok(4096));
-    assert_eq!(manager.next(), READY);
+    assert!(manager.next().starts_with("READY=1\n"));
     // Nobody reads the log, and it is full soon.
     assert_eq!(
         manager.next_word(),
