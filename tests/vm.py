@@ -62,6 +62,9 @@ BOOTS = {
             *BOOTED[:-1],
             "vm: ok so it does on [::1]",
             BOOTED[-1],
+            "vm: ok a container has its own init",
+            "vm: ok which ends without the machine",
+            "vm: ok and leaves its file systems writable",
             "init: web: killed by signal 9; restarting in 1 s",
             "vm: ok a killed service fails with its reason",
             "vm: ok and the machine with it",
@@ -234,7 +237,7 @@ DIRECTORY, SYMLINK, PROGRAM, PLAIN = 0o040755, 0o120777, 0o100755, 0o100644
 
 def files(init, busybox):
     """(path, mode, content) of everything in the initramfs. What the init mounts on is its affair."""
-    commands = "awk cat echo grep httpd kill ls mkdir mount nc pidof printf sed sh sleep timeout tr wc wget"
+    commands = "awk cat echo grep httpd kill ls mkdir mount nc pidof printf sed sh sleep timeout tr unshare wc wget"
     return [
         ("bin", DIRECTORY, b""),
         ("bin/busybox", PROGRAM, busybox.read_bytes()),

@@ -57,7 +57,10 @@ fn is_mounted(target: &Path) -> bool {
 /// Powers off or restarts, with nothing left unwritten. Returns only where that is not ours to do.
 pub fn end(how: RebootMode) {
     sync();
-    release_mounts();
+    // A container's file systems are the machine's: read-only here would be read-only there.
+    if is_machine() {
+        release_mounts();
+    }
     let Err(error) = reboot(how);
     say!("the machine does not end: {error}");
     if error == Errno::EPERM {
@@ -68,6 +71,13 @@ pub fn end(how: RebootMode) {
     loop {
         std::thread::park();
     }
+}
+
+/// Whether the processes are the machine's, not those of a container.
+fn is_machine() -> bool {
+    // PROC_PID_INIT_INO: the number of the first namespace is the same in every kernel.
+    const FIRST: u64 = 0xEFFF_FFFC;
+    std::fs::metadata("/proc/self/ns/pid").is_ok_and(|of| of.ino() == FIRST)
 }
 
 /// The last mounted first; what cannot be unmounted, as the root, becomes read-only.

@@ -90,6 +90,17 @@ if grep -q vm=short /proc/cmdline; then
     while :; do sleep 1; done
 fi
 
+# A container with every right: PID 1 of its own processes, on file systems that are the machine's.
+unshare -p -f -m /init /no/list 127.0.0.1:10249 &
+container=$!
+inner() { pidof init | tr ' ' '\n' | grep -vx 1; }
+listens() { grep -q '0100007F:2809' /proc/net/tcp && echo yes; }
+eventually "a container has its own init" yes listens
+kill -TERM "$(inner)"
+wait $container
+check "which ends without the machine" "" "$(inner)"
+check "and leaves its file systems writable" yes "$(echo yes >/written && cat /written)"
+
 kill -9 "$(pidof httpd)"
 eventually "a killed service fails with its reason" \
     "internal server error: killed by signal 9; restarting in 1 s*" text /healthz/web
