@@ -19,6 +19,9 @@ use crate::time::Instant;
 /// answers is everybody's share. Whoever asks for more waits for its next turn, so that new
 /// connections wait for little.
 const READS_PER_TURN: usize = 4;
+/// Of a first read that fills the buffer, as no probe's does, so many bytes are looked at when the
+/// connection is accepted: others may wait to be accepted behind it. The rest comes in its turn.
+const FIRST_BYTES: usize = 512;
 
 /// One connection.
 pub struct Peer<S> {
@@ -104,6 +107,7 @@ impl<'a> Desk<'a> {
         &mut self,
         peer: &mut Peer<S>,
         mut filled: usize,
+        is_new: bool,
         now: Instant,
     ) -> Outcome {
         // Answers that were blocked, or more than a share, leave something to do before more is read.
@@ -120,6 +124,7 @@ impl<'a> Desk<'a> {
         }
         for _ in 0..READS_PER_TURN {
             let mut is_drained = false;
+            let mut share = usize::MAX;
             if !core::mem::take(&mut is_behind) {
                 let (rx, _) = self.buffers.shared();
                 let room = rx.get_mut(filled..).unwrap_or_default();
@@ -131,6 +136,9 @@ impl<'a> Desk<'a> {
                         // A short read took all there was; but behind an end there is still the end.
                         is_drained = read < size && !peer.has_ended;
                         filled += read;
+                        if is_new && read == size {
+                            share = FIRST_BYTES;
+                        }
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         return Outcome::Waiting { received: filled };
@@ -138,7 +146,7 @@ impl<'a> Desk<'a> {
                     Err(_) => return Outcome::Failed,
                 }
             }
-            if let Some(outcome) = self.answer(peer, &mut filled, now) {
+            if let Some(outcome) = self.answer(peer, &mut filled, share, now) {
                 return outcome;
             }
             if is_drained {
@@ -148,12 +156,13 @@ impl<'a> Desk<'a> {
         Outcome::Runnable { received: filled }
     }
 
-    /// Answers what is in `rx`, as far as one bufferful of answers goes, and sends; `None` if more can
-    /// be read. What is left of `rx` is moved to its start.
+    /// Answers what is in `rx`, at most `share` bytes of it and as far as one bufferful of answers goes,
+    /// and sends; `None` if more can be read. What is left of `rx` is moved to its start.
     fn answer<S: StreamSocket>(
         &mut self,
         peer: &mut Peer<S>,
         filled: &mut usize,
+        share: usize,
         now: Instant,
     ) -> Option<Outcome> {
         let context = Context {
@@ -164,7 +173,7 @@ impl<'a> Desk<'a> {
         };
         let was_closing = peer.connection.phase() == Phase::Closing;
         let (rx, tx) = self.buffers.shared();
-        let rx = rx.get(..*filled).unwrap_or_default();
+        let rx = rx.get(..share.min(*filled)).unwrap_or_default();
         let responder = &self.responder;
         let progress = peer.connection.receive_cached(
             &context,
@@ -178,8 +187,8 @@ impl<'a> Desk<'a> {
             Ok(unsent) if !unsent.is_empty() => Some(Outcome::Blocked { received, unsent }),
             Err(_) => Some(Outcome::Failed),
             Ok(_) => match progress.next {
-                Next::Read => None,
-                Next::Write => {
+                Next::Read if share >= *filled => None,
+                Next::Read | Next::Write => {
                     peer.after = Next::Write;
                     Some(Outcome::Runnable { received })
                 }

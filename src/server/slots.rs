@@ -228,6 +228,13 @@ impl<'a, T> Slots<'a, T> {
         Some(index)
     }
 
+    /// Whether a connection wants another turn.
+    #[inline]
+    pub(super) fn is_runnable(&self, index: u16) -> bool {
+        let slot = self.slots.get(usize::from(index));
+        slot.is_some_and(|slot| slot.is_runnable)
+    }
+
     /// How many want another turn.
     #[inline]
     pub(super) fn runnable_count(&self) -> usize {

@@ -23,7 +23,8 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// And the part of the table: a newcomer that has said nothing yet is looked at several times before
 /// as many have come after it as it takes to evict it.
 const ACCEPTS_PER_TABLE: usize = 8;
-/// Connections served in one turn because they wanted another: the rest wait behind whoever is new.
+/// Connections served in one turn because they wanted another, one in a full table: the rest wait
+/// behind whoever is new.
 const RUNNABLES_PER_TURN: usize = 4;
 
 /// Times so many when the server stops: all that wait in a queue of the kernel's default length
@@ -118,7 +119,10 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     if let Some(peer) = self.slots.content_mut(index) {
                         peer.has_ended |= is_read_closed;
                     }
-                    self.serve(registry, index, now);
+                    // Who waits for its turn anyway does not get another one before it.
+                    if !self.slots.is_runnable(index) {
+                        self.serve(registry, index, now);
+                    }
                 }
             }
         }
@@ -126,7 +130,11 @@ impl<'a, L: ListenSocket> Table<'a, L> {
 
     pub(super) fn turn(&mut self, registry: &RegistryOf<L>, now: Instant) {
         // Who asks for another turn in this one comes in the next.
-        for _ in 0..self.slots.runnable_count().min(RUNNABLES_PER_TURN) {
+        let share = match self.slots.is_full() {
+            true => 1,
+            false => RUNNABLES_PER_TURN,
+        };
+        for _ in 0..self.slots.runnable_count().min(share) {
             if let Some(index) = self.slots.pop_runnable() {
                 self.serve(registry, index, now);
             }
@@ -312,7 +320,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     /// Serves a connection that was just accepted, and finds it a place if it stays.
     fn welcome(&mut self, registry: &RegistryOf<L>, stream: L::Stream, now: Instant) {
         let mut peer = Peer::new(stream, now);
-        let outcome = self.desk.serve(&mut peer, 0, now);
+        let outcome = self.desk.serve(&mut peer, 0, true, now);
         let outcome = match outcome {
             Outcome::Closed => return,
             Outcome::Failed => {
@@ -367,7 +375,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let received = core::mem::take(&mut peer.received);
         self.desk.buffers.restore(index, received);
         let answered = self.desk.counters.answered;
-        let outcome = self.desk.serve(peer, received, now);
+        let outcome = self.desk.serve(peer, received, false, now);
         if self.desk.counters.answered != answered {
             // Several answers may come within a millisecond; the last is still the last.
             self.slots.move_to(index, Queue::Idle, now);
