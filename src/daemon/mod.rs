@@ -26,7 +26,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use healthz::Instant;
-use healthz::server::{self, Counters, Listeners, Server};
+use healthz::server::{self, Counters, Server};
 
 use checks::{Checks, SHUTDOWN};
 use door::Door;
@@ -130,12 +130,14 @@ fn end_on_panic() {
     }));
 }
 
-/// What is done before there are threads: whatever has to be opened, bound or asked for.
+/// What is done first: whatever has to be opened, bound or asked for, which takes no threads to be
+/// there, and then the door, so that nobody waits for it longer than has to be.
 struct Prepared {
     wakes: Wakes,
-    listeners: Listeners,
+    urls: Vec<String>,
     ready: Option<File>,
     sandbox: Sandbox,
+    door: Door,
 }
 
 impl Prepared {
@@ -145,11 +147,18 @@ impl Prepared {
         let bytes = options.config.memory_bytes_max(&checks.responder());
         check_memory(options, bytes)?;
         memory::arrange(options, bytes)?;
+        let sandbox = Sandbox::begin(options);
+        let urls = listen::urls(&listeners);
+        let server = Server::new(checks.responder(), listeners, options.config);
+        let door = Door::open(server, wakes.ender()).map_err(failed("cannot start the server"))?;
+        // On a busy CPU the door would wait for all that is still to do here.
+        std::thread::yield_now();
         Ok(Prepared {
             wakes,
-            listeners,
+            urls,
             ready,
-            sandbox: Sandbox::begin(options),
+            sandbox,
+            door,
         })
     }
 }
@@ -157,13 +166,11 @@ impl Prepared {
 fn run(options: &Options, checks: Checks, prepared: Prepared) -> Result<(), Failure> {
     let Prepared {
         wakes,
-        listeners,
+        urls,
         ready,
         sandbox,
+        door,
     } = prepared;
-    let urls = listen::urls(&listeners);
-    let server = Server::new(checks.responder(), listeners, options.config);
-    let door = Door::open(server, wakes.ender()).map_err(failed("cannot start the server"))?;
     let manager = Manager::from_env();
     sandbox.complete();
     announce(checks, &urls);
