@@ -29,8 +29,12 @@ const SYNC_LIMIT_DEFAULT_MIN: Duration = Duration::from_secs(5 * 60);
 const DURATION_MIN: Duration = Duration::from_millis(1);
 /// Longer is a slip of the unit, not a wish.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+const TIMES: RangeInclusive<Duration> = DURATION_MIN..=DURATION_MAX;
+/// What the longest period makes of it if nothing is said.
+const SYNC_LIMIT_MAX: Duration = Duration::from_secs(2 * 24 * 3600);
 
 const _: () = assert!(LOG_LIMIT_MIN.as_millis() >= 2 * DURATION_MIN.as_millis());
+const _: () = assert!(SYNC_LIMIT_MAX.as_millis() == 2 * DURATION_MAX.as_millis());
 const _: () = assert!(SYNC_PERIOD_DEFAULT.as_millis() < SYNC_LIMIT_DEFAULT_MIN.as_millis());
 
 /// All long options, to find what a misspelt one may have meant.
@@ -147,7 +151,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
                 Some(name) => {
                     let value = parser.value().map_err(misuse)?;
                     if *name == "sync-limit" {
-                        sync_limit = Some(time("--sync-limit", &value, DURATION_MIN)?);
+                        sync_limit =
+                            Some(time("--sync-limit", &value, DURATION_MIN..=SYNC_LIMIT_MAX)?);
                     } else {
                         set(&mut options, name, &value)?;
                     }
@@ -199,12 +204,14 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
             limits.request_head_bytes = number(option, value, bytes)? as usize;
         }
         "body-bytes" => limits.body_drain_bytes = number(option, value, 0..=u64::MAX)?,
-        "head-timeout" => limits.head_duration = time(option, value, DURATION_MIN)?,
-        "idle-timeout" => limits.idle_duration = time(option, value, DURATION_MIN)?,
-        "drain-timeout" => limits.drain_duration = time(option, value, DURATION_MIN)?,
-        "log-limit" => options.log_limit = time(option, value, LOG_LIMIT_MIN)?,
-        "sync-period" => options.sync_period = time(option, value, DURATION_MIN)?,
-        "shutdown-delay" => options.shutdown_delay = time(option, value, Duration::ZERO)?,
+        "head-timeout" => limits.head_duration = time(option, value, TIMES)?,
+        "idle-timeout" => limits.idle_duration = time(option, value, TIMES)?,
+        "drain-timeout" => limits.drain_duration = time(option, value, TIMES)?,
+        "log-limit" => options.log_limit = time(option, value, LOG_LIMIT_MIN..=DURATION_MAX)?,
+        "sync-period" => options.sync_period = time(option, value, TIMES)?,
+        "shutdown-delay" => {
+            options.shutdown_delay = time(option, value, Duration::ZERO..=DURATION_MAX)?
+        }
         "ready-fd" => {
             // Below are the standard streams.
             let fd = number(option, value, 3..=RawFd::MAX as u64)?;
@@ -284,13 +291,17 @@ fn adjustment(option: &str, value: &OsStr) -> Result<i32, UsageError> {
     }
 }
 
-/// A duration from `min` to a day.
+/// A duration that is in `times`.
 #[inline(never)]
-fn time(option: &str, value: &OsStr, min: Duration) -> Result<Duration, UsageError> {
+fn time(
+    option: &str,
+    value: &OsStr,
+    times: RangeInclusive<Duration>,
+) -> Result<Duration, UsageError> {
     match value.to_str().and_then(duration::parse) {
-        Some(time) if min <= time && time <= DURATION_MAX => Ok(time),
+        Some(time) if times.contains(&time) => Ok(time),
         _ => {
-            let (min, max) = (Shown(min), Shown(DURATION_MAX));
+            let (min, max) = (Shown(*times.start()), Shown(*times.end()));
             let expected = format_args!("expected {min} to {max}, written as 500ms, 10s, 2m or 1h");
             Err(refused(option, value, &expected))
         }
@@ -445,6 +456,18 @@ mod tests {
         assert_eq!(
             error("--sync-limit 10s"),
             "--sync-limit 10s: expected more than --sync-period, which is 10s"
+        );
+    }
+
+    #[test]
+    fn the_sync_limit_that_follows_the_longest_period_can_be_said() {
+        let followed = options("--sync-period 24h");
+        assert_eq!(followed.sync_limit, SYNC_LIMIT_MAX);
+        let said = options("--sync-period 24h --sync-limit 48h");
+        assert_eq!(said.sync_limit, followed.sync_limit);
+        assert_eq!(
+            error("--sync-limit 49h"),
+            "--sync-limit 49h: expected 1ms to 48h, written as 500ms, 10s, 2m or 1h"
         );
     }
 

@@ -78,6 +78,8 @@ struct Peer<'s> {
     gave_up: bool,
     written: Vec<u8>,
     answered: u32,
+    /// Of those, the ones that [`Connection::receive`] took for no request.
+    refused: u32,
     seen: Vec<Seen>,
 }
 
@@ -97,6 +99,7 @@ impl<'s> Peer<'s> {
             gave_up: false,
             written: Vec::new(),
             answered: 0,
+            refused: 0,
             seen: Vec::new(),
         }
     }
@@ -166,6 +169,7 @@ impl<'s> Peer<'s> {
             let given_up = progress.answered - progress.refused - answers;
             assert!(given_up == 0 || given_up == 1 && !(has_room && tx_bytes == TX_BYTES));
             self.gave_up |= given_up == 1;
+            self.refused += progress.refused;
             self.check_deadline(&before, &progress);
             self.check_receive(rx, &progress);
             let is_stuck = progress.consumed == 0 && progress.written == 0;
@@ -284,7 +288,7 @@ impl<'s> Peer<'s> {
             (self.answered - unsaid..=self.answered).contains(&answers),
             "{answers} answers"
         );
-        framing::check(self.stream, &self.seen, self.limits);
+        framing::check(self.stream, &self.seen, self.refused, self.limits);
     }
 }
 

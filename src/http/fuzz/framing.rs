@@ -3,7 +3,7 @@
 use std::string::String;
 use std::vec::Vec;
 
-use super::super::request::{Method, Request};
+use super::super::request::{Method, Parsed, Request, parse};
 use crate::limits::{LEADING_EMPTY_LINES_MAX, Limits};
 
 /// A request that was given to be answered: where in the stream its path is.
@@ -11,7 +11,7 @@ use crate::limits::{LEADING_EMPTY_LINES_MAX, Limits};
 pub(super) struct Seen {
     /// `None` if it stands for one that was left out, as in `http://host`.
     path: Option<usize>,
-    is_head: bool,
+    method: Method,
 }
 
 impl Seen {
@@ -20,7 +20,7 @@ impl Seen {
         let path = request.target().path().as_ptr();
         Seen {
             path: (place.contains(&path)).then(|| path.addr() - place.start.addr()),
-            is_head: request.method() == Method::Head,
+            method: request.method(),
         }
     }
 }
@@ -54,8 +54,9 @@ pub(super) fn answers(mut written: &[u8]) -> u32 {
     count
 }
 
-/// Checks that each request begins where the one before it ended, body included.
-pub(super) fn check(stream: &[u8], seen: &[Seen], limits: &Limits) {
+/// Checks that each request begins where the one before it ended, body included, and that the one that
+/// was refused, if `refused` is 1, is none.
+pub(super) fn check(stream: &[u8], seen: &[Seen], refused: u32, limits: &Limits) {
     let mut at = 0;
     let mut is_open = true;
     for seen in seen {
@@ -76,12 +77,39 @@ pub(super) fn check(stream: &[u8], seen: &[Seen], limits: &Limits) {
             "the path at {:?} is not in the request line {line:?} at {at}",
             seen.path
         );
-        assert_eq!(seen.is_head, method == "HEAD");
+        assert_eq!(seen.method, self::method(method), "{line:?} at {at}");
         at += head.len();
         match body(&text, &stream[at..], limits.body_drain_bytes) {
             Some(length) => at += length,
             None => is_open = false,
         }
+    }
+    assert!(refused <= u32::from(is_open), "refused behind the last one");
+    if refused == 1 {
+        is_none(&stream[at + empty_lines(&stream[at..])..], limits);
+    }
+}
+
+/// Checks that no request stands at the start of `rest`.
+fn is_none(rest: &[u8], limits: &Limits) {
+    let window = &rest[..rest.len().min(limits.request_head_bytes)];
+    match window {
+        [b'\r' | b'\n', ..] => {}
+        _ => match parse(window) {
+            Err(_) => {}
+            Ok(Parsed::Incomplete) => assert_eq!(window.len(), limits.request_head_bytes),
+            Ok(Parsed::Complete(request, _)) => panic!("{request:?} is refused"),
+        },
+    }
+}
+
+fn method(name: &str) -> Method {
+    match name {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        "OPTIONS" => Method::Options,
+        "POST" => Method::Post,
+        _ => Method::Other,
     }
 }
 

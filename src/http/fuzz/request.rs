@@ -8,6 +8,7 @@ use crate::limits::{FIELDS_MAX, HEAD_CACHE_HEAD_BYTES};
 const EVERY_PREFIX_BYTES: usize = 256;
 
 /// - An unfinished head is unfinished all along, and what is refused stays refused whatever follows.
+///   Nothing is refused before a line has ended.
 /// - A head ends at its empty line, and nothing behind it matters.
 /// - A head that is taken has no NUL, no CR without its LF, and no more fields than allowed.
 /// - The cache gives back what was parsed, and nothing for any other bytes.
@@ -28,6 +29,12 @@ fn prefixes(data: &[u8], verdict: &Result<Parsed<'_>, Refusal>) {
     } else {
         1
     };
+    let line_length = data.iter().position(|byte| *byte == b'\n');
+    let line_length = line_length.unwrap_or(data.len());
+    assert!(matches!(
+        parse(&data[..line_length]),
+        Ok(Parsed::Incomplete)
+    ));
     for end in (0..data.len()).step_by(step) {
         match (parse(&data[..end]), verdict) {
             (Ok(Parsed::Incomplete), _) => {}
