@@ -8,7 +8,7 @@ use super::super::connection::{Connection, Context, Next, Phase, Progress};
 use super::super::request::Request;
 use super::super::response::{Date, Fields, Full, StatusCode, Writer};
 use super::Source;
-use super::framing::{self, Seen};
+use super::framing::{self, End, Seen};
 use crate::limits::Limits;
 use crate::time::Instant;
 use core::time::Duration;
@@ -39,7 +39,7 @@ pub fn connection(data: &[u8]) {
     let mut whole = Peer::new(stream, &limits);
     whole.arrive(stream.len());
     whole.receive(false, TX_BYTES);
-    whole.settle();
+    whole.settle(End::Whole);
 
     let mut split = Peer::new(stream, &limits);
     for (how, size) in &steps {
@@ -48,7 +48,7 @@ pub fn connection(data: &[u8]) {
     }
     split.arrive(stream.len());
     split.receive(true, TX_BYTES);
-    split.settle();
+    split.settle(End::Whole);
     assert!(whole.written == split.written, "pieces change answers");
     assert_eq!(whole.seen, split.seen, "pieces change requests");
     let state = |peer: &Peer<'_>| (peer.consumed, peer.answered, peer.connection.phase());
@@ -58,7 +58,7 @@ pub fn connection(data: &[u8]) {
     for (what, size) in &steps {
         rough.step(*what, *size);
     }
-    rough.settle();
+    rough.settle(End::Cut);
 }
 
 /// Who speaks to the connection, and what came of it.
@@ -281,14 +281,19 @@ impl<'s> Peer<'s> {
     }
 
     /// Looks at all that was written and at where the requests were.
-    fn settle(&self) {
-        let answers = framing::answers(&self.written);
+    fn settle(&self, end: End) {
+        let answers = framing::answers(&self.written, &self.seen);
         let unsaid = u32::from(self.gave_up);
         assert!(
             (self.answered - unsaid..=self.answered).contains(&answers),
             "{answers} answers"
         );
-        framing::check(self.stream, &self.seen, self.refused, self.limits);
+        let end = match self.refused {
+            0 => end,
+            1 => End::Refused,
+            more => panic!("{more} were refused"),
+        };
+        framing::check(self.stream, &self.seen, end, self.limits);
     }
 }
 

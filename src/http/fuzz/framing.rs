@@ -25,8 +25,9 @@ impl Seen {
     }
 }
 
-/// Reads whole answers until nothing is left; returns how many there were.
-pub(super) fn answers(mut written: &[u8]) -> u32 {
+/// Reads whole answers until nothing is left; returns how many there were. The first are those to
+/// `seen`, of which one to HEAD has no body and every other has all of it.
+pub(super) fn answers(mut written: &[u8], seen: &[Seen]) -> u32 {
     let mut count = 0;
     let mut is_last = false;
     while !written.is_empty() {
@@ -46,7 +47,12 @@ pub(super) fn answers(mut written: &[u8]) -> u32 {
         is_last = fields.contains(&("Connection", "close"));
         written = &written[end + 4..];
         // No body here begins like an answer, so one that is left out can be told.
-        if !written.is_empty() && !written.starts_with(b"HTTP/1.1 ") {
+        let is_left_out = written.is_empty() || written.starts_with(b"HTTP/1.1 ");
+        if let Some(seen) = seen.get(count as usize) {
+            let is_due = seen.method == Method::Head || length == 0;
+            assert_eq!(is_left_out, is_due, "{head}");
+        }
+        if !is_left_out {
             written = &written[length..];
         }
         count += 1;
@@ -54,9 +60,20 @@ pub(super) fn answers(mut written: &[u8]) -> u32 {
     count
 }
 
-/// Checks that each request begins where the one before it ended, body included, and that the one that
-/// was refused, if `refused` is 1, is none.
-pub(super) fn check(stream: &[u8], seen: &[Seen], refused: u32, limits: &Limits) {
+/// How reading a stream came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// All of it was there, and nothing kept a request from being answered.
+    Whole,
+    /// What came next was refused.
+    Refused,
+    /// Some of it had not come, or somebody had enough.
+    Cut,
+}
+
+/// Checks that each request begins where the one before it ended, body included, and that what was
+/// refused, or left at the end of it all, is none.
+pub(super) fn check(stream: &[u8], seen: &[Seen], end: End, limits: &Limits) {
     let mut at = 0;
     let mut is_open = true;
     for seen in seen {
@@ -84,23 +101,36 @@ pub(super) fn check(stream: &[u8], seen: &[Seen], refused: u32, limits: &Limits)
             None => is_open = false,
         }
     }
-    assert!(refused <= u32::from(is_open), "refused behind the last one");
-    if refused == 1 {
-        is_none(&stream[at + empty_lines(&stream[at..])..], limits);
+    assert!(
+        is_open || end != End::Refused,
+        "refused behind the last one"
+    );
+    let rest = &stream[at..];
+    let rest = &rest[empty_lines(rest)..];
+    match end {
+        End::Refused => assert!(is_none(rest, limits), "a request was refused"),
+        End::Whole if is_open => assert!(
+            rest.is_empty() || is_unfinished(rest, limits),
+            "a request was left at {at}"
+        ),
+        End::Whole | End::Cut => {}
     }
 }
 
-/// Checks that no request stands at the start of `rest`.
-fn is_none(rest: &[u8], limits: &Limits) {
+/// Whether no request stands at the start of `rest`, and none can.
+fn is_none(rest: &[u8], limits: &Limits) -> bool {
     let window = &rest[..rest.len().min(limits.request_head_bytes)];
-    match window {
-        [b'\r' | b'\n', ..] => {}
-        _ => match parse(window) {
-            Err(_) => {}
-            Ok(Parsed::Incomplete) => assert_eq!(window.len(), limits.request_head_bytes),
-            Ok(Parsed::Complete(request, _)) => panic!("{request:?} is refused"),
-        },
+    match (window, parse(window)) {
+        ([b'\r' | b'\n', ..], _) | (_, Err(_)) => true,
+        (_, Ok(Parsed::Incomplete)) => window.len() == limits.request_head_bytes,
+        (_, Ok(Parsed::Complete(..))) => false,
     }
+}
+
+/// Whether a request at the start of `rest` may still be on its way.
+fn is_unfinished(rest: &[u8], limits: &Limits) -> bool {
+    rest == b"\r"
+        || rest.len() < limits.request_head_bytes && matches!(parse(rest), Ok(Parsed::Incomplete))
 }
 
 fn method(name: &str) -> Method {
