@@ -234,14 +234,20 @@ fn chunked(body: &[u8]) -> Option<usize> {
         if line.is_empty() {
             return Some(at);
         }
-        line.iter()
-            .position(|byte| *byte == b':')
-            .filter(|colon| *colon > 0)?;
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let is_token =
+            |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+        if colon == 0 || !line[..colon].iter().all(is_token) {
+            return None;
+        }
     }
 }
 
-/// What stands before the first LF, without the CR that must be there.
+/// What stands before the first LF, without the CR that must be there, and no other control character
+/// but the tab.
 fn crlf_line(bytes: &[u8]) -> Option<&[u8]> {
     let line = &bytes[..bytes.iter().position(|byte| *byte == b'\n')?];
-    line.strip_suffix(b"\r")
+    let line = line.strip_suffix(b"\r")?;
+    let is_text = |byte: &u8| *byte == b'\t' || !byte.is_ascii_control();
+    line.iter().all(is_text).then_some(line)
 }
