@@ -8,8 +8,10 @@
     reason = "a test fails by panicking"
 )]
 
+mod server_support;
+
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -17,143 +19,10 @@ use healthz::http::HeadCache;
 use healthz::server::{Address, Config, Listeners, Memory, Runner, Server, Slot, spawn};
 use healthz::{Check, Endpoint, Instant, Limits, Responder};
 use mio::{Events, Interest, Poll, Token};
-
-static PING: Check = Check::ping();
-static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
-
-const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
-const LAST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-/// No test waits longer than this for anything.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-struct Harness {
-    poll: Poll,
-    server: Server<'static>,
-    now: Instant,
-}
-
-fn localhost() -> Listeners {
-    let mut listeners = Listeners::new();
-    listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
-    listeners
-}
-
-fn address_of(server: &Server<'_>) -> SocketAddr {
-    match server.local_addresses().next() {
-        Some(Address::Tcp(address)) => address,
-        other => panic!("not on TCP: {other:?}"),
-    }
-}
-
-impl Harness {
-    fn new(connections: usize) -> Self {
-        Harness::with(Config {
-            connections,
-            ..Config::default()
-        })
-    }
-
-    fn with(config: Config) -> Self {
-        Harness::on(Responder::new(&ENDPOINTS), localhost(), config)
-    }
-
-    fn on(responder: Responder<'static>, listeners: Listeners, config: Config) -> Self {
-        let poll = Poll::new().unwrap();
-        let mut server = Server::new(responder, listeners, config);
-        server.register(poll.registry(), Token(7)).unwrap();
-        let mut harness = Harness {
-            poll,
-            server,
-            now: Instant::from_millis(1),
-        };
-        harness.work();
-        harness
-    }
-
-    /// Turns until there is nothing left to do at the present time. Loopback delivers at once.
-    fn work(&mut self) {
-        let mut events = Events::with_capacity(64);
-        for _ in 0..100_000 {
-            self.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
-            for event in &events {
-                assert!(self.server.owns(event.token()));
-                self.server.handle(self.poll.registry(), event, self.now);
-            }
-            self.server.turn(self.poll.registry(), self.now);
-            let is_due = self.server.deadline().is_some_and(|at| at <= self.now);
-            if events.is_empty() && !is_due {
-                return;
-            }
-        }
-        panic!("the server never comes to rest");
-    }
-
-    fn pass(&mut self, duration: Duration) {
-        self.now = self.now.saturating_add(duration);
-        self.work();
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(address_of(&self.server)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
-    }
-
-    /// A connection that the server has in its table, between two requests.
-    fn idle(&mut self) -> TcpStream {
-        let mut stream = self.connect();
-        stream.write_all(GET).unwrap();
-        self.work();
-        assert!(answer(&mut stream).starts_with("HTTP/1.1 200 OK\r\n"));
-        stream
-    }
-
-    fn assert_probe_is_answered(&mut self) {
-        let mut probe = self.connect();
-        probe.write_all(LAST).unwrap();
-        self.work();
-        let text = rest(&mut probe);
-        assert!(
-            text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("ok"),
-            "{text}"
-        );
-    }
-}
-
-/// One answer with `ok` as its body.
-fn answer(stream: &mut impl Read) -> String {
-    let mut text = Vec::new();
-    let mut byte = [0];
-    while !text.ends_with(b"\r\n\r\nok") {
-        assert_eq!(
-            stream.read(&mut byte).unwrap(),
-            1,
-            "{}",
-            String::from_utf8_lossy(&text)
-        );
-        text.push(byte[0]);
-    }
-    String::from_utf8(text).unwrap()
-}
-
-/// Everything up to the end.
-fn rest(stream: &mut impl Read) -> String {
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
-}
-
-fn is_closed(stream: &mut TcpStream) -> bool {
-    matches!(stream.read(&mut [0; 64]), Ok(0)) || stream.take_error().is_ok_and(|e| e.is_some())
-}
-
-fn is_silent(stream: &mut TcpStream) -> bool {
-    stream.set_nonblocking(true).unwrap();
-    let result = stream.read(&mut [0; 64]);
-    stream.set_nonblocking(false).unwrap();
-    matches!(result, Err(error) if error.kind() == ErrorKind::WouldBlock)
-}
+use server_support::{
+    ENDPOINTS, GET, Harness, LAST, PATIENCE, PING, address_of, answer, is_closed, is_silent,
+    localhost, rest,
+};
 
 #[test]
 fn a_probe_that_closes_never_enters_the_table() {

@@ -1,0 +1,170 @@
+//! A server in the test's own `Poll`: real sockets, and a time that only the test moves.
+#![allow(dead_code, reason = "no test uses all of it")]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use healthz::server::{Address, Config, Listeners, Server};
+use healthz::{Check, Endpoint, Instant, Responder};
+use mio::{Events, Poll, Token};
+
+pub static PING: Check = Check::ping();
+pub static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
+
+pub const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+pub const LAST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+/// No test waits longer than this for anything.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Far more than any test takes to come to rest.
+const TURNS_MAX: usize = 100_000;
+
+pub struct Harness {
+    pub poll: Poll,
+    pub server: Server<'static>,
+    pub now: Instant,
+}
+
+pub fn localhost() -> Listeners {
+    listening(&"127.0.0.1:0".parse().unwrap())
+}
+
+pub fn listening(address: &Address) -> Listeners {
+    let mut listeners = Listeners::new();
+    listeners.bind(address).unwrap();
+    listeners
+}
+
+pub fn address_of(server: &Server<'_>) -> SocketAddr {
+    match server.local_addresses().next() {
+        Some(Address::Tcp(address)) => address,
+        other => panic!("not on TCP: {other:?}"),
+    }
+}
+
+impl Harness {
+    pub fn new(connections: usize) -> Self {
+        Harness::with(Config {
+            connections,
+            ..Config::default()
+        })
+    }
+
+    pub fn with(config: Config) -> Self {
+        Harness::on(Responder::new(&ENDPOINTS), localhost(), config)
+    }
+
+    pub fn on(responder: Responder<'static>, listeners: Listeners, config: Config) -> Self {
+        let poll = Poll::new().unwrap();
+        let mut server = Server::new(responder, listeners, config);
+        server.register(poll.registry(), Token(7)).unwrap();
+        let mut harness = Harness {
+            poll,
+            server,
+            now: Instant::from_millis(1),
+        };
+        harness.work();
+        harness
+    }
+
+    /// One turn. Returns how many reports there were.
+    pub fn turn(&mut self) -> usize {
+        let mut events = Events::with_capacity(256);
+        self.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        for event in &events {
+            assert!(self.server.owns(event.token()));
+            self.server.handle(self.poll.registry(), event, self.now);
+        }
+        self.server.turn(self.poll.registry(), self.now);
+        events.iter().count()
+    }
+
+    /// Turns until there is nothing left to do at the present time. Loopback delivers at once.
+    /// Returns how many reports there were.
+    pub fn work(&mut self) -> usize {
+        let (mut reports, mut quiet) = (0, 0);
+        for _ in 0..TURNS_MAX {
+            let more = self.turn();
+            reports += more;
+            let deadline = self.server.deadline();
+            // At the very end of time a deadline can only be now.
+            let is_due = deadline.is_some_and(|at| at <= self.now) && self.now != Instant::MAX;
+            // A turn may arm what the next poll reports.
+            quiet = if more == 0 && !is_due { quiet + 1 } else { 0 };
+            if quiet == 2 {
+                return reports;
+            }
+        }
+        panic!("the server never comes to rest at {:?}", self.now);
+    }
+
+    pub fn pass(&mut self, duration: Duration) {
+        self.now = self.now.saturating_add(duration);
+        self.work();
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(address_of(&self.server)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    /// A connection that has sent `bytes`, which have arrived.
+    pub fn send(&mut self, bytes: &[u8]) -> TcpStream {
+        let mut stream = self.connect();
+        stream.write_all(bytes).unwrap();
+        self.work();
+        stream
+    }
+
+    /// A connection that the server has in its table, between two requests.
+    pub fn idle(&mut self) -> TcpStream {
+        let mut stream = self.send(GET);
+        assert!(answer(&mut stream).starts_with("HTTP/1.1 200 OK\r\n"));
+        stream
+    }
+
+    pub fn assert_probe_is_answered(&mut self) {
+        let text = rest(&mut self.send(LAST));
+        assert!(
+            text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("ok"),
+            "{text}"
+        );
+    }
+}
+
+/// One answer with `ok` as its body.
+pub fn answer(stream: &mut impl Read) -> String {
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while !text.ends_with(b"\r\n\r\nok") {
+        assert_eq!(
+            stream.read(&mut byte).unwrap(),
+            1,
+            "{}",
+            String::from_utf8_lossy(&text)
+        );
+        text.extend_from_slice(&byte);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// Everything up to the end.
+pub fn rest(stream: &mut impl Read) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+pub fn is_closed(stream: &mut TcpStream) -> bool {
+    matches!(stream.read(&mut [0; 64]), Ok(0)) || stream.take_error().is_ok_and(|e| e.is_some())
+}
+
+/// Whether it is neither closed nor said anything on.
+pub fn is_silent(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let result = stream.read(&mut [0; 64]);
+    stream.set_nonblocking(false).unwrap();
+    matches!(result, Err(error) if error.kind() == ErrorKind::WouldBlock)
+}
