@@ -2,17 +2,14 @@
 //! table (`cargo test --test embedding -- --nocapture`) and fails where the README says otherwise.
 #![cfg(feature = "server")]
 #![allow(
-    unsafe_code,
-    reason = "a global allocator is unsafe to implement; this one only counts"
-)]
-#![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
     reason = "a test fails by panicking"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod counting;
+
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -23,6 +20,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use counting::Counting;
 use healthz::http::HeadCache;
 use healthz::server::{Address, Config, Listeners, Memory, Runner, Server, Slot, now, spawn};
 use healthz::{Check, Endpoint, Limits, Responder};
@@ -50,37 +48,13 @@ thread_local! {
     static IS_CLIENT: Cell<bool> = const { Cell::new(false) };
 }
 
-struct Counting;
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Counting = Counting(count);
 
 fn count(bytes: i64) {
     if !IS_CLIENT.get() {
         CALLS.fetch_add(1, Ordering::SeqCst);
         IN_USE.fetch_add(bytes, Ordering::SeqCst);
-    }
-}
-
-// SAFETY: every call goes to `System` as it came; counting touches neither memory nor layout. What
-// is not overridden ends in these.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
-        // SAFETY: as the caller promised.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
-        // SAFETY: as the caller promised.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as i64));
-        // SAFETY: as the caller promised.
-        unsafe { System.dealloc(pointer, layout) }
     }
 }
 
