@@ -166,6 +166,25 @@ fn an_answer_reaches_a_client_whose_input_is_unread() {
     }
 }
 
+/// Of a first read that fills its buffer 512 bytes are looked at, and a last request that ended just
+/// there was taken for all that had come.
+#[test]
+fn who_sends_on_behind_a_last_request_is_read_out_wherever_that_ends() {
+    for size in [511, 512, 513] {
+        let mut harness = Harness::new(4);
+        let mut stream = harness.connect();
+        let (line, fields) = LAST.split_at("GET /healthz HTTP/1.1\r\n".len());
+        let padding = format!("X: {}\r\n", "x".repeat(size - LAST.len() - "X: \r\n".len()));
+        let request = [line, padding.as_bytes(), fields].concat();
+        assert_eq!(request.len(), size);
+        stream.write_all(&request).unwrap();
+        stream.write_all(&[b'x'; 20_000]).unwrap();
+        harness.work();
+        assert!(rest(&mut stream).ends_with("\r\n\r\nok"));
+        assert_eq!(harness.server.counters().open, 1, "{size}");
+    }
+}
+
 /// In the time of the world, because what takes an answer back is a reset that overtakes it.
 #[test]
 fn a_thousand_clients_that_send_too_much_read_the_whole_answer_and_the_end() {
@@ -462,6 +481,43 @@ fn a_stopped_server_does_not_wait_for_who_never_finishes() {
     harness.pass(Limits::DEFAULT.drain_duration);
     assert!(harness.server.is_finished());
     assert_eq!(rest(&mut busy), "");
+}
+
+/// Found by reading: the end of the drain looked at nobody once more, unlike every other deadline.
+#[test]
+fn who_finished_its_request_before_a_stall_is_answered_though_the_drain_is_over() {
+    let mut harness = Harness::new(8);
+    let [mut busy, mut silent] = [0; 2].map(|_| {
+        let mut stream = harness.connect();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHos").unwrap();
+        stream
+    });
+    harness.work();
+    harness.server.stop(harness.poll.registry(), harness.now);
+    busy.write_all(b"t: a\r\n\r\n").unwrap();
+    harness.now = harness.now.saturating_add(Limits::DEFAULT.drain_duration);
+    harness.server.turn(harness.poll.registry(), harness.now);
+    assert!(harness.server.is_finished());
+    let text = rest(&mut busy);
+    assert!(
+        text.contains("\r\nConnection: close\r\n") && text.ends_with("ok"),
+        "{text}"
+    );
+    assert_eq!(rest(&mut silent), "");
+}
+
+/// A host that stops its server once a turn, as long as it is to stop, waited for ever.
+#[test]
+fn a_second_stop_does_not_prolong_the_first() {
+    let mut harness = Harness::new(8);
+    let mut busy = harness.connect();
+    busy.write_all(b"GET /healthz HTTP/1.1\r\nHos").unwrap();
+    harness.work();
+    for _ in 0..4 {
+        harness.server.stop(harness.poll.registry(), harness.now);
+        harness.pass(Limits::DEFAULT.drain_duration / 4);
+    }
+    assert!(harness.server.is_finished());
 }
 
 #[test]

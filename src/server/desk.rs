@@ -195,6 +195,8 @@ impl<'a> Desk<'a> {
                 Next::Close { .. } if was_closing => None,
                 Next::Close { lingers } => {
                     peer.stream.shutdown();
+                    // What was not looked at has come all the same, and there may be more of it.
+                    let lingers = lingers || share < *filled;
                     (!lingers).then_some(Outcome::Closed)
                 }
             },

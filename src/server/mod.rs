@@ -72,7 +72,9 @@ pub const TOKENS: usize = LISTENERS_MAX + CONNECTIONS_MAX;
 pub struct Config {
     /// Per connection.
     pub limits: Limits,
-    /// Connections held at once, from 1 to [`CONNECTIONS_MAX`]. One more evicts one.
+    /// Connections held at once, from 1 to [`CONNECTIONS_MAX`]. One more evicts one. Each takes a
+    /// descriptor, and there have to be so many: a process that has no more (`RLIMIT_NOFILE`, often
+    /// 1,024) can accept nobody until somebody leaves.
     pub connections: usize,
 }
 
@@ -329,7 +331,7 @@ impl<'a> Server<'a> {
 
     /// Ends the server in good order: accepts what waits, closes the listeners, answers what has
     /// come, and closes idle connections. Whoever is in the middle of a request has `drain_duration`
-    /// to finish it; [`is_finished`](Server::is_finished) then says so.
+    /// to finish it; [`is_finished`](Server::is_finished) then says so. A second call does nothing.
     pub fn stop(&mut self, registry: &Registry, now: Instant) {
         self.table.stop(registry, now);
     }

@@ -44,6 +44,8 @@ pub struct Slot<T = Peer<Stream>> {
     since: Instant,
     queue: Queue,
     /// In the list of those that want another turn.
+    is_listed: bool,
+    /// And it is this content that wants one, not an earlier one.
     is_runnable: bool,
     /// Neighbours in the queue; `next` also links free slots.
     previous: u16,
@@ -59,6 +61,7 @@ impl<T> Slot<T> {
             generation: 0,
             since: Instant::ZERO,
             queue: Queue::Idle,
+            is_listed: false,
             is_runnable: false,
             previous: NONE,
             next: NONE,
@@ -158,6 +161,7 @@ impl<'a, T> Slots<'a, T> {
         };
         debug_assert!(slot.content.is_none(), "a free slot is occupied");
         slot.content = Some(content);
+        slot.is_runnable = false;
         slot.generation = slot.generation.wrapping_add(1);
         let next = slot.next;
         self.free = next;
@@ -202,7 +206,8 @@ impl<'a, T> Slots<'a, T> {
         let Some(slot) = self.slot_mut(index) else {
             return;
         };
-        if core::mem::replace(&mut slot.is_runnable, true) {
+        slot.is_runnable = true;
+        if core::mem::replace(&mut slot.is_listed, true) {
             return;
         }
         slot.next_runnable = NONE;
@@ -218,6 +223,7 @@ impl<'a, T> Slots<'a, T> {
     pub(super) fn pop_runnable(&mut self) -> Option<u16> {
         let index = self.runnable.front;
         let slot = self.slot_mut(index)?;
+        slot.is_listed = false;
         slot.is_runnable = false;
         let next = slot.next_runnable;
         self.runnable.front = next;
@@ -465,6 +471,27 @@ mod tests {
         assert_eq!(slots.runnable_count(), 0);
         slots.push_runnable(0);
         assert_eq!(slots.pop_runnable(), Some(0));
+    }
+
+    /// It was: what it said was then looked at in the turn of whoever had been evicted for it.
+    #[test]
+    fn who_takes_the_place_of_one_that_waits_for_a_turn_does_not_wait_for_it() {
+        let mut slots = Slots::new(2);
+        assert_eq!(slots.insert('a', Queue::Head, at(0)), Ok(0));
+        slots.push_runnable(0);
+        assert!(slots.is_runnable(0));
+        assert_eq!(slots.remove(0), Some('a'));
+        assert_eq!(slots.insert('b', Queue::Idle, at(1)), Ok(0));
+        assert!(!slots.is_runnable(0));
+        // It is in the list once, whether it asks for a turn itself or not.
+        slots.push_runnable(0);
+        assert!(slots.is_runnable(0));
+        assert_eq!(slots.runnable_count(), 1);
+        assert_eq!(
+            (slots.pop_runnable(), slots.pop_runnable()),
+            (Some(0), None)
+        );
+        assert!(!slots.is_runnable(0));
     }
 
     #[test]

@@ -167,6 +167,9 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     }
 
     pub(super) fn stop(&mut self, registry: &RegistryOf<L>, now: Instant) {
+        if self.stops_at.is_some() {
+            return;
+        }
         self.desk.is_last = true;
         self.armed = 0;
         // What is short now may not be short any more, and there is no later.
@@ -437,10 +440,21 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     /// Ends every connection whose time is up. Each queue is ordered by time: only fronts are looked at.
     fn expire(&mut self, registry: &RegistryOf<L>, now: Instant) {
         let is_over = self.stops_at.is_some_and(|stops_at| stops_at <= now);
+        if is_over {
+            // As below, for everybody; and then they go.
+            for index in 0..self.slots.count() as u16 {
+                self.serve(registry, index, now);
+            }
+        }
         // Who has been waited for may turn out to be in a head that is overdue as well: that comes later.
         for queue in [Queue::Write, Queue::Idle, Queue::Head, Queue::Drain] {
             let time_to_live = self.time_to_live(queue);
-            while let Some((index, since)) = self.slots.front(queue) {
+            // Each of them once: who is served goes to the back, and where no time is allowed at all
+            // its time would be up there again.
+            for _ in 0..self.slots.count() {
+                let Some((index, since)) = self.slots.front(queue) else {
+                    break;
+                };
                 if !is_over && since.saturating_add(time_to_live) > now {
                     break;
                 }

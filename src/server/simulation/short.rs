@@ -1,6 +1,7 @@
 //! Short reads, short sends and errors at every byte: one connection whose socket takes and gives
 //! exactly as much as it is told to, through the table as it is.
 
+use core::time::Duration;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
@@ -31,6 +32,8 @@ const INPUT: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n\
     PUT /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n\
     GET /healthz?verbose HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
+const ENDLESS: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+
 /// One socket, as its peer and the kernel would have it.
 #[derive(Default)]
 struct Script {
@@ -45,6 +48,9 @@ struct Script {
     is_shut: bool,
     is_closed: bool,
     token: Option<Token>,
+    /// Requests come for ever, as fast as they are read.
+    is_endless: bool,
+    reads: usize,
 }
 
 type Shared = Rc<RefCell<Script>>;
@@ -91,6 +97,15 @@ impl StreamSocket for Socket {
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut script = self.0.borrow_mut();
+        script.reads += 1;
+        if script.is_endless {
+            assert!(script.reads < 1000, "a turn has no end");
+            for byte in buffer.iter_mut() {
+                *byte = ENDLESS[script.read % ENDLESS.len()];
+                script.read += 1;
+            }
+            return Ok(buffer.len());
+        }
         let rest = &INPUT[script.read..script.come];
         if rest.is_empty() {
             return nothing_more(script.read_error);
@@ -132,7 +147,7 @@ impl Drop for Socket {
     }
 }
 
-/// A table of one place, and those who wait to be accepted.
+/// A table, and those who wait to be accepted.
 struct Door<'a> {
     table: Table<'a, Waiting>,
     waiting: Rc<RefCell<VecDeque<Shared>>>,
@@ -140,15 +155,18 @@ struct Door<'a> {
 
 impl<'a> Door<'a> {
     fn new(responder: Responder<'a>) -> Self {
-        let limits = Limits::DEFAULT;
+        Door::with(responder, Limits::DEFAULT, 1)
+    }
+
+    fn with(responder: Responder<'a>, limits: Limits, connections: usize) -> Self {
         let waiting = Rc::new(RefCell::new(VecDeque::new()));
         let mut listeners: [Option<Waiting>; LISTENERS_MAX] = core::array::from_fn(|_| None);
         listeners[0] = Some(Waiting(waiting.clone()));
         let response_bytes = responder.response_bytes_max(&limits);
-        let buffers = Buffers::new(1, limits.request_head_bytes, response_bytes);
+        let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
         let heads = Lent::Own(std::boxed::Box::new(HeadCache::new()));
         let desk = Desk::new(responder, limits, buffers, heads);
-        let mut table = Table::new(listeners, Slots::new(1), desk);
+        let mut table = Table::new(listeners, Slots::new(connections), desk);
         table.register(&(), Token(0)).unwrap();
         Door { table, waiting }
     }
@@ -289,4 +307,32 @@ fn an_error_at_every_byte_ends_that_connection_and_is_counted() {
         }
         assert_eq!(door.counters().evicted, 0, "nobody sat in the way");
     });
+}
+
+/// Each was served, went to the back, and was overdue there again: for as long as both went on.
+#[test]
+fn a_turn_has_an_end_though_no_time_is_allowed_and_two_never_stop_asking() {
+    let ping = Check::ping();
+    let checks = [&ping];
+    let endpoints = Endpoint::kubernetes(&checks);
+    let limits = Limits {
+        head_duration: Duration::ZERO,
+        idle_duration: Duration::ZERO,
+        ..Limits::DEFAULT
+    };
+    let mut door = Door::with(Responder::new(&endpoints), limits, 64);
+    for _ in 0..2 {
+        let script = Script {
+            is_endless: true,
+            room: usize::MAX,
+            ..Script::default()
+        };
+        let script = Rc::new(RefCell::new(script));
+        door.waiting.borrow_mut().push_back(script);
+    }
+    door.table.handle(&(), Token(0), false, NOW);
+    for _ in 0..10 {
+        door.table.turn(&(), NOW);
+    }
+    assert_eq!(door.counters().accepted, 2);
 }
