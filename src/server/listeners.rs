@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use mio::net::{TcpListener, UnixListener};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::address::Address;
 use super::socket::{File, Listener};
@@ -389,9 +389,13 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
 fn is_stale(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    is_socket
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    // Without waiting: somebody who listens and accepts nobody would keep us here for ever.
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    is_socket && connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]
@@ -431,6 +435,30 @@ mod tests {
         let error = listeners.bind(&Address::Localhost(port)).unwrap_err();
         assert_eq!(error.kind(), BindErrorKind::InUse);
         assert!(listeners.is_empty(), "{listeners:?}");
+    }
+
+    /// The second one waited in its start until the first accepted somebody.
+    #[test]
+    fn a_unix_socket_whose_owner_accepts_nobody_is_in_use() {
+        let name = std::format!("healthz-full-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let owner = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        let address = SockAddr::unix(&path).unwrap();
+        owner.bind(&address).unwrap();
+        owner.listen(0).unwrap();
+        let waiting: std::vec::Vec<Socket> = std::iter::from_fn(|| {
+            let client = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
+            client.set_nonblocking(true).ok()?;
+            client.connect(&address).ok().map(|()| client)
+        })
+        .collect();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let asked = Address::Unix(path.clone());
+        std::thread::spawn(move || sender.send(Listeners::new().bind(&asked).map(drop)));
+        let bound = receiver.recv_timeout(core::time::Duration::from_secs(20));
+        std::fs::remove_file(&path).unwrap();
+        assert!(!waiting.is_empty());
+        assert_eq!(bound.unwrap().unwrap_err().kind(), BindErrorKind::InUse);
     }
 
     /// It was served where no client could connect: the name that it has for a moment is shorter.
