@@ -256,12 +256,13 @@ pub unsafe extern "C" fn healthz_listen_fd(door: *mut Door, fd: c_int) -> Health
     // SAFETY: C promises a door, and that nobody else owns the descriptor.
     unsafe {
         with(door, |door| {
-            let listeners = door.listeners()?;
             let problem = |error: &dyn fmt::Display| {
                 Problem::system(format_args!("descriptor {fd}: {error}"))
             };
+            // Before the door is asked whether it is too late: the socket is its own then as well.
             let socket = adopt(fd).map_err(|error| problem(&error))?;
-            listeners.add(socket).map_err(|error| problem(&error))
+            let added = door.listeners()?.add(socket);
+            added.map_err(|error| problem(&error))
         })
     }
 }
@@ -496,6 +497,26 @@ mod tests {
             healthz_destroy(door);
             let made = create(ptr::null(), &mut door, |_| panic!("a bug"));
             assert_eq!((made, door.is_null()), (HEALTHZ_BROKEN, true));
+        }
+    }
+
+    /// It stayed open, and its owner had been told that it was not its own any more.
+    #[test]
+    fn a_socket_that_comes_too_late_is_the_doors_all_the_same() {
+        use std::io::Read;
+        use std::os::fd::IntoRawFd;
+        let (given, mut other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut door = ptr::null_mut();
+        // SAFETY: every pointer is a door that lives, or null, and the descriptor was given up.
+        unsafe {
+            assert_eq!(healthz_create(ptr::null(), &mut door), HEALTHZ_OK);
+            assert_eq!(healthz_listen(door, c"127.0.0.1:0".as_ptr()), HEALTHZ_OK);
+            assert_eq!(healthz_start(door), HEALTHZ_OK);
+            let late = healthz_listen_fd(door, given.into_raw_fd());
+            assert_eq!(late, HealthzResult::HEALTHZ_INVALID);
+            other.set_nonblocking(true).unwrap();
+            assert_eq!(other.read(&mut [0]).unwrap(), 0, "it is still open");
+            healthz_destroy(door);
         }
     }
 
