@@ -12,7 +12,8 @@ mod daemon_support;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::time::Duration;
 
 use daemon_support::{
     Daemon, PATIENCE, complaint, end_of, eventually, get, get_unix, run, shell, socket_path,
@@ -204,6 +205,31 @@ fn a_descriptor_that_takes_no_newline_is_refused() {
     }
 }
 
+/// Those who took all descriptors and said nothing kept everybody else out: the table was not full, so
+/// nobody had to go.
+#[test]
+fn a_probe_is_answered_though_there_are_fewer_descriptors_than_connections() {
+    for (limit, is_raised) in [("-S -n 60", true), ("-n 60", false)] {
+        let path = socket_path();
+        let listen = path.display();
+        let mut daemon = Daemon::start_as(shell(&format!(
+            "ulimit {limit}; exec \"$HEALTHZ\" --listen unix:{listen} --connections 100"
+        )));
+        daemon.lines().wait("serving");
+        let connect = || UnixStream::connect(&path).unwrap();
+        let silent: Vec<_> = std::iter::repeat_with(connect).take(150).collect();
+        let (code, body) = get_unix(&path, "/healthz");
+        assert_eq!((code, body.as_str()), (200, "ok"), "{limit}");
+        drop(silent);
+        let lines = daemon.lines().all();
+        let is_told = |line: &String| line.contains("RLIMIT_NOFILE is 60: room for 28 connections");
+        assert_eq!(lines.iter().any(is_told), !is_raised, "{lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("cannot accept")));
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+    }
+}
+
 /// Only the network tells whether somebody can reach an address.
 #[test]
 fn no_descriptors_left_is_no_interface_that_is_down() {
@@ -234,8 +260,13 @@ fn a_manager_that_cannot_be_told_is_complained_of_once_a_spell() {
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut word = [0; 64];
-    let length = manager.recv(&mut word).unwrap();
-    assert_eq!(&word[..length], b"WATCHDOG=1");
+    // Beats, and what is owed: that it is ready.
+    for expected in ["READY=1\n", "WATCHDOG=1"] {
+        while {
+            let length = manager.recv(&mut word).unwrap();
+            !word[..length].starts_with(expected.as_bytes())
+        } {}
+    }
     daemon.lines().wait("the service manager can be told again");
     drop(manager);
     eventually("it is told of again", || {
@@ -430,6 +461,23 @@ fn a_request_that_has_begun_is_answered_before_the_end() {
         "{answer}"
     );
     assert_eq!(daemon.wait().code(), Some(0));
+}
+
+/// Found by reading: both the door's time and the time for the door had passed then, and it had failed.
+#[test]
+fn a_process_that_is_stopped_while_it_drains_ends_well_all_the_same() {
+    let mut daemon = Daemon::start(&["--drain-timeout", "1s"]);
+    let mut begun = TcpStream::connect(daemon.address()).unwrap();
+    begun.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+    assert_eq!(daemon.get("/healthz").0, 200);
+    daemon.signal(Signal::SIGTERM);
+    daemon.lines().wait("asked to stop");
+    daemon.signal(Signal::SIGSTOP);
+    // Longer than it would wait for its door; how much longer does not matter.
+    std::thread::sleep(Duration::from_millis(2500));
+    daemon.signal(Signal::SIGCONT);
+    assert_eq!(daemon.wait().code(), Some(0));
+    daemon.lines().wait("stopped: 1 requests");
 }
 
 #[test]

@@ -225,6 +225,26 @@ fn a_service_manager_is_told_of_both_ends() {
     );
 }
 
+/// It was said once, and a manager that never hears it ends what it has started.
+#[test]
+fn a_manager_whose_queue_was_full_is_told_of_readiness_later() {
+    let manager = Manager::new();
+    let others = UnixDatagram::unbound().unwrap();
+    others.set_nonblocking(true).unwrap();
+    while others.send_to(b"X=1", &manager.path).is_ok() {}
+    let mut daemon = manager.start(&[], None);
+    daemon
+        .lines()
+        .wait("cannot tell the service manager READY=1");
+    let word = std::iter::repeat_with(|| manager.next()).find(|word| word != "X=1");
+    assert_eq!(word.as_deref(), Some(READY));
+    daemon.lines().wait("the service manager can be told again");
+    // Once, and not again when it ends.
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(manager.next(), STOPPING);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
 #[test]
 fn the_watchdog_is_beaten_in_time() {
     let manager = Manager::new();

@@ -89,6 +89,18 @@ fn a_crash_leaves_no_core() {
     }
 }
 
+/// It said that core dumps stay on, because the limit of none could not be raised to one byte.
+#[test]
+fn who_may_have_no_core_dumps_is_not_told_that_they_stay_on() {
+    let run = match nix::unistd::geteuid().is_root() {
+        true => UNPRIVILEGED,
+        false => "exec \"$HEALTHZ\"",
+    };
+    let script = format!("ulimit -c 0; {run} --listen 127.0.0.1:0");
+    let missing = missing(&Daemon::start_as(shell(&script)));
+    assert!(!missing.contains("core dumps"), "{missing}");
+}
+
 #[test]
 fn the_oom_killer_is_told_whom_to_take() {
     let daemon = Daemon::start(&["--oom-score-adj", "321"]);

@@ -5,6 +5,8 @@
 //! there are threads everything is opened that ever will be; then [`sandbox`] closes the system's doors.
 
 pub mod checks;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod door;
 mod duration;
 #[cfg(test)]
@@ -26,7 +28,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use healthz::Instant;
-use healthz::server::{self, Counters, Server};
+use healthz::server::{self, Config, Counters, Server};
 
 use checks::{Checks, SHUTDOWN};
 use door::Door;
@@ -144,12 +146,16 @@ impl Prepared {
     fn new(options: &Options, checks: Checks, inherited: Inherited) -> Result<Self, Failure> {
         let wakes = Wakes::new().map_err(failed("cannot set up signals"))?;
         let (listeners, ready) = listen::open(options, inherited)?;
-        let bytes = options.config.memory_bytes_max(&checks.responder());
-        check_memory(options, bytes)?;
+        let config = Config {
+            connections: fitting(options.config.connections),
+            ..options.config
+        };
+        let bytes = config.memory_bytes_max(&checks.responder());
+        check_memory(&config, bytes)?;
         memory::arrange(options, bytes)?;
         let sandbox = Sandbox::begin(options);
         let urls = listen::urls(&listeners);
-        let server = Server::new(checks.responder(), listeners, options.config);
+        let server = Server::new(checks.responder(), listeners, config);
         let door = Door::open(server, wakes.ender()).map_err(failed("cannot start the server"))?;
         // On a busy CPU the door would wait for all that is still to do here.
         std::thread::yield_now();
@@ -174,7 +180,7 @@ fn run(options: &Options, checks: Checks, prepared: Prepared) -> Result<(), Fail
     let manager = Manager::from_env();
     sandbox.complete();
     announce(checks, &urls);
-    manager.tell(&format!("READY=1\n{}", sync::status(checks, server::now())));
+    manager.tell_ready(&sync::status(checks, server::now()));
     Inherited::tell_ready(ready);
 
     let mut main = Main {
@@ -185,19 +191,27 @@ fn run(options: &Options, checks: Checks, prepared: Prepared) -> Result<(), Fail
         return Err(ended(door));
     }
     SHUTDOWN.begin_shutdown();
-    manager.tell("STOPPING=1\nSTATUS=shutting down");
+    manager.tell_stopping();
     ::log::info!("asked to stop: readyz fails, {}", plan(options));
     main.drain(door, options)
 }
 
+/// Of so many connections, how many the system has descriptors for.
+fn fitting(connections: usize) -> usize {
+    #[cfg(target_os = "linux")]
+    return descriptors::fit(connections);
+    #[cfg(not(target_os = "linux"))]
+    connections
+}
+
 /// Whether the system gives what the server will reserve: whoever asks for too much is told so, where
 /// the reservation itself would abort.
-fn check_memory(options: &Options, bytes: usize) -> Result<(), Failure> {
+fn check_memory(config: &Config, bytes: usize) -> Result<(), Failure> {
     memory::try_bytes(bytes).then_some(()).ok_or_else(|| {
         Failure::Run(format!(
             "the system does not give the {} KiB that {} connections may take; pass fewer --connections or --head-bytes",
             bytes.div_ceil(1024),
-            options.config.connections
+            config.connections
         ))
     })
 }
@@ -249,7 +263,13 @@ impl Main<'_> {
             Drained::TimeIsUp => door.stop(),
         }
         let grace = options.config.limits.drain_duration + CLOSING_GRACE;
-        match self.rounds_until(server::now().saturating_add(grace))? {
+        let drained = match self.rounds_until(server::now().saturating_add(grace))? {
+            // Time passes for a process that is stopped or frozen too, and for the door as for us: its
+            // grace counts once more, from when both go on.
+            Drained::TimeIsUp => self.rounds_until(server::now().saturating_add(CLOSING_GRACE))?,
+            drained => drained,
+        };
+        match drained {
             Drained::AskedAgain => Ok(()),
             Drained::DoorEnded => {
                 let counters = door.join().map_err(failed("the server failed"))?;

@@ -22,6 +22,8 @@ pub struct Manager {
     watchdog: Option<Duration>,
     /// The last word did not reach it.
     is_lost: Cell<bool>,
+    /// `READY=1` did not, and it waits for that.
+    is_ready_owed: Cell<bool>,
 }
 
 impl Manager {
@@ -41,6 +43,7 @@ impl Manager {
             watchdog: watchdog.filter(|_| socket.is_some()),
             socket,
             is_lost: Cell::new(false),
+            is_ready_owed: Cell::new(false),
         }
     }
 
@@ -49,7 +52,25 @@ impl Manager {
         self.watchdog
     }
 
-    /// Tells the manager `state`, `READY=1` for example. That it cannot be told is logged when it begins.
+    /// Tells the manager that we serve, and how we are. If it cannot be told, that is owed: a manager
+    /// that is not told in time ends what it has started.
+    pub fn tell_ready(&self, status: &str) {
+        self.tell(&format!("READY=1\n{status}"));
+        self.is_ready_owed.set(self.is_lost.get());
+    }
+
+    /// Whether [`tell_ready`](Manager::tell_ready) has to be tried again.
+    pub fn is_ready_owed(&self) -> bool {
+        self.is_ready_owed.get()
+    }
+
+    /// Tells the manager that we are about to end; from now on nobody is told that we are ready.
+    pub fn tell_stopping(&self) {
+        self.is_ready_owed.set(false);
+        self.tell("STOPPING=1\nSTATUS=shutting down");
+    }
+
+    /// Tells the manager `state`, `WATCHDOG=1` for example. That it cannot be told is logged when it begins.
     pub fn tell(&self, state: &str) {
         let Some((socket, address)) = &self.socket else {
             return;
@@ -147,6 +168,7 @@ mod tests {
                 socket: connect(OsStr::new(&name)).ok(),
                 watchdog: None,
                 is_lost: Cell::new(false),
+                is_ready_owed: Cell::new(false),
             };
             manager.tell("READY=1");
             let mut state = [0; 16];

@@ -36,6 +36,10 @@ impl Timer {
     }
 }
 
+/// Until a manager that could not be told that we are ready is tried again. Longer than the try may
+/// take, or the loop would do nothing else.
+const READY_PERIOD: Duration = Duration::from_secs(2);
+
 /// What the loop keeps from round to round.
 pub struct SyncLoop<'a> {
     checks: Checks,
@@ -43,6 +47,7 @@ pub struct SyncLoop<'a> {
     period: Duration,
     verify: Timer,
     watchdog: Option<Timer>,
+    ready: Timer,
     /// Of each of the daemon's checks, whether it was last seen passing.
     seen: Vec<bool>,
 }
@@ -61,6 +66,7 @@ impl<'a> SyncLoop<'a> {
             period,
             verify: Timer::new(log_limit / 2),
             watchdog: manager.watchdog().map(Timer::new),
+            ready: Timer::new(READY_PERIOD),
             seen: vec![true; checks.alive().checks().len()],
         }
     }
@@ -76,6 +82,12 @@ impl<'a> SyncLoop<'a> {
             sink::verify();
         }
         let mut next = now.saturating_add(self.period).min(self.verify.due);
+        if self.manager.is_ready_owed() {
+            if self.ready.is_due(now) {
+                self.manager.tell_ready(&status(self.checks, now));
+            }
+            next = next.min(self.ready.due);
+        }
         if let Some(watchdog) = &mut self.watchdog {
             if watchdog.is_due(now) && self.checks.alive().passes(now) {
                 self.manager.tell("WATCHDOG=1");

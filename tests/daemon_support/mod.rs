@@ -240,7 +240,9 @@ pub fn try_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)
 }
 
 pub fn get_unix(path: &std::path::Path, target: &str) -> (u16, String) {
-    ask(UnixStream::connect(path).unwrap(), target).unwrap()
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    ask(stream, target).unwrap()
 }
 
 fn ask(mut stream: impl Read + Write, path: &str) -> std::io::Result<(u16, String)> {
