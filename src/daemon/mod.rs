@@ -146,12 +146,14 @@ impl Prepared {
     fn new(options: &Options, checks: Checks, inherited: Inherited) -> Result<Self, Failure> {
         let wakes = Wakes::new().map_err(failed("cannot set up signals"))?;
         let (listeners, ready) = listen::open(options, inherited)?;
+        let bytes = |config: &Config| config.memory_bytes_max(&checks.responder());
+        // What was asked for: whoever asks for too much is told so, however little of it would do.
+        check_memory(options, bytes(&options.config))?;
         let config = Config {
             connections: fitting(options.config.connections),
             ..options.config
         };
-        let bytes = config.memory_bytes_max(&checks.responder());
-        check_memory(&config, bytes)?;
+        let bytes = bytes(&config);
         memory::arrange(options, bytes)?;
         let sandbox = Sandbox::begin(options);
         let urls = listen::urls(&listeners);
@@ -206,12 +208,12 @@ fn fitting(connections: usize) -> usize {
 
 /// Whether the system gives what the server will reserve: whoever asks for too much is told so, where
 /// the reservation itself would abort.
-fn check_memory(config: &Config, bytes: usize) -> Result<(), Failure> {
+fn check_memory(options: &Options, bytes: usize) -> Result<(), Failure> {
     memory::try_bytes(bytes).then_some(()).ok_or_else(|| {
         Failure::Run(format!(
             "the system does not give the {} KiB that {} connections may take; pass fewer --connections or --head-bytes",
             bytes.div_ceil(1024),
-            config.connections
+            options.config.connections
         ))
     })
 }

@@ -507,7 +507,7 @@ mod tests {
         }
     }
 
-    /// Every sequence of eight moves, insertions and removals over three slots.
+    /// Every sequence of five moves, insertions and removals over three slots.
     #[test]
     fn queues_stay_whole_whatever_is_done() {
         const OPERATIONS: usize = 3 * 3;

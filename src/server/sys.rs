@@ -1,7 +1,7 @@
 //! What mio, socket2 and std do not wrap. Two calls to the kernel, which only save work: if one is
 //! refused, the server goes on without. And the way from a number to a descriptor, for who inherits one.
 //!
-//! The only file of the library that may hold `unsafe`.
+//! With the C API, all of the library that may hold `unsafe`.
 #![allow(unsafe_code)]
 
 use std::io;
