@@ -167,10 +167,10 @@ fn an_answer_reaches_a_client_whose_input_is_unread() {
 }
 
 /// Of a first read that fills its buffer 512 bytes are looked at, and a last request that ended just
-/// there was taken for all that had come.
+/// there, or with the buffer, was taken for all that had come.
 #[test]
 fn who_sends_on_behind_a_last_request_is_read_out_wherever_that_ends() {
-    for size in [511, 512, 513] {
+    for size in [511, 512, 513, 8191, 8192] {
         let mut harness = Harness::new(4);
         let mut stream = harness.connect();
         let (line, fields) = LAST.split_at("GET /healthz HTTP/1.1\r\n".len());

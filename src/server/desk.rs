@@ -124,6 +124,7 @@ impl<'a> Desk<'a> {
         }
         for _ in 0..READS_PER_TURN {
             let mut is_drained = false;
+            let mut is_short = false;
             let mut share = usize::MAX;
             if !core::mem::take(&mut is_behind) {
                 let (rx, _) = self.buffers.shared();
@@ -134,9 +135,10 @@ impl<'a> Desk<'a> {
                     Ok(0) => return self.read_end(peer, filled, now),
                     Ok(read) => {
                         // A short read took all there was; but behind an end there is still the end.
-                        is_drained = read < size && !peer.has_ended;
+                        is_short = read < size;
+                        is_drained = is_short && !peer.has_ended;
                         filled += read;
-                        if is_new && read == size {
+                        if is_new && !is_short {
                             share = FIRST_BYTES;
                         }
                     }
@@ -146,7 +148,7 @@ impl<'a> Desk<'a> {
                     Err(_) => return Outcome::Failed,
                 }
             }
-            if let Some(outcome) = self.answer(peer, &mut filled, share, now) {
+            if let Some(outcome) = self.answer(peer, &mut filled, share, is_short, now) {
                 return outcome;
             }
             if is_drained {
@@ -157,12 +159,14 @@ impl<'a> Desk<'a> {
     }
 
     /// Answers what is in `rx`, at most `share` bytes of it and as far as one bufferful of answers goes,
-    /// and sends; `None` if more can be read. What is left of `rx` is moved to its start.
+    /// and sends; `None` if more can be read. What is left of `rx` is moved to its start. `is_short`: a
+    /// read has shown that no more had come.
     fn answer<S: StreamSocket>(
         &mut self,
         peer: &mut Peer<S>,
         filled: &mut usize,
         share: usize,
+        is_short: bool,
         now: Instant,
     ) -> Option<Outcome> {
         let context = Context {
@@ -175,13 +179,17 @@ impl<'a> Desk<'a> {
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..share.min(*filled)).unwrap_or_default();
         let responder = &self.responder;
-        let progress = peer.connection.receive_cached(
+        let mut progress = peer.connection.receive_cached(
             &context,
             &mut self.heads,
             rx,
             tx,
             &mut |request, writer| responder.respond(now, request, writer),
         );
+        if let Next::Close { lingers } = &mut progress.next {
+            // It knows of no more than it was shown.
+            *lingers |= !is_short;
+        }
         let received = *filled - progress.consumed;
         let outcome = match send(&mut self.counters, tx, peer, &progress) {
             Ok(unsent) if !unsent.is_empty() => Some(Outcome::Blocked { received, unsent }),
@@ -195,8 +203,6 @@ impl<'a> Desk<'a> {
                 Next::Close { .. } if was_closing => None,
                 Next::Close { lingers } => {
                     peer.stream.shutdown();
-                    // What was not looked at has come all the same, and there may be more of it.
-                    let lingers = lingers || share < *filled;
                     (!lingers).then_some(Outcome::Closed)
                 }
             },
