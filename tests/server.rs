@@ -506,6 +506,59 @@ fn who_finished_its_request_before_a_stall_is_answered_though_the_drain_is_over(
     assert_eq!(rest(&mut silent), "");
 }
 
+/// It was evicted for somebody who was let go a moment later, because he had said nothing.
+#[test]
+fn who_waits_and_says_nothing_takes_no_place_in_a_server_that_stops() {
+    let path = std::env::temp_dir().join(format!("healthz-stop-{}.sock", std::process::id()));
+    let mut listeners = Listeners::new();
+    listeners.bind(&Address::Unix(path.clone())).unwrap();
+    let config = Config {
+        connections: 1,
+        ..Config::default()
+    };
+    let mut harness = Harness::on(Responder::new(&ENDPOINTS), listeners, config);
+    let [mut busy, mut silent] = [0; 2].map(|_| UnixStream::connect(&path).unwrap());
+    busy.write_all(b"GET /healthz HTTP/1.1\r\nHos").unwrap();
+    // One is accepted.
+    let mut events = Events::with_capacity(1);
+    harness
+        .poll
+        .poll(&mut events, Some(Duration::ZERO))
+        .unwrap();
+    for event in &events {
+        harness
+            .server
+            .handle(harness.poll.registry(), event, harness.now);
+    }
+    assert_eq!(harness.server.counters().accepted, 1);
+    harness.server.stop(harness.poll.registry(), harness.now);
+    assert_eq!(harness.server.counters().accepted, 2);
+    assert_eq!(rest(&mut silent), "");
+    busy.write_all(b"t: a\r\n\r\n").unwrap();
+    harness.work();
+    assert!(rest(&mut busy).ends_with("\r\n\r\nok"));
+    assert!(harness.server.is_finished());
+}
+
+/// Nothing was left to do, and the server waited for it until the drain was over.
+#[test]
+fn a_body_that_ends_after_the_stop_is_the_end_of_its_connection() {
+    let mut harness = Harness::new(8);
+    let mut stream = harness.connect();
+    stream
+        .write_all(b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n1234")
+        .unwrap();
+    harness.work();
+    answer(&mut stream);
+    harness.server.stop(harness.poll.registry(), harness.now);
+    harness.work();
+    assert!(!harness.server.is_finished());
+    stream.write_all(b"56789").unwrap();
+    harness.work();
+    assert!(harness.server.is_finished());
+    assert_eq!(rest(&mut stream), "");
+}
+
 /// A host that stops its server once a turn, as long as it is to stop, waited for ever.
 #[test]
 fn a_second_stop_does_not_prolong_the_first() {

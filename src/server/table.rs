@@ -188,17 +188,11 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
         self.acceptable = 0;
         self.accept_resumes = None;
+        // From here on nobody stays who is between requests.
+        self.stops_at = Some(now.saturating_add(self.desk.limits.drain_duration));
         for index in 0..self.slots.count() as u16 {
             self.serve(registry, index, now);
-            if self
-                .slots
-                .place(index)
-                .is_some_and(|(queue, _)| queue == Queue::Idle)
-            {
-                self.slots.remove(index);
-            }
         }
-        self.stops_at = Some(now.saturating_add(self.desk.limits.drain_duration));
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -332,6 +326,11 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             }
             outcome => outcome,
         };
+        let is_silent = peer.connection.phase() == Phase::Idle;
+        if self.slots.is_full() && self.desk.is_last && is_silent {
+            // It would be let go a moment later.
+            return;
+        }
         if self.slots.is_full()
             && let Some(victim) = self.slots.victim()
         {
@@ -434,6 +433,9 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         // Staying where one is does not prolong it.
         if place.is_none_or(|(was, then)| was != queue || then < since) {
             self.slots.move_to(index, queue, since);
+        }
+        if queue == Queue::Idle && !is_runnable && self.stops_at.is_some() {
+            self.slots.remove(index);
         }
     }
 
