@@ -135,7 +135,11 @@ impl<'a> Episode<'a> {
         for _ in 0..STEPS_PER_EPISODE {
             self.step();
         }
-        self.settle();
+        // Some are stopped in the midst of it.
+        let is_settled = self.world.borrow_mut().rng.bool();
+        if is_settled {
+            self.settle();
+        }
         self.stop();
         let counters = self.table.counters();
         Outcome {
@@ -238,13 +242,10 @@ impl<'a> Episode<'a> {
     fn turn(&mut self) {
         let accepted_before = self.world.borrow().accepted;
         let runnable = self.table.runnable_count();
+        self.note_health();
         let events = {
             let mut world = self.world.borrow_mut();
             world.calls = 0;
-            let passes = self.health.passes(self.now);
-            if world.healths.last() != Some(&passes) {
-                world.healths.push(passes);
-            }
             let count_max = world.rng.usize(1..20);
             world.events(count_max)
         };
@@ -264,6 +265,15 @@ impl<'a> Episode<'a> {
         );
         drop(world);
         self.assert_invariants();
+    }
+
+    /// From now on answers say what is so now.
+    fn note_health(&self) {
+        let passes = self.health.passes(self.now);
+        let healths = &mut self.world.borrow_mut().healths;
+        if healths.last() != Some(&passes) {
+            healths.push(passes);
+        }
     }
 
     fn assert_invariants(&self) {
@@ -377,9 +387,23 @@ impl<'a> Episode<'a> {
 
     fn stop(&mut self) {
         self.is_stopped = true;
+        self.note_health();
         self.table.stop(&(), self.now);
-        self.turn();
-        self.now = self.now.saturating_add(self.limits.drain_duration);
+        let over = self.now.saturating_add(self.limits.drain_duration);
+        let steps = self.world.borrow_mut().rng.usize(..40);
+        for _ in 0..steps {
+            let choice = self.world.borrow_mut().rng.u8(..8);
+            match choice {
+                0..5 => self.let_somebody_act(),
+                5 | 6 => self.turn(),
+                _ => {
+                    let middle = self.now.saturating_add(Duration::from_millis(9));
+                    self.now = middle.min(over);
+                    self.table.stop(&(), self.now);
+                }
+            }
+        }
+        self.now = over;
         self.turn();
         // At the end of time nothing can be waited for.
         let is_end = self.now == Instant::from_millis(u64::MAX);
