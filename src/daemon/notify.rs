@@ -14,7 +14,7 @@ use std::time::Duration;
 const SEND_DURATION_MAX: Duration = Duration::from_secs(1);
 
 /// The clock's unit: what is due after less is due at once.
-const PERIOD_MIN: Duration = Duration::from_millis(1);
+pub const PERIOD_MIN: Duration = Duration::from_millis(1);
 
 /// The way to the service manager, if there is one.
 pub struct Manager {
@@ -27,6 +27,17 @@ pub struct Manager {
 }
 
 impl Manager {
+    /// The manager with this name.
+    #[cfg(test)]
+    pub fn named(name: &OsStr, watchdog: Option<Duration>) -> Self {
+        Manager {
+            socket: connect(name).ok(),
+            watchdog,
+            is_lost: Cell::new(false),
+            is_ready_owed: Cell::new(false),
+        }
+    }
+
     /// The manager that the environment names.
     pub fn from_env() -> Self {
         let socket = match std::env::var_os("NOTIFY_SOCKET") {
@@ -55,8 +66,8 @@ impl Manager {
     /// Tells the manager that we serve, and how we are. If it cannot be told, that is owed: a manager
     /// that is not told in time ends what it has started.
     pub fn tell_ready(&self, status: &str) {
-        self.tell(&format!("READY=1\n{status}"));
-        self.is_ready_owed.set(self.is_lost.get());
+        let is_told = self.tell(&format!("READY=1\n{status}"));
+        self.is_ready_owed.set(!is_told && self.socket.is_some());
     }
 
     /// Whether [`tell_ready`](Manager::tell_ready) has to be tried again.
@@ -70,10 +81,11 @@ impl Manager {
         self.tell("STOPPING=1\nSTATUS=shutting down");
     }
 
-    /// Tells the manager `state`, `WATCHDOG=1` for example. That it cannot be told is logged when it begins.
-    pub fn tell(&self, state: &str) {
+    /// Tells the manager `state`, `WATCHDOG=1` for example, and returns whether it was told. That it
+    /// cannot be told is logged when it begins.
+    pub fn tell(&self, state: &str) -> bool {
         let Some((socket, address)) = &self.socket else {
-            return;
+            return false;
         };
         let result = socket.send_to_addr(state.as_bytes(), address);
         let was_lost = self.is_lost.replace(result.is_err());
@@ -86,6 +98,7 @@ impl Manager {
             Ok(_) if was_lost => log::info!("the service manager can be told again"),
             _ => {}
         }
+        !self.is_lost.get()
     }
 }
 
@@ -164,13 +177,8 @@ mod tests {
         ];
         for (socket, name) in sockets {
             let socket = socket.unwrap();
-            let manager = Manager {
-                socket: connect(OsStr::new(&name)).ok(),
-                watchdog: None,
-                is_lost: Cell::new(false),
-                is_ready_owed: Cell::new(false),
-            };
-            manager.tell("READY=1");
+            let manager = Manager::named(OsStr::new(&name), None);
+            assert!(manager.tell("READY=1"));
             let mut state = [0; 16];
             let length = socket.recv(&mut state).unwrap();
             assert_eq!(&state[..length], b"READY=1");

@@ -10,7 +10,15 @@ use healthz::Instant;
 
 use super::checks::Checks;
 use super::log as sink;
-use super::notify::Manager;
+use super::notify::{Manager, PERIOD_MIN};
+
+/// Until a manager that could not be told that we are ready is tried again. Longer than the try may
+/// take, or the loop would do nothing else.
+const READY_PERIOD: Duration = Duration::from_secs(2);
+
+/// The part of a period, as its divisor, until what could not be done is tried again. The watchdog's
+/// next period would end at its limit: whoever fails for a moment, just then, would be ended for it.
+const RETRIES: u32 = 8;
 
 /// Something to be done again and again.
 struct Timer {
@@ -34,11 +42,13 @@ impl Timer {
         }
         is_due
     }
-}
 
-/// Until a manager that could not be told that we are ready is tried again. Longer than the try may
-/// take, or the loop would do nothing else.
-const READY_PERIOD: Duration = Duration::from_secs(2);
+    /// It could not be done at `now`: it is due again soon.
+    fn retry(&mut self, now: Instant) {
+        let pause = (self.period / RETRIES).max(PERIOD_MIN);
+        self.due = now.saturating_add(pause);
+    }
+}
 
 /// What the loop keeps from round to round.
 pub struct SyncLoop<'a> {
@@ -89,8 +99,11 @@ impl<'a> SyncLoop<'a> {
             next = next.min(self.ready.due);
         }
         if let Some(watchdog) = &mut self.watchdog {
-            if watchdog.is_due(now) && self.checks.alive().passes(now) {
-                self.manager.tell("WATCHDOG=1");
+            if watchdog.is_due(now) {
+                let is_beaten = self.checks.alive().passes(now) && self.manager.tell("WATCHDOG=1");
+                if !is_beaten {
+                    watchdog.retry(now);
+                }
             }
             next = next.min(watchdog.due);
         }
@@ -150,6 +163,40 @@ mod tests {
             status(checks, now),
             "STATUS=healthz fails: log (logging blocked), syncloop (PLEG is not healthy)"
         );
+    }
+
+    /// The next beat came half the limit later, at the limit; the manager then ended a daemon that was well.
+    #[test]
+    fn the_watchdog_is_beaten_as_soon_as_a_failure_is_over() {
+        let path = std::env::temp_dir().join(format!("healthz-beat-{}", std::process::id()));
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let beats = || {
+            let mut word = [0; 256];
+            let words =
+                std::iter::from_fn(|| socket.recv(&mut word).ok().map(|n| word[..n].to_vec()));
+            words.filter(|word| word == b"WATCHDOG=1").count()
+        };
+        let half = Duration::from_secs(8);
+        let manager = Manager::named(path.as_os_str(), Some(half));
+        let checks = Checks::new(&Options::default());
+        let period = Duration::from_secs(20);
+        let mut sync = SyncLoop::new(checks, &manager, period, Duration::from_secs(120));
+        let first = Instant::from_millis(1000);
+        assert_eq!(sync.round(first), first.saturating_add(half));
+        assert_eq!(beats(), 1);
+        checks.log.fail("logging blocked");
+        let due = first.saturating_add(half);
+        let next = sync.round(due);
+        assert_eq!((beats(), next), (0, due.saturating_add(half / RETRIES)));
+        checks.log.pass();
+        assert_eq!(sync.round(next), next.saturating_add(half));
+        assert_eq!(beats(), 1);
+        std::fs::remove_file(&path).unwrap();
+        // Nor is a beat that did not arrive the last for so long.
+        let due = next.saturating_add(half);
+        drop(socket);
+        assert_eq!(sync.round(due), due.saturating_add(half / RETRIES));
     }
 
     #[test]
