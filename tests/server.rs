@@ -137,6 +137,23 @@ fn who_spoke_before_a_stall_is_answered_though_the_event_comes_after_the_deadlin
     assert_eq!(harness.server.counters().expired, 2);
 }
 
+/// The same of a body, and of the request behind it.
+#[test]
+fn who_sent_its_body_before_a_stall_is_kept_and_answered() {
+    let mut harness = Harness::new(4);
+    let mut stream = harness.connect();
+    stream
+        .write_all(b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n1234")
+        .unwrap();
+    harness.work();
+    answer(&mut stream);
+    stream.write_all(&[b"56789", GET].concat()).unwrap();
+    harness.now = harness.now.saturating_add(Duration::from_secs(3600));
+    harness.server.turn(harness.poll.registry(), harness.now);
+    assert!(answer(&mut stream).starts_with("HTTP/1.1 200 OK\r\n"));
+    assert_eq!(harness.server.counters().expired, 0);
+}
+
 #[test]
 fn a_body_that_never_comes_ends_the_connection_after_the_answer() {
     let mut harness = Harness::new(4);

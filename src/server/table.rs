@@ -462,7 +462,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                 }
                 // It may have spoken in time and not been reported yet: after a stall there can be
                 // more to tell of than a batch of events holds.
-                if !is_over && queue != Queue::Drain {
+                if !is_over {
                     self.serve(registry, index, now);
                     if self.slots.front(queue) != Some((index, since)) {
                         continue;
