@@ -349,6 +349,24 @@ fn another_healthz_on_a_unix_socket_is_named() {
     std::fs::remove_file(path).unwrap();
 }
 
+/// Also from within the sandbox: otherwise the one that serves now could not be reached any more.
+#[test]
+fn the_socket_of_a_successor_is_left_alone() {
+    let path = socket_path();
+    let listen = format!("unix:{}", path.display());
+    let mut first = Daemon::start_as(daemon_support::healthz(&["--listen", &listen]));
+    first.lines().wait("serving");
+    std::fs::remove_file(&path).unwrap();
+    let mut second = Daemon::start_as(daemon_support::healthz(&["--listen", &listen]));
+    second.lines().wait("serving");
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.wait().code(), Some(0));
+    assert_eq!(get_unix(&path, "/healthz").0, 200);
+    second.signal(Signal::SIGTERM);
+    assert_eq!(second.wait().code(), Some(0));
+    assert!(!path.exists());
+}
+
 #[test]
 fn what_is_left_when_it_stops_at_once_is_replaced_by_the_next() {
     let path = socket_path();

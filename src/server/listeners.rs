@@ -13,7 +13,7 @@ use mio::net::{TcpListener, UnixListener};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::address::Address;
-use super::socket::{File, Listener};
+use super::socket::{File, FileId, Listener};
 use crate::limits::LISTENERS_MAX;
 
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
@@ -296,7 +296,8 @@ impl Listeners {
             result => result,
         };
         let listener = listener.map_err(|source| BindError::io(address(), source))?;
-        self.push(Listener::Unix(listener, path.to_path_buf(), File::Ours));
+        let file = File::Ours(FileId::at(path));
+        self.push(Listener::Unix(listener, path.to_path_buf(), file));
         Ok(())
     }
 
@@ -435,6 +436,22 @@ mod tests {
         let error = listeners.bind(&Address::Localhost(port)).unwrap_err();
         assert_eq!(error.kind(), BindErrorKind::InUse);
         assert!(listeners.is_empty(), "{listeners:?}");
+    }
+
+    /// It was removed, and the one who had come after could not be reached any more.
+    #[test]
+    fn the_socket_file_of_a_successor_stays() {
+        let name = std::format!("healthz-successor-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let address = Address::Unix(path.clone());
+        let [mut first, mut second] = [Listeners::new(), Listeners::new()];
+        first.bind(&address).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        second.bind(&address).unwrap();
+        drop(first);
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        drop(second);
+        assert!(std::fs::symlink_metadata(&path).is_err());
     }
 
     /// The second one waited in its start until the first accepted somebody.

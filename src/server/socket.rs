@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
@@ -61,8 +61,21 @@ pub(super) type RegistryOf<L> = <<L as ListenSocket>::Stream as StreamSocket>::R
 /// Who made the file of a Unix socket, and so who removes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum File {
-    Ours,
+    Ours(Option<FileId>),
     Foreign,
+}
+
+/// Which file it is, however it is called: its device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId(u64, u64);
+
+impl FileId {
+    /// Of the file at `path`, if the system says.
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let file = std::fs::symlink_metadata(path).ok()?;
+        Some(FileId(file.dev(), file.ino()))
+    }
 }
 
 /// One listening socket.
@@ -140,9 +153,13 @@ impl ListenSocket for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Listener::Unix(_, path, File::Ours) = self {
-            // Whoever removed it first has done our work.
-            let _ = std::fs::remove_file(path);
+        if let Listener::Unix(_, path, File::Ours(id)) = self {
+            let found = FileId::at(path);
+            // Somebody may have removed it, and our successor may listen there by now. Where the system
+            // does not say (a sandbox), it is ours as far as we know.
+            if found.is_none() || found == *id {
+                let _ = std::fs::remove_file(path);
+            }
         }
     }
 }

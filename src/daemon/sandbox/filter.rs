@@ -23,6 +23,8 @@ const ALLOWED: &[c_long] = &[
     // The door.
     libc::SYS_epoll_pwait, libc::SYS_epoll_ctl, libc::SYS_accept4, libc::SYS_recvfrom,
     libc::SYS_sendto, libc::SYS_shutdown, libc::SYS_close, libc::SYS_unlinkat,
+    // Whether the file of its Unix socket is still its own, before it is removed.
+    libc::SYS_statx, libc::SYS_newfstatat,
     #[cfg(target_arch = "x86_64")] libc::SYS_epoll_wait,
     #[cfg(target_arch = "x86_64")] libc::SYS_unlink,
     // The log, wakers, locks and clocks. writev is libc's for the words before an abort.
