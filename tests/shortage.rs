@@ -15,7 +15,7 @@ use std::net::TcpStream;
 use std::process::Command;
 
 use healthz::server::{ACCEPT_PAUSE, Config};
-use server_support::{GET, Harness, answer};
+use server_support::{GET, Harness, answer, is_closed};
 
 const CHILD: &str = "HEALTHZ_TEST_SHORTAGE_CHILD";
 
@@ -26,8 +26,6 @@ fn ask(stream: &mut TcpStream) {
 /// Runs in the child, with 32 descriptors.
 fn out_of_descriptors() {
     let mut door = Harness::with(Config::default());
-    let mut kept = door.idle();
-
     // One descriptor is left, and the client takes it.
     let mut hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     drop(hoard.pop());
@@ -39,37 +37,51 @@ fn out_of_descriptors() {
             reports <= 2,
             "{reports} reports in round {round}: the server is kept awake"
         );
-        // Who is connected is served all the while.
-        ask(&mut kept);
-        door.work();
-        answer(&mut kept);
         assert!(door.server.deadline().unwrap() <= door.now.saturating_add(ACCEPT_PAUSE));
         door.now = door.now.saturating_add(ACCEPT_PAUSE);
     }
-    assert_eq!(
-        door.server.counters().accept_pauses,
-        1,
-        "one spell is told once"
-    );
-    assert_eq!(door.server.counters().accepted, 1);
+    let counters = door.server.counters();
+    assert_eq!(counters.accept_pauses, 1, "one spell is told once");
+    assert_eq!((counters.accepted, counters.evicted), (0, 0));
 
-    drop(hoard);
+    drop(hoard.pop());
     door.pass(ACCEPT_PAUSE);
     answer(&mut late);
+
+    // Now the last descriptor is held by somebody who sits.
+    drop(hoard.pop());
     let mut next = door.connect();
     ask(&mut next);
     door.work();
+    ask(&mut late);
+    door.work();
+    answer(&mut late);
+    assert_eq!(door.server.counters().evicted, 0, "it may soon be over");
+    door.pass(ACCEPT_PAUSE);
     answer(&mut next);
+    assert!(is_closed(&mut late));
+    let counters = door.server.counters();
+    assert_eq!((counters.accepted, counters.evicted), (2, 1));
+
+    drop(hoard);
+    drop(late);
+    for _ in 0..3 {
+        door.assert_probe_is_answered();
+    }
+    ask(&mut next);
+    door.work();
+    answer(&mut next);
+    assert_eq!(door.server.counters().evicted, 1, "there is room");
     println!("the door came back");
 }
 
 #[test]
-fn a_process_out_of_descriptors_serves_who_is_connected_and_accepts_again_by_itself() {
+fn a_process_out_of_descriptors_answers_all_the_same_if_it_has_one_to_give_up() {
     if std::env::var_os(CHILD).is_some() {
         return out_of_descriptors();
     }
     let script = "ulimit -n 32 && exec \"$0\" --exact --nocapture --test-threads=1 \"$1\"";
-    let name = "a_process_out_of_descriptors_serves_who_is_connected_and_accepts_again_by_itself";
+    let name = "a_process_out_of_descriptors_answers_all_the_same_if_it_has_one_to_give_up";
     let output = Command::new("sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())

@@ -61,7 +61,8 @@ use socket::Listener;
 use table::Table;
 
 /// How long accepting rests after EMFILE, ENFILE, ENOBUFS or ENOMEM. Long enough not to spin, short
-/// enough for a probe's patience of one second.
+/// enough for a probe's patience of one second. If descriptors are short even then, a connection is
+/// closed for the next, as where the table is full.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Tokens that one server uses, generations aside, from its base on.
@@ -73,8 +74,8 @@ pub struct Config {
     /// Per connection.
     pub limits: Limits,
     /// Connections held at once, from 1 to [`CONNECTIONS_MAX`]. One more evicts one. Each takes a
-    /// descriptor, and there have to be so many: a process that has no more (`RLIMIT_NOFILE`, often
-    /// 1,024) can accept nobody until somebody leaves.
+    /// descriptor. In a process that has no more (`RLIMIT_NOFILE`, often 1,024) every newcomer waits for
+    /// [`ACCEPT_PAUSE`], and then evicts one as well.
     pub connections: usize,
 }
 
@@ -131,7 +132,7 @@ pub struct Counters {
     pub answered: u64,
     /// Requests whose head was not acceptable (4xx, 501, 505) or did not come in time (408).
     pub refused: u64,
-    /// Connections closed because the table was full.
+    /// Connections closed because the table was full, or the process out of descriptors.
     pub evicted: u64,
     /// Connections closed because a deadline passed.
     pub expired: u64,

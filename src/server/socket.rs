@@ -202,6 +202,11 @@ impl AcceptError {
         }
     }
 
+    /// Whether one descriptor less would do.
+    pub(super) fn is_of_descriptors(error: &io::Error) -> bool {
+        matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    }
+
     /// What the system is short of, in words. (The system's own would be allocated, at a time when
     /// there may be no memory.)
     pub(super) fn shortage(error: &io::Error) -> &'static str {

@@ -50,6 +50,8 @@ pub(super) struct Table<'a, L: ListenSocket> {
     accept_resumes: Option<Instant>,
     /// A shortage was logged, and has not ended since.
     is_short: bool,
+    /// Somebody had to go in it, and nobody has come since.
+    has_made_room: bool,
     /// The same of a connection that could not be registered.
     is_unwatched: bool,
     stops_at: Option<Instant>,
@@ -72,6 +74,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             armed: 0,
             accept_resumes: None,
             is_short: false,
+            has_made_room: false,
             is_unwatched: false,
             stops_at: None,
         }
@@ -241,9 +244,15 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             };
             match listener.accept() {
                 Ok(stream) => {
-                    self.is_short = false;
+                    // Room that was made is no end of a shortage.
+                    let was_made = core::mem::take(&mut self.has_made_room);
+                    self.is_short &= was_made;
                     self.desk.counters.accepted += 1;
                     self.welcome(registry, stream, now);
+                    if was_made {
+                        // Without a descriptor accept(2) does not say that nobody waits any more.
+                        return;
+                    }
                 }
                 Err(error) => match AcceptError::of(&error) {
                     AcceptError::Empty => {
@@ -251,10 +260,32 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                         return;
                     }
                     AcceptError::Next => {}
+                    AcceptError::Pause if self.makes_room(&error) => {}
                     AcceptError::Pause => return self.pause_accepting(registry, &error, now),
                 },
             }
         }
+    }
+
+    /// Out of descriptors is a full table, for the connections take them: with fewer than there are
+    /// places, who sits here would keep everybody else out. So if a pause was no help one has to go; but
+    /// no more than one a pause if somebody else takes what that gives back.
+    fn makes_room(&mut self, error: &io::Error) -> bool {
+        if !self.is_short || self.has_made_room || !AcceptError::is_of_descriptors(error) {
+            return false;
+        }
+        self.has_made_room = self.evict();
+        self.has_made_room
+    }
+
+    /// Has somebody go. Returns whether there was anybody.
+    fn evict(&mut self) -> bool {
+        let Some(victim) = self.slots.victim() else {
+            return false;
+        };
+        self.desk.counters.evicted += 1;
+        self.slots.remove(victim);
+        true
     }
 
     /// How many to accept in one turn. One more accept(2) than there are connections is dear; but in a
@@ -282,6 +313,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
 
     fn pause_accepting(&mut self, registry: &RegistryOf<L>, error: &io::Error, now: Instant) {
         self.accept_resumes = Some(now.saturating_add(ACCEPT_PAUSE));
+        self.has_made_room = false;
         // What waits would be reported all the while.
         for (index, listener) in self.listeners.iter_mut().flatten().enumerate() {
             let is_armed = self.armed & 1 << index != 0;
@@ -331,11 +363,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             // It would be let go a moment later.
             return;
         }
-        if self.slots.is_full()
-            && let Some(victim) = self.slots.victim()
-        {
-            self.desk.counters.evicted += 1;
-            self.slots.remove(victim);
+        if self.slots.is_full() {
+            self.evict();
         }
         let Ok(index) = self.slots.insert(peer, Queue::Idle, now) else {
             debug_assert!(false, "an eviction made no room");

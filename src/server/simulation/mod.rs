@@ -347,6 +347,7 @@ impl<'a> Episode<'a> {
             0 => world.rng.choice(codes),
             _ => None,
         };
+        world.descriptors = world.held;
         world.fault_rate = world.rng.choice([0, 0, 0, 2, 40]).unwrap();
     }
 

@@ -80,6 +80,8 @@ pub(super) struct World {
     can_arm: bool,
     /// What accept(2) fails with.
     pub(super) shortage: Option<i32>,
+    /// With EMFILE it fails if so many streams are held; with anything else, always.
+    pub(super) descriptors: usize,
     /// Out of 256 calls, so many fail in one way or other.
     pub(super) fault_rate: u8,
     /// Calls since the turn began.
@@ -107,6 +109,7 @@ impl World {
             listening: (0..listeners).map(|_| Listening::default()).collect(),
             pending: VecDeque::new(),
             shortage: None,
+            descriptors: 0,
             fault_rate: 0,
             calls: 0,
             held: 0,
@@ -262,7 +265,10 @@ impl ListenSocket for SimulatedListener {
     fn accept(&self) -> io::Result<SimulatedStream> {
         let mut world = self.world.borrow_mut();
         world.calls += 1;
-        if let Some(code) = world.shortage {
+        // Before it is looked whether anybody waits, as in the kernel.
+        if let Some(code) = world.shortage
+            && (code != libc::EMFILE || world.held >= world.descriptors)
+        {
             return Err(io::Error::from_raw_os_error(code));
         }
         if world.listening[self.index].backlog.is_empty() {
