@@ -179,17 +179,13 @@ impl<'a> Desk<'a> {
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..share.min(*filled)).unwrap_or_default();
         let responder = &self.responder;
-        let mut progress = peer.connection.receive_cached(
+        let progress = peer.connection.receive_cached(
             &context,
             &mut self.heads,
             rx,
             tx,
             &mut |request, writer| responder.respond(now, request, writer),
         );
-        if let Next::Close { lingers } = &mut progress.next {
-            // It knows of no more than it was shown.
-            *lingers |= !is_short;
-        }
         let received = *filled - progress.consumed;
         let outcome = match send(&mut self.counters, tx, peer, &progress) {
             Ok(unsent) if !unsent.is_empty() => Some(Outcome::Blocked { received, unsent }),
@@ -201,9 +197,10 @@ impl<'a> Desk<'a> {
                     Some(Outcome::Runnable { received })
                 }
                 Next::Close { .. } if was_closing => None,
+                // The connection knows of no more than it was shown.
                 Next::Close { lingers } => {
                     peer.stream.shutdown();
-                    (!lingers).then_some(Outcome::Closed)
+                    (is_short && !lingers).then_some(Outcome::Closed)
                 }
             },
         };
@@ -274,7 +271,8 @@ fn send<S: StreamSocket>(
         peer.after = match progress.next {
             // There may be whole requests left behind these answers, or not: it costs one look.
             Next::Read | Next::Write => Next::Write,
-            close => close,
+            // Nor is it known what comes while the answer waits.
+            Next::Close { .. } => Next::Close { lingers: true },
         };
     }
     Ok(sent..bytes.len())
