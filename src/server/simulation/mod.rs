@@ -45,6 +45,11 @@ const STEPS_PER_EPISODE: usize = 5_000;
 const STEPS: u64 = 200_000;
 /// Clients at once; the table holds far fewer.
 const CLIENTS_MAX: usize = 60;
+/// Of so many episodes one is a crowd: a table as they are in use, so many clients at once, and at
+/// most so many that come together.
+const CROWD_EPISODES: u64 = 32;
+const CROWD_MAX: usize = 2_000;
+const CROWD_ARRIVALS_MAX: usize = 64;
 const BASE: Token = Token(3);
 /// Reads, sends and the like that one connection may cost when it is served once: as many reads as a
 /// turn has, and a send for each.
@@ -55,12 +60,15 @@ struct Episode<'a> {
     world: Shared,
     now: Instant,
     connections: usize,
+    is_crowd: bool,
     limits: Limits,
     health: &'a Check,
     is_passing: bool,
     open: Vec<usize>,
     is_stopped: bool,
     clients: u64,
+    /// Clients at once, at most.
+    peak: usize,
     /// Answers that were read by those who came to an end.
     answers: u64,
 }
@@ -69,6 +77,7 @@ struct Episode<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Outcome {
     clients: u64,
+    peak: usize,
     answers: u64,
     evicted: u64,
     expired: u64,
@@ -79,6 +88,7 @@ struct Outcome {
 impl Outcome {
     fn add(&mut self, other: Outcome) {
         self.clients += other.clients;
+        self.peak = self.peak.max(other.peak);
         self.answers += other.answers;
         self.evicted += other.evicted;
         self.expired += other.expired;
@@ -90,7 +100,11 @@ impl Outcome {
 impl<'a> Episode<'a> {
     fn new(seed: u64, sabotage: Sabotage, responder: Responder<'a>, health: &'a Check) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let connections = rng.usize(1..12);
+        let is_crowd = seed % CROWD_EPISODES == CROWD_EPISODES - 1;
+        let connections = match is_crowd {
+            true => rng.choice([64, 256]).unwrap(),
+            false => rng.usize(1..12),
+        };
         let limits = Limits {
             request_head_bytes: rng.choice([512, 700, 8192]).unwrap(),
             body_drain_bytes: rng.u64(..2000),
@@ -121,12 +135,14 @@ impl<'a> Episode<'a> {
             world,
             now: Instant::from_millis(now),
             connections,
+            is_crowd,
             limits,
             health,
             is_passing: true,
             open: Vec::new(),
             is_stopped: false,
             clients: 0,
+            peak: 0,
             answers: 0,
         }
     }
@@ -144,6 +160,7 @@ impl<'a> Episode<'a> {
         let counters = self.table.counters();
         Outcome {
             clients: self.clients,
+            peak: self.peak,
             answers: self.answers,
             evicted: counters.evicted,
             expired: counters.expired,
@@ -156,7 +173,7 @@ impl<'a> Episode<'a> {
         let choice = self.world.borrow_mut().rng.u8(..);
         match choice {
             0..100 => self.let_somebody_act(),
-            100..140 => self.connect(),
+            100..140 => self.arrive(),
             140..225 => self.turn(),
             225..240 => self.pass_time(),
             240..248 => self.change_health(),
@@ -164,10 +181,23 @@ impl<'a> Episode<'a> {
         }
     }
 
-    fn connect(&mut self) {
-        if self.open.len() >= CLIENTS_MAX || self.is_stopped {
-            return;
+    fn arrive(&mut self) {
+        let (clients_max, count) = match self.is_crowd {
+            true => {
+                let count = self.world.borrow_mut().rng.usize(1..=CROWD_ARRIVALS_MAX);
+                (CROWD_MAX, count)
+            }
+            false => (CLIENTS_MAX, 1),
+        };
+        for _ in 0..count {
+            if self.open.len() < clients_max {
+                self.connect();
+            }
         }
+        self.peak = self.peak.max(self.open.len());
+    }
+
+    fn connect(&mut self) {
         self.clients += 1;
         let mut world = self.world.borrow_mut();
         let client = Client::new(&mut world.rng);
@@ -240,6 +270,7 @@ impl<'a> Episode<'a> {
 
     /// What a loop does when its poll returns.
     fn turn(&mut self) {
+        let is_well = self.world.borrow().is_well() && !self.table.is_paused();
         let accepted_before = self.world.borrow().accepted;
         let runnable = self.table.runnable_count();
         self.note_health();
@@ -255,6 +286,9 @@ impl<'a> Episode<'a> {
                 .handle(&(), event.token, event.is_read_closed, self.now);
         }
         self.table.turn(&(), self.now);
+        if is_well && !self.is_stopped {
+            self.world.borrow_mut().wait_a_turn();
+        }
         let world = self.world.borrow();
         let accepted = (world.accepted - accepted_before) as usize;
         let served = events.len() + runnable + accepted + self.connections;
@@ -311,7 +345,9 @@ impl<'a> Episode<'a> {
             let socket = &world.sockets[*id];
             let client = &socket.client;
             let is_honest = matches!(client.manner, Manner::Probe | Manner::HalfClosed);
-            if is_honest && socket.server_closed && !(socket.is_spoilt || socket.is_delayed) {
+            // All that it had to say was there when it was accepted.
+            let is_due = socket.is_accepted || socket.server_closed;
+            if is_honest && is_due && !(socket.is_spoilt || socket.is_delayed) {
                 assert!(
                     client.has_all(),
                     "{id}: a probe is not answered: {client:?}"
@@ -358,7 +394,8 @@ impl<'a> Episode<'a> {
             world.shortage = None;
             world.fault_rate = 0;
         }
-        for _ in 0..200 {
+        // One is accepted a turn, at least.
+        for _ in 0..200 + self.open.len() {
             for id in self.open.clone() {
                 let mut world = self.world.borrow_mut();
                 world.drain(id, usize::MAX);
@@ -473,6 +510,9 @@ fn simulation() {
     ] {
         assert!(count >= episodes, "only {count} {what}");
     }
+    if episodes >= CROWD_EPISODES {
+        assert!(sum.peak > CROWD_MAX / 2, "no crowd: {}", sum.peak);
+    }
 }
 
 fn finds(sabotage: Sabotage) {
@@ -485,6 +525,12 @@ fn finds(sabotage: Sabotage) {
 #[should_panic(expected = "will never be read")]
 fn simulation_finds_lost_events() {
     finds(Sabotage::LoseEvents);
+}
+
+#[test]
+#[should_panic(expected = "waits longer than its place in line")]
+fn simulation_finds_who_waits_too_long() {
+    finds(Sabotage::HideArrivals);
 }
 
 #[test]

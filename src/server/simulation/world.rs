@@ -23,6 +23,8 @@ pub(super) enum Sabotage {
     None,
     /// A stream that becomes readable is not always reported.
     LoseEvents,
+    /// Of those who wait to be accepted one is told of late.
+    HideArrivals,
     /// The FIN does not release what was held back for it.
     LoseAnswers,
     /// A wrong health is answered once in a while.
@@ -50,6 +52,10 @@ pub(super) struct Socket {
     pub(super) is_spoilt: bool,
     /// A read or send was cut short here, so that it was in the table and could be evicted.
     pub(super) is_delayed: bool,
+    pub(super) is_accepted: bool,
+    /// Those who waited at its listener when it came, and turns of a well server that it has waited.
+    ahead: usize,
+    turns: usize,
     pub(super) client: Client,
 }
 
@@ -137,10 +143,14 @@ impl World {
             pending: None,
             is_spoilt: false,
             is_delayed: false,
+            is_accepted: false,
+            ahead: 0,
+            turns: 0,
             client,
         });
         let at = self.rng.usize(..self.listening.len());
         let listening = &mut self.listening[at];
+        self.sockets[id].ahead = listening.backlog.len();
         if listening.is_closed {
             // Refused.
             self.sockets[id].server_closed = true;
@@ -238,6 +248,23 @@ impl World {
             .any(|listening| !listening.is_closed && !listening.backlog.is_empty())
     }
 
+    /// Whether nothing is refused to the server.
+    pub(super) fn is_well(&self) -> bool {
+        self.shortage.is_none() && self.fault_rate == 0
+    }
+
+    /// A turn of a server that is well is over, and has taken at least one who waited at each of its
+    /// listeners: nobody waits for more turns than there were clients ahead of it.
+    pub(super) fn wait_a_turn(&mut self) {
+        for listening in &self.listening {
+            for id in &listening.backlog {
+                let Socket { ahead, turns, .. } = &mut self.sockets[*id];
+                *turns += 1;
+                assert!(turns <= ahead, "{id} waits longer than its place in line");
+            }
+        }
+    }
+
     fn is_faulty(&mut self) -> bool {
         self.rng.u8(..) < self.fault_rate
     }
@@ -271,7 +298,10 @@ impl ListenSocket for SimulatedListener {
         {
             return Err(io::Error::from_raw_os_error(code));
         }
-        if world.listening[self.index].backlog.is_empty() {
+        let is_hidden = world.sabotage == Sabotage::HideArrivals
+            && world.listening[self.index].is_level
+            && world.rng.u8(..) < 64;
+        if is_hidden || world.listening[self.index].backlog.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         if world.is_faulty() {
@@ -291,6 +321,7 @@ impl ListenSocket for SimulatedListener {
         };
         world.held += 1;
         world.accepted += 1;
+        world.sockets[id].is_accepted = true;
         Ok(SimulatedStream {
             world: self.world.clone(),
             id,
