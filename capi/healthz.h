@@ -76,7 +76,7 @@ struct healthz_options {
 
 // What a door has seen since it was started. All but `open` only ever grow.
 struct healthz_counters {
-  // Connections accepted.
+  // Connections accepted, foreign ones apart.
   uint64_t accepted;
   // Requests answered, refused ones included.
   uint64_t answered;
@@ -88,6 +88,10 @@ struct healthz_counters {
   uint64_t expired;
   // Connections that ended in an error of the socket, such as a reset by the peer.
   uint64_t failed;
+  // Connections that were gone when they were to be accepted.
+  uint64_t aborted;
+  // Connections from other machines to a loopback address, closed unread.
+  uint64_t foreign;
   // Spells in which accepting was paused because the system was short of something.
   uint64_t accept_pauses;
   // Connections in the table now.

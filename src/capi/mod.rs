@@ -88,7 +88,7 @@ pub struct HealthzOptions {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HealthzCounters {
-    /// Connections accepted.
+    /// Connections accepted, foreign ones apart.
     pub accepted: u64,
     /// Requests answered, refused ones included.
     pub answered: u64,
@@ -100,6 +100,10 @@ pub struct HealthzCounters {
     pub expired: u64,
     /// Connections that ended in an error of the socket, such as a reset by the peer.
     pub failed: u64,
+    /// Connections that were gone when they were to be accepted.
+    pub aborted: u64,
+    /// Connections from other machines to a loopback address, closed unread.
+    pub foreign: u64,
     /// Spells in which accepting was paused because the system was short of something.
     pub accept_pauses: u64,
     /// Connections in the table now.
@@ -396,6 +400,8 @@ pub unsafe extern "C" fn healthz_counters(
                 evicted: seen.evicted,
                 expired: seen.expired,
                 failed: seen.failed,
+                aborted: seen.aborted,
+                foreign: seen.foreign,
                 accept_pauses: seen.accept_pauses,
                 open: seen.open,
             };

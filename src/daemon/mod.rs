@@ -227,6 +227,8 @@ fn summary(counters: &Counters) -> String {
         (counters.evicted, "evicted"),
         (counters.expired, "expired"),
         (counters.failed, "failed"),
+        (counters.aborted, "aborted"),
+        (counters.foreign, "foreign"),
         (counters.accept_pauses, "shortages"),
     ] {
         if count > 0 {
@@ -381,9 +383,11 @@ mod tests {
         assert_eq!(summary(&counters), "2 requests answered on 1 connections");
         counters.failed = 3;
         counters.accept_pauses = 4;
+        counters.aborted = 5;
+        counters.foreign = 6;
         assert_eq!(
             summary(&counters),
-            "2 requests answered on 1 connections, 3 failed, 4 shortages"
+            "2 requests answered on 1 connections, 3 failed, 5 aborted, 6 foreign, 4 shortages"
         );
     }
 

@@ -13,7 +13,7 @@ use mio::net::{TcpListener, UnixListener};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::address::Address;
-use super::socket::{File, FileId, Listener};
+use super::socket::{File, FileId, Listener, Peers, is_loopback};
 use crate::limits::LISTENERS_MAX;
 
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
@@ -140,7 +140,8 @@ pub struct Bound {
 /// Unix socket files that were made here.
 ///
 /// Only loopback and Unix sockets are taken unless [`allow_remote`](Listeners::allow_remote) was
-/// called before: the door has no authentication.
+/// called before: the door has no authentication. What comes to a loopback address from elsewhere all
+/// the same, where the kernel is told to let it (`net.ipv4.conf.*.route_localnet`), is closed unread.
 #[derive(Debug, Default)]
 pub struct Listeners {
     /// From the front; on no heap, because an embedder may have none to give.
@@ -154,7 +155,8 @@ impl Listeners {
         Listeners::default()
     }
 
-    /// Whether addresses that other machines can reach are taken from now on.
+    /// Whether addresses that other machines can reach, and connections from there, are taken from now
+    /// on.
     #[must_use]
     pub fn allow_remote(mut self, allows_remote: bool) -> Self {
         self.allows_remote = allows_remote;
@@ -207,7 +209,7 @@ impl Listeners {
         let listener = if let Some(address) = local.as_socket() {
             self.check_tcp(address)?;
             socket.set_nonblocking(true).map_err(unusable)?;
-            Listener::Tcp(TcpListener::from_std(socket.into()), address)
+            Listener::Tcp(TcpListener::from_std(socket.into()), address, self.peers())
         } else if local.is_unix() {
             let path = local.as_pathname().map(Path::to_path_buf);
             let path = path.unwrap_or_default();
@@ -282,7 +284,7 @@ impl Listeners {
         self.check_tcp(address)?;
         let (listener, local) =
             listen_tcp(address).map_err(|source| BindError::io(Address::Tcp(address), source))?;
-        self.push(Listener::Tcp(listener, local));
+        self.push(Listener::Tcp(listener, local, self.peers()));
         Ok(local)
     }
 
@@ -302,13 +304,20 @@ impl Listeners {
     }
 
     fn check_tcp(&self, address: SocketAddr) -> Result<(), BindError> {
-        if !self.allows_remote && !address.ip().to_canonical().is_loopback() {
+        if !self.allows_remote && !is_loopback(address) {
             return Err(BindError::new(
                 Address::Tcp(address),
                 BindErrorKind::NotLoopback,
             ));
         }
         self.check_count(&Address::Tcp(address))
+    }
+
+    fn peers(&self) -> Peers {
+        match self.allows_remote {
+            true => Peers::Any,
+            false => Peers::Loopback,
+        }
     }
 
     fn check_count(&self, address: &Address) -> Result<(), BindError> {

@@ -126,7 +126,7 @@ impl Config {
 /// What a server has seen since it was made. All but `open` only ever grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Connections accepted.
+    /// Connections accepted, foreign ones apart.
     pub accepted: u64,
     /// Requests answered, refused ones included.
     pub answered: u64,
@@ -138,6 +138,12 @@ pub struct Counters {
     pub expired: u64,
     /// Connections that ended in an error of the socket, such as a reset by the peer.
     pub failed: u64,
+    /// Connections that were gone when they were to be accepted: the peer had reset them, a firewall
+    /// refused them, or the network failed (accept(2)).
+    pub aborted: u64,
+    /// Connections from other machines to a loopback address, closed unread; see
+    /// [`Listeners::allow_remote`].
+    pub foreign: u64,
     /// Spells in which accepting was paused because the system was short of something.
     pub accept_pauses: u64,
     /// Connections in the table.

@@ -78,10 +78,19 @@ impl FileId {
     }
 }
 
+/// Whose connections a TCP socket takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peers {
+    /// This machine's. That its address is loopback is not enough: with `net.ipv4.conf.*.route_localnet`,
+    /// which kube-proxy sets, a neighbour on the network can send to 127.0.0.1 (CVE-2020-8558).
+    Loopback,
+    Any,
+}
+
 /// One listening socket.
 #[derive(Debug)]
 pub(super) enum Listener {
-    Tcp(TcpListener, SocketAddr),
+    Tcp(TcpListener, SocketAddr, Peers),
     Unix(UnixListener, PathBuf, File),
 }
 
@@ -89,7 +98,7 @@ impl Listener {
     /// Where it listens, with the port that the system chose.
     pub(super) fn address(&self) -> Address {
         match self {
-            Listener::Tcp(_, address) => Address::Tcp(*address),
+            Listener::Tcp(_, address, _) => Address::Tcp(*address),
             Listener::Unix(_, path, _) => Address::Unix(path.clone()),
         }
     }
@@ -100,7 +109,10 @@ impl ListenSocket for Listener {
 
     fn accept(&self) -> io::Result<Stream> {
         match self {
-            Listener::Tcp(listener, _) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Listener::Tcp(listener, _, peers) => match (listener.accept()?, peers) {
+                ((_, peer), Peers::Loopback) if !is_loopback(peer) => Err(foreign()),
+                ((stream, _), _) => Ok(Stream::Tcp(stream)),
+            },
             Listener::Unix(listener, _, _) => {
                 listener.accept().map(|(stream, _)| Stream::Unix(stream))
             }
@@ -109,7 +121,7 @@ impl ListenSocket for Listener {
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
-            Listener::Tcp(listener, _) => registry.register(listener, token, Interest::READABLE),
+            Listener::Tcp(listener, ..) => registry.register(listener, token, Interest::READABLE),
             Listener::Unix(listener, _, _) => {
                 registry.register(listener, token, Interest::READABLE)
             }
@@ -119,7 +131,7 @@ impl ListenSocket for Listener {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn arm(&self, registry: &Registry, token: Token) -> bool {
         let result = match self {
-            Listener::Tcp(listener, _) => {
+            Listener::Tcp(listener, ..) => {
                 super::sys::set_level_triggered(registry, listener, token)
             }
             Listener::Unix(listener, _, _) => {
@@ -136,7 +148,7 @@ impl ListenSocket for Listener {
 
     fn disarm(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
-            Listener::Tcp(listener, _) => registry.reregister(listener, token, Interest::READABLE),
+            Listener::Tcp(listener, ..) => registry.reregister(listener, token, Interest::READABLE),
             Listener::Unix(listener, _, _) => {
                 registry.reregister(listener, token, Interest::READABLE)
             }
@@ -145,7 +157,7 @@ impl ListenSocket for Listener {
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         match self {
-            Listener::Tcp(listener, _) => registry.deregister(listener),
+            Listener::Tcp(listener, ..) => registry.deregister(listener),
             Listener::Unix(listener, _, _) => registry.deregister(listener),
         }
     }
@@ -164,13 +176,27 @@ impl Drop for Listener {
     }
 }
 
+/// Whether it is an address that only this machine has.
+pub(super) fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// The error for a peer that is none of ours. No system call says it, because it has no number.
+fn foreign() -> io::Error {
+    io::ErrorKind::PermissionDenied.into()
+}
+
 /// What to do about an error of accept(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AcceptError {
     /// There is no connection to accept.
     Empty,
-    /// This one is gone, or was interrupted; the next may be fine.
-    Next,
+    /// A signal came; nothing has happened.
+    Interrupted,
+    /// This one is gone; the next may be fine.
+    Gone,
+    /// This one came from another machine to a loopback address, and was closed.
+    Foreign,
     /// The system is short of something; accepting has to wait while connections end.
     Pause,
 }
@@ -179,8 +205,10 @@ impl AcceptError {
     pub(super) fn of(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::WouldBlock => return AcceptError::Empty,
-            io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {
-                return AcceptError::Next;
+            io::ErrorKind::Interrupted => return AcceptError::Interrupted,
+            io::ErrorKind::ConnectionAborted => return AcceptError::Gone,
+            io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => {
+                return AcceptError::Foreign;
             }
             _ => {}
         }
@@ -196,7 +224,7 @@ impl AcceptError {
                 | libc::ENETUNREACH
                 | libc::EOPNOTSUPP
                 | libc::EPERM,
-            ) => AcceptError::Next,
+            ) => AcceptError::Gone,
             // EMFILE, ENFILE, ENOBUFS, ENOMEM; and what is not known is no reason to spin either.
             _ => AcceptError::Pause,
         }
@@ -301,17 +329,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accept_errors_are_sorted_into_next_and_pause() {
+    fn accept_errors_are_sorted_by_what_is_to_be_done() {
         let of = |code| AcceptError::of(&io::Error::from_raw_os_error(code));
         assert_eq!(of(libc::EAGAIN), AcceptError::Empty);
+        assert_eq!(of(libc::EINTR), AcceptError::Interrupted);
+        assert_eq!(AcceptError::of(&foreign()), AcceptError::Foreign);
         for code in [
-            libc::EINTR,
             libc::ECONNABORTED,
             libc::EPROTO,
             libc::EPERM,
             libc::ENETDOWN,
         ] {
-            assert_eq!(of(code), AcceptError::Next);
+            assert_eq!(of(code), AcceptError::Gone);
         }
         for code in [
             libc::EMFILE,

@@ -54,6 +54,7 @@ pub(super) struct Table<'a, L: ListenSocket> {
     has_made_room: bool,
     /// The same of a connection that could not be registered.
     is_unwatched: bool,
+    has_told_foreign: bool,
     stops_at: Option<Instant>,
 }
 
@@ -76,6 +77,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             is_short: false,
             has_made_room: false,
             is_unwatched: false,
+            has_told_foreign: false,
             stops_at: None,
         }
     }
@@ -259,7 +261,9 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                         self.acceptable &= !bit;
                         return;
                     }
-                    AcceptError::Next => {}
+                    AcceptError::Interrupted => {}
+                    AcceptError::Gone => self.desk.counters.aborted += 1,
+                    AcceptError::Foreign => self.tell_foreign(),
                     AcceptError::Pause if self.makes_room(&error) => {}
                     AcceptError::Pause => return self.pause_accepting(registry, &error, now),
                 },
@@ -342,6 +346,16 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             log::warn!(
                 "cannot register connections with epoll (error {}); those that have to be waited for are closed",
                 error.raw_os_error().unwrap_or_default()
+            );
+        }
+    }
+
+    /// Once is enough: who can send us one can send many.
+    fn tell_foreign(&mut self) {
+        self.desk.counters.foreign += 1;
+        if !core::mem::replace(&mut self.has_told_foreign, true) {
+            log::warn!(
+                "a connection from another machine came to a loopback address and was closed; net.ipv4.conf.*.route_localnet lets it through"
             );
         }
     }
