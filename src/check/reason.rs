@@ -28,6 +28,7 @@ const WORDS: usize = (1 + REASON_BYTES_MAX).div_ceil(8);
 const WORDS: usize = 2;
 
 /// Bytes of text that fit in a slot.
+#[cfg(not(loom))]
 pub(crate) const TEXT_BYTES_MAX: usize = WORDS * 8 - 1;
 #[cfg(not(loom))]
 const _: () = assert!(TEXT_BYTES_MAX == REASON_BYTES_MAX);
@@ -242,15 +243,9 @@ mod loom_tests {
     /// Each text spans both words, so a torn one is none of these.
     const TEXTS: [&str; 3] = ["aaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbb", "ccccccccccccccc"];
 
-    fn bounded(test: impl Fn() + Sync + Send + 'static) {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(test);
-    }
-
     #[test]
     fn loom_no_torn_reason_is_read_while_it_is_replaced_twice() {
-        bounded(|| {
+        loom::model(|| {
             let reason = Arc::new(Reason::new());
             reason.replace(TEXTS[0]).unwrap();
             let writer = thread::spawn({
@@ -270,7 +265,7 @@ mod loom_tests {
 
     #[test]
     fn loom_two_writers_leave_one_whole_text_and_the_loser_knows() {
-        bounded(|| {
+        loom::model(|| {
             let reason = Arc::new(Reason::new());
             let writer = thread::spawn({
                 let reason = reason.clone();
