@@ -138,8 +138,9 @@ pub const ROWS: &[Row] = &[
         "RFC 9110 10.1.1",
         Closes,
         |head| {
-            let has_body =
-                head.all("content-length") != ["0"] || !head.all("transfer-encoding").is_empty();
+            let lengths = head.all("content-length");
+            let has_body = (!lengths.is_empty() && lengths != ["0"])
+                || !head.all("transfer-encoding").is_empty();
             !head.all("expect").is_empty() && has_body
         },
     ),

@@ -6,6 +6,7 @@
 mod daemon {
     mod duration;
     pub mod fuzz;
+    mod holder;
     mod notify;
     mod options;
 }

@@ -4,19 +4,23 @@
 //! target compiles this file and its neighbours into itself: a program is no crate to depend on.
 
 use std::ffi::{OsStr, OsString};
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use healthz::server::{Address, ListenFds};
 use healthz::{Check, Endpoint, Responder};
 
 use super::duration::{self, Shown};
+use super::holder;
 use super::notify;
 use super::options::{self, Command, Options};
 
 /// - A command line is taken or refused. What is taken means the same when it is written out; what is
 ///   refused is said in one line that names the argument.
 /// - The same for durations, addresses, `LISTEN_FDS` and its like, and `WATCHDOG_USEC`.
+/// - A line of /proc/net is that of a listening socket or not; what is read of one is what it says.
 pub fn options(data: &[u8]) {
     // As the kernel hands them over: no argument and no variable has a NUL.
     let texts: Vec<&OsStr> = data
@@ -27,10 +31,12 @@ pub fn options(data: &[u8]) {
     let of = |at: usize| texts.get(at).copied();
     listen_fds(of(0), of(1), of(2));
     watchdog(of(0));
+    unix_line(texts[0], of(1).unwrap_or_default());
     let _ = notify::connect(texts[0]);
     for text in texts.iter().filter_map(|text| text.to_str()) {
         time(text);
         address(text);
+        tcp_line(text);
     }
 }
 
@@ -44,6 +50,14 @@ fn command_line(args: &[&OsStr]) {
                 panic!("{written:?} is refused");
             };
             assert_eq!(format!("{again:?}"), format!("{read:?}"), "{written:?}");
+            let limits = &read.config.limits;
+            assert!((1..=65_535).contains(&read.config.connections));
+            assert!((512..=65_535).contains(&limits.request_head_bytes));
+            assert!(
+                read.oom_score_adj
+                    .is_none_or(|n| (-1000..=1000).contains(&n))
+            );
+            assert!(read.listen.len() <= 16);
             let (ping, ready) = (Check::ping(), Check::gate("ready"));
             let checks = [&ping, &ready];
             let responder = [Endpoint::new("/healthz", &checks)];
@@ -224,6 +238,46 @@ fn address(text: &str) {
         let shown = address.to_string();
         assert_eq!(shown.parse(), Ok(address), "{text:?} is shown as {shown:?}");
     }
+}
+
+/// As the kernel writes it (net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c).
+fn tcp_line(text: &str) {
+    let Some((address, inode)) = holder::tcp_listener(text) else {
+        return;
+    };
+    let words: Vec<u8> = match address.ip() {
+        IpAddr::V4(ip) => ip.octets().into(),
+        IpAddr::V6(ip) => ip.octets().into(),
+    };
+    let ip: String = words
+        .chunks_exact(4)
+        .map(|word| format!("{:08X}", u32::from_ne_bytes(word.try_into().unwrap())))
+        .collect();
+    let port = address.port();
+    let line = format!("   1: {ip}:{port:04X} 0:0 0A 0:0 00:0 0     0        0 {inode} 1 0");
+    assert_eq!(holder::tcp_listener(&line), Some((address, inode)));
+    assert!(!inode.is_empty() && text.contains(inode));
+}
+
+/// As the kernel writes it (net/unix/af_unix.c): whatever the path, a line that says it is found.
+fn unix_line(line: &OsStr, path: &OsStr) {
+    let path = Path::new(path);
+    if let Some(inode) = holder::unix_listener(line.as_bytes(), path) {
+        assert!(line.to_string_lossy().contains(&inode));
+    }
+    for suffix in ["", ".4711"] {
+        let mut says = OsString::from("ffff888000000000: 00000002 00000000 00010000 0001 01 17 ");
+        says.push(path);
+        says.push(suffix);
+        let inode = holder::unix_listener(says.as_bytes(), path);
+        assert_eq!(inode.as_deref(), Some("17"), "{path:?}");
+    }
+    let connected = [
+        b"0: 00000003 00000000 00000000 0001 03 17 ",
+        path.as_os_str().as_bytes(),
+    ]
+    .concat();
+    assert_eq!(holder::unix_listener(&connected, path), None);
 }
 
 #[cfg(test)]

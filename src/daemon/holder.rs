@@ -59,7 +59,7 @@ fn is_in_the_way(held: SocketAddr, wanted: SocketAddr) -> bool {
 }
 
 /// The address and inode in a line of /proc/net/tcp or tcp6, if it is of a listening socket.
-fn tcp_listener(line: &str) -> Option<(SocketAddr, &str)> {
+pub(super) fn tcp_listener(line: &str) -> Option<(SocketAddr, &str)> {
     const LISTEN: &str = "0A";
     let mut fields = line.split_ascii_whitespace();
     let local = fields.nth(1)?;
@@ -91,7 +91,7 @@ fn ip_from_hex(text: &str) -> Option<IpAddr> {
 }
 
 /// The inode in a line of /proc/net/unix, if it is of a socket that listens at `path`.
-fn unix_listener(line: &[u8], path: &Path) -> Option<String> {
+pub(super) fn unix_listener(line: &[u8], path: &Path) -> Option<String> {
     const ACCEPTS: &[u8] = b"00010000";
     let path = path.as_os_str().as_bytes();
     // Another healthz has bound another name first: `Listeners::bind`.
