@@ -57,7 +57,6 @@ fn command_line(args: &[&OsStr]) {
                 read.oom_score_adj
                     .is_none_or(|n| (-1000..=1000).contains(&n))
             );
-            assert!(read.listen.len() <= 16);
             let (ping, ready) = (Check::ping(), Check::gate("ready"));
             let checks = [&ping, &ready];
             let responder = [Endpoint::new("/healthz", &checks)];
