@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <healthz.h>
@@ -370,6 +371,39 @@ static void checks_are_told_things_from_threads_and_handlers(void)
 	healthz_destroy(door);
 }
 
+// A host that is no Rust program has SIGPIPE as the system gives it, and would be ended by it.
+static void a_peer_that_has_left_is_no_signal(void)
+{
+	void (*before)(int) = signal(SIGPIPE, SIG_DFL);
+	char directory[] = "/tmp/healthz-test-XXXXXX";
+	CHECK(mkdtemp(directory) != NULL);
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	snprintf(address.sun_path, sizeof address.sun_path, "%s/socket", directory);
+	char listen[128];
+	snprintf(listen, sizeof listen, "unix:%s", address.sun_path);
+	struct healthz *door = made(NULL);
+	CHECK(healthz_add_ping(door) == HEALTHZ_OK);
+	CHECK(healthz_listen(door, listen) == HEALTHZ_OK);
+	CHECK(healthz_listen(door, "127.0.0.1:0") == HEALTHZ_OK);
+	CHECK(healthz_start(door) == HEALTHZ_OK);
+	for (int turn = 0; turn < 20; turn++) {
+		static const char request[] = "GET /healthz HTTP/1.0\r\n\r\n";
+		int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+		CHECK(connect(fd, (struct sockaddr *)&address, sizeof address) == 0);
+		CHECK(send(fd, request, sizeof request - 1, 0) == sizeof request - 1);
+		// It has asked, and is not there any more for the answer: send(2) gives EPIPE.
+		close(fd);
+		CHECK(healthz_turn(door, 1000, NULL) == HEALTHZ_OK);
+	}
+	struct healthz_counters counters;
+	CHECK(healthz_counters(door, &counters) == HEALTHZ_OK);
+	CHECK(counters.failed == 20);
+	ANSWERS(door, "/healthz", "\r\n\r\nok");
+	healthz_destroy(door);
+	CHECK(rmdir(directory) == 0);
+	signal(SIGPIPE, before);
+}
+
 int main(void)
 {
 	a_door_tells_what_its_checks_say();
@@ -379,6 +413,7 @@ int main(void)
 	mistakes_are_told_in_words();
 	a_socket_of_somebody_elses_is_served();
 	checks_are_told_things_from_threads_and_handlers();
+	a_peer_that_has_left_is_no_signal();
 	printf(failures ? "%d failures\n" : "all was well\n", failures);
 	return failures ? 1 : 0;
 }
