@@ -4,8 +4,8 @@
 The init must not fall, and its door must answer, while things happen around it that tests on a desk
 cannot have: PID 1's own signals and orphans, cgroups that deny memory and processes, a power-off. What
 happens inside is tests/vm/guest.sh, which says so line by line; this script builds the machine, boots it
-twice (the second time without IPv6, with a word that is for nobody on the kernel's command line, and
-shorter) and checks what was said.
+three times (the second time without IPv6, with a word that is for nobody on the kernel's command line, and
+shorter; the third time the machine is suspended to RAM under the daemon) and checks what was said.
 
 Fails on a panic, a line that says FAIL, an expected line that does not come, and a boot that takes too
 long. A kernel panic ends qemu with code 0, like a power-off: only the console tells them apart.
@@ -97,6 +97,21 @@ BOOTS = {
             "reboot: Restarting system",
         ],
     ),
+    "suspended": (
+        "vm=suspend no_console_suspend",
+        [
+            *BOOTED[:-1],
+            "vm: ok so it does on [::1]",
+            BOOTED[-1],
+            "vm: ok the daemon says ok",
+            "vm: ok the machine was suspended",
+            "vm: ok a loop that stood still with the machine is not late",
+            "vm: ok nor is PID 1's door",
+            "vm: ok a connection that was idle meanwhile is still there",
+            *STOPPED,
+            "reboot: Power down",
+        ],
+    ),
 }
 
 
@@ -115,12 +130,13 @@ def main():
         kernel = arguments.kernel or find_in_package(work, "kernel", arguments.install)
         busybox = arguments.busybox or find_in_package(work, "busybox", arguments.install)
         init = arguments.init or build()
+        daemon = arguments.daemon or build_daemon()
     except Missing as missing:
         print(f"skip: {missing}")
         return 2 if arguments.require else 0
     initrd = work / "initrd.gz"
-    initrd.write_bytes(gzip.compress(archive(files(init, busybox)), 6))
-    size = sum(len(content) for _, _, content in files(init, busybox))
+    initrd.write_bytes(gzip.compress(archive(files(init, daemon, busybox)), 6))
+    size = sum(len(content) for _, _, content in files(init, daemon, busybox))
     print(f"init {init.stat().st_size >> 10} KiB, {size >> 10} KiB of files in all")
 
     failed = []
@@ -148,6 +164,7 @@ def parse():
     parser.add_argument("--install", action="store_true", help="get what is missing with apt-get (as root)")
     parser.add_argument("--require", action="store_true", help="exit with 2 instead of skipping")
     parser.add_argument("--init", type=Path, help="a static binary instead of examples/init.rs")
+    parser.add_argument("--daemon", type=Path, help="a static binary instead of that of `cargo static`")
     parser.add_argument("--kernel", type=Path, help="a bzImage with devtmpfs, cgroups and a serial console")
     parser.add_argument("--busybox", type=Path, help="a static busybox")
     parser.add_argument("--append", default="", help="more for the kernel's command line")
@@ -232,10 +249,16 @@ def build():
     return ROOT / target / TARGET / "release/examples/init"
 
 
+def build_daemon():
+    subprocess.run(["cargo", "static", "--quiet"], cwd=ROOT, check=True, timeout=BUILD_SECONDS_MAX)
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    return ROOT / target / TARGET / "release/healthz"
+
+
 DIRECTORY, SYMLINK, PROGRAM, PLAIN = 0o040755, 0o120777, 0o100755, 0o100644
 
 
-def files(init, busybox):
+def files(init, daemon, busybox):
     """(path, mode, content) of everything in the initramfs. What the init mounts on is its affair."""
     commands = "awk cat echo grep httpd kill ls mkdir mount nc pidof printf sed sh sleep timeout tr unshare wc wget"
     return [
@@ -246,6 +269,7 @@ def files(init, busybox):
         ("etc/init.list", PLAIN, (GUEST / "init.list").read_bytes()),
         ("guest.sh", PROGRAM, (GUEST / "guest.sh").read_bytes()),
         ("half.sh", PROGRAM, (GUEST / "half.sh").read_bytes()),
+        ("healthz", PROGRAM, daemon.read_bytes()),
         ("init", PROGRAM, init.read_bytes()),
     ]
 

@@ -90,6 +90,30 @@ if grep -q vm=short /proc/cmdline; then
     while :; do sleep 1; done
 fi
 
+# The machine sleeps for longer than the daemon's loop may stand still and than connections may be idle,
+# and their clock sleeps with it.
+if grep -q vm=suspend /proc/cmdline; then
+    PORT=10250
+    /healthz --listen $HOST:$PORT --sync-period 1s --sync-limit 3s --idle-timeout 5s &
+    eventually "the daemon says ok" ok probe /healthz
+    request='GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n'
+    { printf "$request"; sleep 3; printf "$request"; sleep 1; } | nc $HOST $PORT >/kept &
+    kept=$!
+    sleep 1
+    before=$(uptime)
+    echo +9 >/sys/class/rtc/rtc0/wakealarm
+    echo mem >/sys/power/state
+    slept=$(echo "$before $(uptime)" | awk '{ print ($2 - $1 > 6) ? "yes" : "no, " $2 - $1 " s" }')
+    check "the machine was suspended" yes "$slept"
+    check "a loop that stood still with the machine is not late" ok "$(probe /healthz/syncloop)"
+    PORT=10248
+    check "nor is PID 1's door" ok "$(probe /healthz)"
+    wait $kept
+    check "a connection that was idle meanwhile is still there" 2 "$(grep -c 'HTTP/1.1 200 OK' /kept)"
+    kill -TERM 1
+    while :; do sleep 1; done
+fi
+
 # A container with every right: PID 1 of its own processes, on file systems that are the machine's.
 unshare -p -f -m /init /no/list 127.0.0.1:10249 &
 container=$!
