@@ -113,9 +113,7 @@ impl ListenSocket for Listener {
                 ((_, peer), Peers::Loopback) if !is_loopback(peer) => Err(foreign()),
                 ((stream, _), _) => Ok(Stream::Tcp(stream)),
             },
-            Listener::Unix(listener, _, _) => {
-                listener.accept().map(|(stream, _)| Stream::Unix(stream))
-            }
+            Listener::Unix(listener, ..) => accept_unix(listener).map(Stream::Unix),
         }
     }
 
@@ -186,6 +184,12 @@ fn foreign() -> io::Error {
     io::ErrorKind::PermissionDenied.into()
 }
 
+/// Only Linux has a machine that is not on the network.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const ENONET: i32 = libc::ENONET;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const ENONET: i32 = libc::ENETDOWN;
+
 /// What to do about an error of accept(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AcceptError {
@@ -219,6 +223,7 @@ impl AcceptError {
                 libc::EPROTO
                 | libc::ENOPROTOOPT
                 | libc::ENETDOWN
+                | ENONET
                 | libc::EHOSTDOWN
                 | libc::EHOSTUNREACH
                 | libc::ENETUNREACH
@@ -310,6 +315,20 @@ impl StreamSocket for Stream {
             Stream::Unix(stream) => registry.reregister(stream, token, both),
         }
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn accept_unix(listener: &UnixListener) -> io::Result<UnixStream> {
+    let stream = super::sys::accept_unix(listener)?;
+    Ok(UnixStream::from_std(stream.into()))
+}
+
+/// socket2 looks at no path either.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn accept_unix(listener: &UnixListener) -> io::Result<UnixStream> {
+    let (stream, _) = socket2::SockRef::from(listener).accept()?;
+    stream.set_nonblocking(true)?;
+    Ok(UnixStream::from_std(stream.into()))
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -1,5 +1,6 @@
-//! What mio, socket2 and std do not wrap. Two calls to the kernel, which only save work: if one is
-//! refused, the server goes on without. And the way from a number to a descriptor, for who inherits one.
+//! What mio, socket2 and std do not wrap, or not well. Two calls to the kernel, which only save work: if
+//! one is refused, the server goes on without. One that asks no more than is needed, accept(2). And the
+//! way from a number to a descriptor, for who inherits one.
 //!
 //! With the C API, all of the library that may hold `unsafe`.
 #![allow(unsafe_code)]
@@ -86,10 +87,73 @@ pub(super) fn set_level_triggered(
     check(result)
 }
 
+/// Accepts a connection of a Unix socket without asking who it is, close-on-exec and non-blocking.
+///
+/// mio's own accept(2) asks, and panics if the peer has bound itself to a path that fills its address
+/// (108 bytes): the kernel then tells one byte more than the address has (unix(7), "Pathname sockets").
+/// So anybody who may connect could end us. socket2's takes a call more, and one that the daemon's
+/// filter has no need of otherwise.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn accept_unix(listener: &impl AsFd) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let listener = listener.as_fd().as_raw_fd();
+    let nobody = core::ptr::null_mut();
+    // SAFETY: the descriptor is open, because it is borrowed for the length of the call; with no place
+    // for the peer's address (accept(2)) the kernel writes to no memory of ours.
+    let fd = unsafe { libc::accept4(listener, nobody, core::ptr::null_mut(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use super::super::socket::{File, ListenSocket, Listener};
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::ffi::OsStrExt;
+
+    /// It was one of mio's: the path was cut out of an address of 108 bytes with a length of 109.
+    #[test]
+    fn a_peer_whose_path_fills_its_address_is_no_panic() {
+        let directory = std::env::temp_dir().join(std::format!("healthz-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let at = directory.join("door");
+        let listener = mio::net::UnixListener::bind(&at).unwrap();
+        let listener = Listener::Unix(listener, at.clone(), File::Foreign);
+        let mut address = libc::sockaddr_un {
+            sun_family: libc::AF_UNIX as libc::sa_family_t,
+            sun_path: [0; 108],
+        };
+        let room = address.sun_path.len();
+        for length in room - 2..=room {
+            let mut path = directory.as_os_str().as_bytes().to_vec();
+            path.push(b'/');
+            path.resize(length, b'c');
+            address.sun_path = core::array::from_fn(|at| *path.get(at).unwrap_or(&0) as _);
+            let peer = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+            let peer = peer.unwrap();
+            let size = size_of_val(&address) as libc::socklen_t;
+            let fd = peer.as_fd().as_raw_fd();
+            // SAFETY: the descriptor is open; the kernel reads `size` bytes, which are all of `address`.
+            check(unsafe { libc::bind(fd, (&raw const address).cast(), size) }).unwrap();
+            peer.connect(&socket2::SockAddr::unix(&at).unwrap())
+                .unwrap();
+            let accepted = listener.accept();
+            std::fs::remove_file(std::ffi::OsStr::from_bytes(&path)).unwrap();
+            drop(accepted.unwrap());
+            assert_eq!((&peer).read(&mut [0]).unwrap(), 0);
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }
