@@ -67,6 +67,8 @@ impl<'a> Buffers<'a> {
     /// of what was answered.
     pub(super) fn keep(&mut self, index: u16, received: usize, unsent: Range<usize>) {
         let head = self.own_head(index);
+        debug_assert!(received <= self.head_bytes, "a head is dropped");
+        debug_assert!(unsent.end <= self.response_bytes, "an answer is dropped");
         if received > 0 && received <= self.head_bytes {
             self.memory.copy_within(..received, head);
         }
@@ -96,9 +98,40 @@ impl<'a> Buffers<'a> {
     }
 }
 
+/// What only a simulation looks at.
+#[cfg(test)]
+impl Buffers<'_> {
+    /// One connection's state says that so much is kept: all of it has room, in memory that is as long
+    /// as it was made.
+    pub(super) fn assert_room(&self, connections: usize, received: usize, unsent: usize) {
+        let bytes = Buffers::bytes(connections, self.head_bytes, self.response_bytes);
+        assert_eq!(self.memory.len(), bytes, "the memory has changed");
+        assert!(received <= self.head_bytes, "a head without room");
+        assert!(unsent <= self.response_bytes, "an answer without room");
+    }
+
+    pub(super) fn head_bytes(&self) -> usize {
+        self.head_bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[should_panic(expected = "a head is dropped")]
+    #[cfg(debug_assertions)]
+    fn a_head_that_is_too_long_is_not_dropped_in_silence() {
+        Buffers::new(1, 4, 8).keep(0, 5, 0..0);
+    }
+
+    #[test]
+    #[should_panic(expected = "an answer is dropped")]
+    #[cfg(debug_assertions)]
+    fn an_answer_that_is_too_long_is_not_dropped_in_silence() {
+        Buffers::new(1, 4, 8).keep(0, 4, 3..9);
+    }
 
     #[test]
     fn what_is_kept_comes_back_and_neighbours_are_left_alone() {

@@ -368,6 +368,34 @@ impl<T> Slots<'_, T> {
         core::iter::successors(front, |slot| self.slot(slot.next))
             .filter_map(|slot| Some((slot.content.as_ref()?, slot.since)))
     }
+
+    /// Who is in the list of those that want another turn, from the front; one more than there can be
+    /// if it has no end.
+    pub(super) fn line(&self) -> impl Iterator<Item = u16> {
+        let known = |index| (index != NONE).then_some(index);
+        core::iter::successors(known(self.runnable.front), move |index| {
+            known(self.slot(*index)?.next_runnable)
+        })
+        .take(self.count() + 1)
+    }
+
+    /// Every slot is occupied or free, and the list of those that want another turn says so of each.
+    pub(super) fn assert_whole(&self) {
+        let free = core::iter::successors(self.slot(self.free), |slot| self.slot(slot.next))
+            .take(self.count() + 1)
+            .inspect(|slot| assert!(slot.content.is_none(), "a free slot is occupied"))
+            .count();
+        assert_eq!(free + self.occupied, self.count(), "slots are lost");
+        assert_eq!(self.contents().count(), self.occupied);
+        let listed = self.slots.iter().filter(|slot| slot.is_listed).count();
+        assert_eq!(listed, self.runnable_count, "who is listed is not counted");
+        assert_eq!(self.line().count(), listed, "somebody is lost in the line");
+        let last = self.line().last().unwrap_or(NONE);
+        assert_eq!(self.runnable.back, last, "who comes next is lost");
+        for slot in self.slots.iter() {
+            assert!(slot.is_listed || !slot.is_runnable, "a turn never comes");
+        }
+    }
 }
 
 impl<T> Drop for Slots<'_, T> {
@@ -492,6 +520,46 @@ mod tests {
             (Some(0), None)
         );
         assert!(!slots.is_runnable(0));
+    }
+
+    /// A table of three with one content and one turn to come.
+    fn broken(damage: impl FnOnce(&mut Slots<'static, char>)) {
+        let mut slots = Slots::new(3);
+        slots.insert('a', Queue::Idle, at(0)).unwrap();
+        slots.push_runnable(0);
+        slots.assert_whole();
+        damage(&mut slots);
+        slots.assert_whole();
+    }
+
+    #[test]
+    #[should_panic(expected = "slots are lost")]
+    fn a_lost_slot_is_noticed() {
+        broken(|slots| slots.free = 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "slots are lost")]
+    fn a_free_list_without_end_is_noticed() {
+        broken(|slots| slots.slots[2].next = 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "a free slot is occupied")]
+    fn a_slot_both_free_and_occupied_is_noticed() {
+        broken(|slots| slots.slots[2].next = 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "somebody is lost in the line")]
+    fn a_line_without_end_is_noticed() {
+        broken(|slots| slots.slots[0].next_runnable = 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "a turn never comes")]
+    fn a_turn_that_never_comes_is_noticed() {
+        broken(|slots| slots.slots[1].is_runnable = true);
     }
 
     #[test]

@@ -532,8 +532,38 @@ impl<'a, L: ListenSocket> Table<'a, L> {
 /// What only a simulation looks at.
 #[cfg(test)]
 impl<L: ListenSocket> Table<'_, L> {
-    pub(super) fn runnable_count(&self) -> usize {
-        self.slots.runnable_count()
+    /// The most that may be accepted from one listener at once, in whatever crowd: `handle` does it
+    /// once, and `turn` does it once.
+    pub(super) fn accepts_share(&self) -> usize {
+        (self.slots.count() / ACCEPTS_PER_TABLE).clamp(1, ACCEPTS_PER_TURN)
+    }
+
+    /// The most that a turn from here on may serve of those who want another one.
+    pub(super) fn runnables_share(&self) -> usize {
+        match self.slots.is_full() {
+            true => 1,
+            false => RUNNABLES_PER_TURN,
+        }
+    }
+
+    /// Who wants another turn, from the front.
+    pub(super) fn line(&self) -> impl Iterator<Item = u16> {
+        self.slots.line()
+    }
+
+    /// Connections whose time is up.
+    pub(super) fn overdue_count(&self, now: Instant) -> usize {
+        if self.stops_at.is_some_and(|stops_at| stops_at <= now) {
+            return self.slots.occupied();
+        }
+        let overdue = Queue::ALL.iter().map(|queue| {
+            let time_to_live = self.time_to_live(*queue);
+            let members = self.slots.queued(*queue);
+            members
+                .take_while(|(_, since)| since.saturating_add(time_to_live) <= now)
+                .count()
+        });
+        overdue.sum()
     }
 
     pub(super) fn is_paused(&self) -> bool {
@@ -548,8 +578,11 @@ impl<L: ListenSocket> Table<'_, L> {
         self.slots.contents().map(|peer| &peer.stream)
     }
 
-    /// The queues hold every connection once, in order, none that is overdue, each where it belongs.
+    /// The queues hold every connection once, in order, none that is overdue, each where it belongs, and
+    /// what each says to have kept has room.
     pub(super) fn assert_whole(&self, now: Instant) {
+        self.slots.assert_whole();
+        let buffers = &self.desk.buffers;
         let mut count = 0;
         for queue in Queue::ALL {
             let mut last = Instant::ZERO;
@@ -561,6 +594,11 @@ impl<L: ListenSocket> Table<'_, L> {
                     "overdue"
                 );
                 assert_eq!(queue == Queue::Write, !peer.unsent.is_empty(), "{queue:?}");
+                buffers.assert_room(self.slots.count(), peer.received, peer.unsent.end);
+                assert!(
+                    peer.received < buffers.head_bytes() || peer.after != Next::Read,
+                    "a connection waits with a full buffer"
+                );
                 last = since;
                 count += 1;
             }

@@ -21,14 +21,6 @@ enum Ask {
     Malformed,
 }
 
-/// An answer that is owed.
-#[derive(Debug)]
-struct Owed {
-    ask: Ask,
-    /// The turn's health when the request had arrived: an answer is as of then, or later.
-    since: usize,
-}
-
 /// Who this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
@@ -36,6 +28,9 @@ pub(super) enum Manner {
     Probe,
     /// The same, and ends its side at once.
     HalfClosed,
+    /// The same as a probe, but it is accepted before it speaks, as on Unix sockets or behind SYN
+    /// cookies: then all of it comes at once.
+    Late,
     /// Request after request, in whatever pieces.
     KeepAlive,
     /// Many requests at once; reads little or nothing.
@@ -48,6 +43,24 @@ pub(super) enum Manner {
     Garbage,
 }
 
+impl Manner {
+    /// Whether this is one that asks once and waits for its answer: it must have it.
+    pub(super) fn is_honest(self) -> bool {
+        matches!(self, Manner::Probe | Manner::HalfClosed | Manner::Late)
+    }
+}
+
+/// What bytes of answers have to say, apart from what was asked.
+#[derive(Clone, Copy)]
+pub(super) struct Truth {
+    /// `/healthz` passed at the time of the turn in which they were written.
+    pub(super) passes: bool,
+    /// Something that the client had sent was not read then.
+    pub(super) has_unread: bool,
+    /// They are taken for the contrary.
+    pub(super) is_lying: bool,
+}
+
 /// One client's side.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -57,10 +70,12 @@ pub(super) struct Client {
     ends: VecDeque<(u64, Ask)>,
     sent: u64,
     /// In the order of the requests.
-    owed: VecDeque<Owed>,
+    owed: VecDeque<Ask>,
     /// Of an answer that has not come whole.
     partial: Vec<u8>,
     pub(super) answers: usize,
+    /// Was told that it took too long.
+    pub(super) is_timed_out: bool,
     /// Told of a mistake, or that this is the last: nothing may come any more.
     is_last: bool,
 }
@@ -73,6 +88,7 @@ impl Client {
             Manner::Probe,
             Manner::Probe,
             Manner::HalfClosed,
+            Manner::Late,
             Manner::KeepAlive,
             Manner::KeepAlive,
             Manner::Pipeliner,
@@ -88,10 +104,11 @@ impl Client {
             owed: VecDeque::new(),
             partial: Vec::new(),
             answers: 0,
+            is_timed_out: false,
             is_last: false,
         };
         let count = match client.manner {
-            Manner::Probe | Manner::HalfClosed | Manner::Slow => 1,
+            Manner::Probe | Manner::HalfClosed | Manner::Late | Manner::Slow => 1,
             Manner::KeepAlive => rng.usize(1..6),
             Manner::Pipeliner => rng.usize(10..200),
             Manner::Silent => 0,
@@ -108,7 +125,7 @@ impl Client {
     }
 
     fn ask(&mut self, rng: &mut Rng) {
-        let is_probe = matches!(self.manner, Manner::Probe | Manner::HalfClosed);
+        let is_probe = self.manner.is_honest();
         let asks = [Ask::Health, Ask::Head, Ask::Live, Ask::Missing];
         let mut ask = rng.choice(asks).unwrap_or(Ask::Health);
         let target = match ask {
@@ -141,7 +158,7 @@ impl Client {
     }
 
     /// Takes the next bytes to send, at most `count`.
-    pub(super) fn send(&mut self, count: usize, healths: &[bool]) -> Vec<u8> {
+    pub(super) fn send(&mut self, count: usize) -> Vec<u8> {
         let count = count.min(self.script.len());
         let bytes: Vec<u8> = self.script.drain(..count).collect();
         self.sent += count as u64;
@@ -149,8 +166,7 @@ impl Client {
             && end <= self.sent
         {
             self.ends.pop_front();
-            let since = healths.len() - 1;
-            self.owed.push_back(Owed { ask, since });
+            self.owed.push_back(ask);
         }
         bytes
     }
@@ -165,20 +181,14 @@ impl Client {
     }
 
     /// Bytes of answers arrive; each answer must be the one that is owed.
-    pub(super) fn is_told(
-        &mut self,
-        bytes: &[u8],
-        healths: &[bool],
-        has_unread: bool,
-        is_lying: bool,
-    ) {
+    pub(super) fn is_told(&mut self, bytes: &[u8], truth: Truth) {
         self.partial.extend_from_slice(bytes);
         while let Some(end) = find(&self.partial, b"\r\n\r\n") {
             let head = std::str::from_utf8(&self.partial[..end])
                 .unwrap()
                 .to_string();
             let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
-            let is_head = self.owed.front().is_some_and(|owed| owed.ask == Ask::Head);
+            let is_head = self.owed.front() == Some(&Ask::Head);
             let length = head.split("Content-Length: ").nth(1).unwrap();
             let length: usize = length.split('\r').next().unwrap().parse().unwrap();
             let body_size = if is_head && status != 408 { 0 } else { length };
@@ -187,20 +197,21 @@ impl Client {
             };
             let is_ok = body == b"ok" || (is_head && status == 200);
             let status = match status {
-                200 if is_lying => 500,
-                500 if is_lying => 200,
+                200 if truth.is_lying => 500,
+                500 if truth.is_lying => 200,
                 status => status,
             };
-            self.judge(status, is_ok || is_lying, &head, healths, has_unread);
+            self.judge(status, is_ok || truth.is_lying, &head, truth);
             self.partial.drain(..end + 4 + body_size);
         }
     }
 
-    fn judge(&mut self, status: u16, is_ok: bool, head: &str, healths: &[bool], has_unread: bool) {
+    fn judge(&mut self, status: u16, is_ok: bool, head: &str, truth: Truth) {
         assert!(!self.is_last, "an answer behind the last: {head}");
         self.answers += 1;
         self.is_last = head.contains("Connection: close");
-        let Some(Owed { ask, since }) = self.owed.pop_front() else {
+        self.is_timed_out |= status == 408;
+        let Some(ask) = self.owed.pop_front() else {
             let is_refusal = matches!(status, 400..=499 | 501 | 505);
             assert!(
                 is_refusal
@@ -210,15 +221,15 @@ impl Client {
             );
             return;
         };
-        let may = |health| healths[since..].contains(&health);
+        let passes = truth.passes;
         match (ask, status) {
-            (Ask::Health | Ask::Head, 200) => assert!(is_ok && may(true), "a wrong ok: {head}"),
-            (Ask::Health | Ask::Head, 500) => assert!(may(false), "a wrong failure: {head}"),
+            (Ask::Health | Ask::Head, 200) => assert!(is_ok && passes, "a wrong ok: {head}"),
+            (Ask::Health | Ask::Head, 500) => assert!(!passes, "a wrong failure: {head}"),
             (Ask::Live, 200) => assert!(is_ok),
             (Ask::Missing, 404) => {}
             (Ask::Malformed, 400) => assert!(self.is_last),
             // Its end had come, but not been read when its time was over.
-            (_, 408) => assert!(has_unread && self.is_last, "a wrong 408"),
+            (_, 408) => assert!(truth.has_unread && self.is_last, "a wrong 408"),
             _ => panic!("a wrong answer to {ask:?}: {head}"),
         }
     }

@@ -1,35 +1,24 @@
-//! Sockets that do not exist: a kernel in a few lines, which tells of every event once, is short of
-//! everything now and then, and checks what the server does to it.
+//! A kernel in a few lines, which tells of every event once, is short of everything now and then, and
+//! checks what the server does to it. [`sockets`](super::sockets) are what the server holds of it.
 //!
 //! As on Linux: a stream is reported when something new becomes readable or writable, and again when
 //! its registration is made or changed; a listening socket that is armed is reported as long as
 //! connections wait; closing a socket with unread input throws away what was held back for the FIN.
 
-use std::cell::{RefCell, RefMut};
+use core::time::Duration;
 use std::collections::VecDeque;
-use std::io;
-use std::rc::Rc;
 use std::vec::Vec;
 
 use fastrand::Rng;
 use mio::Token;
 
-use super::client::Client;
-use crate::server::socket::{ListenSocket, StreamSocket};
+use super::client::{Client, Truth};
+use super::sabotage::Sabotage;
+use super::tally::{Kind, Tally};
+use crate::time::Instant;
 
-/// What the kernel is asked to get wrong, for the tests that show that it would be seen.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sabotage {
-    None,
-    /// A stream that becomes readable is not always reported.
-    LoseEvents,
-    /// Of those who wait to be accepted one is told of late.
-    HideArrivals,
-    /// The FIN does not release what was held back for it.
-    LoseAnswers,
-    /// A wrong health is answered once in a while.
-    Lie,
-}
+/// The part of a table, as its divisor, that nobody is sent out of who has just come there.
+const IDLE_SHARE: usize = 2;
 
 /// One side is the server's, the other is `client`.
 pub(super) struct Socket {
@@ -38,21 +27,32 @@ pub(super) struct Socket {
     pub(super) client_reset: bool,
     /// Bytes on their way to the client, which it has not read.
     pub(super) to_client: usize,
-    capacity: usize,
+    pub(super) capacity: usize,
+    /// Of what the server offered, what was not taken: it will be offered again as it is.
+    pub(super) untaken: Vec<u8>,
+    /// `/healthz` passed when it was written.
+    passed: bool,
     /// The server was told that there is no room, and waits to be told that there is.
-    is_full: bool,
+    pub(super) is_full: bool,
     /// Held back until the FIN.
-    corked: usize,
-    server_ended: bool,
+    pub(super) corked: usize,
+    pub(super) server_ended: bool,
     pub(super) server_closed: bool,
-    token: Option<Token>,
-    is_writing: bool,
-    pending: Option<Pending>,
+    pub(super) token: Option<Token>,
+    pub(super) is_writing: bool,
+    pub(super) pending: Option<Pending>,
     /// An error was injected here: nothing is owed to this client.
     pub(super) is_spoilt: bool,
     /// A read or send was cut short here, so that it was in the table and could be evicted.
     pub(super) is_delayed: bool,
-    pub(super) is_accepted: bool,
+    /// When it was accepted.
+    pub(super) accepted_at: Option<Instant>,
+    /// Some of its bytes were read.
+    pub(super) is_heard: bool,
+    /// When something was done about it last, as a number that grows with everything that is done.
+    moment: u64,
+    /// The last turn in which something was.
+    touched_in: u64,
     /// Those who waited at its listener when it came, and turns of a well server that it has waited.
     ahead: usize,
     turns: usize,
@@ -61,18 +61,21 @@ pub(super) struct Socket {
 
 /// What an event will say.
 #[derive(Clone, Copy, Default)]
-struct Pending {
+pub(super) struct Pending {
     is_read_closed: bool,
 }
 
 /// One listening socket.
 #[derive(Default)]
-struct Listening {
-    backlog: VecDeque<usize>,
-    token: Option<Token>,
-    is_level: bool,
-    is_pending: bool,
-    is_closed: bool,
+pub(super) struct Listening {
+    pub(super) backlog: VecDeque<usize>,
+    pub(super) token: Option<Token>,
+    pub(super) is_level: bool,
+    pub(super) is_pending: bool,
+    pub(super) is_closed: bool,
+    /// accept(2)s since the turn began, and as many as it may be.
+    pub(super) accepts: usize,
+    pub(super) accepts_max: usize,
 }
 
 /// Everything outside the server.
@@ -80,23 +83,34 @@ pub(super) struct World {
     pub(super) rng: Rng,
     pub(super) sabotage: Sabotage,
     pub(super) sockets: Vec<Socket>,
-    listening: Vec<Listening>,
+    pub(super) listening: Vec<Listening>,
     pending: VecDeque<usize>,
     /// Whether listening sockets can be reported again and again.
-    can_arm: bool,
+    pub(super) can_arm: bool,
     /// What accept(2) fails with.
     pub(super) shortage: Option<i32>,
     /// With EMFILE it fails if so many streams are held; with anything else, always.
     pub(super) descriptors: usize,
     /// Out of 256 calls, so many fail in one way or other.
     pub(super) fault_rate: u8,
-    /// Calls since the turn began.
+    /// Calls since the turn began but for accept(2), and connections they were about.
     pub(super) calls: usize,
-    /// Streams that the server holds, and all that it ever accepted.
-    pub(super) held: usize,
+    pub(super) touched: usize,
+    turns: u64,
+    moments: u64,
+    /// Streams that the server holds, as they were accepted, and how many it ever accepted.
+    pub(super) held: Vec<usize>,
     pub(super) accepted: u64,
-    /// `/healthz` as it was, turn by turn, as far as it changed; the last is the present.
-    pub(super) healths: Vec<bool>,
+    /// The last call was an accept(2) for which there was no descriptor.
+    pub(super) is_out_of_descriptors: bool,
+    /// What the server is told that it is, and what `/healthz` has to say now.
+    pub(super) now: Instant,
+    pub(super) passes: bool,
+    pub(super) is_stopping: bool,
+    /// As the server was made.
+    connections: usize,
+    idle_duration: Duration,
+    pub(super) tally: Tally,
 }
 
 /// An event as the server sees it.
@@ -106,7 +120,14 @@ pub(super) struct Event {
 }
 
 impl World {
-    pub(super) fn new(mut rng: Rng, sabotage: Sabotage, listeners: usize) -> Self {
+    /// For a server of so many listeners and connections, which may be idle for so long.
+    pub(super) fn new(
+        mut rng: Rng,
+        sabotage: Sabotage,
+        listeners: usize,
+        connections: usize,
+        idle_duration: Duration,
+    ) -> Self {
         World {
             can_arm: rng.bool(),
             rng,
@@ -118,14 +139,24 @@ impl World {
             descriptors: 0,
             fault_rate: 0,
             calls: 0,
-            held: 0,
+            touched: 0,
+            turns: 0,
+            moments: 0,
+            held: Vec::new(),
             accepted: 0,
-            healths: std::vec![true],
+            is_out_of_descriptors: false,
+            now: Instant::ZERO,
+            passes: true,
+            is_stopping: false,
+            connections,
+            idle_duration,
+            tally: Tally::default(),
         }
     }
 
     pub(super) fn connect(&mut self, client: Client) -> usize {
         let id = self.sockets.len();
+        self.tally.note(Kind::of(client.manner));
         // The kernel's send buffer holds an answer; only who asks for many and reads none fills it.
         let capacity = 1 << self.rng.u32(10..18);
         self.sockets.push(Socket {
@@ -134,6 +165,8 @@ impl World {
             client_reset: false,
             to_client: 0,
             capacity,
+            untaken: Vec::new(),
+            passed: false,
             is_full: false,
             corked: 0,
             server_ended: false,
@@ -143,7 +176,10 @@ impl World {
             pending: None,
             is_spoilt: false,
             is_delayed: false,
-            is_accepted: false,
+            accepted_at: None,
+            is_heard: false,
+            moment: 0,
+            touched_in: 0,
             ahead: 0,
             turns: 0,
             client,
@@ -153,8 +189,10 @@ impl World {
         self.sockets[id].ahead = listening.backlog.len();
         if listening.is_closed {
             // Refused.
+            self.tally.note(Kind::RefusedAfterStop);
             self.sockets[id].server_closed = true;
             self.sockets[id].client_reset = true;
+            self.sockets[id].is_spoilt = true;
         } else {
             listening.backlog.push_back(id);
             listening.is_pending = true;
@@ -265,252 +303,106 @@ impl World {
         }
     }
 
-    fn is_faulty(&mut self) -> bool {
-        self.rng.u8(..) < self.fault_rate
-    }
-}
-
-/// The world as its sockets share it.
-pub(super) type Shared = Rc<RefCell<World>>;
-
-pub(super) struct SimulatedListener {
-    pub(super) world: Shared,
-    pub(super) index: usize,
-}
-
-impl SimulatedListener {
-    fn with<R>(&self, ask: impl FnOnce(&mut Listening) -> R) -> R {
-        let mut world = self.world.borrow_mut();
-        world.calls += 1;
-        ask(&mut world.listening[self.index])
-    }
-}
-
-impl ListenSocket for SimulatedListener {
-    type Stream = SimulatedStream;
-
-    fn accept(&self) -> io::Result<SimulatedStream> {
-        let mut world = self.world.borrow_mut();
-        world.calls += 1;
-        // Before it is looked whether anybody waits, as in the kernel.
-        if let Some(code) = world.shortage
-            && (code != libc::EMFILE || world.held >= world.descriptors)
-        {
-            return Err(io::Error::from_raw_os_error(code));
-        }
-        let is_hidden = world.sabotage == Sabotage::HideArrivals
-            && world.listening[self.index].is_level
-            && world.rng.u8(..) < 64;
-        if is_hidden || world.listening[self.index].backlog.is_empty() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        if world.is_faulty() {
-            let codes = [libc::ECONNABORTED, libc::EINTR, libc::EPROTO, libc::EPERM];
-            let code = world.rng.choice(codes).unwrap();
-            if code != libc::EINTR
-                && let Some(id) = world.listening[self.index].backlog.pop_front()
-            {
-                world.sockets[id].server_closed = true;
-                world.sockets[id].is_spoilt = true;
-            }
-            // Edge-triggered, the next one is there without another event; so it is here.
-            return Err(io::Error::from_raw_os_error(code));
-        }
-        let Some(id) = world.listening[self.index].backlog.pop_front() else {
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
-        world.held += 1;
-        world.accepted += 1;
-        world.sockets[id].is_accepted = true;
-        Ok(SimulatedStream {
-            world: self.world.clone(),
-            id,
-        })
-    }
-
-    fn register(&mut self, _: &(), token: Token) -> io::Result<()> {
-        self.with(|listening| {
-            listening.token = Some(token);
-            listening.is_pending = !listening.backlog.is_empty();
-        });
-        Ok(())
-    }
-
-    fn arm(&self, _: &(), _: Token) -> bool {
-        let can = self.world.borrow().can_arm;
-        self.with(|listening| listening.is_level = can);
-        can
-    }
-
-    fn disarm(&mut self, _: &(), _: Token) -> io::Result<()> {
-        self.with(|listening| {
-            listening.is_level = false;
-            listening.is_pending = !listening.backlog.is_empty();
-        });
-        Ok(())
-    }
-
-    fn deregister(&mut self, _: &()) -> io::Result<()> {
-        self.with(|listening| listening.token = None);
-        Ok(())
-    }
-}
-
-impl Drop for SimulatedListener {
-    fn drop(&mut self) {
-        let mut world = self.world.borrow_mut();
-        let listening = &mut world.listening[self.index];
-        listening.is_closed = true;
-        let refused: Vec<usize> = listening.backlog.drain(..).collect();
-        for id in refused {
-            world.sockets[id].server_closed = true;
-            world.sockets[id].is_spoilt = true;
-        }
-    }
-}
-
-pub(super) struct SimulatedStream {
-    world: Shared,
-    pub(super) id: usize,
-}
-
-impl SimulatedStream {
-    /// The world, and one call more.
-    fn call(&self) -> RefMut<'_, World> {
-        let mut world = self.world.borrow_mut();
-        world.calls += 1;
-        world
-    }
-}
-
-impl StreamSocket for SimulatedStream {
-    type Registry = ();
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut world = self.call();
-        let is_faulty = world.is_faulty();
-        let socket = &mut world.sockets[self.id];
-        if socket.client_reset || (is_faulty && socket.token.is_some()) {
-            socket.is_spoilt = true;
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        if socket.to_server.is_empty() {
-            return match socket.client_ended {
-                true => Ok(0),
-                false => Err(io::ErrorKind::WouldBlock.into()),
+    /// A turn begins, in which so many may be accepted from a listener at once: when it is told of, and
+    /// once more unless the server will be told again.
+    pub(super) fn begin_turn(&mut self, accepts_share: usize, is_paused: bool) {
+        self.turns += 1;
+        self.calls = 0;
+        self.touched = 0;
+        self.is_out_of_descriptors = false;
+        for listening in &mut self.listening {
+            let times = if listening.is_level || is_paused {
+                1
+            } else {
+                2
             };
+            listening.accepts = 0;
+            listening.accepts_max = times * accepts_share;
         }
-        let mut size = buffer.len().min(socket.to_server.len());
-        if is_faulty {
-            // The rest arrives just now.
-            world.sockets[self.id].is_delayed = true;
-            size = world.rng.usize(1..=size);
-        }
-        let socket = &mut world.sockets[self.id];
-        for (to, from) in buffer.iter_mut().zip(socket.to_server.drain(..size)) {
-            *to = from;
-        }
-        if is_faulty {
-            world.tell(self.id);
-        }
-        Ok(size)
     }
 
-    fn send(&mut self, bytes: &[u8], is_last: bool) -> io::Result<usize> {
-        let mut world = self.call();
-        let is_faulty = world.is_faulty();
-        let socket = &mut world.sockets[self.id];
-        assert!(!socket.server_ended, "something is sent behind the end");
-        assert!(!bytes.is_empty(), "nothing is sent");
-        if socket.client_reset {
-            socket.is_spoilt = true;
-            return Err(io::ErrorKind::BrokenPipe.into());
+    /// The server does something about a connection.
+    pub(super) fn touch(&mut self, id: usize) {
+        self.calls += 1;
+        self.is_out_of_descriptors = false;
+        let socket = &mut self.sockets[id];
+        let was_touched = core::mem::replace(&mut socket.touched_in, self.turns) == self.turns;
+        self.touched += usize::from(!was_touched);
+        // Who has said nothing is where it was, however often it is asked.
+        if socket.is_heard {
+            self.mark(id);
         }
-        let mut size = bytes.len();
-        if size > socket.capacity - socket.to_client.min(socket.capacity) || is_faulty {
-            size = size.min(socket.capacity - socket.to_client.min(socket.capacity));
-            socket.is_full = true;
-            if is_faulty {
-                socket.is_delayed = true;
-                size = world.rng.usize(..=size);
-                // The client makes room just now, or when it reads next.
-                if world.rng.bool() {
-                    world.drain(self.id, 0);
-                }
-            }
-        }
-        let is_lying = world.sabotage == Sabotage::Lie && world.rng.u8(..) == 0;
-        let World {
-            sockets, healths, ..
-        } = &mut *world;
-        let socket = &mut sockets[self.id];
-        let has_unread = !socket.to_server.is_empty();
-        socket
-            .client
-            .is_told(&bytes[..size], healths, has_unread, is_lying);
-        if size == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        if is_last && size == bytes.len() {
-            socket.corked = size;
+    }
+
+    pub(super) fn mark(&mut self, id: usize) {
+        self.moments += 1;
+        self.sockets[id].moment = self.moments;
+    }
+
+    /// Answers are offered. New ones have to say what is so now; what was not taken is offered again.
+    pub(super) fn is_offered(&mut self, id: usize, bytes: &[u8]) {
+        let socket = &mut self.sockets[id];
+        if socket.untaken.is_empty() {
+            socket.passed = self.passes;
         } else {
-            socket.to_client += size;
+            assert!(socket.untaken == bytes, "{id} is offered another answer");
         }
-        Ok(size)
     }
 
-    fn shutdown(&mut self) {
-        let mut world = self.call();
-        let is_sabotaged = world.sabotage == Sabotage::LoseAnswers && world.rng.u8(..) < 16;
-        let socket = &mut world.sockets[self.id];
-        if is_sabotaged {
+    /// The client is told the first `size` of `bytes`.
+    pub(super) fn take(&mut self, id: usize, bytes: &[u8], size: usize) {
+        let is_lying = self.sabotage == Sabotage::Lie && self.rng.u8(..) == 0;
+        let socket = &mut self.sockets[id];
+        socket.untaken = bytes[size..].to_vec();
+        if self.sabotage == Sabotage::MixAnswers {
+            socket.untaken.reverse();
+        }
+        let truth = Truth {
+            passes: socket.passed,
+            has_unread: !socket.to_server.is_empty(),
+            is_lying,
+        };
+        socket.client.is_told(&bytes[..size], truth);
+        if core::mem::take(&mut socket.client.is_timed_out) {
+            self.tally.note(Kind::Late408);
+        }
+    }
+
+    /// A connection is closed of which not one byte was read, though nothing went wrong: it was idle
+    /// from its accept on. Its time must be over, or it must have been the one to go: the longest
+    /// idle, and so many that came to be idle behind it as are left to the idle anyway; or all are.
+    pub(super) fn is_closed_unheard(&mut self, id: usize) {
+        let socket = &self.sockets[id];
+        let is_silent = socket.to_server.is_empty();
+        let accepted_at = socket.accepted_at.unwrap_or(self.now);
+        if is_silent
+            && (self.is_stopping || accepted_at.saturating_add(self.idle_duration) <= self.now)
+        {
             return;
         }
-        socket.to_client += core::mem::take(&mut socket.corked);
-        socket.server_ended = true;
-    }
-
-    fn register(&mut self, _: &(), token: Token) -> io::Result<()> {
-        let mut world = self.call();
-        if world.is_faulty() {
-            world.sockets[self.id].is_spoilt = true;
-            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
-        }
-        world.sockets[self.id].token = Some(token);
-        if !world.is_told_or_idle(self.id) {
-            world.tell(self.id);
-        }
-        Ok(())
-    }
-
-    fn register_writing(&mut self, _: &(), _: Token) -> io::Result<()> {
-        let mut world = self.call();
-        if world.is_faulty() {
-            world.sockets[self.id].is_spoilt = true;
-            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
-        }
-        let socket = &mut world.sockets[self.id];
-        socket.is_writing = true;
-        if !socket.is_full || !socket.to_server.is_empty() || socket.client_ended {
-            world.tell(self.id);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for SimulatedStream {
-    fn drop(&mut self) {
-        let mut world = self.call();
-        world.held -= 1;
-        let socket = &mut world.sockets[self.id];
-        socket.token = None;
-        socket.pending = None;
-        socket.server_closed = true;
-        let is_reset = !socket.to_server.is_empty();
+        // Who is just coming has no place yet.
+        let seated = || {
+            self.held
+                .iter()
+                .filter(|id| self.sockets[**id].token.is_some())
+        };
+        assert!(socket.token.is_some(), "{id} is closed without a place");
+        let mut before = seated().take_while(|other| **other != id);
         assert!(
-            socket.corked == 0 || !is_reset || socket.client_reset || std::thread::panicking(),
-            "an answer is lost in a reset"
+            before.all(|other| self.sockets[*other].is_heard),
+            "{id} has to go before one that is idle for longer"
         );
-        socket.to_client += core::mem::take(&mut socket.corked);
+        let others = seated().count() - 1;
+        let behind = seated().filter(|other| self.sockets[**other].moment > socket.moment);
+        let behind = behind.count();
+        assert!(
+            behind >= others.min(self.connections / IDLE_SHARE),
+            "{id} has to go and only {behind} of {others} came behind it"
+        );
+        self.tally.note(Kind::EvictedUnheard);
+    }
+
+    pub(super) fn is_faulty(&mut self) -> bool {
+        self.rng.u8(..) < self.fault_rate
     }
 }

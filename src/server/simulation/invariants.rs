@@ -1,0 +1,140 @@
+//! What must be so after every turn, whatever has happened in it.
+
+use std::vec::Vec;
+
+use super::Episode;
+use super::client::Manner;
+use super::world::World;
+use crate::limits::LISTENERS_MAX;
+use crate::time::Instant;
+
+/// Reads, sends and the like that one connection costs when it is served once, at most: as many reads
+/// as a turn has and a send for each, what was unsent before, an end, and a close or a registration.
+const CALLS_PER_SERVE_MAX: usize = 4 * (1 + 1) + 3;
+/// A listener is armed, or disarmed, and both times that it is looked at one may have to go for want of
+/// a descriptor.
+const CALLS_PER_LISTENER_MAX: usize = 1 + 1 + 2;
+
+/// What there was before a turn.
+pub(super) struct Before {
+    accepted: u64,
+    overdue: usize,
+    pub(super) line: Vec<u16>,
+}
+
+impl Episode<'_> {
+    pub(super) fn watch(&mut self, now: Instant) -> Before {
+        let mut world = self.world.borrow_mut();
+        world.begin_turn(self.table.accepts_share(), self.table.is_paused());
+        Before {
+            accepted: world.accepted,
+            overdue: self.table.overdue_count(now),
+            line: self.table.line().collect(),
+        }
+    }
+
+    /// Those who waited for another turn are still in front, in their order. As a turn serves its share
+    /// of them from the front, nobody waits for more turns than there are such shares before it.
+    pub(super) fn assert_line(&self, before: &[u16]) -> Vec<u16> {
+        let line: Vec<u16> = self.table.line().collect();
+        assert!(
+            line.starts_with(before),
+            "{before:?} do not come first in {line:?}"
+        );
+        line
+    }
+
+    /// A turn looks only at connections that it has a reason to look at: `asked` for by an event or
+    /// because they wanted it, new, or overdue. And each of them costs little.
+    pub(super) fn assert_bounded(&mut self, before: &Before, asked: usize) {
+        let world = self.world.borrow();
+        for listening in &world.listening {
+            assert!(
+                listening.accepts <= listening.accepts_max,
+                "{} accepts in one turn, not {}",
+                listening.accepts,
+                listening.accepts_max
+            );
+        }
+        let accepted = (world.accepted - before.accepted) as usize;
+        let served = asked + accepted + before.overdue;
+        assert!(
+            world.touched <= served,
+            "{} connections in one turn, not {served}",
+            world.touched
+        );
+        // Who comes into a full table has another one closed.
+        let others = accepted + world.listening.len() * CALLS_PER_LISTENER_MAX;
+        let calls_max = served * CALLS_PER_SERVE_MAX + others;
+        let calls = world.calls;
+        assert!(
+            calls <= calls_max,
+            "{calls} calls in one turn, not {calls_max}"
+        );
+        let calls = calls.saturating_sub(others);
+        self.outcome.calls = self.outcome.calls.max(100 * calls / served.max(1));
+    }
+
+    pub(super) fn assert_invariants(&self, now: Instant) {
+        let world = self.world.borrow();
+        let counters = self.table.counters();
+        let held = world.held.len();
+        assert_eq!(counters.open as usize, held, "a slot has leaked");
+        assert!(held <= self.connections, "more than the table holds");
+        assert_eq!(counters.accepted, world.accepted);
+        let ended = counters.evicted + counters.expired + counters.failed;
+        assert!(ended + counters.open <= counters.accepted);
+        self.table.assert_whole(now);
+        if let Some(deadline) = self.table.deadline() {
+            let latest = self.now.saturating_add(self.limits.idle_duration);
+            assert!(deadline <= latest, "a deadline beyond every limit");
+        }
+        let is_due = self.table.deadline() == Some(Instant::ZERO);
+        for index in 0..LISTENERS_MAX {
+            let is_paused = self.table.is_paused();
+            assert!(
+                self.is_stopped
+                    || !self.table.has_listener(index)
+                    || is_paused
+                    || is_due
+                    || !world.is_forgotten(index),
+                "connections wait and nobody will accept them"
+            );
+        }
+        for id in self.table.streams().map(|stream| stream.id) {
+            assert!(
+                is_due || world.is_told_or_idle(id) || world.is_blocked(id),
+                "input of connection {id} will never be read"
+            );
+        }
+        for id in &self.open {
+            Self::assert_heard(&world, *id);
+        }
+    }
+
+    /// Whoever is honest is answered as soon as all that it has to say is there for the server.
+    fn assert_heard(world: &World, id: usize) {
+        let socket = &world.sockets[id];
+        let client = &socket.client;
+        if !client.manner.is_honest() || socket.is_spoilt || socket.is_delayed {
+            return;
+        }
+        let is_due = match client.manner {
+            // Whether it may be closed before that is seen when it is.
+            Manner::Late => {
+                let is_told = socket.token.is_some() && socket.pending.is_none();
+                assert!(
+                    socket.is_heard || !is_told || socket.to_server.is_empty(),
+                    "input of connection {id} will never be read"
+                );
+                socket.is_heard
+            }
+            // All of it was there when it was accepted.
+            _ => socket.accepted_at.is_some() || socket.server_closed,
+        };
+        assert!(
+            !is_due || client.has_all(),
+            "{id}: a probe is not answered: {client:?}"
+        );
+    }
+}

@@ -1,0 +1,63 @@
+//! What the world gets wrong on purpose, to show that it would be seen.
+
+use super::episode;
+
+/// What is got wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sabotage {
+    None,
+    /// A stream that becomes readable is not always reported.
+    LoseEvents,
+    /// Of those who wait to be accepted one is told of late.
+    HideArrivals,
+    /// The FIN does not release what was held back for it.
+    LoseAnswers,
+    /// A wrong health is answered once in a while.
+    Lie,
+    /// The server's clock is behind by a turn.
+    StaleClock,
+    /// What was not taken of an answer is another one's.
+    MixAnswers,
+}
+
+fn finds(sabotage: Sabotage) {
+    for seed in 0..50 {
+        episode(seed, sabotage);
+    }
+}
+
+#[test]
+#[should_panic(expected = "will never be read")]
+fn simulation_finds_lost_events() {
+    finds(Sabotage::LoseEvents);
+}
+
+#[test]
+#[should_panic(expected = "waits longer than its place in line")]
+fn simulation_finds_who_waits_too_long() {
+    finds(Sabotage::HideArrivals);
+}
+
+#[test]
+#[should_panic(expected = "an answer is lost in a reset")]
+fn simulation_finds_lost_answers() {
+    finds(Sabotage::LoseAnswers);
+}
+
+#[test]
+#[should_panic(expected = "wrong")]
+fn simulation_finds_wrong_answers() {
+    finds(Sabotage::Lie);
+}
+
+#[test]
+#[should_panic(expected = "a wrong")]
+fn simulation_finds_answers_as_of_another_time() {
+    finds(Sabotage::StaleClock);
+}
+
+#[test]
+#[should_panic(expected = "is offered another answer")]
+fn simulation_finds_answers_that_are_mixed_up() {
+    finds(Sabotage::MixAnswers);
+}
