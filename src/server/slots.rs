@@ -362,6 +362,10 @@ impl<T> Slots<'_, T> {
         self.slots.iter().filter_map(|slot| slot.content.as_ref())
     }
 
+    pub(super) fn content(&self, index: u16) -> Option<&T> {
+        self.slot(index)?.content.as_ref()
+    }
+
     /// Who is in `queue`, from the front, and since when.
     pub(super) fn queued(&self, queue: Queue) -> impl Iterator<Item = (&T, Instant)> {
         let front = self.slot(self.ends(queue).front);

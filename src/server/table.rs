@@ -551,19 +551,30 @@ impl<L: ListenSocket> Table<'_, L> {
         self.slots.line()
     }
 
+    /// Whether the connection of `token` does, if there is one.
+    pub(super) fn is_runnable(&self, token: Token) -> bool {
+        let index = (token.0 & TOKEN_MASK) - self.base.0 - LISTENERS_MAX;
+        token == self.token(index as u16) && self.slots.is_runnable(index as u16)
+    }
+
+    /// Who has the places of `indexes`.
+    pub(super) fn streams_at(&self, indexes: &[u16]) -> impl Iterator<Item = &L::Stream> {
+        let peers = indexes
+            .iter()
+            .filter_map(|index| self.slots.content(*index));
+        peers.map(|peer| &peer.stream)
+    }
+
     /// Connections whose time is up.
-    pub(super) fn overdue_count(&self, now: Instant) -> usize {
-        if self.stops_at.is_some_and(|stops_at| stops_at <= now) {
-            return self.slots.occupied();
-        }
-        let overdue = Queue::ALL.iter().map(|queue| {
+    pub(super) fn overdue(&self, now: Instant) -> impl Iterator<Item = &L::Stream> {
+        let is_over = self.stops_at.is_some_and(|stops_at| stops_at <= now);
+        let overdue = Queue::ALL.iter().flat_map(move |queue| {
             let time_to_live = self.time_to_live(*queue);
             let members = self.slots.queued(*queue);
             members
-                .take_while(|(_, since)| since.saturating_add(time_to_live) <= now)
-                .count()
+                .take_while(move |(_, since)| is_over || since.saturating_add(time_to_live) <= now)
         });
-        overdue.sum()
+        overdue.map(|(peer, _)| &peer.stream)
     }
 
     pub(super) fn is_paused(&self) -> bool {

@@ -4,6 +4,7 @@ use std::vec::Vec;
 
 use super::Episode;
 use super::client::Manner;
+use super::sockets::SimulatedStream;
 use super::world::World;
 use crate::limits::LISTENERS_MAX;
 use crate::time::Instant;
@@ -15,22 +16,19 @@ const CALLS_PER_SERVE_MAX: usize = 4 * (1 + 1) + 3;
 /// a descriptor.
 const CALLS_PER_LISTENER_MAX: usize = 1 + 1 + 2;
 
-/// What there was before a turn.
-pub(super) struct Before {
-    accepted: u64,
-    overdue: usize,
-    pub(super) line: Vec<u16>,
-}
-
 impl Episode<'_> {
-    pub(super) fn watch(&mut self, now: Instant) -> Before {
+    /// A turn begins: returns who waits for it.
+    pub(super) fn watch(&mut self, now: Instant) -> Vec<u16> {
         let mut world = self.world.borrow_mut();
         world.begin_turn(self.table.accepts_share(), self.table.is_paused());
-        Before {
-            accepted: world.accepted,
-            overdue: self.table.overdue_count(now),
-            line: self.table.line().collect(),
-        }
+        drop(world);
+        self.give_reasons(self.table.overdue(now));
+        self.table.line().collect()
+    }
+
+    pub(super) fn give_reasons<'s>(&self, streams: impl Iterator<Item = &'s SimulatedStream>) {
+        let mut world = self.world.borrow_mut();
+        streams.for_each(|stream| world.give_reason(stream.id));
     }
 
     /// Those who waited for another turn are still in front, in their order. As a turn serves its share
@@ -44,35 +42,33 @@ impl Episode<'_> {
         line
     }
 
-    /// A turn looks only at connections that it has a reason to look at: `asked` for by an event or
-    /// because they wanted it, new, or overdue. And each of them costs little.
-    pub(super) fn assert_bounded(&mut self, before: &Before, asked: usize) {
-        let world = self.world.borrow();
+    /// A turn that is over has accepted no more than it may, and looked only at connections that it has
+    /// a reason to look at: an event, their place in the line, that they are new, or overdue. So much
+    /// was seen when it did; and each reason costs little.
+    pub(super) fn assert_bounded(&mut self) {
+        let mut world = self.world.borrow_mut();
+        world.is_turn = false;
         for listening in &world.listening {
+            let (accepts, accepts_max) = (listening.accepts, listening.accepts_max);
             assert!(
-                listening.accepts <= listening.accepts_max,
-                "{} accepts in one turn, not {}",
-                listening.accepts,
-                listening.accepts_max
+                accepts <= accepts_max,
+                "{accepts} accepts in one turn, not {accepts_max}"
             );
         }
-        let accepted = (world.accepted - before.accepted) as usize;
-        let served = asked + accepted + before.overdue;
-        assert!(
-            world.touched <= served,
-            "{} connections in one turn, not {served}",
-            world.touched
-        );
         // Who comes into a full table has another one closed.
-        let others = accepted + world.listening.len() * CALLS_PER_LISTENER_MAX;
+        let closed = world.listening.iter().map(|listening| listening.accepts);
+        let others = closed.sum::<usize>() + world.listening.len() * CALLS_PER_LISTENER_MAX;
+        // At the end of time whoever was just served is overdue as well.
+        let is_end = world.now == Instant::from_millis(u64::MAX);
+        let served = world.reasons * if is_end { 2 } else { 1 };
         let calls_max = served * CALLS_PER_SERVE_MAX + others;
         let calls = world.calls;
         assert!(
             calls <= calls_max,
             "{calls} calls in one turn, not {calls_max}"
         );
-        let calls = calls.saturating_sub(others);
-        self.outcome.calls = self.outcome.calls.max(100 * calls / served.max(1));
+        let calls = 100 * calls.saturating_sub(others) / served.max(1);
+        self.outcome.calls = self.outcome.calls.max(calls);
     }
 
     pub(super) fn assert_invariants(&self, now: Instant) {

@@ -259,18 +259,24 @@ impl<'a> Episode<'a> {
         };
         for event in &events {
             assert!(self.table.owns(event.token));
+            // Who waits for its turn does not get another one before it.
+            if let Some(id) = event.id
+                && !self.table.is_runnable(event.token)
+            {
+                self.world.borrow_mut().give_reason(id);
+            }
             self.table
                 .handle(&(), event.token, event.is_read_closed, now);
         }
-        let share = self.table.runnables_share();
-        let line = self.assert_line(&before.line);
+        let line = self.assert_line(&before);
+        let (served, rest) = line.split_at(line.len().min(self.table.runnables_share()));
+        self.give_reasons(self.table.streams_at(served));
         self.table.turn(&(), now);
-        let served = line.len().min(share);
-        self.assert_line(&line[served..]);
+        self.assert_line(rest);
         if is_well && !self.is_stopped {
             self.world.borrow_mut().wait_a_turn();
         }
-        self.assert_bounded(&before, events.len() + served);
+        self.assert_bounded();
         self.assert_invariants(now);
     }
 

@@ -70,6 +70,7 @@ impl ListenSocket for SimulatedListener {
         world.accepted += 1;
         world.sockets[id].accepted_at = Some(world.now);
         world.mark(id);
+        world.give_reason(id);
         Ok(SimulatedStream {
             world: self.world.clone(),
             id,

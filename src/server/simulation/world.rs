@@ -51,8 +51,8 @@ pub(super) struct Socket {
     pub(super) is_heard: bool,
     /// When something was done about it last, as a number that grows with everything that is done.
     moment: u64,
-    /// The last turn in which something was.
-    touched_in: u64,
+    /// The last turn in which there was a reason to.
+    reason_in: u64,
     /// Those who waited at its listener when it came, and turns of a well server that it has waited.
     ahead: usize,
     turns: usize,
@@ -93,10 +93,12 @@ pub(super) struct World {
     pub(super) descriptors: usize,
     /// Out of 256 calls, so many fail in one way or other.
     pub(super) fault_rate: u8,
-    /// Calls since the turn began but for accept(2), and connections they were about.
+    /// Calls since the turn began but for accept(2), and reasons that there were to do something about
+    /// a connection.
     pub(super) calls: usize,
-    pub(super) touched: usize,
+    pub(super) reasons: usize,
     turns: u64,
+    pub(super) is_turn: bool,
     moments: u64,
     /// Streams that the server holds, as they were accepted, and how many it ever accepted.
     pub(super) held: Vec<usize>,
@@ -116,6 +118,8 @@ pub(super) struct World {
 /// An event as the server sees it.
 pub(super) struct Event {
     pub(super) token: Token,
+    /// Whose, unless it is a listener's.
+    pub(super) id: Option<usize>,
     pub(super) is_read_closed: bool,
 }
 
@@ -139,8 +143,9 @@ impl World {
             descriptors: 0,
             fault_rate: 0,
             calls: 0,
-            touched: 0,
+            reasons: 0,
             turns: 0,
+            is_turn: false,
             moments: 0,
             held: Vec::new(),
             accepted: 0,
@@ -179,7 +184,7 @@ impl World {
             accepted_at: None,
             is_heard: false,
             moment: 0,
-            touched_in: 0,
+            reason_in: 0,
             ahead: 0,
             turns: 0,
             client,
@@ -239,6 +244,7 @@ impl World {
             {
                 events.push(Event {
                     token,
+                    id: None,
                     is_read_closed: false,
                 });
             }
@@ -252,6 +258,7 @@ impl World {
             {
                 events.push(Event {
                     token,
+                    id: Some(id),
                     is_read_closed: pending.is_read_closed,
                 });
             }
@@ -307,8 +314,9 @@ impl World {
     /// once more unless the server will be told again.
     pub(super) fn begin_turn(&mut self, accepts_share: usize, is_paused: bool) {
         self.turns += 1;
+        self.is_turn = true;
         self.calls = 0;
-        self.touched = 0;
+        self.reasons = 0;
         self.is_out_of_descriptors = false;
         for listening in &mut self.listening {
             let times = if listening.is_level || is_paused {
@@ -321,13 +329,21 @@ impl World {
         }
     }
 
+    /// Whatever is done about a connection in this turn has a reason, or one more.
+    pub(super) fn give_reason(&mut self, id: usize) {
+        self.reasons += 1;
+        self.sockets[id].reason_in = self.turns;
+    }
+
     /// The server does something about a connection.
     pub(super) fn touch(&mut self, id: usize) {
         self.calls += 1;
         self.is_out_of_descriptors = false;
         let socket = &mut self.sockets[id];
-        let was_touched = core::mem::replace(&mut socket.touched_in, self.turns) == self.turns;
-        self.touched += usize::from(!was_touched);
+        assert!(
+            !self.is_turn || socket.reason_in == self.turns,
+            "{id} is looked at out of its turn"
+        );
         // Who has said nothing is where it was, however often it is asked.
         if socket.is_heard {
             self.mark(id);
