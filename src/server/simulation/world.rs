@@ -319,13 +319,11 @@ impl World {
         self.reasons = 0;
         self.is_out_of_descriptors = false;
         for listening in &mut self.listening {
-            let times = if listening.is_level || is_paused {
-                1
-            } else {
-                2
-            };
+            // In `handle`, and in `turn`.
+            let is_told_again = listening.is_level || is_paused;
+            let again = if is_told_again { 0 } else { accepts_share };
             listening.accepts = 0;
-            listening.accepts_max = times * accepts_share;
+            listening.accepts_max = accepts_share + again;
         }
     }
 
