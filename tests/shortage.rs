@@ -12,10 +12,12 @@ mod server_support;
 use std::fs::File;
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use healthz::server::{ACCEPT_PAUSE, Config};
-use server_support::{GET, Harness, answer, is_closed};
+use healthz::Responder;
+use healthz::server::{ACCEPT_PAUSE, Address, Config};
+use server_support::{ENDPOINTS, GET, Harness, answer, is_closed, listening, rest};
 
 const CHILD: &str = "HEALTHZ_TEST_SHORTAGE_CHILD";
 
@@ -75,13 +77,58 @@ fn out_of_descriptors() {
     println!("the door came back");
 }
 
+/// As well; and then the server is stopped.
+fn stopped_out_of_descriptors() {
+    let path = std::env::temp_dir().join(format!("healthz-short-{}.sock", std::process::id()));
+    let listeners = listening(&Address::Unix(path.clone()));
+    let mut door = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let mut connect = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let mut idle = [GET; 4].map(&mut connect);
+    door.work();
+    idle.iter_mut().for_each(|stream| drop(answer(stream)));
+    // Behind those who ask there are some who say nothing, and take what their like has given up.
+    let waiting = [GET, b"", GET, b"", GET, GET].map(&mut connect);
+    let hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    door.server.stop(door.poll.registry(), door.now);
+    for (mut stream, is_asking) in waiting
+        .into_iter()
+        .zip([true, false, true, false, true, true])
+    {
+        let said = rest(&mut stream);
+        assert_eq!(said.ends_with("\r\n\r\nok"), is_asking, "{said:?}");
+    }
+    assert!(door.server.is_finished());
+    assert_eq!(door.server.counters().accept_pauses, 0, "there is no later");
+    drop(hoard);
+    println!("the door came back");
+}
+
+/// It paused, for a time that it did not have: who had asked was reset, though the idle could go.
+#[test]
+fn a_server_that_stops_out_of_descriptors_answers_who_has_asked() {
+    in_a_process_of_its_own(
+        "a_server_that_stops_out_of_descriptors_answers_who_has_asked",
+        stopped_out_of_descriptors,
+    );
+}
+
 #[test]
 fn a_process_out_of_descriptors_answers_all_the_same_if_it_has_one_to_give_up() {
+    in_a_process_of_its_own(
+        "a_process_out_of_descriptors_answers_all_the_same_if_it_has_one_to_give_up",
+        out_of_descriptors,
+    );
+}
+
+fn in_a_process_of_its_own(name: &str, test: fn()) {
     if std::env::var_os(CHILD).is_some() {
-        return out_of_descriptors();
+        return test();
     }
     let script = "ulimit -n 32 && exec \"$0\" --exact --nocapture --test-threads=1 \"$1\"";
-    let name = "a_process_out_of_descriptors_answers_all_the_same_if_it_has_one_to_give_up";
     let output = Command::new("sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())

@@ -66,6 +66,8 @@ fn push_character(character: char, text: &mut Text<'_>) {
             text.push(b"\\x");
             push_hex(u32::from(character), 2, text);
         }
+        // Nearly all there is; the next arm would say the same, and take thirty times as long.
+        ' '..='~' => text.push(&[character as u8]),
         _ if is_printable(character) => text.push(character.encode_utf8(&mut [0; 4]).as_bytes()),
         '\u{80}'..='\u{ffff}' => {
             text.push(b"\\u");

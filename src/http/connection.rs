@@ -22,6 +22,7 @@
 //! | `Connection: close`, HTTP/1.0 without keep-alive | the last answer; what follows is never read as a request | RFC 9112 9.6 |
 //! | empty lines before a request | up to [`LEADING_EMPTY_LINES_MAX`] ignored | RFC 9112 2.2 |
 //! | the peer's end in the middle of a head | 400, closed | as Go |
+//! | nothing behind empty lines for `head_duration` | closed without an answer | RFC 9112 2.2 |
 
 use super::body::{Chunk, Malformed, drain_chunks};
 use super::cache::HeadCache;
@@ -255,12 +256,9 @@ impl Connection {
             status: StatusCode::REQUEST_TIMEOUT,
             detail: "the request head did not come in time",
         };
-        self.end(
-            context,
-            rx,
-            tx,
-            (self.phase == Phase::Head).then_some(refusal),
-        )
+        // Empty lines are no head: who has sent nothing else, behind a body for example, waits for no answer.
+        let is_cut = self.phase == Phase::Head && !rx.is_empty();
+        self.end(context, rx, tx, is_cut.then_some(refusal))
     }
 
     /// When [`expire`](Connection::expire) is due.

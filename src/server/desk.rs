@@ -15,9 +15,10 @@ use crate::http::{Connection, Context, Date, HeadCache, Next, Phase, Progress};
 use crate::limits::Limits;
 use crate::time::Instant;
 
-/// Reads from one connection in one turn, unless answers fill their buffer before: one bufferful of
-/// answers is everybody's share. Whoever asks for more waits for its next turn, so that new
-/// connections wait for little.
+/// Reads from one connection in one turn, at most: behind what is left to answer there is more to read,
+/// and behind what was read there is an end. But one bufferful, of requests or of answers, is everybody's
+/// share, for a bufferful can hold requests that take a millisecond. Whoever asks for more waits for its
+/// next turn, so that new connections wait for little.
 const READS_PER_TURN: usize = 4;
 /// Of a first read that fills the buffer, as no probe's does, so many bytes are looked at when the
 /// connection is accepted: others may wait to be accepted behind it. The rest comes in its turn.
@@ -125,6 +126,7 @@ impl<'a> Desk<'a> {
         for _ in 0..READS_PER_TURN {
             let mut is_drained = false;
             let mut is_short = false;
+            let mut is_full = false;
             let mut share = usize::MAX;
             if !core::mem::take(&mut is_behind) {
                 let (rx, _) = self.buffers.shared();
@@ -136,6 +138,7 @@ impl<'a> Desk<'a> {
                     Ok(read) => {
                         // A short read took all there was; but behind an end there is still the end.
                         is_short = read < size;
+                        is_full = !is_short;
                         is_drained = is_short && !peer.has_ended;
                         filled += read;
                         if is_new && !is_short {
@@ -153,6 +156,9 @@ impl<'a> Desk<'a> {
             }
             if is_drained {
                 return Outcome::Waiting { received: filled };
+            }
+            if is_full {
+                break;
             }
         }
         Outcome::Runnable { received: filled }

@@ -155,6 +155,9 @@ pub struct Counters {
 /// It owns no `Poll`: every call takes the caller's `Registry` and the present. Several servers can
 /// live in one `Poll` if their tokens do not overlap.
 ///
+/// To be stopped before it is dropped: a listening socket that others hold as well stays registered when
+/// it is closed here, and nobody could take it out any more.
+///
 /// Order of calls: [`register`](Server::register) once; then, whenever `Poll::poll` returns,
 /// [`handle`](Server::handle) for each event whose token [`owns`](Server::owns) says is ours, and
 /// [`turn`](Server::turn) once after them, and no later than [`deadline`](Server::deadline).

@@ -255,9 +255,10 @@ impl<'a, T> Slots<'a, T> {
 
     /// Who has to go if somebody has to: the longest idle, unless most of the table is taken by
     /// others. Of these, who does not read goes before who has its answer, and who is in its head last.
-    pub(super) fn victim(&self) -> Option<u16> {
+    /// If `is_last`, the idle have nothing to wait for: they go first in any case.
+    pub(super) fn victim(&self, is_last: bool) -> Option<u16> {
         let is_idle_scarce = self.ends(Queue::Idle).count <= self.count() / IDLE_SHARE;
-        let order = if is_idle_scarce {
+        let order = if is_idle_scarce && !is_last {
             [Queue::Write, Queue::Drain, Queue::Head, Queue::Idle]
         } else {
             Queue::ALL
@@ -455,7 +456,7 @@ mod tests {
         for (content, queue) in members {
             slots.insert(*content, *queue, at(0)).unwrap();
         }
-        core::iter::from_fn(|| slots.remove(slots.victim()?)).collect()
+        core::iter::from_fn(|| slots.remove(slots.victim(false)?)).collect()
     }
 
     #[test]

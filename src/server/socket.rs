@@ -41,6 +41,9 @@ pub(super) trait StreamSocket {
     /// Reads once, retrying only EINTR.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
+    /// Whether a read would find bytes. Reads none.
+    fn has_input(&self) -> bool;
+
     /// Sends once, retrying only EINTR; never raises SIGPIPE. If `is_last`, the bytes wait for the
     /// shutdown that must follow, so that data and FIN leave in one segment.
     fn send(&mut self, bytes: &[u8], is_last: bool) -> io::Result<usize>;
@@ -276,6 +279,15 @@ impl StreamSocket for Stream {
                 result => return result,
             }
         }
+    }
+
+    fn has_input(&self) -> bool {
+        let mut byte = [core::mem::MaybeUninit::uninit()];
+        let peeked = match self {
+            Stream::Tcp(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+            Stream::Unix(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+        };
+        peeked.is_ok_and(|count| count > 0)
     }
 
     #[inline]

@@ -27,6 +27,10 @@ const ACCEPTS_PER_TABLE: usize = 8;
 /// behind whoever is new.
 const RUNNABLES_PER_TURN: usize = 4;
 
+/// Idle connections that are looked at before one of them is evicted, if they have asked something just
+/// now: the work of a turn has a bound.
+pub(super) const EVICTION_LOOKS: usize = 8;
+
 /// Times so many when the server stops: all that wait in a queue of the kernel's default length
 /// (`net.core.somaxconn`). Who is not accepted then is reset.
 const ACCEPT_ROUNDS_AT_STOP: usize = 4096 / ACCEPTS_PER_TURN;
@@ -264,7 +268,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     AcceptError::Interrupted => {}
                     AcceptError::Gone => self.desk.counters.aborted += 1,
                     AcceptError::Foreign => self.tell_foreign(),
-                    AcceptError::Pause if self.makes_room(&error) => {}
+                    AcceptError::Pause if self.makes_room(&error, now) => {}
                     AcceptError::Pause => return self.pause_accepting(registry, &error, now),
                 },
             }
@@ -273,23 +277,37 @@ impl<'a, L: ListenSocket> Table<'a, L> {
 
     /// Out of descriptors is a full table, for the connections take them: with fewer than there are
     /// places, who sits here would keep everybody else out. So if a pause was no help one has to go; but
-    /// no more than one a pause if somebody else takes what that gives back.
-    fn makes_room(&mut self, error: &io::Error) -> bool {
-        if !self.is_short || self.has_made_room || !AcceptError::is_of_descriptors(error) {
+    /// no more than one a pause if somebody else takes what that gives back. When the server stops there
+    /// is no later that a pause could wait for.
+    fn makes_room(&mut self, error: &io::Error, now: Instant) -> bool {
+        let is_worse = self.is_short || self.desk.is_last;
+        if !is_worse || self.has_made_room || !AcceptError::is_of_descriptors(error) {
             return false;
         }
-        self.has_made_room = self.evict();
+        self.has_made_room = self.evict(now);
         self.has_made_room
     }
 
     /// Has somebody go. Returns whether there was anybody.
-    fn evict(&mut self) -> bool {
-        let Some(victim) = self.slots.victim() else {
-            return false;
-        };
-        self.desk.counters.evicted += 1;
-        self.slots.remove(victim);
-        true
+    ///
+    /// The longest idle may have asked something since this batch of events was made: it is passed over,
+    /// for its turn comes. If many have, the first of them was the longest idle after all.
+    fn evict(&mut self, now: Instant) -> bool {
+        for looks_left in (0..EVICTION_LOOKS).rev() {
+            let Some(victim) = self.slots.victim(self.desk.is_last) else {
+                return false;
+            };
+            let is_idle = matches!(self.slots.place(victim), Some((Queue::Idle, _)));
+            let peer = self.slots.content_mut(victim);
+            if looks_left > 0 && is_idle && peer.is_some_and(|peer| peer.stream.has_input()) {
+                self.slots.move_to(victim, Queue::Idle, now);
+                continue;
+            }
+            self.desk.counters.evicted += 1;
+            self.slots.remove(victim);
+            return true;
+        }
+        false
     }
 
     /// How many to accept in one turn. One more accept(2) than there are connections is dear; but in a
@@ -378,7 +396,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             return;
         }
         if self.slots.is_full() {
-            self.evict();
+            self.evict(now);
         }
         let Ok(index) = self.slots.insert(peer, Queue::Idle, now) else {
             debug_assert!(false, "an eviction made no room");
@@ -477,7 +495,9 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         if place.is_none_or(|(was, then)| was != queue || then < since) {
             self.slots.move_to(index, queue, since);
         }
-        if queue == Queue::Idle && !is_runnable && self.stops_at.is_some() {
+        // Empty lines are no request yet.
+        let is_between = queue == Queue::Idle || queue == Queue::Head && received == 0;
+        if is_between && !is_runnable && self.stops_at.is_some() {
             self.slots.remove(index);
         }
     }

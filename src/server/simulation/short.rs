@@ -116,6 +116,11 @@ impl StreamSocket for Socket {
         Ok(size)
     }
 
+    fn has_input(&self) -> bool {
+        let script = self.0.borrow();
+        script.is_endless || script.read < script.come
+    }
+
     fn send(&mut self, bytes: &[u8], _: bool) -> io::Result<usize> {
         let mut script = self.0.borrow_mut();
         assert!(!script.is_shut, "sent behind its own end");

@@ -195,6 +195,10 @@ impl StreamSocket for SimulatedStream {
         Ok(size)
     }
 
+    fn has_input(&self) -> bool {
+        self.world.borrow_mut().is_passed_over(self.id)
+    }
+
     fn send(&mut self, bytes: &[u8], is_last: bool) -> io::Result<usize> {
         let mut world = self.call();
         let is_faulty = world.is_faulty();
@@ -276,6 +280,7 @@ impl Drop for SimulatedStream {
         if !(socket.is_heard || is_gone || std::thread::panicking()) {
             world.is_closed_unheard(self.id);
         }
+        world.passed_over = 0;
         world.held.retain(|held| *held != self.id);
         let socket = &mut world.sockets[self.id];
         socket.token = None;

@@ -15,6 +15,7 @@ use mio::Token;
 use super::client::{Client, Truth};
 use super::sabotage::Sabotage;
 use super::tally::{Kind, Tally};
+use crate::server::table::EVICTION_LOOKS;
 use crate::time::Instant;
 
 /// The part of a table, as its divisor, that nobody is sent out of who has just come there.
@@ -49,6 +50,8 @@ pub(super) struct Socket {
     pub(super) accepted_at: Option<Instant>,
     /// Some of its bytes were read.
     pub(super) is_heard: bool,
+    /// It was to be evicted, and had something to say: it is behind all the idle then.
+    is_passed_over: bool,
     /// When something was done about it last, as a number that grows with everything that is done.
     moment: u64,
     /// The last turn in which there was a reason to.
@@ -100,6 +103,8 @@ pub(super) struct World {
     turns: u64,
     pub(super) is_turn: bool,
     moments: u64,
+    /// Connections that were to be evicted in a row and had something to say.
+    pub(super) passed_over: usize,
     /// Streams that the server holds, as they were accepted, and how many it ever accepted.
     pub(super) held: Vec<usize>,
     pub(super) accepted: u64,
@@ -147,6 +152,7 @@ impl World {
             turns: 0,
             is_turn: false,
             moments: 0,
+            passed_over: 0,
             held: Vec::new(),
             accepted: 0,
             is_out_of_descriptors: false,
@@ -183,6 +189,7 @@ impl World {
             is_delayed: false,
             accepted_at: None,
             is_heard: false,
+            is_passed_over: false,
             moment: 0,
             reason_in: 0,
             ahead: 0,
@@ -382,12 +389,29 @@ impl World {
         }
     }
 
+    /// A look at who is about to be evicted. Such looks have a bound of their own, and are no turns.
+    pub(super) fn is_passed_over(&mut self, id: usize) -> bool {
+        if self.sockets[id].to_server.is_empty() {
+            return false;
+        }
+        self.passed_over += 1;
+        assert!(self.passed_over < EVICTION_LOOKS, "nobody is evicted");
+        self.sockets[id].is_passed_over = true;
+        self.mark(id);
+        true
+    }
+
     /// A connection is closed of which not one byte was read, though nothing went wrong: it was idle
     /// from its accept on. Its time must be over, or it must have been the one to go: the longest
-    /// idle, and so many that came to be idle behind it as are left to the idle anyway; or all are.
+    /// idle, and so many that came to be idle behind it as are left to the idle anyway; or all are. If
+    /// it has said something, all that were looked at before it had.
     pub(super) fn is_closed_unheard(&mut self, id: usize) {
         let socket = &self.sockets[id];
         let is_silent = socket.to_server.is_empty();
+        assert!(
+            is_silent || self.passed_over == EVICTION_LOOKS - 1,
+            "{id} has to go although it has said something"
+        );
         let accepted_at = socket.accepted_at.unwrap_or(self.now);
         if is_silent
             && (self.is_stopping || accepted_at.saturating_add(self.idle_duration) <= self.now)
@@ -401,9 +425,11 @@ impl World {
                 .filter(|id| self.sockets[**id].token.is_some())
         };
         assert!(socket.token.is_some(), "{id} is closed without a place");
-        let mut before = seated().take_while(|other| **other != id);
+        let before = seated().take_while(|other| **other != id);
         assert!(
-            before.all(|other| self.sockets[*other].is_heard),
+            before
+                .map(|other| &self.sockets[*other])
+                .all(|other| other.is_heard || other.is_passed_over),
             "{id} has to go before one that is idle for longer"
         );
         let others = seated().count() - 1;

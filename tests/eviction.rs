@@ -1,0 +1,145 @@
+//! Who has to go when there is no room, and who must not: who has asked, and who is in the middle of it
+//! when the server stops.
+#![cfg(feature = "server")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod server_support;
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use healthz::server::{Address, Config};
+use healthz::{Limits, Responder};
+use mio::{Events, Token};
+use server_support::{ENDPOINTS, GET, Harness, LAST, answer, is_closed, listening, rest};
+
+const HALF: &[u8] = b"GET /healthz HTTP/1.1\r\nHos";
+const OTHER_HALF: &[u8] = b"t: a\r\n\r\n";
+
+/// A server on a Unix socket, where a connection can be accepted before it has said anything.
+fn on_unix(name: &str, connections: usize) -> (Harness, PathBuf) {
+    let path = std::env::temp_dir().join(format!("healthz-{name}-{}.sock", std::process::id()));
+    let listeners = listening(&Address::Unix(path.clone()));
+    let config = Config {
+        connections,
+        ..Config::default()
+    };
+    let responder = Responder::new(&ENDPOINTS);
+    (Harness::on(responder, listeners, config), path)
+}
+
+/// It was, if the newcomer's event came before its own: its request was there, and was reset.
+#[test]
+fn the_longest_idle_is_passed_over_if_it_has_just_asked() {
+    let mut harness = Harness::new(4);
+    let mut idle = [0; 4].map(|_| harness.idle());
+    let mut newcomer = harness.connect();
+    newcomer.write_all(GET).unwrap();
+    let [oldest, second, ..] = &mut idle;
+    oldest.write_all(GET).unwrap();
+    let mut events = Events::with_capacity(8);
+    harness
+        .poll
+        .poll(&mut events, Some(Duration::ZERO))
+        .unwrap();
+    // The listener's before all others.
+    let (first, others): (Vec<_>, Vec<_>) = events.iter().partition(|e| e.token() == Token(7));
+    assert_eq!((first.len(), others.len()), (1, 1));
+    for event in first.into_iter().chain(others) {
+        harness
+            .server
+            .handle(harness.poll.registry(), event, harness.now);
+    }
+    harness.work();
+    for stream in [&mut newcomer, oldest] {
+        assert!(answer(stream).starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    assert!(is_closed(second));
+    assert_eq!(harness.server.counters().evicted, 1);
+}
+
+/// All of them have asked, and one goes all the same: there is no search without end.
+#[test]
+fn somebody_goes_though_everybody_has_asked() {
+    let mut harness = Harness::new(2);
+    let mut idle = [0; 2].map(|_| harness.idle());
+    let mut newcomer = harness.connect();
+    newcomer.write_all(GET).unwrap();
+    for stream in &mut idle {
+        stream.write_all(GET).unwrap();
+    }
+    let mut events = Events::with_capacity(1);
+    harness
+        .poll
+        .poll(&mut events, Some(Duration::ZERO))
+        .unwrap();
+    for event in &events {
+        assert_eq!(event.token(), Token(7));
+        harness
+            .server
+            .handle(harness.poll.registry(), event, harness.now);
+    }
+    assert_eq!(harness.server.counters().evicted, 1);
+    harness.work();
+    answer(&mut newcomer);
+    assert_eq!(harness.server.counters().answered, 2 + 2);
+}
+
+/// They were: requests were cut off for the sake of connections that were closed a moment later.
+#[test]
+fn who_is_in_the_middle_of_a_request_does_not_go_for_the_idle_of_a_server_that_stops() {
+    let (mut harness, path) = on_unix("stopping", 2);
+    let [mut old, mut idle, mut newcomer] = [0; 3].map(|_| UnixStream::connect(&path).unwrap());
+    old.write_all(HALF).unwrap();
+    idle.write_all(GET).unwrap();
+    // Two are accepted, one a turn.
+    harness.turn();
+    harness.turn();
+    answer(&mut idle);
+    assert_eq!(harness.server.counters().accepted, 2);
+    newcomer.write_all(HALF).unwrap();
+    harness.server.stop(harness.poll.registry(), harness.now);
+    assert_eq!(harness.server.counters().accepted, 3);
+    for stream in [&mut old, &mut newcomer] {
+        stream.write_all(OTHER_HALF).unwrap();
+        harness.work();
+        assert!(rest(stream).ends_with("\r\n\r\nok"));
+    }
+    assert_eq!(rest(&mut idle), "");
+    assert!(harness.server.is_finished());
+}
+
+/// It was told of a head that was late, and kept a server that stops from its end.
+#[test]
+fn empty_lines_behind_a_body_are_no_request() {
+    let post = b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody\r\n".as_slice();
+    let mut harness = Harness::new(4);
+    let mut stream = harness.send(post);
+    answer(&mut stream);
+    harness.pass(Limits::DEFAULT.head_duration);
+    assert_eq!(rest(&mut stream), "");
+    let counters = harness.server.counters();
+    assert_eq!(
+        (counters.answered, counters.refused, counters.expired),
+        (1, 0, 1)
+    );
+
+    let mut stream = harness.send(post);
+    answer(&mut stream);
+    // A request may follow them, though.
+    stream.write_all(LAST).unwrap();
+    harness.work();
+    assert!(rest(&mut stream).ends_with("\r\n\r\nok"));
+
+    let mut stream = harness.send(post);
+    answer(&mut stream);
+    harness.server.stop(harness.poll.registry(), harness.now);
+    assert!(harness.server.is_finished());
+    assert_eq!(rest(&mut stream), "");
+}
