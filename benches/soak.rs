@@ -39,7 +39,7 @@ use attack::Attack;
 use crowd::Crowd;
 use door::Door;
 use hdrhistogram::Histogram;
-use load::{Mode, Plan, Tally, Wait};
+use load::{Mode, Plan, Right, Tally, Wait};
 use process::Memory;
 use support::{Checksum, thousands};
 use table::Table;
@@ -129,6 +129,7 @@ fn round(address: SocketAddr, sizes: &Sizes, sum: &mut Sum) {
         rate: RATE,
         count: sizes.probes,
         patience: PATIENCE,
+        right: Right::Ok,
     };
     let run = |plan: Plan, what: &str| match load::run(&plan) {
         Ok(tally) => tally,

@@ -30,7 +30,7 @@ use std::time::Duration;
 use healthz::server::{Address, Config, Listeners, Server};
 use healthz::{Check, Endpoint, Responder};
 
-use load::{Mode, Plan, Tally, Wait};
+use load::{Mode, Plan, Right, Tally, Wait};
 use support::Checksum;
 
 const RATE: u32 = 10;
@@ -77,6 +77,7 @@ fn probe(address: SocketAddr, rate: u32, count: u64) -> Tally {
         rate,
         count,
         patience: PATIENCE,
+        right: Right::Ok,
     };
     load::run(&plan).unwrap_or_else(|error| panic!("{error}"))
 }

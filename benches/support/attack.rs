@@ -29,7 +29,7 @@ pub enum Attack {
     Unread,
     /// Asks [`PIPELINED`] times, as fast as the server takes it, and reads nothing.
     Pipeline,
-    /// Connects, says something of [`STATES`], and resets the connection; again and again.
+    /// Connects, comes to one of [`STATES`], and resets the connection; again and again.
     Reset,
     /// Connects and closes, again and again.
     Close,
@@ -38,26 +38,31 @@ pub enum Attack {
 /// Requests of one connection of [`Attack::Pipeline`].
 pub const PIPELINED: usize = 100_000;
 
-/// What was sent when a connection is reset, and whether some answer is waited for before.
-const STATES: [(&[u8], bool); 9] = [
-    (b"", false),
-    (b"GET /heal", false),
-    (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ", false),
-    (GET, false),
-    (GET, true),
-    (
-        b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf",
-        true,
-    ),
-    (
+/// What a connection has come to when it is reset.
+#[derive(Clone, Copy)]
+enum State {
+    /// It has said this.
+    Said(&'static [u8]),
+    /// It has said this, and some answer has come.
+    Answered(&'static [u8]),
+    /// It has asked until the server could not answer any more, and so did not read any more.
+    Blocked,
+}
+
+/// All that there are.
+const STATES: [State; 10] = [
+    State::Said(b""),
+    State::Said(b"GET /heal"),
+    State::Said(HALF),
+    State::Said(GET),
+    State::Answered(GET),
+    State::Answered(b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"),
+    State::Said(
         b"POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhalf",
-        false,
     ),
-    (b"NO\r\n\r\n", true),
-    (
-        b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nmore",
-        false,
-    ),
+    State::Answered(b"NO\r\n\r\n"),
+    State::Said(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nmore"),
+    State::Blocked,
 ];
 
 const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -68,6 +73,9 @@ const HALF: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ";
 const BUFFER_BYTES: usize = 16 * 1024;
 /// Source addresses, and ports enough behind each.
 const SOURCES: usize = 200;
+/// Connections that an attack which is a loop has at once: whoever is new ends the oldest. One thread
+/// has them all, because on two cores a second would be in the server's way more than any connection.
+const LOOP_OPEN: usize = 64;
 /// Connections begun in a row before what is open gets its turn.
 const OPENS_PER_TURN: usize = 64;
 const DRIP: Duration = Duration::from_secs(1);
@@ -111,6 +119,20 @@ impl Attack {
             Attack::Close => "connect and close",
         }
     }
+
+    /// Whether its connections fill the table, so that whoever is new has somebody thrown out.
+    pub fn is_occupying(self) -> bool {
+        !matches!(self, Attack::Reset | Attack::Close)
+    }
+
+    /// Of `made` connections, how many a server may never have been shown: its kernel keeps who has said
+    /// nothing to itself (`TCP_DEFER_ACCEPT`), and what is reset there is gone.
+    pub fn unseen(self, made: u64) -> u64 {
+        match self {
+            Attack::Reset => made.div_ceil(STATES.len() as u64),
+            _ => 0,
+        }
+    }
 }
 
 impl FromStr for Attack {
@@ -122,8 +144,9 @@ impl FromStr for Attack {
     }
 }
 
-/// Attacks `address` with `count` connections at once, or one after the other where an attack is such
-/// a loop, until `is_over`. `made` counts connections: once it has reached `count`, everybody is there.
+/// Attacks `address` with `count` connections at once, or [`LOOP_OPEN`] at once and more after them where
+/// an attack is a loop, until `is_over`. `made` counts connections that were established: once it has
+/// reached `count`, everybody is there.
 ///
 /// A connection that the server ends is made anew, `again` later.
 ///
@@ -153,6 +176,8 @@ fn run_loop(
     made: &AtomicU64,
     is_over: &AtomicBool,
 ) -> io::Result<()> {
+    let flood = VERBOSE.repeat(256);
+    let mut open = VecDeque::with_capacity(LOOP_OPEN);
     for index in 0.. {
         if is_over.load(Ordering::Relaxed) {
             break;
@@ -163,19 +188,52 @@ fn run_loop(
             continue;
         }
         made.fetch_add(1, Ordering::Relaxed);
-        if attack == Attack::Reset {
-            let (bytes, is_waiting) = STATES[index % STATES.len()];
-            socket.set_read_timeout(Some(PATIENCE))?;
-            let mut stream = std::net::TcpStream::from(socket.try_clone()?);
-            // The server may be quicker with its own end.
-            let _ = stream.write_all(bytes);
-            if is_waiting {
-                let _ = stream.read(&mut [0; 9]);
-            }
-            socket.set_linger(Some(Duration::ZERO))?;
+        let state = (attack == Attack::Reset).then(|| STATES[index % STATES.len()]);
+        if let Some(state) = state {
+            come_to(&socket, state, &flood)?;
+        }
+        // Half of them at once, so that the server finds them over when it comes to them.
+        if (index / STATES.len()).is_multiple_of(2) {
+            end(socket, state, &flood)?;
+            continue;
+        }
+        if open.len() == LOOP_OPEN {
+            let oldest = open.pop_front();
+            oldest.map_or(Ok(()), |(socket, state)| end(socket, state, &flood))?;
+        }
+        open.push_back((socket, state));
+    }
+    Ok(())
+}
+
+/// Says what brings the connection to `state`. The server may be quicker with its own end, which is no
+/// error.
+fn come_to(mut socket: &Socket, state: State, flood: &[u8]) -> io::Result<()> {
+    match state {
+        State::Said(bytes) | State::Answered(bytes) => {
+            let _ = socket.write_all(bytes);
+        }
+        State::Blocked => {
+            socket.set_nonblocking(true)?;
+            while socket.write(flood).is_ok() {}
         }
     }
     Ok(())
+}
+
+/// Ends the connection: by a reset once it is there, if there is a `state` that it was to come to.
+fn end(socket: Socket, state: Option<State>, flood: &[u8]) -> io::Result<()> {
+    match state {
+        None => return Ok(()),
+        Some(State::Said(_)) => {}
+        Some(State::Answered(_)) => {
+            socket.set_read_timeout(Some(PATIENCE))?;
+            let _ = (&socket).read(&mut [0; 9]);
+        }
+        // The server has read some of it in between.
+        Some(State::Blocked) => come_to(&socket, State::Blocked, flood)?,
+    }
+    socket.set_linger(Some(Duration::ZERO))
 }
 
 fn socket(index: usize) -> io::Result<Socket> {
@@ -191,6 +249,8 @@ fn socket(index: usize) -> io::Result<Socket> {
 
 struct Attacker {
     stream: TcpStream,
+    /// The handshake is over.
+    is_made: bool,
     /// Bytes that the server was sent.
     sent: usize,
 }
@@ -243,9 +303,7 @@ impl Crowd {
                 _ => break,
             };
             self.missing.pop_front();
-            if self.open(index)? {
-                made.fetch_add(1, Ordering::Relaxed);
-            } else {
+            if !self.open(index)? {
                 self.missing.push_back((now + self.again, index));
             }
         }
@@ -258,6 +316,14 @@ impl Crowd {
         let mut gone = Vec::new();
         let mut ready = Vec::new();
         for event in &self.events {
+            let attacker = self.attackers[event.token().0].as_mut();
+            if let Some(attacker) = attacker.filter(|attacker| !attacker.is_made)
+                && event.is_writable()
+                && !event.is_error()
+            {
+                attacker.is_made = true;
+                made.fetch_add(1, Ordering::Relaxed);
+            }
             if event.is_error() || event.is_read_closed() {
                 gone.push(event.token().0);
             } else if event.is_writable() {
@@ -295,7 +361,11 @@ impl Crowd {
             Token(index),
             Interest::READABLE | Interest::WRITABLE,
         )?;
-        self.attackers[index] = Some(Attacker { stream, sent: 0 });
+        self.attackers[index] = Some(Attacker {
+            stream,
+            is_made: false,
+            sent: 0,
+        });
         Ok(true)
     }
 

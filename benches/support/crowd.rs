@@ -1,8 +1,8 @@
 //! Attackers in a process of their own: the bench's own program, started again with `--child attack`.
-//! They end when its standard input does.
+//! They end when its standard input does, and say how many have come for each line of it.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -26,7 +26,9 @@ pub fn serve(name: &str, address: &str, count: &str, again: &str) {
             std::thread::sleep(LOOK);
         }
         println!("here");
-        let _ = io::stdin().read_to_end(&mut Vec::new());
+        for _ in io::stdin().lines() {
+            println!("{}", seen.load(Ordering::Relaxed));
+        }
         ended.store(true, Ordering::Relaxed);
     });
     attack::run(attack, address, count, again, &made, &is_over).unwrap();
@@ -54,6 +56,15 @@ impl Crowd {
         output.read_line(&mut line).unwrap();
         assert_eq!(line, "here\n", "the attackers do not come");
         Crowd { child, output }
+    }
+
+    /// How many connections they have made so far.
+    pub fn made(&mut self) -> u64 {
+        let input = self.child.stdin.as_mut().unwrap();
+        input.write_all(b"\n").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim().parse().unwrap()
     }
 
     /// Sends them home. Returns how many connections they made.

@@ -5,8 +5,10 @@
 //! also be the `healthz` program, or run below a program that counts what it does.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -110,7 +112,7 @@ pub fn endpoints(checks: usize, now: Instant) -> &'static [Endpoint<'static>] {
 }
 
 /// `--child serve CONNECTIONS CHECKS`: says its address, serves until standard input ends, and then
-/// says what it counted.
+/// says what it counted. A line of input makes the last check fail for good, which it says too.
 pub fn serve(connections: &str, checks: &str) {
     let setup = Setup {
         connections: connections.parse().unwrap(),
@@ -126,7 +128,11 @@ pub fn serve(connections: &str, checks: &str) {
     };
     let handle = healthz::server::spawn(server).unwrap();
     println!("{address}");
-    io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    for _ in io::stdin().lines() {
+        let check = endpoints[0].checks().last().unwrap();
+        check.fail("somebody said so");
+        println!("{}", check.name());
+    }
     handle.stop();
     let counters = handle.join().unwrap();
     println!(
@@ -177,8 +183,14 @@ impl Door {
 
     /// The `healthz` program with default settings.
     pub fn daemon(program: &std::path::Path) -> Door {
+        Door::daemon_with(program, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn daemon_with(program: &std::path::Path, arguments: &[&str]) -> Door {
         let mut child = Command::new(program)
             .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -201,9 +213,41 @@ impl Door {
         }
     }
 
+    /// Makes a check fail. Returns its name once it does: not for the daemon.
+    pub fn fail(&mut self) -> String {
+        self.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
     /// Of its process.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Fills the daemon's stderr, which nobody reads meanwhile, so that its log is blocked. Returns how
+    /// many bytes that took.
+    pub fn block_log(&self) -> usize {
+        // Opened anew: the daemon's own descriptor has to stay one that blocks.
+        let mut log = File::options()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(format!("/proc/{}/fd/2", self.id()))
+            .unwrap();
+        let mut filled = 0;
+        loop {
+            match log.write(&[b'\n'; 4096]) {
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return filled,
+                Err(error) => panic!("the daemon's stderr: {error}"),
+            }
+        }
+    }
+
+    /// Reads as much of it as [`block_log`](Door::block_log) wrote.
+    pub fn unblock_log(&mut self, filled: usize) {
+        self.output.read_exact(&mut vec![0; filled]).unwrap();
     }
 
     /// Asks the daemon to stop; its last word is what it counted.

@@ -52,6 +52,15 @@ pub enum Wait {
     Sleep,
 }
 
+/// Which answer is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// 200.
+    Ok,
+    /// 500, because of the check of that name.
+    Failing(String),
+}
+
 pub struct Plan {
     pub address: SocketAddr,
     pub mode: Mode,
@@ -62,6 +71,7 @@ pub struct Plan {
     pub count: u64,
     /// From the moment it was due; after that a probe is lost.
     pub patience: Duration,
+    pub right: Right,
 }
 
 /// What came of a run. Times in nanoseconds.
@@ -71,7 +81,11 @@ pub struct Tally {
     pub answered: u64,
     /// Connections whose end the server should have sent and did not, or that it reset.
     pub unclosed: u64,
-    /// From when a probe was due to the last byte of its answer.
+    /// Probes that the server dismissed: it ended their connections without an answer. How long after
+    /// connect(2) each was sent; a server that is short of places cannot wait for ever for what nobody
+    /// has said yet.
+    pub dismissed: Vec<Duration>,
+    /// From when a probe was due to the last byte of its answer, be it too late.
     pub latency: Histogram<u64>,
     /// From when a probe was due to when it was sent: the client's own part.
     pub late: Histogram<u64>,
@@ -87,10 +101,32 @@ impl Tally {
             asked: 0,
             answered: 0,
             unclosed: 0,
+            dismissed: Vec::new(),
             latency: histogram(3),
             late: histogram(1),
             checksum: Checksum::EMPTY,
         }
+    }
+
+    /// Takes in what came of another run.
+    pub fn add(&mut self, other: &Tally) {
+        self.asked += other.asked;
+        self.answered += other.answered;
+        self.unclosed += other.unclosed;
+        self.dismissed.extend(&other.dismissed);
+        self.latency.add(&other.latency).unwrap();
+        self.late.add(&other.late).unwrap();
+        self.checksum.add(other.checksum.to_string().as_bytes());
+    }
+
+    /// Probes that nobody answered in time.
+    pub fn unanswered(&self) -> u64 {
+        self.asked - self.answered
+    }
+
+    /// A latency in milliseconds.
+    pub fn ms(&self, quantile: f64) -> f64 {
+        self.latency.value_at_quantile(quantile) as f64 / 1e6
     }
 }
 
@@ -115,6 +151,9 @@ struct Line {
     is_unsent: bool,
     /// When the last probe on it was due.
     used: Duration,
+    /// With one connection a probe: when it was begun, and how long after that the request was written.
+    begun: Duration,
+    spoke: Duration,
     answers: Vec<u8>,
 }
 
@@ -259,6 +298,8 @@ impl<'a> Client<'a> {
             due: VecDeque::new(),
             is_unsent: false,
             used: Duration::ZERO,
+            begun: self.start.elapsed(),
+            spoke: Duration::ZERO,
             answers: Vec::new(),
         };
         let index = self.free.pop().unwrap_or(self.lines.len());
@@ -284,7 +325,10 @@ impl<'a> Client<'a> {
             return Ok(());
         };
         match line.stream.write(REQUEST_CLOSE) {
-            Ok(written) if written == REQUEST_CLOSE.len() => line.is_unsent = false,
+            Ok(written) if written == REQUEST_CLOSE.len() => {
+                line.is_unsent = false;
+                line.spoke = self.start.elapsed() - line.begun;
+            }
             Ok(_) => return Err(io::Error::other("a request was cut in two")),
             // Not connected yet.
             Err(error)
@@ -292,7 +336,8 @@ impl<'a> Client<'a> {
                     error.kind(),
                     ErrorKind::WouldBlock | ErrorKind::NotConnected
                 ) => {}
-            Err(error) => return Err(error),
+            // The server has ended it, before it knew what is asked.
+            Err(_) => return self.end(index, false),
         }
         Ok(())
     }
@@ -309,7 +354,12 @@ impl<'a> Client<'a> {
             let read = line.stream.read(&mut self.scratch);
             let now = self.start.elapsed();
             match read {
-                Ok(0) => return self.end(index, true),
+                Ok(0) => {
+                    if self.plan.mode == Mode::Close && !line.due.is_empty() {
+                        self.tally.dismissed.push(line.spoke);
+                    }
+                    return self.end(index, true);
+                }
                 Ok(count) => {
                     line.answers.extend_from_slice(&self.scratch[..count]);
                     self.take_answers(index, now)?;
@@ -331,7 +381,7 @@ impl<'a> Client<'a> {
             return Ok(());
         };
         let mut taken = 0;
-        while let Some((length, body)) = answer(&line.answers[taken..])? {
+        while let Some((length, body)) = answer(&line.answers[taken..], &self.plan.right)? {
             let Some(due) = line.due.pop_front() else {
                 return Err(io::Error::other("an answer that nobody asked for"));
             };
@@ -342,9 +392,9 @@ impl<'a> Client<'a> {
             }
             if now - due <= self.plan.patience {
                 self.tally.answered += 1;
-                let latency = (now - due).as_nanos() as u64;
-                self.tally.latency.saturating_record(latency);
             }
+            let latency = (now - due).as_nanos() as u64;
+            self.tally.latency.saturating_record(latency);
         }
         line.answers.drain(..taken);
         Ok(())
@@ -391,7 +441,10 @@ impl<'a> Client<'a> {
 
 /// The whole answer at the start of `bytes`, as its length and its body; `None` if there is more to
 /// come.
-fn answer(bytes: &[u8]) -> io::Result<Option<(usize, &[u8])>> {
+///
+/// # Errors
+/// If it is not the right one, of kind `Other`.
+pub fn answer<'a>(bytes: &'a [u8], right: &Right) -> io::Result<Option<(usize, &'a [u8])>> {
     let Some(head) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);
     };
@@ -399,8 +452,12 @@ fn answer(bytes: &[u8]) -> io::Result<Option<(usize, &[u8])>> {
     let text = String::from_utf8_lossy(&bytes[..head]);
     let wrong = |what: &str| io::Error::other(format!("{what} in the answer {text:?}"));
     let mut lines = text.split("\r\n");
-    if lines.next() != Some("HTTP/1.1 200 OK") {
-        return Err(wrong("not 200"));
+    let status = match right {
+        Right::Ok => "HTTP/1.1 200 OK",
+        Right::Failing(_) => "HTTP/1.1 500 Internal Server Error",
+    };
+    if lines.next() != Some(status) {
+        return Err(wrong(&format!("not {status:?}")));
     }
     let length = lines.find_map(|line| {
         let (name, value) = line.split_once(':')?;
@@ -408,9 +465,24 @@ fn answer(bytes: &[u8]) -> io::Result<Option<(usize, &[u8])>> {
         is_length.then(|| value.trim().parse::<usize>().ok())?
     });
     let length = length.ok_or_else(|| wrong("no length"))?;
-    match bytes.get(body..body + length) {
-        None => Ok(None),
-        Some(b"ok") => Ok(Some((body + length, b"ok"))),
-        Some(_) => Err(wrong("another body than ok")),
+    let Some(text) = bytes.get(body..body + length) else {
+        return Ok(None);
+    };
+    if !right.is_body(text) {
+        return Err(wrong(&format!("the body {:?}", text.escape_ascii())));
+    }
+    Ok(Some((body + length, text)))
+}
+
+impl Right {
+    fn is_body(&self, body: &[u8]) -> bool {
+        match self {
+            Right::Ok => body == b"ok",
+            Right::Failing(check) => {
+                let line = format!("[-]{check} failed: reason withheld\n");
+                let has_line = body.windows(line.len()).any(|part| part == line.as_bytes());
+                has_line && body.ends_with(b"healthz check failed\n")
+            }
+        }
     }
 }

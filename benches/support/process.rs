@@ -43,12 +43,32 @@ impl Memory {
 
 /// Time that all threads of a process were on a CPU, in the kernel's own count.
 pub fn cpu_time(process: u32) -> Duration {
+    Duration::from_nanos(schedule(process, 0))
+}
+
+/// Time that all threads of a process were ready to run and were not let, in the kernel's own count.
+pub fn waited(process: u32) -> Duration {
+    Duration::from_nanos(schedule(process, 1))
+}
+
+/// Of the sum over all threads of a process, the word at `index` of schedstat.
+fn schedule(process: u32, index: usize) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
     let of_task = tasks.unwrap().flatten().filter_map(|task| {
         let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
+        text.split_whitespace().nth(index)?.parse::<u64>().ok()
     });
-    Duration::from_nanos(of_task.sum())
+    of_task.sum()
+}
+
+/// How often the kernel has turned away a connection because a listener's queue was full, anybody's.
+pub fn listen_drops() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/netstat").unwrap_or_default();
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let mut next = || lines.next().unwrap_or_default().split_whitespace();
+    let mut columns = next().zip(next());
+    let drops = columns.find(|(name, _)| *name == "ListenDrops");
+    drops.map_or(0, |(_, count)| count.parse().unwrap_or(0))
 }
 
 /// How many files this process may have open, after asking for `wanted`. Starts the program again

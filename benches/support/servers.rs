@@ -15,7 +15,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::load::{self, Mode, Plan, Tally, Wait};
+use super::load::{self, Mode, Plan, Right, Tally, Wait};
 
 /// Probes before those that count.
 const WARM_UP: u64 = 100;
@@ -156,6 +156,7 @@ impl Program {
             rate,
             count,
             patience: PATIENCE,
+            right: Right::Ok,
         };
         let warm_up = WARM_UP.min(probes);
         run_to_the_end(&plan(warm_up));
