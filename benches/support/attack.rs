@@ -80,7 +80,7 @@ const LOOP_OPEN: usize = 64;
 const OPENS_PER_TURN: usize = 64;
 const DRIP: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(10);
-/// For an answer of which nothing depends.
+/// For a connection or an answer on which nothing depends.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Attack {
@@ -183,8 +183,8 @@ fn run_loop(
             break;
         }
         let socket = socket(index)?;
-        // It may time out where the backlog is full.
-        if socket.connect_timeout(&address.into(), DRIP).is_err() {
+        // It times out where the backlog is full; to wait for the kernel's next try would be a pause.
+        if socket.connect_timeout(&address.into(), PATIENCE).is_err() {
             continue;
         }
         made.fetch_add(1, Ordering::Relaxed);

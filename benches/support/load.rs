@@ -81,10 +81,9 @@ pub struct Tally {
     pub answered: u64,
     /// Connections whose end the server should have sent and did not, or that it reset.
     pub unclosed: u64,
-    /// Probes that the server dismissed: it ended their connections without an answer. How long after
-    /// connect(2) each was sent; a server that is short of places cannot wait for ever for what nobody
-    /// has said yet.
-    pub dismissed: Vec<Duration>,
+    /// With one connection a probe, what became of each that was not answered in time: where between
+    /// connect(2) and the answer the time went tells who was slow.
+    pub lost: Vec<String>,
     /// From when a probe was due to the last byte of its answer, be it too late.
     pub latency: Histogram<u64>,
     /// From when a probe was due to when it was sent: the client's own part.
@@ -101,7 +100,7 @@ impl Tally {
             asked: 0,
             answered: 0,
             unclosed: 0,
-            dismissed: Vec::new(),
+            lost: Vec::new(),
             latency: histogram(3),
             late: histogram(1),
             checksum: Checksum::EMPTY,
@@ -113,7 +112,7 @@ impl Tally {
         self.asked += other.asked;
         self.answered += other.answered;
         self.unclosed += other.unclosed;
-        self.dismissed.extend(&other.dismissed);
+        self.lost.extend_from_slice(&other.lost);
         self.latency.add(&other.latency).unwrap();
         self.late.add(&other.late).unwrap();
         self.checksum.add(other.checksum.to_string().as_bytes());
@@ -122,6 +121,12 @@ impl Tally {
     /// Probes that nobody answered in time.
     pub fn unanswered(&self) -> u64 {
         self.asked - self.answered
+    }
+
+    /// How many answers took longer than that.
+    pub fn later_than(&self, time: Duration) -> u64 {
+        let time = time.as_nanos() as u64;
+        self.latency.count_between(time, self.latency.high())
     }
 
     /// A latency in milliseconds.
@@ -151,7 +156,7 @@ struct Line {
     is_unsent: bool,
     /// When the last probe on it was due.
     used: Duration,
-    /// With one connection a probe: when it was begun, and how long after that the request was written.
+    /// With one connection a probe: just before connect(2), and how long after that the request was written.
     begun: Duration,
     spoke: Duration,
     answers: Vec<u8>,
@@ -260,6 +265,7 @@ impl<'a> Client<'a> {
             self.tally.late.saturating_record(late.as_nanos() as u64);
             if is_new {
                 line.is_unsent = true;
+                line.begun = due + late;
                 self.write(index)?;
                 let is_unsent = self.lines[index].as_ref().is_some_and(|l| l.is_unsent);
                 let interest = match is_unsent {
@@ -298,7 +304,7 @@ impl<'a> Client<'a> {
             due: VecDeque::new(),
             is_unsent: false,
             used: Duration::ZERO,
-            begun: self.start.elapsed(),
+            begun: Duration::ZERO,
             spoke: Duration::ZERO,
             answers: Vec::new(),
         };
@@ -355,9 +361,7 @@ impl<'a> Client<'a> {
             let now = self.start.elapsed();
             match read {
                 Ok(0) => {
-                    if self.plan.mode == Mode::Close && !line.due.is_empty() {
-                        self.tally.dismissed.push(line.spoke);
-                    }
+                    self.lose(index, "ended", now);
                     return self.end(index, true);
                 }
                 Ok(count) => {
@@ -371,32 +375,56 @@ impl<'a> Client<'a> {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return self.end(index, false),
+                Err(_) => {
+                    self.lose(index, "reset", now);
+                    return self.end(index, false);
+                }
             }
         }
     }
 
-    fn take_answers(&mut self, index: usize, now: Duration) -> io::Result<()> {
-        let Some(line) = self.lines[index].as_mut() else {
-            return Ok(());
+    /// Remembers what became of a probe, if its connection has one that was not answered.
+    fn lose(&mut self, index: usize, how: &str, now: Duration) {
+        let Some(line) = &self.lines[index] else {
+            return;
         };
-        let mut taken = 0;
-        while let Some((length, body)) = answer(&line.answers[taken..], &self.plan.right)? {
-            let Some(due) = line.due.pop_front() else {
+        if self.plan.mode != Mode::Close || line.due.is_empty() {
+            return;
+        }
+        let spoke = match line.is_unsent {
+            true => "never sent".into(),
+            false => format!("sent after {:.1?}", line.spoke),
+        };
+        let after = now.saturating_sub(line.begun);
+        let due = line.begun.saturating_sub(line.used);
+        let lost = format!("{how} {after:.1?} after connect(2), which was {due:.1?} late; {spoke}");
+        self.tally.lost.push(lost);
+    }
+
+    fn take_answers(&mut self, index: usize, now: Duration) -> io::Result<()> {
+        while let Some(line) = self.lines[index].as_mut() {
+            let Some((length, body)) = answer(&line.answers, &self.plan.right)? else {
+                return Ok(());
+            };
+            let Some(due) = line.due.front().copied() else {
                 return Err(io::Error::other("an answer that nobody asked for"));
             };
-            taken += length;
             self.tally.checksum.add(body);
+            line.answers.drain(..length);
             if self.plan.mode != Mode::Close {
                 self.open -= 1;
             }
             if now - due <= self.plan.patience {
                 self.tally.answered += 1;
+            } else {
+                self.lose(index, "answered", now);
             }
             let latency = (now - due).as_nanos() as u64;
             self.tally.latency.saturating_record(latency);
+            if let Some(line) = self.lines[index].as_mut() {
+                line.due.pop_front();
+            }
         }
-        line.answers.drain(..taken);
         Ok(())
     }
 
@@ -432,6 +460,7 @@ impl<'a> Client<'a> {
                 Mode::Close => Some(line.used),
             };
             if since.is_some_and(|since| now > since + self.plan.patience) {
+                self.lose(index, "given up", now);
                 // Cannot fail: it is not the server that ends it.
                 let _ = self.end(index, false);
             }
