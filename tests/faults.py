@@ -769,10 +769,14 @@ def slow_clients(house):
         )
         house.case.callback(lambda tool=tool: (tool.poll() is None and tool.kill(), tool.communicate()))
         runs[mode] = (daemon, tool, name)
+    probes = 0
     while any(tool.poll() is None for _, tool, _ in runs.values()):
         for mode, (daemon, _, _) in runs.items():
             daemon.probe(1, f"a probe beside {mode}")
+        probes += 1
         time.sleep(0.02)
+    if probes < 50:
+        raise Wrong(f"probes beside each mode: expected 50 at least, came {probes}")
     for mode, (daemon, _, name) in runs.items():
         daemon.probe(3)
         with open(f"{name}.csv", newline="") as f:
@@ -783,7 +787,12 @@ def slow_clients(house):
         # Its first line is from before its first connection.
         if any(float(row[column]) == 0 for row in rows[1:]):
             raise Wrong(f"{mode}: expected the service available throughout, came {[row[column] for row in rows]}")
-        daemon.stop()
+        counted = daemon.stop()
+        # Ranges are requests like others, and answered; those who are slow have filled the table.
+        if mode != "ranges" and not counted.get("evicted"):
+            raise Wrong(f"{mode}: expected evictions, came {counted}")
+        if counted["accepted"] < 300 + probes:
+            raise Wrong(f"{mode}: expected 300 connections and {probes} probes accepted, came {counted}")
 
 
 # ---------------------------------------------------------------------------------------------
