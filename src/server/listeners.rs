@@ -296,7 +296,7 @@ impl Listeners {
         self.check_count(&address())?;
         let listener = match listen_unix(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_stale(path) => {
-                std::fs::remove_file(path).and_then(|()| listen_unix(path))
+                remove_stale(path).and_then(|()| listen_unix(path))
             }
             result => result,
         };
@@ -381,21 +381,40 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
             ),
         ));
     }
-    let suffix = std::format!(".{}", std::process::id());
-    let mut temporary = path.as_os_str().to_os_string();
-    temporary.push(&suffix);
-    let temporary = if temporary.len() <= UNIX_PATH_BYTES_MAX {
-        PathBuf::from(temporary)
-    } else {
-        // A path that just fits leaves no room for more than a name as short as this.
-        path.with_file_name(&suffix)
-    };
+    let temporary = name_beside(path);
     // Only an earlier process of our number can have left it.
     let _ = std::fs::remove_file(&temporary);
     let listener = UnixListener::bind(&temporary)?;
     let linked = std::fs::hard_link(&temporary, path);
     std::fs::remove_file(&temporary)?;
     linked.map(|()| listener)
+}
+
+/// A name in the directory of `path` that nobody else uses.
+fn name_beside(path: &Path) -> PathBuf {
+    let suffix = std::format!(".{}", std::process::id());
+    let mut name = path.as_os_str().to_os_string();
+    name.push(&suffix);
+    if name.len() <= UNIX_PATH_BYTES_MAX {
+        PathBuf::from(name)
+    } else {
+        // A path that just fits leaves no room for more than a name as short as this.
+        path.with_file_name(&suffix)
+    }
+}
+
+/// Removes the socket at `path`, on which nobody listened a moment ago. Somebody else may have found the
+/// same, and listen there by now: so it is moved away first, which only one of us can do to a file, and
+/// put back if it is another one. (Its inode would not tell: the number of one that was removed is free.)
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let aside = name_beside(path);
+    std::fs::rename(path, &aside)?;
+    let put_back = match is_stale(&aside) {
+        true => Ok(()),
+        false => std::fs::hard_link(&aside, path).and(Err(io::ErrorKind::AlreadyExists.into())),
+    };
+    std::fs::remove_file(&aside)?;
+    put_back
 }
 
 /// Whether `path` is a Unix socket that nobody listens on.
@@ -426,6 +445,25 @@ mod tests {
             BindErrorKind::NotLoopback
         );
         Listeners::new().allow_remote(true).bind(&remote).unwrap();
+    }
+
+    /// Of two that started at once, both said that they served, and one could not be reached.
+    #[test]
+    fn a_socket_that_took_the_place_of_a_stale_one_is_not_removed() {
+        let path = std::env::temp_dir().join(std::format!("healthz-two-{}", std::process::id()));
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(is_stale(&path));
+        // The other one was quicker.
+        remove_stale(&path).unwrap();
+        let live = listen_unix(&path).unwrap();
+        let error = remove_stale(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(!is_stale(&path));
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        // Whoever looked whether it lives, and whoever connected now.
+        assert!(live.accept().is_ok() && live.accept().is_ok());
+        assert!(!name_beside(&path).exists());
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
