@@ -408,7 +408,11 @@ fn name_beside(path: &Path) -> PathBuf {
 /// put back if it is another one. (Its inode would not tell: the number of one that was removed is free.)
 fn remove_stale(path: &Path) -> io::Result<()> {
     let aside = name_beside(path);
-    std::fs::rename(path, &aside)?;
+    match std::fs::rename(path, &aside) {
+        // Somebody else has just removed it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result?,
+    }
     let put_back = match is_stale(&aside) {
         true => Ok(()),
         false => std::fs::hard_link(&aside, path).and(Err(io::ErrorKind::AlreadyExists.into())),
@@ -454,6 +458,7 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         assert!(is_stale(&path));
         // The other one was quicker.
+        remove_stale(&path).unwrap();
         remove_stale(&path).unwrap();
         let live = listen_unix(&path).unwrap();
         let error = remove_stale(&path).unwrap_err();
