@@ -15,7 +15,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::ExitStatusExt;
 
 use daemon_support::{
-    Daemon, PATIENCE, complaint, eventually, get_unix, healthz, run, shell, socket_path,
+    Daemon, PATIENCE, complaint, eventually, get_unix, healthz, kernel, run, shell, socket_path,
 };
 use nix::sys::signal::Signal;
 
@@ -44,8 +44,8 @@ fn missing(daemon: &Daemon) -> String {
 fn every_thread_is_under_the_filter_and_gets_no_new_privileges() {
     let daemon = Daemon::start(&[]);
     let missing = missing(&daemon);
-    if missing.contains("no filter") {
-        println!("skipped: {missing}");
+    if !kernel::has_filters() {
+        println!("skipped: this kernel has no filters; {missing}");
         return;
     }
     assert_eq!(of_threads(&daemon, "NoNewPrivs:"), ["1", "1", "1"]);
@@ -210,26 +210,44 @@ mod intruder {
     use super::*;
     use nix::errno::Errno;
     use nix::sys::ptrace;
-    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    use nix::unistd::Pid;
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
 
     /// Stops the daemon's main thread, or says why that cannot be.
     fn seize(daemon: &Daemon) -> Option<()> {
-        match ptrace::seize(daemon.pid(), ptrace::Options::empty()) {
+        seize_thread(daemon.pid())
+    }
+
+    fn seize_thread(thread: Pid) -> Option<()> {
+        match ptrace::seize(thread, ptrace::Options::empty()) {
             Err(error @ (Errno::EPERM | Errno::ENOSYS)) => {
                 println!("skipped: ptrace says {error}");
                 return None;
             }
             result => result.unwrap(),
         }
-        ptrace::interrupt(daemon.pid()).unwrap();
-        waitpid(daemon.pid(), None).unwrap();
+        // It is to be stopped where it waits, and may still be on its way there.
+        eventually("its thread waits", || {
+            ptrace::interrupt(thread).unwrap();
+            // One that is not its process's first is waited for by this word.
+            waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+            let registers = ptrace::getregs(thread).unwrap();
+            let waits = [nix::libc::SYS_epoll_wait, nix::libc::SYS_epoll_pwait];
+            let is_waiting = waits.contains(&(registers.orig_rax as i64));
+            (!is_waiting).then(|| ptrace::cont(thread, None).unwrap());
+            is_waiting.then_some(())
+        });
         Some(())
     }
 
     /// Lets the stopped main thread make `call`, and no further. `Err` is how it ended for that.
-    fn call(daemon: &Daemon, call: i64, arguments: [u64; 3]) -> Result<i64, WaitStatus> {
+    fn call<const COUNT: usize>(
+        daemon: &Daemon,
+        call: i64,
+        arguments: [u64; COUNT],
+    ) -> Result<i64, WaitStatus> {
         let pid = daemon.pid();
         let before = ptrace::getregs(pid).unwrap();
         let mut registers = before;
@@ -240,7 +258,10 @@ mod intruder {
         registers.rax = call as u64;
         // Nothing is to be called again on the way out.
         registers.orig_rax = u64::MAX;
-        [registers.rdi, registers.rsi, registers.rdx] = arguments;
+        let mut all = [0; 6];
+        all[..COUNT].copy_from_slice(&arguments);
+        [registers.rdi, registers.rsi, registers.rdx, ..] = all;
+        [.., registers.r10, registers.r8, registers.r9] = all;
         ptrace::setregs(pid, registers).unwrap();
         ptrace::step(pid, None).unwrap();
         match waitpid(pid, None).unwrap() {
@@ -267,9 +288,9 @@ mod intruder {
 
     fn started() -> Option<Daemon> {
         let daemon = Daemon::start(&[]);
-        let missing = missing(&daemon);
-        if missing.contains("no filter") {
-            println!("skipped: {missing}");
+        daemon.lines().wait("serving");
+        if !kernel::has_filters() {
+            println!("skipped: this kernel has no filters");
             return None;
         }
         seize(&daemon)?;
@@ -332,6 +353,53 @@ mod intruder {
         }
     }
 
+    /// The words and the signal of an abort take calls of their own.
+    #[test]
+    fn an_abort_has_its_words_and_its_signal() {
+        for backtrace in ["0", "1"] {
+            let mut command = healthz(&["--listen", "127.0.0.1:0"]);
+            command.env("RUST_BACKTRACE", backtrace);
+            let mut daemon = Daemon::start_as(command);
+            daemon.lines().wait("serving");
+            let thread = thread(&daemon, "healthz");
+            let Some(()) = seize_thread(thread) else {
+                return;
+            };
+            // Its stack is used up: what it does next touches the page below it.
+            let mut registers = ptrace::getregs(thread).unwrap();
+            registers.rsp = bottom(&daemon, registers.rsp) - 1024;
+            registers.orig_rax = u64::MAX;
+            ptrace::setregs(thread, registers).unwrap();
+            ptrace::detach(thread, None).unwrap();
+            assert_eq!(daemon.wait().signal(), Some(Signal::SIGABRT as i32));
+            daemon.lines().wait("thread 'healthz'");
+            daemon.lines().wait("has overflowed its stack");
+        }
+    }
+
+    /// The daemon's thread with this name that is not its first.
+    fn thread(daemon: &Daemon, name: &str) -> Pid {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+        let mut others = tasks.map(|task| task.unwrap()).filter(|task| {
+            let comm = std::fs::read_to_string(task.path().join("comm")).unwrap();
+            comm.trim_end() == name && *task.file_name() != *daemon.pid().to_string()
+        });
+        let id = others.next().unwrap().file_name();
+        Pid::from_raw(id.to_str().unwrap().parse().unwrap())
+    }
+
+    /// The lowest address of the mapping with `address` in it.
+    fn bottom(daemon: &Daemon, address: u64) -> u64 {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", daemon.pid())).unwrap();
+        let ranges = maps.lines().map(|line| {
+            let (range, _) = line.split_once(' ').unwrap();
+            let (from, to) = range.split_once('-').unwrap();
+            [from, to].map(|hex| u64::from_str_radix(hex, 16).unwrap())
+        });
+        let mut around = ranges.filter(|[from, to]| (*from..*to).contains(&address));
+        around.next().unwrap()[0]
+    }
+
     #[test]
     fn of_all_files_it_can_remove_those_beside_its_socket_only() {
         let [ours, other] = [socket_path(), socket_path()];
@@ -342,9 +410,9 @@ mod intruder {
         let socket = ours.join("s");
         let listen = format!("unix:{}", socket.display());
         let mut daemon = Daemon::start(&["--listen", &listen]);
-        let missing = missing(&daemon);
-        if missing.contains("no Landlock") {
-            println!("skipped: {missing}");
+        daemon.lines().wait("serving");
+        if !kernel::has_landlock() {
+            println!("skipped: this kernel has no Landlock");
         } else if seize(&daemon).is_some() {
             let unlink = |directory: &Path| {
                 let at = put(&daemon, &directory.join("file"));

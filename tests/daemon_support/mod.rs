@@ -206,6 +206,47 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Whoever has read that it serves has read this as well, if it was said.
+        #[cfg(target_os = "linux")]
+        if !std::thread::panicking() {
+            let mut lines = self.lines.all().into_iter();
+            let line = lines.find(|line| kernel::has_what_is_missed(line));
+            assert_eq!(line, None, "this kernel has it");
+        }
+    }
+}
+
+/// What this kernel has of what the sandbox is made of, asked without the daemon: a fault of ours must
+/// not look like a kernel that lacks something.
+#[cfg(target_os = "linux")]
+pub mod kernel {
+    use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+
+    /// Whether it has Landlock, in any version.
+    pub fn has_landlock() -> bool {
+        let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        strict.handle_access(AccessFs::Execute).is_ok()
+    }
+
+    /// Whether it has filters for system calls, and we know one for this processor.
+    pub fn has_filters() -> bool {
+        let actions = std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail");
+        cfg!(any(target_arch = "x86_64", target_arch = "aarch64"))
+            && actions.is_ok_and(|actions| actions.contains("kill_process"))
+    }
+
+    /// Whether `line` says that the daemon goes without something that could be had.
+    pub fn has_what_is_missed(line: &str) -> bool {
+        let Some((_, missing)) = line.split_once("the sandbox is not complete: ") else {
+            return false;
+        };
+        missing
+            .split("), ")
+            .any(|what| match what.split_once(" (") {
+                Some(("no Landlock", _)) => has_landlock(),
+                Some(("no filter for system calls", _)) => has_filters(),
+                _ => true,
+            })
     }
 }
 
