@@ -212,8 +212,10 @@ mod intruder {
     use nix::sys::ptrace;
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
     use nix::unistd::Pid;
+    use std::net::TcpListener;
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
+    use std::process::Command;
 
     /// Stops the daemon's main thread, or says why that cannot be.
     fn seize(daemon: &Daemon) -> Option<()> {
@@ -275,8 +277,13 @@ mod intruder {
 
     /// Puts `path` where the stopped thread's stack is not in use, and gives its address.
     fn put(daemon: &Daemon, path: &Path) -> u64 {
+        put_bytes(daemon, path.as_os_str().as_bytes())
+    }
+
+    /// The same with any bytes, and a zero behind them.
+    fn put_bytes(daemon: &Daemon, bytes: &[u8]) -> u64 {
         let at = ptrace::getregs(daemon.pid()).unwrap().rsp - 4096;
-        let mut bytes = path.as_os_str().as_bytes().to_vec();
+        let mut bytes = bytes.to_vec();
         bytes.resize(bytes.len() / 8 * 8 + 8, 0);
         for (index, word) in bytes.chunks_exact(8).enumerate() {
             let word = i64::from_ne_bytes(word.try_into().unwrap());
@@ -287,7 +294,12 @@ mod intruder {
     }
 
     fn started() -> Option<Daemon> {
-        let daemon = Daemon::start(&[]);
+        seized(healthz(&["--listen", "127.0.0.1:0"]))
+    }
+
+    /// A daemon under its filter, whose main thread is stopped.
+    fn seized(command: Command) -> Option<Daemon> {
+        let daemon = Daemon::start_as(command);
         daemon.lines().wait("serving");
         if !kernel::has_filters() {
             println!("skipped: this kernel has no filters");
@@ -308,6 +320,13 @@ mod intruder {
             (nix::libc::SYS_open, [here, 0, 0]),
             (nix::libc::SYS_kill, [1, 0, 0]),
             (nix::libc::SYS_tgkill, [1, 1, 0]),
+            (nix::libc::SYS_sendmsg, [0, here, 0]),
+            (nix::libc::SYS_sendmmsg, [0, here, 1]),
+            // Without a socket of ours in the file system no file is looked at or removed.
+            (nix::libc::SYS_unlink, [here, 0, 0]),
+            (nix::libc::SYS_unlinkat, [at_cwd, here, 0]),
+            (nix::libc::SYS_statx, [at_cwd, here, 0]),
+            (nix::libc::SYS_newfstatat, [at_cwd, here, 0]),
             (nix::libc::SYS_io_uring_setup, [1, here, 0]),
             (
                 nix::libc::SYS_prctl,
@@ -351,6 +370,105 @@ mod intruder {
             let expected = WaitStatus::Signaled(daemon.pid(), Signal::SIGSYS, false);
             assert_eq!(ended, expected, "{number}");
         }
+    }
+
+    /// `sendto` in its name, with five bytes and `address`.
+    fn send(daemon: &Daemon, socket: u64, flags: i32, address: &[u8]) -> Result<i64, WaitStatus> {
+        let at = put_bytes(daemon, address);
+        let length = address.len() as u64;
+        let arguments = [socket, at, length, flags as u64, at, length];
+        call(daemon, nix::libc::SYS_sendto, arguments)
+    }
+
+    /// The descriptors of its sockets.
+    fn sockets(daemon: &Daemon) -> Vec<u64> {
+        let directory = format!("/proc/{}/fd", daemon.pid());
+        let entries = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap());
+        let sockets = entries.filter(|entry| {
+            let target = std::fs::read_link(entry.path()).unwrap();
+            target.as_os_str().as_bytes().starts_with(b"socket:")
+        });
+        let number =
+            |entry: std::fs::DirEntry| entry.file_name().to_str().unwrap().parse().unwrap();
+        sockets.map(number).collect()
+    }
+
+    fn killed(daemon: &Daemon) -> WaitStatus {
+        WaitStatus::Signaled(daemon.pid(), Signal::SIGSYS, false)
+    }
+
+    /// A listener that was shut down connected to any port when it was sent from with MSG_FASTOPEN.
+    #[test]
+    fn a_listener_cannot_be_made_to_connect() {
+        let Some(daemon) = started() else { return };
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = other.local_addr().unwrap().port();
+        let family = (nix::libc::AF_INET as u16).to_ne_bytes();
+        let mut address = [&family[..], &port.to_be_bytes(), &[127, 0, 0, 1]].concat();
+        address.resize(16, 0);
+        let sockets = sockets(&daemon);
+        assert!(sockets.len() > 2, "{sockets:?}");
+        let shut = |socket: &u64| {
+            let arguments = [*socket, nix::libc::SHUT_RD as u64];
+            call(&daemon, nix::libc::SYS_shutdown, arguments)
+        };
+        let shut: Vec<_> = sockets.iter().map(shut).collect();
+        let mut sent = sockets.iter().map(|socket| {
+            let flags = nix::libc::MSG_FASTOPEN | nix::libc::MSG_DONTWAIT;
+            send(&daemon, *socket, flags, &address)
+        });
+        // The listener's was EINPROGRESS, and the other one had its connection.
+        assert_eq!(sent.next(), Some(Err(killed(&daemon))));
+        // And the first step is refused already.
+        let refused = Ok(-i64::from(Errno::ENOSYS as i32));
+        assert!(shut.iter().all(|result| *result == refused), "{shut:?}");
+        other.set_nonblocking(true).unwrap();
+        let accepted = other.accept().map(drop).map_err(|error| error.kind());
+        assert_eq!(accepted, Err(std::io::ErrorKind::WouldBlock));
+    }
+
+    /// Whoever has a datagram socket reaches whatever it names.
+    #[test]
+    fn nothing_is_sent_to_an_address_without_a_service_manager() {
+        let path = socket_path();
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let family = (nix::libc::AF_UNIX as u16).to_ne_bytes();
+        let address = [&family, path.as_os_str().as_bytes()].concat();
+        let no_signal = nix::libc::MSG_NOSIGNAL;
+        let seized_with = |manager: Option<&Path>| {
+            let mut command = healthz(&["--listen", "127.0.0.1:0"]);
+            command.envs(manager.map(|path| ("NOTIFY_SOCKET", path)));
+            seized(command)
+        };
+        let told = || {
+            let mut word = [0; 256];
+            manager.set_nonblocking(true).unwrap();
+            let length = manager.recv(&mut word).unwrap();
+            word[..length].to_vec()
+        };
+
+        let Some(daemon) = seized_with(None) else {
+            return;
+        };
+        let socket = sockets(&daemon)[0];
+        let sent = send(&daemon, socket, no_signal, &address);
+        assert_eq!(sent, Err(killed(&daemon)));
+
+        // It has to be told by its name, and in no other way.
+        let Some(daemon) = seized_with(Some(&path)) else {
+            return;
+        };
+        assert!(told().starts_with(b"READY=1"));
+        let sent = sockets(&daemon).into_iter().find(|socket| {
+            let sent = send(&daemon, *socket, no_signal, &address);
+            sent == Ok(address.len() as i64)
+        });
+        assert_eq!(told(), address);
+        let sent = send(&daemon, sent.unwrap(), nix::libc::MSG_OOB, &address);
+        assert_eq!(sent, Err(killed(&daemon)));
+        std::fs::remove_file(path).unwrap();
     }
 
     /// The words and the signal of an abort take calls of their own.

@@ -180,7 +180,7 @@ fn run(options: &Options, checks: Checks, prepared: Prepared) -> Result<(), Fail
         door,
     } = prepared;
     let manager = Manager::from_env();
-    sandbox.complete();
+    sandbox.complete(options);
     announce(checks, &urls);
     manager.tell_ready(&sync::status(checks, server::now()));
     Inherited::tell_ready(ready);

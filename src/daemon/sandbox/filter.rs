@@ -14,19 +14,19 @@
 //! The program is put together by the compiler and lies in the program's file: seccompiler's own way of
 //! making one takes a heap of maps, which would be a third of what the daemon needs after its start.
 
+use healthz::server::Address;
 use libc::c_long;
 use seccompiler::sock_filter;
+
+use crate::daemon::options::Options;
 
 /// Calls that are allowed whatever their arguments.
 #[rustfmt::skip]
 const ALLOWED: &[c_long] = &[
     // The door.
     libc::SYS_epoll_pwait, libc::SYS_epoll_ctl, libc::SYS_accept4, libc::SYS_recvfrom,
-    libc::SYS_sendto, libc::SYS_shutdown, libc::SYS_close, libc::SYS_unlinkat,
-    // Whether the file of its Unix socket is still its own, before it is removed.
-    libc::SYS_statx, libc::SYS_newfstatat,
+    libc::SYS_close,
     #[cfg(target_arch = "x86_64")] libc::SYS_epoll_wait,
-    #[cfg(target_arch = "x86_64")] libc::SYS_unlink,
     // The log, wakers, locks and clocks. writev is libc's for the words before an abort.
     libc::SYS_read, libc::SYS_write, libc::SYS_writev, libc::SYS_futex, libc::SYS_clock_gettime,
     // Signals, and what goes on after one. Without rt_sigaction std's handler could not step aside,
@@ -42,6 +42,18 @@ const ALLOWED: &[c_long] = &[
     // With debug assertions std asks whether what it closes is open.
     #[cfg(debug_assertions)] libc::SYS_fcntl,
 ];
+
+/// Allowed where a Unix socket of ours has a file: whether it is still our own, and its removal. Which
+/// file it is, is Landlock's business: this program does not see what an argument points to.
+#[rustfmt::skip]
+const FILES: &[c_long] = &[
+    libc::SYS_statx, libc::SYS_newfstatat, libc::SYS_unlinkat,
+    #[cfg(target_arch = "x86_64")] libc::SYS_unlink,
+];
+
+/// What a word is sent with: to a probe, to a service manager, from a signal's handler. With any other
+/// flag it ends the process: MSG_FASTOPEN connects, and needs no `connect` for it.
+const SEND_FLAGS: u32 = (libc::MSG_NOSIGNAL | libc::MSG_MORE | libc::MSG_DONTWAIT) as u32;
 
 /// Allowed if the memory does not become executable; else they end the process.
 const MAPPING: [c_long; 2] = [libc::SYS_mmap, libc::SYS_mprotect];
@@ -81,14 +93,22 @@ const ARCHITECTURE_AT: u32 = 4;
 const fn argument_at(index: u32) -> u32 {
     16 + 8 * index
 }
+/// Its upper half.
+const fn argument_top_at(index: u32) -> u32 {
+    argument_at(index) + 4
+}
 
 /// Load the architecture, compare, load the number; then one comparison a call; then the rest.
 const HEAD: usize = 3;
-const CHECKS: usize = HEAD + ALLOWED.len() + FATAL.len() + MAPPING.len() + 2;
+const FILES_AT: usize = HEAD + ALLOWED.len();
+const CHECKS: usize = FILES_AT + FILES.len() + FATAL.len() + MAPPING.len() + 4;
 /// Where the rest stands, in this order.
 const REFUSE_AT: usize = CHECKS;
 const MAPPING_AT: usize = REFUSE_AT + 1;
-const PRCTL_AT: usize = MAPPING_AT + 2;
+const SENDTO_AT: usize = MAPPING_AT + 2;
+const ADDRESS_AT: usize = SENDTO_AT + 4;
+const SHUTDOWN_AT: usize = ADDRESS_AT + 4;
+const PRCTL_AT: usize = SHUTDOWN_AT + 2;
 const TGKILL_AT: usize = PRCTL_AT + 2;
 const REFUSE_TOO_AT: usize = TGKILL_AT + 2;
 const ALLOW_AT: usize = REFUSE_TOO_AT + 1;
@@ -100,29 +120,56 @@ const _: () = assert!(LENGTH <= u8::MAX as usize);
 
 type Program = [sock_filter; LENGTH];
 
-/// Everything but the number of this process.
+/// Everything but what only this process knows.
 const PROGRAM: Program = program();
+
+/// What a process knows of itself.
+#[derive(Clone, Copy)]
+struct Process {
+    id: u32,
+    /// It has made files, and removes them.
+    has_files: bool,
+    /// It has somebody to tell, by a name: a connection would end with a manager that starts again.
+    has_manager: bool,
+}
 
 /// Puts all threads under the filter.
 ///
 /// # Errors
 /// If the kernel has none, or not this kind.
-pub fn apply() -> Result<(), String> {
-    let filter = for_process(std::process::id());
+pub fn apply(options: &Options) -> Result<(), String> {
+    let is_file = |address: &Address| matches!(address, Address::Unix(_));
+    let filter = for_process(Process {
+        id: std::process::id(),
+        has_files: options.listen.iter().any(is_file),
+        has_manager: super::manager().is_some(),
+    });
     seccompiler::apply_filter_all_threads(&filter).map_err(|error| match error {
         seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error.to_string(),
         _ => "a thread has another one".to_owned(),
     })
 }
 
-fn for_process(id: u32) -> Program {
+fn for_process(process: Process) -> Program {
     let mut program = PROGRAM;
     if let Some(comparison) = program.get_mut(TGKILL_AT + 1) {
-        comparison.k = id;
+        comparison.k = process.id;
+    }
+    if !process.has_files {
+        // Whether it is one of them or not, it goes on to the next.
+        for comparison in program.iter_mut().skip(FILES_AT).take(FILES.len()) {
+            comparison.jt = comparison.jf;
+        }
+    }
+    if process.has_manager
+        && let Some(first) = program.get_mut(ADDRESS_AT)
+    {
+        *first = step(RETURN, ALLOW);
     }
     program
 }
 
+#[expect(clippy::indexing_slicing, reason = "the compiler runs it")]
 const fn program() -> Program {
     let mut program = [const { step(RETURN, KILL) }; LENGTH];
     program[0] = step(LOAD, ARCHITECTURE_AT);
@@ -131,8 +178,12 @@ const fn program() -> Program {
     program[2] = step(LOAD, NUMBER_AT);
     let mut at = HEAD;
     at = compare(&mut program, at, ALLOWED, ALLOW_AT);
+    assert!(at == FILES_AT);
+    at = compare(&mut program, at, FILES, ALLOW_AT);
     at = compare(&mut program, at, FATAL, KILL_AT);
     at = compare(&mut program, at, &MAPPING, MAPPING_AT);
+    at = compare(&mut program, at, &[libc::SYS_sendto], SENDTO_AT);
+    at = compare(&mut program, at, &[libc::SYS_shutdown], SHUTDOWN_AT);
     at = compare(&mut program, at, &[libc::SYS_prctl], PRCTL_AT);
     at = compare(&mut program, at, &[libc::SYS_tgkill], TGKILL_AT);
     assert!(at == REFUSE_AT);
@@ -140,20 +191,37 @@ const fn program() -> Program {
 
     let executable = libc::PROT_EXEC as u32;
     program[MAPPING_AT] = step(LOAD, argument_at(2));
-    program[MAPPING_AT + 1] = jump(
-        MAPPING_AT + 1,
-        JUMP_IF_ANY_BIT,
-        executable,
-        KILL_AT,
-        ALLOW_AT,
-    );
+    at = MAPPING_AT + 1;
+    program[at] = jump(at, JUMP_IF_ANY_BIT, executable, KILL_AT, ALLOW_AT);
+
+    at = SENDTO_AT;
+    program[at] = step(LOAD, argument_at(3));
+    program[at + 1] = jump(at + 1, JUMP_IF_ANY_BIT, !SEND_FLAGS, KILL_AT, at + 2);
+    program[at + 2] = step(LOAD, argument_top_at(3));
+    program[at + 3] = jump(at + 3, JUMP_IF_EQUAL, 0, ADDRESS_AT, KILL_AT);
+    // A connected socket needs no address.
+    at = ADDRESS_AT;
+    program[at] = step(LOAD, argument_at(4));
+    program[at + 1] = jump(at + 1, JUMP_IF_EQUAL, 0, at + 2, KILL_AT);
+    program[at + 2] = step(LOAD, argument_top_at(4));
+    program[at + 3] = jump(at + 3, JUMP_IF_EQUAL, 0, ALLOW_AT, KILL_AT);
+
+    // The end of what we write. The other direction of a listener would make it a socket that can
+    // connect.
+    let write = libc::SHUT_WR as u32;
+    at = SHUTDOWN_AT;
+    program[at] = step(LOAD, argument_at(1));
+    program[at + 1] = jump(at + 1, JUMP_IF_EQUAL, write, ALLOW_AT, REFUSE_TOO_AT);
+
     // A thread that has just begun gives itself its name.
     let name = libc::PR_SET_NAME as u32;
-    program[PRCTL_AT] = step(LOAD, argument_at(0));
-    program[PRCTL_AT + 1] = jump(PRCTL_AT + 1, JUMP_IF_EQUAL, name, ALLOW_AT, REFUSE_TOO_AT);
+    at = PRCTL_AT;
+    program[at] = step(LOAD, argument_at(0));
+    program[at + 1] = jump(at + 1, JUMP_IF_EQUAL, name, ALLOW_AT, REFUSE_TOO_AT);
     // abort(3) signals its own process; the number is filled in later.
-    program[TGKILL_AT] = step(LOAD, argument_at(0));
-    program[TGKILL_AT + 1] = jump(TGKILL_AT + 1, JUMP_IF_EQUAL, 0, ALLOW_AT, REFUSE_TOO_AT);
+    at = TGKILL_AT;
+    program[at] = step(LOAD, argument_at(0));
+    program[at + 1] = jump(at + 1, JUMP_IF_EQUAL, 0, ALLOW_AT, REFUSE_TOO_AT);
     program[REFUSE_TOO_AT] = step(RETURN, REFUSE);
     program[ALLOW_AT] = step(RETURN, ALLOW);
     program[KILL_AT] = step(RETURN, KILL);
@@ -198,11 +266,22 @@ mod tests {
     use std::collections::BTreeSet;
     use std::io;
 
-    const US: u32 = 4711;
+    /// It can do the most.
+    const US: Process = Process {
+        id: 4711,
+        has_files: true,
+        has_manager: true,
+    };
+    /// It can do the least.
+    const BARE: Process = Process {
+        has_files: false,
+        has_manager: false,
+        ..US
+    };
 
     /// What the program says of a call, by a machine of our own.
-    fn verdict(architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
-        let program = for_process(US);
+    fn verdict(us: Process, architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
+        let program = for_process(us);
         let (mut at, mut register) = (0, 0);
         loop {
             let sock_filter { code, jt, jf, k } = &program[at];
@@ -213,7 +292,10 @@ mod tests {
                     register = match *k {
                         NUMBER_AT => number,
                         ARCHITECTURE_AT => architecture,
-                        k => arguments[(k as usize - 16) / 8] as u32,
+                        k => {
+                            let argument = arguments[(k as usize - 16) / 8];
+                            (argument >> (k % 8 * 8)) as u32
+                        }
                     }
                 }
                 JUMP_IF_EQUAL => jump(register == *k),
@@ -224,24 +306,34 @@ mod tests {
         }
     }
 
-    fn of(call: c_long, arguments: [u64; 6]) -> u32 {
-        verdict(ARCHITECTURE, call as u32, arguments)
+    fn of(us: Process, call: c_long, arguments: [u64; 6]) -> u32 {
+        verdict(us, ARCHITECTURE, call as u32, arguments)
     }
+
+    /// Calls with a verdict for each argument.
+    #[rustfmt::skip]
+    const SPECIAL: &[c_long] = &[
+        MAPPING[0], MAPPING[1], libc::SYS_sendto, libc::SYS_shutdown, libc::SYS_prctl,
+        libc::SYS_tgkill,
+    ];
 
     #[test]
     fn every_number_has_the_verdict_of_its_list_and_what_is_in_none_is_refused() {
-        let special = [MAPPING[0], MAPPING[1], libc::SYS_prctl, libc::SYS_tgkill];
-        let all: Vec<_> = [ALLOWED, FATAL, &special].concat();
+        let all: Vec<_> = [ALLOWED, FILES, FATAL, SPECIAL].concat();
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
-        for number in (0..2000).filter(|number| !special.contains(number)) {
-            let expected = match number {
+        for number in (0..2000).filter(|number| !SPECIAL.contains(number)) {
+            let expected = |has_files| match number {
                 number if ALLOWED.contains(&number) => ALLOW,
+                number if FILES.contains(&number) && has_files => ALLOW,
                 number if FATAL.contains(&number) => KILL,
                 _ => REFUSE,
             };
-            assert_eq!(of(number, [0; 6]), expected, "{number}");
-            // x32, which shares x86-64's architecture.
-            assert_eq!(of(number | 0x4000_0000, [0; 6]), REFUSE, "{number}");
+            for us in [US, BARE] {
+                let expected = expected(us.has_files);
+                assert_eq!(of(us, number, [0; 6]), expected, "{number}");
+                // x32, which shares x86-64's architecture.
+                assert_eq!(of(us, number | 0x4000_0000, [0; 6]), REFUSE, "{number}");
+            }
         }
     }
 
@@ -250,22 +342,58 @@ mod tests {
         let executable = (libc::PROT_READ | libc::PROT_EXEC) as u64;
         let writable = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         for call in MAPPING {
-            assert_eq!(of(call, [0, 0, writable, 0, 0, 0]), ALLOW);
-            assert_eq!(of(call, [0, 0, executable, 0, 0, 0]), KILL);
+            assert_eq!(of(US, call, [0, 0, writable, 0, 0, 0]), ALLOW);
+            assert_eq!(of(US, call, [0, 0, executable, 0, 0, 0]), KILL);
         }
-        let prctl = |option| of(libc::SYS_prctl, [option as u64, 0, 0, 0, 0, 0]);
+        let prctl = |option| of(US, libc::SYS_prctl, [option as u64, 0, 0, 0, 0, 0]);
         assert_eq!(prctl(libc::PR_SET_NAME), ALLOW);
         assert_eq!(prctl(libc::PR_SET_DUMPABLE), REFUSE);
-        let tgkill = |process| of(libc::SYS_tgkill, [process, 1, 6, 0, 0, 0]);
-        assert_eq!(tgkill(US.into()), ALLOW);
+        let tgkill = |process| of(US, libc::SYS_tgkill, [process, 1, 6, 0, 0, 0]);
+        assert_eq!(tgkill(US.id.into()), ALLOW);
         assert_eq!(tgkill(1), REFUSE);
+        let shutdown = |how| of(US, libc::SYS_shutdown, [8, how as u64, 0, 0, 0, 0]);
+        assert_eq!(shutdown(libc::SHUT_WR), ALLOW);
+        assert_eq!(shutdown(libc::SHUT_RD), REFUSE);
+        assert_eq!(shutdown(libc::SHUT_RDWR), REFUSE);
+    }
+
+    /// It was allowed with any, and MSG_FASTOPEN connects.
+    #[test]
+    fn a_word_is_sent_with_known_flags_and_to_an_address_only_if_somebody_has_one() {
+        let sendto = |us, flags, address| of(us, libc::SYS_sendto, [8, 1, 1, flags, address, 16]);
+        let known =
+            [libc::MSG_NOSIGNAL, libc::MSG_MORE, libc::MSG_DONTWAIT].map(|flag| flag as u64);
+        for us in [US, BARE] {
+            assert_eq!(sendto(us, 0, 0), ALLOW);
+            assert_eq!(sendto(us, known.iter().sum(), 0), ALLOW);
+            for flag in (0..u64::BITS).map(|bit| 1 << bit) {
+                let expected = if known.contains(&flag) { ALLOW } else { KILL };
+                assert_eq!(sendto(us, flag, 0), expected, "{flag:#x}");
+                assert_eq!(sendto(us, flag | known[0], 0), expected, "{flag:#x}");
+            }
+        }
+        for address in (0..u64::BITS).map(|bit| 1 << bit) {
+            assert_eq!(sendto(US, known[0], address), ALLOW, "{address:#x}");
+            assert_eq!(sendto(BARE, known[0], address), KILL, "{address:#x}");
+            assert_eq!(sendto(US, libc::MSG_FASTOPEN as u64, address), KILL);
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_readme_counts_the_calls() {
+        let debug = usize::from(cfg!(debug_assertions));
+        let always = ALLOWED.len() - debug + SPECIAL.len();
+        let sentence = format!("{always} calls, {} more where", FILES.len());
+        let readme = include_str!("../../../README.md");
+        assert!(readme.contains(&sentence), "README says not: {sentence}");
     }
 
     #[test]
     fn another_instruction_set_is_nobody_we_know() {
         let i386 = 0x4000_0003;
         let read = libc::SYS_read as u32;
-        assert_eq!(verdict(i386, read, [0; 6]), KILL);
+        assert_eq!(verdict(US, i386, read, [0; 6]), KILL);
     }
 
     /// The kernel's machine agrees. Threads of this process that are not the test's stay as they are.
@@ -275,7 +403,7 @@ mod tests {
         let (mut near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
         let done = std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
-                seccompiler::apply_filter(&for_process(std::process::id())).unwrap();
+                seccompiler::apply_filter(&for_process(BARE)).unwrap();
                 let opened = std::fs::File::open("/dev/null").map(drop);
                 let changed = near.set_nonblocking(true);
                 near.write_all(b"x").unwrap();

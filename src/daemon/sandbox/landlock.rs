@@ -34,7 +34,8 @@ pub fn restrict(options: &Options) -> Result<(), String> {
 
 fn apply(options: &Options) -> Result<RestrictionStatus, String> {
     let mut scope = BitFlags::from(Scope::Signal);
-    if !is_manager_abstract() {
+    // A service manager with such a name is outside.
+    if super::manager() != Some(b'@') {
         scope |= Scope::AbstractUnixSocket;
     }
     let create = || {
@@ -54,13 +55,6 @@ fn apply(options: &Options) -> Result<RestrictionStatus, String> {
         Ok(ruleset.restrict_self()?)
     };
     create().map_err(Into::into).and_then(add).map_err(refused)
-}
-
-/// A service manager may be reached by an abstract name, and it is outside.
-fn is_manager_abstract() -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    let name = std::env::var_os("NOTIFY_SOCKET");
-    name.is_some_and(|name| name.as_bytes().starts_with(b"@"))
 }
 
 fn directory_of(path: &Path) -> &Path {

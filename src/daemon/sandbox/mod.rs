@@ -9,7 +9,7 @@
 //! - No core dumps, which would fill a disk while the daemon restarts again and again.
 //! - Landlock: no file can be opened, made or changed; of files only our own Unix sockets' directories
 //!   can lose some. No TCP port can be bound or connected to, no other process signalled.
-//! - seccomp: only the calls that [`filter`] lists.
+//! - seccomp: only the calls that [`filter`] lists, with only the arguments that we have for them.
 //!
 //! A system that lacks one of them is served without, and told so in one line: a door that does not
 //! open is worse than one with fewer locks.
@@ -49,9 +49,9 @@ impl Sandbox {
     }
 
     /// The rest, for all threads, and the line that says what could not be had.
-    pub fn complete(mut self) {
+    pub fn complete(mut self, options: &Options) {
         if self.is_wanted {
-            let filtered = filter();
+            let filtered = filter(options);
             self.note("no filter for system calls", filtered);
         }
         if !self.missing.is_empty() {
@@ -79,6 +79,16 @@ fn no_core_dumps() -> Result<(), String> {
     limited.map_err(|error| std::io::Error::from(error).to_string())
 }
 
+/// The first byte of the name by which a service manager is told: `/` of a path, `@` of an abstract
+/// name. There are no others.
+#[cfg(target_os = "linux")]
+fn manager() -> Option<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = std::env::var_os("NOTIFY_SOCKET")?;
+    let first = name.as_bytes().first();
+    first.copied().filter(|first| matches!(first, b'/' | b'@'))
+}
+
 #[cfg(target_os = "linux")]
 fn restrict(options: &Options) -> Result<(), String> {
     landlock::restrict(options)
@@ -89,8 +99,8 @@ fn restrict(options: &Options) -> Result<(), String> {
     target_endian = "little",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
-fn filter() -> Result<(), String> {
-    filter::apply()
+fn filter(options: &Options) -> Result<(), String> {
+    filter::apply(options)
 }
 
 #[cfg(all(
@@ -100,7 +110,7 @@ fn filter() -> Result<(), String> {
         any(target_arch = "x86_64", target_arch = "aarch64")
     ))
 ))]
-fn filter() -> Result<(), String> {
+fn filter(_options: &Options) -> Result<(), String> {
     Err("none is known for this processor".to_owned())
 }
 
@@ -118,6 +128,6 @@ fn restrict(_options: &Options) -> Result<(), String> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn filter() -> Result<(), String> {
+fn filter(_options: &Options) -> Result<(), String> {
     Err(LINUX_ONLY.to_owned())
 }
