@@ -320,6 +320,9 @@ mod intruder {
             (nix::libc::SYS_open, [here, 0, 0]),
             (nix::libc::SYS_kill, [1, 0, 0]),
             (nix::libc::SYS_tgkill, [1, 1, 0]),
+            // A thread's first steps, which all of them have behind them.
+            (nix::libc::SYS_set_robust_list, [here, 24, 0]),
+            (nix::libc::SYS_sched_getaffinity, [0, 8, here]),
             (nix::libc::SYS_sendmsg, [0, here, 0]),
             (nix::libc::SYS_sendmmsg, [0, here, 1]),
             // Without a socket of ours in the file system no file is looked at or removed.

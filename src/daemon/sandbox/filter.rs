@@ -35,10 +35,10 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_restart_syscall,
     // The heap.
     libc::SYS_brk, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise, libc::SYS_getrandom,
-    // First and last steps of a thread: it may have begun a moment ago.
-    libc::SYS_rseq, libc::SYS_set_robust_list, libc::SYS_sigaltstack, libc::SYS_sched_getaffinity,
-    libc::SYS_sched_yield, libc::SYS_getpid, libc::SYS_gettid, libc::SYS_exit,
-    libc::SYS_exit_group,
+    // First and last steps of a thread: it may have begun a moment ago. Of the first ones those that
+    // glibc does without are not here (set_robust_list, sched_getaffinity); without rseq it aborts.
+    libc::SYS_rseq, libc::SYS_sigaltstack, libc::SYS_sched_yield, libc::SYS_getpid,
+    libc::SYS_gettid, libc::SYS_exit, libc::SYS_exit_group,
     // With debug assertions std asks whether what it closes is open.
     #[cfg(debug_assertions)] libc::SYS_fcntl,
 ];
