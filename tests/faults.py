@@ -383,6 +383,21 @@ def interrupted_everywhere(house):
         want("answered", daemon.stop()["answered"], 20)
 
 
+def stop_while(calls, error, when, name):
+    def run(house):
+        daemon = house.daemon(plain=True)
+        daemon.probe(3)
+        with injected(daemon, calls, f"error={error}", when, daemon.pid if calls == "sendto" else None):
+            want("answered", daemon.stop()["answered"], 3)
+
+    case(f"a stop is heard though {name}", "strace")(run)
+
+
+for _error in ("ENOBUFS", "ENOMEM", "EINTR"):
+    stop_while("sendto", _error, "1", f"the byte that tells main of it fails with {_error}")
+stop_while("write", "EINTR", "1..41+2", "whatever wakes a thread is interrupted")
+
+
 @case("out of descriptors (EMFILE by rlimit), and back")
 def out_of_descriptors(house):
     daemon = house.daemon()
@@ -460,6 +475,58 @@ def memory_refused(house):
     )
     want("exit code", result.returncode, 1)
     want_match("stderr", result.stderr, r"healthz: the system does not give the \d+ KiB .* pass fewer --connections")
+
+
+def start_within(house, limit, size, env):
+    """Starts the daemon with `size` bytes of memory as `limit` counts it, and stops it once it says that it
+    serves. Returns its exit code, or None if it had to be killed, and what it said."""
+    log, path = house.dir / "within.log", house.dir / "within.sock"
+    path.unlink(missing_ok=True)
+    with open(log, "wb") as f:
+        process = subprocess.Popen(
+            [house.args.daemon, "--listen", f"unix:{path}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=f,
+            env=env,
+            start_new_session=True,
+            preexec_fn=lambda: resource.setrlimit(limit, (size, size)),
+        )
+    end = time.monotonic() + 3
+    has_served = False
+    while process.poll() is None and time.monotonic() < end:
+        if not has_served and b"serving /" in log.read_bytes():
+            has_served = True
+            with socket.socket(socket.AF_UNIX) as stream:
+                stream.settimeout(PROBE_SECONDS)
+                stream.connect(str(path))
+                stream.sendall(LAST)
+                want_ok(f"a probe with {size >> 10} KiB", rest(stream))
+            process.terminate()
+        time.sleep(0.001)
+    code = process.poll()
+    if code is None:
+        process.kill()
+        process.wait(5)
+    return code, has_served, log.read_text("utf-8", "replace")
+
+
+@case("a little too little memory at the start is told, whatever it is for")
+def memory_just_too_small(house):
+    for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        for env in ({}, {"RUST_BACKTRACE": "1"}):
+            low, high = 1 << 20, 64 << 20
+            while high - low > 4096:
+                middle = (low + high) // 2 & ~4095
+                low, high = (low, middle) if start_within(house, limit, middle, env)[0] == 0 else (middle, high)
+            for size in range(high - (300 << 10), high + (100 << 10), 4096):
+                code, has_served, said = start_within(house, limit, size, env)
+                is_told = code == 1 and not has_served and re.match(r"healthz: .*raise the limit", said)
+                if not is_told and not (code == 0 and has_served):
+                    raise Wrong(
+                        f"limit {limit} of {size >> 10} KiB, where {high >> 10} are enough, {env}: expected it to "
+                        f"serve, or to say why not, came exit {code}: {short(said)}"
+                    )
 
 
 def nobody_program(house):

@@ -8,10 +8,11 @@ use std::thread::JoinHandle;
 
 use healthz::server::{Counters, Runner, Server, Stopper};
 
+use super::alive::Alive;
 use super::signals::Ender;
 
 /// Room for a request's fields and excludes on the stack, several times over, debug builds included.
-const STACK_BYTES: usize = 128 * 1024;
+pub const STACK_BYTES: usize = 128 * 1024;
 
 /// The server on a thread of its own, named `healthz`. Dropping it leaves the thread running.
 pub struct Door {
@@ -20,14 +21,15 @@ pub struct Door {
 }
 
 impl Door {
-    /// Runs `server`. Its end, for whatever reason, is told to `ender`.
+    /// Runs `server`. That its thread lives is told to `alive`, and its end, for whatever reason, to
+    /// `ender`.
     ///
     /// # Errors
     /// If the system has no thread, descriptor or memory for it.
-    pub fn open(server: Server<'static>, ender: Ender) -> io::Result<Self> {
+    pub fn open(server: Server<'static>, alive: Alive, ender: Ender) -> io::Result<Self> {
         let mut runner = Runner::new(server)?;
         let stopper = runner.stopper();
-        let thread = spawn(ender, move || {
+        let thread = spawn(alive, ender, move || {
             runner.run()?;
             Ok(runner.server().counters())
         })?;
@@ -51,6 +53,7 @@ impl Door {
 }
 
 fn spawn<T: Send + 'static>(
+    alive: Alive,
     ender: Ender,
     run: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<JoinHandle<io::Result<T>>> {
@@ -58,6 +61,7 @@ fn spawn<T: Send + 'static>(
         .name("healthz".to_owned())
         .stack_size(STACK_BYTES);
     thread.spawn(move || {
+        alive.tell();
         let result = run();
         ender.tell();
         result
@@ -75,7 +79,7 @@ mod tests {
     fn the_end_of_the_door_is_told_at_once_and_stays_told() {
         let mut wakes = Wakes::new().unwrap();
         assert_eq!(wakes.wait(Duration::ZERO).unwrap(), Wake::Timeout);
-        let thread = spawn(wakes.ender(), || -> io::Result<()> {
+        let thread = spawn(Alive::new(), wakes.ender(), || -> io::Result<()> {
             Err(io::Error::other("epoll is gone"))
         });
         // Without being told this would be a timeout.

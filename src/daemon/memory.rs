@@ -5,6 +5,7 @@
 
 use super::Failure;
 use super::options::Options;
+use super::{door, log};
 
 /// Room for the stacks of two threads and a heap that grows: several times over.
 #[cfg(target_os = "linux")]
@@ -12,6 +13,26 @@ const THREADS_BYTES: usize = 1024 * 1024;
 /// Room for the program, its libraries and main's stack: 4 MiB were seen.
 #[cfg(target_os = "linux")]
 const PROGRAM_BYTES: usize = 6 * 1024 * 1024;
+
+/// What two threads take when they begin: their stacks; from std 8 KiB each for the signal that comes
+/// when a stack is full; and from glibc a heap of 132 KiB each, without which it does where the limit is
+/// one of addresses. Not more than that, or memory that is enough would be refused.
+const BEGIN_BYTES: usize = door::STACK_BYTES + log::STACK_BYTES + 2 * (8 + 132) * 1024;
+
+/// Whether the system gives what threads take when they begin. Without it they end in their first steps,
+/// where nobody can refuse politely: std panics, and glibc aborts.
+///
+/// # Errors
+/// If it does not; the message says what to do.
+pub fn check_threads() -> Result<(), Failure> {
+    try_bytes(BEGIN_BYTES).then_some(()).ok_or_else(|| {
+        Failure::Run(format!(
+            "the system does not give the {} KiB that threads take; raise the limit of memory (ulimit -v \
+             and -d, LimitAS=, LimitDATA=)",
+            BEGIN_BYTES / 1024
+        ))
+    })
+}
 
 /// Does what the options say. `server_bytes` is what the server will take.
 ///

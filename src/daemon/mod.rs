@@ -1,9 +1,11 @@
 //! The daemon: what surrounds the door when healthz runs on its own.
 //!
 //! Three threads. *main* runs the sync loop and waits for signals; *healthz* is the door; *log*
-//! writes what the others log. Nobody waits for anybody else's progress but main, at the end. Before
-//! there are threads everything is opened that ever will be; then [`sandbox`] closes the system's doors.
+//! writes what the others log. Nobody waits for anybody else's progress but main, until the others have
+//! begun and at the end. Before there are threads everything is opened that ever will be; then
+//! [`sandbox`] closes the system's doors.
 
+mod alive;
 pub mod checks;
 #[cfg(target_os = "linux")]
 mod descriptors;
@@ -25,18 +27,20 @@ mod sys;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
+use std::panic::Location;
 use std::time::Duration;
 
 use healthz::Instant;
 use healthz::server::{self, Config, Counters, Server};
 
+use alive::Alive;
 use checks::{Checks, SHUTDOWN};
 use door::Door;
 use listen::Inherited;
 use notify::Manager;
 use options::Options;
 use sandbox::Sandbox;
-use signals::{Wake, Wakes};
+use signals::{Ender, Wake, Wakes};
 use sync::SyncLoop;
 
 /// Exit code of what failed while running.
@@ -48,6 +52,10 @@ pub const EXIT_MISUSED: u8 = 2;
 const FLUSH_DURATION_MAX: Duration = Duration::from_secs(1);
 /// What the door may take beyond the time that its last requests have; more is a bug.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
+
+/// Longest that threads may take to begin: so long that a machine which is busy booting is no reason to
+/// give up, and no longer, because nothing is known of them until then.
+const BEGIN_DURATION_MAX: Duration = Duration::from_secs(10);
 
 /// Why the daemon ended without having been asked to.
 #[derive(Debug)]
@@ -86,19 +94,23 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
         }
     };
     let checks = Checks::new(options);
+    let alive = Alive::new();
     // The sandbox has to be there before the log's thread; what is logged until then waits for it.
     let prepared = log::collect(options.log_level)
         .map_err(failed("cannot start the log"))
-        .and_then(|()| Prepared::new(options, checks, inherited));
-    if let Err(error) = log::start(checks.log) {
-        let failure = prepared
-            .err()
-            .unwrap_or_else(|| failed("cannot start the log")(error));
+        .and_then(|()| Prepared::new(options, checks, inherited, &alive));
+    let room = match &prepared {
+        Ok(_) => Ok(()),
+        // It may be just the memory for a thread that was refused.
+        Err(_) => memory::check_threads(),
+    };
+    let start = |()| log::start(checks.log, alive.clone()).map_err(failed("cannot start the log"));
+    if let Err(error) = room.and_then(start) {
+        let failure = prepared.err().unwrap_or(error);
         complain(&failure);
         return Err(failure);
     }
-    end_on_panic();
-    let result = prepared.and_then(|prepared| run(options, checks, prepared));
+    let result = prepared.and_then(|prepared| run(options, checks, prepared, &alive));
     if let Err(failure) = &result {
         log::say(failure);
     }
@@ -113,9 +125,13 @@ pub fn complain(what: &dyn fmt::Display) {
 }
 
 /// Makes a panic of any thread the end of all: a daemon without its door, its loop or its log is none.
-/// It is logged like everything else, because stderr may block.
-fn end_on_panic() {
-    std::panic::set_hook(Box::new(|info| {
+/// It is logged like everything else, because stderr may block; or said by the thread itself, if it is
+/// the one that writes, and then main ends the wait for a stderr that does: `ender`.
+///
+/// To be called before there are other threads: what std does otherwise takes memory that a thread in
+/// its first steps may be panicking for want of, and locks that main would wait for.
+fn end_on_panic(alive: Alive, ender: Ender) {
+    std::panic::set_hook(Box::new(move |info| {
         let payload = info.payload();
         let text = match payload.downcast_ref::<&str>() {
             Some(text) => text,
@@ -123,13 +139,37 @@ fn end_on_panic() {
         };
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("unnamed");
-        match info.location() {
-            Some(place) => ::log::error!("thread {thread} panicked at {place}: {text}"),
-            None => ::log::error!("thread {thread} panicked: {text}"),
+        let place = info.location().unwrap_or(Location::caller());
+        match voice(thread, alive.are_all()) {
+            Voice::Log => {
+                ::log::error!("thread {thread} panicked at {place}: {text}");
+                log::flush(FLUSH_DURATION_MAX);
+            }
+            Voice::Stderr => {
+                ender.tell_panic();
+                complain(&format_args!("thread {thread} panicked at {place}: {text}"));
+            }
         }
-        log::flush(FLUSH_DURATION_MAX);
         std::process::exit(i32::from(EXIT_FAILED));
     }));
+}
+
+/// Who says that a thread has panicked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Voice {
+    /// The thread of the log, as everything.
+    Log,
+    /// The thread itself.
+    Stderr,
+}
+
+/// The voice for a panic of `thread`: what is queued for the log's thread is lost if that is the one, or
+/// if it may never begin.
+fn voice(thread: &str, have_all_begun: bool) -> Voice {
+    match have_all_begun && thread != log::THREAD {
+        true => Voice::Log,
+        false => Voice::Stderr,
+    }
 }
 
 /// What is done first: whatever has to be opened, bound or asked for, which takes no threads to be
@@ -143,8 +183,14 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(options: &Options, checks: Checks, inherited: Inherited) -> Result<Self, Failure> {
+    fn new(
+        options: &Options,
+        checks: Checks,
+        inherited: Inherited,
+        alive: &Alive,
+    ) -> Result<Self, Failure> {
         let wakes = Wakes::new().map_err(failed("cannot set up signals"))?;
+        end_on_panic(alive.clone(), wakes.ender());
         let (listeners, ready) = listen::open(options, inherited)?;
         let bytes = |config: &Config| config.memory_bytes_max(&checks.responder());
         // What was asked for: whoever asks for too much is told so, however little of it would do.
@@ -158,7 +204,11 @@ impl Prepared {
         let sandbox = Sandbox::begin(options);
         let urls = listen::urls(&listeners);
         let server = Server::new(checks.responder(), listeners, config);
-        let door = Door::open(server, wakes.ender()).map_err(failed("cannot start the server"))?;
+        memory::check_threads()?;
+        // Its limit counts from now: a main that never comes round is seen.
+        checks.syncloop.beat(server::now());
+        let door = Door::open(server, alive.clone(), wakes.ender())
+            .map_err(failed("cannot start the server"))?;
         // On a busy CPU the door would wait for all that is still to do here.
         std::thread::yield_now();
         Ok(Prepared {
@@ -171,7 +221,12 @@ impl Prepared {
     }
 }
 
-fn run(options: &Options, checks: Checks, prepared: Prepared) -> Result<(), Failure> {
+fn run(
+    options: &Options,
+    checks: Checks,
+    prepared: Prepared,
+    alive: &Alive,
+) -> Result<(), Failure> {
     let Prepared {
         wakes,
         urls,
@@ -180,6 +235,11 @@ fn run(options: &Options, checks: Checks, prepared: Prepared) -> Result<(), Fail
         door,
     } = prepared;
     let manager = Manager::from_env();
+    // What is said below has to be true of them too, and the filter to find them.
+    if !alive.wait_for_all(BEGIN_DURATION_MAX) {
+        let message = "a thread did not begin in time; is the machine short of memory or CPU?";
+        return Err(Failure::Run(message.to_owned()));
+    }
     sandbox.complete(options);
     announce(checks, &urls);
     manager.tell_ready(&sync::status(checks, server::now()));
@@ -252,6 +312,7 @@ impl Main<'_> {
             match self.wait_until(next)? {
                 Wake::Stop => return Ok(Watched::AskedToStop),
                 Wake::DoorEnded => return Ok(Watched::DoorEnded),
+                Wake::Panicked => return Err(panicked()),
                 Wake::Timeout => {}
             }
         }
@@ -298,6 +359,7 @@ impl Main<'_> {
                     return Ok(Drained::AskedAgain);
                 }
                 Wake::DoorEnded => return Ok(Drained::DoorEnded),
+                Wake::Panicked => return Err(panicked()),
                 Wake::Timeout => {}
             }
         }
@@ -322,6 +384,11 @@ enum Drained {
     DoorEnded,
     TimeIsUp,
     AskedAgain,
+}
+
+/// A thread says so itself, and exits; unless stderr blocks, for which it was time until now.
+fn panicked() -> Failure {
+    Failure::Run("a thread panicked".to_owned())
 }
 
 /// The door's thread has ended though nobody asked it to.
@@ -389,6 +456,15 @@ mod tests {
             summary(&counters),
             "2 requests answered on 1 connections, 3 failed, 5 aborted, 6 foreign, 4 shortages"
         );
+    }
+
+    /// It was queued for the thread that was panicking, and nobody heard of it.
+    #[test]
+    fn a_panic_is_said_by_whoever_can_still_say_it() {
+        assert_eq!(voice("healthz", true), Voice::Log);
+        assert_eq!(voice("main", true), Voice::Log);
+        assert_eq!(voice(log::THREAD, true), Voice::Stderr);
+        assert_eq!(voice("healthz", false), Voice::Stderr);
     }
 
     #[test]

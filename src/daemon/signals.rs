@@ -1,20 +1,22 @@
 //! What wakes the main thread: signals, the end of the door, or time.
 //!
-//! Signals become bytes on a socket pair, so that nothing of ours runs in a signal handler. SIGHUP is
-//! left alone: it ends a daemon whose terminal is gone, unless `nohup` said otherwise. SIGPIPE is
-//! ignored by std.
+//! Signals become bytes on a socket pair, so that nothing of ours runs in a signal handler; and a flag,
+//! because the byte is lost where the system is short of memory for it. SIGHUP is left alone: it ends a
+//! daemon whose terminal is gone, unless `nohup` said otherwise. SIGPIPE is ignored by std.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
 const SIGNALS: Token = Token(0);
-const ENDER: Token = Token(1);
+const ENDS: Token = Token(1);
 
 /// Why the wait is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub enum Wake {
     Stop,
     /// The door's thread is done, and will be when asked again.
     DoorEnded,
+    /// A thread has panicked, and is saying so itself.
+    Panicked,
     /// It is time, or nearly.
     Timeout,
 }
@@ -30,23 +34,71 @@ pub enum Wake {
 /// The receiving end.
 pub struct Wakes {
     receiver: mio::net::UnixStream,
+    stops: Stops,
     poll: Poll,
     events: Events,
     /// Kept here as well: what it tells is lost when the last one is dropped.
-    ender: Arc<Waker>,
-    has_door_ended: bool,
+    ends: Arc<Ends>,
 }
 
-/// What tells of the end of the door.
-pub struct Ender(Arc<Waker>);
+struct Ends {
+    waker: Waker,
+    has_door_ended: AtomicBool,
+    has_panicked: AtomicBool,
+}
+
+/// What tells of the end of another thread.
+pub struct Ender(Arc<Ends>);
 
 impl Ender {
-    /// To be called at the end.
+    /// The door has ended. To be called at the end.
     pub fn tell(&self) {
-        if let Err(error) = self.0.wake() {
+        self.0.has_door_ended.store(true, Ordering::Release);
+        if let Err(error) = self.wake() {
             // An eventfd that is written to fails only if it is not there.
             log::error!("cannot tell that the server has ended: {error}");
         }
+    }
+
+    /// The calling thread panics, and nobody else will say so.
+    pub fn tell_panic(&self) {
+        self.0.has_panicked.store(true, Ordering::Release);
+        // Main's next round comes anyway.
+        let _ = self.wake();
+    }
+
+    fn wake(&self) -> io::Result<()> {
+        loop {
+            match self.0.waker.wake() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+/// Counts wishes to stop, each of which is a flag first and then a byte.
+#[derive(Default)]
+struct Stops {
+    is_wanted: Arc<AtomicBool>,
+    /// A flag was taken without its byte, which may come yet, and then is no wish of its own.
+    is_byte_late: bool,
+}
+
+impl Stops {
+    /// Whether there is one more wish, now that a byte has come, or none. To be asked after looking for
+    /// a byte: its flag is there by then.
+    fn take(&mut self, has_byte: bool) -> bool {
+        let is_flagged = self.is_wanted.swap(false, Ordering::AcqRel);
+        match (has_byte, is_flagged) {
+            (false, true) => self.is_byte_late = true,
+            (true, false) if self.is_byte_late => {
+                self.is_byte_late = false;
+                return false;
+            }
+            _ => {}
+        }
+        has_byte || is_flagged
     }
 }
 
@@ -62,21 +114,29 @@ impl Wakes {
         let poll = Poll::new()?;
         poll.registry()
             .register(&mut receiver, SIGNALS, Interest::READABLE)?;
-        pipe::register(SIGTERM, sender.try_clone()?)?;
-        pipe::register(SIGINT, sender)?;
-        let ender = Arc::new(Waker::new(poll.registry(), ENDER)?);
+        let stops = Stops::default();
+        for signal in [SIGTERM, SIGINT] {
+            flag::register(signal, Arc::clone(&stops.is_wanted))?;
+            pipe::register(signal, sender.try_clone()?)?;
+        }
+        let waker = Waker::new(poll.registry(), ENDS)?;
+        let ends = Arc::new(Ends {
+            waker,
+            has_door_ended: AtomicBool::new(false),
+            has_panicked: AtomicBool::new(false),
+        });
         Ok(Wakes {
             receiver,
+            stops,
             poll,
             events: Events::with_capacity(2),
-            ender,
-            has_door_ended: false,
+            ends,
         })
     }
 
-    /// For the one door that there is.
+    /// For other threads.
     pub fn ender(&self) -> Ender {
-        Ender(Arc::clone(&self.ender))
+        Ender(Arc::clone(&self.ends))
     }
 
     /// Waits for at most `timeout`.
@@ -88,40 +148,86 @@ impl Wakes {
         if let Some(wake) = self.receive()? {
             return Ok(wake);
         }
-        let timeout = if self.has_door_ended {
-            Duration::ZERO
-        } else {
-            timeout
+        let timeout = match self.ended() {
+            Some(_) => Duration::ZERO,
+            None => timeout,
         };
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             Err(_) => self.events.clear(),
             Ok(()) => {}
         }
-        self.has_door_ended |= self.events.iter().any(|event| event.token() == ENDER);
-        let otherwise = if self.has_door_ended {
-            Wake::DoorEnded
-        } else {
-            Wake::Timeout
-        };
-        Ok(self.receive()?.unwrap_or(otherwise))
+        let stop = self.receive()?;
+        Ok(stop.or(self.ended()).unwrap_or(Wake::Timeout))
     }
 
+    /// Which end other threads have told of.
+    fn ended(&self) -> Option<Wake> {
+        if self.ends.has_panicked.load(Ordering::Acquire) {
+            return Some(Wake::Panicked);
+        }
+        let has_door_ended = self.ends.has_door_ended.load(Ordering::Acquire);
+        has_door_ended.then_some(Wake::DoorEnded)
+    }
+
+    /// The next wish to stop, if there is one.
     fn receive(&mut self) -> io::Result<Option<Wake>> {
+        loop {
+            let has_byte = self.has_byte()?;
+            if self.stops.take(has_byte) {
+                return Ok(Some(Wake::Stop));
+            }
+            if !has_byte {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn has_byte(&mut self) -> io::Result<bool> {
         let mut byte = [0];
         loop {
             match self.receiver.read(&mut byte) {
-                Ok(_) => return Ok(Some(Wake::Stop)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // What the system is short of now it has again later, and the byte stays.
                 Err(error)
                     if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS)) =>
                 {
-                    return Ok(None);
+                    return Ok(false);
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A signal is a flag and then a byte, of which the latter may be lost, or come after main has looked.
+    #[test]
+    fn each_wish_to_stop_counts_once_whatever_becomes_of_its_byte() {
+        let mut stops = Stops::default();
+        let wanted = Arc::clone(&stops.is_wanted);
+        let flag = || wanted.store(true, Ordering::Release);
+        assert!(!stops.take(false));
+        // As it should be; and again, where the second flag finds the first.
+        flag();
+        assert!(stops.take(true));
+        flag();
+        flag();
+        assert!(stops.take(true) && stops.take(true) && !stops.take(false));
+        // Late.
+        flag();
+        assert!(stops.take(false) && !stops.take(true) && !stops.take(false));
+        // Lost, and again with and without its byte.
+        flag();
+        assert!(stops.take(false) && !stops.take(false));
+        flag();
+        assert!(stops.take(true) && !stops.take(false));
+        flag();
+        assert!(stops.take(false) && !stops.take(false));
     }
 }

@@ -312,9 +312,14 @@ impl Stopper {
     /// the runner's next turn; the descriptor of its [`AsFd`] becomes readable for it.
     pub fn stop(&self) {
         self.0.is_wanted.store(true, Ordering::Release);
+        let woken = loop {
+            match self.0.waker.wake() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
         // An eventfd that is written to fails only if it is not there. And a log record is nothing
         // for a signal handler.
-        let woken = self.0.waker.wake();
         debug_assert!(woken.is_ok(), "cannot wake the server to stop it");
     }
 }

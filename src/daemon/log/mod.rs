@@ -19,11 +19,15 @@ use log::LevelFilter;
 use signal_hook::consts::SIGXFSZ;
 use signal_hook::flag;
 
+use super::alive::Alive;
 use queue::Queue;
 use writer::Sink;
 
 /// The writer's buffer and std's calls, several times over.
-const STACK_BYTES: usize = 64 * 1024;
+pub const STACK_BYTES: usize = 64 * 1024;
+
+/// The name of the thread that writes.
+pub const THREAD: &str = "log";
 
 static QUEUE: Queue = Queue::new();
 
@@ -60,20 +64,23 @@ pub fn collect(level: Option<LevelFilter>) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the writer on stderr, with `check` to beat.
+/// Starts the writer on stderr, with `check` to beat. That its thread lives is told to `alive`.
 ///
 /// # Errors
 /// If the system has no thread or descriptor for it.
-pub fn start(check: &'static Check) -> io::Result<()> {
+pub fn start(check: &'static Check, alive: Alive) -> io::Result<()> {
     // A file that may not grow any more is a log that fails, and by default the end of the process.
     flag::register(SIGXFSZ, Arc::default())?;
     let mut sink = Sink::new(&io::stderr())?;
     // Its limit counts from now, also for a stderr that never takes anything.
     check.beat(healthz::server::now());
     let thread = std::thread::Builder::new()
-        .name("log".to_owned())
+        .name(THREAD.to_owned())
         .stack_size(STACK_BYTES);
-    thread.spawn(move || writer::run(&QUEUE, &mut sink, check))?;
+    thread.spawn(move || {
+        alive.tell();
+        writer::run(&QUEUE, &mut sink, check)
+    })?;
     Ok(())
 }
 
