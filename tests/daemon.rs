@@ -76,6 +76,22 @@ fn localhost_is_both_loopback_addresses() {
     }
 }
 
+/// Whoever starts it may have kept them from itself, and a new program begins with what its parent blocked.
+#[test]
+fn a_stop_is_heard_though_its_signal_was_blocked_by_who_started_it() {
+    use nix::sys::signal::{SigSet, SigmaskHow};
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut blocked = SigSet::empty();
+        blocked.add(signal);
+        let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap();
+        let mut daemon = Daemon::start(&[]);
+        before.thread_set_mask().unwrap();
+        daemon.address();
+        daemon.signal(signal);
+        assert_eq!(daemon.wait().code(), Some(0), "{signal}");
+    }
+}
+
 #[test]
 fn hosts_can_be_limited() {
     let daemon = Daemon::start(&["--allow-host", "node.example"]);

@@ -119,6 +119,7 @@ impl Wakes {
             flag::register(signal, Arc::clone(&stops.is_wanted))?;
             pipe::register(signal, sender.try_clone()?)?;
         }
+        unblock()?;
         let waker = Waker::new(poll.registry(), ENDS)?;
         let ends = Arc::new(Ends {
             waker,
@@ -200,6 +201,20 @@ impl Wakes {
             }
         }
     }
+}
+
+/// Lets through what whoever started us may have blocked, for itself or by mistake: a new program begins
+/// with its parent's mask.
+#[cfg(target_os = "linux")]
+fn unblock() -> io::Result<()> {
+    use nix::sys::signal::{SigSet, Signal};
+    Ok(SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_unblock()?)
+}
+
+/// As above, where it is not known to happen.
+#[cfg(not(target_os = "linux"))]
+fn unblock() -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(test)]
