@@ -792,21 +792,39 @@ def without_ipv6(house):
     networks.ip(0, "link", "set", "lo", "up")
     off = "for name in all lo; do echo 1 > /proc/sys/net/ipv6/conf/$name/disable_ipv6; done"
     house.sh(*networks.inside(0), "sh", "-ec", off)
-    daemon = house.daemon(listen=None, prefix=networks.inside(0))
-    daemon.said("this machine has no ::1, serving without it")
-    want_match("a probe", networks.ask(0, "127.0.0.1", daemon.port), r"\n\r?\nok\Z")
-    daemon.stop()
+    for turn in ("up", "down"):
+        networks.ip(0, "link", "set", "lo", turn)
+        daemon = house.daemon(listen=None, prefix=networks.inside(0))
+        daemon.said("this machine has no ::1, serving without it")
+        want("lines about [::1]", re.findall(r".*\[::1\].*", daemon.text()), [])
+        networks.ip(0, "link", "set", "lo", "up")
+        want_match("a probe", networks.ask(0, "127.0.0.1", daemon.port), r"\n\r?\nok\Z")
+        daemon.stop()
 
 
 @case("a namespace whose loopback is down is told of, and served once it is up", "ip")
 def without_loopback(house):
     networks = Networks(house)
-    daemon = house.daemon(listen=None, prefix=networks.inside(0))
-    daemon.said(r"nobody can reach 127\.0\.0\.1:\d+ until its interface is up")
-    networks.want_refused("a probe", networks.ask(0, "127.0.0.1", daemon.port))
+    hosts = ("127.0.0.1", "::1")
+    # As it begins; and as it is when it was up and is down again, where 127.0.0.1 stays.
+    for _ in range(2):
+        daemon = house.daemon(listen=None, prefix=networks.inside(0))
+        for host in (r"127\.0\.0\.1", r"\[::1\]"):
+            daemon.said(rf"nobody can reach {host}:\d+ until its interface is up")
+        want("lines about no ::1", daemon.text().count("this machine has no ::1"), 0)
+        for host in hosts:
+            networks.want_refused(f"{host}, down", networks.ask(0, host, daemon.port))
+        for turn in ("up", "up again"):
+            networks.ip(0, "link", "set", "lo", "up")
+            for host in hosts:
+                want_match(f"{host}, {turn}", networks.ask(0, host, daemon.port), r"\n\r?\nok\Z")
+            networks.ip(0, "link", "set", "lo", "down")
+        daemon.stop()
     networks.ip(0, "link", "set", "lo", "up")
-    want_match("a probe", networks.ask(0, "127.0.0.1", daemon.port), r"\n\r?\nok\Z")
+    daemon = house.daemon(listen=None, prefix=networks.inside(0))
+    want("warnings, up", daemon.text().count(" WARN "), 0)
     daemon.stop()
+    networks.ip(0, "link", "set", "lo", "down")
 
 
 # -- slowhttptest

@@ -2,6 +2,7 @@
 //!
 //! Binds; serves nothing. Called once, by [`super::serve`].
 
+use std::cell::LazyCell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -130,6 +131,7 @@ pub fn open(options: &Options, inherited: Inherited) -> Result<(Listeners, Optio
 /// A loopback interface that is down lets us listen and keeps everybody out: a network namespace
 /// begins like this.
 fn warn_if_unreachable(listeners: &Listeners) {
+    let is_down = LazyCell::new(is_loopback_down);
     for address in listeners.local_addresses() {
         let Address::Tcp(address) = address else {
             continue;
@@ -144,10 +146,27 @@ fn warn_if_unreachable(listeners: &Listeners) {
         let Ok(socket) = UdpSocket::bind(unspecified) else {
             continue;
         };
-        if let Err(error) = socket.connect(address) {
+        let reached = match socket.connect(address) {
+            Ok(()) if address.ip().is_loopback() && *is_down => {
+                Err(io::Error::from_raw_os_error(libc::ENETDOWN))
+            }
+            reached => reached,
+        };
+        if let Err(error) = reached {
             log::warn!("nobody can reach {address} until its interface is up: {error}");
         }
     }
+}
+
+/// Whether the loopback interface says that it is down. One that was up keeps 127.0.0.1 and the way there
+/// when it goes down, and only its flags tell.
+fn is_loopback_down() -> bool {
+    const IFF_UP: u32 = 1;
+    let flags = std::fs::read_to_string("/sys/class/net/lo/flags").unwrap_or_default();
+    let flags = flags.trim_ascii().strip_prefix("0x");
+    flags
+        .and_then(|flags| u32::from_str_radix(flags, 16).ok())
+        .is_some_and(|flags| flags & IFF_UP == 0)
 }
 
 /// Where this machine itself would reach `address`.

@@ -169,7 +169,8 @@ impl Listeners {
     /// Binds `address` and listens there.
     ///
     /// `localhost` is two addresses; a machine that has only one of them gets that one, and the
-    /// other is returned as missing. A Unix socket file that nobody listens on any more is replaced.
+    /// other is returned as missing. On Linux one whose loopback interface is down has both, and is served
+    /// once that is up. A Unix socket file that nobody listens on any more is replaced.
     ///
     /// # Errors
     /// If the address is not loopback, in use, not to be had, or one too many.
@@ -356,7 +357,7 @@ fn listen_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
         // [::1] and 127.0.0.1 are two sockets; one must not claim the other's port.
         socket.set_only_v6(true)?;
     }
-    socket.bind(&address.into())?;
+    bind_tcp_socket(&socket, address)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -367,6 +368,38 @@ fn listen_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = std::net::TcpListener::from(socket);
     let local = listener.local_addr()?;
     Ok((TcpListener::from_std(listener), local))
+}
+
+/// Binds `socket` to `address`; to `[::1]` of a machine that has IPv6 also while the loopback interface is
+/// down, because it is given its address when it comes up and loses it when it goes down. (127.0.0.1 can
+/// be had at any time.)
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn bind_tcp_socket(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match socket.bind(&address.into()) {
+        Err(error)
+            if error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
+                && address.ip() == Ipv6Addr::LOCALHOST
+                && has_ipv6()
+                && socket.set_freebind_v6(true).is_ok() =>
+        {
+            socket.bind(&address.into())
+        }
+        result => result,
+    }
+}
+
+/// Elsewhere the address is there or is not.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn bind_tcp_socket(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    socket.bind(&address.into())
+}
+
+/// Whether the loopback interface of this network namespace gets an IPv6 address when it comes up. Where
+/// /proc does not tell, nobody says that it will.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn has_ipv6() -> bool {
+    std::fs::read("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+        .is_ok_and(|disabled| disabled.trim_ascii() == b"0")
 }
 
 /// Listens at a name of our own first, and gives the socket its `path` when it does: between bind(2)
