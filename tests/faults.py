@@ -88,7 +88,9 @@ class House:
 class Daemon:
     """One daemon whose log goes to a file, unless it goes elsewhere."""
 
-    def __init__(self, house, args=(), listen="127.0.0.1:0", prefix=(), log=None, plain=False, program=None, **more):
+    def __init__(
+        self, house, args=(), listen="127.0.0.1:0", prefix=(), log=None, plain=False, program=None, env=None, **more
+    ):
         house.count += 1
         self.house = house
         self.log = log or house.dir / f"daemon-{house.count}.log"
@@ -100,7 +102,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=f,
-                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
+                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"} | (env or {}),
                 start_new_session=True,
                 **more,
             )
@@ -391,6 +393,21 @@ def stop_while(calls, error, when, name):
             want("answered", daemon.stop()["answered"], 3)
 
     case(f"a stop is heard though {name}", "strace")(run)
+
+
+@case("telling the service manager is interrupted, and it is told all the same", "strace")
+def interrupted_manager(house):
+    path = house.dir / "notify.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(PROBE_SECONDS)
+        env = {"NOTIFY_SOCKET": str(path)}
+        daemon = house.daemon(plain=True, env=env)
+        want_match("the first word", manager.recv(256).decode(), r"\AREADY=1\n")
+        # The first is the byte that a signal becomes.
+        with injected(daemon, "sendto", "error=EINTR", "1..3", daemon.pid):
+            daemon.stop()
+        want("the last word", manager.recv(256), b"STOPPING=1\nSTATUS=shutting down")
 
 
 for _error in ("ENOBUFS", "ENOMEM", "EINTR"):

@@ -24,6 +24,8 @@ pub struct Manager {
     is_lost: Cell<bool>,
     /// `READY=1` did not, and it waits for that.
     is_ready_owed: Cell<bool>,
+    /// How we are did not, and what it shows is not so.
+    is_status_owed: Cell<bool>,
 }
 
 impl Manager {
@@ -35,6 +37,7 @@ impl Manager {
             watchdog,
             is_lost: Cell::new(false),
             is_ready_owed: Cell::new(false),
+            is_status_owed: Cell::new(false),
         }
     }
 
@@ -55,6 +58,7 @@ impl Manager {
             socket,
             is_lost: Cell::new(false),
             is_ready_owed: Cell::new(false),
+            is_status_owed: Cell::new(false),
         }
     }
 
@@ -67,17 +71,29 @@ impl Manager {
     /// that is not told in time ends what it has started.
     pub fn tell_ready(&self, status: &str) {
         let is_told = self.tell(&format!("READY=1\n{status}"));
-        self.is_ready_owed.set(!is_told && self.socket.is_some());
+        self.is_ready_owed.set(self.owes(is_told));
+        self.is_status_owed.set(false);
     }
 
-    /// Whether [`tell_ready`](Manager::tell_ready) has to be tried again.
-    pub fn is_ready_owed(&self) -> bool {
-        self.is_ready_owed.get()
+    /// Tells the manager how we are, and whatever else is owed. If it cannot be told, that is owed, or it
+    /// would show for ever what is not so any more.
+    pub fn tell_status(&self, status: &str) {
+        if self.is_ready_owed.get() {
+            return self.tell_ready(status);
+        }
+        let is_told = self.tell(status);
+        self.is_status_owed.set(self.owes(is_told));
+    }
+
+    /// Whether [`tell_status`](Manager::tell_status) has to be tried again.
+    pub fn is_owed(&self) -> bool {
+        self.is_ready_owed.get() || self.is_status_owed.get()
     }
 
     /// Tells the manager that we are about to end; from now on nobody is told that we are ready.
     pub fn tell_stopping(&self) {
         self.is_ready_owed.set(false);
+        self.is_status_owed.set(false);
         self.tell("STOPPING=1\nSTATUS=shutting down");
     }
 
@@ -87,7 +103,12 @@ impl Manager {
         let Some((socket, address)) = &self.socket else {
             return false;
         };
-        let result = socket.send_to_addr(state.as_bytes(), address);
+        let result = loop {
+            match socket.send_to_addr(state.as_bytes(), address) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
         let was_lost = self.is_lost.replace(result.is_err());
         match result {
             // Once a spell: a watchdog's beats would fill the log.
@@ -99,6 +120,10 @@ impl Manager {
             _ => {}
         }
         !self.is_lost.get()
+    }
+
+    fn owes(&self, is_told: bool) -> bool {
+        !is_told && self.socket.is_some()
     }
 }
 

@@ -12,9 +12,9 @@ use super::checks::Checks;
 use super::log as sink;
 use super::notify::{Manager, PERIOD_MIN};
 
-/// Until a manager that could not be told that we are ready is tried again. Longer than the try may
-/// take, or the loop would do nothing else.
-const READY_PERIOD: Duration = Duration::from_secs(2);
+/// Until a manager that could not be told that we are ready, or how we are, is tried again. Longer than the
+/// try may take, or the loop would do nothing else.
+const OWED_PERIOD: Duration = Duration::from_secs(2);
 
 /// The part of a period, as its divisor, until what could not be done is tried again. The watchdog's
 /// next period would end at its limit: whoever fails for a moment, just then, would be ended for it.
@@ -57,7 +57,7 @@ pub struct SyncLoop<'a> {
     period: Duration,
     verify: Timer,
     watchdog: Option<Timer>,
-    ready: Timer,
+    owed: Timer,
     /// Of each of the daemon's checks, whether it was last seen passing.
     seen: Vec<bool>,
 }
@@ -76,7 +76,7 @@ impl<'a> SyncLoop<'a> {
             period,
             verify: Timer::new(log_limit / 2),
             watchdog: manager.watchdog().map(Timer::new),
-            ready: Timer::new(READY_PERIOD),
+            owed: Timer::new(OWED_PERIOD),
             seen: vec![true; checks.alive().checks().len()],
         }
     }
@@ -92,11 +92,11 @@ impl<'a> SyncLoop<'a> {
             sink::verify();
         }
         let mut next = now.saturating_add(self.period).min(self.verify.due);
-        if self.manager.is_ready_owed() {
-            if self.ready.is_due(now) {
-                self.manager.tell_ready(&status(self.checks, now));
+        if self.manager.is_owed() {
+            if self.owed.is_due(now) {
+                self.manager.tell_status(&status(self.checks, now));
             }
-            next = next.min(self.ready.due);
+            next = next.min(self.owed.due);
         }
         if let Some(watchdog) = &mut self.watchdog {
             if watchdog.is_due(now) {
@@ -126,7 +126,9 @@ impl<'a> SyncLoop<'a> {
             }
         }
         if is_changed {
-            self.manager.tell(&status(self.checks, now));
+            self.manager.tell_status(&status(self.checks, now));
+            // Not at once again, if it has to be said again.
+            self.owed.due = now.saturating_add(self.owed.period);
         }
     }
 }
@@ -197,6 +199,50 @@ mod tests {
         let due = next.saturating_add(half);
         drop(socket);
         assert_eq!(sync.round(due), due.saturating_add(half / RETRIES));
+    }
+
+    /// It was said once, and the manager showed for ever what was not so any more.
+    #[test]
+    fn a_manager_whose_queue_was_full_is_told_later_how_we_are_by_then() {
+        let path = std::env::temp_dir().join(format!("healthz-owed-{}", std::process::id()));
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let words = || {
+            let mut word = [0; 256];
+            let words = std::iter::from_fn(|| {
+                let length = socket.recv(&mut word).ok()?;
+                Some(String::from_utf8(word[..length].to_vec()).unwrap())
+            });
+            words.filter(|word| word != "X=1").collect::<Vec<_>>()
+        };
+        let others = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        others.set_nonblocking(true).unwrap();
+        let fill = || while others.send_to(b"X=1", &path).is_ok() {};
+        let manager = Manager::named(path.as_os_str(), None);
+        let checks = Checks::new(&Options::default());
+        let long = Duration::from_secs(120);
+        let mut sync = SyncLoop::new(checks, &manager, long, long);
+        let first = Instant::from_millis(1000);
+        checks.log.fail("logging blocked");
+        fill();
+        let next = sync.round(first);
+        assert_eq!(next, first.saturating_add(OWED_PERIOD));
+        assert!(words().is_empty());
+        sync.round(next);
+        assert_eq!(words(), ["STATUS=healthz fails: log (logging blocked)"]);
+        assert!(OWED_PERIOD < sync.round(next).saturating_since(next));
+        // What is owed is how it is when it can be said.
+        fill();
+        checks.log.pass();
+        let next = sync.round(next);
+        assert!(words().is_empty());
+        checks.log.fail("logging blocked");
+        checks.log.pass();
+        sync.round(next);
+        assert_eq!(words(), ["STATUS=healthz passes"]);
+        sync.round(next.saturating_add(OWED_PERIOD));
+        assert!(words().is_empty(), "once");
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
