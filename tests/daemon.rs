@@ -365,6 +365,42 @@ fn another_healthz_on_a_unix_socket_is_named() {
     std::fs::remove_file(path).unwrap();
 }
 
+/// The first process with a socket of that name was named, wherever it was.
+#[test]
+fn the_holder_of_a_relative_path_is_the_one_in_the_same_directory() {
+    let folders = [socket_path(), socket_path()];
+    let [there, here] = &folders;
+    let at = |folder: &std::path::Path| {
+        let mut command = daemon_support::healthz(&["--listen", "unix:h.sock"]);
+        command.current_dir(folder);
+        command
+    };
+    for folder in &folders {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let mut elsewhere = Daemon::start_as(at(there));
+    elsewhere.lines().wait("serving");
+    // Bound by another name, which the table does not connect with ours.
+    let holder = UnixListener::bind(here.join("h.sock")).unwrap();
+    let unknown = end_of(at(here));
+    drop(holder);
+    let mut owner = Daemon::start_as(at(here));
+    owner.lines().wait("serving");
+    let known = end_of(at(here));
+    for daemon in [&mut elsewhere, &mut owner] {
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+    }
+    for folder in &folders {
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+    let line = complaint(&unknown);
+    assert!(line.contains(" is in use by another process;"), "{line}");
+    let line = complaint(&known);
+    let name = format!(" is in use by healthz (pid {});", owner.pid());
+    assert!(line.contains(&name), "{line}");
+}
+
 /// Also from within the sandbox: otherwise the one that serves now could not be reached any more.
 #[test]
 fn the_socket_of_a_successor_is_left_alone() {

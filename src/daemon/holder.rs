@@ -7,7 +7,8 @@ use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use healthz::server::Address;
 
@@ -26,17 +27,37 @@ impl fmt::Display for Holder {
 
 /// The process that listens at `address`, if /proc tells.
 pub fn of(address: &Address) -> Option<Holder> {
-    let inode = match address {
-        Address::Tcp(wanted) => tcp_inode(*wanted)?,
-        Address::Unix(path) => {
-            let table = fs::read("/proc/net/unix").ok()?;
-            table
-                .split(|byte| *byte == b'\n')
-                .find_map(|line| unix_listener(line, path))?
-        }
-        Address::Localhost(_) => return None,
+    match address {
+        Address::Tcp(wanted) => process_with(&tcp_inode(*wanted)?, |_| true),
+        Address::Unix(path) => unix_holder(path),
+        Address::Localhost(_) => None,
+    }
+}
+
+/// The table has names as they were bound: several processes may have the same one, each in its own
+/// directory or its own root.
+fn unix_holder(path: &Path) -> Option<Holder> {
+    let file = file_id(path)?;
+    let table = fs::read("/proc/net/unix").ok()?;
+    let mut inodes = table
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| unix_listener(line, path));
+    inodes.find_map(|inode| process_with(&inode, |pid| file_id(&seen_by(pid, path)) == Some(file)))
+}
+
+/// `path` as process `pid` would find it.
+fn seen_by(pid: u32, path: &Path) -> PathBuf {
+    let (base, path) = match path.strip_prefix("/") {
+        Ok(path) => ("root", path),
+        Err(_) => ("cwd", path),
     };
-    process_with(&format!("socket:[{inode}]"))
+    Path::new(&format!("/proc/{pid}/{base}")).join(path)
+}
+
+/// What tells a file from all others.
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    let file = fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 fn tcp_inode(wanted: SocketAddr) -> Option<String> {
@@ -116,11 +137,14 @@ pub(super) fn unix_listener(line: &[u8], path: &Path) -> Option<String> {
     is_whole.then(|| String::from_utf8(inode.to_vec()).ok())?
 }
 
-/// The first process that has `link` among its descriptors.
-fn process_with(link: &str) -> Option<Holder> {
+/// The first process that has the socket `inode` among its descriptors and `is_wanted`.
+fn process_with(inode: &str, is_wanted: impl Fn(u32) -> bool) -> Option<Holder> {
+    let link = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let pid = pids.filter(|pid| has_open(*pid, link)).min()?;
+    let pid = pids
+        .filter(|pid| has_open(*pid, &link) && is_wanted(*pid))
+        .min()?;
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     Some(Holder {
         name: String::from_utf8_lossy(name.trim_ascii_end()).into_owned(),
