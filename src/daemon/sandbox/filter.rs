@@ -35,9 +35,9 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_restart_syscall,
     // The heap.
     libc::SYS_brk, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise, libc::SYS_getrandom,
-    // First and last steps of a thread: it may have begun a moment ago. Of the first ones those that
-    // glibc does without are not here (set_robust_list, sched_getaffinity); without rseq it aborts.
-    libc::SYS_rseq, libc::SYS_sigaltstack, libc::SYS_sched_yield, libc::SYS_getpid,
+    // Last steps of a thread, and of the process. The first ones are behind all of them by now: nobody
+    // needs rseq, set_robust_list, sched_getaffinity or a name any more.
+    libc::SYS_sigaltstack, libc::SYS_sched_yield, libc::SYS_getpid,
     libc::SYS_gettid, libc::SYS_exit, libc::SYS_exit_group,
     // With debug assertions std asks whether what it closes is open.
     #[cfg(debug_assertions)] libc::SYS_fcntl,
@@ -101,15 +101,14 @@ const fn argument_top_at(index: u32) -> u32 {
 /// Load the architecture, compare, load the number; then one comparison a call; then the rest.
 const HEAD: usize = 3;
 const FILES_AT: usize = HEAD + 1 + ALLOWED.len();
-const CHECKS: usize = FILES_AT + FILES.len() + FATAL.len() + MAPPING.len() + 3;
+const CHECKS: usize = FILES_AT + FILES.len() + FATAL.len() + MAPPING.len() + 2;
 /// Where the rest stands, in this order.
 const REFUSE_AT: usize = CHECKS;
 const MAPPING_AT: usize = REFUSE_AT + 1;
 const SENDTO_AT: usize = MAPPING_AT + 2;
 const ADDRESS_AT: usize = SENDTO_AT + 4;
 const SHUTDOWN_AT: usize = ADDRESS_AT + 4;
-const PRCTL_AT: usize = SHUTDOWN_AT + 2;
-const TGKILL_AT: usize = PRCTL_AT + 2;
+const TGKILL_AT: usize = SHUTDOWN_AT + 2;
 const REFUSE_TOO_AT: usize = TGKILL_AT + 2;
 const ALLOW_AT: usize = REFUSE_TOO_AT + 1;
 const KILL_AT: usize = ALLOW_AT + 1;
@@ -186,7 +185,6 @@ const fn program() -> Program {
     at = compare(&mut program, at, FATAL, KILL_AT);
     at = compare(&mut program, at, &MAPPING, MAPPING_AT);
     at = compare(&mut program, at, &[libc::SYS_shutdown], SHUTDOWN_AT);
-    at = compare(&mut program, at, &[libc::SYS_prctl], PRCTL_AT);
     at = compare(&mut program, at, &[libc::SYS_tgkill], TGKILL_AT);
     assert!(at == REFUSE_AT);
     program[REFUSE_AT] = step(RETURN, REFUSE);
@@ -215,11 +213,6 @@ const fn program() -> Program {
     program[at] = step(LOAD, argument_at(1));
     program[at + 1] = jump(at + 1, JUMP_IF_EQUAL, write, ALLOW_AT, REFUSE_TOO_AT);
 
-    // A thread that has just begun gives itself its name.
-    let name = libc::PR_SET_NAME as u32;
-    at = PRCTL_AT;
-    program[at] = step(LOAD, argument_at(0));
-    program[at + 1] = jump(at + 1, JUMP_IF_EQUAL, name, ALLOW_AT, REFUSE_TOO_AT);
     // abort(3) signals its own process; the number is filled in later.
     at = TGKILL_AT;
     program[at] = step(LOAD, argument_at(0));
@@ -315,8 +308,7 @@ mod tests {
     /// Calls with a verdict for each argument.
     #[rustfmt::skip]
     const SPECIAL: &[c_long] = &[
-        MAPPING[0], MAPPING[1], libc::SYS_sendto, libc::SYS_shutdown, libc::SYS_prctl,
-        libc::SYS_tgkill,
+        MAPPING[0], MAPPING[1], libc::SYS_sendto, libc::SYS_shutdown, libc::SYS_tgkill,
     ];
 
     #[test]
@@ -347,9 +339,6 @@ mod tests {
             assert_eq!(of(US, call, [0, 0, writable, 0, 0, 0]), ALLOW);
             assert_eq!(of(US, call, [0, 0, executable, 0, 0, 0]), KILL);
         }
-        let prctl = |option| of(US, libc::SYS_prctl, [option as u64, 0, 0, 0, 0, 0]);
-        assert_eq!(prctl(libc::PR_SET_NAME), ALLOW);
-        assert_eq!(prctl(libc::PR_SET_DUMPABLE), REFUSE);
         let tgkill = |process| of(US, libc::SYS_tgkill, [process, 1, 6, 0, 0, 0]);
         assert_eq!(tgkill(US.id.into()), ALLOW);
         assert_eq!(tgkill(1), REFUSE);
