@@ -90,7 +90,7 @@ struct healthz_counters {
   uint64_t failed;
   // Connections that were gone when they were to be accepted.
   uint64_t aborted;
-  // Connections from other machines to a loopback address, closed unread.
+  // Connections to a loopback address from one that is none, closed unread.
   uint64_t foreign;
   // Spells in which accepting was paused because the system was short of something.
   uint64_t accept_pauses;

@@ -9,15 +9,15 @@
 
 mod server_support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use healthz::server::{Address, Config};
 use healthz::{Limits, Responder};
 use mio::{Events, Token};
-use server_support::{ENDPOINTS, GET, Harness, LAST, answer, is_closed, listening, rest};
+use server_support::{ENDPOINTS, GET, Harness, LAST, answer, listening, rest};
 
 const HALF: &[u8] = b"GET /healthz HTTP/1.1\r\nHos";
 const OTHER_HALF: &[u8] = b"t: a\r\n\r\n";
@@ -34,12 +34,21 @@ fn on_unix(name: &str, connections: usize) -> (Harness, PathBuf) {
     (Harness::on(responder, listeners, config), path)
 }
 
+/// A connection that the server has in its table, between two requests.
+fn idle(harness: &mut Harness, path: &Path) -> UnixStream {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.write_all(GET).unwrap();
+    harness.work();
+    answer(&mut stream);
+    stream
+}
+
 /// It was, if the newcomer's event came before its own: its request was there, and was reset.
 #[test]
 fn the_longest_idle_is_passed_over_if_it_has_just_asked() {
-    let mut harness = Harness::new(4);
-    let mut idle = [0; 4].map(|_| harness.idle());
-    let mut newcomer = harness.connect();
+    let (mut harness, path) = on_unix("asking", 4);
+    let mut idle = [0; 4].map(|_| idle(&mut harness, &path));
+    let mut newcomer = UnixStream::connect(&path).unwrap();
     newcomer.write_all(GET).unwrap();
     let [oldest, second, ..] = &mut idle;
     oldest.write_all(GET).unwrap();
@@ -60,16 +69,16 @@ fn the_longest_idle_is_passed_over_if_it_has_just_asked() {
     for stream in [&mut newcomer, oldest] {
         assert!(answer(stream).starts_with("HTTP/1.1 200 OK\r\n"));
     }
-    assert!(is_closed(second));
+    assert_eq!(rest(second), "");
     assert_eq!(harness.server.counters().evicted, 1);
 }
 
-/// All of them have asked, and one goes all the same: there is no search without end.
+/// All of them have asked, and one goes all the same: the longest idle.
 #[test]
-fn somebody_goes_though_everybody_has_asked() {
-    let mut harness = Harness::new(2);
-    let mut idle = [0; 2].map(|_| harness.idle());
-    let mut newcomer = harness.connect();
+fn the_longest_idle_goes_if_everybody_has_just_asked() {
+    let (mut harness, path) = on_unix("all-asking", 12);
+    let mut idle = [0; 12].map(|_| idle(&mut harness, &path));
+    let mut newcomer = UnixStream::connect(&path).unwrap();
     newcomer.write_all(GET).unwrap();
     for stream in &mut idle {
         stream.write_all(GET).unwrap();
@@ -88,7 +97,9 @@ fn somebody_goes_though_everybody_has_asked() {
     assert_eq!(harness.server.counters().evicted, 1);
     harness.work();
     answer(&mut newcomer);
-    assert_eq!(harness.server.counters().answered, 2 + 2);
+    let [oldest, others @ ..] = &mut idle;
+    others.iter_mut().for_each(|stream| drop(answer(stream)));
+    assert!(oldest.read(&mut [0]).is_err(), "who is reset has asked");
 }
 
 /// They were: requests were cut off for the sake of connections that were closed a moment later.

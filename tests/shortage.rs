@@ -107,6 +107,32 @@ fn stopped_out_of_descriptors() {
     println!("the door came back");
 }
 
+/// As well, with nobody who waits.
+fn stopped_out_of_descriptors_in_the_middle_of_a_request() {
+    let (start, end) = GET.split_at(9);
+    let mut door = Harness::with(Config::default());
+    let mut busy = [0; 2].map(|_| door.send(start));
+    let hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    door.server.stop(door.poll.registry(), door.now);
+    for stream in &mut busy {
+        stream.write_all(end).unwrap();
+        door.work();
+        answer(stream);
+    }
+    assert_eq!(door.server.counters().evicted, 0);
+    drop(hoard);
+    println!("the door came back");
+}
+
+/// One was: without a descriptor accept(2) does not say that nobody waits.
+#[test]
+fn nobody_is_evicted_in_the_middle_of_a_request_when_a_server_stops_out_of_descriptors() {
+    in_a_process_of_its_own(
+        "nobody_is_evicted_in_the_middle_of_a_request_when_a_server_stops_out_of_descriptors",
+        stopped_out_of_descriptors_in_the_middle_of_a_request,
+    );
+}
+
 /// It paused, for a time that it did not have: who had asked was reset, though the idle could go.
 #[test]
 fn a_server_that_stops_out_of_descriptors_answers_who_has_asked() {

@@ -102,7 +102,7 @@ pub struct HealthzCounters {
     pub failed: u64,
     /// Connections that were gone when they were to be accepted.
     pub aborted: u64,
-    /// Connections from other machines to a loopback address, closed unread.
+    /// Connections to a loopback address from one that is none, closed unread.
     pub foreign: u64,
     /// Spells in which accepting was paused because the system was short of something.
     pub accept_pauses: u64,

@@ -257,7 +257,7 @@ impl Connection {
             detail: "the request head did not come in time",
         };
         // Empty lines are no head: who has sent nothing else, behind a body for example, waits for no answer.
-        let is_cut = self.phase == Phase::Head && !rx.is_empty();
+        let is_cut = self.phase == Phase::Head && !matches!(rx, [] | [b'\r']);
         self.end(context, rx, tx, is_cut.then_some(refusal))
     }
 

@@ -423,7 +423,7 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     linked.map(|()| listener)
 }
 
-/// A name in the directory of `path` that nobody else uses.
+/// A name in the directory of `path` that no other process uses, unless it is one of another PID namespace.
 fn name_beside(path: &Path) -> PathBuf {
     let suffix = std::format!(".{}", std::process::id());
     let mut name = path.as_os_str().to_os_string();
@@ -446,12 +446,17 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         result => result?,
     }
-    let put_back = match is_stale(&aside) {
-        true => Ok(()),
-        false => std::fs::hard_link(&aside, path).and(Err(io::ErrorKind::AlreadyExists.into())),
-    };
-    std::fs::remove_file(&aside)?;
-    put_back
+    if is_stale(&aside) {
+        return std::fs::remove_file(&aside);
+    }
+    match std::fs::hard_link(&aside, path) {
+        Ok(()) => std::fs::remove_file(&aside)?,
+        // A third one has the path by now, and this one goes on under the other name.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        // Links to other users' files can be forbidden (`fs.protected_hardlinks`).
+        Err(_) => std::fs::rename(&aside, path)?,
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 /// Whether `path` is a Unix socket that nobody listens on.

@@ -9,11 +9,11 @@
 //! - Reads and answers go through one buffer each, shared by all connections. Only what is left over,
 //!   half a head or an answer that its peer does not take, is kept in a connection's own. Those are
 //!   zeroed pages that cost nothing until they are written to.
-//! - The table is fixed. When it is full, the longest idle connection makes room. Where others hold
-//!   half of it, one of theirs is taken: who does not read its answers, then one that has
-//!   its answer, then the one longest in its head.
-//! - Work per turn is bounded: so many accepts, so many reads and one bufferful of answers a
-//!   connection. What is left over comes next turn, after everybody else.
+//! - The table is fixed. When it is full, the longest idle connection makes room, unless it has just asked
+//!   something. Where others hold half of it, one of theirs is taken: who does not read its answers, then
+//!   one that has its answer, then the one longest in its head. A server that stops begins with the idle.
+//! - Work per turn is bounded: so many accepts, and a connection one bufferful of requests or of answers.
+//!   What is left over comes next turn, after everybody else.
 //! - Errors of accept(2) that mean the system is short of something pause accepting for
 //!   [`ACCEPT_PAUSE`]; everything else goes on. No error stops a server.
 
@@ -141,8 +141,8 @@ pub struct Counters {
     /// Connections that were gone when they were to be accepted: the peer had reset them, a firewall
     /// refused them, or the network failed (accept(2)).
     pub aborted: u64,
-    /// Connections from other machines to a loopback address, closed unread; see
-    /// [`Listeners::allow_remote`].
+    /// Connections to a loopback address from one that is none, another machine's perhaps, closed unread;
+    /// see [`Listeners::allow_remote`].
     pub foreign: u64,
     /// Spells in which accepting was paused because the system was short of something.
     pub accept_pauses: u64,

@@ -267,6 +267,13 @@ impl<'a, T> Slots<'a, T> {
         front.map(|(index, _)| index)
     }
 
+    /// Who is in `queue`, from the front, and since when.
+    pub(super) fn queued(&self, queue: Queue) -> impl Iterator<Item = (u16, &T, Instant)> {
+        let at = |index| self.slot(index).map(|slot| (index, slot));
+        core::iter::successors(at(self.ends(queue).front), move |(_, slot)| at(slot.next))
+            .filter_map(|(index, slot)| Some((index, slot.content.as_ref()?, slot.since)))
+    }
+
     #[inline]
     pub(super) fn content_mut(&mut self, index: u16) -> Option<&mut T> {
         self.slot_mut(index)?.content.as_mut()
@@ -356,6 +363,15 @@ impl<'a, T> Slots<'a, T> {
     }
 }
 
+impl<T> Drop for Slots<'_, T> {
+    /// Memory that was lent goes back empty.
+    fn drop(&mut self) {
+        for slot in self.slots.iter_mut() {
+            slot.content = None;
+        }
+    }
+}
+
 /// What only tests look at.
 #[cfg(test)]
 impl<T> Slots<'_, T> {
@@ -365,13 +381,6 @@ impl<T> Slots<'_, T> {
 
     pub(super) fn content(&self, index: u16) -> Option<&T> {
         self.slot(index)?.content.as_ref()
-    }
-
-    /// Who is in `queue`, from the front, and since when.
-    pub(super) fn queued(&self, queue: Queue) -> impl Iterator<Item = (&T, Instant)> {
-        let front = self.slot(self.ends(queue).front);
-        core::iter::successors(front, |slot| self.slot(slot.next))
-            .filter_map(|slot| Some((slot.content.as_ref()?, slot.since)))
     }
 
     /// Who is in the list of those that want another turn, from the front; one more than there can be
@@ -399,15 +408,6 @@ impl<T> Slots<'_, T> {
         assert_eq!(self.runnable.back, last, "who comes next is lost");
         for slot in self.slots.iter() {
             assert!(slot.is_listed || !slot.is_runnable, "a turn never comes");
-        }
-    }
-}
-
-impl<T> Drop for Slots<'_, T> {
-    /// Memory that was lent goes back empty.
-    fn drop(&mut self) {
-        for slot in self.slots.iter_mut() {
-            slot.content = None;
         }
     }
 }
@@ -483,7 +483,7 @@ mod tests {
             slots.insert((), queue, at(index)).unwrap();
         }
         slots.move_to(0, Queue::Head, at(1));
-        let since: Vec<_> = slots.queued(Queue::Head).map(|(_, since)| since).collect();
+        let since: Vec<_> = slots.queued(Queue::Head).map(|(.., since)| since).collect();
         assert_eq!(since, [at(1), at(2), at(2)]);
         // And once more changes nothing.
         slots.move_to(0, Queue::Head, at(1));

@@ -84,8 +84,9 @@ impl FileId {
 /// Whose connections a TCP socket takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peers {
-    /// This machine's. That its address is loopback is not enough: with `net.ipv4.conf.*.route_localnet`,
-    /// which kube-proxy sets, a neighbour on the network can send to 127.0.0.1 (CVE-2020-8558).
+    /// Those of loopback addresses. That its own address is one is not enough: with
+    /// `net.ipv4.conf.*.route_localnet`, which kube-proxy sets, a neighbour on the network can send to
+    /// 127.0.0.1 (CVE-2020-8558).
     Loopback,
     Any,
 }
@@ -187,12 +188,6 @@ fn foreign() -> io::Error {
     io::ErrorKind::PermissionDenied.into()
 }
 
-/// Only Linux has a machine that is not on the network.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const ENONET: i32 = libc::ENONET;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-const ENONET: i32 = libc::ENETDOWN;
-
 /// What to do about an error of accept(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AcceptError {
@@ -202,7 +197,7 @@ pub(super) enum AcceptError {
     Interrupted,
     /// This one is gone; the next may be fine.
     Gone,
-    /// This one came from another machine to a loopback address, and was closed.
+    /// This one came to a loopback address from one that is none, and was closed.
     Foreign,
     /// The system is short of something; accepting has to wait while connections end.
     Pause,
@@ -220,13 +215,14 @@ impl AcceptError {
             _ => {}
         }
         match error.raw_os_error() {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Some(libc::ENONET) => AcceptError::Gone,
             // accept(2): pending network errors of the new connection are passed on like this, and
             // EPERM is a firewall's no to it.
             Some(
                 libc::EPROTO
                 | libc::ENOPROTOOPT
                 | libc::ENETDOWN
-                | ENONET
                 | libc::EHOSTDOWN
                 | libc::EHOSTUNREACH
                 | libc::ENETUNREACH

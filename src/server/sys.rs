@@ -127,6 +127,7 @@ mod tests {
     #[test]
     fn a_peer_whose_path_fills_its_address_is_no_panic() {
         let directory = std::env::temp_dir().join(std::format!("healthz-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).unwrap();
         let at = directory.join("door");
         let listener = mio::net::UnixListener::bind(&at).unwrap();

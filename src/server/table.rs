@@ -27,8 +27,8 @@ const ACCEPTS_PER_TABLE: usize = 8;
 /// behind whoever is new.
 const RUNNABLES_PER_TURN: usize = 4;
 
-/// Idle connections that are looked at before one of them is evicted, if they have asked something just
-/// now: the work of a turn has a bound.
+/// The longest idle connections that are looked at before one of them is evicted: who has just asked
+/// something is not idle any more. The work of a turn has a bound.
 pub(super) const EVICTION_LOOKS: usize = 8;
 
 /// Times so many when the server stops: all that wait in a queue of the kernel's default length
@@ -268,7 +268,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     AcceptError::Interrupted => {}
                     AcceptError::Gone => self.desk.counters.aborted += 1,
                     AcceptError::Foreign => self.tell_foreign(),
-                    AcceptError::Pause if self.makes_room(&error, now) => {}
+                    AcceptError::Pause if self.makes_room(&error) => {}
                     AcceptError::Pause => return self.pause_accepting(registry, &error, now),
                 },
             }
@@ -278,36 +278,38 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     /// Out of descriptors is a full table, for the connections take them: with fewer than there are
     /// places, who sits here would keep everybody else out. So if a pause was no help one has to go; but
     /// no more than one a pause if somebody else takes what that gives back. When the server stops there
-    /// is no later that a pause could wait for.
-    fn makes_room(&mut self, error: &io::Error, now: Instant) -> bool {
-        let is_worse = self.is_short || self.desk.is_last;
+    /// is no later that a pause could wait for; but then only the idle go, because nobody may be waiting,
+    /// and accept(2) does not say so.
+    fn makes_room(&mut self, error: &io::Error) -> bool {
+        let is_worse = match self.desk.is_last {
+            true => self.slots.front(Queue::Idle).is_some(),
+            false => self.is_short,
+        };
         if !is_worse || self.has_made_room || !AcceptError::is_of_descriptors(error) {
             return false;
         }
-        self.has_made_room = self.evict(now);
+        self.has_made_room = self.evict();
         self.has_made_room
     }
 
     /// Has somebody go. Returns whether there was anybody.
     ///
-    /// The longest idle may have asked something since this batch of events was made: it is passed over,
-    /// for its turn comes. If many have, the first of them was the longest idle after all.
-    fn evict(&mut self, now: Instant) -> bool {
-        for looks_left in (0..EVICTION_LOOKS).rev() {
-            let Some(victim) = self.slots.victim(self.desk.is_last) else {
-                return false;
-            };
-            let is_idle = matches!(self.slots.place(victim), Some((Queue::Idle, _)));
-            let peer = self.slots.content_mut(victim);
-            if looks_left > 0 && is_idle && peer.is_some_and(|peer| peer.stream.has_input()) {
-                self.slots.move_to(victim, Queue::Idle, now);
-                continue;
-            }
-            self.desk.counters.evicted += 1;
-            self.slots.remove(victim);
-            return true;
+    /// The longest idle may have asked something since this batch of events was made, or wait for its
+    /// turn with more: it is passed over. If all that are looked at have, it goes nevertheless.
+    fn evict(&mut self) -> bool {
+        let Some(first) = self.slots.victim(self.desk.is_last) else {
+            return false;
+        };
+        let mut victim = first;
+        if let Some((Queue::Idle, _)) = self.slots.place(first) {
+            let mut idle = self.slots.queued(Queue::Idle).take(EVICTION_LOOKS);
+            let is_asking = |peer: &Peer<L::Stream>| peer.received > 0 || peer.stream.has_input();
+            let silent = idle.find(|(_, peer, _)| !is_asking(peer));
+            victim = silent.map_or(first, |(index, ..)| index);
         }
-        false
+        self.desk.counters.evicted += 1;
+        self.slots.remove(victim);
+        true
     }
 
     /// How many to accept in one turn. One more accept(2) than there are connections is dear; but in a
@@ -373,7 +375,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.desk.counters.foreign += 1;
         if !core::mem::replace(&mut self.has_told_foreign, true) {
             log::warn!(
-                "a connection from another machine came to a loopback address and was closed; net.ipv4.conf.*.route_localnet lets it through"
+                "a connection to a loopback address came from one that is none, and was closed; another machine's can where net.ipv4.conf.*.route_localnet is set"
             );
         }
     }
@@ -396,7 +398,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             return;
         }
         if self.slots.is_full() {
-            self.evict(now);
+            self.evict();
         }
         let Ok(index) = self.slots.insert(peer, Queue::Idle, now) else {
             debug_assert!(false, "an eviction made no room");
@@ -592,9 +594,9 @@ impl<L: ListenSocket> Table<'_, L> {
             let time_to_live = self.time_to_live(*queue);
             let members = self.slots.queued(*queue);
             members
-                .take_while(move |(_, since)| is_over || since.saturating_add(time_to_live) <= now)
+                .take_while(move |(.., since)| is_over || since.saturating_add(time_to_live) <= now)
         });
-        overdue.map(|(peer, _)| &peer.stream)
+        overdue.map(|(_, peer, _)| &peer.stream)
     }
 
     pub(super) fn is_paused(&self) -> bool {
@@ -617,7 +619,7 @@ impl<L: ListenSocket> Table<'_, L> {
         let mut count = 0;
         for queue in Queue::ALL {
             let mut last = Instant::ZERO;
-            for (peer, since) in self.slots.queued(queue) {
+            for (_, peer, since) in self.slots.queued(queue) {
                 assert!(last <= since && since <= now, "{queue:?} is out of order");
                 let expires = since.saturating_add(self.time_to_live(queue));
                 assert!(

@@ -106,7 +106,7 @@ const CHECKS: usize = FILES_AT + FILES.len() + FATAL.len() + MAPPING.len() + 2;
 const REFUSE_AT: usize = CHECKS;
 const MAPPING_AT: usize = REFUSE_AT + 1;
 const SENDTO_AT: usize = MAPPING_AT + 2;
-const ADDRESS_AT: usize = SENDTO_AT + 4;
+const ADDRESS_AT: usize = SENDTO_AT + 2;
 const SHUTDOWN_AT: usize = ADDRESS_AT + 4;
 const TGKILL_AT: usize = SHUTDOWN_AT + 2;
 const REFUSE_TOO_AT: usize = TGKILL_AT + 2;
@@ -196,9 +196,8 @@ const fn program() -> Program {
 
     at = SENDTO_AT;
     program[at] = step(LOAD, argument_at(3));
-    program[at + 1] = jump(at + 1, JUMP_IF_ANY_BIT, !SEND_FLAGS, KILL_AT, at + 2);
-    program[at + 2] = step(LOAD, argument_top_at(3));
-    program[at + 3] = jump(at + 3, JUMP_IF_EQUAL, 0, ADDRESS_AT, KILL_AT);
+    // Of an int the kernel sees the lower half, and the other may hold anything.
+    program[at + 1] = jump(at + 1, JUMP_IF_ANY_BIT, !SEND_FLAGS, KILL_AT, ADDRESS_AT);
     // A connected socket needs no address.
     at = ADDRESS_AT;
     program[at] = step(LOAD, argument_at(4));
@@ -357,7 +356,9 @@ mod tests {
         for us in [US, BARE] {
             assert_eq!(sendto(us, 0, 0), ALLOW);
             assert_eq!(sendto(us, known.iter().sum(), 0), ALLOW);
-            for flag in (0..u64::BITS).map(|bit| 1 << bit) {
+            // The kernel sees an int.
+            assert_eq!(sendto(us, known[0] | 1 << 32, 0), ALLOW);
+            for flag in (0..u32::BITS).map(|bit| 1 << bit) {
                 let expected = if known.contains(&flag) { ALLOW } else { KILL };
                 assert_eq!(sendto(us, flag, 0), expected, "{flag:#x}");
                 assert_eq!(sendto(us, flag | known[0], 0), expected, "{flag:#x}");

@@ -280,7 +280,7 @@ impl Drop for SimulatedStream {
         if !(socket.is_heard || is_gone || std::thread::panicking()) {
             world.is_closed_unheard(self.id);
         }
-        world.passed_over = 0;
+        world.passed_over.clear();
         world.held.retain(|held| *held != self.id);
         let socket = &mut world.sockets[self.id];
         socket.token = None;

@@ -50,7 +50,7 @@ pub(super) struct Socket {
     pub(super) accepted_at: Option<Instant>,
     /// Some of its bytes were read.
     pub(super) is_heard: bool,
-    /// It was to be evicted, and had something to say: it is behind all the idle then.
+    /// It was to be evicted, and had something to say.
     is_passed_over: bool,
     /// When something was done about it last, as a number that grows with everything that is done.
     moment: u64,
@@ -104,7 +104,7 @@ pub(super) struct World {
     pub(super) is_turn: bool,
     moments: u64,
     /// Connections that were to be evicted in a row and had something to say.
-    pub(super) passed_over: usize,
+    pub(super) passed_over: Vec<usize>,
     /// Streams that the server holds, as they were accepted, and how many it ever accepted.
     pub(super) held: Vec<usize>,
     pub(super) accepted: u64,
@@ -152,7 +152,7 @@ impl World {
             turns: 0,
             is_turn: false,
             moments: 0,
-            passed_over: 0,
+            passed_over: Vec::new(),
             held: Vec::new(),
             accepted: 0,
             is_out_of_descriptors: false,
@@ -394,10 +394,9 @@ impl World {
         if self.sockets[id].to_server.is_empty() {
             return false;
         }
-        self.passed_over += 1;
-        assert!(self.passed_over < EVICTION_LOOKS, "nobody is evicted");
+        self.passed_over.push(id);
+        assert!(self.passed_over.len() <= EVICTION_LOOKS, "a look too many");
         self.sockets[id].is_passed_over = true;
-        self.mark(id);
         true
     }
 
@@ -408,8 +407,15 @@ impl World {
     pub(super) fn is_closed_unheard(&mut self, id: usize) {
         let socket = &self.sockets[id];
         let is_silent = socket.to_server.is_empty();
+        let is_first = self.passed_over.first() == Some(&id);
+        let seated = |id: &&usize| self.sockets[**id].token.is_some();
+        let held = self.held.iter().filter(seated);
+        let (heard, unheard): (Vec<_>, Vec<_>) = held.partition(|id| self.sockets[**id].is_heard);
+        // Of those who were heard some may have been passed over for what had been read already.
+        let have_all_asked = unheard.iter().all(|id| self.passed_over.contains(id))
+            || self.passed_over.len() + heard.len() >= EVICTION_LOOKS;
         assert!(
-            is_silent || self.passed_over == EVICTION_LOOKS - 1,
+            is_silent || is_first && have_all_asked,
             "{id} has to go although it has said something"
         );
         let accepted_at = socket.accepted_at.unwrap_or(self.now);
@@ -433,7 +439,10 @@ impl World {
             "{id} has to go before one that is idle for longer"
         );
         let others = seated().count() - 1;
-        let behind = seated().filter(|other| self.sockets[**other].moment > socket.moment);
+        // Who has just asked is as good as behind it.
+        let behind = seated().filter(|other| {
+            self.sockets[**other].moment > socket.moment || self.passed_over.contains(other)
+        });
         let behind = behind.count();
         assert!(
             behind >= others.min(self.connections / IDLE_SHARE),
