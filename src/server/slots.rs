@@ -267,6 +267,11 @@ impl<'a, T> Slots<'a, T> {
         front.map(|(index, _)| index)
     }
 
+    /// How many are in `queue`.
+    pub(super) fn count_in(&self, queue: Queue) -> usize {
+        self.ends(queue).count
+    }
+
     /// Who is in `queue`, from the front, and since when.
     pub(super) fn queued(&self, queue: Queue) -> impl Iterator<Item = (u16, &T, Instant)> {
         let at = |index| self.slot(index).map(|slot| (index, slot));

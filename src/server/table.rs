@@ -27,8 +27,8 @@ const ACCEPTS_PER_TABLE: usize = 8;
 /// behind whoever is new.
 const RUNNABLES_PER_TURN: usize = 4;
 
-/// The longest idle connections that are looked at before one of them is evicted: who has just asked
-/// something is not idle any more. The work of a turn has a bound.
+/// The longest idle connections that are looked at before one of them is evicted, at most: who has just
+/// asked something is not idle any more. The work of a turn has a bound.
 pub(super) const EVICTION_LOOKS: usize = 8;
 
 /// Times so many when the server stops: all that wait in a queue of the kernel's default length
@@ -294,17 +294,21 @@ impl<'a, L: ListenSocket> Table<'a, L> {
 
     /// Has somebody go. Returns whether there was anybody.
     ///
-    /// The longest idle may have asked something since this batch of events was made, or wait for its
-    /// turn with more: it is passed over. If all that are looked at have, it goes nevertheless.
+    /// The longest idle may have asked something since this batch of events was made: it is passed over.
+    /// If all that are looked at have, it goes nevertheless; for that is no more than half of the idle,
+    /// and who has just come, and said nothing yet, shall not go for those who talk all the time.
     fn evict(&mut self) -> bool {
         let Some(first) = self.slots.victim(self.desk.is_last) else {
             return false;
         };
         let mut victim = first;
         if let Some((Queue::Idle, _)) = self.slots.place(first) {
-            let mut idle = self.slots.queued(Queue::Idle).take(EVICTION_LOOKS);
-            let is_asking = |peer: &Peer<L::Stream>| peer.received > 0 || peer.stream.has_input();
-            let silent = idle.find(|(_, peer, _)| !is_asking(peer));
+            let looks = self.slots.count_in(Queue::Idle).div_ceil(2);
+            let mut idle = self
+                .slots
+                .queued(Queue::Idle)
+                .take(looks.min(EVICTION_LOOKS));
+            let silent = idle.find(|(_, peer, _)| !peer.stream.has_input());
             victim = silent.map_or(first, |(index, ..)| index);
         }
         self.desk.counters.evicted += 1;

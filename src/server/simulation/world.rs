@@ -408,12 +408,11 @@ impl World {
         let socket = &self.sockets[id];
         let is_silent = socket.to_server.is_empty();
         let is_first = self.passed_over.first() == Some(&id);
-        let seated = |id: &&usize| self.sockets[**id].token.is_some();
-        let held = self.held.iter().filter(seated);
-        let (heard, unheard): (Vec<_>, Vec<_>) = held.partition(|id| self.sockets[**id].is_heard);
-        // Of those who were heard some may have been passed over for what had been read already.
-        let have_all_asked = unheard.iter().all(|id| self.passed_over.contains(id))
-            || self.passed_over.len() + heard.len() >= EVICTION_LOOKS;
+        // Those who were heard may be idle or not.
+        let unheard = self.held.iter().map(|id| &self.sockets[*id]);
+        let unheard = unheard.filter(|socket| socket.token.is_some() && !socket.is_heard);
+        let looks = unheard.count().div_ceil(2).min(EVICTION_LOOKS);
+        let have_all_asked = self.passed_over.len() >= looks;
         assert!(
             is_silent || is_first && have_all_asked,
             "{id} has to go although it has said something"
