@@ -12,11 +12,10 @@ mod server_support;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use healthz::server::{Address, Config};
 use healthz::{Limits, Responder};
-use mio::{Events, Token};
+use mio::Token;
 use server_support::{ENDPOINTS, GET, Harness, LAST, answer, listening, rest};
 
 const HALF: &[u8] = b"GET /healthz HTTP/1.1\r\nHos";
@@ -52,19 +51,12 @@ fn the_longest_idle_is_passed_over_if_it_has_just_asked() {
     newcomer.write_all(GET).unwrap();
     let [oldest, second, ..] = &mut idle;
     oldest.write_all(GET).unwrap();
-    let mut events = Events::with_capacity(8);
-    harness
-        .poll
-        .poll(&mut events, Some(Duration::ZERO))
-        .unwrap();
+    let events = harness.events(8);
     // The listener's before all others.
     let (first, others): (Vec<_>, Vec<_>) = events.iter().partition(|e| e.token() == Token(7));
     assert_eq!((first.len(), others.len()), (1, 1));
-    for event in first.into_iter().chain(others) {
-        harness
-            .server
-            .handle(harness.poll.registry(), event, harness.now);
-    }
+    let events = first.into_iter().chain(others);
+    events.for_each(|event| harness.handle(event));
     harness.work();
     for stream in [&mut newcomer, oldest] {
         assert!(answer(stream).starts_with("HTTP/1.1 200 OK\r\n"));
@@ -83,16 +75,9 @@ fn the_longest_idle_goes_if_everybody_has_just_asked() {
     for stream in &mut idle {
         stream.write_all(GET).unwrap();
     }
-    let mut events = Events::with_capacity(1);
-    harness
-        .poll
-        .poll(&mut events, Some(Duration::ZERO))
-        .unwrap();
-    for event in &events {
+    for event in &harness.events(1) {
         assert_eq!(event.token(), Token(7));
-        harness
-            .server
-            .handle(harness.poll.registry(), event, harness.now);
+        harness.handle(event);
     }
     assert_eq!(harness.server.counters().evicted, 1);
     harness.work();

@@ -537,16 +537,8 @@ fn who_waits_and_says_nothing_takes_no_place_in_a_server_that_stops() {
     let [mut busy, mut silent] = [0; 2].map(|_| UnixStream::connect(&path).unwrap());
     busy.write_all(b"GET /healthz HTTP/1.1\r\nHos").unwrap();
     // One is accepted.
-    let mut events = Events::with_capacity(1);
-    harness
-        .poll
-        .poll(&mut events, Some(Duration::ZERO))
-        .unwrap();
-    for event in &events {
-        harness
-            .server
-            .handle(harness.poll.registry(), event, harness.now);
-    }
+    let events = harness.events(1);
+    events.iter().for_each(|event| harness.handle(event));
     assert_eq!(harness.server.counters().accepted, 1);
     harness.server.stop(harness.poll.registry(), harness.now);
     assert_eq!(harness.server.counters().accepted, 2);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use healthz::server::{Address, Config, Listeners, Server};
 use healthz::{Check, Endpoint, Instant, Responder};
+use mio::event::Event;
 use mio::{Events, Poll, Token};
 
 pub static PING: Check = Check::ping();
@@ -69,14 +70,23 @@ impl Harness {
 
     /// One turn. Returns how many reports there were.
     pub fn turn(&mut self) -> usize {
-        let mut events = Events::with_capacity(256);
-        self.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
-        for event in &events {
-            assert!(self.server.owns(event.token()));
-            self.server.handle(self.poll.registry(), event, self.now);
-        }
+        let events = self.events(256);
+        events.iter().for_each(|event| self.handle(event));
         self.server.turn(self.poll.registry(), self.now);
         events.iter().count()
+    }
+
+    /// What is to be told now, at most so much of it.
+    pub fn events(&mut self, count_max: usize) -> Events {
+        let mut events = Events::with_capacity(count_max);
+        self.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        events
+    }
+
+    /// One report, and no turn behind it.
+    pub fn handle(&mut self, event: &Event) {
+        assert!(self.server.owns(event.token()));
+        self.server.handle(self.poll.registry(), event, self.now);
     }
 
     /// Turns until there is nothing left to do at the present time. Loopback delivers at once.
