@@ -3,7 +3,6 @@
 use std::fmt;
 use std::vec::Vec;
 
-use super::client::Manner;
 use crate::server::Counters;
 
 macro_rules! kinds {
@@ -46,15 +45,6 @@ kinds! {
     HeartbeatExpired,
     StoppedWhileBusy,
     RefusedAfterStop,
-    // Who came.
-    Probe,
-    HalfClosed,
-    Late,
-    KeepAlive,
-    Pipeliner,
-    Slow,
-    Silent,
-    Garbage,
 }
 
 impl Kind {
@@ -70,19 +60,6 @@ impl Kind {
             libc::EPROTO => Kind::AcceptEproto,
             libc::EPERM => Kind::AcceptEperm,
             _ => panic!("accept(2) does not fail with {code} here"),
-        }
-    }
-
-    pub(super) fn of(manner: Manner) -> Self {
-        match manner {
-            Manner::Probe => Kind::Probe,
-            Manner::HalfClosed => Kind::HalfClosed,
-            Manner::Late => Kind::Late,
-            Manner::KeepAlive => Kind::KeepAlive,
-            Manner::Pipeliner => Kind::Pipeliner,
-            Manner::Slow => Kind::Slow,
-            Manner::Silent => Kind::Silent,
-            Manner::Garbage => Kind::Garbage,
         }
     }
 }

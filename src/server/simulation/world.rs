@@ -167,7 +167,6 @@ impl World {
 
     pub(super) fn connect(&mut self, client: Client) -> usize {
         let id = self.sockets.len();
-        self.tally.note(Kind::of(client.manner));
         // The kernel's send buffer holds an answer; only who asks for many and reads none fills it.
         let capacity = 1 << self.rng.u32(10..18);
         self.sockets.push(Socket {
