@@ -81,6 +81,11 @@ BOOTS = {
             "vm: ok this one is over as well",
             "vm: ok their orphans are buried",
             "vm: ok the machine still says ok",
+            "vm: ok a daemon without rights says ok",
+            "vm: ok a machine out of files is what it says",
+            "vm: ok and who asks waits",
+            "vm: ok until there are some again",
+            "vm: ok it was out of them once",
             *STOPPED,
             "reboot: Power down",
         ],
@@ -260,13 +265,17 @@ DIRECTORY, SYMLINK, PROGRAM, PLAIN = 0o040755, 0o120777, 0o100755, 0o100644
 
 def files(init, daemon, busybox):
     """(path, mode, content) of everything in the initramfs. What the init mounts on is its affair."""
-    commands = "awk cat echo grep httpd kill ls mkdir mount nc pidof printf sed sh sleep timeout tr unshare wc wget"
+    commands = (
+        "awk cat echo grep httpd kill ls mkdir mount nc pidof printf sed sh sleep start-stop-daemon timeout tr"
+        " unshare wc wget"
+    )
     return [
         ("bin", DIRECTORY, b""),
         ("bin/busybox", PROGRAM, busybox.read_bytes()),
         *((f"bin/{name}", SYMLINK, b"busybox") for name in commands.split()),
         ("etc", DIRECTORY, b""),
         ("etc/init.list", PLAIN, (GUEST / "init.list").read_bytes()),
+        ("etc/passwd", PLAIN, b"nobody:x:65534:65534::/:/bin/sh\n"),
         ("guest.sh", PROGRAM, (GUEST / "guest.sh").read_bytes()),
         ("half.sh", PROGRAM, (GUEST / "half.sh").read_bytes()),
         ("healthz", PROGRAM, daemon.read_bytes()),

@@ -175,5 +175,23 @@ eventually "this one is over as well" 0 none many
 eventually "their orphans are buried" 0 zombies
 check "the machine still says ok" ok "$(probe /healthz)"
 
+# No file is left on the machine for anybody but root (ENFILE): no limit of a process does that.
+PORT=10251
+start-stop-daemon -S -c nobody -x /healthz -- --listen $HOST:$PORT 2>/files.log &
+eventually "a daemon without rights says ok" ok probe /healthz
+files=$(cat /proc/sys/fs/file-max)
+echo 0 >/proc/sys/fs/file-max
+probe /healthz >/late &
+late=$!
+eventually "a machine out of files is what it says" \
+    "*cannot accept connections: the system has as many files open as it can (ENFILE)*" cat /files.log
+check "and who asks waits" "" "$(cat /late)"
+echo "$files" >/proc/sys/fs/file-max
+wait $late
+check "until there are some again" ok "$(cat /late)"
+kill -TERM "$(pidof healthz)"
+eventually "it was out of them once" "*, 1 shortages*" cat /files.log
+PORT=10248
+
 kill -TERM 1
 while :; do sleep 1; done
