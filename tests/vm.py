@@ -5,7 +5,8 @@ The init must not fall, and its door must answer, while things happen around it 
 cannot have: PID 1's own signals and orphans, cgroups that deny memory and processes, a power-off. What
 happens inside is tests/vm/guest.sh, which says so line by line; this script builds the machine, boots it
 three times (the second time without IPv6, with a word that is for nobody on the kernel's command line, and
-shorter; the third time the machine is suspended to RAM under the daemon) and checks what was said.
+shorter; the third time the machine is suspended to RAM under the daemon, and its wall clock set) and checks
+what was said.
 
 Fails on a panic, a line that says FAIL, an expected line that does not come, and a boot that takes too
 long. A kernel panic ends qemu with code 0, like a power-off: only the console tells them apart.
@@ -113,6 +114,12 @@ BOOTS = {
             "vm: ok a loop that stood still with the machine is not late",
             "vm: ok nor is PID 1's door",
             "vm: ok a connection that was idle meanwhile is still there",
+            "vm: ok a loop is not late because the wall clock goes back",
+            "vm: ok its Date does too",
+            "vm: ok nor because it leaps",
+            "vm: ok and so does the Date",
+            "vm: ok a connection that was idle meanwhile knows nothing of it",
+            "vm: ok the Date of PID 1's door is in that year as well",
             *STOPPED,
             "reboot: Power down",
         ],
@@ -266,8 +273,8 @@ DIRECTORY, SYMLINK, PROGRAM, PLAIN = 0o040755, 0o120777, 0o100755, 0o100644
 def files(init, daemon, busybox):
     """(path, mode, content) of everything in the initramfs. What the init mounts on is its affair."""
     commands = (
-        "awk cat echo grep httpd kill ls mkdir mount nc pidof printf sed sh sleep start-stop-daemon timeout tr"
-        " unshare wc wget"
+        "awk cat date echo grep httpd kill ls mkdir mount nc pidof printf sed sh sleep start-stop-daemon timeout"
+        " tr unshare wc wget"
     )
     return [
         ("bin", DIRECTORY, b""),

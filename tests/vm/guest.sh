@@ -14,6 +14,8 @@ text() {
     echo
 }
 
+head_of() { printf 'GET %s HTTP/1.0\r\n\r\n' "$1" | nc -w 5 $HOST $PORT | sed '/^.$/q'; }
+
 # (Not wget's own -T: it crashes Debian's static busybox.)
 probe() { timeout 5 wget -q -O - "http://${2:-$HOST}:$PORT$1" 2>&1; }
 
@@ -110,6 +112,21 @@ if grep -q vm=suspend /proc/cmdline; then
     check "nor is PID 1's door" ok "$(probe /healthz)"
     wait $kept
     check "a connection that was idle meanwhile is still there" 2 "$(grep -c 'HTTP/1.1 200 OK' /kept)"
+
+    # The wall clock is set, first back and then far ahead. Nothing but the Date goes by it.
+    PORT=10250
+    { printf "$request"; sleep 3; printf "$request"; sleep 1; } | nc $HOST $PORT >/kept &
+    kept=$!
+    date -s @1000000000 >/dev/null
+    check "a loop is not late because the wall clock goes back" ok "$(probe /healthz/syncloop)"
+    eventually "its Date does too" "*Date: Sun, 09 Sep 2001 *" head_of /healthz
+    date -s @4102444800 >/dev/null
+    check "nor because it leaps" ok "$(probe /healthz/syncloop)"
+    eventually "and so does the Date" "*Date: Fri, 01 Jan 2100 *" head_of /healthz
+    wait $kept
+    check "a connection that was idle meanwhile knows nothing of it" 2 "$(grep -c 'HTTP/1.1 200 OK' /kept)"
+    PORT=10248
+    eventually "the Date of PID 1's door is in that year as well" "*Date: Fri, 01 Jan 2100 *" head_of /healthz
     kill -TERM 1
     while :; do sleep 1; done
 fi
