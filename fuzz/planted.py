@@ -127,12 +127,14 @@ BUGS = [
 
 
 def copy_checkout(to):
-    """What git knows of the checkout, with what is not committed."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
-    for name in names.decode().split("\0")[:-1]:
-        if (ROOT / name).exists():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, to / name)
+    """With what is not committed, and without what is built, which cargo puts beside its Cargo.toml."""
+
+    def is_left(directory, name):
+        return name == ".git" or name == "target" and (pathlib.Path(directory) / "Cargo.toml").exists()
+
+    # Not with its times: cargo would take what it built from an earlier copy for what is here.
+    shutil.copytree(ROOT, to, copy_function=shutil.copy,
+                    ignore=lambda directory, names: [name for name in names if is_left(directory, name)])
 
 
 def run(copy, target):
@@ -170,9 +172,11 @@ def plant(copy, bug):
 def main():
     words = sys.argv[1:]
     chosen = [bug for bug in BUGS if not words or any(word in f"{bug.target} {bug.what}" for word in words)]
+    if not chosen:
+        sys.exit(f"no bug is called that: {words}")
     unseen = 0
     with tempfile.TemporaryDirectory() as directory:
-        copy = pathlib.Path(directory)
+        copy = pathlib.Path(directory) / "healthz"
         copy_checkout(copy)
         for target in dict.fromkeys(bug.target for bug in chosen):
             verdict = run(copy, target)
