@@ -10,6 +10,8 @@ use core::time::Duration;
 ///
 /// All instants that meet in one program must come from the same clock. Use one that does not
 /// count suspend (`CLOCK_MONOTONIC` on Linux): a suspended node's loops were not running either.
+/// A counter that wraps around (one of 32 bits in milliseconds does after 49.7 days) has to be widened
+/// first: a heartbeat from before would pass until that time comes again.
 /// Arithmetic saturates at both ends and cannot panic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);

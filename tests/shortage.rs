@@ -15,8 +15,8 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use healthz::Responder;
 use healthz::server::{ACCEPT_PAUSE, Address, Config};
+use healthz::{Instant, Responder};
 use server_support::{ENDPOINTS, GET, Harness, answer, is_closed, listening, rest};
 
 const CHILD: &str = "HEALTHZ_TEST_SHORTAGE_CHILD";
@@ -122,6 +122,32 @@ fn stopped_out_of_descriptors_in_the_middle_of_a_request() {
     assert_eq!(door.server.counters().evicted, 0);
     drop(hoard);
     println!("the door came back");
+}
+
+/// As well, while the host's clock goes back.
+fn out_of_descriptors_with_a_clock_that_goes_back() {
+    let mut door = Harness::with(Config::default());
+    door.now = Instant::from_millis(3_600_000);
+    let mut hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    drop(hoard.pop());
+    let mut late = door.connect();
+    ask(&mut late);
+    door.work();
+    assert_eq!(door.server.counters().accepted, 0);
+    drop(hoard);
+    door.now = Instant::ZERO;
+    door.work();
+    answer(&mut late);
+    println!("the door came back");
+}
+
+/// It did: a pause that was to end at a time kept the door closed until that time had come again.
+#[test]
+fn a_clock_that_goes_back_does_not_prolong_a_pause_in_accepting() {
+    in_a_process_of_its_own(
+        "a_clock_that_goes_back_does_not_prolong_a_pause_in_accepting",
+        out_of_descriptors_with_a_clock_that_goes_back,
+    );
 }
 
 /// One was: without a descriptor accept(2) does not say that nobody waits.

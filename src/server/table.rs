@@ -51,7 +51,8 @@ pub(super) struct Table<'a, L: ListenSocket> {
     acceptable: u32,
     /// Listeners, as bits, that are reported again as long as connections wait.
     armed: u32,
-    accept_resumes: Option<Instant>,
+    /// When the pause in accepting began, in one.
+    accept_paused: Option<Instant>,
     /// A shortage was logged, and has not ended since.
     is_short: bool,
     /// Somebody had to go in it, and nobody has come since.
@@ -77,7 +78,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             base: Token(0),
             acceptable: 0,
             armed: 0,
-            accept_resumes: None,
+            accept_paused: None,
             is_short: false,
             has_made_room: false,
             is_unwatched: false,
@@ -149,8 +150,11 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             }
         }
         self.expire(registry, now);
-        if self.accept_resumes.is_none_or(|resumes| resumes <= now) {
-            if self.accept_resumes.take().is_some() {
+        // A host's clock that goes back must not keep the door closed until it is there again.
+        let is_resting =
+            |began: Instant| (began..began.saturating_add(ACCEPT_PAUSE)).contains(&now);
+        if !self.accept_paused.is_some_and(is_resting) {
+            if self.accept_paused.take().is_some() {
                 self.arm(registry);
             }
             let mut acceptable = self.acceptable;
@@ -162,8 +166,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        if self.slots.runnable_count() > 0
-            || (self.acceptable != 0 && self.accept_resumes.is_none())
+        if self.slots.runnable_count() > 0 || (self.acceptable != 0 && self.accept_paused.is_none())
         {
             return Some(Instant::ZERO);
         }
@@ -172,7 +175,10 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             Some(since.saturating_add(self.time_to_live(*queue)))
         });
         let stops_at = self.stops_at.filter(|_| !self.is_finished());
-        queues.chain(self.accept_resumes).chain(stops_at).min()
+        let resumes = self
+            .accept_paused
+            .map(|began| began.saturating_add(ACCEPT_PAUSE));
+        queues.chain(resumes).chain(stops_at).min()
     }
 
     pub(super) fn stop(&mut self, registry: &RegistryOf<L>, now: Instant) {
@@ -182,7 +188,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.desk.is_last = true;
         self.armed = 0;
         // What is short now may not be short any more, and there is no later.
-        self.accept_resumes = None;
+        self.accept_paused = None;
         for index in 0..LISTENERS_MAX {
             for _ in 0..ACCEPT_ROUNDS_AT_STOP {
                 self.accept(registry, index, now);
@@ -196,7 +202,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             let _ = listener.deregister(registry);
         }
         self.acceptable = 0;
-        self.accept_resumes = None;
+        self.accept_paused = None;
         // From here on nobody stays who is between requests.
         self.stops_at = Some(now.saturating_add(self.desk.limits.drain_duration));
         for index in 0..self.slots.count() as u16 {
@@ -240,7 +246,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         if !is_armed {
             self.acceptable |= bit;
         }
-        if self.accept_resumes.is_some() {
+        if self.accept_paused.is_some() {
             return;
         }
         for _ in 0..self.accepts_max(is_armed) {
@@ -340,7 +346,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     }
 
     fn pause_accepting(&mut self, registry: &RegistryOf<L>, error: &io::Error, now: Instant) {
-        self.accept_resumes = Some(now.saturating_add(ACCEPT_PAUSE));
+        self.accept_paused = Some(now);
         self.has_made_room = false;
         // What waits would be reported all the while.
         for (index, listener) in self.listeners.iter_mut().flatten().enumerate() {
@@ -604,7 +610,7 @@ impl<L: ListenSocket> Table<'_, L> {
     }
 
     pub(super) fn is_paused(&self) -> bool {
-        self.accept_resumes.is_some()
+        self.accept_paused.is_some()
     }
 
     pub(super) fn has_listener(&self, index: usize) -> bool {
