@@ -9,9 +9,10 @@
 //! After each round everybody leaves, and what the daemon then holds must be flat: descriptors and
 //! threads what they were before the first; its own memory what it was in the middle, to four pages,
 //! because attackers need some rounds to fill every buffer there is; and never more than `--help` says
-//! beside what it was at the start. No probe may be unanswered or wrong, and what the daemon itself
-//! counted must fit: no fewer answers than clients had and connections than they made, no shortage, and
-//! no more failures than attackers.
+//! beside what it was at the start. No probe may be unanswered or wrong, nor more than one in a thousand
+//! later than a second. What the daemon itself counted must fit: no fewer answers than clients had and
+//! connections than they made, no shortage, no more failures than attackers, and no fewer evictions than
+//! connections that ended under who keeps them.
 //!
 //! Under `cargo test --benches` the rounds are two and short.
 #![allow(
@@ -57,11 +58,13 @@ use table::Table;
 /// Probes a second, and so many connections of those that keep them.
 const RATE: u32 = 100;
 const KEPT: usize = 32;
-/// A kubelet waits for a second, and how many come later is told. But in half an hour the kernel may find
-/// a listener's queue full while others have the daemon's CPU, and a client's second try comes after that
-/// second: only who comes later than this was not answered.
+/// A kubelet waits for a second, and how many come later is told and judged. But in half an hour the
+/// kernel may find a listener's queue full while others have the daemon's CPU, and a client's second try
+/// comes after that second: only who comes later than this was not answered.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LATE: Duration = Duration::from_secs(1);
+/// One in so many probes may be later than that.
+const PROBES_PER_LATE: u64 = 1000;
 /// Of a small run, which is no measurement.
 const PATIENCE_SMALL: Duration = Duration::from_secs(30);
 /// For connections to end once everybody has left, and beyond its limit for a check to change.
@@ -114,6 +117,7 @@ fn soak() {
         thousands(sizes.probes)
     );
     let began = Instant::now();
+    let dropped = process::listen_drops();
     let program = Path::new(env!("CARGO_BIN_EXE_healthz"));
     let path = std::env::temp_dir().join(format!("healthz-soak-{}.sock", std::process::id()));
     let listen = format!("unix:{}", path.display());
@@ -135,20 +139,23 @@ fn soak() {
     counted.print();
     let Sum { probes, kept, .. } = &sum;
     println!(
-        "probes: {} answered of {}, p50 {:.2} ms, p99 {:.2} ms, most {:.2} ms, {} later than a second; {} connections of attackers",
+        "probes: {} answered of {}, p50 {:.2} ms, p99 {:.2} ms, most {:.2} ms, {} later than a second;\n\
+         {} connections of attackers, {} packets found a listener's queue full",
         thousands(probes.answered),
         thousands(probes.asked),
         probes.ms(0.5),
         probes.ms(0.99),
         probes.ms(1.0),
         probes.later_than(LATE),
-        thousands(sum.attackers)
+        thousands(sum.attackers),
+        thousands(process::listen_drops() - dropped)
     );
     println!(
-        "who keeps a connection: {} answered of {} on {} connections, most {:.2} ms",
+        "who keeps a connection: {} answered of {} on {} connections, {} asked again, most {:.2} ms",
         thousands(kept.answered),
         thousands(kept.asked),
         thousands(kept.connections),
+        thousands(kept.repeats),
         kept.most.as_secs_f64() * 1000.0
     );
     println!("checksum {}", probes.checksum);
@@ -156,6 +163,10 @@ fn soak() {
         println!("lost: {:#?}", probes.lost);
     }
     let mut wrong = verdict(&start, &states, &sum, &counted);
+    let late = probes.later_than(LATE);
+    if is_full && late * PROBES_PER_LATE > probes.asked {
+        wrong.push(format!("probes later than a second: {late}"));
+    }
     let most = start.memory.anonymous + promised(program) + GROWTH_BYTES_MAX;
     wrong.extend(memory_verdict(&states, most, is_full));
     assert!(wrong.is_empty(), "not flat: {wrong:#?}");
@@ -480,6 +491,11 @@ fn verdict(start: &State, states: &[State], sum: &Sum, counted: &Counted) -> Vec
         "attackers, and connections that failed",
         sum.attackers,
         counted.other("failed"),
+    );
+    no_less(
+        "connections that the daemon evicted, and those that ended under who keeps one",
+        counted.other("evicted"),
+        sum.kept.repeats,
     );
     wrong
 }

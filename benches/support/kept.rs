@@ -28,6 +28,8 @@ pub struct Kept {
     pub answered: u64,
     /// Connections that this took.
     pub connections: u64,
+    /// Requests that were asked again, because a connection ended before a byte of the answer.
+    pub repeats: u64,
     pub most: Duration,
 }
 
@@ -37,6 +39,7 @@ impl Kept {
         self.asked += other.asked;
         self.answered += other.answered;
         self.connections += other.connections;
+        self.repeats += other.repeats;
         self.most = self.most.max(other.most);
     }
 }
@@ -48,7 +51,7 @@ impl<T: Read + Write> Stream for T {}
 /// Asks again and again until `is_over`, at least once.
 ///
 /// # Errors
-/// If an answer is wrong. A missing answer is no error here: it is counted.
+/// If an answer is wrong, or half of one. A missing answer is no error here: it is counted.
 pub fn run(
     address: &Address,
     right: &Right,
@@ -67,7 +70,10 @@ pub fn run(
                     break;
                 }
                 Err(error) if error.kind() == ErrorKind::Other => return Err(error),
-                Err(_) => stream = None,
+                Err(_) => {
+                    kept.repeats += 1;
+                    stream = None;
+                }
             }
         }
         kept.most = kept.most.max(began.elapsed());
@@ -98,9 +104,13 @@ fn ask(
     let mut bytes = [0; ANSWER_BYTES];
     let mut size = 0;
     loop {
-        match stream.read(&mut bytes[size..])? {
-            0 => return Err(ErrorKind::UnexpectedEof.into()),
-            count => size += count,
+        match stream.read(&mut bytes[size..]) {
+            Ok(count) if count > 0 => size += count,
+            end if size > 0 => {
+                let half = format!("half an answer, {size} bytes, then {end:?}");
+                return Err(io::Error::other(half));
+            }
+            end => return Err(end.err().unwrap_or(ErrorKind::UnexpectedEof.into())),
         }
         match answer(&bytes[..size], right)? {
             None => {}
