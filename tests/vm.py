@@ -82,6 +82,9 @@ BOOTS = {
             "vm: ok this one is over as well",
             "vm: ok their orphans are buried",
             "vm: ok the machine still says ok",
+            "vm: ok a connection is there",
+            "vm: ok a service that cannot be started without a number says so",
+            "vm: ok it is started once there is one",
             "vm: ok a daemon without rights says ok",
             "vm: ok a machine out of files is what it says",
             "vm: ok and who asks waits",
@@ -273,7 +276,7 @@ DIRECTORY, SYMLINK, PROGRAM, PLAIN = 0o040755, 0o120777, 0o100755, 0o100644
 def files(init, daemon, busybox):
     """(path, mode, content) of everything in the initramfs. What the init mounts on is its affair."""
     commands = (
-        "awk cat date echo grep httpd kill ls mkdir mount nc pidof printf sed sh sleep start-stop-daemon timeout"
+        "awk cat date echo grep httpd kill ls mkdir mkfifo mount nc pidof printf sed sh sleep start-stop-daemon timeout"
         " tr unshare wc wget"
     )
     return [

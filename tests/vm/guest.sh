@@ -192,6 +192,41 @@ eventually "this one is over as well" 0 none many
 eventually "their orphans are buried" 0 zombies
 check "the machine still says ok" ok "$(probe /healthz)"
 
+# No number is left for a process, so none of ours can be made either: what is a command here is the
+# shell's own, and the connection was there before.
+httpd=$(pidof httpd)
+mkfifo /asks /hears
+nc $HOST $PORT </asks >/hears &
+exec 3>/asks 4<>/hears
+# told WHAT EXPECTED: a line of an answer, within some 20 s
+told() {
+    tries=0
+    while [ $tries -lt 20 ]; do
+        printf 'GET /healthz/web HTTP/1.1\r\nHost: a\r\n\r\n' >&3
+        while read -r -t 1 line <&4; do
+            case $line in
+            $2) say "ok $1"; return ;;
+            esac
+        done
+        tries=$((tries + 1))
+    done
+    say "FAIL $1: expected $2"
+}
+told "a connection is there" "*HTTP/1.1 200 OK*"
+# The least that there can be. Who starts once is given 300 or more, and of these there is one.
+numbers=$(cat /proc/sys/kernel/pid_max)
+echo 301 >/proc/sys/kernel/pid_max
+if ! [ -e /proc/300 ]; then
+    sleep 1000 &
+    last=$!
+fi
+kill -9 "$httpd"
+told "a service that cannot be started without a number says so" "*cannot be started: *"
+echo "$numbers" >/proc/sys/kernel/pid_max
+exec 3>&- 4>&-
+[ -z "${last:-}" ] || kill "$last"
+eventually "it is started once there is one" ok probe /healthz
+
 # No file is left on the machine for anybody but root (ENFILE): no limit of a process does that.
 PORT=10251
 start-stop-daemon -S -c nobody -x /healthz -- --listen $HOST:$PORT 2>/files.log &
