@@ -7,6 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod server_support;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -14,13 +16,11 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::time::Duration;
 
+use healthz::Responder;
 use healthz::limits::LISTENERS_MAX;
-use healthz::server::{BindErrorKind, Config, Listeners, Server, spawn};
-use healthz::{Check, Endpoint, Responder};
-
-static PING: Check = Check::ping();
-static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
-const PATIENCE: Duration = Duration::from_secs(5);
+use healthz::server::{BindErrorKind, Config, Listeners, Runner, Server, spawn};
+use server_support::{ENDPOINTS, Harness, LAST, PATIENCE, rest};
+use socket2::Socket;
 
 fn assert_answers(mut stream: impl Read + Write) {
     stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
@@ -119,4 +119,113 @@ fn one_too_many_is_refused_and_closed() {
     assert_eq!(error.kind(), BindErrorKind::TooMany);
     assert!(TcpStream::connect(address).is_err());
     assert_eq!(listeners.len(), LISTENERS_MAX);
+}
+
+/// A door on these, whose other holders keep what is given back.
+fn shared<const N: usize>(sockets: [Socket; N]) -> (Harness, [Socket; N]) {
+    let mut listeners = Listeners::new();
+    for socket in &sockets {
+        listeners.add(socket.try_clone().unwrap()).unwrap();
+    }
+    let door = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
+    (door, sockets)
+}
+
+fn abstract_unix(name: &str) -> (Socket, SocketAddr) {
+    let name = format!("healthz-{name}-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    (Socket::from(OwnedFd::from(listener)), address)
+}
+
+/// One kept all others from being accepted, a Unix one with all of a CPU.
+#[test]
+fn a_listener_that_another_holder_shuts_down_is_given_up_and_the_others_go_on() {
+    for is_unix in [false, true] {
+        let doomed = match is_unix {
+            true => abstract_unix("doomed").0,
+            false => Socket::from(tcp()),
+        };
+        let last = tcp();
+        let address = last.local_addr().unwrap();
+        let (mut door, [doomed, last]) = shared([doomed, last.into()]);
+        doomed.shutdown(std::net::Shutdown::Both).unwrap();
+        for _ in 0..3 {
+            // Comes to rest: it is not reported for ever.
+            door.work();
+            let mut client = TcpStream::connect(address).unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.write_all(LAST).unwrap();
+            door.work();
+            assert!(rest(&mut client).ends_with("\r\n\r\nok"));
+        }
+        let left: Vec<_> = door
+            .server
+            .local_addresses()
+            .map(|at| at.to_string())
+            .collect();
+        assert_eq!(left, [address.to_string()]);
+        assert_eq!(door.server.counters().accept_pauses, 0, "nothing is short");
+        assert!(!door.server.is_abandoned());
+        last.shutdown(std::net::Shutdown::Both).unwrap();
+        door.work();
+        assert!(door.server.is_abandoned());
+    }
+}
+
+#[test]
+fn a_runner_whose_last_listener_is_shut_down_says_so_and_ends() {
+    let listener = Socket::from(tcp());
+    let mut listeners = Listeners::new();
+    listeners.add(listener.try_clone().unwrap()).unwrap();
+    let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let mut runner = Runner::new(server).unwrap();
+    listener.shutdown(std::net::Shutdown::Both).unwrap();
+    let error = runner.run().unwrap_err();
+    assert!(
+        error.to_string().starts_with("no listener is left"),
+        "{error}"
+    );
+}
+
+/// The flag is everybody's: the server waited in accept(2) for a connection that nobody made.
+#[test]
+fn a_listener_that_another_holder_makes_blocking_does_not_block_the_server() {
+    let (unix, _) = abstract_unix("blocking");
+    let (mut door, sockets) = shared([tcp().into(), unix]);
+    for socket in &sockets {
+        socket.set_nonblocking(false).unwrap();
+    }
+    // It accepts until there is nobody left.
+    door.server.stop(door.poll.registry(), door.now);
+    assert!(door.server.is_finished());
+}
+
+/// Connections have the options of their listener: answers were lost, or held back.
+#[test]
+fn options_of_a_socket_that_would_hold_up_its_connections_are_taken_back() {
+    let (unix, name) = abstract_unix("options");
+    let listener = tcp();
+    let address = listener.local_addr().unwrap();
+    let sockets = [Socket::from(listener), unix];
+    for socket in &sockets {
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    let [corked, _] = &sockets;
+    corked.set_tcp_cork(true).unwrap();
+    let (mut door, sockets) = shared(sockets);
+    for socket in &sockets {
+        assert_eq!(socket.linger().unwrap(), None);
+    }
+    let [corked, _] = &sockets;
+    assert!(!corked.tcp_cork().unwrap());
+    let mut tcp = TcpStream::connect(address).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    tcp.write_all(LAST).unwrap();
+    let mut unix = UnixStream::connect_addr(&name).unwrap();
+    unix.set_read_timeout(Some(PATIENCE)).unwrap();
+    unix.write_all(LAST).unwrap();
+    door.work();
+    assert!(rest(&mut tcp).ends_with("\r\n\r\nok"));
+    assert!(rest(&mut unix).ends_with("\r\n\r\nok"));
 }

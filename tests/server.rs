@@ -23,6 +23,7 @@ use server_support::{
     ENDPOINTS, GET, Harness, LAST, PATIENCE, PING, address_of, answer, is_closed, is_silent,
     localhost, rest,
 };
+use socket2::SockRef;
 
 #[test]
 fn a_probe_that_closes_never_enters_the_table() {
@@ -357,6 +358,23 @@ fn one_byte_at_a_time_is_as_good_as_all_at_once() {
     answer(&mut stream);
     answer(&mut stream);
     assert!(is_silent(&mut stream));
+}
+
+/// A read ends before such a byte, and nobody reports what is behind it: it was answered when its head
+/// was overdue.
+#[test]
+fn a_head_with_an_urgent_byte_in_it_is_answered_at_once() {
+    let mut harness = Harness::new(4);
+    let mut stream = harness.connect();
+    let (start, end) = LAST.split_at(9);
+    // Registered by then, which would tell of everything once.
+    stream.write_all(&start[..4]).unwrap();
+    harness.work();
+    stream.write_all(&start[4..]).unwrap();
+    SockRef::from(&stream).send_out_of_band(b"!").unwrap();
+    stream.write_all(end).unwrap();
+    harness.work();
+    assert!(rest(&mut stream).ends_with("\r\n\r\nok"));
 }
 
 #[test]

@@ -154,7 +154,9 @@ impl<'a> Desk<'a> {
             if let Some(outcome) = self.answer(peer, &mut filled, share, is_short, now) {
                 return outcome;
             }
-            if is_drained {
+            // In the midst of a request a short read may have ended at a mark in the stream (urgent data of
+            // TCP, a message's descriptors or credentials on a Unix socket), and nobody tells of the rest.
+            if is_drained && peer.connection.phase() == Phase::Idle {
                 return Outcome::Waiting { received: filled };
             }
             if is_full {

@@ -3,9 +3,12 @@
 //! Knows no connection. [`Listeners`] is filled by the embedder before there is a server;
 //! [`super::Server`] then takes the sockets out of it.
 
+use core::time::Duration;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +31,9 @@ const UNIX_PATH_BYTES_MAX: usize = if cfg!(any(target_os = "linux", target_os = 
 } else {
     103
 };
+
+/// How long accept(2) may wait on a socket that somebody else has made blocking again.
+const ACCEPT_WAIT: Duration = Duration::from_millis(1);
 
 /// How long a silent connection is kept from us where the kernel can do that, in seconds.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -184,8 +190,10 @@ impl Listeners {
 
     /// Takes a socket that listens already, whoever opened it: a `TcpListener`, a `UnixListener` or an
     /// `OwnedFd` of either kind, from a service manager for example (see
-    /// [`ListenFds`](super::ListenFds)). It becomes non-blocking, for all who share it. The file of a
-    /// Unix socket stays when the server ends.
+    /// [`ListenFds`](super::ListenFds)). For all who share it, it becomes non-blocking, accept(2) waits for
+    /// a millisecond at most should one of them make it blocking again, and options are taken back that
+    /// would hold its connections up (`SO_LINGER`, `SO_RCVLOWAT`, `TCP_CORK`). The file of a Unix socket
+    /// stays when the server ends.
     ///
     /// ```
     /// # use healthz::server::Listeners;
@@ -212,13 +220,13 @@ impl Listeners {
         let local = socket.local_addr().map_err(unusable)?;
         let listener = if let Some(address) = local.as_socket() {
             self.check_tcp(address)?;
-            socket.set_nonblocking(true).map_err(unusable)?;
+            prepare(&socket, true).map_err(unusable)?;
             Listener::Tcp(TcpListener::from_std(socket.into()), address, self.peers())
         } else if local.is_unix() {
             let path = local.as_pathname().map(Path::to_path_buf);
             let path = path.unwrap_or_default();
             self.check_count(&Address::Unix(path.clone()))?;
-            socket.set_nonblocking(true).map_err(unusable)?;
+            prepare(&socket, false).map_err(unusable)?;
             Listener::Unix(UnixListener::from_std(socket.into()), path, File::Foreign)
         } else {
             return Err(BindError::new(nowhere(), BindErrorKind::Unusable));
@@ -302,7 +310,7 @@ impl Listeners {
             result => result,
         };
         let listener = listener.map_err(|source| BindError::io(address(), source))?;
-        let file = File::Ours(FileId::at(path));
+        let file = File::Ours(FileId::at(path), std::process::id());
         self.push(Listener::Unix(listener, path.to_path_buf(), file));
         Ok(())
     }
@@ -329,6 +337,33 @@ impl Listeners {
             return Ok(());
         }
         Err(BindError::new(address.clone(), BindErrorKind::TooMany))
+    }
+}
+
+/// Makes a socket that was handed in as one that was opened here.
+fn prepare(socket: &Socket, is_tcp: bool) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    // It is everybody's flag, and somebody else who shares the socket may take it back at any time.
+    socket.set_read_timeout(Some(ACCEPT_WAIT))?;
+    socket.set_linger(None)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        super::sys::report_every_byte(socket)?;
+        match is_tcp {
+            true => socket.set_tcp_cork(false)?,
+            false => refuse_rights(socket),
+        }
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = is_tcp;
+    Ok(())
+}
+
+/// Has descriptors refused that clients send, where the kernel can do that.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn refuse_rights(listener: &impl AsFd) {
+    if let Err(error) = super::sys::refuse_rights(listener) {
+        log::debug!("SO_PASSRIGHTS of a Unix socket: {error}");
     }
 }
 
@@ -418,6 +453,8 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     // Only an earlier process of our number can have left it.
     let _ = std::fs::remove_file(&temporary);
     let listener = UnixListener::bind(&temporary)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    refuse_rights(&listener);
     let linked = std::fs::hard_link(&temporary, path);
     std::fs::remove_file(&temporary)?;
     linked.map(|()| listener)
@@ -586,6 +623,22 @@ mod tests {
             "{error}"
         );
         assert!(std::fs::symlink_metadata(&path).is_err());
+    }
+
+    /// It did, when it let go of the server that its parent goes on with.
+    #[test]
+    fn a_child_leaves_its_parents_socket_file() {
+        let path = std::env::temp_dir().join(std::format!("healthz-child-{}", std::process::id()));
+        let mut listeners = Listeners::new();
+        listeners.bind(&Address::Unix(path.clone())).unwrap();
+        let Some(Some(Listener::Unix(_, _, File::Ours(_, process)))) = listeners.sockets.get_mut(0)
+        else {
+            panic!("no socket of ours");
+        };
+        assert_eq!(*process, std::process::id());
+        *process += 1;
+        drop(listeners);
+        std::fs::remove_file(&path).unwrap();
     }
 
     /// The name that it has for a moment used to be longer, and did not fit.

@@ -356,6 +356,13 @@ impl<'a> Server<'a> {
         self.table.counters()
     }
 
+    /// Whether nobody can come any more, though the server was not stopped: every listener was shut down
+    /// by somebody else who holds it, or by an administrator (`ss -K`). A host that sees this opens others
+    /// or ends; an error was logged for each of them.
+    pub fn is_abandoned(&self) -> bool {
+        self.table.is_abandoned()
+    }
+
     /// Where the server listens.
     pub fn local_addresses(&self) -> impl Iterator<Item = Address> + '_ {
         self.table.listeners().map(Listener::address)

@@ -185,7 +185,8 @@ impl<'a> Runner<'a> {
     /// a turn with none, the descriptor of [`AsFd`] is not readable until the next event.
     ///
     /// # Errors
-    /// If epoll itself fails, which no peer can cause. A signal is no error: the call returns early.
+    /// If epoll itself fails, or the last listener is gone ([`Server::is_abandoned`]); no peer can cause
+    /// either. A signal is no error: the call returns early.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         self.turn_from(now(), timeout)
     }
@@ -223,6 +224,12 @@ impl<'a> Runner<'a> {
             }
         }
         self.server.turn(self.poll.registry(), now);
+        if self.server.is_abandoned() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "no listener is left: each was shut down from outside",
+            ));
+        }
         if !self.is_stopping && self.stopper.0.is_wanted.load(Ordering::Acquire) {
             self.is_stopping = true;
             self.server.stop(self.poll.registry(), now);

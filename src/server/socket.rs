@@ -4,6 +4,7 @@
 //! their decisions can be put before others: a simulation's, which fail at every turn.
 //! [`Listener`] and [`Stream`] are those of the kernel, TCP or Unix.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,9 @@ pub(super) trait ListenSocket {
     fn disarm(&mut self, registry: &RegistryOf<Self>, token: Token) -> io::Result<()>;
 
     fn deregister(&mut self, registry: &RegistryOf<Self>) -> io::Result<()>;
+
+    /// Its address, for people.
+    fn name(&self) -> impl fmt::Display;
 }
 
 /// A connection's socket.
@@ -64,7 +68,8 @@ pub(super) type RegistryOf<L> = <<L as ListenSocket>::Stream as StreamSocket>::R
 /// Who made the file of a Unix socket, and so who removes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum File {
-    Ours(Option<FileId>),
+    /// That of the process with this number, not of its children.
+    Ours(Option<FileId>, u32),
     Foreign,
 }
 
@@ -163,11 +168,17 @@ impl ListenSocket for Listener {
             Listener::Unix(listener, _, _) => registry.deregister(listener),
         }
     }
+
+    fn name(&self) -> impl fmt::Display {
+        self.address()
+    }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Listener::Unix(_, path, File::Ours(id)) = self {
+        if let Listener::Unix(_, path, File::Ours(id, process)) = self
+            && std::process::id() == *process
+        {
             let found = FileId::at(path);
             // Somebody may have removed it, and our successor may listen there by now. Where the system
             // does not say (a sandbox), it is ours as far as we know.
@@ -199,6 +210,8 @@ pub(super) enum AcceptError {
     Gone,
     /// This one came to a loopback address from one that is none, and was closed.
     Foreign,
+    /// None will ever come: the listener listens no more.
+    Dead,
     /// The system is short of something; accepting has to wait while connections end.
     Pause,
 }
@@ -229,6 +242,7 @@ impl AcceptError {
                 | libc::EOPNOTSUPP
                 | libc::EPERM,
             ) => AcceptError::Gone,
+            Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK) => AcceptError::Dead,
             // EMFILE, ENFILE, ENOBUFS, ENOMEM; and what is not known is no reason to spin either.
             _ => AcceptError::Pause,
         }
@@ -374,9 +388,12 @@ mod tests {
             libc::ENFILE,
             libc::ENOBUFS,
             libc::ENOMEM,
-            libc::EINVAL,
+            libc::EIO,
         ] {
             assert_eq!(of(code), AcceptError::Pause);
+        }
+        for code in [libc::EINVAL, libc::EBADF, libc::ENOTSOCK] {
+            assert_eq!(of(code), AcceptError::Dead);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What mio, socket2 and std do not wrap, or not well. Two calls to the kernel, which only save work: if
-//! one is refused, the server goes on without. One that asks no more than is needed, accept(2). And the
-//! way from a number to a descriptor, for who inherits one.
+//! What mio, socket2 and std do not wrap, or not well. Options of sockets, and how a listener is watched:
+//! if one is refused, the server goes on without. One call that asks no more than is needed, accept(2).
+//! And the way from a number to a descriptor, for who inherits one.
 //!
 //! With the C API, all of the library that may hold `unsafe`.
 #![allow(unsafe_code)]
@@ -40,15 +40,43 @@ pub unsafe fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
 /// handed out all the same.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn set_defer_accept(listener: &impl AsFd, seconds: i32) -> io::Result<()> {
-    let value: libc::c_int = seconds;
+    set_option(listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
+}
+
+/// Has the kernel take no descriptors (unix(7), `SCM_RIGHTS`) from who connects to this Unix socket.
+///
+/// They come whether or not they are asked for, and who reads past one closes it: a socket that lingers
+/// (socket(7), `SO_LINGER`) is then waited for, for as long as who has sent it likes. Since Linux 6.16.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn refuse_rights(listener: &impl AsFd) -> io::Result<()> {
+    // Not among libc's names yet (include/uapi/asm-generic/socket.h).
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    set_option(listener, libc::SOL_SOCKET, SO_PASSRIGHTS, 0)
+}
+
+/// Has every byte reported, whatever `listener` was told by who opened it (`SO_RCVLOWAT`, socket(7)):
+/// connections have the options of their listener.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn report_every_byte(listener: &impl AsFd) -> io::Result<()> {
+    set_option(listener, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)
+}
+
+/// Sets an option of `socket` that is an int (setsockopt(2)).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn set_option(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     let size = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the descriptor is open, because it is borrowed for the length of the call; `value`
-    // lives on this stack, is a c_int as tcp(7) asks, and `size` is its size. The kernel only reads.
+    // lives on this stack, is a c_int, and `size` is its size. The kernel only reads.
     let result = unsafe {
         libc::setsockopt(
-            listener.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_DEFER_ACCEPT,
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
             (&raw const value).cast(),
             size,
         )
@@ -57,7 +85,7 @@ pub(super) fn set_defer_accept(listener: &impl AsFd, seconds: i32) -> io::Result
 }
 
 /// Makes the registration of `listener` under `token` level-triggered: it is reported as long as a
-/// connection waits.
+/// connection waits, or if none can come any more.
 ///
 /// mio registers edge-triggered, which has to be followed by accepting until there is no more; and an
 /// accept(2) that finds nothing costs as much as one that finds something, because the kernel makes
@@ -69,7 +97,7 @@ pub(super) fn set_level_triggered(
     token: Token,
 ) -> io::Result<()> {
     let mut event = libc::epoll_event {
-        events: libc::EPOLLIN as u32,
+        events: (libc::EPOLLIN | libc::EPOLLRDHUP) as u32,
         // As mio does: the token is what epoll gives back.
         u64: token.0 as u64,
     };
@@ -120,7 +148,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
 mod tests {
     use super::super::socket::{File, ListenSocket, Listener};
     use super::*;
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::os::unix::ffi::OsStrExt;
 
     /// It was one of mio's: the path was cut out of an address of 108 bytes with a length of 109.
@@ -156,5 +184,29 @@ mod tests {
             assert_eq!((&peer).read(&mut [0]).unwrap(), 0);
         }
         std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    /// Nothing was reported of a request that is shorter than whoever opened the socket had asked for.
+    #[test]
+    fn a_socket_that_was_to_report_thousands_of_bytes_reports_one() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        set_option(&listener, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 4096).unwrap();
+        let mut listeners = super::super::Listeners::new();
+        listeners.add(listener.try_clone().unwrap()).unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(b"G").unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let mut accepted = mio::net::TcpStream::from_std(accepted);
+        let mut poll = mio::Poll::new().unwrap();
+        let readable = mio::Interest::READABLE;
+        let registry = poll.registry();
+        registry
+            .register(&mut accepted, Token(0), readable)
+            .unwrap();
+        let mut events = mio::Events::with_capacity(1);
+        let patience = core::time::Duration::from_secs(5);
+        poll.poll(&mut events, Some(patience)).unwrap();
+        assert!(!events.is_empty());
     }
 }

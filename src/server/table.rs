@@ -61,6 +61,8 @@ pub(super) struct Table<'a, L: ListenSocket> {
     is_unwatched: bool,
     has_told_foreign: bool,
     stops_at: Option<Instant>,
+    /// Every listener had to be given up.
+    is_abandoned: bool,
 }
 
 const _: () = assert!(LISTENERS_MAX <= u32::BITS as usize);
@@ -84,6 +86,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             is_unwatched: false,
             has_told_foreign: false,
             stops_at: None,
+            is_abandoned: false,
         }
     }
 
@@ -93,7 +96,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             "the base token leaves no room for the server's tokens"
         );
         self.base = base;
-        for (index, listener) in self.listeners.iter_mut().flatten().enumerate() {
+        for (index, listener) in present(&mut self.listeners) {
             listener.register(registry, Token(base.0 + index))?;
             self.acceptable |= 1 << index;
         }
@@ -121,7 +124,13 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
         let index = (token.0 & TOKEN_MASK) - self.base.0;
         match index.checked_sub(LISTENERS_MAX) {
-            None => self.accept(registry, index, now),
+            None => {
+                self.accept(registry, index, now);
+                // Of a Unix socket that listens no more accept(2) only says that nobody waits.
+                if is_read_closed {
+                    self.give_up(registry, index);
+                }
+            }
             Some(index) => {
                 let index = index as u16;
                 // An event for a connection that was closed earlier in this batch is for nobody.
@@ -187,9 +196,9 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
         self.desk.is_last = true;
         self.armed = 0;
-        // What is short now may not be short any more, and there is no later.
-        self.accept_paused = None;
         for index in 0..LISTENERS_MAX {
+            // What was short may not be short any more, and there is no later.
+            self.accept_paused = None;
             for _ in 0..ACCEPT_ROUNDS_AT_STOP {
                 self.accept(registry, index, now);
                 if self.acceptable & 1 << index == 0 {
@@ -212,6 +221,11 @@ impl<'a, L: ListenSocket> Table<'a, L> {
 
     pub(super) fn is_finished(&self) -> bool {
         self.stops_at.is_some() && self.slots.occupied() == 0
+    }
+
+    /// Whether nobody can come any more, though the server was not stopped.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.is_abandoned && self.stops_at.is_none()
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -274,11 +288,29 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     AcceptError::Interrupted => {}
                     AcceptError::Gone => self.desk.counters.aborted += 1,
                     AcceptError::Foreign => self.tell_foreign(),
+                    AcceptError::Dead => return self.give_up(registry, index),
                     AcceptError::Pause if self.makes_room(&error) => {}
                     AcceptError::Pause => return self.pause_accepting(registry, &error, now),
                 },
             }
         }
+    }
+
+    /// Goes on without a listener to which nobody can come any more: somebody else who holds it has shut it
+    /// down, or the machine's administrator has (ss -K). It would be reported for ever.
+    fn give_up(&mut self, registry: &RegistryOf<L>, index: usize) {
+        let Some(mut listener) = self.listeners.get_mut(index).and_then(Option::take) else {
+            return;
+        };
+        log::error!(
+            "{} listens no more: it was shut down from outside",
+            listener.name()
+        );
+        // Dropped next, which takes it out of epoll as well.
+        let _ = listener.deregister(registry);
+        self.armed &= !(1 << index);
+        self.acceptable &= !(1 << index);
+        self.is_abandoned = self.listeners.iter().all(Option::is_none);
     }
 
     /// Out of descriptors is a full table, for the connections take them: with fewer than there are
@@ -337,7 +369,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
 
     /// Has waiting connections reported again and again, where that can be had.
     fn arm(&mut self, registry: &RegistryOf<L>) {
-        for (index, listener) in self.listeners.iter_mut().flatten().enumerate() {
+        for (index, listener) in present(&mut self.listeners) {
             if listener.arm(registry, Token(self.base.0 + index)) {
                 self.armed |= 1 << index;
                 self.acceptable &= !(1 << index);
@@ -349,7 +381,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.accept_paused = Some(now);
         self.has_made_room = false;
         // What waits would be reported all the while.
-        for (index, listener) in self.listeners.iter_mut().flatten().enumerate() {
+        for (index, listener) in present(&mut self.listeners) {
             let is_armed = self.armed & 1 << index != 0;
             if is_armed
                 && listener
@@ -559,6 +591,12 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let low = self.base.0 + LISTENERS_MAX + usize::from(index);
         Token(low | (self.slots.generation(index) as usize) << TOKEN_BITS)
     }
+}
+
+/// The listeners that there are, and their places.
+fn present<L>(listeners: &mut [Option<L>]) -> impl Iterator<Item = (usize, &mut L)> {
+    let places = listeners.iter_mut().enumerate();
+    places.filter_map(|(index, listener)| Some((index, listener.as_mut()?)))
 }
 
 /// What only a simulation looks at.

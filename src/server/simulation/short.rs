@@ -4,6 +4,7 @@
 use core::time::Duration;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::vec::Vec;
@@ -82,6 +83,10 @@ impl ListenSocket for Waiting {
 
     fn deregister(&mut self, _: &()) -> io::Result<()> {
         Ok(())
+    }
+
+    fn name(&self) -> impl fmt::Display {
+        "a simulated address"
     }
 }
 

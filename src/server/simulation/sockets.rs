@@ -2,6 +2,7 @@
 //! wrong with it.
 
 use std::cell::{RefCell, RefMut};
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::vec::Vec;
@@ -102,6 +103,10 @@ impl ListenSocket for SimulatedListener {
     fn deregister(&mut self, _: &()) -> io::Result<()> {
         self.with(|listening| listening.token = None);
         Ok(())
+    }
+
+    fn name(&self) -> impl fmt::Display {
+        "a simulated address"
     }
 }
 
