@@ -849,6 +849,87 @@ def without_loopback(house):
     networks.ip(0, "link", "set", "lo", "down")
 
 
+# -- descriptors in messages
+
+
+def slow_to_close(house):
+    """A socket that is waited for by whoever closes it last: its peer takes nothing of what was sent."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        house.case.callback(listener.accept()[0].close)
+    ours.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(bytes(65536))
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 300))
+    return ours
+
+
+def send_slow_to_close(house, path):
+    """Leaves the last reference to such a socket behind answers that are read only then."""
+    with socket.socket(socket.AF_UNIX) as client, slow_to_close(house) as slow:
+        client.connect(path)
+        client.settimeout(PROBE_SECONDS)
+        # More than its answers find room, and no more than that finds room itself.
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 2200)
+        try:
+            socket.send_fds(client, [b"x"], [slow.fileno()])
+        except PermissionError:
+            # Now it is ours to close.
+            reset(slow)
+            raise
+        slow.close()
+        client.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            while client.recv(65536):
+                pass
+
+
+@case("a descriptor that is slow to close cannot be sent; where it can, no watchdog is beaten", "strace")
+def slow_descriptor(house):
+    path = str(house.dir / "rights.sock")
+    if tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 16):
+        daemon = house.daemon("--listen", f"unix:{path}")
+        try:
+            send_slow_to_close(house, path)
+        except PermissionError:
+            pass
+        else:
+            raise Wrong("a descriptor in a message: expected EPERM, came nothing")
+        daemon.probe(3)
+        daemon.stop()
+    # As on an older kernel: what refuses them is the third option of a socket that is set.
+    tracer = ["strace", "-D", "-f", "-qq", "-o", str(house.dir / "rights.log"), "-e", "trace=setsockopt"]
+    tracer += ["-e", "inject=setsockopt:error=ENOPROTOOPT:when=3"]
+    name = str(house.dir / "rights.notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(name)
+        manager.setblocking(False)
+
+        def beats(seconds):
+            count, end = 0, time.monotonic() + seconds
+            while (rest := end - time.monotonic()) > 0:
+                manager.settimeout(rest)
+                with contextlib.suppress(TimeoutError):
+                    count += manager.recv(999) == b"WATCHDOG=1"
+            return count
+
+        daemon = house.daemon(
+            "--listen", f"unix:{path}",
+            prefix=tracer, plain=True, env={"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "2000000"},
+        )
+        if "INJECTED" not in Path(house.dir / "rights.log").read_text():
+            raise Wrong("SO_PASSRIGHTS: expected it to be refused, was not asked for")
+        daemon.probe()
+        if not beats(2.5):
+            raise Wrong("beats: expected some from a daemon that is well, came none")
+        send_slow_to_close(house, path)
+        daemon.said("the door has been at the same work for . s and answers nobody")
+        beats(0.1)
+        want("beats of a daemon that answers nobody", beats(2.5), 0)
+        daemon.kill()
+
+
 # -- slowhttptest
 
 MODES = {

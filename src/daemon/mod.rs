@@ -245,9 +245,12 @@ fn run(
     manager.tell_ready(&sync::status(checks, server::now()));
     Inherited::tell_ready(ready);
 
+    let mut progress = door.progress();
+    let is_moving = Box::new(move || progress.is_made());
+    let (period, log_limit) = (options.sync_period, options.log_limit);
     let mut main = Main {
         wakes,
-        sync: SyncLoop::new(checks, &manager, options.sync_period, options.log_limit),
+        sync: SyncLoop::new(checks, &manager, period, log_limit, is_moving),
     };
     if main.watch()? == Watched::DoorEnded {
         return Err(ended(door));

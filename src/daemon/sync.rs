@@ -50,6 +50,45 @@ impl Timer {
     }
 }
 
+/// For how long the door may be at the same work before that is said, and no more beats are passed on. A
+/// machine that is short of CPU may keep it from its work for a while.
+const STANDSTILL: Duration = Duration::from_secs(2);
+
+/// The door as the loop sees it.
+struct DoorWatch<'a> {
+    is_moving: Box<dyn FnMut() -> bool + 'a>,
+    /// When it was first seen at the same work as at the look before.
+    still_since: Option<Instant>,
+    is_told: bool,
+}
+
+impl DoorWatch<'_> {
+    /// Looks at it. Returns whether it gets on, and when to look again.
+    fn look(&mut self, now: Instant) -> (bool, Option<Instant>) {
+        if (self.is_moving)() {
+            self.still_since = None;
+            if core::mem::take(&mut self.is_told) {
+                log::info!("the door goes on");
+            }
+            return (true, None);
+        }
+        let since = *self.still_since.get_or_insert(now);
+        let duration = now.saturating_since(since);
+        let has_stopped = duration >= STANDSTILL;
+        if has_stopped && !core::mem::replace(&mut self.is_told, true) {
+            log::error!(
+                "the door has been at the same work for {} s and answers nobody",
+                duration.as_secs()
+            );
+        }
+        let next = match has_stopped {
+            true => now,
+            false => since,
+        };
+        (!has_stopped, Some(next.saturating_add(STANDSTILL)))
+    }
+}
+
 /// What the loop keeps from round to round.
 pub struct SyncLoop<'a> {
     checks: Checks,
@@ -58,17 +97,20 @@ pub struct SyncLoop<'a> {
     verify: Timer,
     watchdog: Option<Timer>,
     owed: Timer,
+    door: DoorWatch<'a>,
     /// Of each of the daemon's checks, whether it was last seen passing.
     seen: Vec<bool>,
 }
 
 impl<'a> SyncLoop<'a> {
     /// A loop with a round at least every `period`. The log is verified twice within `log_limit`.
+    /// `is_moving` is asked whether the door has done anything since, if it had something to do.
     pub fn new(
         checks: Checks,
         manager: &'a Manager,
         period: Duration,
         log_limit: Duration,
+        is_moving: Box<dyn FnMut() -> bool + 'a>,
     ) -> Self {
         SyncLoop {
             checks,
@@ -77,6 +119,11 @@ impl<'a> SyncLoop<'a> {
             verify: Timer::new(log_limit / 2),
             watchdog: manager.watchdog().map(Timer::new),
             owed: Timer::new(OWED_PERIOD),
+            door: DoorWatch {
+                is_moving,
+                still_since: None,
+                is_told: false,
+            },
             seen: vec![true; checks.alive().checks().len()],
         }
     }
@@ -98,9 +145,12 @@ impl<'a> SyncLoop<'a> {
             }
             next = next.min(self.owed.due);
         }
+        let (is_door_moving, look) = self.door.look(now);
+        next = next.min(look.unwrap_or(next));
         if let Some(watchdog) = &mut self.watchdog {
             if watchdog.is_due(now) {
-                let is_beaten = self.checks.alive().passes(now) && self.manager.tell("WATCHDOG=1");
+                let is_well = is_door_moving && self.checks.alive().passes(now);
+                let is_beaten = is_well && self.manager.tell("WATCHDOG=1");
                 if !is_beaten {
                     watchdog.retry(now);
                 }
@@ -167,6 +217,41 @@ mod tests {
         );
     }
 
+    fn moving() -> Box<dyn FnMut() -> bool> {
+        Box::new(|| true)
+    }
+
+    /// Beats went on for as long as main was well: nobody started a daemon anew that answered nobody.
+    #[test]
+    fn a_door_that_stands_still_is_no_beat() {
+        let path = std::env::temp_dir().join(format!("healthz-still-{}", std::process::id()));
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let half = Duration::from_secs(1);
+        let manager = Manager::named(path.as_os_str(), Some(half));
+        let checks = Checks::new(&Options::default());
+        let long = Duration::from_secs(120);
+        let is_moving = std::cell::Cell::new(true);
+        let door = Box::new(|| is_moving.get());
+        let mut sync = SyncLoop::new(checks, &manager, long, long, door);
+        let mut now = Instant::from_millis(1000);
+        let mut beats_of_seconds = |seconds: u32| {
+            let end = now.saturating_add(half * seconds);
+            while now < end {
+                now = sync.round(now);
+            }
+            let words = std::iter::from_fn(|| socket.recv(&mut [0; 256]).ok());
+            words.filter(|length| *length == "WATCHDOG=1".len()).count()
+        };
+        assert_eq!(beats_of_seconds(10), 10);
+        is_moving.set(false);
+        // Two seconds may be for want of a CPU.
+        assert_eq!(beats_of_seconds(10), 2);
+        is_moving.set(true);
+        assert_eq!(beats_of_seconds(10), 10);
+        std::fs::remove_file(&path).unwrap();
+    }
+
     /// The next beat came half the limit later, at the limit; the manager then ended a daemon that was well.
     #[test]
     fn the_watchdog_is_beaten_as_soon_as_a_failure_is_over() {
@@ -183,7 +268,7 @@ mod tests {
         let manager = Manager::named(path.as_os_str(), Some(half));
         let checks = Checks::new(&Options::default());
         let period = Duration::from_secs(20);
-        let mut sync = SyncLoop::new(checks, &manager, period, Duration::from_secs(120));
+        let mut sync = SyncLoop::new(checks, &manager, period, Duration::from_secs(120), moving());
         let first = Instant::from_millis(1000);
         assert_eq!(sync.round(first), first.saturating_add(half));
         assert_eq!(beats(), 1);
@@ -221,7 +306,7 @@ mod tests {
         let manager = Manager::named(path.as_os_str(), None);
         let checks = Checks::new(&Options::default());
         let long = Duration::from_secs(120);
-        let mut sync = SyncLoop::new(checks, &manager, long, long);
+        let mut sync = SyncLoop::new(checks, &manager, long, long, moving());
         let first = Instant::from_millis(1000);
         checks.log.fail("logging blocked");
         fill();
@@ -256,6 +341,7 @@ mod tests {
             &manager,
             Duration::from_secs(10),
             Duration::from_secs(30),
+            moving(),
         );
         assert_eq!(sync.round(seconds(1)), seconds(11));
         assert_eq!(sync.round(seconds(11)), seconds(16), "the log is due");

@@ -42,7 +42,7 @@ pub use address::{Address, AddressError};
 pub use inherited::{ListenFds, ListenFdsError};
 pub use listeners::{BindError, BindErrorKind, Bound, Listeners};
 pub use memory::Memory;
-pub use run::{Handle, Runner, Stopper, now, spawn};
+pub use run::{Handle, Progress, Runner, Stopper, now, spawn};
 pub use slots::Slot;
 pub use sys::adopt;
 

@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::string::ToString;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
@@ -152,6 +152,36 @@ pub struct Stopper(Arc<Stop>);
 struct Stop {
     is_wanted: AtomicBool,
     waker: Waker,
+    /// Begins and ends of turns: odd while there is work.
+    turns: AtomicUsize,
+}
+
+/// Whether a [`Runner`] gets on, for a watchdog in another thread to ask.
+///
+/// A server that does not answer cannot say so itself. A turn takes a few milliseconds at most, unless
+/// its thread has no CPU, or a system call that must not wait does.
+#[derive(Clone)]
+pub struct Progress {
+    stop: Arc<Stop>,
+    seen: usize,
+}
+
+impl Progress {
+    fn of(stopper: &Stopper) -> Self {
+        Progress {
+            stop: Arc::clone(&stopper.0),
+            // An even number is none of a turn that is under way.
+            seen: 0,
+        }
+    }
+
+    /// Whether the runner waits for something to do, or has begun another turn since the last call (the
+    /// first call says that it has). Who is told `false` for seconds has a server that answers nobody.
+    pub fn is_made(&mut self) -> bool {
+        let turns = self.stop.turns.load(Ordering::Relaxed);
+        let is_waiting = turns.is_multiple_of(2);
+        core::mem::replace(&mut self.seen, turns) != turns || is_waiting
+    }
 }
 
 impl<'a> Runner<'a> {
@@ -172,6 +202,7 @@ impl<'a> Runner<'a> {
             stopper: Stopper(Arc::new(Stop {
                 is_wanted: AtomicBool::new(false),
                 waker,
+                turns: AtomicUsize::new(0),
             })),
             is_stopping: false,
             date_due: Instant::ZERO,
@@ -214,6 +245,7 @@ impl<'a> Runner<'a> {
             }
             result => result?,
         }
+        self.count_turn();
         let now = now();
         self.now = now;
         self.set_date(now);
@@ -224,15 +256,16 @@ impl<'a> Runner<'a> {
             }
         }
         self.server.turn(self.poll.registry(), now);
+        if !self.is_stopping && self.stopper.0.is_wanted.load(Ordering::Acquire) {
+            self.is_stopping = true;
+            self.server.stop(self.poll.registry(), now);
+        }
+        self.count_turn();
         if self.server.is_abandoned() {
             return Err(io::Error::new(
                 io::ErrorKind::NotConnected,
                 "no listener is left: each was shut down from outside",
             ));
-        }
-        if !self.is_stopping && self.stopper.0.is_wanted.load(Ordering::Acquire) {
-            self.is_stopping = true;
-            self.server.stop(self.poll.registry(), now);
         }
         Ok(count)
     }
@@ -283,9 +316,24 @@ impl<'a> Runner<'a> {
         self.stopper.clone()
     }
 
+    /// What tells another thread whether it gets on.
+    pub fn progress(&self) -> Progress {
+        Progress::of(&self.stopper)
+    }
+
     /// The server.
     pub fn server(&self) -> &Server<'a> {
         &self.server
+    }
+
+    /// The begin or the end of a turn.
+    fn count_turn(&self) {
+        // Nobody else writes it.
+        let turns = self.stopper.0.turns.load(Ordering::Relaxed);
+        self.stopper
+            .0
+            .turns
+            .store(turns.wrapping_add(1), Ordering::Relaxed);
     }
 
     fn set_date(&mut self, now: Instant) {
@@ -392,6 +440,11 @@ impl Handle {
         self.stopper.clone()
     }
 
+    /// What tells whether it gets on.
+    pub fn progress(&self) -> Progress {
+        Progress::of(&self.stopper)
+    }
+
     /// Whether the thread has ended; only [`stop`](Handle::stop) or a failure ends it.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
@@ -405,6 +458,29 @@ impl Handle {
         match self.thread.join() {
             Ok(result) => result,
             Err(_) => Err(io::Error::other("the server's thread panicked")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, Listeners};
+    use super::*;
+    use crate::answer::Responder;
+
+    #[test]
+    fn a_runner_gets_on_unless_it_is_still_in_the_same_turn() {
+        let server = Server::new(Responder::new(&[]), Listeners::new(), Config::default());
+        let mut runner = Runner::new(server).unwrap();
+        let mut progress = runner.progress();
+        for _ in 0..3 {
+            assert!(progress.is_made(), "it waits");
+            runner.count_turn();
+            assert!(progress.is_made(), "it has just begun to work");
+            assert!(!progress.is_made());
+            assert!(!progress.is_made());
+            runner.count_turn();
+            runner.turn(Some(Duration::ZERO)).unwrap();
         }
     }
 }
