@@ -96,3 +96,174 @@ impl From<PathFdError> for Error {
         Error::Path(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::io::{self, Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{self, UnixListener, UnixStream};
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
+
+    use nix::sys::signal::kill;
+    use nix::unistd::{Pid, truncate};
+
+    /// What there is to be reached.
+    struct Outside {
+        /// The directory of the daemon's socket `s`, and one that is not its business.
+        ours: PathBuf,
+        others: PathBuf,
+        port: TcpListener,
+        name: net::SocketAddr,
+        _named: UnixListener,
+        child: Child,
+    }
+
+    impl Outside {
+        fn new(label: &str) -> Self {
+            let label = format!("healthz-landlock-{label}-{}", std::process::id());
+            let root = std::env::temp_dir().join(&label);
+            let [ours, others] = ["ours", "others"].map(|name| root.join(name));
+            for directory in [&ours, &others] {
+                fs::create_dir_all(directory.join("directory")).unwrap();
+                fs::write(directory.join("file"), "text").unwrap();
+            }
+            let name = net::SocketAddr::from_abstract_name(&label).unwrap();
+            Outside {
+                ours,
+                others,
+                port: TcpListener::bind("127.0.0.1:0").unwrap(),
+                _named: UnixListener::bind_addr(&name).unwrap(),
+                name,
+                // It ends with its input, if not before.
+                child: Command::new("cat").stdin(Stdio::piped()).spawn().unwrap(),
+            }
+        }
+
+        fn port(&self) -> SocketAddr {
+            self.port.local_addr().unwrap()
+        }
+
+        /// What is to be denied, since when Landlock can, and how it went.
+        fn tried(&self) -> Vec<(&'static str, ABI, io::Result<()>)> {
+            let ours = |name| self.ours.join(name);
+            let pid = Pid::from_raw(self.child.id() as i32);
+            let write = || File::options().write(true).open(ours("file"));
+            let run = || Command::new("true").status();
+            vec![
+                ("read", ABI::V1, File::open(ours("file")).map(drop)),
+                ("write", ABI::V1, write().map(drop)),
+                ("list", ABI::V1, fs::read_dir(&self.ours).map(drop)),
+                ("run a program", ABI::V1, run().map(drop)),
+                (
+                    "make a file",
+                    ABI::V1,
+                    File::create_new(ours("new")).map(drop),
+                ),
+                ("make a directory", ABI::V1, fs::create_dir(ours("d"))),
+                (
+                    "make a socket",
+                    ABI::V1,
+                    UnixListener::bind(ours("t")).map(drop),
+                ),
+                (
+                    "remove a directory",
+                    ABI::V1,
+                    fs::remove_dir(ours("directory")),
+                ),
+                (
+                    "remove another's file",
+                    ABI::V1,
+                    fs::remove_file(self.others.join("file")),
+                ),
+                (
+                    "cut a file",
+                    ABI::V3,
+                    truncate(&ours("file"), 1).map_err(Into::into),
+                ),
+                (
+                    "bind a port",
+                    ABI::V4,
+                    TcpListener::bind("127.0.0.1:0").map(drop),
+                ),
+                (
+                    "connect to a port",
+                    ABI::V4,
+                    TcpStream::connect(self.port()).map(drop),
+                ),
+                (
+                    "signal a process",
+                    ABI::V6,
+                    kill(pid, None).map_err(Into::into),
+                ),
+                (
+                    "connect to a name",
+                    ABI::V6,
+                    UnixStream::connect_addr(&self.name).map(drop),
+                ),
+            ]
+        }
+    }
+
+    impl Drop for Outside {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            let _ = self.ours.parent().map(fs::remove_dir_all);
+        }
+    }
+
+    /// A byte comes in on a connection that `accept` gives, and one goes out.
+    fn answer<S: Read + Write>(accepted: io::Result<S>) -> io::Result<()> {
+        let mut stream = accepted?;
+        stream.read_exact(&mut [0])?;
+        stream.write_all(b"a")
+    }
+
+    /// In the daemon the filter would answer first: here is none.
+    #[test]
+    fn what_landlock_denies_on_its_own_and_what_it_leaves() {
+        for (what, _, result) in Outside::new("free").tried() {
+            assert!(result.is_ok(), "{what} without Landlock: {result:?}");
+        }
+
+        let outside = Outside::new("bound");
+        let socket = outside.ours.join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut near = UnixStream::connect(&socket).unwrap();
+        let mut far = TcpStream::connect(outside.port()).unwrap();
+        near.write_all(b"q").unwrap();
+        far.write_all(b"q").unwrap();
+        let options = Options {
+            listen: vec![Address::Unix(socket.clone())],
+            ..Options::default()
+        };
+        let restricted = || {
+            let status = apply(&options).unwrap();
+            let LandlockStatus::Available { effective_abi, .. } = status.landlock else {
+                println!("skipped: {:?}", status.landlock);
+                return;
+            };
+            for (what, since, result) in outside.tried() {
+                if since > effective_abi {
+                    println!(
+                        "not tried: {what}, which this kernel's {effective_abi:?} cannot deny"
+                    );
+                    continue;
+                }
+                let denied = result.map_err(|error| error.kind());
+                assert_eq!(denied, Err(io::ErrorKind::PermissionDenied), "{what}");
+            }
+            answer(listener.accept().map(|(stream, _)| stream)).unwrap();
+            answer(outside.port.accept().map(|(stream, _)| stream)).unwrap();
+            fs::remove_file(&socket).unwrap();
+            near.read_exact(&mut [0]).unwrap();
+            far.read_exact(&mut [0]).unwrap();
+        };
+        // It binds the thread that asks for it.
+        std::thread::scope(|scope| scope.spawn(restricted).join().unwrap());
+    }
+}
