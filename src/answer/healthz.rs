@@ -311,6 +311,12 @@ impl Exclude {
 /// Sorts in place, in bounded steps for any input. The core's own is faster for thousands, and takes
 /// 9 KiB of program.
 fn heap_sort<T>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
+    // The first is before the second; else nothing happens, where the core's own would panic.
+    let swap = |items: &mut [T], from: usize, to: usize| {
+        if let Some([first, .., last]) = items.get_mut(from..=to) {
+            core::mem::swap(first, last);
+        }
+    };
     // Lets the item at `parent` sink below all that are larger, before `end`.
     let sink = |items: &mut [T], mut parent: usize, end: usize| {
         let is_less = |items: &[T], a: usize, b: usize| match (items.get(a), items.get(b)) {
@@ -325,7 +331,7 @@ fn heap_sort<T>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
             if child >= end || !is_less(items, parent, child) {
                 return;
             }
-            items.swap(parent, child);
+            swap(items, parent, child);
             parent = child;
         }
     };
@@ -333,7 +339,7 @@ fn heap_sort<T>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
         sink(items, parent, items.len());
     }
     for last in (1..items.len()).rev() {
-        items.swap(0, last);
+        swap(items, 0, last);
         sink(items, 0, last);
     }
 }

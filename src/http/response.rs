@@ -229,10 +229,15 @@ impl<'t> Text<'t> {
 
     /// The lowest `digits` decimal digits of `number`.
     fn push_padded(&mut self, number: u64, digits: u32) {
-        for place in (0..digits).rev() {
-            let digit = number / 10u64.saturating_pow(place) % 10;
-            self.push(&[b'0' + digit as u8]);
+        // Of the longest number, and from its end: dividing by ten alone cannot fail.
+        let mut text = [b'0'; 20];
+        let mut left = number;
+        for digit in text.iter_mut().rev().take(digits as usize) {
+            *digit += (left % 10) as u8;
+            left /= 10;
         }
+        let from = text.len().saturating_sub(digits as usize);
+        self.push(text.get(from..).unwrap_or_default());
     }
 
     /// Drops everything from byte `length` on.
@@ -413,11 +418,16 @@ fn head(
     text.push(fields.as_bytes());
     if let Some(location) = location {
         text.push(b"Location: ");
-        if text.length + location <= text.buffer.len() && !text.is_cut {
-            text.buffer.copy_within(..location, text.length);
-            text.length += location;
-        } else {
-            text.is_cut = true;
+        let parts = text.buffer.split_at_mut_checked(text.length);
+        let places = parts.and_then(|(written, free)| {
+            Some((written.get(..location)?, free.get_mut(..location)?))
+        });
+        match places {
+            Some((value, place)) if !text.is_cut => {
+                place.copy_from_slice(value);
+                text.length += location;
+            }
+            _ => text.is_cut = true,
         }
         text.push(b"\r\n");
     }
@@ -439,13 +449,14 @@ fn finish(text: Text<'_>, body: usize, before: usize, has_body: bool) -> Result<
     if text.is_cut {
         return Err(Full);
     }
-    let head = text.length - body - before;
-    let Some(written) = text.buffer.get_mut(..text.length) else {
-        return Err(Full);
-    };
+    let written = text.buffer.get_mut(..text.length).ok_or(Full)?;
+    let head = written.len().checked_sub(body + before).ok_or(Full)?;
     written.rotate_right(head);
     // Now: head, what came before the body, body.
-    written.copy_within(head + before.., head);
+    match written.get_mut(head..) {
+        Some(rest) if before <= rest.len() => rest.copy_within(before.., 0),
+        _ => return Err(Full),
+    }
     Ok(head + if has_body { body } else { 0 })
 }
 

@@ -424,8 +424,8 @@ fn is_ip_literal(literal: &[u8]) -> bool {
                     .all(|byte| is(REG_NAME, byte) && byte != b'%' || byte == b':')
         });
     }
-    let (address, zone) = match literal.split_once("%25") {
-        Some((address, zone)) => (address, zone),
+    let (address, zone) = match literal.split_once('%') {
+        Some((address, zone)) => (address, zone.strip_prefix("25").unwrap_or_default()),
         None => (literal, "any"),
     };
     !zone.is_empty()
