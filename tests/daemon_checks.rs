@@ -160,6 +160,56 @@ fn a_blocked_stderr_does_not_keep_it_from_stopping() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
+/// The kernel goes on with that wait by a call of its own, which the sandbox has to know.
+#[cfg(target_os = "linux")]
+#[test]
+fn its_wait_for_a_blocked_stderr_goes_on_behind_a_stop() {
+    use nix::libc::{SYS_futex, SYS_restart_syscall};
+    let read = |daemon: &Daemon, name: &str| {
+        let path = format!("/proc/{}/{name}", daemon.pid());
+        std::fs::read_to_string(path).unwrap_or_default()
+    };
+    let mut daemon = None;
+    // It is a second long; a machine that is slower than that has another try.
+    eventually("the wait goes on", || {
+        let (daemon, address, _stderr) = daemon.insert(start_unread(&[
+            "--sync-period",
+            "1ms",
+            "--log-level",
+            "trace",
+        ]));
+        eventually("log fails", || {
+            (get(*address, "/healthz/log") == blocked()).then_some(())
+        });
+        daemon.signal(Signal::SIGTERM);
+        // Its number, and six arguments: the fourth is the limit.
+        let is_waiting = |call: &str| {
+            let mut words = call.split(' ');
+            words.next() == Some(&SYS_futex.to_string()) && words.nth(3) != Some("0x0")
+        };
+        eventually("its last wait, or its end", || {
+            (is_waiting(&read(daemon, "syscall")) || !daemon.is_running()).then_some(())
+        });
+        if !daemon.is_running() {
+            return None;
+        }
+        daemon.signal(Signal::SIGSTOP);
+        eventually("it stands still, or is at its end", || {
+            let state = read(daemon, "stat");
+            (state.contains(") T ") || state.contains(") Z ")).then_some(())
+        });
+        daemon.signal(Signal::SIGCONT);
+        let goes_on = eventually("it goes on, or ends", || {
+            let call = read(daemon, "syscall");
+            let goes_on = call.starts_with(&SYS_restart_syscall.to_string());
+            (goes_on || !daemon.is_running()).then_some(goes_on)
+        });
+        goes_on.then_some(())
+    });
+    let (daemon, ..) = daemon.as_mut().unwrap();
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
 #[test]
 fn a_stderr_that_nobody_can_read_any_more_fails_log_and_is_no_end() {
     let mut command = healthz(&["--listen", "127.0.0.1:0", "--log-limit", "300ms"]);

@@ -325,6 +325,7 @@ mod intruder {
             (nix::libc::SYS_sched_getaffinity, [0, 8, here]),
             (nix::libc::SYS_sendmsg, [0, here, 0]),
             (nix::libc::SYS_sendmmsg, [0, here, 1]),
+            (nix::libc::SYS_mremap, [here, 4096, 4096]),
             // Without a socket of ours in the file system no file is looked at or removed.
             (nix::libc::SYS_unlink, [here, 0, 0]),
             (nix::libc::SYS_unlinkat, [at_cwd, here, 0]),
@@ -341,6 +342,10 @@ mod intruder {
         // The machinery of this test can do what is allowed.
         let pid = call(&daemon, nix::libc::SYS_getpid, [0; 3]);
         assert_eq!(pid, Ok(i64::from(daemon.pid().as_raw())));
+        // What glibc makes when its heap grows, and when it is damaged: neither comes by itself.
+        let end = call(&daemon, nix::libc::SYS_brk, [0; 3]);
+        assert!(end.is_ok_and(|end| end > 0), "{end:?}");
+        assert_eq!(call(&daemon, nix::libc::SYS_writev, [2, here, 0]), Ok(0));
         ptrace::detach(daemon.pid(), None).unwrap();
         assert_eq!(daemon.get("/healthz"), (200, "ok".to_owned()));
     }

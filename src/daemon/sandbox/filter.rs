@@ -27,14 +27,17 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_epoll_pwait, libc::SYS_epoll_ctl, libc::SYS_accept4, libc::SYS_recvfrom,
     libc::SYS_close,
     #[cfg(target_arch = "x86_64")] libc::SYS_epoll_wait,
-    // The log, wakers, locks and clocks. writev is libc's for the words before an abort.
+    // The log, wakers, locks and clocks. writev is glibc's for the words before an abort,
+    // when it finds its heap damaged.
     libc::SYS_read, libc::SYS_write, libc::SYS_writev, libc::SYS_futex, libc::SYS_clock_gettime,
     // Signals, and what goes on after one. Without rt_sigaction std's handler could not step aside,
     // and a crash would go round for ever.
     libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn,
+    // The kernel's own, to go on with a wait of limited time behind SIGSTOP and SIGCONT.
     libc::SYS_restart_syscall,
-    // The heap.
-    libc::SYS_brk, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise, libc::SYS_getrandom,
+    // The heap. It has room when it comes here, and brk is seldom made; but glibc takes one that is
+    // refused for granted, and writes where nothing is. Without mremap it copies, as musl does.
+    libc::SYS_brk, libc::SYS_munmap, libc::SYS_madvise, libc::SYS_getrandom,
     // Last steps of a thread, and of the process. The first ones are behind all of them by now: nobody
     // needs rseq, set_robust_list, sched_getaffinity or a name any more.
     libc::SYS_sigaltstack, libc::SYS_sched_yield, libc::SYS_getpid,
