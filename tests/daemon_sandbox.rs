@@ -331,6 +331,7 @@ mod intruder {
             (nix::libc::SYS_unlinkat, [at_cwd, here, 0]),
             (nix::libc::SYS_statx, [at_cwd, here, 0]),
             (nix::libc::SYS_newfstatat, [at_cwd, here, 0]),
+            (nix::libc::SYS_lstat, [here, here, 0]),
             (nix::libc::SYS_io_uring_setup, [1, here, 0]),
             (
                 nix::libc::SYS_prctl,

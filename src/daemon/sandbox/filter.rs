@@ -52,6 +52,8 @@ const ALLOWED: &[c_long] = &[
 const FILES: &[c_long] = &[
     libc::SYS_statx, libc::SYS_newfstatat, libc::SYS_unlinkat,
     #[cfg(target_arch = "x86_64")] libc::SYS_unlink,
+    // musl's way to look.
+    #[cfg(target_arch = "x86_64")] libc::SYS_lstat,
 ];
 
 /// What a word is sent with: to a probe, to a service manager, from a signal's handler. With any other
