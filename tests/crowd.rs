@@ -25,12 +25,13 @@ fn answers(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> usize {
     String::from_utf8_lossy(bytes).matches("\r\n\r\nok").count()
 }
 
+/// Requests that the buffer holds; their answers fit into the other.
+const BUFFERFUL: u64 = 8192 / GET.len() as u64;
+
 /// Found with 10,000 clients that pipelined and never read: every one of them got four bufferfuls
 /// answered in a turn, 64 of them in every turn, and probes waited for four seconds.
 #[test]
 fn whoever_asks_for_much_gets_one_bufferful_of_answers_a_turn() {
-    /// Requests that the buffer holds; their answers fit into the other.
-    const BUFFERFUL: u64 = 8192 / GET.len() as u64;
     const ASKED: usize = 4000;
     let mut door = Harness::new(4);
     let mut greedy = door.connect();
@@ -52,6 +53,43 @@ fn whoever_asks_for_much_gets_one_bufferful_of_answers_a_turn() {
     assert_eq!(seen, ASKED, "and nothing is lost for it");
     // Neither when it is accepted nor when it is reported does it get another share.
     assert!(most <= BUFFERFUL, "{most} answers in one turn");
+}
+
+/// With the same clients, all of whom want another turn, a probe comes when one has just begun: that one
+/// serves four of them, or one in a full table, and the next begins with the probe.
+#[test]
+fn a_newcomer_waits_for_a_few_bufferfuls_however_many_are_greedy() {
+    const GREEDY: usize = 64;
+    for (connections, bufferfuls) in [(GREEDY, 1), (2 * GREEDY, 4)] {
+        let mut door = Harness::new(connections);
+        let greedy: Vec<TcpStream> = (0..GREEDY)
+            .map(|_| {
+                let mut stream = door.connect();
+                stream.write_all(&GET.repeat(2000)).unwrap();
+                stream
+            })
+            .collect();
+        while door.server.counters().accepted < GREEDY as u64 {
+            door.turn();
+        }
+        let events = door.events(256);
+        let mut probe = door.connect();
+        probe.write_all(LAST).unwrap();
+        let before = door.server.counters().answered;
+        events.iter().for_each(|event| door.handle(event));
+        door.server.turn(door.poll.registry(), door.now);
+        for event in &door.events(256) {
+            door.handle(event);
+        }
+        assert_eq!(answers(&mut probe, &mut Vec::new()), 1, "of {connections}");
+        let answered = door.server.counters().answered - before;
+        assert!(
+            answered <= bufferfuls * BUFFERFUL + 1,
+            "{answered} answers before it of {connections}"
+        );
+        let evicted = door.server.counters().evicted;
+        assert_eq!((evicted, greedy.len()), (0, GREEDY), "nobody had to go");
+    }
 }
 
 /// Found with the same clients: where every turn is long, one connection accepted a turn leaves a

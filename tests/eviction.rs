@@ -9,7 +9,7 @@
 
 mod server_support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -85,6 +85,35 @@ fn the_longest_idle_goes_if_everybody_has_just_asked() {
     let [oldest, others @ ..] = &mut idle;
     others.iter_mut().for_each(|stream| drop(answer(stream)));
     assert!(oldest.read(&mut [0]).is_err(), "who is reset has asked");
+}
+
+/// The oldest eight have asked, and goes one of them all the same: nobody looks further.
+#[test]
+fn no_more_than_eight_are_looked_at_before_one_goes() {
+    let (mut harness, path) = on_unix("looks", 24);
+    let mut idle = [0; 24].map(|_| idle(&mut harness, &path));
+    let mut newcomer = UnixStream::connect(&path).unwrap();
+    newcomer.write_all(GET).unwrap();
+    let (asking, silent) = idle.split_at_mut(8);
+    for stream in &mut *asking {
+        stream.write_all(GET).unwrap();
+    }
+    for event in &harness.events(1) {
+        assert_eq!(event.token(), Token(7));
+        harness.handle(event);
+    }
+    harness.work();
+    answer(&mut newcomer);
+    let [oldest, others @ ..] = asking else {
+        panic!("nobody has asked");
+    };
+    others.iter_mut().for_each(|stream| drop(answer(stream)));
+    assert!(oldest.read(&mut [0]).is_err(), "who is reset has asked");
+    for stream in silent {
+        stream.set_nonblocking(true).unwrap();
+        let error = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    }
 }
 
 /// They were: requests were cut off for the sake of connections that were closed a moment later.

@@ -29,7 +29,7 @@ const RUNNABLES_PER_TURN: usize = 4;
 
 /// The longest idle connections that are looked at before one of them is evicted, at most: who has just
 /// asked something is not idle any more. The work of a turn has a bound.
-pub(super) const EVICTION_LOOKS: usize = 8;
+const EVICTION_LOOKS: usize = 8;
 
 /// Times so many when the server stops: all that wait in a queue of the kernel's default length
 /// (`net.core.somaxconn`). Who is not accepted then is reset.
@@ -602,20 +602,6 @@ fn present<L>(listeners: &mut [Option<L>]) -> impl Iterator<Item = (usize, &mut 
 /// What only a simulation looks at.
 #[cfg(test)]
 impl<L: ListenSocket> Table<'_, L> {
-    /// The most that may be accepted from one listener at once, in whatever crowd: `handle` does it
-    /// once, and `turn` does it once.
-    pub(super) fn accepts_share(&self) -> usize {
-        (self.slots.count() / ACCEPTS_PER_TABLE).clamp(1, ACCEPTS_PER_TURN)
-    }
-
-    /// The most that a turn from here on may serve of those who want another one.
-    pub(super) fn runnables_share(&self) -> usize {
-        match self.slots.is_full() {
-            true => 1,
-            false => RUNNABLES_PER_TURN,
-        }
-    }
-
     /// Who wants another turn, from the front.
     pub(super) fn line(&self) -> impl Iterator<Item = u16> {
         self.slots.line()

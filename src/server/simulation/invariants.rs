@@ -12,6 +12,13 @@ use crate::time::Instant;
 /// Reads, sends and the like that one connection costs when it is served once, at most: as many reads
 /// as a turn has and a send for each, what was unsent before, an end, and a close or a registration.
 const CALLS_PER_SERVE_MAX: usize = 4 * (1 + 1) + 3;
+/// The part of a table, as its divisor, that may be accepted from a listener at once, and the most that
+/// it may be of any table: when it is told of, and in the turn.
+const ACCEPTS_SHARE: usize = 8;
+const ACCEPTS_MAX: usize = 64;
+/// Those who want another turn that one may serve, and in a full table.
+const SERVES_MAX: usize = 4;
+const SERVES_MAX_IF_FULL: usize = 1;
 /// A listener is armed, or disarmed, and both times that it is looked at one may have to go for want of
 /// a descriptor.
 const CALLS_PER_LISTENER_MAX: usize = 1 + 1 + 2;
@@ -20,7 +27,8 @@ impl Episode<'_> {
     /// A turn begins: returns who waits for it.
     pub(super) fn watch(&mut self, now: Instant) -> Vec<u16> {
         let mut world = self.world.borrow_mut();
-        world.begin_turn(self.table.accepts_share(), self.table.is_paused());
+        let accepts_share = (self.connections / ACCEPTS_SHARE).clamp(1, ACCEPTS_MAX);
+        world.begin_turn(accepts_share, self.table.is_paused());
         drop(world);
         self.give_reasons(self.table.overdue(now));
         self.table.line().collect()
@@ -40,6 +48,14 @@ impl Episode<'_> {
             "{before:?} do not come first in {line:?}"
         );
         line
+    }
+
+    /// How many of those who wait for another turn this one may serve.
+    pub(super) fn serves_max(&self) -> usize {
+        match self.world.borrow().held.len() == self.connections {
+            true => SERVES_MAX_IF_FULL,
+            false => SERVES_MAX,
+        }
     }
 
     /// A turn that is over has accepted no more than it may, and looked only at connections that it has

@@ -269,7 +269,7 @@ impl<'a> Episode<'a> {
                 .handle(&(), event.token, event.is_read_closed, now);
         }
         let line = self.assert_line(&before);
-        let (served, rest) = line.split_at(line.len().min(self.table.runnables_share()));
+        let (served, rest) = line.split_at(line.len().min(self.serves_max()));
         self.give_reasons(self.table.streams_at(served));
         self.table.turn(&(), now);
         self.assert_line(rest);

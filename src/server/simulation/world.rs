@@ -15,11 +15,12 @@ use mio::Token;
 use super::client::{Client, Truth};
 use super::sabotage::Sabotage;
 use super::tally::{Kind, Tally};
-use crate::server::table::EVICTION_LOOKS;
 use crate::time::Instant;
 
 /// The part of a table, as its divisor, that nobody is sent out of who has just come there.
 const IDLE_SHARE: usize = 2;
+/// The idle that are looked at before one is evicted, at most.
+const EVICTION_LOOKS: usize = 8;
 
 /// One side is the server's, the other is `client`.
 pub(super) struct Socket {
