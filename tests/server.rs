@@ -102,16 +102,8 @@ fn a_head_that_does_not_come_in_time_gets_408() {
 fn an_idle_connection_is_closed_without_a_word() {
     let mut harness = Harness::new(4);
     let mut idle = harness.idle();
-    let idle_duration = Limits::DEFAULT.idle_duration;
-    harness.pass(idle_duration - Duration::from_millis(1));
-    assert!(is_silent(&mut idle));
-    assert_eq!(
-        harness.server.deadline(),
-        Some(Instant::from_millis(1).saturating_add(idle_duration))
-    );
-    harness.pass(Duration::from_millis(1));
+    assert_time_to_live(&mut harness, Limits::DEFAULT.idle_duration);
     assert_eq!(rest(&mut idle), "");
-    assert_eq!(harness.server.deadline(), None);
 }
 
 /// Seen by reading: with more connections ready than a batch of events holds, those of the second
@@ -164,8 +156,46 @@ fn a_body_that_never_comes_ends_the_connection_after_the_answer() {
         .unwrap();
     harness.work();
     answer(&mut stream);
-    harness.pass(Limits::DEFAULT.drain_duration);
+    assert_time_to_live(&mut harness, Limits::DEFAULT.drain_duration);
     assert_eq!(rest(&mut stream), "");
+}
+
+#[test]
+fn who_does_not_read_its_answer_is_ended_when_an_idle_one_would_be() {
+    let (mut harness, _stream) = unread_answer("unread");
+    assert_time_to_live(&mut harness, Limits::DEFAULT.idle_duration);
+}
+
+/// The server asks to be woken for its only connection when so much time has passed, and ends it then.
+fn assert_time_to_live(harness: &mut Harness, time_to_live: Duration) {
+    let end = harness.now.saturating_add(time_to_live);
+    assert_eq!(harness.server.deadline(), Some(end));
+    harness.pass(time_to_live - Duration::from_millis(1));
+    assert_eq!(harness.server.counters().open, 1);
+    assert_eq!(harness.server.deadline(), Some(end));
+    harness.pass(Duration::from_millis(1));
+    assert_eq!(harness.server.counters().open, 0);
+    assert_eq!(harness.server.deadline(), None);
+}
+
+/// A server, and a client that has yet to read its last answer and to say the rest.
+fn unread_answer(name: &str) -> (Harness, UnixStream) {
+    // One answer that no Unix socket takes at once.
+    static MANY: [&Check; 60_000] = [&PING; 60_000];
+    static LONG: [Endpoint; 1] = [Endpoint::new("/healthz", &MANY)];
+    let path = std::env::temp_dir().join(format!("healthz-{name}-{}.sock", std::process::id()));
+    let mut listeners = Listeners::new();
+    listeners.bind(&Address::Unix(path.clone())).unwrap();
+    let config = Config {
+        connections: 2,
+        ..Config::default()
+    };
+    let mut harness = Harness::on(Responder::new(&LONG), listeners, config);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(b"POST /healthz?verbose HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9\r\n\r\nunr").unwrap();
+    stream.set_nonblocking(true).unwrap();
+    harness.work();
+    (harness, stream)
 }
 
 #[test]
@@ -312,21 +342,7 @@ fn pipelined_requests_that_nobody_reads_stop_being_read_and_lose_no_answer() {
 /// before a slow reader had it: closed with input unread, which can take the answer back.
 #[test]
 fn who_reads_the_last_answer_slowly_has_as_much_time_to_close_as_others() {
-    // One answer that no Unix socket takes at once.
-    static MANY: [&Check; 60_000] = [&PING; 60_000];
-    static LONG: [Endpoint; 1] = [Endpoint::new("/healthz", &MANY)];
-    let path = std::env::temp_dir().join(format!("healthz-slow-{}.sock", std::process::id()));
-    let mut listeners = Listeners::new();
-    listeners.bind(&Address::Unix(path.clone())).unwrap();
-    let config = Config {
-        connections: 2,
-        ..Config::default()
-    };
-    let mut harness = Harness::on(Responder::new(&LONG), listeners, config);
-    let mut stream = UnixStream::connect(&path).unwrap();
-    stream.write_all(b"POST /healthz?verbose HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9\r\n\r\nunr").unwrap();
-    stream.set_nonblocking(true).unwrap();
-    harness.work();
+    let (mut harness, mut stream) = unread_answer("slow");
     let drain = Limits::DEFAULT.drain_duration;
     harness.pass(drain + Duration::from_secs(1));
     let mut text = Vec::new();

@@ -621,6 +621,14 @@ impl<L: ListenSocket> Table<'_, L> {
         peers.map(|peer| &peer.stream)
     }
 
+    /// Every connection, what it waits for, and since when.
+    pub(super) fn places(&self) -> impl Iterator<Item = (&L::Stream, Queue, Instant)> {
+        (0..self.slots.count() as u16).filter_map(|index| {
+            let (queue, since) = self.slots.place(index)?;
+            Some((&self.slots.content(index)?.stream, queue, since))
+        })
+    }
+
     /// Connections whose time is up.
     pub(super) fn overdue(&self, now: Instant) -> impl Iterator<Item = &L::Stream> {
         let is_over = self.stops_at.is_some_and(|stops_at| stops_at <= now);

@@ -2,6 +2,8 @@
 
 use std::vec::Vec;
 
+use super::super::ACCEPT_PAUSE;
+use super::super::slots::Queue;
 use super::Episode;
 use super::client::Manner;
 use super::sockets::SimulatedStream;
@@ -88,6 +90,7 @@ impl Episode<'_> {
     }
 
     pub(super) fn assert_invariants(&self, now: Instant) {
+        self.assert_deadline();
         let world = self.world.borrow();
         let counters = self.table.counters();
         let held = world.held.len();
@@ -97,10 +100,6 @@ impl Episode<'_> {
         let ended = counters.evicted + counters.expired + counters.failed;
         assert!(ended + counters.open <= counters.accepted);
         self.table.assert_whole(now);
-        if let Some(deadline) = self.table.deadline() {
-            let latest = self.now.saturating_add(self.limits.idle_duration);
-            assert!(deadline <= latest, "a deadline beyond every limit");
-        }
         let is_due = self.table.deadline() == Some(Instant::ZERO);
         for index in 0..LISTENERS_MAX {
             let is_paused = self.table.is_paused();
@@ -122,6 +121,32 @@ impl Episode<'_> {
         for id in &self.open {
             Self::assert_heard(&world, *id);
         }
+    }
+
+    /// The server asks to be woken when the first time is up, and not later or before.
+    pub(super) fn assert_deadline(&self) {
+        let world = self.world.borrow();
+        let is_waiting = self.table.line().next().is_some();
+        let is_paused = self.table.is_paused();
+        let expected = if is_waiting || !is_paused && world.is_accepting() {
+            Some(Instant::ZERO)
+        } else {
+            let ends = self.table.places().map(|(_, queue, since)| {
+                since.saturating_add(match queue {
+                    Queue::Idle | Queue::Write => self.limits.idle_duration,
+                    Queue::Head => self.limits.head_duration,
+                    Queue::Drain => self.limits.drain_duration,
+                })
+            });
+            let pause = is_paused.then(|| world.refused_at.saturating_add(ACCEPT_PAUSE));
+            let stop = self.stops_at.filter(|_| !world.held.is_empty());
+            ends.chain(pause).chain(stop).min()
+        };
+        assert_eq!(
+            self.deadline(),
+            expected,
+            "the server wakes at a wrong time"
+        );
     }
 
     /// Whoever is honest is answered as soon as all that it has to say is there for the server.

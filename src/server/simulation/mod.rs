@@ -79,6 +79,8 @@ struct Episode<'a> {
     is_heartbeat: bool,
     open: Vec<usize>,
     is_stopped: bool,
+    /// When the stop is over.
+    stops_at: Option<Instant>,
     outcome: Outcome,
 }
 
@@ -129,6 +131,7 @@ impl<'a> Episode<'a> {
             is_heartbeat: health.name() == HEARTBEAT,
             open: Vec::new(),
             is_stopped: false,
+            stops_at: None,
             outcome: Outcome::default(),
         }
     }
@@ -299,7 +302,7 @@ impl<'a> Episode<'a> {
     }
 
     fn pass_time(&mut self) {
-        let deadline = self.table.deadline();
+        let deadline = self.deadline();
         let mut world = self.world.borrow_mut();
         let duration = match world.rng.u8(..8) {
             0 => Duration::from_secs(world.rng.u64(..200)),
@@ -308,6 +311,17 @@ impl<'a> Episode<'a> {
             _ => Duration::from_millis(world.rng.u64(..4)),
         };
         self.now = self.now.saturating_add(duration);
+    }
+
+    /// When the server asks to be woken.
+    fn deadline(&self) -> Option<Instant> {
+        let world = self.world.borrow();
+        let delay = match world.sabotage {
+            Sabotage::Oversleep => Duration::from_millis(1),
+            _ => Duration::ZERO,
+        };
+        let deadline = self.table.deadline();
+        deadline.map(|at| at.saturating_add(delay))
     }
 
     /// A beat, where beats are asked for; or another word.
@@ -374,11 +388,13 @@ impl<'a> Episode<'a> {
         let now = self.tell_time();
         self.world.borrow_mut().is_stopping = true;
         self.table.stop(&(), now);
+        let over = now.saturating_add(self.limits.drain_duration);
+        self.stops_at = Some(over);
+        self.assert_deadline();
         if !self.table.is_finished() {
             let tally = &mut self.world.borrow_mut().tally;
             tally.note(Kind::StoppedWhileBusy);
         }
-        let over = self.now.saturating_add(self.limits.drain_duration);
         let steps = self.world.borrow_mut().rng.usize(..40);
         for _ in 0..steps {
             let choice = self.world.borrow_mut().rng.u8(..9);

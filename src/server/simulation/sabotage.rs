@@ -16,6 +16,8 @@ pub(super) enum Sabotage {
     Lie,
     /// The server's clock is behind by a turn.
     StaleClock,
+    /// The server asks to be woken a little too late.
+    Oversleep,
     /// What was not taken of an answer is another one's.
     MixAnswers,
 }
@@ -54,6 +56,12 @@ fn simulation_finds_wrong_answers() {
 #[should_panic(expected = "a wrong")]
 fn simulation_finds_answers_as_of_another_time() {
     finds(Sabotage::StaleClock);
+}
+
+#[test]
+#[should_panic(expected = "wakes at a wrong time")]
+fn simulation_finds_who_is_woken_late() {
+    finds(Sabotage::Oversleep);
 }
 
 #[test]

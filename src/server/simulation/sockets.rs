@@ -37,18 +37,21 @@ impl ListenSocket for SimulatedListener {
         let mut world = self.world.borrow_mut();
         world.is_out_of_descriptors = false;
         world.listening[self.index].accepts += 1;
+        world.listening[self.index].is_empty = false;
         // Before it is looked whether anybody waits, as in the kernel.
         if let Some(code) = world.shortage
             && (code != libc::EMFILE || world.held.len() >= world.descriptors)
         {
             world.tally.note(Kind::of_accept(code));
             world.is_out_of_descriptors = true;
+            world.refused_at = world.now;
             return Err(io::Error::from_raw_os_error(code));
         }
         let is_hidden = world.sabotage == Sabotage::HideArrivals
             && world.listening[self.index].is_level
             && world.rng.u8(..) < 64;
         if is_hidden || world.listening[self.index].backlog.is_empty() {
+            world.listening[self.index].is_empty = true;
             return Err(io::ErrorKind::WouldBlock.into());
         }
         if world.is_faulty() {
@@ -65,6 +68,7 @@ impl ListenSocket for SimulatedListener {
             return Err(io::Error::from_raw_os_error(code));
         }
         let Some(id) = world.listening[self.index].backlog.pop_front() else {
+            world.listening[self.index].is_empty = true;
             return Err(io::ErrorKind::WouldBlock.into());
         };
         world.held.push(id);

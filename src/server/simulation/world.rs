@@ -77,6 +77,8 @@ pub(super) struct Listening {
     pub(super) is_level: bool,
     pub(super) is_pending: bool,
     pub(super) is_closed: bool,
+    /// The last accept(2) said that nobody waits.
+    pub(super) is_empty: bool,
     /// accept(2)s since the turn began, and as many as it may be.
     pub(super) accepts: usize,
     pub(super) accepts_max: usize,
@@ -109,6 +111,8 @@ pub(super) struct World {
     /// Streams that the server holds, as they were accepted, and how many it ever accepted.
     pub(super) held: Vec<usize>,
     pub(super) accepted: u64,
+    /// When accept(2) last failed for want of something.
+    pub(super) refused_at: Instant,
     /// The last call was an accept(2) for which there was no descriptor.
     pub(super) is_out_of_descriptors: bool,
     /// What the server is told that it is, and what `/healthz` has to say now.
@@ -156,6 +160,7 @@ impl World {
             passed_over: Vec::new(),
             held: Vec::new(),
             accepted: 0,
+            refused_at: Instant::ZERO,
             is_out_of_descriptors: false,
             now: Instant::ZERO,
             passes: true,
@@ -292,6 +297,13 @@ impl World {
             && !listening.backlog.is_empty()
             && !listening.is_level
             && !listening.is_pending
+    }
+
+    /// Whether the server may find somebody at a listener of which it will not be told.
+    pub(super) fn is_accepting(&self) -> bool {
+        self.listening
+            .iter()
+            .any(|listening| !(listening.is_closed || listening.is_level || listening.is_empty))
     }
 
     pub(super) fn is_waiting(&self) -> bool {
