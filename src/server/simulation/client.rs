@@ -1,11 +1,14 @@
 //! What clients send, what they are owed for it, and whether they get it.
 
+use core::cmp::Ordering;
 use std::collections::VecDeque;
 use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
 use fastrand::Rng;
+
+use super::super::slots::Queue;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub(super) enum Manner {
     /// The same as a probe, but it is accepted before it speaks, as on Unix sockets or behind SYN
     /// cookies: then all of it comes at once.
     Late,
+    /// As a probe, but its head comes in two pieces: the first before it is accepted, the second soon.
+    Halved,
     /// Request after request, in whatever pieces.
     KeepAlive,
     /// Many requests at once; reads little or nothing.
@@ -46,7 +51,10 @@ pub(super) enum Manner {
 impl Manner {
     /// Whether this is one that asks once and waits for its answer: it must have it.
     pub(super) fn is_honest(self) -> bool {
-        matches!(self, Manner::Probe | Manner::HalfClosed | Manner::Late)
+        matches!(
+            self,
+            Manner::Probe | Manner::HalfClosed | Manner::Late | Manner::Halved
+        )
     }
 }
 
@@ -68,7 +76,9 @@ pub(super) struct Client {
     /// Bytes to be sent, and behind which of them an answer is owed.
     script: VecDeque<u8>,
     ends: VecDeque<(u64, Ask)>,
-    sent: u64,
+    /// Where the head of each request ends, and where its body does.
+    requests: Vec<(u64, u64)>,
+    pub(super) sent: u64,
     /// In the order of the requests.
     owed: VecDeque<Ask>,
     /// Of an answer that has not come whole.
@@ -89,6 +99,7 @@ impl Client {
             Manner::Probe,
             Manner::HalfClosed,
             Manner::Late,
+            Manner::Halved,
             Manner::KeepAlive,
             Manner::KeepAlive,
             Manner::Pipeliner,
@@ -100,6 +111,7 @@ impl Client {
             manner: rng.choice(manners).unwrap_or(Manner::Probe),
             script: VecDeque::new(),
             ends: VecDeque::new(),
+            requests: Vec::new(),
             sent: 0,
             owed: VecDeque::new(),
             partial: Vec::new(),
@@ -108,7 +120,7 @@ impl Client {
             is_last: false,
         };
         let count = match client.manner {
-            Manner::Probe | Manner::HalfClosed | Manner::Late | Manner::Slow => 1,
+            Manner::Probe | Manner::HalfClosed | Manner::Late | Manner::Halved | Manner::Slow => 1,
             Manner::KeepAlive => rng.usize(1..6),
             Manner::Pipeliner => rng.usize(10..200),
             Manner::Silent => 0,
@@ -152,9 +164,10 @@ impl Client {
         };
         let head = format!("{method} {target} HTTP/1.1\r\n{host}{connection}{length}\r\n");
         self.script.extend(head.bytes());
-        self.ends
-            .push_back((self.sent + self.script.len() as u64, ask));
+        let end = self.script.len() as u64;
+        self.ends.push_back((end, ask));
         self.script.extend(body.bytes());
+        self.requests.push((end, self.script.len() as u64));
     }
 
     /// Takes the next bytes to send, at most `count`.
@@ -169,6 +182,36 @@ impl Client {
             self.owed.push_back(ask);
         }
         bytes
+    }
+
+    /// A part of the first head, and not all of it.
+    pub(super) fn size_of_piece(&self, rng: &mut Rng) -> usize {
+        let head = self.requests.first().map_or(0, |(head, _)| *head);
+        rng.usize(1..head as usize)
+    }
+
+    /// What a server waits for that has read so many bytes, as far as that can be known out here: it
+    /// may have more to answer.
+    pub(super) fn place(&self, read: u64) -> Option<Queue> {
+        if self.is_last {
+            return Some(Queue::Drain);
+        }
+        let asked = self.requests.partition_point(|(head, _)| *head <= read);
+        if self.answers != asked {
+            return None;
+        }
+        Some(match read.cmp(&self.start(read)) {
+            Ordering::Less => Queue::Drain,
+            Ordering::Equal => Queue::Idle,
+            Ordering::Greater => Queue::Head,
+        })
+    }
+
+    /// Where the request behind the last one starts whose head is among the first `read` bytes.
+    pub(super) fn start(&self, read: u64) -> u64 {
+        let asked = self.requests.partition_point(|(head, _)| *head <= read);
+        let last = asked.checked_sub(1).and_then(|at| self.requests.get(at));
+        last.map_or(0, |(_, end)| *end)
     }
 
     pub(super) fn has_said_all(&self) -> bool {
@@ -191,7 +234,12 @@ impl Client {
             let is_head = self.owed.front() == Some(&Ask::Head);
             let length = head.split("Content-Length: ").nth(1).unwrap();
             let length: usize = length.split('\r').next().unwrap().parse().unwrap();
-            let body_size = if is_head && status != 408 { 0 } else { length };
+            let body_size = match status {
+                // Who asked for a head has no body, if so much of it was read; and nothing follows.
+                408 => length.min(self.partial.len() - (end + 4)),
+                _ if is_head => 0,
+                _ => length,
+            };
             let Some(body) = self.partial.get(end + 4..end + 4 + body_size) else {
                 return;
             };

@@ -118,6 +118,14 @@ impl Episode<'_> {
                 "input of connection {id} will never be read"
             );
         }
+        for (stream, queue, _) in self.table.places() {
+            let place = world.sockets[stream.id].place.queue;
+            assert!(
+                place.is_none_or(|place| place == queue),
+                "connection {} is in {queue:?}, not in {place:?}",
+                stream.id
+            );
+        }
         for id in &self.open {
             Self::assert_heard(&world, *id);
         }
@@ -161,11 +169,13 @@ impl Episode<'_> {
             Manner::Late => {
                 let is_told = socket.token.is_some() && socket.pending.is_none();
                 assert!(
-                    socket.is_heard || !is_told || socket.to_server.is_empty(),
+                    socket.is_heard() || !is_told || socket.to_server.is_empty(),
                     "input of connection {id} will never be read"
                 );
-                socket.is_heard
+                socket.is_heard()
             }
+            // Nor whether the second piece comes too late.
+            Manner::Halved => client.has_said_all() && socket.read == client.sent,
             // All of it was there when it was accepted.
             _ => socket.accepted_at.is_some() || socket.server_closed,
         };

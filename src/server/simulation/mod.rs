@@ -4,8 +4,8 @@
 //! An episode is one server's life: some thousands of steps, each a client's doing, a turn of the
 //! server, some time, a change of health or of the system's condition; then everybody is let finish,
 //! and the server stops. What is checked is in [`invariants`](self::invariants), in
-//! [`world`](self::world) and in [`client`](self::client); that there was something to check is seen
-//! from its [`tally`](self::tally).
+//! [`world`](self::world), in [`evictions`](self::evictions) and in [`client`](self::client); that
+//! there was something to check is seen from its [`tally`](self::tally).
 //!
 //!     cargo test --profile checked --lib simulation
 //!     HEALTHZ_STEPS=1000000000 cargo test --profile checked --lib simulation -- --nocapture
@@ -15,6 +15,7 @@
 //! episode is a function of its seed. HEALTHZ_FIRST_SEED says where to begin instead of at 0.
 
 mod client;
+mod evictions;
 mod invariants;
 mod sabotage;
 mod short;
@@ -104,8 +105,7 @@ impl<'a> Episode<'a> {
             _ => rng.u64(..1 << 40),
         };
         let listeners = rng.usize(1..3);
-        let idle_duration = limits.idle_duration;
-        let world = World::new(rng, sabotage, listeners, connections, idle_duration);
+        let world = World::new(rng, sabotage, listeners, connections, limits);
         let world = Rc::new(RefCell::new(world));
         let sockets: [_; LISTENERS_MAX] = core::array::from_fn(|index| {
             (index < listeners).then(|| SimulatedListener {
@@ -190,6 +190,11 @@ impl<'a> Episode<'a> {
             Self::send(&mut world, id, usize::MAX);
             world.sockets[id].client_ended = manner == Manner::HalfClosed;
         }
+        if manner == Manner::Halved {
+            let World { rng, sockets, .. } = &mut *world;
+            let size = sockets[id].client.size_of_piece(rng);
+            Self::send(&mut world, id, size);
+        }
         drop(world);
         self.open.push(id);
     }
@@ -218,10 +223,10 @@ impl<'a> Episode<'a> {
         let manner = world.sockets[id].client.manner;
         match (manner, choice) {
             // Whoever is honest goes when it has what it came for.
-            (Manner::Late, _) if !world.sockets[id].client.has_said_all() => {
+            (Manner::Late | Manner::Halved, _) if !world.sockets[id].client.has_said_all() => {
                 Self::send(&mut world, id, usize::MAX);
             }
-            (Manner::Probe | Manner::HalfClosed | Manner::Late, _) => world.drain(id, usize::MAX),
+            (manner, _) if manner.is_honest() => world.drain(id, usize::MAX),
             (_, 0..4) => {
                 world.sockets[id].client_reset = true;
                 world.tell(id);

@@ -10,6 +10,8 @@ pub(super) enum Sabotage {
     LoseEvents,
     /// Of those who wait to be accepted one is told of late.
     HideArrivals,
+    /// Who is about to be evicted seems to have said nothing.
+    HideInput,
     /// The FIN does not release what was held back for it.
     LoseAnswers,
     /// A wrong health is answered once in a while.
@@ -38,6 +40,12 @@ fn simulation_finds_lost_events() {
 #[should_panic(expected = "waits longer than its place in line")]
 fn simulation_finds_who_waits_too_long() {
     finds(Sabotage::HideArrivals);
+}
+
+#[test]
+#[should_panic(expected = "although it has said something")]
+fn simulation_finds_who_is_sent_away_after_asking() {
+    finds(Sabotage::HideInput);
 }
 
 #[test]

@@ -180,7 +180,9 @@ impl StreamSocket for SimulatedStream {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         if socket.to_server.is_empty() {
-            return match socket.client_ended {
+            let is_ended = socket.client_ended;
+            world.is_read(self.id, 0, false);
+            return match is_ended {
                 true => Ok(0),
                 false => Err(io::ErrorKind::WouldBlock.into()),
             };
@@ -193,11 +195,12 @@ impl StreamSocket for SimulatedStream {
             world.tally.note(Kind::ShortRead);
         }
         let socket = &mut world.sockets[self.id];
-        socket.is_heard = true;
+        let is_full = size == buffer.len();
         for (to, from) in buffer.iter_mut().zip(socket.to_server.drain(..size)) {
             *to = from;
         }
         world.mark(self.id);
+        world.is_read(self.id, size, is_full);
         if is_faulty {
             world.tell(self.id);
         }
@@ -286,8 +289,8 @@ impl Drop for SimulatedStream {
         }
         let socket = &world.sockets[self.id];
         let is_gone = socket.client_ended || socket.client_reset || socket.is_spoilt;
-        if !(socket.is_heard || is_gone || std::thread::panicking()) {
-            world.is_closed_unheard(self.id);
+        if !(is_gone || std::thread::panicking()) {
+            world.is_closed(self.id);
         }
         world.passed_over.clear();
         world.held.retain(|held| *held != self.id);

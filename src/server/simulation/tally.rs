@@ -40,6 +40,8 @@ kinds! {
     // The server has to do something about it.
     EvictedForDescriptors,
     EvictedUnheard,
+    EvictedAsking,
+    EvictedInHead,
     Late408,
     EndOfTime,
     HeartbeatExpired,

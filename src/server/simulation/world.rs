@@ -5,7 +5,6 @@
 //! its registration is made or changed; a listening socket that is armed is reported as long as
 //! connections wait; closing a socket with unread input throws away what was held back for the FIN.
 
-use core::time::Duration;
 use std::collections::VecDeque;
 use std::vec::Vec;
 
@@ -15,12 +14,12 @@ use mio::Token;
 use super::client::{Client, Truth};
 use super::sabotage::Sabotage;
 use super::tally::{Kind, Tally};
+use crate::limits::Limits;
+use crate::server::slots::Queue;
 use crate::time::Instant;
 
-/// The part of a table, as its divisor, that nobody is sent out of who has just come there.
-const IDLE_SHARE: usize = 2;
-/// The idle that are looked at before one is evicted, at most.
-const EVICTION_LOOKS: usize = 8;
+/// Of a first read that fills the buffer, so many bytes are looked at before others have their turn.
+const FIRST_BYTES: usize = 512;
 
 /// One side is the server's, the other is `client`.
 pub(super) struct Socket {
@@ -49,18 +48,39 @@ pub(super) struct Socket {
     pub(super) is_delayed: bool,
     /// When it was accepted.
     pub(super) accepted_at: Option<Instant>,
-    /// Some of its bytes were read.
-    pub(super) is_heard: bool,
+    /// So many of its bytes were read, and a first read left it to a later turn to look at them all.
+    pub(super) read: u64,
+    is_behind: bool,
+    /// When the first byte of its last head was.
+    begun_at: Instant,
+    pub(super) place: Place,
     /// It was to be evicted, and had something to say.
-    is_passed_over: bool,
+    pub(super) is_passed_over: bool,
     /// When something was done about it last, as a number that grows with everything that is done.
-    moment: u64,
+    pub(super) moment: u64,
     /// The last turn in which there was a reason to.
     reason_in: u64,
     /// Those who waited at its listener when it came, and turns of a well server that it has waited.
     ahead: usize,
     turns: usize,
     pub(super) client: Client,
+}
+
+impl Socket {
+    /// Whether some of its bytes were read.
+    pub(super) fn is_heard(&self) -> bool {
+        self.read > 0
+    }
+}
+
+/// What the server has to wait for on a connection.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Place {
+    /// Unless that cannot be known.
+    pub(super) queue: Option<Queue>,
+    /// It may have come back there with an answer in between.
+    answers: usize,
+    pub(super) moment: u64,
 }
 
 /// What an event will say.
@@ -120,8 +140,8 @@ pub(super) struct World {
     pub(super) passes: bool,
     pub(super) is_stopping: bool,
     /// As the server was made.
-    connections: usize,
-    idle_duration: Duration,
+    pub(super) connections: usize,
+    pub(super) limits: Limits,
     pub(super) tally: Tally,
 }
 
@@ -134,13 +154,13 @@ pub(super) struct Event {
 }
 
 impl World {
-    /// For a server of so many listeners and connections, which may be idle for so long.
+    /// For a server of so many listeners and connections, with these limits.
     pub(super) fn new(
         mut rng: Rng,
         sabotage: Sabotage,
         listeners: usize,
         connections: usize,
-        idle_duration: Duration,
+        limits: Limits,
     ) -> Self {
         World {
             can_arm: rng.bool(),
@@ -166,7 +186,7 @@ impl World {
             passes: true,
             is_stopping: false,
             connections,
-            idle_duration,
+            limits,
             tally: Tally::default(),
         }
     }
@@ -193,7 +213,10 @@ impl World {
             is_spoilt: false,
             is_delayed: false,
             accepted_at: None,
-            is_heard: false,
+            read: 0,
+            is_behind: false,
+            begun_at: Instant::ZERO,
+            place: Place::default(),
             is_passed_over: false,
             moment: 0,
             reason_in: 0,
@@ -362,7 +385,7 @@ impl World {
             "{id} is looked at out of its turn"
         );
         // Who has said nothing is where it was, however often it is asked.
-        if socket.is_heard {
+        if socket.is_heard() {
             self.mark(id);
         }
     }
@@ -370,6 +393,37 @@ impl World {
     pub(super) fn mark(&mut self, id: usize) {
         self.moments += 1;
         self.sockets[id].moment = self.moments;
+    }
+
+    /// The server has read so much; a whole bufferful is perhaps not looked at yet if it came first.
+    pub(super) fn is_read(&mut self, id: usize, size: usize, is_full: bool) {
+        let socket = &mut self.sockets[id];
+        let start = socket.client.start(socket.read + size as u64);
+        if size > 0 && socket.read <= start {
+            socket.begun_at = self.now;
+        }
+        socket.read += size as u64;
+        socket.is_behind = is_full && size > FIRST_BYTES && socket.token.is_none();
+        self.find_place(id);
+    }
+
+    fn find_place(&mut self, id: usize) {
+        let socket = &self.sockets[id];
+        let queue = match (socket.untaken.is_empty(), socket.is_behind) {
+            (false, _) => Some(Queue::Write),
+            (true, true) => None,
+            (true, false) => socket.client.place(socket.read),
+        };
+        let answers = socket.client.answers;
+        if (queue, answers) == (socket.place.queue, socket.place.answers) {
+            return;
+        }
+        self.moments += 1;
+        self.sockets[id].place = Place {
+            queue,
+            answers,
+            moment: self.moments,
+        };
     }
 
     /// Answers are offered. New ones have to say what is so now; what was not taken is offered again.
@@ -397,69 +451,11 @@ impl World {
         };
         socket.client.is_told(&bytes[..size], truth);
         if core::mem::take(&mut socket.client.is_timed_out) {
+            let end = socket.begun_at.saturating_add(self.limits.head_duration);
+            assert!(end <= self.now, "{id} is told too early that it is late");
             self.tally.note(Kind::Late408);
         }
-    }
-
-    /// A look at who is about to be evicted. Such looks have a bound of their own, and are no turns.
-    pub(super) fn is_passed_over(&mut self, id: usize) -> bool {
-        if self.sockets[id].to_server.is_empty() {
-            return false;
-        }
-        self.passed_over.push(id);
-        assert!(self.passed_over.len() <= EVICTION_LOOKS, "a look too many");
-        self.sockets[id].is_passed_over = true;
-        true
-    }
-
-    /// A connection is closed of which not one byte was read, though nothing went wrong: it was idle
-    /// from its accept on. Its time must be over, or it must have been the one to go: the longest
-    /// idle, and so many that came to be idle behind it as are left to the idle anyway; or all are. If
-    /// it has said something, all that were looked at before it had.
-    pub(super) fn is_closed_unheard(&mut self, id: usize) {
-        let socket = &self.sockets[id];
-        let is_silent = socket.to_server.is_empty();
-        let is_first = self.passed_over.first() == Some(&id);
-        // Those who were heard may be idle or not.
-        let unheard = self.held.iter().map(|id| &self.sockets[*id]);
-        let unheard = unheard.filter(|socket| socket.token.is_some() && !socket.is_heard);
-        let looks = unheard.count().div_ceil(2).min(EVICTION_LOOKS);
-        let have_all_asked = self.passed_over.len() >= looks;
-        assert!(
-            is_silent || is_first && have_all_asked,
-            "{id} has to go although it has said something"
-        );
-        let accepted_at = socket.accepted_at.unwrap_or(self.now);
-        if is_silent
-            && (self.is_stopping || accepted_at.saturating_add(self.idle_duration) <= self.now)
-        {
-            return;
-        }
-        // Who is just coming has no place yet.
-        let seated = || {
-            self.held
-                .iter()
-                .filter(|id| self.sockets[**id].token.is_some())
-        };
-        assert!(socket.token.is_some(), "{id} is closed without a place");
-        let before = seated().take_while(|other| **other != id);
-        assert!(
-            before
-                .map(|other| &self.sockets[*other])
-                .all(|other| other.is_heard || other.is_passed_over),
-            "{id} has to go before one that is idle for longer"
-        );
-        let others = seated().count() - 1;
-        // Who has just asked is as good as behind it.
-        let behind = seated().filter(|other| {
-            self.sockets[**other].moment > socket.moment || self.passed_over.contains(other)
-        });
-        let behind = behind.count();
-        assert!(
-            behind >= others.min(self.connections / IDLE_SHARE),
-            "{id} has to go and only {behind} of {others} came behind it"
-        );
-        self.tally.note(Kind::EvictedUnheard);
+        self.find_place(id);
     }
 
     pub(super) fn is_faulty(&mut self) -> bool {
