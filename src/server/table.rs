@@ -621,24 +621,21 @@ impl<L: ListenSocket> Table<'_, L> {
         peers.map(|peer| &peer.stream)
     }
 
-    /// Every connection, what it waits for, and since when.
+    /// Every connection, what it waits for, and since when; each queue from its front.
     pub(super) fn places(&self) -> impl Iterator<Item = (&L::Stream, Queue, Instant)> {
-        (0..self.slots.count() as u16).filter_map(|index| {
-            let (queue, since) = self.slots.place(index)?;
-            Some((&self.slots.content(index)?.stream, queue, since))
+        Queue::ALL.into_iter().flat_map(|queue| {
+            let members = self.slots.queued(queue);
+            members.map(move |(_, peer, since)| (&peer.stream, queue, since))
         })
     }
 
     /// Connections whose time is up.
     pub(super) fn overdue(&self, now: Instant) -> impl Iterator<Item = &L::Stream> {
         let is_over = self.stops_at.is_some_and(|stops_at| stops_at <= now);
-        let overdue = Queue::ALL.iter().flat_map(move |queue| {
-            let time_to_live = self.time_to_live(*queue);
-            let members = self.slots.queued(*queue);
-            members
-                .take_while(move |(.., since)| is_over || since.saturating_add(time_to_live) <= now)
+        let overdue = self.places().filter(move |(_, queue, since)| {
+            is_over || since.saturating_add(self.time_to_live(*queue)) <= now
         });
-        overdue.map(|(_, peer, _)| &peer.stream)
+        overdue.map(|(stream, ..)| stream)
     }
 
     pub(super) fn is_paused(&self) -> bool {
@@ -654,18 +651,22 @@ impl<L: ListenSocket> Table<'_, L> {
     }
 
     /// The queues hold every connection once, in order, none that is overdue, each where it belongs, and
-    /// what each says to have kept has room.
-    pub(super) fn assert_whole(&self, now: Instant) {
+    /// what each says to have kept has room. Who comes when a clock has gone back is overdue before
+    /// those in front: it waits for them. `latest` is the latest that the clock has ever said.
+    pub(super) fn assert_whole(&self, now: Instant, latest: Instant, has_gone_back: bool) {
         self.slots.assert_whole();
         let buffers = &self.desk.buffers;
         let mut count = 0;
         for queue in Queue::ALL {
             let mut last = Instant::ZERO;
             for (_, peer, since) in self.slots.queued(queue) {
-                assert!(last <= since && since <= now, "{queue:?} is out of order");
+                assert!(
+                    since <= latest && (has_gone_back || last <= since),
+                    "{queue:?} is out of order"
+                );
                 let expires = since.saturating_add(self.time_to_live(queue));
                 assert!(
-                    expires > now || now == expires && now.as_millis() == u64::MAX,
+                    has_gone_back || expires > now || now == expires && now.as_millis() == u64::MAX,
                     "overdue"
                 );
                 assert_eq!(queue == Queue::Write, !peer.unsent.is_empty(), "{queue:?}");

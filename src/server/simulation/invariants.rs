@@ -99,10 +99,15 @@ impl Episode<'_> {
         assert_eq!(counters.accepted, world.accepted);
         let ended = counters.evicted + counters.expired + counters.failed;
         assert!(ended + counters.open <= counters.accepted);
-        self.table.assert_whole(now);
+        self.table
+            .assert_whole(now, self.latest, self.has_gone_back);
+        let (began, is_paused) = (world.refused_at, self.table.is_paused());
+        assert!(
+            !is_paused || began == now || began < now && now < began.saturating_add(ACCEPT_PAUSE),
+            "nobody is accepted at {now:?} because of {began:?}"
+        );
         let is_due = self.table.deadline() == Some(Instant::ZERO);
         for index in 0..LISTENERS_MAX {
-            let is_paused = self.table.is_paused();
             assert!(
                 self.is_stopped
                     || !self.table.has_listener(index)
@@ -139,12 +144,19 @@ impl Episode<'_> {
         let expected = if is_waiting || !is_paused && world.is_accepting() {
             Some(Instant::ZERO)
         } else {
-            let ends = self.table.places().map(|(_, queue, since)| {
-                since.saturating_add(match queue {
+            let ends = Queue::ALL.into_iter().filter_map(|queue| {
+                let places = self.table.places();
+                let mut members = places.filter(|(_, place, _)| *place == queue);
+                // Who comes when the clock has gone back waits for those in front.
+                let (.., since) = match self.has_gone_back {
+                    true => members.next(),
+                    false => members.min_by_key(|(.., since)| *since),
+                }?;
+                Some(since.saturating_add(match queue {
                     Queue::Idle | Queue::Write => self.limits.idle_duration,
                     Queue::Head => self.limits.head_duration,
                     Queue::Drain => self.limits.drain_duration,
-                })
+                }))
             });
             let pause = is_paused.then(|| world.refused_at.saturating_add(ACCEPT_PAUSE));
             let stop = self.stops_at.filter(|_| !world.held.is_empty());

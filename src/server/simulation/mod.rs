@@ -72,6 +72,11 @@ struct Episode<'a> {
     now: Instant,
     /// When the turn before this one was.
     before: Instant,
+    /// The latest that it ever was; and whether it was set back from there.
+    latest: Instant,
+    has_gone_back: bool,
+    /// The clock is one that is set back now and then.
+    is_erratic: bool,
     connections: usize,
     is_crowd: bool,
     limits: Limits,
@@ -104,6 +109,7 @@ impl<'a> Episode<'a> {
             1 => 0,
             _ => rng.u64(..1 << 40),
         };
+        let is_erratic = rng.u8(..4) == 0;
         let listeners = rng.usize(1..3);
         let world = World::new(rng, sabotage, listeners, connections, limits);
         let world = Rc::new(RefCell::new(world));
@@ -124,6 +130,9 @@ impl<'a> Episode<'a> {
             world,
             now: Instant::from_millis(now),
             before: Instant::from_millis(now),
+            latest: Instant::from_millis(now),
+            has_gone_back: false,
+            is_erratic,
             connections,
             is_crowd,
             limits,
@@ -291,6 +300,7 @@ impl<'a> Episode<'a> {
     /// What the table is told that it is; answers that it gives now say what is so now.
     fn tell_time(&mut self) -> Instant {
         let before = core::mem::replace(&mut self.before, self.now);
+        self.latest = self.latest.max(self.now);
         let mut world = self.world.borrow_mut();
         world.now = match world.sabotage {
             Sabotage::StaleClock if !self.is_stopped => before,
@@ -307,6 +317,9 @@ impl<'a> Episode<'a> {
     }
 
     fn pass_time(&mut self) {
+        if self.is_erratic && self.world.borrow_mut().rng.u8(..16) == 0 {
+            return self.set_back_time();
+        }
         let deadline = self.deadline();
         let mut world = self.world.borrow_mut();
         let duration = match world.rng.u8(..8) {
@@ -316,6 +329,17 @@ impl<'a> Episode<'a> {
             _ => Duration::from_millis(world.rng.u64(..4)),
         };
         self.now = self.now.saturating_add(duration);
+    }
+
+    /// No clock of ours goes back; an embedder's may, by a little or a lot.
+    fn set_back_time(&mut self) {
+        let world = &mut self.world.borrow_mut();
+        let millis = self.now.as_millis();
+        let bits = world.rng.u32(..41);
+        let back = world.rng.u64(..1 << bits);
+        self.now = Instant::from_millis(millis.saturating_sub(back));
+        self.has_gone_back |= back > 0;
+        world.tally.note(Kind::ClockSetBack);
     }
 
     /// When the server asks to be woken.

@@ -44,6 +44,7 @@ kinds! {
     EvictedInHead,
     Late408,
     EndOfTime,
+    ClockSetBack,
     HeartbeatExpired,
     StoppedWhileBusy,
     RefusedAfterStop,
