@@ -87,32 +87,34 @@ fn the_longest_idle_goes_if_everybody_has_just_asked() {
     assert!(oldest.read(&mut [0]).is_err(), "who is reset has asked");
 }
 
-/// The oldest eight have asked, and goes one of them all the same: nobody looks further.
+/// As many of the oldest have asked: the first of the others goes, if it is one of eight, and else the
+/// oldest, because nobody looks further.
 #[test]
-fn no_more_than_eight_are_looked_at_before_one_goes() {
-    let (mut harness, path) = on_unix("looks", 24);
-    let mut idle = [0; 24].map(|_| idle(&mut harness, &path));
-    let mut newcomer = UnixStream::connect(&path).unwrap();
-    newcomer.write_all(GET).unwrap();
-    let (asking, silent) = idle.split_at_mut(8);
-    for stream in &mut *asking {
-        stream.write_all(GET).unwrap();
-    }
-    for event in &harness.events(1) {
-        assert_eq!(event.token(), Token(7));
-        harness.handle(event);
-    }
-    harness.work();
-    answer(&mut newcomer);
-    let [oldest, others @ ..] = asking else {
-        panic!("nobody has asked");
-    };
-    others.iter_mut().for_each(|stream| drop(answer(stream)));
-    assert!(oldest.read(&mut [0]).is_err(), "who is reset has asked");
-    for stream in silent {
-        stream.set_nonblocking(true).unwrap();
-        let error = stream.read(&mut [0]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+fn eight_of_the_idle_are_looked_at_before_one_goes() {
+    for (asking, goes) in [(7, 7), (8, 0)] {
+        let (mut harness, path) = on_unix("looks", 24);
+        let mut idle = [0; 24].map(|_| idle(&mut harness, &path));
+        let mut newcomer = UnixStream::connect(&path).unwrap();
+        newcomer.write_all(GET).unwrap();
+        for stream in idle.iter_mut().take(asking) {
+            stream.write_all(GET).unwrap();
+        }
+        for event in &harness.events(1) {
+            assert_eq!(event.token(), Token(7));
+            harness.handle(event);
+        }
+        harness.work();
+        answer(&mut newcomer);
+        for (index, stream) in idle.iter_mut().enumerate() {
+            stream.set_nonblocking(true).unwrap();
+            let result = stream.read(&mut [0; 4096]);
+            let is_open = match &result {
+                Ok(size) => *size > 0,
+                Err(error) => error.kind() == ErrorKind::WouldBlock,
+            };
+            assert_eq!(is_open, index != goes, "{index} of {asking}: {result:?}");
+            assert_eq!(result.is_ok_and(|size| size > 0), index < asking && is_open);
+        }
     }
 }
 
