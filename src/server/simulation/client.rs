@@ -36,7 +36,7 @@ pub(super) enum Manner {
     Late,
     /// As a probe, but its head comes in two pieces: the first before it is accepted, the second soon.
     Halved,
-    /// Request after request, in whatever pieces.
+    /// Request after request, whole or in whatever pieces.
     KeepAlive,
     /// Many requests at once; reads little or nothing.
     Pipeliner,
@@ -182,6 +182,13 @@ impl Client {
             self.owed.push_back(ask);
         }
         bytes
+    }
+
+    /// What is left of the request that it is about to say.
+    pub(super) fn size_of_request(&self) -> usize {
+        let said = self.requests.partition_point(|(_, end)| *end <= self.sent);
+        let next = self.requests.get(said);
+        next.map_or(0, |(_, end)| (end - self.sent) as usize)
     }
 
     /// A part of the first head, and not all of it.

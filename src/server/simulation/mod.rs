@@ -247,6 +247,10 @@ impl<'a> Episode<'a> {
             (Manner::Pipeliner, 8..224) => {
                 Self::send(&mut world, id, 1 << (choice % 14));
             }
+            (Manner::KeepAlive, 8..96) => {
+                let size = world.sockets[id].client.size_of_request();
+                Self::send(&mut world, id, size);
+            }
             (Manner::Slow, _) => Self::send(&mut world, id, 1),
             (_, 8..128) => {
                 let count = 1 << world.rng.u32(..10);
