@@ -175,7 +175,9 @@ int healthz_fd(struct healthz *door);
 int healthz_timeout(struct healthz *door);
 
 // Does what there is to do, after waiting for it for at most `timeout_ms` (0: not at all, -1: for
-// ever). A bounded amount of work. Signals make it return early, with HEALTHZ_OK.
+// ever). A bounded amount of work. Signals make it return early, with HEALTHZ_OK. If somebody else
+// who holds the listening sockets has shut down the last of them, it fails once whoever was connected
+// has been served, and then every time.
 //
 // `*events`, if `events` is not NULL, tells how much there was. A loop that is told only once
 // (EPOLLET) calls again until it is 0.

@@ -173,6 +173,25 @@ fn a_listener_that_another_holder_shuts_down_is_given_up_and_the_others_go_on() 
     }
 }
 
+/// One was answered, and the others waited for ever.
+#[test]
+fn who_waits_at_a_unix_socket_that_is_shut_down_is_answered() {
+    let (unix, name) = abstract_unix("waiting");
+    let (mut door, [unix]) = shared([unix]);
+    let mut waiting = [0; 3].map(|_| {
+        let mut client = UnixStream::connect_addr(&name).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(LAST).unwrap();
+        client
+    });
+    unix.shutdown(std::net::Shutdown::Both).unwrap();
+    door.work();
+    for client in &mut waiting {
+        assert!(rest(client).ends_with("\r\n\r\nok"));
+    }
+    assert!(door.server.is_abandoned());
+}
+
 #[test]
 fn a_runner_whose_last_listener_is_shut_down_says_so_and_ends() {
     let listener = Socket::from(tcp());
@@ -180,25 +199,24 @@ fn a_runner_whose_last_listener_is_shut_down_says_so_and_ends() {
     listeners.add(listener.try_clone().unwrap()).unwrap();
     let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
     let mut runner = Runner::new(server).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (start, end) = LAST.split_at(9);
+    client.write_all(start).unwrap();
+    while runner.server().counters().accepted == 0 {
+        runner.turn(Some(PATIENCE)).unwrap();
+    }
     listener.shutdown(std::net::Shutdown::Both).unwrap();
+    runner.turn(Some(PATIENCE)).unwrap();
+    assert!(runner.server().is_abandoned());
+    client.write_all(end).unwrap();
     let error = runner.run().unwrap_err();
     assert!(
         error.to_string().starts_with("no listener is left"),
         "{error}"
     );
-}
-
-/// The flag is everybody's: the server waited in accept(2) for a connection that nobody made.
-#[test]
-fn a_listener_that_another_holder_makes_blocking_does_not_block_the_server() {
-    let (unix, _) = abstract_unix("blocking");
-    let (mut door, sockets) = shared([tcp().into(), unix]);
-    for socket in &sockets {
-        socket.set_nonblocking(false).unwrap();
-    }
-    // It accepts until there is nobody left.
-    door.server.stop(door.poll.registry(), door.now);
-    assert!(door.server.is_finished());
+    assert!(rest(&mut client).ends_with("\r\n\r\nok"), "who was here");
 }
 
 /// Connections have the options of their listener: answers were lost, or held back.

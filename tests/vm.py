@@ -11,8 +11,8 @@ what was said.
 Fails on a panic, a line that says FAIL, an expected line that does not come, and a boot that takes too
 long. A kernel panic ends qemu with code 0, like a power-off: only the console tells them apart.
 
-Exit code 1 when something failed, 2 when the script could not run, 0 when all was well or nothing
-could be tried and `--require` was not given; which of them is in the last line.
+Exit code 1 when something failed, 2 when the script could not run, 3 when nothing could be tried; 0 when all
+was well, or nothing could be tried and `--require` was not given; which of them is in the last line.
 """
 
 import argparse
@@ -148,7 +148,7 @@ def main():
         daemon = arguments.daemon or build_daemon()
     except Missing as missing:
         print(f"skip: {missing}")
-        return 2 if arguments.require else 0
+        return 3 if arguments.require else 0
     initrd = work / "initrd.gz"
     initrd.write_bytes(gzip.compress(archive(files(init, daemon, busybox)), 6))
     size = sum(len(content) for _, _, content in files(init, daemon, busybox))
@@ -177,7 +177,7 @@ def main():
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--install", action="store_true", help="get what is missing with apt-get (as root)")
-    parser.add_argument("--require", action="store_true", help="exit with 2 instead of skipping")
+    parser.add_argument("--require", action="store_true", help="exit with 3 instead of skipping")
     parser.add_argument("--init", type=Path, help="a static binary instead of examples/init.rs")
     parser.add_argument("--daemon", type=Path, help="a static binary instead of that of `cargo static`")
     parser.add_argument("--kernel", type=Path, help="a bzImage with devtmpfs, cgroups and a serial console")

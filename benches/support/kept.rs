@@ -70,8 +70,10 @@ pub fn run(
                     break;
                 }
                 Err(error) if error.kind() == ErrorKind::Other => return Err(error),
-                Err(_) => {
-                    kept.repeats += 1;
+                Err(error) => {
+                    // A new one that could not be made, or said nothing in time, had nothing to end.
+                    let has_ended = stream.is_some() && error.kind() != ErrorKind::WouldBlock;
+                    kept.repeats += u64::from(has_ended);
                     stream = None;
                 }
             }

@@ -6,7 +6,7 @@
 use std::io;
 use std::thread::JoinHandle;
 
-use healthz::server::{Counters, Progress, Runner, Server, Stopper};
+use healthz::server::{Counters, Pulse, Runner, Server, Stopper};
 
 use super::alive::Alive;
 use super::signals::Ender;
@@ -17,7 +17,7 @@ pub const STACK_BYTES: usize = 128 * 1024;
 /// The server on a thread of its own, named `healthz`. Dropping it leaves the thread running.
 pub struct Door {
     stopper: Stopper,
-    progress: Progress,
+    pulse: Pulse,
     thread: JoinHandle<io::Result<Counters>>,
 }
 
@@ -29,21 +29,21 @@ impl Door {
     /// If the system has no thread, descriptor or memory for it.
     pub fn open(server: Server<'static>, alive: Alive, ender: Ender) -> io::Result<Self> {
         let mut runner = Runner::new(server)?;
-        let (stopper, progress) = (runner.stopper(), runner.progress());
+        let (stopper, pulse) = (runner.stopper(), runner.pulse());
         let thread = spawn(alive, ender, move || {
             runner.run()?;
             Ok(runner.server().counters())
         })?;
         Ok(Door {
             stopper,
-            progress,
+            pulse,
             thread,
         })
     }
 
     /// What tells whether it gets on.
-    pub fn progress(&self) -> Progress {
-        self.progress.clone()
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Asks the server to end in good order and returns at once.

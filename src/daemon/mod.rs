@@ -245,8 +245,8 @@ fn run(
     manager.tell_ready(&sync::status(checks, server::now()));
     Inherited::tell_ready(ready);
 
-    let mut progress = door.progress();
-    let is_moving = Box::new(move || progress.is_made());
+    let mut pulse = door.pulse();
+    let is_moving = Box::new(move || pulse.has_moved());
     let (period, log_limit) = (options.sync_period, options.log_limit);
     let mut main = Main {
         wakes,

@@ -77,7 +77,7 @@ impl DoorWatch<'_> {
         let has_stopped = duration >= STANDSTILL;
         if has_stopped && !core::mem::replace(&mut self.is_told, true) {
             log::error!(
-                "the door has been at the same work for {} s and answers nobody",
+                "the door has been at the same work for more than {} s and answers nobody",
                 duration.as_secs()
             );
         }

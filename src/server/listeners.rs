@@ -3,12 +3,9 @@
 //! Knows no connection. [`Listeners`] is filled by the embedder before there is a server;
 //! [`super::Server`] then takes the sockets out of it.
 
-use core::time::Duration;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -31,9 +28,6 @@ const UNIX_PATH_BYTES_MAX: usize = if cfg!(any(target_os = "linux", target_os = 
 } else {
     103
 };
-
-/// How long accept(2) may wait on a socket that somebody else has made blocking again.
-const ACCEPT_WAIT: Duration = Duration::from_millis(1);
 
 /// How long a silent connection is kept from us where the kernel can do that, in seconds.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -146,7 +140,8 @@ pub struct Bound {
 }
 
 /// The sockets to listen on: bound here, or handed in. Dropping it closes them, and removes the
-/// Unix socket files that were made here.
+/// Unix socket files that were made here, if this is the process that made them and no child of it (a
+/// host that turns itself into a daemon by fork(2) binds after that).
 ///
 /// Only loopback and Unix sockets are taken unless [`allow_remote`](Listeners::allow_remote) was
 /// called before: the door has no authentication. What comes to a loopback address from elsewhere all
@@ -190,10 +185,10 @@ impl Listeners {
 
     /// Takes a socket that listens already, whoever opened it: a `TcpListener`, a `UnixListener` or an
     /// `OwnedFd` of either kind, from a service manager for example (see
-    /// [`ListenFds`](super::ListenFds)). For all who share it, it becomes non-blocking, accept(2) waits for
-    /// a millisecond at most should one of them make it blocking again, and options are taken back that
-    /// would hold its connections up (`SO_LINGER`, `SO_RCVLOWAT`, `TCP_CORK`). The file of a Unix socket
-    /// stays when the server ends.
+    /// [`ListenFds`](super::ListenFds)). For all who share it, and for good, it becomes non-blocking, and
+    /// options are taken back that would hold its connections up: `SO_LINGER`, and on Linux `SO_RCVLOWAT`,
+    /// `TCP_CORK` and, since 6.16, `SO_PASSRIGHTS`. Whoever makes it blocking again may block the server.
+    /// The file of a Unix socket stays when the server ends.
     ///
     /// ```
     /// # use healthz::server::Listeners;
@@ -310,7 +305,10 @@ impl Listeners {
             result => result,
         };
         let listener = listener.map_err(|source| BindError::io(address(), source))?;
-        let file = File::Ours(FileId::at(path), std::process::id());
+        let file = File::Ours {
+            id: FileId::at(path),
+            process: std::process::id(),
+        };
         self.push(Listener::Unix(listener, path.to_path_buf(), file));
         Ok(())
     }
@@ -343,15 +341,13 @@ impl Listeners {
 /// Makes a socket that was handed in as one that was opened here.
 fn prepare(socket: &Socket, is_tcp: bool) -> io::Result<()> {
     socket.set_nonblocking(true)?;
-    // It is everybody's flag, and somebody else who shares the socket may take it back at any time.
-    socket.set_read_timeout(Some(ACCEPT_WAIT))?;
-    socket.set_linger(None)?;
+    try_option("SO_LINGER", socket.set_linger(None));
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        super::sys::report_every_byte(socket)?;
+        try_option("SO_RCVLOWAT", super::sys::report_every_byte(socket));
         match is_tcp {
-            true => socket.set_tcp_cork(false)?,
-            false => refuse_rights(socket),
+            true => try_option("TCP_CORK", socket.set_tcp_cork(false)),
+            false => try_option("SO_PASSRIGHTS", super::sys::refuse_rights(socket)),
         }
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -359,11 +355,10 @@ fn prepare(socket: &Socket, is_tcp: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Has descriptors refused that clients send, where the kernel can do that.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn refuse_rights(listener: &impl AsFd) {
-    if let Err(error) = super::sys::refuse_rights(listener) {
-        log::debug!("SO_PASSRIGHTS of a Unix socket: {error}");
+/// Goes on without an option of a listener that the system does not have.
+fn try_option(name: &str, result: io::Result<()>) {
+    if let Err(error) = result {
+        log::debug!("{name} of a listener: {error}");
     }
 }
 
@@ -396,10 +391,10 @@ fn listen_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    if let Err(error) = super::sys::set_defer_accept(&socket, DEFER_ACCEPT_SECONDS) {
-        // It only saves work.
-        log::debug!("TCP_DEFER_ACCEPT on {address}: {error}");
-    }
+    try_option(
+        "TCP_DEFER_ACCEPT",
+        super::sys::set_defer_accept(&socket, DEFER_ACCEPT_SECONDS),
+    );
     let listener = std::net::TcpListener::from(socket);
     let local = listener.local_addr()?;
     Ok((TcpListener::from_std(listener), local))
@@ -452,12 +447,16 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     let temporary = name_beside(path);
     // Only an earlier process of our number can have left it.
     let _ = std::fs::remove_file(&temporary);
-    let listener = UnixListener::bind(&temporary)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    // Before anybody can connect: who has may go on.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    refuse_rights(&listener);
+    try_option("SO_PASSRIGHTS", super::sys::refuse_rights(&socket));
+    socket.bind(&SockAddr::unix(&temporary)?)?;
+    socket.listen(BACKLOG)?;
     let linked = std::fs::hard_link(&temporary, path);
     std::fs::remove_file(&temporary)?;
-    linked.map(|()| listener)
+    linked.map(|()| UnixListener::from_std(socket.into()))
 }
 
 /// A name in the directory of `path` that no other process uses, unless it is one of another PID namespace.
@@ -631,7 +630,8 @@ mod tests {
         let path = std::env::temp_dir().join(std::format!("healthz-child-{}", std::process::id()));
         let mut listeners = Listeners::new();
         listeners.bind(&Address::Unix(path.clone())).unwrap();
-        let Some(Some(Listener::Unix(_, _, File::Ours(_, process)))) = listeners.sockets.get_mut(0)
+        let Some(Some(Listener::Unix(_, _, File::Ours { process, .. }))) =
+            listeners.sockets.get_mut(0)
         else {
             panic!("no socket of ours");
         };

@@ -42,7 +42,7 @@ pub use address::{Address, AddressError};
 pub use inherited::{ListenFds, ListenFdsError};
 pub use listeners::{BindError, BindErrorKind, Bound, Listeners};
 pub use memory::Memory;
-pub use run::{Handle, Progress, Runner, Stopper, now, spawn};
+pub use run::{Handle, Pulse, Runner, Stopper, now, spawn};
 pub use slots::Slot;
 pub use sys::adopt;
 
@@ -356,9 +356,9 @@ impl<'a> Server<'a> {
         self.table.counters()
     }
 
-    /// Whether nobody can come any more, though the server was not stopped: every listener was shut down
-    /// by somebody else who holds it, or by an administrator (`ss -K`). A host that sees this opens others
-    /// or ends; an error was logged for each of them.
+    /// Whether nobody could come any more before the server was stopped: every listener was shut down by
+    /// somebody else who holds it, or by an administrator (`ss -K`), on Linux. A host that sees this stops
+    /// the server, and ends or makes another; an error was logged for each of them.
     pub fn is_abandoned(&self) -> bool {
         self.table.is_abandoned()
     }

@@ -161,23 +161,24 @@ struct Stop {
 /// A server that does not answer cannot say so itself. A turn takes a few milliseconds at most, unless
 /// its thread has no CPU, or a system call that must not wait does.
 #[derive(Clone)]
-pub struct Progress {
+pub struct Pulse {
     stop: Arc<Stop>,
     seen: usize,
 }
 
-impl Progress {
+impl Pulse {
     fn of(stopper: &Stopper) -> Self {
-        Progress {
+        Pulse {
             stop: Arc::clone(&stopper.0),
             // An even number is none of a turn that is under way.
             seen: 0,
         }
     }
 
-    /// Whether the runner waits for something to do, or has begun another turn since the last call (the
-    /// first call says that it has). Who is told `false` for seconds has a server that answers nobody.
-    pub fn is_made(&mut self) -> bool {
+    /// Whether the runner waits for something to do, or has begun another turn since the last call; the
+    /// first call finds that it has. Who is told `false` for seconds has a server that answers nobody, or
+    /// none any more. That a host no longer calls [`Runner::turn`] is not seen: it is the same as waiting.
+    pub fn has_moved(&mut self) -> bool {
         let turns = self.stop.turns.load(Ordering::Relaxed);
         let is_waiting = turns.is_multiple_of(2);
         core::mem::replace(&mut self.seen, turns) != turns || is_waiting
@@ -216,8 +217,8 @@ impl<'a> Runner<'a> {
     /// a turn with none, the descriptor of [`AsFd`] is not readable until the next event.
     ///
     /// # Errors
-    /// If epoll itself fails, or the last listener is gone ([`Server::is_abandoned`]); no peer can cause
-    /// either. A signal is no error: the call returns early.
+    /// If epoll itself fails, or the last connection has ended after the last listener was shut down
+    /// ([`Server::is_abandoned`]); no peer can cause either. A signal is no error: the call returns early.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         self.turn_from(now(), timeout)
     }
@@ -260,8 +261,13 @@ impl<'a> Runner<'a> {
             self.is_stopping = true;
             self.server.stop(self.poll.registry(), now);
         }
+        // Those who are here are served to the end.
+        if self.server.is_abandoned() && !self.is_stopping {
+            self.is_stopping = true;
+            self.server.stop(self.poll.registry(), now);
+        }
         self.count_turn();
-        if self.server.is_abandoned() {
+        if self.server.is_abandoned() && self.server.is_finished() {
             return Err(io::Error::new(
                 io::ErrorKind::NotConnected,
                 "no listener is left: each was shut down from outside",
@@ -317,8 +323,8 @@ impl<'a> Runner<'a> {
     }
 
     /// What tells another thread whether it gets on.
-    pub fn progress(&self) -> Progress {
-        Progress::of(&self.stopper)
+    pub fn pulse(&self) -> Pulse {
+        Pulse::of(&self.stopper)
     }
 
     /// The server.
@@ -344,6 +350,21 @@ impl<'a> Runner<'a> {
         // A wall clock before 1970 is no clock.
         if let Ok(since) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
             self.server.set_wall_clock(since.as_secs());
+        }
+    }
+}
+
+/// Its [`Pulse`] ends.
+impl Drop for Runner<'_> {
+    fn drop(&mut self) {
+        if self
+            .stopper
+            .0
+            .turns
+            .load(Ordering::Relaxed)
+            .is_multiple_of(2)
+        {
+            self.count_turn();
         }
     }
 }
@@ -441,8 +462,8 @@ impl Handle {
     }
 
     /// What tells whether it gets on.
-    pub fn progress(&self) -> Progress {
-        Progress::of(&self.stopper)
+    pub fn pulse(&self) -> Pulse {
+        Pulse::of(&self.stopper)
     }
 
     /// Whether the thread has ended; only [`stop`](Handle::stop) or a failure ends it.
@@ -472,15 +493,18 @@ mod tests {
     fn a_runner_gets_on_unless_it_is_still_in_the_same_turn() {
         let server = Server::new(Responder::new(&[]), Listeners::new(), Config::default());
         let mut runner = Runner::new(server).unwrap();
-        let mut progress = runner.progress();
+        let mut pulse = runner.pulse();
         for _ in 0..3 {
-            assert!(progress.is_made(), "it waits");
+            assert!(pulse.has_moved(), "it waits");
             runner.count_turn();
-            assert!(progress.is_made(), "it has just begun to work");
-            assert!(!progress.is_made());
-            assert!(!progress.is_made());
+            assert!(pulse.has_moved(), "it has just begun to work");
+            assert!(!pulse.has_moved());
+            assert!(!pulse.has_moved());
             runner.count_turn();
             runner.turn(Some(Duration::ZERO)).unwrap();
         }
+        drop(runner);
+        pulse.has_moved();
+        assert!(!pulse.has_moved(), "it is no more");
     }
 }

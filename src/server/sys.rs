@@ -49,8 +49,12 @@ pub(super) fn set_defer_accept(listener: &impl AsFd, seconds: i32) -> io::Result
 /// (socket(7), `SO_LINGER`) is then waited for, for as long as who has sent it likes. Since Linux 6.16.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn refuse_rights(listener: &impl AsFd) -> io::Result<()> {
-    // Not among libc's names yet (include/uapi/asm-generic/socket.h).
-    const SO_PASSRIGHTS: libc::c_int = 83;
+    // Not among libc's names yet (include/uapi/asm-generic/socket.h; SPARC's own, arch/sparc).
+    const SO_PASSRIGHTS: libc::c_int =
+        match cfg!(any(target_arch = "sparc", target_arch = "sparc64")) {
+            true => 0x5c,
+            false => 83,
+        };
     set_option(listener, libc::SOL_SOCKET, SO_PASSRIGHTS, 0)
 }
 

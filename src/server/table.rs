@@ -53,6 +53,8 @@ pub(super) struct Table<'a, L: ListenSocket> {
     armed: u32,
     /// When the pause in accepting began, in one.
     accept_paused: Option<Instant>,
+    /// Listeners, as bits, to which nobody can come any more; who waits is still accepted.
+    ended: u32,
     /// A shortage was logged, and has not ended since.
     is_short: bool,
     /// Somebody had to go in it, and nobody has come since.
@@ -81,6 +83,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             acceptable: 0,
             armed: 0,
             accept_paused: None,
+            ended: 0,
             is_short: false,
             has_made_room: false,
             is_unwatched: false,
@@ -125,11 +128,10 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let index = (token.0 & TOKEN_MASK) - self.base.0;
         match index.checked_sub(LISTENERS_MAX) {
             None => {
-                self.accept(registry, index, now);
-                // Of a Unix socket that listens no more accept(2) only says that nobody waits.
                 if is_read_closed {
-                    self.give_up(registry, index);
+                    self.ended |= 1 << index;
                 }
+                self.accept(registry, index, now);
             }
             Some(index) => {
                 let index = index as u16;
@@ -223,9 +225,9 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.stops_at.is_some() && self.slots.occupied() == 0
     }
 
-    /// Whether nobody can come any more, though the server was not stopped.
+    /// Whether every listener had to be given up before the server was stopped.
     pub(super) fn is_abandoned(&self) -> bool {
-        self.is_abandoned && self.stops_at.is_none()
+        self.is_abandoned
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -281,6 +283,10 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     }
                 }
                 Err(error) => match AcceptError::of(&error) {
+                    // Of a Unix socket that listens no more accept(2) says only that nobody waits.
+                    AcceptError::Empty if self.ended & bit != 0 => {
+                        return self.give_up(registry, index);
+                    }
                     AcceptError::Empty => {
                         self.acceptable &= !bit;
                         return;
@@ -310,7 +316,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let _ = listener.deregister(registry);
         self.armed &= !(1 << index);
         self.acceptable &= !(1 << index);
-        self.is_abandoned = self.listeners.iter().all(Option::is_none);
+        let are_all_gone = self.listeners.iter().all(Option::is_none);
+        self.is_abandoned = are_all_gone && !self.desk.is_last;
     }
 
     /// Out of descriptors is a full table, for the connections take them: with fewer than there are
