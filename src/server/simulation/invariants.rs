@@ -21,9 +21,9 @@ const ACCEPTS_MAX: usize = 64;
 /// Those who want another turn that one may serve, and in a full table.
 const SERVES_MAX: usize = 4;
 const SERVES_MAX_IF_FULL: usize = 1;
-/// A listener is armed, or disarmed, and both times that it is looked at one may have to go for want of
-/// a descriptor.
-const CALLS_PER_LISTENER_MAX: usize = 1 + 1 + 2;
+/// A listener is armed, or disarmed, or given up, and both times that it is looked at one may have to go
+/// for want of a descriptor.
+const CALLS_PER_LISTENER_MAX: usize = 1 + 1 + 1 + 2;
 
 impl Episode<'_> {
     /// A turn begins: returns who waits for it.
@@ -91,6 +91,7 @@ impl Episode<'_> {
 
     pub(super) fn assert_invariants(&self, now: Instant) {
         self.assert_deadline();
+        self.assert_abandoned();
         let world = self.world.borrow();
         let counters = self.table.counters();
         let held = world.held.len();
@@ -114,7 +115,7 @@ impl Episode<'_> {
                     || is_paused
                     || is_due
                     || !world.is_forgotten(index),
-                "connections wait and nobody will accept them"
+                "listener {index} has something to say and nobody will listen"
             );
         }
         for id in self.table.streams().map(|stream| stream.id) {

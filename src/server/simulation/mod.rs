@@ -4,8 +4,9 @@
 //! An episode is one server's life: some thousands of steps, each a client's doing, a turn of the
 //! server, some time, a change of health or of the system's condition; then everybody is let finish,
 //! and the server stops. What is checked is in [`invariants`](self::invariants), in
-//! [`world`](self::world), in [`evictions`](self::evictions) and in [`client`](self::client); that
-//! there was something to check is seen from its [`tally`](self::tally).
+//! [`world`](self::world), in [`ends`](self::ends), in [`evictions`](self::evictions) and in
+//! [`client`](self::client); that there was something to check is seen from its
+//! [`tally`](self::tally).
 //!
 //!     cargo test --profile checked --lib simulation
 //!     HEALTHZ_STEPS=1000000000 cargo test --profile checked --lib simulation -- --nocapture
@@ -15,6 +16,7 @@
 //! episode is a function of its seed. HEALTHZ_FIRST_SEED says where to begin instead of at 0.
 
 mod client;
+mod ends;
 mod evictions;
 mod invariants;
 mod sabotage;
@@ -60,6 +62,8 @@ const CLIENTS_MAX: usize = 60;
 const CROWD_EPISODES: u64 = 32;
 const CROWD_MAX: usize = 2_000;
 const CROWD_ARRIVALS_MAX: usize = 64;
+/// At most, so that one may be missing between others.
+const LISTENERS: usize = 4;
 /// The check of half of the episodes.
 const HEARTBEAT: &str = "heartbeat";
 const BASE: Token = Token(3);
@@ -77,6 +81,8 @@ struct Episode<'a> {
     has_gone_back: bool,
     /// The clock is one that is set back now and then.
     is_erratic: bool,
+    /// Listeners are shut down from outside now and then.
+    ends_now_and_then: bool,
     connections: usize,
     is_crowd: bool,
     limits: Limits,
@@ -85,6 +91,8 @@ struct Episode<'a> {
     is_heartbeat: bool,
     open: Vec<usize>,
     is_stopped: bool,
+    /// Every listener had been given up when it was.
+    was_abandoned: bool,
     /// When the stop is over.
     stops_at: Option<Instant>,
     outcome: Outcome,
@@ -110,7 +118,8 @@ impl<'a> Episode<'a> {
             _ => rng.u64(..1 << 40),
         };
         let is_erratic = rng.u8(..4) == 0;
-        let listeners = rng.usize(1..3);
+        let ends_now_and_then = rng.bool();
+        let listeners = rng.usize(1..=LISTENERS);
         let world = World::new(rng, sabotage, listeners, connections, limits);
         let world = Rc::new(RefCell::new(world));
         let sockets: [_; LISTENERS_MAX] = core::array::from_fn(|index| {
@@ -133,6 +142,7 @@ impl<'a> Episode<'a> {
             latest: Instant::from_millis(now),
             has_gone_back: false,
             is_erratic,
+            ends_now_and_then,
             connections,
             is_crowd,
             limits,
@@ -140,6 +150,7 @@ impl<'a> Episode<'a> {
             is_heartbeat: health.name() == HEARTBEAT,
             open: Vec::new(),
             is_stopped: false,
+            was_abandoned: false,
             stops_at: None,
             outcome: Outcome::default(),
         }
@@ -148,6 +159,9 @@ impl<'a> Episode<'a> {
     fn run(mut self) -> Outcome {
         for _ in 0..STEPS_PER_EPISODE {
             self.step();
+            if self.is_quiet() {
+                break;
+            }
         }
         // Some are stopped in the midst of it.
         let is_settled = self.world.borrow_mut().rng.bool();
@@ -273,11 +287,13 @@ impl<'a> Episode<'a> {
         let now = self.tell_time();
         let is_well = self.world.borrow().is_well() && !self.table.is_paused();
         let before = self.watch(now);
+        let useless: Vec<usize> = self.world.borrow().useless().collect();
         let events = {
             let mut world = self.world.borrow_mut();
             let count_max = world.rng.usize(1..20);
             world.events(count_max)
         };
+        self.tell_late(now);
         for event in &events {
             assert!(self.table.owns(event.token));
             // Who waits for its turn does not get another one before it.
@@ -296,6 +312,7 @@ impl<'a> Episode<'a> {
         self.assert_line(rest);
         if is_well && !self.is_stopped {
             self.world.borrow_mut().wait_a_turn();
+            self.assert_given_up(&useless);
         }
         self.assert_bounded();
         self.assert_invariants(now);
@@ -378,6 +395,8 @@ impl<'a> Episode<'a> {
         };
         world.descriptors = world.held.len();
         world.fault_rate = world.rng.choice([0, 0, 0, 2, 40]).unwrap();
+        drop(world);
+        self.end_somewhere();
     }
 
     /// Everything is well again: everybody is served, in bounded time.
@@ -404,6 +423,7 @@ impl<'a> Episode<'a> {
         }
         let world = self.world.borrow();
         assert!(!world.is_waiting(), "a connection was never accepted");
+        assert_eq!(world.useless().next(), None, "never given up");
         assert_ne!(self.table.deadline(), Some(Instant::ZERO), "never at rest");
         for id in &self.open {
             let socket = &world.sockets[*id];
@@ -417,6 +437,8 @@ impl<'a> Episode<'a> {
     }
 
     fn stop(&mut self) {
+        self.end_before_stop();
+        self.was_abandoned = self.world.borrow().is_abandoned();
         self.is_stopped = true;
         let now = self.tell_time();
         self.world.borrow_mut().is_stopping = true;
@@ -424,6 +446,7 @@ impl<'a> Episode<'a> {
         let over = now.saturating_add(self.limits.drain_duration);
         self.stops_at = Some(over);
         self.assert_deadline();
+        self.assert_abandoned();
         if !self.table.is_finished() {
             let tally = &mut self.world.borrow_mut().tally;
             tally.note(Kind::StoppedWhileBusy);

@@ -10,6 +10,10 @@ pub(super) enum Sabotage {
     LoseEvents,
     /// Of those who wait to be accepted one is told of late.
     HideArrivals,
+    /// The last who waits at a listener that was shut down is not there when it is asked for.
+    HideLast,
+    /// That a listener was shut down is not reported.
+    HideEnds,
     /// Who is about to be evicted seems to have said nothing.
     HideInput,
     /// The FIN does not release what was held back for it.
@@ -40,6 +44,18 @@ fn simulation_finds_lost_events() {
 #[should_panic(expected = "waits longer than its place in line")]
 fn simulation_finds_who_waits_too_long() {
     finds(Sabotage::HideArrivals);
+}
+
+#[test]
+#[should_panic(expected = "who waited are forgotten")]
+fn simulation_finds_who_is_forgotten_with_a_listener() {
+    finds(Sabotage::HideLast);
+}
+
+#[test]
+#[should_panic(expected = "has ended and is not given up")]
+fn simulation_finds_listeners_that_are_never_given_up() {
+    finds(Sabotage::HideEnds);
 }
 
 #[test]

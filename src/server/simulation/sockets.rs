@@ -5,10 +5,10 @@ use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::io;
 use std::rc::Rc;
-use std::vec::Vec;
 
 use mio::Token;
 
+use super::ends::End;
 use super::sabotage::Sabotage;
 use super::tally::Kind;
 use super::world::{Listening, World};
@@ -47,9 +47,19 @@ impl ListenSocket for SimulatedListener {
             world.refused_at = world.now;
             return Err(io::Error::from_raw_os_error(code));
         }
-        let is_hidden = world.sabotage == Sabotage::HideArrivals
-            && world.listening[self.index].is_level
-            && world.rng.u8(..) < 64;
+        let end = world.listening[self.index].end;
+        if end == Some(End::Tcp) {
+            world.tally.note(Kind::AcceptEinval);
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let is_hidden = match world.sabotage {
+            Sabotage::HideArrivals => {
+                let is_level = world.listening[self.index].is_level;
+                is_level && end.is_none() && !world.is_stopping && world.rng.u8(..) < 64
+            }
+            Sabotage::HideLast => end.is_some() && world.listening[self.index].backlog.len() == 1,
+            _ => false,
+        };
         if is_hidden || world.listening[self.index].backlog.is_empty() {
             world.listening[self.index].is_empty = true;
             return Err(io::ErrorKind::WouldBlock.into());
@@ -61,8 +71,7 @@ impl ListenSocket for SimulatedListener {
             if code != libc::EINTR
                 && let Some(id) = world.listening[self.index].backlog.pop_front()
             {
-                world.sockets[id].server_closed = true;
-                world.sockets[id].is_spoilt = true;
+                world.refuse(id);
             }
             // Edge-triggered, the next one is there without another event; so it is here.
             return Err(io::Error::from_raw_os_error(code));
@@ -85,21 +94,27 @@ impl ListenSocket for SimulatedListener {
     fn register(&mut self, _: &(), token: Token) -> io::Result<()> {
         self.with(|listening| {
             listening.token = Some(token);
-            listening.is_pending = !listening.backlog.is_empty();
+            listening.is_pending = listening.is_ready();
         });
         Ok(())
     }
 
-    fn arm(&self, _: &(), _: Token) -> bool {
+    fn arm(&self, _: &(), token: Token) -> bool {
         let can = self.world.borrow().can_arm;
-        self.with(|listening| listening.is_level = can);
+        self.with(|listening| {
+            listening.is_level = can;
+            if can {
+                listening.token = Some(token);
+            }
+        });
         can
     }
 
-    fn disarm(&mut self, _: &(), _: Token) -> io::Result<()> {
+    fn disarm(&mut self, _: &(), token: Token) -> io::Result<()> {
         self.with(|listening| {
+            listening.token = Some(token);
             listening.is_level = false;
-            listening.is_pending = !listening.backlog.is_empty();
+            listening.is_pending = listening.is_ready();
         });
         Ok(())
     }
@@ -116,13 +131,8 @@ impl ListenSocket for SimulatedListener {
 
 impl Drop for SimulatedListener {
     fn drop(&mut self) {
-        let mut world = self.world.borrow_mut();
-        let listening = &mut world.listening[self.index];
-        listening.is_closed = true;
-        let refused: Vec<usize> = listening.backlog.drain(..).collect();
-        for id in refused {
-            world.sockets[id].server_closed = true;
-            world.sockets[id].is_spoilt = true;
+        if !std::thread::panicking() {
+            self.world.borrow_mut().close(self.index);
         }
     }
 }

@@ -29,6 +29,18 @@ kinds! {
     AcceptEintr,
     AcceptEproto,
     AcceptEperm,
+    AcceptEinval,
+    // A listener is shut down, with or without somebody in its queue; and it is given up.
+    EndedTcp,
+    EndedTcpInQueue,
+    EndedUnix,
+    EndedUnixInQueue,
+    EndedInPause,
+    GivenUp,
+    GivenUpInTheMiddle,
+    GivenUpLast,
+    LateListenerEvent,
+    RefusedAfterEnd,
     // A stream does.
     ShortRead,
     ShortSend,
@@ -47,6 +59,7 @@ kinds! {
     ClockSetBack,
     HeartbeatExpired,
     StoppedWhileBusy,
+    StoppedWithEnded,
     RefusedAfterStop,
 }
 
@@ -68,8 +81,15 @@ impl Kind {
 }
 
 /// How often each kind of thing has happened.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tally([u64; Kind::ALL.len()]);
+
+/// Longer arrays have none of their own.
+impl Default for Tally {
+    fn default() -> Self {
+        Tally([0; Kind::ALL.len()])
+    }
+}
 
 impl Tally {
     pub(super) fn note(&mut self, kind: Kind) {

@@ -12,6 +12,7 @@ use fastrand::Rng;
 use mio::Token;
 
 use super::client::{Client, Truth};
+use super::ends::End;
 use super::sabotage::Sabotage;
 use super::tally::{Kind, Tally};
 use crate::limits::Limits;
@@ -97,6 +98,7 @@ pub(super) struct Listening {
     pub(super) is_level: bool,
     pub(super) is_pending: bool,
     pub(super) is_closed: bool,
+    pub(super) end: Option<End>,
     /// The last accept(2) said that nobody waits.
     pub(super) is_empty: bool,
     /// accept(2)s since the turn began, and as many as it may be.
@@ -227,12 +229,12 @@ impl World {
         let at = self.rng.usize(..self.listening.len());
         let listening = &mut self.listening[at];
         self.sockets[id].ahead = listening.backlog.len();
-        if listening.is_closed {
-            // Refused.
-            self.tally.note(Kind::RefusedAfterStop);
-            self.sockets[id].server_closed = true;
-            self.sockets[id].client_reset = true;
-            self.sockets[id].is_spoilt = true;
+        if listening.is_closed || listening.end.is_some() {
+            self.tally.note(match self.is_stopping {
+                true => Kind::RefusedAfterStop,
+                false => Kind::RefusedAfterEnd,
+            });
+            self.refuse(id);
         } else {
             listening.backlog.push_back(id);
             listening.is_pending = true;
@@ -272,16 +274,13 @@ impl World {
     pub(super) fn events(&mut self, count_max: usize) -> Vec<Event> {
         let mut events = Vec::new();
         for listening in &mut self.listening {
-            let is_level = listening.is_level && !listening.backlog.is_empty();
+            let is_level = listening.is_level && listening.is_ready();
             if let Some(token) = listening.token
                 && (core::mem::take(&mut listening.is_pending) || is_level)
                 && !listening.is_closed
             {
-                events.push(Event {
-                    token,
-                    id: None,
-                    is_read_closed: false,
-                });
+                let is_end_hidden = self.sabotage == Sabotage::HideEnds;
+                events.push(Event::of(listening, token, is_end_hidden));
             }
         }
         while events.len() < count_max
@@ -313,13 +312,10 @@ impl World {
         self.sockets[id].is_full
     }
 
-    /// Whether connections wait at listener `index` of which nobody will tell the server.
+    /// Whether connections wait at listener `index`, or it has ended, and nobody will tell the server.
     pub(super) fn is_forgotten(&self, index: usize) -> bool {
         let listening = &self.listening[index];
-        !listening.is_closed
-            && !listening.backlog.is_empty()
-            && !listening.is_level
-            && !listening.is_pending
+        !listening.is_closed && listening.is_ready() && !listening.is_level && !listening.is_pending
     }
 
     /// Whether the server may find somebody at a listener of which it will not be told.
