@@ -181,7 +181,9 @@ int healthz_timeout(struct healthz *door);
 //
 // `*events`, if `events` is not NULL, tells how much there was. A loop that is told only once
 // (EPOLLET) calls again until it is 0.
-enum healthz_result healthz_turn(struct healthz *door, int timeout_ms, size_t *events);
+enum healthz_result healthz_turn(struct healthz *door,
+                                 int timeout_ms,
+                                 size_t *events);
 
 // From now on `/readyz` fails with "process is shutting down", and everything else is answered as
 // before. For the time between SIGTERM and healthz_stop(), in which others learn of it.
