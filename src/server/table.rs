@@ -17,6 +17,9 @@ use crate::http::{Next, Phase};
 use crate::limits::LISTENERS_MAX;
 use crate::time::Instant;
 
+#[cfg(test)]
+mod view;
+
 /// Connections accepted from one listener in one turn, at most. Where the kernel tells again of those
 /// that wait ([`ListenSocket::arm`]) it is one, unless there is a crowd.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -604,88 +607,4 @@ impl<'a, L: ListenSocket> Table<'a, L> {
 fn present<L>(listeners: &mut [Option<L>]) -> impl Iterator<Item = (usize, &mut L)> {
     let places = listeners.iter_mut().enumerate();
     places.filter_map(|(index, listener)| Some((index, listener.as_mut()?)))
-}
-
-/// What only a simulation looks at.
-#[cfg(test)]
-impl<L: ListenSocket> Table<'_, L> {
-    /// Who wants another turn, from the front.
-    pub(super) fn line(&self) -> impl Iterator<Item = u16> {
-        self.slots.line()
-    }
-
-    /// Whether the connection of `token` does, if there is one.
-    pub(super) fn is_runnable(&self, token: Token) -> bool {
-        let index = (token.0 & TOKEN_MASK) - self.base.0 - LISTENERS_MAX;
-        token == self.token(index as u16) && self.slots.is_runnable(index as u16)
-    }
-
-    /// Who has the places of `indexes`.
-    pub(super) fn streams_at(&self, indexes: &[u16]) -> impl Iterator<Item = &L::Stream> {
-        let peers = indexes
-            .iter()
-            .filter_map(|index| self.slots.content(*index));
-        peers.map(|peer| &peer.stream)
-    }
-
-    /// Every connection, what it waits for, and since when; each queue from its front.
-    pub(super) fn places(&self) -> impl Iterator<Item = (&L::Stream, Queue, Instant)> {
-        Queue::ALL.into_iter().flat_map(|queue| {
-            let members = self.slots.queued(queue);
-            members.map(move |(_, peer, since)| (&peer.stream, queue, since))
-        })
-    }
-
-    /// Connections whose time is up.
-    pub(super) fn overdue(&self, now: Instant) -> impl Iterator<Item = &L::Stream> {
-        let is_over = self.stops_at.is_some_and(|stops_at| stops_at <= now);
-        let overdue = self.places().filter(move |(_, queue, since)| {
-            is_over || since.saturating_add(self.time_to_live(*queue)) <= now
-        });
-        overdue.map(|(stream, ..)| stream)
-    }
-
-    pub(super) fn is_paused(&self) -> bool {
-        self.accept_paused.is_some()
-    }
-
-    pub(super) fn has_listener(&self, index: usize) -> bool {
-        self.listeners.get(index).is_some_and(Option::is_some)
-    }
-
-    pub(super) fn streams(&self) -> impl Iterator<Item = &L::Stream> {
-        self.slots.contents().map(|peer| &peer.stream)
-    }
-
-    /// The queues hold every connection once, in order, none that is overdue, each where it belongs, and
-    /// what each says to have kept has room. Who comes when a clock has gone back is overdue before
-    /// those in front: it waits for them. `latest` is the latest that the clock has ever said.
-    pub(super) fn assert_whole(&self, now: Instant, latest: Instant, has_gone_back: bool) {
-        self.slots.assert_whole();
-        let buffers = &self.desk.buffers;
-        let mut count = 0;
-        for queue in Queue::ALL {
-            let mut last = Instant::ZERO;
-            for (_, peer, since) in self.slots.queued(queue) {
-                assert!(
-                    since <= latest && (has_gone_back || last <= since),
-                    "{queue:?} is out of order"
-                );
-                let expires = since.saturating_add(self.time_to_live(queue));
-                assert!(
-                    has_gone_back || expires > now || now == expires && now.as_millis() == u64::MAX,
-                    "overdue"
-                );
-                assert_eq!(queue == Queue::Write, !peer.unsent.is_empty(), "{queue:?}");
-                buffers.assert_room(self.slots.count(), peer.received, peer.unsent.end);
-                assert!(
-                    peer.received < buffers.head_bytes() || peer.after != Next::Read,
-                    "a connection waits with a full buffer"
-                );
-                last = since;
-                count += 1;
-            }
-        }
-        assert_eq!(count, self.slots.occupied());
-    }
 }
