@@ -9,8 +9,8 @@
 )]
 
 mod counting;
+mod roles;
 
-use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -36,23 +36,18 @@ static SLOTS: Mutex<[Slot; CONNECTIONS]> = Mutex::new([const { Slot::new() }; CO
 static BYTES: Mutex<[u8; 2 << 20]> = Mutex::new([0; 2 << 20]);
 static HEADS: Mutex<HeadCache> = Mutex::new(HeadCache::new());
 
-/// Calls of the allocator, and bytes that are in use, but for threads that are clients.
+/// Calls of the allocator, and bytes that are in use, of threads that may be the server's.
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static IN_USE: AtomicI64 = AtomicI64::new(0);
 
 /// Nothing is waited for longer than this, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-thread_local! {
-    // Constant and without a destructor: reading it allocates nothing.
-    static IS_CLIENT: Cell<bool> = const { Cell::new(false) };
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting(count);
 
 fn count(bytes: i64) {
-    if !IS_CLIENT.get() {
+    if roles::is_server() {
         CALLS.fetch_add(1, Ordering::SeqCst);
         IN_USE.fetch_add(bytes, Ordering::SeqCst);
     }
@@ -121,11 +116,11 @@ struct Client {
 
 impl Client {
     fn start() -> Self {
-        IS_CLIENT.set(true);
+        roles::set_server(false);
         let (ask, asked) = channel();
         let (answer, answered) = channel();
         thread::spawn(move || {
-            IS_CLIENT.set(true);
+            roles::set_server(false);
             answer.send(()).unwrap();
             for address in asked {
                 probe(address);
@@ -133,7 +128,7 @@ impl Client {
             }
         });
         answered.recv().unwrap();
-        IS_CLIENT.set(false);
+        roles::set_server(true);
         Client { ask, answered }
     }
 
@@ -141,15 +136,15 @@ impl Client {
     fn probe(&self, address: SocketAddr, mut turn: impl FnMut()) {
         let calls = CALLS.load(Ordering::SeqCst);
         let started = Instant::now();
-        IS_CLIENT.set(true);
+        roles::set_server(false);
         self.ask.send(address).unwrap();
         while self.answered.try_recv().is_err() {
             assert!(started.elapsed() < PATIENCE, "no answer");
-            IS_CLIENT.set(false);
+            roles::set_server(true);
             turn();
-            IS_CLIENT.set(true);
+            roles::set_server(false);
         }
-        IS_CLIENT.set(false);
+        roles::set_server(true);
         assert_eq!(CALLS.load(Ordering::SeqCst), calls, "serving allocates");
     }
 }
@@ -274,6 +269,7 @@ fn kib(bytes: i64) -> String {
 /// In one test, for the counters are everybody's.
 #[test]
 fn the_table_of_the_readme_says_what_embedding_costs() {
+    roles::begin();
     now();
     // What is made at the first use of a thread or a directory is nobody's cost.
     descriptors();

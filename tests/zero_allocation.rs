@@ -1,8 +1,8 @@
 //! The serving thread neither allocates nor frees once it has served, whatever is asked and however
 //! it ends.
 //!
-//! The allocator counts for every thread that has not said that it is a client. So the thread that
-//! [`spawn`] starts is counted as it is, without a hook in it.
+//! The allocator counts for every thread that begins after the test and has not said that it is a
+//! client. So the thread that [`spawn`] starts is counted as it is, without a hook in it.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
@@ -12,13 +12,13 @@
 )]
 
 mod counting;
+mod roles;
 
-use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -26,26 +26,16 @@ use counting::Counting;
 use healthz::server::{Address, Config, Counters, Listeners, Runner, Server, spawn};
 use healthz::{Check, Endpoint, Limits, Responder};
 
-/// Calls of the allocator by threads that are no clients.
+/// Calls of the allocator by threads that may be the server's.
 static CALLS: AtomicU64 = AtomicU64::new(0);
-/// Whether a thread that has not said what it is may be the server's. Where the test's own thread takes
-/// its turns, the only such thread is the one of the test harness, which waits for the test's end and
-/// allocates when it begins to.
-static ARE_OTHERS_COUNTED: AtomicBool = AtomicBool::new(true);
 /// Log records that came.
 static RECORDS: AtomicU64 = AtomicU64::new(0);
-
-thread_local! {
-    // Constant and without a destructor: reading it allocates nothing.
-    static IS_CLIENT: Cell<Option<bool>> = const { Cell::new(None) };
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting(count);
 
 fn count(_bytes: i64) {
-    let is_client = IS_CLIENT.get();
-    if !is_client.unwrap_or_else(|| !ARE_OTHERS_COUNTED.load(Ordering::Relaxed)) {
+    if roles::is_server() {
         CALLS.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -311,7 +301,7 @@ fn calls(work: impl FnOnce()) -> u64 {
 /// In one test, for the counter is everybody's.
 #[test]
 fn the_serving_thread_leaves_the_allocator_alone() {
-    IS_CLIENT.set(Some(true));
+    roles::begin();
     log::set_logger(&Logger).unwrap();
     log::set_max_level(log::LevelFilter::Info);
     if std::env::var_os(CHILD).is_some() {
@@ -402,12 +392,11 @@ fn the_serving_thread_leaves_the_allocator_alone() {
 
 /// Runs in a process of its own, with 32 descriptors, and is client and server in turn.
 fn out_of_descriptors() {
-    ARE_OTHERS_COUNTED.store(false, Ordering::Relaxed);
     // The canary: this thread is counted when it serves.
     let server_box = || {
-        IS_CLIENT.set(Some(false));
+        roles::set_server(true);
         drop(Box::new(1));
-        IS_CLIENT.set(Some(true));
+        roles::set_server(false);
     };
     assert_eq!(calls(server_box), 2);
     let mut listeners = Listeners::new();
@@ -419,11 +408,11 @@ fn out_of_descriptors() {
     let mut runner = Runner::new(server).unwrap();
     let mut turns = |count: u32| {
         let calls = calls(|| {
-            IS_CLIENT.set(Some(false));
+            roles::set_server(true);
             for _ in 0..count {
                 runner.turn(Some(Duration::from_millis(5))).unwrap();
             }
-            IS_CLIENT.set(Some(true));
+            roles::set_server(false);
         });
         (calls, runner.server().counters())
     };
