@@ -7,7 +7,7 @@
 //! schedule, the same for all, so a slower server is not asked less. Times are those of the machine;
 //! what holds elsewhere is the ratio within a round.
 //!
-//! `-- --seconds 0.5 --rounds 11` change how much is done.
+//! `-- --seconds 0.5 --rounds 31` change how much is done.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -83,7 +83,7 @@ fn main() {
 fn measure() {
     let is_full = support::is_full();
     let seconds = support::option("--seconds").unwrap_or(if is_full { 0.5 } else { 0.02 });
-    let rounds: usize = support::option("--rounds").unwrap_or(if is_full { 11 } else { 1 });
+    let rounds: usize = support::option("--rounds").unwrap_or(if is_full { 31 } else { 1 });
     println!("{}", support::environment());
     let mut programs = vec![
         ("healthz", Program::start("serve-healthz")),
