@@ -6,7 +6,7 @@
 //!
 //! Lines marked `yours` would be there without the door; the others are what it costs.
 
-use healthz::server::{Address, Config, Listeners, Server, TOKENS, now};
+use healthz::server::{Address, Server, TOKENS, now};
 use healthz::{Check, Endpoint, Responder};
 use mio::unix::SourceFd; // yours
 use mio::{Events, Interest, Poll, Token}; // yours
@@ -27,9 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let registry = poll.registry(); // yours
     registry.register(&mut SourceFd(&0), INPUT, Interest::READABLE)?; // yours
 
-    let mut listeners = Listeners::new();
-    listeners.bind(&address)?;
-    let mut server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let mut server = Server::bind(Responder::new(&ENDPOINTS), &address)?;
     server.register(poll.registry(), DOOR)?;
     while !server.is_finished() {
         let timeout = server.deadline().map(|at| at.saturating_since(now()));
@@ -49,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 server.stop(poll.registry(), now);
             }
         }
-        server.turn(poll.registry(), now);
+        server.advance(poll.registry(), now);
     }
     println!("{} requests answered", server.counters().answered); // yours
     Ok(()) // yours

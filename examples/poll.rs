@@ -6,7 +6,7 @@
 //!
 //! Lines marked `yours` would be there without the door; the others are what it costs.
 
-use healthz::server::{Address, Config, Listeners, Runner, Server, now};
+use healthz::server::{Address, Runner, Server, now};
 use healthz::{Check, Endpoint, Responder};
 use nix::errno::Errno; // yours
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll}; // yours
@@ -22,10 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = address.map_or(Ok(Address::DEFAULT), |text| text.parse())?; // yours
     let mut input = std::io::stdin(); // yours
 
-    let mut listeners = Listeners::new();
-    listeners.bind(&address)?;
-    let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
-    let mut runner = Runner::new(server)?;
+    let server = Server::bind(Responder::new(&ENDPOINTS), &address)?;
+    let runner = Runner::new(server)?;
     loop {
         // None, for ever, is -1 in poll(2).
         let timeout = runner.timeout().map(PollTimeout::try_from).transpose()?;
@@ -36,14 +34,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             result => result?,             // yours
         };
         let [has_input, _] = watched.map(|watched| watched.any() == Some(true)); // yours
-        runner.turn(Some(Duration::ZERO))?;
+        runner.poll_once(Some(Duration::ZERO))?;
         if has_input && input.read(&mut [0; 4096])? > 0 {
             LINES.beat(now());
         } else if has_input {
             break; // yours
         }
     }
-    runner.stopper().stop();
+    runner.handle().stop();
     runner.run()?;
     println!("{} requests answered", runner.server().counters().answered); // yours
     Ok(()) // yours

@@ -10,7 +10,7 @@ mod profile;
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use healthz::server::{Address, Config, Listeners, Runner, Server};
+use healthz::server::{Address, Runner, Server};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -20,13 +20,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => BTreeMap::new(),
     };
     let responder = profile::responder(&profile, &failing)?;
-    let mut listeners = Listeners::new();
-    listeners.bind(&"127.0.0.1:0".parse()?)?;
-    let server = Server::new(responder, listeners, Config::default());
+    let server = Server::bind(responder, &"127.0.0.1:0".parse()?)?;
     let Some(Address::Tcp(address)) = server.local_addresses().next() else {
         return Err("not on TCP".into());
     };
-    let mut runner = Runner::new(server)?;
+    let runner = Runner::new(server)?;
     let mut out = std::io::stdout();
     writeln!(out, "{}", address.port())?;
     out.flush()?;

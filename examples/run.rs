@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example run [ADDRESS]`, then `curl localhost:10248/healthz?verbose`.
 
-use healthz::server::{Address, Config, Listeners, Runner, Server};
+use healthz::server::{Address, Runner, Server};
 use healthz::{Check, Endpoint, Responder};
 
 static PING: Check = Check::ping();
@@ -11,9 +11,7 @@ static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1); // yours
     let address = address.map_or(Ok(Address::DEFAULT), |text| text.parse())?; // yours
-    let mut listeners = Listeners::new();
-    listeners.bind(&address)?;
-    let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let server = Server::bind(Responder::new(&ENDPOINTS), &address)?;
     Runner::new(server)?.run()?;
     Ok(()) // yours
 }

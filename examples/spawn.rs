@@ -5,7 +5,7 @@
 //!
 //! Lines marked `yours` would be there without the door; the others are what it costs.
 
-use healthz::server::{Address, Config, Listeners, Server, now, spawn};
+use healthz::server::{Address, Server, now, spawn};
 use healthz::{Check, Endpoint, Responder};
 use std::time::Duration; // yours
 
@@ -15,9 +15,7 @@ static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&LINES]);
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1); // yours
     let address = address.map_or(Ok(Address::DEFAULT), |text| text.parse())?; // yours
-    let mut listeners = Listeners::new();
-    listeners.bind(&address)?;
-    let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let server = Server::bind(Responder::new(&ENDPOINTS), &address)?;
     let door = spawn(server)?;
     for line in std::io::stdin().lines() {
         println!("{} bytes", line?.len()); // yours

@@ -51,6 +51,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for event in &events {
             server.handle(poll.registry(), event, now);
         }
-        server.turn(poll.registry(), now);
+        server.advance(poll.registry(), now);
     }
 }

@@ -12,7 +12,7 @@
     reason = "how tokio takes a descriptor since 1.54; before, `AsyncFd::with_interest` was safe to call"
 )]
 
-use healthz::server::{Address, Config, Listeners, Runner, Server, now};
+use healthz::server::{Address, Runner, Server, now};
 use healthz::{Check, Endpoint, Responder};
 use std::io::{self, Read}; // yours
 use std::time::Duration;
@@ -30,11 +30,11 @@ async fn serve(runner: Runner<'static>) -> io::Result<u64> {
             Ok(ready) => {
                 let mut ready = ready?;
                 // tokio is told once of a descriptor: there may be more to do until there was nothing.
-                if ready.get_inner_mut().turn(Some(Duration::ZERO))? == 0 {
+                if ready.get_inner().poll_once(Some(Duration::ZERO))? == 0 {
                     ready.clear_ready();
                 }
             }
-            Err(_) => drop(runner.get_mut().turn(Some(Duration::ZERO))?),
+            Err(_) => drop(runner.get_ref().poll_once(Some(Duration::ZERO))?),
         }
     }
     Ok(runner.get_ref().server().counters().answered)
@@ -51,16 +51,14 @@ async fn work() -> io::Result<()> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1); // yours
     let address = address.map_or(Ok(Address::DEFAULT), |text| text.parse())?; // yours
-    let mut listeners = Listeners::new();
-    listeners.bind(&address)?;
-    let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let server = Server::bind(Responder::new(&ENDPOINTS), &address)?;
     let runner = Runner::new(server)?;
-    let stopper = runner.stopper();
+    let handle = runner.handle();
     let mut runtime = tokio::runtime::Builder::new_current_thread(); // yours
     let answered = runtime.enable_all().build()?.block_on(async {
         let door = tokio::spawn(serve(runner));
         work().await?; // yours
-        stopper.stop();
+        handle.stop();
         door.await?
     })?;
     println!("{answered} requests answered"); // yours

@@ -26,9 +26,7 @@
 //! static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING, &WORK]);
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut listeners = Listeners::new();
-//! listeners.bind(&Address::DEFAULT)?;
-//! let door = spawn(Server::new(Responder::new(&ENDPOINTS), listeners, Config::default()))?;
+//! let door = spawn(Server::bind(Responder::new(&ENDPOINTS), &Address::DEFAULT)?)?;
 //! loop {
 //!     WORK.beat(now()); // from any thread, as often as you like
 //!     # break;

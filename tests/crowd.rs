@@ -77,7 +77,7 @@ fn a_newcomer_waits_for_a_few_bufferfuls_however_many_are_greedy() {
         probe.write_all(LAST).unwrap();
         let before = door.server.counters().answered;
         events.iter().for_each(|event| door.handle(event));
-        door.server.turn(door.poll.registry(), door.now);
+        door.server.advance(door.poll.registry(), door.now);
         for event in &door.events(256) {
             door.handle(event);
         }

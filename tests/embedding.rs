@@ -167,7 +167,7 @@ fn turn(poll: &mut Poll, events: &mut Events, server: &mut Server<'_>) {
     for event in &*events {
         server.handle(poll.registry(), event, now());
     }
-    server.turn(poll.registry(), now());
+    server.advance(poll.registry(), now());
 }
 
 fn in_a_poll(client: &Client) -> Added {
@@ -210,10 +210,10 @@ fn in_a_poll_from_statics(client: &Client) -> Added {
 fn in_a_runner(client: &Client) -> Added {
     let (listeners, address) = listeners();
     let before = Before::now();
-    let mut runner = Runner::new(server(listeners)).unwrap();
+    let runner = Runner::new(server(listeners)).unwrap();
     let added = before.added();
     client.probe(address, || {
-        drop(runner.turn(Some(Duration::from_millis(5))))
+        drop(runner.poll_once(Some(Duration::from_millis(5))))
     });
     added
 }
@@ -292,8 +292,9 @@ fn the_table_of_the_readme_says_what_embedding_costs() {
         ("`spawn` on a thread of its own", "spawn", thread),
         ("`Server` in your mio `Poll`", "mio", mio),
         ("the same, from statics", "statics", statics),
-        ("`Runner::turn` in a poll(2) loop", "poll", runner),
-        ("`Runner::turn` inside tokio", "tokio", runner),
+        ("`Runner::poll_once` in a poll(2) loop", "poll", runner),
+        ("`Runner::poll_once` inside tokio", "tokio", runner),
+        ("`Runner::poll_once` in calloop", "calloop", runner),
         ("`Connection` on smoltcp's sockets", "smoltcp", nothing),
     ];
     let mut table = String::new();

@@ -197,3 +197,8 @@ fn the_poll_example_serves_from_a_bare_loop() {
 fn the_tokio_example_serves_inside_a_runtime() {
     assert_lives_beside_other_work("tokio");
 }
+
+#[test]
+fn the_calloop_example_serves_from_a_loop_of_shared_references() {
+    assert_lives_beside_other_work("calloop");
+}

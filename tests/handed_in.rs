@@ -198,17 +198,17 @@ fn a_runner_whose_last_listener_is_shut_down_says_so_and_ends() {
     let mut listeners = Listeners::new();
     listeners.add(listener.try_clone().unwrap()).unwrap();
     let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
-    let mut runner = Runner::new(server).unwrap();
+    let runner = Runner::new(server).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let mut client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     let (start, end) = LAST.split_at(9);
     client.write_all(start).unwrap();
     while runner.server().counters().accepted == 0 {
-        runner.turn(Some(PATIENCE)).unwrap();
+        runner.poll_once(Some(PATIENCE)).unwrap();
     }
     listener.shutdown(std::net::Shutdown::Both).unwrap();
-    runner.turn(Some(PATIENCE)).unwrap();
+    runner.poll_once(Some(PATIENCE)).unwrap();
     assert!(runner.server().is_abandoned());
     client.write_all(end).unwrap();
     let error = runner.run().unwrap_err();

@@ -23,7 +23,7 @@ use common::profile;
 use common::rows::{self, End, FILES, Row, Segment};
 use common::wire::{Outcome, Wire};
 use healthz::Responder;
-use healthz::server::{Address, Config, Handle, Listeners, Server, spawn};
+use healthz::server::{Address, Server, ServerThread, spawn};
 
 /// Exchanges at a time. Most of them wait for silence most of the time.
 const CLIENTS: usize = 12;
@@ -78,7 +78,7 @@ fn connect(address: &Address) -> Box<dyn Stream> {
 /// A server for each distinct state, and what they are asked.
 struct Servers {
     of: BTreeMap<(String, BTreeMap<String, String>), (Responder<'static>, Address)>,
-    handles: Vec<Handle>,
+    handles: Vec<ServerThread>,
 }
 
 impl Servers {
@@ -93,9 +93,7 @@ impl Servers {
                 continue;
             }
             let responder = profile::responder(&row.profile, &row.failing).unwrap();
-            let mut listeners = Listeners::new();
-            listeners.bind(&address(servers.handles.len())).unwrap();
-            let server = Server::new(responder, listeners, Config::default());
+            let server = Server::bind(responder, &address(servers.handles.len())).unwrap();
             let bound = server.local_addresses().next().unwrap();
             servers.handles.push(spawn(server).unwrap());
             servers.of.insert(key, (responder, bound));
@@ -108,7 +106,7 @@ impl Servers {
     }
 
     fn end(self) {
-        self.handles.iter().for_each(Handle::stop);
+        self.handles.iter().for_each(ServerThread::stop);
         for handle in self.handles {
             let counters = handle.join().unwrap();
             assert_eq!(counters.open, 0);

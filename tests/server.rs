@@ -118,7 +118,7 @@ fn who_spoke_before_a_stall_is_answered_though_the_event_comes_after_the_deadlin
     idle.write_all(GET).unwrap();
     slow.write_all(b"Host: a\r\n\r\n").unwrap();
     harness.now = harness.now.saturating_add(Duration::from_secs(3600));
-    harness.server.turn(harness.poll.registry(), harness.now);
+    harness.server.advance(harness.poll.registry(), harness.now);
     for stream in [&mut idle, &mut slow] {
         assert!(answer(stream).starts_with("HTTP/1.1 200 OK\r\n"));
     }
@@ -142,7 +142,7 @@ fn who_sent_its_body_before_a_stall_is_kept_and_answered() {
     answer(&mut stream);
     stream.write_all(&[b"56789", GET].concat()).unwrap();
     harness.now = harness.now.saturating_add(Duration::from_secs(3600));
-    harness.server.turn(harness.poll.registry(), harness.now);
+    harness.server.advance(harness.poll.registry(), harness.now);
     assert!(answer(&mut stream).starts_with("HTTP/1.1 200 OK\r\n"));
     assert_eq!(harness.server.counters().expired, 0);
 }
@@ -443,7 +443,7 @@ fn two_servers_and_a_foreign_socket_live_in_one_poll() {
             }
         }
         for server in &mut servers {
-            server.turn(poll.registry(), Instant::ZERO);
+            server.advance(poll.registry(), Instant::ZERO);
         }
     }
     for stream in &mut streams {
@@ -547,7 +547,7 @@ fn who_finished_its_request_before_a_stall_is_answered_though_the_drain_is_over(
     harness.server.stop(harness.poll.registry(), harness.now);
     busy.write_all(b"t: a\r\n\r\n").unwrap();
     harness.now = harness.now.saturating_add(Limits::DEFAULT.drain_duration);
-    harness.server.turn(harness.poll.registry(), harness.now);
+    harness.server.advance(harness.poll.registry(), harness.now);
     assert!(harness.server.is_finished());
     let text = rest(&mut busy);
     assert!(
@@ -621,8 +621,8 @@ fn a_runner_is_turned_from_any_other_loop() {
     use std::os::fd::AsFd;
     let server = Server::new(Responder::new(&ENDPOINTS), localhost(), Config::default());
     let address = address_of(&server);
-    let mut runner = Runner::new(server).unwrap();
-    runner.turn(Some(Duration::ZERO)).unwrap();
+    let runner = Runner::new(server).unwrap();
+    runner.poll_once(Some(Duration::ZERO)).unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(LAST).unwrap();
@@ -637,7 +637,7 @@ fn a_runner_is_turned_from_any_other_loop() {
     let mut events = Events::with_capacity(1);
     outer.poll(&mut events, Some(PATIENCE)).unwrap();
     assert!(!events.is_empty());
-    runner.turn(Some(Duration::ZERO)).unwrap();
+    runner.poll_once(Some(Duration::ZERO)).unwrap();
     assert!(rest(&mut stream).ends_with("ok"));
 }
 
@@ -680,18 +680,18 @@ fn a_server_lives_in_its_callers_memory_and_leaves_it_empty() {
         };
         let server = Server::with_memory(responder, localhost(), config.limits, memory);
         let address = address_of(&server);
-        let mut runner = Runner::new(server).unwrap();
+        let runner = Runner::new(server).unwrap();
         let mut clients: Vec<_> = (0..3)
             .map(|_| {
                 let mut client = TcpStream::connect(address).unwrap();
                 client.set_read_timeout(Some(PATIENCE)).unwrap();
                 client.write_all(GET).unwrap();
-                runner.turn(Some(PATIENCE)).unwrap();
+                runner.poll_once(Some(PATIENCE)).unwrap();
                 client
             })
             .collect();
         for _ in 0..100 {
-            runner.turn(Some(Duration::ZERO)).unwrap();
+            runner.poll_once(Some(Duration::ZERO)).unwrap();
         }
         for client in &mut clients {
             assert!(answer(client).starts_with("HTTP/1.1 200 OK\r\n"));

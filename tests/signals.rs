@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use counting::Counting;
-use healthz::server::{Address, Config, Listeners, Runner, Server, Stopper, now};
+use healthz::server::{Address, Config, Listeners, Runner, Server, ServerHandle, now};
 use healthz::{Check, Endpoint, Health, Limits, Responder};
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
@@ -43,7 +43,7 @@ static IN_THE_WAY: AtomicU64 = AtomicU64::new(0);
 static TORN: AtomicU64 = AtomicU64::new(0);
 /// Calls of the allocator in a handler.
 static CALLS: AtomicU64 = AtomicU64::new(0);
-static STOPPER: OnceLock<Stopper> = OnceLock::new();
+static HANDLE: OnceLock<ServerHandle> = OnceLock::new();
 
 thread_local! {
     // Constant and without a destructor: reading it allocates nothing.
@@ -107,8 +107,8 @@ extern "C" fn update(_signal: i32) {
 }
 
 extern "C" fn stop(_signal: i32) {
-    if let Some(stopper) = STOPPER.get() {
-        stopper.stop();
+    if let Some(handle) = HANDLE.get() {
+        handle.stop();
     }
 }
 
@@ -185,11 +185,9 @@ fn send(to: nix::sys::pthread::Pthread) -> bool {
 
 #[test]
 fn a_handler_stops_a_server_that_its_thread_runs() {
-    let mut listeners = Listeners::new();
-    listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
-    let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
-    let mut runner = Runner::new(server).unwrap();
-    assert!(STOPPER.set(runner.stopper()).is_ok());
+    let server = Server::bind(Responder::new(&ENDPOINTS), &"127.0.0.1:0".parse().unwrap()).unwrap();
+    let runner = Runner::new(server).unwrap();
+    assert!(HANDLE.set(runner.handle()).is_ok());
     install(Signal::SIGUSR2, stop);
     let this = pthread_self();
     let sender = thread::spawn(move || pthread_kill(this, Signal::SIGUSR2));
@@ -219,8 +217,8 @@ fn signals_do_not_keep_deadlines_from_passing() {
     let Some(Address::Tcp(address)) = server.local_addresses().next() else {
         panic!("not on TCP");
     };
-    let mut runner = Runner::new(server).unwrap();
-    let stopper = runner.stopper();
+    let runner = Runner::new(server).unwrap();
+    let handle = runner.handle();
     let thread = thread::spawn(move || runner.run());
     let mut client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(WAIT)).unwrap();
@@ -235,6 +233,6 @@ fn signals_do_not_keep_deadlines_from_passing() {
         assert!(started.elapsed() < PATIENCE, "the deadline never comes");
     };
     assert!(answer[..size].starts_with(b"HTTP/1.1 408 Request Timeout\r\n"));
-    stopper.stop();
+    handle.stop();
     thread.join().unwrap().unwrap();
 }

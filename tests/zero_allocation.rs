@@ -405,12 +405,12 @@ fn out_of_descriptors() {
     let Some(Address::Tcp(address)) = server.local_addresses().next() else {
         panic!("not on TCP");
     };
-    let mut runner = Runner::new(server).unwrap();
-    let mut turns = |count: u32| {
+    let runner = Runner::new(server).unwrap();
+    let turns = |count: u32| {
         let calls = calls(|| {
             roles::set_server(true);
             for _ in 0..count {
-                runner.turn(Some(Duration::from_millis(5))).unwrap();
+                runner.poll_once(Some(Duration::from_millis(5))).unwrap();
             }
             roles::set_server(false);
         });

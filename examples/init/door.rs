@@ -48,7 +48,7 @@ impl<'a> Door<'a> {
         for event in events {
             self.server.handle(registry, event, now);
         }
-        self.server.turn(registry, now);
+        self.server.advance(registry, now);
     }
 
     /// When the next turn has to be at the latest.

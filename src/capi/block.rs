@@ -27,7 +27,7 @@ use crate::limits::{
     CHECK_NAME_BYTES_MAX, CONNECTIONS_MAX, Limits, REQUEST_HEAD_BYTES_MAX, REQUEST_HEAD_BYTES_MIN,
 };
 use crate::server::{
-    Address, Config, Counters, Listeners, Memory, Runner, Server, Slot, Stopper, now,
+    Address, Config, Counters, Listeners, Memory, Runner, Server, ServerHandle, Slot, now,
 };
 
 const CHECKS_DEFAULT: usize = 16;
@@ -75,7 +75,7 @@ pub struct Door {
 )]
 enum Life {
     Made(Listeners),
-    Serving(Runner<'static>, Stopper),
+    Serving(Runner<'static>, ServerHandle),
     /// It could not be started.
     Ended,
 }
@@ -398,8 +398,8 @@ impl Door {
         let server = Server::with_memory(Responder::new(endpoints), listeners, self.limits, memory);
         let runner = Runner::new(server)
             .map_err(|error| Problem::system(format_args!("cannot watch the sockets: {error}")))?;
-        let stopper = runner.stopper();
-        self.life = Life::Serving(runner, stopper);
+        let handle = runner.handle();
+        self.life = Life::Serving(runner, handle);
         Ok(())
     }
 
@@ -415,14 +415,14 @@ impl Door {
 
     pub(super) fn turn(&mut self, timeout: Option<Duration>) -> Result<usize, Problem> {
         let runner = self.runner()?;
-        let turned = runner.turn(timeout);
+        let turned = runner.poll_once(timeout);
         turned.map_err(|error| Problem::system(format_args!("cannot wait for events: {error}")))
     }
 
     pub(super) fn stop(&mut self) -> Result<(), Problem> {
         match &self.life {
-            Life::Serving(_, stopper) => {
-                stopper.stop();
+            Life::Serving(_, handle) => {
+                handle.stop();
                 Ok(())
             }
             _ => Err(too_early()),
@@ -448,7 +448,7 @@ impl Door {
         };
         let port = match &self.life {
             Life::Made(listeners) => listeners.local_addresses().find_map(port),
-            Life::Serving(runner, _) => runner.server().local_addresses().find_map(port),
+            Life::Serving(runner, _) => runner.server().local_addr().map(|address| address.port()),
             Life::Ended => None,
         };
         port.unwrap_or(0)

@@ -4,8 +4,9 @@
 //! Called once, by [`super::serve`], before there are threads: what they take is then locked too.
 
 use super::Failure;
+use super::log;
 use super::options::Options;
-use super::{door, log};
+use healthz::server::THREAD_STACK_BYTES;
 
 /// Room for the stacks of two threads and a heap that grows: several times over.
 #[cfg(target_os = "linux")]
@@ -17,7 +18,7 @@ const PROGRAM_BYTES: usize = 6 * 1024 * 1024;
 /// What two threads take when they begin: their stacks; from std 8 KiB each for the signal that comes
 /// when a stack is full; and from glibc a heap of 132 KiB each, without which it does where the limit is
 /// one of addresses. Not more than that, or memory that is enough would be refused.
-const BEGIN_BYTES: usize = door::STACK_BYTES + log::STACK_BYTES + 2 * (8 + 132) * 1024;
+const BEGIN_BYTES: usize = THREAD_STACK_BYTES + log::STACK_BYTES + 2 * (8 + 132) * 1024;
 
 /// Whether the system gives what threads take when they begin. Without it they end in their first steps,
 /// where nobody can refuse politely: std panics, and glibc aborts.

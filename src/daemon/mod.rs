@@ -9,7 +9,6 @@ mod alive;
 pub mod checks;
 #[cfg(target_os = "linux")]
 mod descriptors;
-mod door;
 mod duration;
 #[cfg(test)]
 mod fuzz;
@@ -31,11 +30,10 @@ use std::panic::Location;
 use std::time::Duration;
 
 use healthz::Instant;
-use healthz::server::{self, Config, Counters, Server};
+use healthz::server::{self, Config, Counters, Server, ServerThread};
 
 use alive::Alive;
 use checks::{Checks, SHUTDOWN};
-use door::Door;
 use listen::Inherited;
 use notify::Manager;
 use options::Options;
@@ -52,6 +50,10 @@ pub const EXIT_MISUSED: u8 = 2;
 const FLUSH_DURATION_MAX: Duration = Duration::from_secs(1);
 /// What the door may take beyond the time that its last requests have; more is a bug.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
+
+/// The server's thread handles the events of one poll within milliseconds. If it takes longer than this,
+/// the sync loop watches it.
+const RESPONSE_DURATION_MAX: Duration = Duration::from_millis(500);
 
 /// Longest that threads may take to begin: so long that a machine which is busy booting is no reason to
 /// give up, and no longer, because nothing is known of them until then.
@@ -179,7 +181,7 @@ struct Prepared {
     urls: Vec<String>,
     ready: Option<File>,
     sandbox: Sandbox,
-    door: Door,
+    server: ServerThread,
 }
 
 impl Prepared {
@@ -207,16 +209,17 @@ impl Prepared {
         memory::check_threads()?;
         // Its limit counts from now: a main that never comes round is seen.
         checks.syncloop.beat(server::now());
-        let door = Door::open(server, alive.clone(), wakes.ender())
+        let (started, ender) = (alive.clone(), wakes.ender());
+        let server = server::spawn_with(server, move || started.tell(), move || ender.tell())
             .map_err(failed("cannot start the server"))?;
-        // On a busy CPU the door would wait for all that is still to do here.
+        // On a busy CPU the server would wait for all that is still to do here.
         std::thread::yield_now();
         Ok(Prepared {
             wakes,
             urls,
             ready,
             sandbox,
-            door,
+            server,
         })
     }
 }
@@ -232,7 +235,7 @@ fn run(
         urls,
         ready,
         sandbox,
-        door,
+        server,
     } = prepared;
     let manager = Manager::from_env();
     // What is said below has to be true of them too, and the filter to find them.
@@ -245,20 +248,20 @@ fn run(
     manager.tell_ready(&sync::status(checks, server::now()));
     Inherited::tell_ready(ready);
 
-    let mut pulse = door.pulse();
-    let is_moving = Box::new(move || pulse.has_moved());
+    let handle = server.handle();
+    let is_moving = Box::new(move || handle.is_responsive(server::now(), RESPONSE_DURATION_MAX));
     let (period, log_limit) = (options.sync_period, options.log_limit);
     let mut main = Main {
         wakes,
         sync: SyncLoop::new(checks, &manager, period, log_limit, is_moving),
     };
     if main.watch()? == Watched::DoorEnded {
-        return Err(ended(door));
+        return Err(ended(server));
     }
     SHUTDOWN.begin_shutdown();
     manager.tell_stopping();
     ::log::info!("asked to stop: readyz fails, {}", plan(options));
-    main.drain(door, options)
+    main.drain(server, options)
 }
 
 /// Of so many connections, how many the system has descriptors for.
@@ -323,12 +326,12 @@ impl Main<'_> {
 
     /// Leaves the listeners open for the delay that was asked for, closes them, and waits for the last
     /// requests. Being asked again ends it.
-    fn drain(&mut self, door: Door, options: &Options) -> Result<(), Failure> {
+    fn drain(&mut self, server: ServerThread, options: &Options) -> Result<(), Failure> {
         let closes = server::now().saturating_add(options.shutdown_delay);
         match self.rounds_until(closes)? {
             Drained::AskedAgain => return Ok(()),
-            Drained::DoorEnded => return Err(ended(door)),
-            Drained::TimeIsUp => door.stop(),
+            Drained::DoorEnded => return Err(ended(server)),
+            Drained::TimeIsUp => server.stop(),
         }
         let grace = options.config.limits.drain_duration + CLOSING_GRACE;
         let drained = match self.rounds_until(server::now().saturating_add(grace))? {
@@ -340,7 +343,7 @@ impl Main<'_> {
         match drained {
             Drained::AskedAgain => Ok(()),
             Drained::DoorEnded => {
-                let counters = door.join().map_err(failed("the server failed"))?;
+                let counters = server.join().map_err(failed("the server failed"))?;
                 ::log::info!("stopped: {}", summary(&counters));
                 Ok(())
             }
@@ -395,8 +398,8 @@ fn panicked() -> Failure {
 }
 
 /// The door's thread has ended though nobody asked it to.
-fn ended(door: Door) -> Failure {
-    match door.join() {
+fn ended(server: ServerThread) -> Failure {
+    match server.join() {
         Ok(_) => Failure::Run("the server ended on its own".to_owned()),
         Err(error) => failed("the server failed")(error),
     }

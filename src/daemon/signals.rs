@@ -245,4 +245,22 @@ mod tests {
         flag();
         assert!(stops.take(false) && !stops.take(false));
     }
+
+    /// Regression: the end of the server's thread was noticed only in the next round of the sync loop, ten
+    /// seconds later.
+    #[test]
+    fn the_end_of_the_server_thread_is_reported_at_once_and_stays_reported() {
+        let mut wakes = Wakes::new().unwrap();
+        assert_eq!(wakes.wait(Duration::ZERO).unwrap(), Wake::Timeout);
+        wakes.ender().tell();
+        let timeout = Duration::from_secs(20);
+        for _ in 0..2 {
+            assert_eq!(wakes.wait(timeout).unwrap(), Wake::DoorEnded);
+        }
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+            signal_hook::low_level::raise(signal).unwrap();
+            let wake = wakes.wait(timeout).unwrap();
+            assert_eq!(wake, Wake::Stop, "a signal counts for more");
+        }
+    }
 }

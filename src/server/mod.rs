@@ -34,6 +34,7 @@ mod table;
 use core::time::Duration;
 use std::boxed::Box;
 use std::io;
+use std::net::SocketAddr;
 
 use mio::event::Event;
 use mio::{Registry, Token};
@@ -42,7 +43,7 @@ pub use address::{Address, AddressError};
 pub use inherited::{ListenFds, ListenFdsError};
 pub use listeners::{BindError, BindErrorKind, Bound, Listeners};
 pub use memory::Memory;
-pub use run::{Handle, Pulse, Runner, Stopper, now, spawn};
+pub use run::{Runner, ServerHandle, ServerThread, THREAD_STACK_BYTES, now, spawn, spawn_with};
 pub use slots::Slot;
 pub use sys::adopt;
 
@@ -160,26 +161,23 @@ pub struct Counters {
 ///
 /// Order of calls: [`register`](Server::register) once; then, whenever `Poll::poll` returns,
 /// [`handle`](Server::handle) for each event whose token [`owns`](Server::owns) says is ours, and
-/// [`turn`](Server::turn) once after them, and no later than [`deadline`](Server::deadline).
+/// [`advance`](Server::advance) once after them, and no later than [`deadline`](Server::deadline).
 ///
 /// ```
-/// # use healthz::server::{Address, Config, Listeners, Server};
 /// # use healthz::{Check, Endpoint, Responder};
 /// # use std::io::{Read, Write};
-/// use healthz::server::{TOKENS, now};
+/// use healthz::server::{Server, TOKENS, now};
 /// use mio::{Events, Poll, Token};
 /// use std::io::ErrorKind;
 /// # static PING: Check = Check::ping();
 /// # static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let mut listeners = Listeners::new();
-/// # listeners.bind(&"127.0.0.1:0".parse()?)?;
 ///
 /// const YOURS: Token = Token(TOKENS); // and those above it
 ///
 /// # let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(16));
-/// let mut server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
-/// # let Some(Address::Tcp(address)) = server.local_addresses().next() else { return Ok(()) };
+/// let mut server = Server::bind(Responder::new(&ENDPOINTS), &"127.0.0.1:0".parse()?)?;
+/// # let address = server.local_addr().ok_or("no TCP address")?;
 /// # let mut probe = std::net::TcpStream::connect(address)?;
 /// # probe.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
 /// server.register(poll.registry(), Token(0))?;
@@ -197,7 +195,7 @@ pub struct Counters {
 ///             // yours
 ///         }
 ///     }
-///     server.turn(poll.registry(), now);
+///     server.advance(poll.registry(), now);
 ///     # if server.counters().answered == 1 { break; }
 /// }
 /// # let mut answer = String::new();
@@ -231,6 +229,20 @@ impl<'a> Server<'a> {
         Server {
             table: Table::new(listeners.into_sockets(), Slots::new(connections), desk),
         }
+    }
+
+    /// A server with the default [`Config`] that listens on `address`, and nowhere else.
+    ///
+    /// A machine without one half of `localhost` gets the other half; a warning is logged.
+    ///
+    /// # Errors
+    /// As [`Listeners::bind`].
+    pub fn bind(responder: Responder<'a>, address: &Address) -> Result<Self, BindError> {
+        let mut listeners = Listeners::new();
+        if let Some((missing, error)) = listeners.bind(address)?.missing {
+            log::warn!("not listening on {missing}: {error}");
+        }
+        Ok(Server::new(responder, listeners, Config::default()))
     }
 
     /// A server in its caller's memory, which takes nothing from the heap, now or later. It holds as
@@ -330,11 +342,11 @@ impl<'a> Server<'a> {
 
     /// Does what is due at `now` without an event: connections that were not drained, deadlines,
     /// accepting again after a pause. Bounded work.
-    pub fn turn(&mut self, registry: &Registry, now: Instant) {
+    pub fn advance(&mut self, registry: &Registry, now: Instant) {
         self.table.turn(registry, now);
     }
 
-    /// When [`turn`](Server::turn) has to be called at the latest; `None` if only events matter.
+    /// When [`advance`](Server::advance) has to be called at the latest; `None` if only events matter.
     pub fn deadline(&self) -> Option<Instant> {
         self.table.deadline()
     }
@@ -361,6 +373,14 @@ impl<'a> Server<'a> {
     /// the server, and ends or makes another; an error was logged for each of them.
     pub fn is_abandoned(&self) -> bool {
         self.table.is_abandoned()
+    }
+
+    /// The first TCP address that the server listens on: after binding to port 0, the port it got.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.local_addresses().find_map(|address| match address {
+            Address::Tcp(address) => Some(address),
+            _ => None,
+        })
     }
 
     /// Where the server listens.

@@ -1,49 +1,54 @@
-//! The loop for those who have none: `Poll`, `Events` and the clock; run, spawn and stop.
+//! The event loop for hosts that have none: [`Runner`], [`spawn`] and the clock.
 //!
-//! The only room of the library that reads a clock.
+//! Knows nothing of connections or HTTP; [`Server`] does that work. It is the only module of the
+//! library that reads a clock. Called by hosts, the C API and the daemon.
 
+use core::cell::{Ref, RefCell};
 use core::time::Duration;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::string::ToString;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use mio::{Events, Poll, Token, Waker};
+use mio::{Events, Poll, Registry, Token, Waker};
 
 use super::{Counters, Server, TOKENS};
 use crate::time::Instant;
 
-/// Events taken from the kernel at once. More come with the next call.
-const EVENTS_PER_TURN: usize = 256;
+/// Most events that one call of epoll_wait(2) returns. More come with the next call.
+const EVENTS_MAX: usize = 256;
 const SERVER: Token = Token(0);
 const WAKER: Token = Token(TOKENS);
 
-/// Room for a request's fields and excludes on the stack, several times over, debug builds included.
-const STACK_BYTES: usize = 128 * 1024;
+/// Stack of the thread that [`spawn`] starts, in bytes: several times what parsing a request and its
+/// `exclude` parameters takes, debug builds included.
+pub const THREAD_STACK_BYTES: usize = 128 * 1024;
 
-/// The present on the clock that [`Runner`] uses: milliseconds since its first use in this process,
-/// monotonic, not counting suspend on Linux. Give it to [`Check::beat`](crate::Check::beat).
+/// The current time of the clock that [`Runner`] uses: milliseconds since its first use in this process,
+/// monotonic, not counting suspend on Linux. Pass it to [`Check::beat`](crate::Check::beat).
 ///
-/// The first call in a process may block on another thread's first call; later ones never do, and may
-/// be made in a signal handler (they are one `clock_gettime`). [`Runner::new`] and [`spawn`] make it.
+/// The first call in a process may block on another thread's first call. Later calls never block and can
+/// be made in a signal handler: each is one `clock_gettime`. [`Runner::new`] and [`spawn`] make the first
+/// call.
 pub fn now() -> Instant {
     static ORIGIN: OnceLock<std::time::Instant> = OnceLock::new();
     let origin = *ORIGIN.get_or_init(std::time::Instant::now);
     Instant::ZERO.saturating_add(origin.elapsed())
 }
 
-/// A [`Server`] with a loop of its own.
+/// A [`Server`] with an event loop.
 ///
-/// Call [`run`](Runner::run) and it blocks, or [`turn`](Runner::turn) from any other loop: the
-/// descriptor of [`AsFd`] is readable when there is something to do, and [`timeout`](Runner::timeout)
-/// says when there is at the latest. In a loop of poll(2), which tells of a descriptor as long as it is
-/// readable, one turn a report is enough:
+/// [`run`](Runner::run) blocks. In another loop, call [`poll_once`](Runner::poll_once) when the descriptor
+/// of [`AsFd`] is readable, and after [`timeout`](Runner::timeout) at the latest. All methods take
+/// `&self`, so that the runner can also live in a loop that gives out only shared references, such as
+/// calloop (`examples/calloop.rs`). In a level-triggered loop, such as poll(2), one call for each report is
+/// enough:
 ///
 /// ```
-/// # use healthz::server::{Address, Config, Listeners, Runner, Server};
+/// # use healthz::server::{Runner, Server};
 /// # use healthz::{Check, Endpoint, Responder};
 /// # use std::io::{Read, Write};
 /// # use std::time::Duration;
@@ -53,24 +58,22 @@ pub fn now() -> Instant {
 /// # static PING: Check = Check::ping();
 /// # static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let mut listeners = Listeners::new();
-/// # listeners.bind(&"127.0.0.1:0".parse()?)?;
-/// # let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
-/// # let Some(Address::Tcp(address)) = server.local_addresses().next() else { return Ok(()) };
+/// # let server = Server::bind(Responder::new(&ENDPOINTS), &"127.0.0.1:0".parse()?)?;
+/// # let address = server.local_addr().ok_or("no TCP address")?;
 ///
-/// let mut runner = Runner::new(server)?;
+/// let runner = Runner::new(server)?;
 /// # let mut probe = std::net::TcpStream::connect(address)?;
 /// # probe.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
 /// loop {
-///     // None, for ever, is -1 in poll(2).
+///     // None waits without a limit: -1 in poll(2).
 ///     let timeout = runner.timeout().map(PollTimeout::try_from).transpose()?;
-///     let mut watched = [PollFd::new(runner.as_fd(), PollFlags::POLLIN)]; // and yours
+///     let mut watched = [PollFd::new(runner.as_fd(), PollFlags::POLLIN)]; // and your descriptors
 ///     match poll(&mut watched, timeout) {
 ///         Err(Errno::EINTR) => continue,
 ///         result => result?,
 ///     };
-///     runner.turn(Some(Duration::ZERO))?;
-///     // and what is due for yours
+///     runner.poll_once(Some(Duration::ZERO))?;
+///     // and your timers
 ///     # if runner.server().counters().answered == 1 { break; }
 /// }
 /// # let mut answer = String::new();
@@ -80,11 +83,11 @@ pub fn now() -> Instant {
 /// # }
 /// ```
 ///
-/// A loop that is told only once (edge-triggered epoll, as tokio's and mio's) takes turns until one
-/// says that there was nothing to do:
+/// An edge-triggered loop, such as tokio's or mio's, reports a descriptor only once. Call
+/// [`poll_once`](Runner::poll_once) there until it returns 0:
 ///
 /// ```
-/// # use healthz::server::{Address, Config, Listeners, Runner, Server};
+/// # use healthz::server::{Runner, Server};
 /// # use healthz::{Check, Endpoint, Responder};
 /// # use std::io::{Read, Write};
 /// # use std::time::Duration;
@@ -98,11 +101,11 @@ pub fn now() -> Instant {
 ///         match tokio::time::timeout(timeout, runner.readable_mut()).await {
 ///             Ok(ready) => {
 ///                 let mut ready = ready?;
-///                 if ready.get_inner_mut().turn(Some(Duration::ZERO))? == 0 {
+///                 if ready.get_inner().poll_once(Some(Duration::ZERO))? == 0 {
 ///                     ready.clear_ready();
 ///                 }
 ///             }
-///             Err(_) => drop(runner.get_mut().turn(Some(Duration::ZERO))?),
+///             Err(_) => drop(runner.get_ref().poll_once(Some(Duration::ZERO))?),
 ///         }
 ///     }
 ///     Ok(())
@@ -110,18 +113,16 @@ pub fn now() -> Instant {
 /// # static PING: Check = Check::ping();
 /// # static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let mut listeners = Listeners::new();
-/// # listeners.bind(&"127.0.0.1:0".parse()?)?;
-/// # let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
-/// # let Some(Address::Tcp(address)) = server.local_addresses().next() else { return Ok(()) };
+/// # let server = Server::bind(Responder::new(&ENDPOINTS), &"127.0.0.1:0".parse()?)?;
+/// # let address = server.local_addr().ok_or("no TCP address")?;
 /// # let runner = Runner::new(server)?;
-/// # let stopper = runner.stopper();
+/// # let handle = runner.handle();
 /// # let probe = std::thread::spawn(move || {
 /// #     let mut answer = String::new();
 /// #     let mut probe = std::net::TcpStream::connect(address)?;
 /// #     probe.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
 /// #     let result = probe.read_to_string(&mut answer);
-/// #     stopper.stop();
+/// #     handle.stop();
 /// #     result.map(|_| answer)
 /// # });
 /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -131,57 +132,149 @@ pub fn now() -> Instant {
 /// # }
 /// ```
 ///
-/// There the server is as late as everything else in that loop is; [`spawn`] is not.
+/// In another loop the server waits for everything else that the loop does. On a thread of its own
+/// ([`spawn`]) it does not.
 pub struct Runner<'a> {
+    /// A duplicate of the descriptor in [`Loop::poll`], because [`AsFd`] returns a reference and the loop
+    /// is in a cell.
+    registry: Registry,
+    inner: RefCell<Loop<'a>>,
+    handle: ServerHandle,
+}
+
+struct Loop<'a> {
     poll: Poll,
     events: Events,
     server: Server<'a>,
-    stopper: Stopper,
     is_stopping: bool,
+    /// When the Date of answers is set again.
     date_due: Instant,
-    /// When the last turn began to work.
+    /// When the last poll returned.
     now: Instant,
 }
 
-/// Asks the server of a [`Runner`] to end; from any thread, and from a signal handler.
+/// Stops a server and tells how it is, from any thread.
 ///
-/// Dropping it in a handler is not safe: the last one frees memory. Keep it in a `static`.
+/// [`stop`](ServerHandle::stop) can also be called in a signal handler. Dropping a handle there is not
+/// safe, because the last one frees memory: keep it in a `static`.
 #[derive(Clone)]
-pub struct Stopper(Arc<Stop>);
+pub struct ServerHandle(Arc<Shared>);
 
-struct Stop {
-    is_wanted: AtomicBool,
+/// What a [`Runner`] and its handles share.
+struct Shared {
+    is_stop_requested: AtomicBool,
     waker: Waker,
-    /// Begins and ends of turns: odd while there is work.
-    turns: AtomicUsize,
+    /// When the poll returned whose events are being handled, in milliseconds; or one of the two values
+    /// below.
+    busy_since_ms: AtomicU64,
+    counters: AtomicCounters,
 }
 
-/// Whether a [`Runner`] gets on, for a watchdog in another thread to ask.
-///
-/// A server that does not answer cannot say so itself. A turn takes a few milliseconds at most, unless
-/// its thread has no CPU, or a system call that must not wait does.
-#[derive(Clone)]
-pub struct Pulse {
-    stop: Arc<Stop>,
-    seen: usize,
+/// The runner waits for events.
+const WAITING: u64 = u64::MAX;
+/// The runner was dropped.
+const ENDED: u64 = u64::MAX - 1;
+
+/// [`Counters`] as the runner last published them, after each poll. Each is read by itself.
+#[derive(Default)]
+struct AtomicCounters {
+    accepted: AtomicU64,
+    answered: AtomicU64,
+    refused: AtomicU64,
+    evicted: AtomicU64,
+    expired: AtomicU64,
+    failed: AtomicU64,
+    aborted: AtomicU64,
+    foreign: AtomicU64,
+    accept_pauses: AtomicU64,
+    open: AtomicU64,
 }
 
-impl Pulse {
-    fn of(stopper: &Stopper) -> Self {
-        Pulse {
-            stop: Arc::clone(&stopper.0),
-            // An even number is none of a turn that is under way.
-            seen: 0,
+impl AtomicCounters {
+    fn store(&self, counters: &Counters) {
+        let Counters {
+            accepted,
+            answered,
+            refused,
+            evicted,
+            expired,
+            failed,
+            aborted,
+            foreign,
+            accept_pauses,
+            open,
+        } = *counters;
+        for (atomic, value) in [
+            (&self.accepted, accepted),
+            (&self.answered, answered),
+            (&self.refused, refused),
+            (&self.evicted, evicted),
+            (&self.expired, expired),
+            (&self.failed, failed),
+            (&self.aborted, aborted),
+            (&self.foreign, foreign),
+            (&self.accept_pauses, accept_pauses),
+            (&self.open, open),
+        ] {
+            atomic.store(value, Ordering::Relaxed);
         }
     }
 
-    /// Whether the runner waits for something to do, or has begun another turn since the last call; the
-    /// first call finds that it has. Who is told `false` for seconds has a server that answers nobody, or
-    /// none any more. That a host no longer calls [`Runner::turn`] is not seen: it is the same as waiting.
-    pub fn has_moved(&mut self) -> bool {
-        let turns = self.stop.turns.load(Ordering::Relaxed);
-        let is_waiting = turns.is_multiple_of(2);
-        core::mem::replace(&mut self.seen, turns) != turns || is_waiting
+    fn load(&self) -> Counters {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counters {
+            accepted: load(&self.accepted),
+            answered: load(&self.answered),
+            refused: load(&self.refused),
+            evicted: load(&self.evicted),
+            expired: load(&self.expired),
+            failed: load(&self.failed),
+            aborted: load(&self.aborted),
+            foreign: load(&self.foreign),
+            accept_pauses: load(&self.accept_pauses),
+            open: load(&self.open),
+        }
+    }
+}
+
+impl ServerHandle {
+    /// Asks the server to stop as [`Server::stop`] does, and returns at once. The runner does so in its
+    /// next [`poll_once`](Runner::poll_once); the descriptor of its [`AsFd`] becomes readable for that.
+    pub fn stop(&self) {
+        self.0.is_stop_requested.store(true, Ordering::Release);
+        let woken = loop {
+            match self.0.waker.wake() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
+        // Writing to an open eventfd does not fail. No log record: it could allocate, and this may be a
+        // signal handler.
+        debug_assert!(woken.is_ok(), "cannot wake the server to stop it");
+    }
+
+    /// False if the runner was dropped, or has been handling the events of one poll for longer than
+    /// `limit`. That takes a few milliseconds, unless its thread gets no CPU time or a system call blocks
+    /// that must not. For a watchdog in another thread.
+    ///
+    /// A host that no longer calls [`Runner::poll_once`] is not noticed: that looks the same as waiting.
+    /// After the whole process was stopped (SIGSTOP), the first call may return false before the
+    /// server's thread runs again; act on the second.
+    pub fn is_responsive(&self, now: Instant, limit: Duration) -> bool {
+        match self.0.busy_since_ms.load(Ordering::Relaxed) {
+            WAITING => true,
+            ENDED => false,
+            since => now.saturating_since(Instant::from_millis(since)) <= limit,
+        }
+    }
+
+    /// The server's counters as of the end of its last [`poll_once`](Runner::poll_once).
+    pub fn counters(&self) -> Counters {
+        self.0.counters.load()
+    }
+
+    fn set_busy_since(&self, ms: u64) {
+        self.0.busy_since_ms.store(ms, Ordering::Relaxed);
     }
 }
 
@@ -192,112 +285,69 @@ impl<'a> Runner<'a> {
     /// If the system has no descriptor or memory for it.
     pub fn new(mut server: Server<'a>) -> io::Result<Self> {
         let poll = Poll::new()?;
-        server.register(poll.registry(), SERVER)?;
-        let waker = Waker::new(poll.registry(), WAKER)?;
-        // The call that may block.
+        let registry = poll.registry().try_clone()?;
+        server.register(&registry, SERVER)?;
+        let waker = Waker::new(&registry, WAKER)?;
+        // The first call of the clock, which may block.
         let now = now();
         Ok(Runner {
-            poll,
-            events: Events::with_capacity(EVENTS_PER_TURN),
-            server,
-            stopper: Stopper(Arc::new(Stop {
-                is_wanted: AtomicBool::new(false),
+            registry,
+            inner: RefCell::new(Loop {
+                poll,
+                events: Events::with_capacity(EVENTS_MAX),
+                server,
+                is_stopping: false,
+                date_due: Instant::ZERO,
+                now,
+            }),
+            handle: ServerHandle(Arc::new(Shared {
+                is_stop_requested: AtomicBool::new(false),
                 waker,
-                turns: AtomicUsize::new(0),
+                busy_since_ms: AtomicU64::new(WAITING),
+                counters: AtomicCounters::default(),
             })),
-            is_stopping: false,
-            date_due: Instant::ZERO,
-            now,
         })
     }
 
-    /// Waits for something to do for at most `timeout` (for ever if `None`) and does it. Bounded work.
+    /// Waits for events for at most `timeout` (without a limit if `None`) and handles them. Bounded work.
     ///
-    /// Returns how many events there were, or 1 if a signal came before one could be looked for. After
-    /// a turn with none, the descriptor of [`AsFd`] is not readable until the next event.
+    /// Returns the number of events, or 1 if a signal interrupted the wait. After a call that returned 0,
+    /// the descriptor of [`AsFd`] is not readable until the next event.
     ///
     /// # Errors
-    /// If epoll itself fails, or the last connection has ended after the last listener was shut down
-    /// ([`Server::is_abandoned`]); no peer can cause either. A signal is no error: the call returns early.
-    pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
-        self.turn_from(now(), timeout)
+    /// If epoll itself fails, or if the last connection has ended after the last listener was shut down
+    /// externally ([`Server::is_abandoned`]). No client can cause either. A signal is not an error.
+    pub fn poll_once(&self, timeout: Option<Duration>) -> io::Result<usize> {
+        self.borrow_mut()?.poll_once(&self.handle, now(), timeout)
     }
 
-    /// How long a loop of the caller's may wait for the descriptor before it takes a
-    /// [`turn`](Runner::turn) all the same; for ever if `None`. Whole milliseconds.
+    /// How long another loop may wait for the descriptor before it calls
+    /// [`poll_once`](Runner::poll_once) anyway; no limit if `None`. Whole milliseconds.
     pub fn timeout(&self) -> Option<Duration> {
-        let deadline = self.server.deadline()?;
+        let deadline = self.inner.borrow().server.deadline()?;
         Some(deadline.saturating_since(now()))
     }
 
-    /// A turn that begins at `before`.
-    fn turn_from(&mut self, before: Instant, timeout: Option<Duration>) -> io::Result<usize> {
-        let deadline = self.server.deadline();
-        let due = deadline.map(|deadline| deadline.saturating_since(before));
-        let timeout = timeout.into_iter().chain(due).min();
-        let mut count = 0;
-        match self.poll.poll(&mut self.events, timeout) {
-            // There are no events then, but time has passed: what is due is done all the same, or
-            // signals that come often would keep it from ever being done. And nothing is known of the
-            // descriptor: whoever counts on none has to look again.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                self.events.clear();
-                count = 1;
-            }
-            result => result?,
-        }
-        self.count_turn();
-        let now = now();
-        self.now = now;
-        self.set_date(now);
-        for event in &self.events {
-            count += 1;
-            if event.token() != WAKER {
-                self.server.handle(self.poll.registry(), event, now);
-            }
-        }
-        self.server.turn(self.poll.registry(), now);
-        if !self.is_stopping && self.stopper.0.is_wanted.load(Ordering::Acquire) {
-            self.is_stopping = true;
-            self.server.stop(self.poll.registry(), now);
-        }
-        // Those who are here are served to the end.
-        if self.server.is_abandoned() && !self.is_stopping {
-            self.is_stopping = true;
-            self.server.stop(self.poll.registry(), now);
-        }
-        self.count_turn();
-        if self.server.is_abandoned() && self.server.is_finished() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotConnected,
-                "no listener is left: each was shut down from outside",
-            ));
-        }
-        Ok(count)
-    }
-
-    /// Serves until the server was stopped and its connections have ended; for ever if nobody has
-    /// asked for a [`stopper`](Runner::stopper).
+    /// Serves until the server was stopped through a [`handle`](Runner::handle) and its connections have
+    /// ended.
     ///
     /// ```
-    /// # use healthz::server::{Address, Config, Listeners, Runner, Server};
+    /// # use healthz::server::{Runner, Server};
     /// # use healthz::{Check, Endpoint, Responder};
     /// # use std::io::{Read, Write};
     /// # static PING: Check = Check::ping();
     /// # static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let mut listeners = Listeners::new();
-    /// # listeners.bind(&"127.0.0.1:0".parse()?)?;
-    /// # let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
-    /// # let Some(Address::Tcp(address)) = server.local_addresses().next() else { return Ok(()) };
-    /// let mut runner = Runner::new(server)?;
-    /// # let stopper = runner.stopper();
+    /// # let server = Server::bind(Responder::new(&ENDPOINTS), &"127.0.0.1:0".parse()?)?;
+    /// # let address = server.local_addr().ok_or("no TCP address")?;
+    /// let runner = Runner::new(server)?;
+    /// # let handle = runner.handle();
     /// # let probe = std::thread::spawn(move || {
     /// #     let mut answer = String::new();
     /// #     let mut probe = std::net::TcpStream::connect(address)?;
     /// #     probe.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
     /// #     let result = probe.read_to_string(&mut answer);
-    /// #     stopper.stop();
+    /// #     handle.stop();
     /// #     result.map(|_| answer)
     /// # });
     /// runner.run()?;
@@ -307,129 +357,152 @@ impl<'a> Runner<'a> {
     /// ```
     ///
     /// # Errors
-    /// As [`turn`](Runner::turn).
-    pub fn run(&mut self) -> io::Result<()> {
-        self.now = now();
-        while !self.server.is_finished() {
-            // One look at the clock a turn is enough here: the last turn ended just now.
-            self.turn_from(self.now, None)?;
+    /// As [`poll_once`](Runner::poll_once).
+    pub fn run(&self) -> io::Result<()> {
+        let mut inner = self.borrow_mut()?;
+        inner.now = now();
+        while !inner.server.is_finished() {
+            // The last poll ended just now, so its time serves as the beginning of this one: one
+            // clock_gettime less for each request.
+            let before = inner.now;
+            inner.poll_once(&self.handle, before, None)?;
         }
         Ok(())
     }
 
-    /// What asks the server to end, from elsewhere.
-    pub fn stopper(&self) -> Stopper {
-        self.stopper.clone()
+    /// Stops the server and tells how it is, from elsewhere.
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
     }
 
-    /// What tells another thread whether it gets on.
-    pub fn pulse(&self) -> Pulse {
-        Pulse::of(&self.stopper)
+    /// The server. Drop the reference before the next call of [`poll_once`](Runner::poll_once) or
+    /// [`run`](Runner::run), which returns an error otherwise.
+    pub fn server(&self) -> Ref<'_, Server<'a>> {
+        Ref::map(self.inner.borrow(), |inner| &inner.server)
     }
 
-    /// The server.
-    pub fn server(&self) -> &Server<'a> {
-        &self.server
+    fn borrow_mut(&self) -> io::Result<core::cell::RefMut<'_, Loop<'a>>> {
+        let in_use = |_| io::Error::other("a reference to the runner's server is still in use");
+        self.inner.try_borrow_mut().map_err(in_use)
+    }
+}
+
+impl Loop<'_> {
+    /// Polls once; `before` is the present time.
+    fn poll_once(
+        &mut self,
+        handle: &ServerHandle,
+        before: Instant,
+        timeout: Option<Duration>,
+    ) -> io::Result<usize> {
+        let deadline = self.server.deadline();
+        let due = deadline.map(|deadline| deadline.saturating_since(before));
+        let timeout = timeout.into_iter().chain(due).min();
+        let mut count = 0;
+        match self.poll.poll(&mut self.events, timeout) {
+            // No events are known then, but time has passed. What is due is done anyway, or frequent
+            // signals would delay it for ever. The descriptor may be readable, so the caller must not
+            // be told 0.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.events.clear();
+                count = 1;
+            }
+            result => result?,
+        }
+        let now = now();
+        handle.set_busy_since(now.as_millis());
+        self.now = now;
+        self.set_date(now);
+        for event in &self.events {
+            count += 1;
+            if event.token() != WAKER {
+                self.server.handle(self.poll.registry(), event, now);
+            }
+        }
+        self.server.advance(self.poll.registry(), now);
+        let is_stop_requested = handle.0.is_stop_requested.load(Ordering::Acquire);
+        // Without listeners, the connections that exist are served to their end.
+        if !self.is_stopping && (is_stop_requested || self.server.is_abandoned()) {
+            self.is_stopping = true;
+            self.server.stop(self.poll.registry(), now);
+        }
+        handle.0.counters.store(&self.server.counters());
+        handle.set_busy_since(WAITING);
+        if self.server.is_abandoned() && self.server.is_finished() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "no listener is left: each was shut down from outside",
+            ));
+        }
+        Ok(count)
     }
 
-    /// The begin or the end of a turn.
-    fn count_turn(&self) {
-        // Nobody else writes it.
-        let turns = self.stopper.0.turns.load(Ordering::Relaxed);
-        self.stopper
-            .0
-            .turns
-            .store(turns.wrapping_add(1), Ordering::Relaxed);
-    }
-
+    /// Sets the Date of answers, if the wall clock's second has changed since the last call.
     fn set_date(&mut self, now: Instant) {
         if now < self.date_due {
             return;
         }
-        self.date_due = now.saturating_add(Duration::from_secs(1));
-        // A wall clock before 1970 is no clock.
-        if let Ok(since) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
-            self.server.set_wall_clock(since.as_secs());
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        // A wall clock before 1970 is not set.
+        let since_1970 = since_1970.unwrap_or_default();
+        // Until the next full second. A clock that is set meanwhile shows after a second at most.
+        let rest = Duration::from_secs(1) - Duration::from_nanos(since_1970.subsec_nanos().into());
+        self.date_due = now.saturating_add(rest);
+        if !since_1970.is_zero() {
+            self.server.set_wall_clock(since_1970.as_secs());
         }
     }
 }
 
-/// Its [`Pulse`] ends.
+/// Its [`ServerHandle`]s report that it is no longer responsive.
 impl Drop for Runner<'_> {
     fn drop(&mut self) {
-        if self
-            .stopper
-            .0
-            .turns
-            .load(Ordering::Relaxed)
-            .is_multiple_of(2)
-        {
-            self.count_turn();
-        }
+        self.handle.set_busy_since(ENDED);
     }
 }
 
 /// It is the same descriptor as long as the runner lives.
 impl AsFd for Runner<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.poll.registry().as_fd()
+        self.registry.as_fd()
     }
 }
 
-/// As [`AsFd`], for those who know descriptors as numbers.
+/// As [`AsFd`], for hosts that keep descriptors as numbers.
 impl AsRawFd for Runner<'_> {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
     }
 }
 
-impl Stopper {
-    /// Asks the server to end in good order, see [`Server::stop`], and returns at once. It does so in
-    /// the runner's next turn; the descriptor of its [`AsFd`] becomes readable for it.
-    pub fn stop(&self) {
-        self.0.is_wanted.store(true, Ordering::Release);
-        let woken = loop {
-            match self.0.waker.wake() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result,
-            }
-        };
-        // An eventfd that is written to fails only if it is not there. And a log record is nothing
-        // for a signal handler.
-        debug_assert!(woken.is_ok(), "cannot wake the server to stop it");
-    }
-}
-
 /// A server on a thread of its own. Dropping it leaves the thread running.
-pub struct Handle {
-    stopper: Stopper,
+pub struct ServerThread {
+    handle: ServerHandle,
     thread: JoinHandle<io::Result<Counters>>,
 }
 
-/// Runs `server` on a thread of its own, named `healthz`, with a stack of 128 KiB of which it touches
-/// a few. It takes the signal mask of its caller, as every thread does: a host whose handlers need more
-/// stack than that, or should run elsewhere, blocks those signals around this call.
+/// Runs `server` on a thread of its own, named `healthz`, with a stack of [`THREAD_STACK_BYTES`] of which
+/// it touches a few KiB. The thread inherits the caller's signal mask: a host whose signal handlers need a
+/// larger stack, or must run elsewhere, blocks those signals around this call.
 ///
 /// ```
-/// # use healthz::server::{Address, Config, Listeners, Server, spawn};
+/// # use healthz::server::{Server, spawn};
 /// # use healthz::{Check, Endpoint, Responder};
 /// # use std::io::{Read, Write};
 /// # static PING: Check = Check::ping();
 /// # static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let mut listeners = Listeners::new();
-/// # listeners.bind(&"127.0.0.1:0".parse()?)?;
-/// # let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
-/// # let Some(Address::Tcp(address)) = server.local_addresses().next() else { return Ok(()) };
-/// let door = spawn(server)?;
-/// // This thread does what it is there for. In the end:
+/// # let server = Server::bind(Responder::new(&ENDPOINTS), &"127.0.0.1:0".parse()?)?;
+/// # let address = server.local_addr().ok_or("no TCP address")?;
+/// let thread = spawn(server)?;
+/// // The calling thread does its own work. At the end:
 /// # let mut answer = String::new();
 /// # let mut probe = std::net::TcpStream::connect(address)?;
 /// # probe.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
 /// # probe.read_to_string(&mut answer)?;
 /// # assert!(answer.ends_with("\r\n\r\nok"));
-/// door.stop();
-/// let counters = door.join()?;
+/// thread.stop();
+/// let counters = thread.join()?;
 /// # assert_eq!(counters.answered, 1);
 /// # Ok(())
 /// # }
@@ -437,36 +510,58 @@ pub struct Handle {
 ///
 /// # Errors
 /// If the system has no thread, descriptor or memory for it.
-pub fn spawn(server: Server<'static>) -> io::Result<Handle> {
-    let mut runner = Runner::new(server)?;
-    let stopper = runner.stopper();
-    let thread = std::thread::Builder::new()
-        .name("healthz".to_string())
-        .stack_size(STACK_BYTES);
-    let thread = thread.spawn(move || {
-        runner.run()?;
-        Ok(runner.server.counters())
-    })?;
-    Ok(Handle { stopper, thread })
+pub fn spawn(server: Server<'static>) -> io::Result<ServerThread> {
+    spawn_with(server, || {}, || {})
 }
 
-impl Handle {
-    /// Asks the server to end in good order, see [`Server::stop`], and returns at once.
+/// As [`spawn`]. The new thread calls `on_start` first and `on_exit` last, also when it panics.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_with(
+    server: Server<'static>,
+    on_start: impl FnOnce() + Send + 'static,
+    on_exit: impl FnOnce() + Send + 'static,
+) -> io::Result<ServerThread> {
+    let runner = Runner::new(server)?;
+    let handle = runner.handle();
+    let on_exit = OnDrop(Some(on_exit));
+    let thread = std::thread::Builder::new()
+        .name("healthz".to_string())
+        .stack_size(THREAD_STACK_BYTES);
+    let thread = thread.spawn(move || {
+        let _on_exit = on_exit;
+        on_start();
+        runner.run()?;
+        let counters = runner.server().counters();
+        Ok(counters)
+    })?;
+    Ok(ServerThread { handle, thread })
+}
+
+/// Calls the function when it is dropped.
+struct OnDrop<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        if let Some(function) = self.0.take() {
+            function();
+        }
+    }
+}
+
+impl ServerThread {
+    /// Asks the server to stop as [`Server::stop`] does, and returns at once.
     pub fn stop(&self) {
-        self.stopper.stop();
+        self.handle.stop();
     }
 
-    /// What asks the same from elsewhere.
-    pub fn stopper(&self) -> Stopper {
-        self.stopper.clone()
+    /// Stops the server and tells how it is, from elsewhere.
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
     }
 
-    /// What tells whether it gets on.
-    pub fn pulse(&self) -> Pulse {
-        Pulse::of(&self.stopper)
-    }
-
-    /// Whether the thread has ended; only [`stop`](Handle::stop) or a failure ends it.
+    /// Whether the thread has ended; only [`stop`](ServerThread::stop) or a failure ends it.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
@@ -490,21 +585,34 @@ mod tests {
     use crate::answer::Responder;
 
     #[test]
-    fn a_runner_gets_on_unless_it_is_still_in_the_same_turn() {
+    fn a_runner_is_responsive_unless_it_handles_one_poll_for_too_long_or_was_dropped() {
+        const LIMIT: Duration = Duration::from_secs(2);
         let server = Server::new(Responder::new(&[]), Listeners::new(), Config::default());
-        let mut runner = Runner::new(server).unwrap();
-        let mut pulse = runner.pulse();
-        for _ in 0..3 {
-            assert!(pulse.has_moved(), "it waits");
-            runner.count_turn();
-            assert!(pulse.has_moved(), "it has just begun to work");
-            assert!(!pulse.has_moved());
-            assert!(!pulse.has_moved());
-            runner.count_turn();
-            runner.turn(Some(Duration::ZERO)).unwrap();
-        }
+        let runner = Runner::new(server).unwrap();
+        let handle = runner.handle();
+        let at = |ms| Instant::from_millis(ms);
+        assert!(handle.is_responsive(at(1_000_000), LIMIT), "it waits");
+        handle.set_busy_since(5000);
+        assert!(handle.is_responsive(at(7000), LIMIT));
+        assert!(!handle.is_responsive(at(7001), LIMIT));
+        runner.poll_once(Some(Duration::ZERO)).unwrap();
+        assert!(handle.is_responsive(at(1_000_000), LIMIT), "it waits again");
         drop(runner);
-        pulse.has_moved();
-        assert!(!pulse.has_moved(), "it is no more");
+        assert!(!handle.is_responsive(at(0), LIMIT), "it was dropped");
+    }
+
+    #[test]
+    fn a_spawned_server_calls_on_start_first_and_on_exit_last() {
+        let server = Server::new(Responder::new(&[]), Listeners::new(), Config::default());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let at_exit = sender.clone();
+        let started = move || sender.send("started").unwrap();
+        let thread = spawn_with(server, started, move || at_exit.send("ended").unwrap()).unwrap();
+        let timeout = Duration::from_secs(20);
+        assert_eq!(receiver.recv_timeout(timeout), Ok("started"));
+        assert!(!thread.is_finished());
+        thread.stop();
+        thread.join().unwrap();
+        assert_eq!(receiver.recv_timeout(timeout), Ok("ended"));
     }
 }

@@ -72,7 +72,7 @@ impl Harness {
     pub fn turn(&mut self) -> usize {
         let events = self.events(256);
         events.iter().for_each(|event| self.handle(event));
-        self.server.turn(self.poll.registry(), self.now);
+        self.server.advance(self.poll.registry(), self.now);
         events.iter().count()
     }
 
