@@ -268,7 +268,7 @@ fn kib(bytes: i64) -> String {
 
 /// In one test, for the counters are everybody's.
 #[test]
-fn the_table_of_the_readme_says_what_embedding_costs() {
+fn the_table_in_the_document_says_what_embedding_costs() {
     roles::begin();
     now();
     // What is made at the first use of a thread or a directory is nobody's cost.
@@ -308,24 +308,24 @@ fn the_table_of_the_readme_says_what_embedding_costs() {
         table.push_str(&line);
     }
     print!("{table}");
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/embed.md");
+    let document = std::fs::read_to_string(document).unwrap();
     for row in table.lines() {
-        assert!(readme.contains(row), "the README does not have: {row}");
+        assert!(document.contains(row), "docs/embed.md does not have: {row}");
     }
-    the_readme_says_how_much_of_the_init_is_the_door();
+    the_document_says_how_much_of_the_init_is_the_server();
 }
 
 /// The init is mostly an init: of its own file only the lines that say so are the door's.
-fn the_readme_says_how_much_of_the_init_is_the_door() {
+fn the_document_says_how_much_of_the_init_is_the_server() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let text = std::fs::read_to_string(examples.join("init.rs")).unwrap();
     let marked = text.lines().filter(|line| line.ends_with("// door"));
     let count = lines("init/door") + marked.count();
-    let readme = std::fs::read_to_string(examples.join("../README.md")).unwrap();
+    let document = std::fs::read_to_string(examples.join("../docs/embed.md")).unwrap();
     let expected = format!("{count} of its lines are the door's");
     assert!(
-        readme.contains(&expected),
-        "the README does not have: {expected}"
+        document.contains(&expected),
+        "docs/embed.md does not have: {expected}"
     );
 }
