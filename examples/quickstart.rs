@@ -1,3 +1,4 @@
+//! A service that serves its own health. Ask it: curl http://localhost:10248/healthz/work
 use healthz::server::{Address, Server, now, spawn};
 use healthz::{Check, Endpoint, Responder};
 use std::time::Duration;

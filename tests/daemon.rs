@@ -466,6 +466,20 @@ fn asked_to_stop_it_stops_and_says_what_it_did() {
     }
 }
 
+/// Regression: SIGHUP ended the daemon without draining.
+#[test]
+fn sighup_is_logged_and_changes_nothing() {
+    let mut daemon = Daemon::start(&[]);
+    let address = daemon.address();
+    daemon.signal(Signal::SIGHUP);
+    daemon
+        .lines()
+        .wait("received SIGHUP: there is no configuration to read again");
+    assert_eq!(get(address, "/healthz"), (200, "ok".to_owned()));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
 #[test]
 fn draining_fails_readyz_while_the_door_stays_open() {
     let mut daemon = Daemon::start(&["--shutdown-delay", "1h"]);

@@ -319,8 +319,11 @@ fn a_sync_loop_that_stands_still_fails_syncloop() {
         (get(address, "/healthz").0 == 200).then_some(())
     });
     // The loop itself notices that it was late.
-    daemon
+    let failed = daemon
         .lines()
         .wait("check syncloop fails: sync Loop took longer than expected");
-    daemon.lines().wait("check syncloop passes again");
+    // Regression: at `info`, `--log-level warn` hid it.
+    assert!(failed.contains("WARN"), "{failed}");
+    let passed = daemon.lines().wait("check syncloop passes again");
+    assert!(passed.contains("INFO"), "{passed}");
 }

@@ -94,7 +94,7 @@ fn what_is_handed_in_is_checked() {
     let remote = TcpListener::bind("0.0.0.0:0").unwrap();
     let address = remote.local_addr().unwrap();
     let not_loopback = format!(
-        "{address} is reachable from outside this machine; pass --allow-remote if that is meant"
+        "LISTEN_FDS: descriptor 3: {address} is reachable from outside this machine; pass --allow-remote if that is meant"
     );
     let datagram = UnixDatagram::unbound().unwrap();
     for (socket, environment, args, expected) in [
@@ -108,13 +108,13 @@ fn what_is_handed_in_is_checked() {
             datagram.into(),
             "LISTEN_FDS=1 LISTEN_PID=$$",
             "",
-            "LISTEN_FDS: a socket that was handed in is no listening TCP or Unix stream socket",
+            "LISTEN_FDS: descriptor 3: cannot use the socket: it is not a listening TCP or Unix stream socket",
         ),
         (
             null(),
             "LISTEN_FDS=1 LISTEN_PID=$$",
             "",
-            "LISTEN_FDS: a socket that was handed in cannot be used: Socket operation on non-socket",
+            "LISTEN_FDS: descriptor 3: cannot use the socket: Socket operation on non-socket",
         ),
         (
             null(),

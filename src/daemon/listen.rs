@@ -107,7 +107,10 @@ pub fn open(options: &Options, inherited: Inherited) -> Result<(Listeners, Optio
     let mut listeners = Listeners::new().allow_remote(options.allow_remote);
     let Inherited { sockets, ready } = inherited;
     for socket in sockets {
-        listeners.add(socket).map_err(|error| explain(&error))?;
+        let fd = socket.as_raw_fd();
+        listeners
+            .add(socket)
+            .map_err(|error| explain(&error).in_descriptor(fd))?;
     }
     let default = [Address::DEFAULT];
     let addresses = if options.listen.is_empty() && listeners.is_empty() {
@@ -186,8 +189,7 @@ fn explain(error: &BindError) -> Failure {
             "{address} is reachable from outside this machine; pass --allow-remote if that is meant"
         )),
         BindErrorKind::InUse => in_use(address),
-        BindErrorKind::Unusable => Failure::Usage(format!("LISTEN_FDS: {error}")),
-        BindErrorKind::TooMany => Failure::Usage(error.to_string()),
+        BindErrorKind::Unusable | BindErrorKind::TooMany => Failure::Usage(error.to_string()),
         BindErrorKind::Other => Failure::Run(error.to_string()),
     }
 }
@@ -221,6 +223,17 @@ pub fn urls(listeners: &Listeners) -> Vec<String> {
         address => format!("http://{address}"),
     };
     listeners.local_addresses().map(url).collect()
+}
+
+impl Failure {
+    /// The same about descriptor `fd`, which a service manager passed in.
+    fn in_descriptor(self, fd: RawFd) -> Self {
+        let about = |message| format!("LISTEN_FDS: descriptor {fd}: {message}");
+        match self {
+            Failure::Usage(message) => Failure::Usage(about(message)),
+            Failure::Run(message) => Failure::Run(about(message)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -319,6 +319,9 @@ impl Main<'_> {
                 Wake::Stop => return Ok(Watched::AskedToStop),
                 Wake::DoorEnded => return Ok(Watched::DoorEnded),
                 Wake::Panicked => return Err(panicked()),
+                Wake::Hangup => {
+                    ::log::info!("received SIGHUP: there is no configuration to read again")
+                }
                 Wake::Timeout => {}
             }
         }
@@ -366,6 +369,9 @@ impl Main<'_> {
                 }
                 Wake::DoorEnded => return Ok(Drained::DoorEnded),
                 Wake::Panicked => return Err(panicked()),
+                Wake::Hangup => {
+                    ::log::info!("received SIGHUP: there is no configuration to read again")
+                }
                 Wake::Timeout => {}
             }
         }

@@ -226,31 +226,33 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
 
 fn address(option: &str, value: &OsStr) -> Result<Address, UsageError> {
     // A path need not be UTF-8.
-    if let Some(path @ [_, ..]) = value.as_bytes().strip_prefix(b"unix:") {
+    if let Some(path @ [first, ..]) = value.as_bytes().strip_prefix(b"unix:")
+        && *first != b'@'
+    {
         return Ok(Address::Unix(OsStr::from_bytes(path).into()));
     }
     let parsed = value.to_string_lossy().parse();
     parsed.map_err(|error| refused(option, value, &error))
 }
 
+/// A value for `--allow-host`. Only names that a client can send in `Host` are accepted: letters, digits,
+/// `.`, `-` and `_`, or an IPv6 address in brackets. Lists and patterns would never match.
 fn host(option: &str, value: &OsStr) -> Result<String, UsageError> {
-    let is_host = |host: &str| {
-        // The colons of an IPv6 address are inside its brackets; another one begins a port.
-        let rest = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((address, rest)) if address.parse::<std::net::Ipv6Addr>().is_ok() => rest,
-            Some(_) => return false,
-            None if host.is_empty() => return false,
-            None => host,
-        };
-        rest.bytes()
-            .all(|b| b.is_ascii_graphic() && !b":/@[]?#".contains(&b))
+    let is_host = |host: &str| match host.strip_prefix('[') {
+        Some(rest) => rest
+            .strip_suffix(']')
+            .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()),
+        None => {
+            let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
+            !host.is_empty() && host.bytes().all(is_name_byte)
+        }
     };
     match value.to_str() {
         Some(host) if is_host(host) => Ok(host.to_owned()),
         _ => Err(refused(
             option,
             value,
-            &"expected a name or address without port, such as localhost, 127.0.0.1 or [::1]",
+            &"expected one name or address without port, such as localhost, 127.0.0.1 or [::1]; repeat the option for more",
         )),
     }
 }
@@ -406,12 +408,12 @@ Usage: healthz [OPTION]...  without any: on 127.0.0.1:10248 and [::1]:10248
   --shutdown-delay TIME  from readyz failing to listeners closing (0s)
   --ready-fd N           write a newline there once serving, then close it
   --log-level LEVEL      error, warn, info, debug or trace (RUST_LOG or info)
-  --oom-score-adj N      -1000 to 1000: whom the OOM killer takes first
+  --oom-score-adj N      -1000 to 1000: 1000 is killed first when memory is short
   --lock-memory          keep all memory in RAM
-  --no-sandbox           keep the powers that are not needed (files, programs)
-  -h, --help             connections take up to {memory} KiB with these options
-  -V, --version          TIME is 500ms, 10s, 2m, 1h
-SIGTERM, SIGINT: drain; again: stop. Exit code: 0 asked to, 1 failed, 2 misused
+  --no-sandbox           keep rights that are not needed (files, programs)
+  -h, --help   -V, --version   print this text, or the version
+TIME is 500ms, 10s, 2m or 1h. Connections use at most {memory} KiB.
+SIGTERM, SIGINT: drain; again: stop. Exit: 0 stopped, 1 failed, 2 wrong usage
 "
     )
 }
@@ -538,8 +540,8 @@ mod tests {
             ),
             (
                 "--allow-host [::1]:80",
-                "--allow-host [::1]:80: expected a name or address without port, such as \
-                 localhost, 127.0.0.1 or [::1]",
+                "--allow-host [::1]:80: expected one name or address without port, such as \
+                 localhost, 127.0.0.1 or [::1]; repeat the option for more",
             ),
             (
                 "--lisen x",
@@ -578,6 +580,27 @@ mod tests {
         let error = super::parse([OsString::from("-\u{1b}[2J")]);
         let error = error.unwrap_err().to_string();
         assert_eq!(error, "unknown option \"-\\u{1b}\"; see healthz --help");
+    }
+
+    /// Regression: lists and patterns were accepted, and no client could match them.
+    #[test]
+    fn a_host_that_no_client_sends_is_refused() {
+        for host in [
+            "localhost,127.0.0.1",
+            "*.a",
+            "",
+            "a b",
+            "a:80",
+            "[::1",
+            "::1",
+        ] {
+            let args = ["--allow-host", host].map(OsString::from);
+            assert!(super::parse(args).is_err(), "{host}");
+        }
+        for host in ["localhost", "127.0.0.1", "[::1]", "my_host.example-1"] {
+            let args = ["--allow-host", host].map(OsString::from);
+            assert!(super::parse(args).is_ok(), "{host}");
+        }
     }
 
     #[test]

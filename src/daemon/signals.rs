@@ -1,8 +1,8 @@
 //! What wakes the main thread: signals, the end of the door, or time.
 //!
 //! Signals become bytes on a socket pair, so that nothing of ours runs in a signal handler; and a flag,
-//! because the byte is lost where the system is short of memory for it. SIGHUP is left alone: it ends a
-//! daemon whose terminal is gone, unless `nohup` said otherwise. SIGPIPE is ignored by std.
+//! because the byte is lost where the system is short of memory for it. SIGHUP has a socket pair of its
+//! own, so that it is never counted as a request to stop. SIGPIPE is ignored by std.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -11,18 +11,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token, Waker};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
 const SIGNALS: Token = Token(0);
 const ENDS: Token = Token(1);
+const HANGUPS: Token = Token(2);
 
 /// Why the wait is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
     /// SIGTERM or SIGINT, once for each.
     Stop,
+    /// SIGHUP, one or more.
+    Hangup,
     /// The door's thread is done, and will be when asked again.
     DoorEnded,
     /// A thread has panicked, and is saying so itself.
@@ -35,6 +38,8 @@ pub enum Wake {
 pub struct Wakes {
     receiver: mio::net::UnixStream,
     stops: Stops,
+    hangup_receiver: mio::net::UnixStream,
+    is_hangup: Arc<AtomicBool>,
     poll: Poll,
     events: Events,
     /// Kept here as well: what it tells is lost when the last one is dropped.
@@ -103,17 +108,17 @@ impl Stops {
 }
 
 impl Wakes {
-    /// From now on SIGTERM and SIGINT no longer end the process.
+    /// From now on SIGTERM, SIGINT and SIGHUP no longer end the process.
     ///
     /// # Errors
     /// If the system has no descriptors for it.
     pub fn new() -> io::Result<Self> {
-        let (receiver, sender) = UnixStream::pair()?;
-        receiver.set_nonblocking(true)?;
-        let mut receiver = mio::net::UnixStream::from_std(receiver);
         let poll = Poll::new()?;
-        poll.registry()
-            .register(&mut receiver, SIGNALS, Interest::READABLE)?;
+        let (receiver, sender) = signal_pair(&poll, SIGNALS)?;
+        let (hangup_receiver, hangup_sender) = signal_pair(&poll, HANGUPS)?;
+        let is_hangup = Arc::new(AtomicBool::new(false));
+        flag::register(SIGHUP, Arc::clone(&is_hangup))?;
+        pipe::register(SIGHUP, hangup_sender)?;
         let stops = Stops::default();
         for signal in [SIGTERM, SIGINT] {
             flag::register(signal, Arc::clone(&stops.is_wanted))?;
@@ -129,8 +134,10 @@ impl Wakes {
         Ok(Wakes {
             receiver,
             stops,
+            hangup_receiver,
+            is_hangup,
             poll,
-            events: Events::with_capacity(2),
+            events: Events::with_capacity(3),
             ends,
         })
     }
@@ -158,8 +165,8 @@ impl Wakes {
             Err(_) => self.events.clear(),
             Ok(()) => {}
         }
-        let stop = self.receive()?;
-        Ok(stop.or(self.ended()).unwrap_or(Wake::Timeout))
+        let signal = self.receive()?;
+        Ok(signal.or(self.ended()).unwrap_or(Wake::Timeout))
     }
 
     /// Which end other threads have told of.
@@ -171,34 +178,47 @@ impl Wakes {
         has_door_ended.then_some(Wake::DoorEnded)
     }
 
-    /// The next wish to stop, if there is one.
+    /// The next signal, if there is one. A request to stop comes first.
     fn receive(&mut self) -> io::Result<Option<Wake>> {
         loop {
-            let has_byte = self.has_byte()?;
+            let has_byte = has_byte(&mut self.receiver)?;
             if self.stops.take(has_byte) {
                 return Ok(Some(Wake::Stop));
             }
             if !has_byte {
-                return Ok(None);
+                break;
             }
         }
+        let mut is_hangup = self.is_hangup.swap(false, Ordering::AcqRel);
+        while has_byte(&mut self.hangup_receiver)? {
+            is_hangup = true;
+        }
+        Ok(is_hangup.then_some(Wake::Hangup))
     }
+}
 
-    fn has_byte(&mut self) -> io::Result<bool> {
-        let mut byte = [0];
-        loop {
-            match self.receiver.read(&mut byte) {
-                Ok(_) => return Ok(true),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What the system is short of now it has again later, and the byte stays.
-                Err(error)
-                    if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS)) =>
-                {
-                    return Ok(false);
-                }
-                Err(error) => return Err(error),
+/// A socket pair for the bytes of a signal; the first end is in `poll`.
+fn signal_pair(poll: &Poll, token: Token) -> io::Result<(mio::net::UnixStream, UnixStream)> {
+    let (receiver, sender) = UnixStream::pair()?;
+    receiver.set_nonblocking(true)?;
+    let mut receiver = mio::net::UnixStream::from_std(receiver);
+    poll.registry()
+        .register(&mut receiver, token, Interest::READABLE)?;
+    Ok((receiver, sender))
+}
+
+fn has_byte(receiver: &mut mio::net::UnixStream) -> io::Result<bool> {
+    let mut byte = [0];
+    loop {
+        match receiver.read(&mut byte) {
+            Ok(_) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // What the system is short of now it has again later, and the byte stays.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS)) => {
+                return Ok(false);
             }
+            Err(error) => return Err(error),
         }
     }
 }
@@ -208,7 +228,7 @@ impl Wakes {
 #[cfg(target_os = "linux")]
 fn unblock() -> io::Result<()> {
     use nix::sys::signal::{SigSet, Signal};
-    Ok(SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_unblock()?)
+    Ok(SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).thread_unblock()?)
 }
 
 /// As above, where it is not known to happen.

@@ -171,7 +171,7 @@ impl<'a> SyncLoop<'a> {
             is_changed = true;
             *seen = reason.is_none();
             match reason {
-                Some(reason) => log::info!("check {} fails: {}", check.name(), reason.as_str()),
+                Some(reason) => log::warn!("check {} fails: {}", check.name(), reason.as_str()),
                 None => log::info!("check {} passes again", check.name()),
             }
         }

@@ -7,7 +7,9 @@ use std::str::FromStr;
 
 /// Where to listen.
 ///
-/// Parses from `127.0.0.1:10248`, `[::1]:10248`, `localhost:10248` and `unix:/run/healthz.sock`.
+/// Parses from `127.0.0.1:10248`, `[::1]:10248`, `localhost:10248` and `unix:/run/healthz.sock`. A path that
+/// begins with `@` is refused: elsewhere that means an abstract socket (unix(7)), which any process of the
+/// network namespace can connect to. `unix:./@x` is a file of that name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// Both loopback addresses, because clients that are told `localhost` try either.
@@ -28,7 +30,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() {
+            return if path.is_empty() || path.starts_with('@') {
                 Err(AddressError)
             } else {
                 Ok(Address::Unix(path.into()))
@@ -78,7 +80,7 @@ mod tests {
             "[::1]:10248",
             "localhost:0",
             "unix:/run/h.sock",
-            "unix:@h",
+            "unix:./@h",
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
@@ -89,6 +91,8 @@ mod tests {
             "localhost",
             "localhost:x",
             "unix:",
+            // Regression: it made a file of this name.
+            "unix:@h",
             "::1:10248",
             "example.com:80",
         ] {

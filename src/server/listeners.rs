@@ -78,7 +78,7 @@ impl BindError {
         }
     }
 
-    /// The address, with the port that was tried. Of something handed in that has none, `unix:`.
+    /// The address, with the port that was tried. A passed-in socket without one has `unix:`.
     pub fn address(&self) -> &Address {
         &self.address
     }
@@ -113,11 +113,11 @@ impl fmt::Display for BindError {
                 write!(f, "{address} would be more than {LISTENERS_MAX} listeners")
             }
             (BindErrorKind::Unusable, Some(source)) => {
-                write!(f, "a socket that was handed in cannot be used: {source}")
+                write!(f, "cannot use the socket: {source}")
             }
-            (BindErrorKind::Unusable, None) => {
-                f.write_str("a socket that was handed in is no listening TCP or Unix stream socket")
-            }
+            (BindErrorKind::Unusable, None) => f.write_str(
+                "cannot use the socket: it is not a listening TCP or Unix stream socket",
+            ),
             (BindErrorKind::Other, Some(source)) => {
                 write!(f, "cannot listen on {address}: {source}")
             }
@@ -218,8 +218,7 @@ impl Listeners {
             prepare(&socket, true).map_err(unusable)?;
             Listener::Tcp(TcpListener::from_std(socket.into()), address, self.peers())
         } else if local.is_unix() {
-            let path = local.as_pathname().map(Path::to_path_buf);
-            let path = path.unwrap_or_default();
+            let path = unix_path(&local);
             self.check_count(&Address::Unix(path.clone()))?;
             prepare(&socket, false).map_err(unusable)?;
             Listener::Unix(UnixListener::from_std(socket.into()), path, File::Foreign)
@@ -457,6 +456,21 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     let linked = std::fs::hard_link(&temporary, path);
     std::fs::remove_file(&temporary)?;
     linked.map(|()| UnixListener::from_std(socket.into()))
+}
+
+/// The path of a passed-in Unix socket, or `@NAME` for an abstract one, as ss(8) shows it.
+fn unix_path(local: &SockAddr) -> PathBuf {
+    if let Some(path) = local.as_pathname() {
+        return path.to_path_buf();
+    }
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Some(name) = local.as_abstract_namespace() {
+        use std::os::unix::ffi::OsStrExt;
+        let mut path = std::ffi::OsString::from("@");
+        path.push(std::ffi::OsStr::from_bytes(name));
+        return path.into();
+    }
+    PathBuf::new()
 }
 
 /// A name in the directory of `path` that no other process uses, unless it is one of another PID namespace.
