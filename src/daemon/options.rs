@@ -408,11 +408,11 @@ Usage: healthz [OPTION]...  without any: on 127.0.0.1:10248 and [::1]:10248
   --shutdown-delay TIME  from readyz failing to listeners closing (0s)
   --ready-fd N           write a newline there once serving, then close it
   --log-level LEVEL      error, warn, info, debug or trace (RUST_LOG or info)
-  --oom-score-adj N      -1000 to 1000: 1000 is killed first when memory is short
+  --oom-score-adj N      -1000 to 1000; the OOM killer takes 1000 first
   --lock-memory          keep all memory in RAM
   --no-sandbox           keep rights that are not needed (files, programs)
   -h, --help   -V, --version   print this text, or the version
-TIME is 500ms, 10s, 2m or 1h. Connections use at most {memory} KiB.
+TIME is 500ms, 10s, 2m or 1h. Connections use {memory} KiB at most.
 SIGTERM, SIGINT: drain; again: stop. Exit: 0 stopped, 1 failed, 2 wrong usage
 "
     )
