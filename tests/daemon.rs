@@ -351,6 +351,25 @@ fn a_stale_unix_socket_is_replaced_and_without_a_sandbox_removed_at_the_end() {
     assert!(!path.exists());
 }
 
+/// The last connections of the one before stay in TIME_WAIT for a minute, because the server closes first.
+#[test]
+fn a_restart_gets_its_port_while_connections_of_the_run_before_linger() {
+    let mut first = Daemon::start(&[]);
+    let address = first.address();
+    assert_eq!(first.get("/healthz"), (200, "ok".to_owned()));
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.wait().code(), Some(0));
+    // A socket without SO_REUSEADDR does not get the port.
+    let plain = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let bound = plain.bind(&address.into()).map_err(|error| error.kind());
+    assert_eq!(bound, Err(std::io::ErrorKind::AddrInUse));
+    let listen = address.to_string();
+    let second = Daemon::start_as(daemon_support::healthz(&["--listen", &listen]));
+    let line = second.lines().wait("healthz: ");
+    assert!(line.contains(" serving "), "{line}");
+    assert_eq!(get(address, "/healthz"), (200, "ok".to_owned()));
+}
+
 /// /proc knows a socket by the name that it was bound to first.
 #[test]
 fn another_healthz_on_a_unix_socket_is_named() {

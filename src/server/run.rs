@@ -490,6 +490,22 @@ mod tests {
     use crate::answer::Responder;
 
     #[test]
+    fn the_date_is_renewed_when_it_is_a_second_old_and_not_before() {
+        let server = Server::new(Responder::new(&[]), Listeners::new(), Config::default());
+        let mut runner = Runner::new(server).unwrap();
+        let first = Instant::from_millis(5000);
+        runner.set_date(first);
+        for (after, is_renewed) in [(999, false), (1000, true), (1999, false), (2000, true)] {
+            // Only a renewal changes this one.
+            runner.server.set_wall_clock(0);
+            let of_1970 = runner.server.table.desk_mut().date;
+            runner.set_date(first.saturating_add(Duration::from_millis(after)));
+            let date = runner.server.table.desk_mut().date;
+            assert_eq!(date != of_1970, is_renewed, "after {after} ms");
+        }
+    }
+
+    #[test]
     fn a_runner_gets_on_unless_it_is_still_in_the_same_turn() {
         let server = Server::new(Responder::new(&[]), Listeners::new(), Config::default());
         let mut runner = Runner::new(server).unwrap();
