@@ -17,7 +17,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 fn blocked() -> (u16, String) {
     (500, "internal server error: logging blocked\n".to_owned())
@@ -285,6 +286,49 @@ fn a_log_file_that_may_not_grow_any_more_fails_log_and_is_no_end() {
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));
     std::fs::remove_file(file).unwrap();
+}
+
+/// The limit counts from the start of the server: a loop that is never entered fails like one that hangs.
+#[test]
+fn a_sync_loop_that_never_begins_fails_syncloop() {
+    let path = daemon_support::socket_path();
+    // It waits to be traced before there is any thread but main.
+    let script = format!(
+        "kill -STOP $$; exec \"$HEALTHZ\" --listen unix:{} --sync-period 10ms --sync-limit 300ms",
+        path.display()
+    );
+    let daemon = Daemon::start_as(daemon_support::shell(&script));
+    let main = daemon.pid();
+    waitpid(main, Some(WaitPidFlag::WUNTRACED)).unwrap();
+    match ptrace::seize(main, ptrace::Options::PTRACE_O_TRACECLONE) {
+        Err(error @ (Errno::EPERM | Errno::ENOSYS)) => {
+            println!("skipped: one thread cannot be stopped here, ptrace says {error}");
+            return;
+        }
+        result => result.unwrap(),
+    }
+    daemon.signal(Signal::SIGCONT);
+    // Main stays where it has made the server's thread, which is the first one.
+    let server = loop {
+        match waitpid(main, None).unwrap() {
+            WaitStatus::PtraceEvent(_, _, event)
+                if event == ptrace::Event::PTRACE_EVENT_CLONE as i32 =>
+            {
+                break Pid::from_raw(ptrace::getevent(main).unwrap() as i32);
+            }
+            WaitStatus::Stopped(_, Signal::SIGCONT) => ptrace::cont(main, Signal::SIGCONT).unwrap(),
+            WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..) => {
+                ptrace::cont(main, None).unwrap();
+            }
+            ended => panic!("{ended:?}"),
+        }
+    };
+    waitpid(server, Some(WaitPidFlag::__WALL)).unwrap();
+    ptrace::detach(server, None).unwrap();
+    eventually("syncloop fails", || {
+        let (code, body) = daemon_support::get_unix(&path, "/healthz/syncloop");
+        (code == 500 && body.contains("sync Loop took longer than expected")).then_some(())
+    });
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use daemon_support::{Daemon, PATIENCE, eventually, get, get_unix, shell, socket_path};
+use daemon_support::{Daemon, PATIENCE, TempPath, eventually, get, get_unix, shell, socket_path};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
@@ -166,7 +166,7 @@ const STOPPING: &str = "STOPPING=1\nSTATUS=shutting down";
 /// A service manager's socket.
 struct Manager {
     socket: UnixDatagram,
-    path: std::path::PathBuf,
+    path: TempPath,
 }
 
 impl Manager {
@@ -200,12 +200,6 @@ impl Manager {
                 word => return word,
             }
         }
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 

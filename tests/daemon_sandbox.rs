@@ -10,8 +10,9 @@
 
 mod daemon_support;
 
+use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 
 use daemon_support::{
@@ -59,6 +60,32 @@ fn without_a_sandbox_all_is_as_it_was() {
     assert_eq!(of_threads(&daemon, "NoNewPrivs:"), ["0", "0", "0"]);
     assert_eq!(of_threads(&daemon, "Seccomp:"), ["0", "0", "0"]);
     assert_eq!(daemon.get("/healthz"), (200, "ok".to_owned()));
+}
+
+/// The sandbox removes no file. Clients are refused until the next start replaces the socket, and the log
+/// does not mention it.
+#[test]
+fn the_socket_file_that_stays_behind_refuses_clients_and_is_replaced_by_the_next_start() {
+    if !kernel::has_landlock() && !kernel::has_filters() {
+        println!("skipped: this kernel has nothing that keeps the file from being removed");
+        return;
+    }
+    let path = socket_path();
+    let address = format!("unix:{}", path.display());
+    for _ in 0..2 {
+        let mut daemon = Daemon::start_as(healthz(&["--listen", &address]));
+        daemon.lines().wait("serving");
+        assert_eq!(get_unix(&path, "/healthz"), (200, "ok".to_owned()));
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+        let refused = UnixStream::connect(&path).map_err(|error| error.kind());
+        assert_eq!(refused.err(), Some(ErrorKind::ConnectionRefused));
+        daemon.lines().wait("stopped: 1 requests answered");
+        let mut lines = daemon.lines().all().into_iter();
+        assert!(lines.any(|line| line.contains("asked to stop: ")));
+        let noise: Vec<_> = lines.filter(|line| !line.contains(" INFO ")).collect();
+        assert!(noise.is_empty(), "{noise:?}");
+    }
 }
 
 #[test]
@@ -326,7 +353,6 @@ mod intruder {
             (nix::libc::SYS_sendmsg, [0, here, 0]),
             (nix::libc::SYS_sendmmsg, [0, here, 1]),
             (nix::libc::SYS_mremap, [here, 4096, 4096]),
-            // Without a socket of ours in the file system no file is looked at or removed.
             (nix::libc::SYS_unlink, [here, 0, 0]),
             (nix::libc::SYS_unlinkat, [at_cwd, here, 0]),
             (nix::libc::SYS_statx, [at_cwd, here, 0]),
@@ -527,35 +553,38 @@ mod intruder {
         around.next().unwrap()[0]
     }
 
+    /// Regression: with a Unix socket in `/run` every file below `/run` could be removed.
     #[test]
-    fn of_all_files_it_can_remove_those_beside_its_socket_only() {
-        let [ours, other] = [socket_path(), socket_path()];
-        for directory in [&ours, &other] {
-            std::fs::create_dir(directory).unwrap();
-            std::fs::write(directory.join("file"), "").unwrap();
-        }
-        let socket = ours.join("s");
+    fn no_file_can_be_looked_at_or_removed_not_even_beside_or_below_its_own_socket() {
+        let directory = socket_path();
+        let below = directory.join("below");
+        std::fs::create_dir_all(&below).unwrap();
+        let socket = directory.join("s");
         let listen = format!("unix:{}", socket.display());
-        let mut daemon = Daemon::start(&["--listen", &listen]);
-        daemon.lines().wait("serving");
-        if !kernel::has_landlock() {
-            println!("skipped: this kernel has no Landlock");
-        } else if seize(&daemon).is_some() {
-            let unlink = |directory: &Path| {
-                let at = put(&daemon, &directory.join("file"));
-                call(&daemon, nix::libc::SYS_unlink, [at, 0, 0])
-            };
-            assert_eq!(unlink(&other), Ok(-i64::from(Errno::EACCES as i32)));
-            assert_eq!(unlink(&ours), Ok(0));
-            ptrace::detach(daemon.pid(), None).unwrap();
-            assert!(other.join("file").exists() && !ours.join("file").exists());
+        let Some(daemon) = seized(healthz(&["--listen", &listen])) else {
+            return;
+        };
+        let at_cwd = nix::libc::AT_FDCWD as u64;
+        let files = [directory.join("file"), below.join("file"), socket.clone()];
+        for file in &files {
+            if *file != socket {
+                std::fs::write(file, "").unwrap();
+            }
+            let at = put(&daemon, file);
+            for (number, arguments) in [
+                (nix::libc::SYS_unlink, [at, 0, 0]),
+                (nix::libc::SYS_unlinkat, [at_cwd, at, 0]),
+                (nix::libc::SYS_rename, [at, at, 0]),
+                (nix::libc::SYS_newfstatat, [at_cwd, at, at]),
+                (nix::libc::SYS_statx, [at_cwd, at, 0]),
+            ] {
+                let refused = Ok(-i64::from(Errno::ENOSYS as i32));
+                let result = call(&daemon, number, arguments);
+                assert_eq!(result, refused, "{number} {}", file.display());
+            }
         }
+        ptrace::detach(daemon.pid(), None).unwrap();
+        assert!(files.iter().all(|file| file.exists()));
         assert_eq!(get_unix(&socket, "/healthz"), (200, "ok".to_owned()));
-        daemon.signal(Signal::SIGTERM);
-        assert_eq!(daemon.wait().code(), Some(0));
-        assert!(!socket.exists());
-        for directory in [ours, other] {
-            std::fs::remove_dir_all(directory).unwrap();
-        }
     }
 }

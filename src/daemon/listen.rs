@@ -35,13 +35,10 @@ impl Inherited {
     pub fn take(ready_fd: Option<RawFd>) -> Result<Self, Failure> {
         let passed = ListenFds::from_env().map_err(|error| Failure::Usage(error.to_string()))?;
         let sockets = passed.numbers();
-        let count = sockets.len();
-        if count > LISTENERS_MAX {
-            let message = format!("LISTEN_FDS={count}: expected 0 to {LISTENERS_MAX}");
-            return Err(Failure::Usage(message));
-        }
+        check_count(sockets.len())?;
         let ready = match ready_fd {
             Some(fd) if sockets.contains(&fd) => {
+                let count = sockets.len();
                 let message =
                     format!("--ready-fd {fd} is one of the {count} sockets of LISTEN_FDS");
                 return Err(Failure::Usage(message));
@@ -72,6 +69,15 @@ impl Inherited {
             log::warn!("cannot write to the descriptor of --ready-fd: {error}");
         }
     }
+}
+
+/// More sockets than can be served are refused before the first is taken over.
+fn check_count(count: usize) -> Result<(), Failure> {
+    if count <= LISTENERS_MAX {
+        return Ok(());
+    }
+    let message = format!("LISTEN_FDS={count}: expected 0 to {LISTENERS_MAX}");
+    Err(Failure::Usage(message))
 }
 
 /// A pipe that is full would hold the main thread for ever, and the end of a pipe that is for reading
@@ -239,6 +245,13 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_sockets_as_can_be_served_are_taken_over_and_not_one_more() {
+        for (count, is_taken) in [(0, true), (15, true), (16, true), (17, false)] {
+            assert_eq!(check_count(count).is_ok(), is_taken, "{count}");
+        }
+    }
 
     #[test]
     fn an_address_asked_for_twice_is_our_own_doing() {

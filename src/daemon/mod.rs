@@ -243,7 +243,7 @@ fn run(
         let message = "a thread did not begin in time; is the machine short of memory or CPU?";
         return Err(Failure::Run(message.to_owned()));
     }
-    sandbox.complete(options);
+    sandbox.complete();
     announce(checks, &urls);
     manager.tell_ready(&sync::status(checks, server::now()));
     Inherited::tell_ready(ready);

@@ -187,6 +187,37 @@ mod tests {
         }
     }
 
+    /// A manager that hears READY behind STOPPING takes the daemon for one that serves.
+    #[test]
+    fn what_is_owed_is_not_told_any_more_once_the_daemon_stops() {
+        let path = std::env::temp_dir().join(format!("healthz-stopping-{}", std::process::id()));
+        for is_ready_owed in [true, false] {
+            let socket = UnixDatagram::bind(&path).unwrap();
+            let manager = Manager::named(path.as_os_str(), None);
+            // Without its socket the manager can be told nothing.
+            drop(socket);
+            std::fs::remove_file(&path).unwrap();
+            match is_ready_owed {
+                true => manager.tell_ready("STATUS=passes"),
+                false => manager.tell_status("STATUS=fails"),
+            }
+            assert!(manager.is_owed());
+            let socket = UnixDatagram::bind(&path).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            manager.tell_stopping();
+            assert!(!manager.is_owed());
+            manager.tell_status("STATUS=fails");
+            let mut state = [0; 64];
+            let words = std::iter::from_fn(|| {
+                let length = socket.recv(&mut state).ok()?;
+                Some(String::from_utf8(state[..length].to_vec()).unwrap())
+            });
+            let expected = ["STOPPING=1\nSTATUS=shutting down", "STATUS=fails"];
+            assert_eq!(words.collect::<Vec<_>>(), expected);
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
     #[test]
     #[cfg(target_os = "linux")]
     fn abstract_names_and_paths_are_reached() {

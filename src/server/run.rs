@@ -412,7 +412,7 @@ impl Loop<'_> {
         let now = now();
         handle.set_busy_since(now.as_millis());
         self.now = now;
-        self.set_date(now);
+        self.set_date(now, wall_clock);
         for event in &self.events {
             count += 1;
             if event.token() != WAKER {
@@ -438,13 +438,12 @@ impl Loop<'_> {
     }
 
     /// Sets the Date of answers, if the wall clock's second has changed since the last call.
-    fn set_date(&mut self, now: Instant) {
+    /// `wall_clock` returns the time since 1970, or zero if it is not known.
+    fn set_date(&mut self, now: Instant, wall_clock: impl FnOnce() -> Duration) {
         if now < self.date_due {
             return;
         }
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        // A wall clock before 1970 is not set.
-        let since_1970 = since_1970.unwrap_or_default();
+        let since_1970 = wall_clock();
         // Until the next full second. A clock that is set meanwhile shows after a second at most.
         let rest = Duration::from_secs(1) - Duration::from_nanos(since_1970.subsec_nanos().into());
         self.date_due = now.saturating_add(rest);
@@ -452,6 +451,12 @@ impl Loop<'_> {
             self.server.set_wall_clock(since_1970.as_secs());
         }
     }
+}
+
+/// The time since 1970; zero if the wall clock is before that, because then it was never set.
+fn wall_clock() -> Duration {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since_1970.unwrap_or_default()
 }
 
 /// Its [`ServerHandle`]s report that it is no longer responsive.
@@ -583,6 +588,26 @@ mod tests {
     use super::super::{Config, Listeners};
     use super::*;
     use crate::answer::Responder;
+
+    /// Regression: the Date was renewed a second after the last renewal, so it was up to 1.85 s old.
+    #[test]
+    fn the_date_is_renewed_when_the_second_of_the_wall_clock_changes() {
+        let server = Server::new(Responder::new(&[]), Listeners::new(), Config::default());
+        let runner = Runner::new(server).unwrap();
+        let mut inner = runner.inner.borrow_mut();
+        let first = Instant::from_millis(5000);
+        let noon = Duration::from_millis(1_800_000_000_400);
+        inner.set_date(first, || noon);
+        for (after_ms, is_renewed) in [(599, false), (600, true), (1599, false), (1600, true)] {
+            // Only a renewal changes this one.
+            inner.server.set_wall_clock(0);
+            let of_1970 = inner.server.table.desk_mut().date;
+            let after = Duration::from_millis(after_ms);
+            inner.set_date(first.saturating_add(after), || noon + after);
+            let date = inner.server.table.desk_mut().date;
+            assert_eq!(date != of_1970, is_renewed, "after {after_ms} ms");
+        }
+    }
 
     #[test]
     fn a_runner_is_responsive_unless_it_handles_one_poll_for_too_long_or_was_dropped() {

@@ -2,11 +2,12 @@
 //! polled, and not for longer than [`PATIENCE`].
 #![allow(dead_code, reason = "no test uses all of it")]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -87,13 +88,50 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// A path of this test's own for a socket.
-pub fn socket_path() -> PathBuf {
+/// A path that no other test uses. What is there is removed when this is dropped: a daemon in its sandbox
+/// leaves the file of its socket behind.
+pub struct TempPath(PathBuf);
+
+/// A path for a socket.
+pub fn socket_path() -> TempPath {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("healthz-test-{}-{count}", std::process::id()));
-    let _ = std::fs::remove_file(&path);
+    let name = format!("healthz-test-{}-{count}", std::process::id());
+    let path = TempPath(std::env::temp_dir().join(name));
+    path.remove();
     path
+}
+
+impl TempPath {
+    fn remove(&self) {
+        let _ = std::fs::remove_file(&self.0).or_else(|_| std::fs::remove_dir_all(&self.0));
+    }
+}
+
+impl Drop for TempPath {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+impl Deref for TempPath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl AsRef<Path> for TempPath {
+    fn as_ref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl AsRef<OsStr> for TempPath {
+    fn as_ref(&self) -> &OsStr {
+        self.0.as_os_str()
+    }
 }
 
 /// A running daemon. It is killed when dropped.

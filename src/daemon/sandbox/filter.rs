@@ -14,11 +14,8 @@
 //! The program is put together by the compiler and lies in the program's file: seccompiler's own way of
 //! making one takes a heap of maps, which would be a third of what the daemon needs after its start.
 
-use healthz::server::Address;
 use libc::c_long;
 use seccompiler::sock_filter;
-
-use crate::daemon::options::Options;
 
 /// Calls that are allowed whatever their arguments.
 #[rustfmt::skip]
@@ -44,16 +41,6 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_gettid, libc::SYS_exit, libc::SYS_exit_group,
     // With debug assertions std asks whether what it closes is open.
     #[cfg(debug_assertions)] libc::SYS_fcntl,
-];
-
-/// Allowed where a Unix socket of ours has a file: whether it is still our own, and its removal. Which
-/// file it is, is Landlock's business: this program does not see what an argument points to.
-#[rustfmt::skip]
-const FILES: &[c_long] = &[
-    libc::SYS_statx, libc::SYS_newfstatat, libc::SYS_unlinkat,
-    #[cfg(target_arch = "x86_64")] libc::SYS_unlink,
-    // musl's way to look.
-    #[cfg(target_arch = "x86_64")] libc::SYS_lstat,
 ];
 
 /// What a word is sent with: to a probe, to a service manager, from a signal's handler. With any other
@@ -105,8 +92,7 @@ const fn argument_top_at(index: u32) -> u32 {
 
 /// Load the architecture, compare, load the number; then one comparison a call; then the rest.
 const HEAD: usize = 3;
-const FILES_AT: usize = HEAD + 1 + ALLOWED.len();
-const CHECKS: usize = FILES_AT + FILES.len() + FATAL.len() + MAPPING.len() + 2;
+const CHECKS: usize = HEAD + 1 + ALLOWED.len() + FATAL.len() + MAPPING.len() + 2;
 /// Where the rest stands, in this order.
 const REFUSE_AT: usize = CHECKS;
 const MAPPING_AT: usize = REFUSE_AT + 1;
@@ -131,8 +117,6 @@ const PROGRAM: Program = program();
 #[derive(Clone, Copy)]
 struct Process {
     id: u32,
-    /// It has made files, and removes them.
-    has_files: bool,
     /// It has somebody to tell, by a name: a connection would end with a manager that starts again.
     has_manager: bool,
 }
@@ -141,11 +125,9 @@ struct Process {
 ///
 /// # Errors
 /// If the kernel has none, or not this kind.
-pub fn apply(options: &Options) -> Result<(), String> {
-    let is_file = |address: &Address| matches!(address, Address::Unix(_));
+pub fn apply() -> Result<(), String> {
     let filter = for_process(Process {
         id: std::process::id(),
-        has_files: options.listen.iter().any(is_file),
         has_manager: super::manager().is_some(),
     });
     seccompiler::apply_filter_all_threads(&filter).map_err(|error| match error {
@@ -158,12 +140,6 @@ fn for_process(process: Process) -> Program {
     let mut program = PROGRAM;
     if let Some(comparison) = program.get_mut(TGKILL_AT + 1) {
         comparison.k = process.id;
-    }
-    if !process.has_files {
-        // Whether it is one of them or not, it goes on to the next.
-        for comparison in program.iter_mut().skip(FILES_AT).take(FILES.len()) {
-            comparison.jt = comparison.jf;
-        }
     }
     if process.has_manager
         && let Some(first) = program.get_mut(ADDRESS_AT)
@@ -185,8 +161,6 @@ const fn program() -> Program {
     // since 5.11, and for this one it comes here each time.
     at = compare(&mut program, at, &[libc::SYS_sendto], SENDTO_AT);
     at = compare(&mut program, at, ALLOWED, ALLOW_AT);
-    assert!(at == FILES_AT);
-    at = compare(&mut program, at, FILES, ALLOW_AT);
     at = compare(&mut program, at, FATAL, KILL_AT);
     at = compare(&mut program, at, &MAPPING, MAPPING_AT);
     at = compare(&mut program, at, &[libc::SYS_shutdown], SHUTDOWN_AT);
@@ -268,12 +242,10 @@ mod tests {
     /// It can do the most.
     const US: Process = Process {
         id: 4711,
-        has_files: true,
         has_manager: true,
     };
     /// It can do the least.
     const BARE: Process = Process {
-        has_files: false,
         has_manager: false,
         ..US
     };
@@ -317,17 +289,15 @@ mod tests {
 
     #[test]
     fn every_number_has_the_verdict_of_its_list_and_what_is_in_none_is_refused() {
-        let all: Vec<_> = [ALLOWED, FILES, FATAL, SPECIAL].concat();
+        let all: Vec<_> = [ALLOWED, FATAL, SPECIAL].concat();
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
         for number in (0..2000).filter(|number| !SPECIAL.contains(number)) {
-            let expected = |has_files| match number {
+            let expected = match number {
                 number if ALLOWED.contains(&number) => ALLOW,
-                number if FILES.contains(&number) && has_files => ALLOW,
                 number if FATAL.contains(&number) => KILL,
                 _ => REFUSE,
             };
             for us in [US, BARE] {
-                let expected = expected(us.has_files);
                 assert_eq!(of(us, number, [0; 6]), expected, "{number}");
                 // x32, which shares x86-64's architecture.
                 assert_eq!(of(us, number | 0x4000_0000, [0; 6]), REFUSE, "{number}");
@@ -378,12 +348,15 @@ mod tests {
 
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn the_readme_counts_the_calls() {
+    fn the_document_counts_the_calls() {
         let debug = usize::from(cfg!(debug_assertions));
         let always = ALLOWED.len() - debug + SPECIAL.len();
-        let sentence = format!("{always} calls, {} more where", FILES.len());
-        let readme = include_str!("../../../README.md");
-        assert!(readme.contains(&sentence), "README says not: {sentence}");
+        let sentence = format!("{always} calls and no other");
+        let document = include_str!("../../../docs/secure.md");
+        assert!(
+            document.contains(&sentence),
+            "docs/secure.md does not say: {sentence}"
+        );
     }
 
     #[test]

@@ -2,16 +2,10 @@
 //!
 //! What is open already is not affected. Called once, by [`super::Sandbox`], before there are threads.
 
-use std::path::Path;
-
-use healthz::server::Address;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CreateRulesetError, LandlockStatus, PathBeneath,
-    PathFd, PathFdError, RestrictSelfError, RestrictionStatus, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CreateRulesetError, LandlockStatus,
+    RestrictSelfError, RestrictionStatus, Ruleset, RulesetAttr, RulesetError, Scope,
 };
-
-use crate::daemon::options::Options;
 
 /// The last version whose rights were read one by one. A later one knows the right to reach a Unix
 /// socket by its path, and that is how a service manager is told.
@@ -23,8 +17,8 @@ const KNOWN: ABI = ABI::V7;
 ///
 /// # Errors
 /// If there is no Landlock at all.
-pub fn restrict(options: &Options) -> Result<(), String> {
-    let status = apply(options)?;
+pub fn restrict() -> Result<(), String> {
+    let status = apply().map_err(refused)?;
     match status.landlock {
         LandlockStatus::Available { .. } => Ok(()),
         LandlockStatus::NotEnabled => Err("this kernel has it switched off".to_owned()),
@@ -32,68 +26,28 @@ pub fn restrict(options: &Options) -> Result<(), String> {
     }
 }
 
-fn apply(options: &Options) -> Result<RestrictionStatus, String> {
+/// No rule gives a right back. A rule covers everything below its directory, so the right to remove the
+/// daemon's own Unix socket would be the right to remove every file below `/run`.
+fn apply() -> Result<RestrictionStatus, RulesetError> {
     let mut scope = BitFlags::from(Scope::Signal);
     // A service manager with such a name is outside.
     if super::manager() != Some(b'@') {
         scope |= Scope::AbstractUnixSocket;
     }
-    let create = || {
-        let ruleset = Ruleset::default()
-            .handle_access(AccessFs::from_all(KNOWN))?
-            .handle_access(AccessNet::from_all(KNOWN))?;
-        ruleset.scope(scope)?.create()
-    };
-    let add = |mut ruleset: RulesetCreated| {
-        for address in &options.listen {
-            if let Address::Unix(path) = address {
-                // Its file is removed at the end.
-                let directory = PathFd::new(directory_of(path))?;
-                ruleset = ruleset.add_rule(PathBeneath::new(directory, AccessFs::RemoveFile))?;
-            }
-        }
-        Ok(ruleset.restrict_self()?)
-    };
-    create().map_err(Into::into).and_then(add).map_err(refused)
-}
-
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
+    let ruleset = Ruleset::default()
+        .handle_access(AccessFs::from_all(KNOWN))?
+        .handle_access(AccessNet::from_all(KNOWN))?;
+    ruleset.scope(scope)?.create()?.restrict_self()
 }
 
 /// In the system's words. (The crate's own are a hundred, and take 8 KiB of program.)
-fn refused(error: Error) -> String {
+fn refused(error: RulesetError) -> String {
     match error {
-        Error::Ruleset(RulesetError::CreateRuleset(CreateRulesetError::CreateRulesetCall {
-            source,
-            ..
-        }))
-        | Error::Ruleset(RulesetError::RestrictSelf(RestrictSelfError::RestrictSelfCall {
-            source,
-            ..
-        }))
-        | Error::Path(PathFdError::OpenCall { source, .. }) => source.to_string(),
+        RulesetError::CreateRuleset(CreateRulesetError::CreateRulesetCall { source, .. })
+        | RulesetError::RestrictSelf(RestrictSelfError::RestrictSelfCall { source, .. }) => {
+            source.to_string()
+        }
         _ => "this kernel refuses the rules".to_owned(),
-    }
-}
-
-enum Error {
-    Ruleset(RulesetError),
-    Path(PathFdError),
-}
-
-impl From<RulesetError> for Error {
-    fn from(error: RulesetError) -> Self {
-        Error::Ruleset(error)
-    }
-}
-
-impl From<PathFdError> for Error {
-    fn from(error: PathFdError) -> Self {
-        Error::Path(error)
     }
 }
 
@@ -113,9 +67,8 @@ mod tests {
 
     /// What there is to be reached.
     struct Outside {
-        /// The directory of the daemon's socket `s`, and one that is not its business.
+        /// The directory of the daemon's socket `s`.
         ours: PathBuf,
-        others: PathBuf,
         port: TcpListener,
         name: net::SocketAddr,
         _named: UnixListener,
@@ -125,16 +78,16 @@ mod tests {
     impl Outside {
         fn new(label: &str) -> Self {
             let label = format!("healthz-landlock-{label}-{}", std::process::id());
-            let root = std::env::temp_dir().join(&label);
-            let [ours, others] = ["ours", "others"].map(|name| root.join(name));
-            for directory in [&ours, &others] {
-                fs::create_dir_all(directory.join("directory")).unwrap();
-                fs::write(directory.join("file"), "text").unwrap();
+            let ours = std::env::temp_dir().join(&label);
+            for name in ["directory", "empty"] {
+                fs::create_dir_all(ours.join(name)).unwrap();
+            }
+            for name in ["file", "removed", "directory/removed"] {
+                fs::write(ours.join(name), "text").unwrap();
             }
             let name = net::SocketAddr::from_abstract_name(&label).unwrap();
             Outside {
                 ours,
-                others,
                 port: TcpListener::bind("127.0.0.1:0").unwrap(),
                 _named: UnixListener::bind_addr(&name).unwrap(),
                 name,
@@ -169,15 +122,16 @@ mod tests {
                     ABI::V1,
                     UnixListener::bind(ours("t")).map(drop),
                 ),
+                ("remove a directory", ABI::V1, fs::remove_dir(ours("empty"))),
                 (
-                    "remove a directory",
+                    "remove a file beside the socket",
                     ABI::V1,
-                    fs::remove_dir(ours("directory")),
+                    fs::remove_file(ours("removed")),
                 ),
                 (
-                    "remove another's file",
+                    "remove a file below the socket's directory",
                     ABI::V1,
-                    fs::remove_file(self.others.join("file")),
+                    fs::remove_file(ours("directory/removed")),
                 ),
                 (
                     "cut a file",
@@ -212,7 +166,7 @@ mod tests {
         fn drop(&mut self) {
             let _ = self.child.kill();
             let _ = self.child.wait();
-            let _ = self.ours.parent().map(fs::remove_dir_all);
+            let _ = fs::remove_dir_all(&self.ours);
         }
     }
 
@@ -237,12 +191,8 @@ mod tests {
         let mut far = TcpStream::connect(outside.port()).unwrap();
         near.write_all(b"q").unwrap();
         far.write_all(b"q").unwrap();
-        let options = Options {
-            listen: vec![Address::Unix(socket.clone())],
-            ..Options::default()
-        };
         let restricted = || {
-            let status = apply(&options).unwrap();
+            let status = apply().unwrap();
             let LandlockStatus::Available { effective_abi, .. } = status.landlock else {
                 println!("skipped: {:?}", status.landlock);
                 return;
@@ -259,7 +209,6 @@ mod tests {
             }
             answer(listener.accept().map(|(stream, _)| stream)).unwrap();
             answer(outside.port.accept().map(|(stream, _)| stream)).unwrap();
-            fs::remove_file(&socket).unwrap();
             near.read_exact(&mut [0]).unwrap();
             far.read_exact(&mut [0]).unwrap();
         };

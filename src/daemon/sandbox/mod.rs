@@ -7,9 +7,11 @@
 //!
 //! - No new privileges: set-user-ID programs are none for us.
 //! - No core dumps, which would fill a disk while the daemon restarts again and again.
-//! - Landlock: no file can be opened, made or changed; of files only our own Unix sockets' directories
-//!   can lose some. No TCP port can be bound or connected to, no other process signalled.
+//! - Landlock: no file can be opened, made, changed or removed. No TCP port can be bound or connected
+//!   to, no other process signalled.
 //! - seccomp: only the calls that [`filter`] lists, with only the arguments that we have for them.
+//!
+//! So the file of our own Unix socket stays behind when the daemon ends. The next start replaces it.
 //!
 //! A system that lacks one of them is served without, and told so in one line: a door that does not
 //! open is worse than one with fewer locks.
@@ -43,15 +45,15 @@ impl Sandbox {
         };
         if sandbox.is_wanted {
             sandbox.note("core dumps stay on", no_core_dumps());
-            sandbox.note("no Landlock", restrict(options));
+            sandbox.note("no Landlock", restrict());
         }
         sandbox
     }
 
     /// The rest, for all threads, and the line that says what could not be had.
-    pub fn complete(mut self, options: &Options) {
+    pub fn complete(mut self) {
         if self.is_wanted {
-            let filtered = filter(options);
+            let filtered = filter();
             self.note("no filter for system calls", filtered);
         }
         if !self.missing.is_empty() {
@@ -90,8 +92,8 @@ fn manager() -> Option<u8> {
 }
 
 #[cfg(target_os = "linux")]
-fn restrict(options: &Options) -> Result<(), String> {
-    landlock::restrict(options)
+fn restrict() -> Result<(), String> {
+    landlock::restrict()
 }
 
 #[cfg(all(
@@ -99,8 +101,8 @@ fn restrict(options: &Options) -> Result<(), String> {
     target_endian = "little",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
-fn filter(options: &Options) -> Result<(), String> {
-    filter::apply(options)
+fn filter() -> Result<(), String> {
+    filter::apply()
 }
 
 #[cfg(all(
@@ -110,7 +112,7 @@ fn filter(options: &Options) -> Result<(), String> {
         any(target_arch = "x86_64", target_arch = "aarch64")
     ))
 ))]
-fn filter(_options: &Options) -> Result<(), String> {
+fn filter() -> Result<(), String> {
     Err("none is known for this processor".to_owned())
 }
 
@@ -123,11 +125,11 @@ fn no_core_dumps() -> Result<(), String> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn restrict(_options: &Options) -> Result<(), String> {
+fn restrict() -> Result<(), String> {
     Err(LINUX_ONLY.to_owned())
 }
 
 #[cfg(not(target_os = "linux"))]
-fn filter(_options: &Options) -> Result<(), String> {
+fn filter() -> Result<(), String> {
     Err(LINUX_ONLY.to_owned())
 }
