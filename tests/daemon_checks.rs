@@ -12,7 +12,7 @@ mod daemon_support;
 use std::process::Stdio;
 use std::time::Instant;
 
-use daemon_support::{Daemon, address_in, eventually, get, healthz};
+use daemon_support::{Daemon, address_in, eventually, get, healthz, untried};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::ptrace;
@@ -302,7 +302,9 @@ fn a_sync_loop_that_never_begins_fails_syncloop() {
     waitpid(main, Some(WaitPidFlag::WUNTRACED)).unwrap();
     match ptrace::seize(main, ptrace::Options::PTRACE_O_TRACECLONE) {
         Err(error @ (Errno::EPERM | Errno::ENOSYS)) => {
-            println!("skipped: one thread cannot be stopped here, ptrace says {error}");
+            untried(&format!(
+                "one thread cannot be stopped here, ptrace says {error}"
+            ));
             return;
         }
         result => result.unwrap(),
@@ -342,7 +344,9 @@ fn a_sync_loop_that_stands_still_fails_syncloop() {
     let main = daemon.pid();
     match ptrace::seize(main, ptrace::Options::empty()) {
         Err(error @ (Errno::EPERM | Errno::ENOSYS)) => {
-            println!("skipped: one thread cannot be stopped here, ptrace says {error}");
+            untried(&format!(
+                "one thread cannot be stopped here, ptrace says {error}"
+            ));
             return;
         }
         result => result.unwrap(),

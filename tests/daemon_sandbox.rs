@@ -17,6 +17,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use daemon_support::{
     Daemon, PATIENCE, complaint, eventually, get_unix, healthz, kernel, run, shell, socket_path,
+    untried,
 };
 use nix::sys::signal::Signal;
 
@@ -46,7 +47,7 @@ fn every_thread_is_under_the_filter_and_gets_no_new_privileges() {
     let daemon = Daemon::start(&[]);
     let missing = missing(&daemon);
     if !kernel::has_filters() {
-        println!("skipped: this kernel has no filters; {missing}");
+        untried(&format!("this kernel has no filters; {missing}"));
         return;
     }
     assert_eq!(of_threads(&daemon, "NoNewPrivs:"), ["1", "1", "1"]);
@@ -67,7 +68,7 @@ fn without_a_sandbox_all_is_as_it_was() {
 #[test]
 fn the_socket_file_that_stays_behind_refuses_clients_and_is_replaced_by_the_next_start() {
     if !kernel::has_landlock() && !kernel::has_filters() {
-        println!("skipped: this kernel has nothing that keeps the file from being removed");
+        untried("this kernel has nothing that keeps the file from being removed");
         return;
     }
     let path = socket_path();
@@ -112,7 +113,7 @@ fn a_crash_leaves_no_core() {
     assert!(!with);
     // Where nobody's crash leaves one, the line above shows nothing.
     if !without {
-        println!("skipped: this system makes no core dumps");
+        untried("this system makes no core dumps");
     }
 }
 
@@ -154,7 +155,7 @@ fn all_memory_is_locked_if_that_is_wanted() {
         lines.find(|line| line.contains("serving") || line.contains("--lock-memory"))
     });
     if line.contains("RLIMIT_MEMLOCK is") {
-        println!("skipped: {line}");
+        untried(&line);
         return;
     }
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
@@ -194,7 +195,7 @@ const UNPRIVILEGED: &str = "exec setpriv --bounding-set=-all --inh-caps=-all -- 
 #[test]
 fn a_limit_or_right_that_is_missing_is_named() {
     if !nix::unistd::geteuid().is_root() {
-        println!("skipped: only root can give up rights");
+        untried("only root can give up rights");
         return;
     }
     for (limit, option, expected) in [
@@ -252,7 +253,7 @@ mod intruder {
     fn seize_thread(thread: Pid) -> Option<()> {
         match ptrace::seize(thread, ptrace::Options::empty()) {
             Err(error @ (Errno::EPERM | Errno::ENOSYS)) => {
-                println!("skipped: ptrace says {error}");
+                untried(&format!("ptrace says {error}"));
                 return None;
             }
             result => result.unwrap(),
@@ -329,7 +330,7 @@ mod intruder {
         let daemon = Daemon::start_as(command);
         daemon.lines().wait("serving");
         if !kernel::has_filters() {
-            println!("skipped: this kernel has no filters");
+            untried("this kernel has no filters");
             return None;
         }
         seize(&daemon)?;

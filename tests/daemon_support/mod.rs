@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+include!("untried.rs");
+
 /// No test waits longer than this for any one thing, however busy the machine is.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
