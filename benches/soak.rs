@@ -319,7 +319,7 @@ struct Counted {
 }
 
 impl Counted {
-    /// `2 requests answered on 1 connections, 3 failed, 4 shortages`.
+    /// `2 requests answered on 1 connections, 3 failed, 4 pauses`.
     fn of(last_word: &str) -> Counted {
         let numbered = |part: &str| {
             let (number, what) = part.split_once(' ')?;
@@ -348,7 +348,7 @@ impl Counted {
         let mut table = Table::new(&["the daemon counted", ""]);
         table.row(["connections".to_owned(), thousands(self.accepted)]);
         table.row(["answered".to_owned(), thousands(self.answered)]);
-        for name in ["refused", "evicted", "expired", "failed", "shortages"] {
+        for name in ["refused", "evicted", "expired", "failed", "pauses"] {
             table.row([name.to_owned(), thousands(self.other(name))]);
         }
         table.print();
@@ -470,7 +470,7 @@ fn verdict(start: &State, states: &[State], sum: &Sum, counted: &Counted) -> Vec
     }
     same("unanswered", 0, sum.unanswered() as usize);
     same("not closed in order", 0, sum.probes.unclosed as usize);
-    same("shortages", 0, counted.other("shortages") as usize);
+    same("pauses", 0, counted.other("pauses") as usize);
     let mut no_less = |what: &str, more: u64, less: u64| {
         if more < less {
             wrong.push(format!("{what}: {more} and {less}"));

@@ -1,6 +1,6 @@
-//! The healthz daemon: reads its command line, serves, and owns the exit code.
+//! The healthz program: parses its command line, serves, and chooses the exit code.
 //!
-//! 0: asked to stop, or to show help or the version. 1: failed while running. 2: wrong usage or
+//! 0: stopped by a signal, or printed help or the version. 1: failed while running. 2: wrong usage or
 //! configuration.
 
 #![deny(unsafe_code)]
@@ -12,29 +12,29 @@ use std::process::ExitCode;
 
 use daemon::checks::Checks;
 use daemon::options::{self, Command};
-use daemon::{EXIT_FAILED, EXIT_MISUSED, Failure};
+use daemon::{EXIT_FAILED, EXIT_USAGE, Failure};
 
 fn main() -> ExitCode {
     match options::parse(std::env::args_os().skip(1)) {
         Ok(Command::Help(options)) => {
             let responder = Checks::new(&options).responder();
-            show(&options::help(options.config.memory_bytes_max(&responder)))
+            print(&options::help(options.config.memory_bytes_max(&responder)))
         }
-        Ok(Command::Version) => show(concat!("healthz ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Version) => print(concat!("healthz ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Command::Serve(options)) => match daemon::serve(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(Failure::Run(_)) => ExitCode::from(EXIT_FAILED),
-            Err(Failure::Usage(_)) => ExitCode::from(EXIT_MISUSED),
+            Err(Failure::Usage(_)) => ExitCode::from(EXIT_USAGE),
         },
         Err(error) => {
-            daemon::complain(&error);
-            ExitCode::from(EXIT_MISUSED)
+            daemon::print_error(&error);
+            ExitCode::from(EXIT_USAGE)
         }
     }
 }
 
-/// Prints what was asked for. A reader that has seen enough (`| head`) is no failure.
-fn show(text: &str) -> ExitCode {
+/// Prints to standard output. A closed pipe (`| head`) is not a failure.
+fn print(text: &str) -> ExitCode {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(EXIT_FAILED),
         _ => ExitCode::SUCCESS,

@@ -153,11 +153,11 @@ fn wrong_usage_is_told_and_exits_2() {
         ),
         (
             &["--listen", "0.0.0.0:0"],
-            "healthz: 0.0.0.0:0 is reachable from outside this machine; pass --allow-remote if that is meant",
+            "healthz: 0.0.0.0:0 is reachable from outside this machine; pass --allow-remote if that is intended",
         ),
         (
             &["--listen", "[::]:0"],
-            "healthz: [::]:0 is reachable from outside this machine; pass --allow-remote if that is meant",
+            "healthz: [::]:0 is reachable from outside this machine; pass --allow-remote if that is intended",
         ),
         (
             &["--ready-fd", "77"],
@@ -270,9 +270,7 @@ fn a_manager_that_cannot_be_told_is_complained_of_once_a_spell() {
     command.env("NOTIFY_SOCKET", &path);
     command.env("WATCHDOG_USEC", "200000");
     let daemon = Daemon::start_as(command);
-    daemon
-        .lines()
-        .wait("cannot tell the service manager READY=1");
+    daemon.lines().wait("cannot send READY=1");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut word = [0; 64];
@@ -283,7 +281,9 @@ fn a_manager_that_cannot_be_told_is_complained_of_once_a_spell() {
             !word[..length].starts_with(expected.as_bytes())
         } {}
     }
-    daemon.lines().wait("the service manager can be told again");
+    daemon
+        .lines()
+        .wait("the service manager can be notified again");
     drop(manager);
     eventually("it is told of again", || {
         let lines = daemon.lines().all();
@@ -464,9 +464,7 @@ fn a_file_that_is_no_socket_is_not_replaced() {
     let path = socket_path();
     std::fs::write(&path, "precious").unwrap();
     let output = run(&["--listen", &format!("unix:{}", path.display())]);
-    assert!(
-        complaint(&output).starts_with("healthz: a file that is no socket is in the way of unix:")
-    );
+    assert!(complaint(&output).starts_with("healthz: cannot listen on unix:"));
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     std::fs::remove_file(path).unwrap();
@@ -517,13 +515,13 @@ fn draining_fails_readyz_while_the_door_stays_open() {
         format!("{VERBOSE}livez check passed\n")
     );
     daemon.lines().wait(
-        "asked to stop: readyz fails, listeners close in 1h, then requests have 2s to finish",
+        "asked to stop: /readyz fails, listeners close in 1h, then requests have 2s to finish",
     );
     assert!(daemon.is_running());
 
     daemon.signal(Signal::SIGINT);
     assert_eq!(daemon.wait().code(), Some(0), "asked twice is still asked");
-    daemon.lines().wait("asked to stop again: stopped at once");
+    daemon.lines().wait("asked to stop again: exiting at once");
     assert!(try_get(address, "/healthz").is_err());
 }
 

@@ -82,7 +82,9 @@ fn a_blocked_stderr_fails_log_and_nothing_else_waits() {
     eventually("log passes again", || {
         (get(address, "/healthz").0 == 200).then_some(())
     });
-    let report = daemon.lines().wait("dropped while the sink was blocked");
+    let report = daemon
+        .lines()
+        .wait("dropped while standard error was blocked");
     let count = report
         .split("healthz: ")
         .nth(1)
@@ -97,7 +99,7 @@ fn a_blocked_stderr_fails_log_and_nothing_else_waits() {
             line.contains("Z TRACE healthz: ")
                 || line.contains("Z INFO  healthz: ")
                 || (line.contains("Z WARN  healthz: ")
-                    && line.ends_with(" dropped while the sink was blocked")),
+                    && line.ends_with(" dropped while standard error was blocked")),
             "{line}"
         );
     }

@@ -94,7 +94,7 @@ fn what_is_handed_in_is_checked() {
     let remote = TcpListener::bind("0.0.0.0:0").unwrap();
     let address = remote.local_addr().unwrap();
     let not_loopback = format!(
-        "LISTEN_FDS: descriptor 3: {address} is reachable from outside this machine; pass --allow-remote if that is meant"
+        "LISTEN_FDS: descriptor 3: {address} is reachable from outside this machine; pass --allow-remote if that is intended"
     );
     let datagram = UnixDatagram::unbound().unwrap();
     for (socket, environment, args, expected) in [
@@ -227,12 +227,12 @@ fn a_manager_whose_queue_was_full_is_told_of_readiness_later() {
     others.set_nonblocking(true).unwrap();
     while others.send_to(b"X=1", &manager.path).is_ok() {}
     let mut daemon = manager.start(&[], None);
-    daemon
-        .lines()
-        .wait("cannot tell the service manager READY=1");
+    daemon.lines().wait("cannot send READY=1");
     let word = std::iter::repeat_with(|| manager.next()).find(|word| word != "X=1");
     assert_eq!(word.as_deref(), Some(READY));
-    daemon.lines().wait("the service manager can be told again");
+    daemon
+        .lines()
+        .wait("the service manager can be notified again");
     // Once, and not again when it ends.
     daemon.signal(Signal::SIGTERM);
     assert_eq!(manager.next(), STOPPING);
@@ -327,6 +327,6 @@ fn a_service_manager_that_is_gone_is_no_trouble() {
     let daemon = Daemon::start_as(command);
     daemon
         .lines()
-        .wait("WARN  healthz: cannot tell the service manager READY=1, STATUS=healthz passes: No such file or directory");
+        .wait("WARN  healthz: cannot send READY=1, STATUS=healthz passes to the service manager: No such file or directory");
     assert_eq!(daemon.get("/healthz").0, 200);
 }

@@ -218,7 +218,7 @@ fn a_limit_or_right_that_is_missing_is_named() {
         (
             "64",
             "--oom-score-adj -1",
-            "to lower it takes CAP_SYS_RESOURCE",
+            "lowering it needs CAP_SYS_RESOURCE",
         ),
     ] {
         let script = format!("ulimit -l {limit}; {UNPRIVILEGED} --listen 127.0.0.1:0 {option}");

@@ -267,7 +267,7 @@ def accept_fails(error, is_short):
         counted = daemon.stop()
         lines = daemon.text().count("cannot accept connections")
         want("lines about it", lines, 1 if is_short else 0)
-        want("shortages that it counted", counted.get("shortages", 0), 1 if is_short else 0)
+        want("pauses that it counted", counted.get("pauses", 0), 1 if is_short else 0)
         if is_short and error not in daemon.text():
             raise Wrong(f"log: expected {error} by name, came {short(daemon.text())}")
         want("aborted", counted.get("aborted", 0), 3 if error in GONE else 0)
@@ -297,7 +297,7 @@ def accept_stays_short(house):
             raise Wrong(f"a second of shortage: expected rest, came {spent * 10} ms on a CPU")
     want_ok("who waited", rest(waiting))
     daemon.probe(3)
-    want("shortages", daemon.stop().get("shortages"), 1)
+    want("pauses", daemon.stop().get("pauses"), 1)
     want("lines about it", daemon.text().count("cannot accept connections"), 1)
 
 
@@ -433,7 +433,7 @@ def out_of_descriptors(house):
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
     daemon.probe(5)
     counted = daemon.stop()
-    want("shortages", counted.get("shortages"), 1)
+    want("pauses", counted.get("pauses"), 1)
     want("accepted", counted["accepted"], 12)
     want("evicted", counted.get("evicted"), 1)
 
@@ -461,7 +461,7 @@ def memory_limited(house):
         [house.args.daemon, "--listen", "127.0.0.1:0", *large], preexec_fn=limit_data(enough - (1 << 20))
     )
     want("exit code with 1 MiB less", refused.returncode, 1)
-    want_match("stderr", refused.stderr, r"^healthz: (the system does not give the \d+ KiB|cannot start the)")
+    want_match("stderr", refused.stderr, r"^healthz: (the system does not provide the \d+ KiB|cannot start the)")
     daemon = house.daemon(*large, preexec_fn=limit_data(enough))
     daemon.probe()
     # And not a page more from here on.
@@ -491,7 +491,7 @@ def memory_refused(house):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (512 << 20,) * 2),
     )
     want("exit code", result.returncode, 1)
-    want_match("stderr", result.stderr, r"healthz: the system does not give the \d+ KiB .* pass fewer --connections")
+    want_match("stderr", result.stderr, r"healthz: the system does not provide the \d+ KiB .* pass fewer --connections")
 
 
 def start_within(house, limit, size, env):
@@ -775,7 +775,7 @@ def from_another_namespace(house):
     for address in (f"{REMOTE}:10248", "0.0.0.0:10248", "[::]:10248", "[fd47::1]:10248"):
         refused = house.run([*networks.inside(0), house.args.daemon, "--listen", address])
         want(f"exit code with --listen {address}", refused.returncode, 2)
-        want_match("stderr", refused.stderr, "pass --allow-remote if that is meant")
+        want_match("stderr", refused.stderr, "pass --allow-remote if that is intended")
     for host, listen in ((REMOTE, f"{REMOTE}:0"), ("fd47::1", "[fd47::1]:0")):
         remote = house.daemon("--allow-remote", listen=listen, prefix=networks.inside(0))
         want_match(f"{host}, as it is meant", networks.ask(1, host, remote.port), r"\n\r?\nok\Z")
@@ -795,7 +795,7 @@ def through_route_localnet(house):
     networks.ip(1, "route", "add", "127.0.0.1/32", "via", REMOTE)
     meant = house.daemon("--allow-remote", prefix=networks.inside(0))
     want_match("from outside, as it is meant", networks.ask(1, "127.0.0.1", meant.port), r"\n\r?\nok\Z")
-    want("foreign, as it is meant", meant.stop().get("foreign"), None)
+    want("non-loopback, as it is meant", meant.stop().get("non-loopback"), None)
     daemon = house.daemon(listen=None, prefix=networks.inside(0))
     for _ in range(3):
         answer = networks.ask(1, "127.0.0.1", daemon.port)
@@ -803,7 +803,7 @@ def through_route_localnet(house):
             raise Wrong(f"from outside: expected no answer, came {short(answer)}")
     want_match("from inside", networks.ask(0, "127.0.0.1", daemon.port), r"\n\r?\nok\Z")
     counted = daemon.stop()
-    want("foreign", counted.get("foreign"), 3)
+    want("non-loopback", counted.get("non-loopback"), 3)
     want("accepted", counted["accepted"], 1)
     want("lines about it", daemon.text().count("net.ipv4.conf.*.route_localnet"), 1)
 
@@ -832,7 +832,7 @@ def without_loopback(house):
     for _ in range(2):
         daemon = house.daemon(listen=None, prefix=networks.inside(0))
         for host in (r"127\.0\.0\.1", r"\[::1\]"):
-            daemon.said(rf"nobody can reach {host}:\d+ until its interface is up")
+            daemon.said(rf"no client can reach {host}:\d+ until its interface is up")
         want("lines about no ::1", daemon.text().count("this machine has no ::1"), 0)
         for host in hosts:
             networks.want_refused(f"{host}, down", networks.ask(0, host, daemon.port))
@@ -925,7 +925,7 @@ def slow_descriptor(house):
         if not beats(2.5):
             raise Wrong("beats: expected some from a daemon that is well, came none")
         send_slow_to_close(house, path)
-        daemon.said(r"the door has been at the same work for more than \d+ s and answers nobody")
+        daemon.said(r"server thread stuck for \d+ s; not answering")
         beats(0.1)
         want("beats of a daemon that answers nobody", beats(2.5), 0)
         daemon.kill()

@@ -1,7 +1,7 @@
-//! The daemon's checks and the endpoints that they decide.
+//! The daemon's checks, and the endpoints that they belong to.
 //!
-//! Knows nothing of how they are kept up to date: [`super::log`] beats `log`, [`super::sync`] beats
-//! `syncloop`, and `main` begins the shutdown.
+//! Knows nothing of how they are updated: [`super::log`] beats `log`, [`super::sync`] beats `syncloop`, and
+//! [`super::serve`] begins the shutdown.
 
 use healthz::{Check, Endpoint, Responder};
 
@@ -9,10 +9,10 @@ use super::options::Options;
 
 static PING: Check = Check::ping();
 
-/// Answers of a server that is not draining equal Kubernetes' to the byte, so it is not listed then.
+/// Not listed while it passes, so that answers equal those of Kubernetes to the byte.
 pub static SHUTDOWN: Check = Check::shutdown().unlisted_while_passing();
 
-/// What lives as long as the process, made once from its options.
+/// The checks and endpoints, made once from the options. They live as long as the process.
 #[derive(Clone, Copy)]
 pub struct Checks {
     pub log: &'static Check,
@@ -22,14 +22,14 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// To be called once: it leaks what it makes, a few hundred bytes.
+    /// Call this once: it leaks what it makes, a few hundred bytes.
     pub fn new(options: &Options) -> Self {
         let log = Check::heartbeat("log", options.log_limit).overdue("logging blocked");
         let syncloop = Check::heartbeat("syncloop", options.sync_limit)
             .overdue("sync Loop took longer than expected");
         let (log, syncloop): (&Check, &Check) =
             (Box::leak(Box::new(log)), Box::leak(Box::new(syncloop)));
-        let alive: &[&Check] = Box::leak(Box::new([&PING, log, syncloop]));
+        let live: &[&Check] = Box::leak(Box::new([&PING, log, syncloop]));
         let ready: &[&Check] = Box::leak(Box::new([&PING, log, syncloop, &SHUTDOWN]));
         let hosts = options.allow_hosts.iter();
         let hosts: Vec<&str> = hosts.map(|host| &*host.clone().leak()).collect();
@@ -37,21 +37,21 @@ impl Checks {
             log,
             syncloop,
             endpoints: Box::leak(Box::new([
-                Endpoint::new("/healthz", alive),
-                Endpoint::new("/livez", alive),
+                Endpoint::new("/healthz", live),
+                Endpoint::new("/livez", live),
                 Endpoint::new("/readyz", ready),
             ])),
             allow_hosts: hosts.leak(),
         }
     }
 
-    /// What answers requests.
+    /// The responder for these endpoints.
     pub fn responder(&self) -> Responder<'static> {
         Responder::new(self.endpoints).allow_hosts(self.allow_hosts)
     }
 
-    /// The endpoint that says whether the daemon is well: `/healthz`.
-    pub fn alive(&self) -> Endpoint<'static> {
+    /// The endpoint `/healthz`, which has the daemon's own checks.
+    pub fn healthz(&self) -> Endpoint<'static> {
         match self.endpoints.first() {
             Some(endpoint) => *endpoint,
             None => Endpoint::new("/healthz", &[]),

@@ -1,19 +1,19 @@
-//! Room for descriptors: every connection takes one, and the limit that a shell or a service manager
-//! gives is often 1,024. Were there fewer than connections, the table would never be full and evict
-//! nobody: whoever opened them all and said nothing would keep everybody else out.
+//! Raises the limit of open descriptors for the connections that were asked for.
 //!
-//! Called once, by [`super::serve`], before the server is made.
+//! Each connection takes a descriptor, and the limit of a shell or service manager is often 1,024. With
+//! fewer descriptors than slots, the table would never be full, so nothing would be evicted, and idle
+//! clients could keep others out. Called once, by [`super::serve`], before the server is made.
 
 use healthz::limits::LISTENERS_MAX;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
-/// Descriptors that are no connections: standard streams, listeners, what the threads wait with, and
-/// the newcomer for whom another is evicted. 13 were seen with one listener.
+/// Descriptors that are not connections: standard streams, listeners, epoll instances, and the new
+/// connection for which another is evicted. 15 were seen with one listener.
 const OTHERS: usize = 16 + LISTENERS_MAX;
 
-/// Raises the limit for `wanted` connections if it has to be, as far as that may be, and returns how
-/// many of them there is room for, but at least one.
-pub fn fit(wanted: usize) -> usize {
+/// Raises the limit for `wanted` connections if necessary and possible. Returns how many connections fit
+/// into it, at least one.
+pub fn raise_limit(wanted: usize) -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return wanted;
     };
@@ -30,7 +30,7 @@ pub fn fit(wanted: usize) -> usize {
     let room = room(usize::try_from(given).unwrap_or(usize::MAX), wanted);
     if room < wanted {
         log::warn!(
-            "RLIMIT_NOFILE is {given}: room for {room} connections at once, not for {wanted}; raise it \
+            "RLIMIT_NOFILE is {given}: enough for {room} connections, not for {wanted}; raise it \
              (ulimit -n, LimitNOFILE=)"
         );
     }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_room_for_one_connection_at_least_and_for_no_more_than_are_wanted() {
+    fn the_result_is_from_one_to_the_wanted_connections() {
         for (limit, expected) in [
             (0, 1),
             (OTHERS + 1, 1),

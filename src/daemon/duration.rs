@@ -1,19 +1,19 @@
-//! Durations as people write them: `500ms`, `10s`, `2m`, `1h`, `1m30s`.
+//! Durations in text: `500ms`, `10s`, `2m`, `1h`, `1m30s`.
 //!
-//! Knows nothing of options. Called by [`super::options`], both ways.
+//! Knows nothing of options. Used by [`super::options`] to parse and to print.
 
 use std::fmt;
 use std::time::Duration;
 
 const UNITS: [(&str, u64); 4] = [
-    // Before `m`, which is how `ms` begins.
+    // Before `m`, because `ms` begins with it.
     ("ms", 1),
     ("s", 1_000),
     ("m", 60_000),
     ("h", 3_600_000),
 ];
 
-/// Reads one or more whole numbers with their units; `None` if that is not what `text` is.
+/// Parses one or more whole numbers with their units; `None` if `text` is anything else.
 pub fn parse(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut millis: u64 = 0;
@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(Duration::from_millis(millis))
 }
 
-/// Shows a duration as [`parse`] reads it, in the largest unit that tells it exactly.
+/// Prints a duration as [`parse`] reads it, in the largest unit that is exact.
 pub struct Shown(pub Duration);
 
 impl fmt::Display for Shown {
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_read_and_shown() {
+    fn durations_are_parsed_and_printed() {
         for (text, millis, shown) in [
             ("500ms", 500, "500ms"),
             ("10s", 10_000, "10s"),
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_duration_is_refused() {
+    fn other_text_is_refused() {
         for text in [
             "",
             "10",

@@ -13,9 +13,9 @@ use healthz::server::{Address, ListenFds};
 use healthz::{Check, Endpoint, Responder};
 
 use super::duration::{self, Shown};
-use super::holder;
 use super::notify;
 use super::options::{self, Command, Options};
+use super::port_owner;
 
 /// - A command line is taken or refused. What is taken means the same when it is written out; what is
 ///   refused is said in one line that names the argument.
@@ -241,7 +241,7 @@ fn address(text: &str) {
 
 /// As the kernel writes it (net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c).
 fn tcp_line(text: &str) {
-    let Some((address, inode)) = holder::tcp_listener(text) else {
+    let Some((address, inode)) = port_owner::tcp_listener(text) else {
         return;
     };
     let words: Vec<u8> = match address.ip() {
@@ -254,21 +254,21 @@ fn tcp_line(text: &str) {
         .collect();
     let port = address.port();
     let line = format!("   1: {ip}:{port:04X} 0:0 0A 0:0 00:0 0     0        0 {inode} 1 0");
-    assert_eq!(holder::tcp_listener(&line), Some((address, inode)));
+    assert_eq!(port_owner::tcp_listener(&line), Some((address, inode)));
     assert!(!inode.is_empty() && text.contains(inode));
 }
 
 /// As the kernel writes it (net/unix/af_unix.c): whatever the path, a line that says it is found.
 fn unix_line(line: &OsStr, path: &OsStr) {
     let path = Path::new(path);
-    if let Some(inode) = holder::unix_listener(line.as_bytes(), path) {
+    if let Some(inode) = port_owner::unix_listener(line.as_bytes(), path) {
         assert!(line.to_string_lossy().contains(&inode));
     }
     for suffix in ["", ".4711"] {
         let mut says = OsString::from("ffff888000000000: 00000002 00000000 00010000 0001 01 17 ");
         says.push(path);
         says.push(suffix);
-        let inode = holder::unix_listener(says.as_bytes(), path);
+        let inode = port_owner::unix_listener(says.as_bytes(), path);
         assert_eq!(inode.as_deref(), Some("17"), "{path:?}");
     }
     let connected = [
@@ -276,7 +276,7 @@ fn unix_line(line: &OsStr, path: &OsStr) {
         path.as_os_str().as_bytes(),
     ]
     .concat();
-    assert_eq!(holder::unix_listener(&connected, path), None);
+    assert_eq!(port_owner::unix_listener(&connected, path), None);
 }
 
 #[cfg(test)]

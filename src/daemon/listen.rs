@@ -1,6 +1,6 @@
-//! From options and inherited sockets to listeners, with errors for people.
+//! Makes listeners from the options and from inherited sockets. Errors say what to do.
 //!
-//! Binds; serves nothing. Called once, by [`super::serve`].
+//! Serves nothing. Called once, by [`super::serve`].
 
 use std::cell::LazyCell;
 use std::fs::File;
@@ -16,9 +16,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::options::Options;
-use super::{Failure, holder, sys};
+use super::{Failure, port_owner, sys};
 
-/// What the process was started with besides its standard streams.
+/// The descriptors that the process inherited besides its standard streams.
 #[derive(Default)]
 pub struct Inherited {
     sockets: Vec<OwnedFd>,
@@ -26,12 +26,11 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Takes over the sockets that `LISTEN_FDS` announces, if it means this process, and descriptor
-    /// `ready_fd`. To be called once, before anything opens a descriptor.
+    /// Takes over the sockets that `LISTEN_FDS` announces for this process, and descriptor `ready_fd`. Call
+    /// this once, before anything opens a descriptor.
     ///
     /// # Errors
-    /// If one of them is not open, nothing can be written to `ready_fd`, or there are more sockets than
-    /// can be served.
+    /// If one of them is not open, if `ready_fd` cannot be written to, or if there are too many sockets.
     pub fn take(ready_fd: Option<RawFd>) -> Result<Self, Failure> {
         let passed = ListenFds::from_env().map_err(|error| Failure::Usage(error.to_string()))?;
         let sockets = passed.numbers();
@@ -55,7 +54,7 @@ impl Inherited {
                 .map_err(|error| Failure::Usage(format!("LISTEN_FDS: descriptor {fd}: {error}")))
         };
         let sockets = sockets.map(adopt).collect::<Result<_, _>>()?;
-        // Only now is there nothing left to take over.
+        // This opens descriptors, so it comes after all inherited ones are taken over.
         if let (Some(fd), Some(ready)) = (ready_fd, &ready) {
             check_writable(ready)
                 .map_err(|error| Failure::Usage(format!("--ready-fd {fd}: {error}")))?;
@@ -63,8 +62,8 @@ impl Inherited {
         Ok(Inherited { sockets, ready })
     }
 
-    /// Says on the descriptor of `--ready-fd` that we serve: a newline, then its end.
-    pub fn tell_ready(ready: Option<File>) {
+    /// Writes a newline to the descriptor of `--ready-fd`, and closes it.
+    pub fn notify_ready(ready: Option<File>) {
         if let Some(Err(error)) = ready.map(|mut ready| ready.write_all(b"\n")) {
             log::warn!("cannot write to the descriptor of --ready-fd: {error}");
         }
@@ -80,8 +79,7 @@ fn check_count(count: usize) -> Result<(), Failure> {
     Err(Failure::Usage(message))
 }
 
-/// A pipe that is full would hold the main thread for ever, and the end of a pipe that is for reading
-/// never takes a byte.
+/// Checks that a byte can be written now. A full pipe would block the main thread for ever.
 fn check_writable(file: &File) -> io::Result<()> {
     let mut poll = Poll::new()?;
     let fd = file.as_raw_fd();
@@ -90,7 +88,7 @@ fn check_writable(file: &File) -> io::Result<()> {
         .registry()
         .register(&mut source, Token(0), Interest::WRITABLE);
     match registered {
-        // epoll's word for a file, which is always ready.
+        // epoll returns EPERM for files, which are always ready.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
         result => result?,
     }
@@ -104,11 +102,11 @@ fn check_writable(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Everything to listen on: inherited sockets, what the command line says, or else the default.
-/// Gives back the descriptor of `--ready-fd`.
+/// Makes the listeners: inherited sockets and those of the command line, or else the default. Returns the
+/// descriptor of `--ready-fd` too.
 ///
 /// # Errors
-/// With the first address that cannot be had, and what to do about it.
+/// If an address cannot be listened on; the message says what to do.
 pub fn open(options: &Options, inherited: Inherited) -> Result<(Listeners, Option<File>), Failure> {
     let mut listeners = Listeners::new().allow_remote(options.allow_remote);
     let Inherited { sockets, ready } = inherited;
@@ -137,8 +135,8 @@ pub fn open(options: &Options, inherited: Inherited) -> Result<(Listeners, Optio
     Ok((listeners, ready))
 }
 
-/// A loopback interface that is down lets us listen and keeps everybody out: a network namespace
-/// begins like this.
+/// Warns of addresses that no client can reach. A loopback interface that is down can be listened on, as in
+/// a new network namespace.
 fn warn_if_unreachable(listeners: &Listeners) {
     let is_down = LazyCell::new(is_loopback_down);
     for address in listeners.local_addresses() {
@@ -150,8 +148,8 @@ fn warn_if_unreachable(listeners: &Listeners) {
             SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
             SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
         };
-        // Of UDP, so that nothing is sent: only the way there is looked up.
-        // No descriptor left for that says nothing of the way.
+        // Connecting a UDP socket sends nothing, and looks up the route. If there is no descriptor for it,
+        // nothing is known.
         let Ok(socket) = UdpSocket::bind(unspecified) else {
             continue;
         };
@@ -162,13 +160,13 @@ fn warn_if_unreachable(listeners: &Listeners) {
             reached => reached,
         };
         if let Err(error) = reached {
-            log::warn!("nobody can reach {address} until its interface is up: {error}");
+            log::warn!("no client can reach {address} until its interface is up: {error}");
         }
     }
 }
 
-/// Whether the loopback interface says that it is down. One that was up keeps 127.0.0.1 and the way there
-/// when it goes down, and only its flags tell.
+/// Whether the loopback interface is down. After it was up once, it keeps 127.0.0.1 and its route when it
+/// goes down, so only the flags show it.
 fn is_loopback_down() -> bool {
     const IFF_UP: u32 = 1;
     let flags = std::fs::read_to_string("/sys/class/net/lo/flags").unwrap_or_default();
@@ -178,7 +176,7 @@ fn is_loopback_down() -> bool {
         .is_some_and(|flags| flags & IFF_UP == 0)
 }
 
-/// Where this machine itself would reach `address`.
+/// The address by which this machine itself reaches `address`.
 fn reachable_at(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
@@ -187,12 +185,12 @@ fn reachable_at(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// What went wrong and what to do about it.
+/// Says what went wrong and what to do.
 fn explain(error: &BindError) -> Failure {
     let address = error.address();
     match error.kind() {
         BindErrorKind::NotLoopback => Failure::Usage(format!(
-            "{address} is reachable from outside this machine; pass --allow-remote if that is meant"
+            "{address} is reachable from outside this machine; pass --allow-remote if that is intended"
         )),
         BindErrorKind::InUse => in_use(address),
         BindErrorKind::Unusable | BindErrorKind::TooMany => Failure::Usage(error.to_string()),
@@ -205,16 +203,16 @@ fn in_use(address: &Address) -> Failure {
         let is_socket = |file: std::fs::Metadata| file.file_type().is_socket();
         if std::fs::symlink_metadata(path).is_ok_and(|file| !is_socket(file)) {
             return Failure::Run(format!(
-                "a file that is no socket is in the way of {address}; remove it or pass --listen"
+                "cannot listen on {address}: a file that is not a socket has this path; remove it or pass --listen"
             ));
         }
     }
-    match holder::of(address) {
-        Some(holder) if holder.pid == std::process::id() => {
-            Failure::Usage(format!("{address} is asked for twice"))
+    match port_owner::find(address) {
+        Some(owner) if owner.pid == std::process::id() => {
+            Failure::Usage(format!("{address} is given twice"))
         }
-        Some(holder) => Failure::Run(format!(
-            "{address} is in use by {holder}; stop it or pass --listen"
+        Some(owner) => Failure::Run(format!(
+            "{address} is in use by {owner}; stop it or pass --listen"
         )),
         None => Failure::Run(format!(
             "{address} is in use by another process; stop it or pass --listen"
@@ -222,7 +220,7 @@ fn in_use(address: &Address) -> Failure {
     }
 }
 
-/// Addresses as a client writes them.
+/// The listeners' addresses as URLs.
 pub fn urls(listeners: &Listeners) -> Vec<String> {
     let url = |address| match address {
         Address::Unix(_) => address.to_string(),
@@ -254,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_asked_for_twice_is_our_own_doing() {
+    fn an_address_given_twice_is_wrong_usage() {
         let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let options = Options {
             listen: vec![Address::Tcp(first.local_addr().unwrap())],
@@ -263,6 +261,6 @@ mod tests {
         let Err(Failure::Usage(message)) = open(&options, Inherited::default()) else {
             panic!("was taken");
         };
-        assert!(message.ends_with(" is asked for twice"), "{message}");
+        assert!(message.ends_with(" is given twice"), "{message}");
     }
 }

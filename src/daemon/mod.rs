@@ -1,25 +1,25 @@
-//! The daemon: what surrounds the door when healthz runs on its own.
+//! The daemon: everything around the server when healthz runs as a program of its own.
 //!
-//! Three threads. *main* runs the sync loop and waits for signals; *healthz* is the door; *log*
-//! writes what the others log. Nobody waits for anybody else's progress but main, until the others have
-//! begun and at the end. Before there are threads everything is opened that ever will be; then
-//! [`sandbox`] closes the system's doors.
+//! Three threads: *main* runs the sync loop and waits for signals, *healthz* runs the server, and *log*
+//! writes log records. Only main waits for other threads: until they have started, and at the end.
+//! Everything is opened before the threads start; then [`sandbox`] gives up the right to open more. Called
+//! by `main`.
 
-mod alive;
 pub mod checks;
 #[cfg(target_os = "linux")]
 mod descriptors;
 mod duration;
 #[cfg(test)]
 mod fuzz;
-mod holder;
 mod listen;
 mod log;
 mod memory;
 mod notify;
 pub mod options;
+mod port_owner;
 mod sandbox;
 mod signals;
+mod start_latch;
 mod sync;
 mod sys;
 
@@ -32,39 +32,38 @@ use std::time::Duration;
 use healthz::Instant;
 use healthz::server::{self, Config, Counters, Server, ServerThread};
 
-use alive::Alive;
 use checks::{Checks, SHUTDOWN};
 use listen::Inherited;
-use notify::Manager;
+use notify::ServiceManager;
 use options::Options;
 use sandbox::Sandbox;
-use signals::{Ender, Wake, Wakes};
+use signals::{EventWaiter, ExitNotifier, Wakeup};
+use start_latch::StartLatch;
 use sync::SyncLoop;
 
-/// Exit code of what failed while running.
+/// Exit code if the daemon failed while running.
 pub const EXIT_FAILED: u8 = 1;
-/// Exit code of wrong usage or configuration.
-pub const EXIT_MISUSED: u8 = 2;
+/// Exit code for wrong usage or configuration.
+pub const EXIT_USAGE: u8 = 2;
 
-/// Longest that the end waits for a stderr that blocks.
+/// Longest wait for the last log records at the end, if standard error blocks.
 const FLUSH_DURATION_MAX: Duration = Duration::from_secs(1);
-/// What the door may take beyond the time that its last requests have; more is a bug.
-const CLOSING_GRACE: Duration = Duration::from_secs(1);
+/// How much longer than the drain timeout the server's thread may take to exit. More is a bug.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
 
 /// The server's thread handles the events of one poll within milliseconds. If it takes longer than this,
 /// the sync loop watches it.
 const RESPONSE_DURATION_MAX: Duration = Duration::from_millis(500);
 
-/// Longest that threads may take to begin: so long that a machine which is busy booting is no reason to
-/// give up, and no longer, because nothing is known of them until then.
-const BEGIN_DURATION_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for the threads to start. A machine that is busy booting needs some seconds.
+const START_DURATION_MAX: Duration = Duration::from_secs(10);
 
-/// Why the daemon ended without having been asked to.
+/// Why the daemon exits without having been asked to.
 #[derive(Debug)]
 pub enum Failure {
-    /// What it was asked to do makes no sense, or is refused.
+    /// Wrong usage or configuration.
     Usage(String),
-    /// What it was asked to do went wrong.
+    /// A failure while starting or running.
     Run(String),
 }
 
@@ -82,57 +81,58 @@ fn failed(what: &str) -> impl Fn(io::Error) -> Failure {
     move |error| Failure::Run(format!("{what}: {error}"))
 }
 
-/// Serves until asked to stop. To be called once, before anything opens a descriptor or starts a
-/// thread. What there is to say is said when it returns.
+/// Serves until a signal stops it. Call it once, before anything opens a descriptor or starts a thread. It
+/// prints its errors itself.
 ///
 /// # Errors
-/// If it could not begin, or had to end.
+/// If it could not start, or failed while running.
 pub fn serve(options: &Options) -> Result<(), Failure> {
     let inherited = match Inherited::take(options.ready_fd) {
         Ok(inherited) => inherited,
         Err(failure) => {
-            complain(&failure);
+            print_error(&failure);
             return Err(failure);
         }
     };
     let checks = Checks::new(options);
-    let alive = Alive::new();
-    // The sandbox has to be there before the log's thread; what is logged until then waits for it.
+    let latch = StartLatch::new();
+    // Landlock applies only to threads that start later, so the log's thread starts after it. Until then,
+    // records wait in the queue.
     let prepared = log::collect(options.log_level)
         .map_err(failed("cannot start the log"))
-        .and_then(|()| Prepared::new(options, checks, inherited, &alive));
+        .and_then(|()| Prepared::new(options, checks, inherited, &latch));
     let room = match &prepared {
         Ok(_) => Ok(()),
-        // It may be just the memory for a thread that was refused.
+        // Perhaps the system has no memory for the log's thread either.
         Err(_) => memory::check_threads(),
     };
-    let start = |()| log::start(checks.log, alive.clone()).map_err(failed("cannot start the log"));
+    let start = |()| log::start(checks.log, latch.clone()).map_err(failed("cannot start the log"));
     if let Err(error) = room.and_then(start) {
         let failure = prepared.err().unwrap_or(error);
-        complain(&failure);
+        print_error(&failure);
         return Err(failure);
     }
-    let result = prepared.and_then(|prepared| run(options, checks, prepared, &alive));
+    let result = prepared.and_then(|prepared| run(options, checks, prepared, &latch));
     if let Err(failure) = &result {
-        log::say(failure);
+        log::print_line(failure);
     }
     log::flush(FLUSH_DURATION_MAX);
     result
 }
 
-/// Says on stderr what ended the daemon before it had a log. Where nothing can be said, because the disk
-/// is full or the reader gone, the exit code has to do: `eprintln` would panic.
-pub fn complain(what: &dyn fmt::Display) {
+/// Prints an error to standard error, before the log's thread runs. If that fails, because the disk is full
+/// or the reader is gone, only the exit code tells: `eprintln` would panic.
+pub fn print_error(what: &dyn fmt::Display) {
     let _ = writeln!(io::stderr(), "healthz: {what}");
 }
 
-/// Makes a panic of any thread the end of all: a daemon without its door, its loop or its log is none.
-/// It is logged like everything else, because stderr may block; or said by the thread itself, if it is
-/// the one that writes, and then main ends the wait for a stderr that does: `ender`.
+/// Makes a panic in any thread exit the process, because the daemon needs all its threads. The panic goes to
+/// the log, which cannot block; or to standard error, if it is the log's thread that panics. In case that
+/// write blocks, `notifier` makes the main thread exit.
 ///
-/// To be called before there are other threads: what std does otherwise takes memory that a thread in
-/// its first steps may be panicking for want of, and locks that main would wait for.
-fn end_on_panic(alive: Alive, ender: Ender) {
+/// Call this before other threads start: std's own panic output allocates, which fails if a new thread
+/// panics because memory is short, and it takes a lock that the main thread could wait for.
+fn exit_on_panic(latch: StartLatch, notifier: ExitNotifier) {
     std::panic::set_hook(Box::new(move |info| {
         let payload = info.payload();
         let text = match payload.downcast_ref::<&str>() {
@@ -142,42 +142,42 @@ fn end_on_panic(alive: Alive, ender: Ender) {
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("unnamed");
         let place = info.location().unwrap_or(Location::caller());
-        match voice(thread, alive.are_all()) {
-            Voice::Log => {
+        match panic_route(thread, latch.have_all_started()) {
+            PanicRoute::Log => {
                 ::log::error!("thread {thread} panicked at {place}: {text}");
                 log::flush(FLUSH_DURATION_MAX);
             }
-            Voice::Stderr => {
-                ender.tell_panic();
-                complain(&format_args!("thread {thread} panicked at {place}: {text}"));
+            PanicRoute::Stderr => {
+                notifier.notify_panic();
+                print_error(&format_args!("thread {thread} panicked at {place}: {text}"));
             }
         }
         std::process::exit(i32::from(EXIT_FAILED));
     }));
 }
 
-/// Who says that a thread has panicked.
+/// Where the message of a panic goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Voice {
-    /// The thread of the log, as everything.
+enum PanicRoute {
+    /// To the log's thread, like every record.
     Log,
-    /// The thread itself.
+    /// To standard error, written by the panicking thread.
     Stderr,
 }
 
-/// The voice for a panic of `thread`: what is queued for the log's thread is lost if that is the one, or
-/// if it may never begin.
-fn voice(thread: &str, have_all_begun: bool) -> Voice {
-    match have_all_begun && thread != log::THREAD {
-        true => Voice::Log,
-        false => Voice::Stderr,
+/// The route for a panic of `thread`. The log's thread cannot write its own panic, and queued records are
+/// lost if it has not started.
+fn panic_route(thread: &str, have_all_started: bool) -> PanicRoute {
+    match have_all_started && thread != log::THREAD {
+        true => PanicRoute::Log,
+        false => PanicRoute::Stderr,
     }
 }
 
-/// What is done first: whatever has to be opened, bound or asked for, which takes no threads to be
-/// there, and then the door, so that nobody waits for it longer than has to be.
+/// The first part of the start: everything that must happen before other threads exist, and then the
+/// server's thread, so that it answers as early as possible.
 struct Prepared {
-    wakes: Wakes,
+    waiter: EventWaiter,
     urls: Vec<String>,
     ready: Option<File>,
     sandbox: Sandbox,
@@ -189,33 +189,36 @@ impl Prepared {
         options: &Options,
         checks: Checks,
         inherited: Inherited,
-        alive: &Alive,
+        latch: &StartLatch,
     ) -> Result<Self, Failure> {
-        let wakes = Wakes::new().map_err(failed("cannot set up signals"))?;
-        end_on_panic(alive.clone(), wakes.ender());
+        let waiter = EventWaiter::new().map_err(failed("cannot set up signals"))?;
+        exit_on_panic(latch.clone(), waiter.exit_notifier());
         let (listeners, ready) = listen::open(options, inherited)?;
         let bytes = |config: &Config| config.memory_bytes_max(&checks.responder());
-        // What was asked for: whoever asks for too much is told so, however little of it would do.
+        // Checked for the configured number of connections, even if fewer fit into the descriptor limit:
+        // a configuration that needs too much memory is an error.
         check_memory(options, bytes(&options.config))?;
         let config = Config {
-            connections: fitting(options.config.connections),
+            connections: fit_descriptors(options.config.connections),
             ..options.config
         };
         let bytes = bytes(&config);
-        memory::arrange(options, bytes)?;
+        memory::apply(options, bytes)?;
         let sandbox = Sandbox::begin(options);
         let urls = listen::urls(&listeners);
         let server = Server::new(checks.responder(), listeners, config);
         memory::check_threads()?;
-        // Its limit counts from now: a main that never comes round is seen.
+        // The limit counts from now, so a main thread that never enters the sync loop is noticed.
         checks.syncloop.beat(server::now());
-        let (started, ender) = (alive.clone(), wakes.ender());
-        let server = server::spawn_with(server, move || started.tell(), move || ender.tell())
+        let (started, notifier) = (latch.clone(), waiter.exit_notifier());
+        let on_start = move || started.report_started();
+        let on_exit = move || notifier.notify_server_exit();
+        let server = server::spawn_with(server, on_start, on_exit)
             .map_err(failed("cannot start the server"))?;
-        // On a busy CPU the server would wait for all that is still to do here.
+        // On a busy CPU, let the server's thread run before the rest of the start.
         std::thread::yield_now();
         Ok(Prepared {
-            wakes,
+            waiter,
             urls,
             ready,
             sandbox,
@@ -228,63 +231,64 @@ fn run(
     options: &Options,
     checks: Checks,
     prepared: Prepared,
-    alive: &Alive,
+    latch: &StartLatch,
 ) -> Result<(), Failure> {
     let Prepared {
-        wakes,
+        waiter,
         urls,
         ready,
         sandbox,
         server,
     } = prepared;
-    let manager = Manager::from_env();
-    // What is said below has to be true of them too, and the filter to find them.
-    if !alive.wait_for_all(BEGIN_DURATION_MAX) {
-        let message = "a thread did not begin in time; is the machine short of memory or CPU?";
+    let manager = ServiceManager::from_env();
+    // Ready means that all threads run. The filter also applies only to threads that exist.
+    if !latch.wait(START_DURATION_MAX) {
+        let message = "a thread did not start in time; is the machine short of memory or CPU?";
         return Err(Failure::Run(message.to_owned()));
     }
     sandbox.complete();
     announce(checks, &urls);
-    manager.tell_ready(&sync::status(checks, server::now()));
-    Inherited::tell_ready(ready);
+    manager.notify_ready(&sync::status(checks, server::now()));
+    Inherited::notify_ready(ready);
 
     let handle = server.handle();
-    let is_moving = Box::new(move || handle.is_responsive(server::now(), RESPONSE_DURATION_MAX));
+    let is_responsive =
+        Box::new(move || handle.is_responsive(server::now(), RESPONSE_DURATION_MAX));
     let (period, log_limit) = (options.sync_period, options.log_limit);
     let mut main = Main {
-        wakes,
-        sync: SyncLoop::new(checks, &manager, period, log_limit, is_moving),
+        waiter,
+        sync: SyncLoop::new(checks, &manager, period, log_limit, is_responsive),
     };
-    if main.watch()? == Watched::DoorEnded {
-        return Err(ended(server));
+    if main.run()? == RunEnd::ServerExited {
+        return Err(unexpected_exit(server));
     }
     SHUTDOWN.begin_shutdown();
-    manager.tell_stopping();
-    ::log::info!("asked to stop: readyz fails, {}", plan(options));
+    manager.notify_stopping();
+    ::log::info!("asked to stop: /readyz fails, {}", plan(options));
     main.drain(server, options)
 }
 
-/// Of so many connections, how many the system has descriptors for.
-fn fitting(connections: usize) -> usize {
+/// How many of `connections` the system has descriptors for.
+fn fit_descriptors(connections: usize) -> usize {
     #[cfg(target_os = "linux")]
-    return descriptors::fit(connections);
+    return descriptors::raise_limit(connections);
     #[cfg(not(target_os = "linux"))]
     connections
 }
 
-/// Whether the system gives what the server will reserve: whoever asks for too much is told so, where
-/// the reservation itself would abort.
+/// Checks that the system has the memory that the server will allocate, because that allocation would abort
+/// the process.
 fn check_memory(options: &Options, bytes: usize) -> Result<(), Failure> {
     memory::try_bytes(bytes).then_some(()).ok_or_else(|| {
         Failure::Run(format!(
-            "the system does not give the {} KiB that {} connections may take; pass fewer --connections or --head-bytes",
+            "the system does not provide the {} KiB that {} connections need; pass fewer --connections or --head-bytes",
             bytes.div_ceil(1024),
             options.config.connections
         ))
     })
 }
 
-/// What the server did; and what else happened to it, if it did.
+/// The server's counters as text, without those that are zero.
 fn summary(counters: &Counters) -> String {
     let (answered, accepted) = (counters.answered, counters.accepted);
     let mut text = format!("{answered} requests answered on {accepted} connections");
@@ -294,8 +298,8 @@ fn summary(counters: &Counters) -> String {
         (counters.expired, "expired"),
         (counters.failed, "failed"),
         (counters.aborted, "aborted"),
-        (counters.foreign, "foreign"),
-        (counters.accept_pauses, "shortages"),
+        (counters.foreign, "non-loopback"),
+        (counters.accept_pauses, "pauses"),
     ] {
         if count > 0 {
             text.push_str(&format!(", {count} {what}"));
@@ -304,109 +308,109 @@ fn summary(counters: &Counters) -> String {
     text
 }
 
-/// The main thread: the sync loop, and waiting for what ends it.
+/// The main thread: the sync loop, and the wait for signals.
 struct Main<'a> {
-    wakes: Wakes,
+    waiter: EventWaiter,
     sync: SyncLoop<'a>,
 }
 
 impl Main<'_> {
-    /// Goes round until somebody asks to stop or the door's thread ends on its own.
-    fn watch(&mut self) -> Result<Watched, Failure> {
+    /// Runs the sync loop until a signal asks to stop, or the server's thread exits on its own.
+    fn run(&mut self) -> Result<RunEnd, Failure> {
         loop {
             let next = self.sync.round(server::now());
             match self.wait_until(next)? {
-                Wake::Stop => return Ok(Watched::AskedToStop),
-                Wake::DoorEnded => return Ok(Watched::DoorEnded),
-                Wake::Panicked => return Err(panicked()),
-                Wake::Hangup => {
+                Wakeup::Stop => return Ok(RunEnd::StopRequested),
+                Wakeup::ServerExited => return Ok(RunEnd::ServerExited),
+                Wakeup::Panicked => return Err(panicked()),
+                Wakeup::Hangup => {
                     ::log::info!("received SIGHUP: there is no configuration to read again")
                 }
-                Wake::Timeout => {}
+                Wakeup::Timeout => {}
             }
         }
     }
 
-    /// Leaves the listeners open for the delay that was asked for, closes them, and waits for the last
-    /// requests. Being asked again ends it.
+    /// Keeps the listeners open for `--shutdown-delay`, stops the server, and waits for the last requests. A
+    /// second signal ends the wait.
     fn drain(&mut self, server: ServerThread, options: &Options) -> Result<(), Failure> {
         let closes = server::now().saturating_add(options.shutdown_delay);
-        match self.rounds_until(closes)? {
-            Drained::AskedAgain => return Ok(()),
-            Drained::DoorEnded => return Err(ended(server)),
-            Drained::TimeIsUp => server.stop(),
+        match self.run_until(closes)? {
+            DrainEnd::StopRequestedAgain => return Ok(()),
+            DrainEnd::ServerExited => return Err(unexpected_exit(server)),
+            DrainEnd::TimedOut => server.stop(),
         }
-        let grace = options.config.limits.drain_duration + CLOSING_GRACE;
-        let drained = match self.rounds_until(server::now().saturating_add(grace))? {
-            // Time passes for a process that is stopped or frozen too, and for the door as for us: its
-            // grace counts once more, from when both go on.
-            Drained::TimeIsUp => self.rounds_until(server::now().saturating_add(CLOSING_GRACE))?,
+        let grace = options.config.limits.drain_duration + EXIT_GRACE;
+        let drained = match self.run_until(server::now().saturating_add(grace))? {
+            // If the process was stopped or frozen meanwhile, the time passed without the server running.
+            // So the grace counts once more.
+            DrainEnd::TimedOut => self.run_until(server::now().saturating_add(EXIT_GRACE))?,
             drained => drained,
         };
         match drained {
-            Drained::AskedAgain => Ok(()),
-            Drained::DoorEnded => {
+            DrainEnd::StopRequestedAgain => Ok(()),
+            DrainEnd::ServerExited => {
                 let counters = server.join().map_err(failed("the server failed"))?;
                 ::log::info!("stopped: {}", summary(&counters));
                 Ok(())
             }
-            Drained::TimeIsUp => Err(Failure::Run("the server did not end in time".to_owned())),
+            DrainEnd::TimedOut => Err(Failure::Run("the server did not stop in time".to_owned())),
         }
     }
 
-    /// Goes round until `end`, the door's end, or a second wish to stop.
-    fn rounds_until(&mut self, end: Instant) -> Result<Drained, Failure> {
+    /// Runs the sync loop until `end`, until the server's thread exits, or until a second signal.
+    fn run_until(&mut self, end: Instant) -> Result<DrainEnd, Failure> {
         loop {
             let now = server::now();
             if end <= now {
-                return Ok(Drained::TimeIsUp);
+                return Ok(DrainEnd::TimedOut);
             }
             let next = self.sync.round(now).min(end);
             match self.wait_until(next)? {
-                Wake::Stop => {
-                    ::log::info!("asked to stop again: stopped at once");
-                    return Ok(Drained::AskedAgain);
+                Wakeup::Stop => {
+                    ::log::info!("asked to stop again: exiting at once");
+                    return Ok(DrainEnd::StopRequestedAgain);
                 }
-                Wake::DoorEnded => return Ok(Drained::DoorEnded),
-                Wake::Panicked => return Err(panicked()),
-                Wake::Hangup => {
+                Wakeup::ServerExited => return Ok(DrainEnd::ServerExited),
+                Wakeup::Panicked => return Err(panicked()),
+                Wakeup::Hangup => {
                     ::log::info!("received SIGHUP: there is no configuration to read again")
                 }
-                Wake::Timeout => {}
+                Wakeup::Timeout => {}
             }
         }
     }
 
-    fn wait_until(&mut self, next: Instant) -> Result<Wake, Failure> {
+    fn wait_until(&mut self, next: Instant) -> Result<Wakeup, Failure> {
         let timeout = next.saturating_since(server::now());
-        self.wakes
+        self.waiter
             .wait(timeout)
             .map_err(failed("cannot wait for signals"))
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Watched {
-    DoorEnded,
-    AskedToStop,
+enum RunEnd {
+    ServerExited,
+    StopRequested,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Drained {
-    DoorEnded,
-    TimeIsUp,
-    AskedAgain,
+enum DrainEnd {
+    ServerExited,
+    TimedOut,
+    StopRequestedAgain,
 }
 
-/// A thread says so itself, and exits; unless stderr blocks, for which it was time until now.
+/// A thread has panicked, and its own message to standard error may still block.
 fn panicked() -> Failure {
     Failure::Run("a thread panicked".to_owned())
 }
 
-/// The door's thread has ended though nobody asked it to.
-fn ended(server: ServerThread) -> Failure {
+/// The server's thread has exited without being asked to.
+fn unexpected_exit(server: ServerThread) -> Failure {
     match server.join() {
-        Ok(_) => Failure::Run("the server ended on its own".to_owned()),
+        Ok(_) => Failure::Run("the server's thread exited without being asked to".to_owned()),
         Err(error) => failed("the server failed")(error),
     }
 }
@@ -418,7 +422,7 @@ fn announce(checks: Checks, urls: &[String]) {
         .map(|endpoint| endpoint.path())
         .collect();
     let names: Vec<&str> = checks
-        .alive()
+        .healthz()
         .checks()
         .iter()
         .map(|check| check.name())
@@ -453,7 +457,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_word_tells_only_what_happened() {
+    fn the_summary_leaves_out_counters_that_are_zero() {
         let mut counters = Counters {
             answered: 2,
             accepted: 1,
@@ -466,17 +470,17 @@ mod tests {
         counters.foreign = 6;
         assert_eq!(
             summary(&counters),
-            "2 requests answered on 1 connections, 3 failed, 5 aborted, 6 foreign, 4 shortages"
+            "2 requests answered on 1 connections, 3 failed, 5 aborted, 6 non-loopback, 4 pauses"
         );
     }
 
-    /// It was queued for the thread that was panicking, and nobody heard of it.
+    /// Regression: the panic of the log's thread was queued for that same thread, and never written.
     #[test]
-    fn a_panic_is_said_by_whoever_can_still_say_it() {
-        assert_eq!(voice("healthz", true), Voice::Log);
-        assert_eq!(voice("main", true), Voice::Log);
-        assert_eq!(voice(log::THREAD, true), Voice::Stderr);
-        assert_eq!(voice("healthz", false), Voice::Stderr);
+    fn a_panic_of_the_log_thread_goes_to_standard_error() {
+        assert_eq!(panic_route("healthz", true), PanicRoute::Log);
+        assert_eq!(panic_route("main", true), PanicRoute::Log);
+        assert_eq!(panic_route(log::THREAD, true), PanicRoute::Stderr);
+        assert_eq!(panic_route("healthz", false), PanicRoute::Stderr);
     }
 
     #[test]

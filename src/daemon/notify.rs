@@ -1,7 +1,7 @@
-//! Telling a service manager how we are: sd_notify(3).
+//! Notifies the service manager: sd_notify(3).
 //!
-//! Knows the protocol, not when to say what. Called by [`super::serve`] and [`super::sync`]. Without
-//! `NOTIFY_SOCKET` every call does nothing.
+//! Knows the protocol, and not when to send what. Called by [`super::serve`] and [`super::sync`]. Without
+//! `NOTIFY_SOCKET`, every call does nothing.
 
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
@@ -10,38 +10,38 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// Longest that a manager whose queue is full can hold up the sync loop.
+/// Longest time that a service manager with a full queue can block the sync loop.
 const SEND_DURATION_MAX: Duration = Duration::from_secs(1);
 
-/// The clock's unit: what is due after less is due at once.
+/// The clock's resolution.
 pub const PERIOD_MIN: Duration = Duration::from_millis(1);
 
-/// The way to the service manager, if there is one.
-pub struct Manager {
+/// The service manager, if there is one.
+pub struct ServiceManager {
     socket: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
-    /// The last word did not reach it.
-    is_lost: Cell<bool>,
-    /// `READY=1` did not, and it waits for that.
-    is_ready_owed: Cell<bool>,
-    /// How we are did not, and what it shows is not so.
-    is_status_owed: Cell<bool>,
+    /// The last notification could not be sent.
+    is_unreachable: Cell<bool>,
+    /// `READY=1` could not be sent, and the service manager waits for it.
+    is_ready_pending: Cell<bool>,
+    /// The last status could not be sent, so the service manager shows an old one.
+    is_status_pending: Cell<bool>,
 }
 
-impl Manager {
-    /// The manager with this name.
+impl ServiceManager {
+    /// The service manager at this socket.
     #[cfg(test)]
     pub fn named(name: &OsStr, watchdog: Option<Duration>) -> Self {
-        Manager {
+        ServiceManager {
             socket: connect(name).ok(),
             watchdog,
-            is_lost: Cell::new(false),
-            is_ready_owed: Cell::new(false),
-            is_status_owed: Cell::new(false),
+            is_unreachable: Cell::new(false),
+            is_ready_pending: Cell::new(false),
+            is_status_pending: Cell::new(false),
         }
     }
 
-    /// The manager that the environment names.
+    /// The service manager that the environment names.
     pub fn from_env() -> Self {
         let socket = match std::env::var_os("NOTIFY_SOCKET") {
             None => None,
@@ -53,53 +53,53 @@ impl Manager {
             std::env::var_os("WATCHDOG_USEC"),
             std::env::var_os("WATCHDOG_PID"),
         );
-        Manager {
+        ServiceManager {
             watchdog: watchdog.filter(|_| socket.is_some()),
             socket,
-            is_lost: Cell::new(false),
-            is_ready_owed: Cell::new(false),
-            is_status_owed: Cell::new(false),
+            is_unreachable: Cell::new(false),
+            is_ready_pending: Cell::new(false),
+            is_status_pending: Cell::new(false),
         }
     }
 
-    /// How often the manager has to be told `WATCHDOG=1`, if it wants to be.
+    /// How often to send `WATCHDOG=1`, if the service manager wants it.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// Tells the manager that we serve, and how we are. If it cannot be told, that is owed: a manager
-    /// that is not told in time ends what it has started.
-    pub fn tell_ready(&self, status: &str) {
-        let is_told = self.tell(&format!("READY=1\n{status}"));
-        self.is_ready_owed.set(self.owes(is_told));
-        self.is_status_owed.set(false);
+    /// Sends `READY=1` and the status. If that fails it is pending: a service manager that does not get it in
+    /// time ends the daemon.
+    pub fn notify_ready(&self, status: &str) {
+        let is_sent = self.notify(&format!("READY=1\n{status}"));
+        self.is_ready_pending.set(self.is_pending(is_sent));
+        self.is_status_pending.set(false);
     }
 
-    /// Tells the manager how we are, and whatever else is owed. If it cannot be told, that is owed, or it
-    /// would show for ever what is not so any more.
-    pub fn tell_status(&self, status: &str) {
-        if self.is_ready_owed.get() {
-            return self.tell_ready(status);
+    /// Sends the status, and `READY=1` if that is pending. If it fails the status is pending, so that the
+    /// service manager does not show an old one for ever.
+    pub fn notify_status(&self, status: &str) {
+        if self.is_ready_pending.get() {
+            return self.notify_ready(status);
         }
-        let is_told = self.tell(status);
-        self.is_status_owed.set(self.owes(is_told));
+        let is_sent = self.notify(status);
+        self.is_status_pending.set(self.is_pending(is_sent));
     }
 
-    /// Whether [`tell_status`](Manager::tell_status) has to be tried again.
-    pub fn is_owed(&self) -> bool {
-        self.is_ready_owed.get() || self.is_status_owed.get()
+    /// Whether [`notify_status`](ServiceManager::notify_status) must be tried again.
+    pub fn has_pending(&self) -> bool {
+        self.is_ready_pending.get() || self.is_status_pending.get()
     }
 
-    /// Tells the manager that we are about to end; from now on nobody is told that we are ready.
-    pub fn tell_stopping(&self) {
-        self.is_ready_owed.set(false);
-        self.is_status_owed.set(false);
-        self.tell("STOPPING=1\nSTATUS=shutting down");
+    /// Sends `STOPPING=1`. From now on `READY=1` is not sent any more.
+    pub fn notify_stopping(&self) {
+        self.is_ready_pending.set(false);
+        self.is_status_pending.set(false);
+        self.notify("STOPPING=1\nSTATUS=shutting down");
     }
 
-    /// Tells the manager `state`, `WATCHDOG=1` for example, and returns whether it was told. That it
-    /// cannot be told is logged when it begins.
-    pub fn tell(&self, state: &str) -> bool {
+    /// Sends `state`, for example `WATCHDOG=1`. Returns whether it was sent. The first of several failures is
+    /// logged.
+    pub fn notify(&self, state: &str) -> bool {
         let Some((socket, address)) = &self.socket else {
             return false;
         };
@@ -109,21 +109,21 @@ impl Manager {
                 result => break result,
             }
         };
-        let was_lost = self.is_lost.replace(result.is_err());
+        let was_unreachable = self.is_unreachable.replace(result.is_err());
         match result {
-            // Once a spell: a watchdog's beats would fill the log.
-            Err(error) if !was_lost => {
+            // Not each time: the watchdog's beats would fill the log.
+            Err(error) if !was_unreachable => {
                 let state = state.replace('\n', ", ");
-                log::warn!("cannot tell the service manager {state}: {error}");
+                log::warn!("cannot send {state} to the service manager: {error}");
             }
-            Ok(_) if was_lost => log::info!("the service manager can be told again"),
+            Ok(_) if was_unreachable => log::info!("the service manager can be notified again"),
             _ => {}
         }
-        !self.is_lost.get()
+        !self.is_unreachable.get()
     }
 
-    fn owes(&self, is_told: bool) -> bool {
-        !is_told && self.socket.is_some()
+    fn is_pending(&self, is_sent: bool) -> bool {
+        !is_sent && self.socket.is_some()
     }
 }
 
@@ -150,8 +150,8 @@ pub(super) fn connect(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, address))
 }
 
-/// Half of what the manager allows, so that one late beat is no death; at least what times are counted
-/// in, or the sync loop would never rest.
+/// Half of the service manager's limit, so that one late beat is not fatal. At least the clock's resolution,
+/// or the sync loop would never sleep.
 pub(super) fn watchdog(limit_us: Option<OsString>, pid: Option<OsString>) -> Option<Duration> {
     let us = std::process::id().to_string();
     if pid.is_some_and(|pid| pid != OsStr::new(&us)) {
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_watchdog_is_beaten_at_half_its_limit_if_it_is_ours() {
+    fn the_watchdog_is_beaten_at_half_its_limit_if_it_is_for_this_process() {
         let of =
             |limit: &str, pid: Option<&str>| watchdog(Some(limit.into()), pid.map(OsString::from));
         let us = std::process::id().to_string();
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(watchdog(None, None), None);
     }
 
-    /// It was due again at once then, and the sync loop took a whole CPU.
+    /// Regression: it was due again at once, and the sync loop used a whole CPU.
     #[test]
     fn a_watchdog_of_microseconds_lets_the_loop_rest() {
         for limit in ["1", "1000", "1999"] {
@@ -187,40 +187,40 @@ mod tests {
         }
     }
 
-    /// A manager that hears READY behind STOPPING takes the daemon for one that serves.
+    /// `READY=1` after `STOPPING=1` would look like a daemon that serves.
     #[test]
-    fn what_is_owed_is_not_told_any_more_once_the_daemon_stops() {
+    fn pending_notifications_are_dropped_when_the_daemon_stops() {
         let path = std::env::temp_dir().join(format!("healthz-stopping-{}", std::process::id()));
-        for is_ready_owed in [true, false] {
+        for is_ready_pending in [true, false] {
             let socket = UnixDatagram::bind(&path).unwrap();
-            let manager = Manager::named(path.as_os_str(), None);
-            // Without its socket the manager can be told nothing.
+            let manager = ServiceManager::named(path.as_os_str(), None);
+            // Without its socket, nothing can be sent.
             drop(socket);
             std::fs::remove_file(&path).unwrap();
-            match is_ready_owed {
-                true => manager.tell_ready("STATUS=passes"),
-                false => manager.tell_status("STATUS=fails"),
+            match is_ready_pending {
+                true => manager.notify_ready("STATUS=passes"),
+                false => manager.notify_status("STATUS=fails"),
             }
-            assert!(manager.is_owed());
+            assert!(manager.has_pending());
             let socket = UnixDatagram::bind(&path).unwrap();
             socket.set_nonblocking(true).unwrap();
-            manager.tell_stopping();
-            assert!(!manager.is_owed());
-            manager.tell_status("STATUS=fails");
+            manager.notify_stopping();
+            assert!(!manager.has_pending());
+            manager.notify_status("STATUS=fails");
             let mut state = [0; 64];
-            let words = std::iter::from_fn(|| {
+            let states = std::iter::from_fn(|| {
                 let length = socket.recv(&mut state).ok()?;
                 Some(String::from_utf8(state[..length].to_vec()).unwrap())
             });
             let expected = ["STOPPING=1\nSTATUS=shutting down", "STATUS=fails"];
-            assert_eq!(words.collect::<Vec<_>>(), expected);
+            assert_eq!(states.collect::<Vec<_>>(), expected);
             std::fs::remove_file(&path).unwrap();
         }
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn abstract_names_and_paths_are_reached() {
+    fn abstract_names_and_paths_can_be_notified() {
         use std::os::linux::net::SocketAddrExt;
         let name = format!("healthz-notify-{}", std::process::id());
         let path = std::env::temp_dir().join(&name);
@@ -233,8 +233,8 @@ mod tests {
         ];
         for (socket, name) in sockets {
             let socket = socket.unwrap();
-            let manager = Manager::named(OsStr::new(&name), None);
-            assert!(manager.tell("READY=1"));
+            let manager = ServiceManager::named(OsStr::new(&name), None);
+            assert!(manager.notify("READY=1"));
             let mut state = [0; 16];
             let length = socket.recv(&mut state).unwrap();
             assert_eq!(&state[..length], b"READY=1");

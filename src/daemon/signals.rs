@@ -1,7 +1,7 @@
-//! What wakes the main thread: signals, the end of the door, or time.
+//! What the main thread waits for: signals, the exit of another thread, or a timeout.
 //!
-//! Signals become bytes on a socket pair, so that nothing of ours runs in a signal handler; and a flag,
-//! because the byte is lost where the system is short of memory for it. SIGHUP has a socket pair of its
+//! A signal handler sets a flag and writes a byte to a socket pair. The byte wakes the main thread, and can
+//! be lost if the system has no memory for it; the flag cannot. SIGHUP has a socket pair of its
 //! own, so that it is never counted as a request to stop. SIGPIPE is ignored by std.
 
 use std::io::{self, Read};
@@ -16,59 +16,59 @@ use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
 const SIGNALS: Token = Token(0);
-const ENDS: Token = Token(1);
+const EXITS: Token = Token(1);
 const HANGUPS: Token = Token(2);
 
-/// Why the wait is over.
+/// Why the wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wake {
-    /// SIGTERM or SIGINT, once for each.
+pub enum Wakeup {
+    /// SIGTERM or SIGINT; once for each signal.
     Stop,
-    /// SIGHUP, one or more.
+    /// One or more SIGHUP.
     Hangup,
-    /// The door's thread is done, and will be when asked again.
-    DoorEnded,
-    /// A thread has panicked, and is saying so itself.
+    /// The server's thread has exited. Returned again by each later wait.
+    ServerExited,
+    /// A thread has panicked, and prints that itself.
     Panicked,
-    /// It is time, or nearly.
+    /// The timeout has passed, or nearly.
     Timeout,
 }
 
-/// The receiving end.
-pub struct Wakes {
+/// The end that waits.
+pub struct EventWaiter {
     receiver: mio::net::UnixStream,
     stops: Stops,
     hangup_receiver: mio::net::UnixStream,
     is_hangup: Arc<AtomicBool>,
     poll: Poll,
     events: Events,
-    /// Kept here as well: what it tells is lost when the last one is dropped.
-    ends: Arc<Ends>,
+    /// Held here too, because dropping the last reference would close the waker.
+    exits: Arc<ExitFlags>,
 }
 
-struct Ends {
+struct ExitFlags {
     waker: Waker,
-    has_door_ended: AtomicBool,
+    has_server_exited: AtomicBool,
     has_panicked: AtomicBool,
 }
 
-/// What tells of the end of another thread.
-pub struct Ender(Arc<Ends>);
+/// Reports the exit of another thread to the main thread.
+pub struct ExitNotifier(Arc<ExitFlags>);
 
-impl Ender {
-    /// The door has ended. To be called at the end.
-    pub fn tell(&self) {
-        self.0.has_door_ended.store(true, Ordering::Release);
+impl ExitNotifier {
+    /// The server's thread exits.
+    pub fn notify_server_exit(&self) {
+        self.0.has_server_exited.store(true, Ordering::Release);
         if let Err(error) = self.wake() {
-            // An eventfd that is written to fails only if it is not there.
-            log::error!("cannot tell that the server has ended: {error}");
+            // Writing to an open eventfd does not fail.
+            log::error!("cannot report to the main thread that the server has exited: {error}");
         }
     }
 
-    /// The calling thread panics, and nobody else will say so.
-    pub fn tell_panic(&self) {
+    /// The calling thread panics, and prints that itself.
+    pub fn notify_panic(&self) {
         self.0.has_panicked.store(true, Ordering::Release);
-        // Main's next round comes anyway.
+        // If this fails, the sync loop's next round sees the flag.
         let _ = self.wake();
     }
 
@@ -82,19 +82,19 @@ impl Ender {
     }
 }
 
-/// Counts wishes to stop, each of which is a flag first and then a byte.
+/// Counts requests to stop. Each is a flag first and then a byte.
 #[derive(Default)]
 struct Stops {
-    is_wanted: Arc<AtomicBool>,
-    /// A flag was taken without its byte, which may come yet, and then is no wish of its own.
+    is_requested: Arc<AtomicBool>,
+    /// A flag was taken without its byte. If the byte still comes, it is not another request.
     is_byte_late: bool,
 }
 
 impl Stops {
-    /// Whether there is one more wish, now that a byte has come, or none. To be asked after looking for
-    /// a byte: its flag is there by then.
+    /// Whether there is one more request. `has_byte`: whether a byte was read just now. Call this after
+    /// reading, because the flag of a byte is set before the byte is written.
     fn take(&mut self, has_byte: bool) -> bool {
-        let is_flagged = self.is_wanted.swap(false, Ordering::AcqRel);
+        let is_flagged = self.is_requested.swap(false, Ordering::AcqRel);
         match (has_byte, is_flagged) {
             (false, true) => self.is_byte_late = true,
             (true, false) if self.is_byte_late => {
@@ -107,7 +107,7 @@ impl Stops {
     }
 }
 
-impl Wakes {
+impl EventWaiter {
     /// From now on SIGTERM, SIGINT and SIGHUP no longer end the process.
     ///
     /// # Errors
@@ -121,42 +121,42 @@ impl Wakes {
         pipe::register(SIGHUP, hangup_sender)?;
         let stops = Stops::default();
         for signal in [SIGTERM, SIGINT] {
-            flag::register(signal, Arc::clone(&stops.is_wanted))?;
+            flag::register(signal, Arc::clone(&stops.is_requested))?;
             pipe::register(signal, sender.try_clone()?)?;
         }
         unblock()?;
-        let waker = Waker::new(poll.registry(), ENDS)?;
-        let ends = Arc::new(Ends {
+        let waker = Waker::new(poll.registry(), EXITS)?;
+        let exits = Arc::new(ExitFlags {
             waker,
-            has_door_ended: AtomicBool::new(false),
+            has_server_exited: AtomicBool::new(false),
             has_panicked: AtomicBool::new(false),
         });
-        Ok(Wakes {
+        Ok(EventWaiter {
             receiver,
             stops,
             hangup_receiver,
             is_hangup,
             poll,
             events: Events::with_capacity(3),
-            ends,
+            exits,
         })
     }
 
-    /// For other threads.
-    pub fn ender(&self) -> Ender {
-        Ender(Arc::clone(&self.ends))
+    /// For another thread.
+    pub fn exit_notifier(&self) -> ExitNotifier {
+        ExitNotifier(Arc::clone(&self.exits))
     }
 
     /// Waits for at most `timeout`.
     ///
     /// # Errors
-    /// If the system cannot wait, which nothing outside can cause.
-    pub fn wait(&mut self, timeout: Duration) -> io::Result<Wake> {
-        // First what has come already: readiness is told once, and each byte counts.
-        if let Some(wake) = self.receive()? {
-            return Ok(wake);
+    /// If epoll itself fails.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<Wakeup> {
+        // Look first: mio reports readiness once, and each byte is a request.
+        if let Some(wakeup) = self.receive()? {
+            return Ok(wakeup);
         }
-        let timeout = match self.ended() {
+        let timeout = match self.exited() {
             Some(_) => Duration::ZERO,
             None => timeout,
         };
@@ -166,24 +166,24 @@ impl Wakes {
             Ok(()) => {}
         }
         let signal = self.receive()?;
-        Ok(signal.or(self.ended()).unwrap_or(Wake::Timeout))
+        Ok(signal.or(self.exited()).unwrap_or(Wakeup::Timeout))
     }
 
-    /// Which end other threads have told of.
-    fn ended(&self) -> Option<Wake> {
-        if self.ends.has_panicked.load(Ordering::Acquire) {
-            return Some(Wake::Panicked);
+    /// Which thread has exited.
+    fn exited(&self) -> Option<Wakeup> {
+        if self.exits.has_panicked.load(Ordering::Acquire) {
+            return Some(Wakeup::Panicked);
         }
-        let has_door_ended = self.ends.has_door_ended.load(Ordering::Acquire);
-        has_door_ended.then_some(Wake::DoorEnded)
+        let has_server_exited = self.exits.has_server_exited.load(Ordering::Acquire);
+        has_server_exited.then_some(Wakeup::ServerExited)
     }
 
     /// The next signal, if there is one. A request to stop comes first.
-    fn receive(&mut self) -> io::Result<Option<Wake>> {
+    fn receive(&mut self) -> io::Result<Option<Wakeup>> {
         loop {
             let has_byte = has_byte(&mut self.receiver)?;
             if self.stops.take(has_byte) {
-                return Ok(Some(Wake::Stop));
+                return Ok(Some(Wakeup::Stop));
             }
             if !has_byte {
                 break;
@@ -193,7 +193,7 @@ impl Wakes {
         while has_byte(&mut self.hangup_receiver)? {
             is_hangup = true;
         }
-        Ok(is_hangup.then_some(Wake::Hangup))
+        Ok(is_hangup.then_some(Wakeup::Hangup))
     }
 }
 
@@ -214,7 +214,7 @@ fn has_byte(receiver: &mut mio::net::UnixStream) -> io::Result<bool> {
             Ok(_) => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // What the system is short of now it has again later, and the byte stays.
+            // The byte stays in the socket until the system has memory again.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS)) => {
                 return Ok(false);
             }
@@ -223,15 +223,14 @@ fn has_byte(receiver: &mut mio::net::UnixStream) -> io::Result<bool> {
     }
 }
 
-/// Lets through what whoever started us may have blocked, for itself or by mistake: a new program begins
-/// with its parent's mask.
+/// Unblocks the signals. A program inherits the signal mask of the process that starts it.
 #[cfg(target_os = "linux")]
 fn unblock() -> io::Result<()> {
     use nix::sys::signal::{SigSet, Signal};
     Ok(SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).thread_unblock()?)
 }
 
-/// As above, where it is not known to happen.
+/// As above, for systems where this was not seen.
 #[cfg(not(target_os = "linux"))]
 fn unblock() -> io::Result<()> {
     Ok(())
@@ -241,23 +240,23 @@ fn unblock() -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A signal is a flag and then a byte, of which the latter may be lost, or come after main has looked.
+    /// The byte of a signal can be lost, or come after the main thread has looked.
     #[test]
-    fn each_wish_to_stop_counts_once_whatever_becomes_of_its_byte() {
+    fn each_request_to_stop_counts_once_even_if_its_byte_is_late_or_lost() {
         let mut stops = Stops::default();
-        let wanted = Arc::clone(&stops.is_wanted);
-        let flag = || wanted.store(true, Ordering::Release);
+        let requested = Arc::clone(&stops.is_requested);
+        let flag = || requested.store(true, Ordering::Release);
         assert!(!stops.take(false));
-        // As it should be; and again, where the second flag finds the first.
+        // Flag and byte; then two signals whose flags coincide.
         flag();
         assert!(stops.take(true));
         flag();
         flag();
         assert!(stops.take(true) && stops.take(true) && !stops.take(false));
-        // Late.
+        // The byte is late.
         flag();
         assert!(stops.take(false) && !stops.take(true) && !stops.take(false));
-        // Lost, and again with and without its byte.
+        // The byte is lost; then signals with and without their bytes.
         flag();
         assert!(stops.take(false) && !stops.take(false));
         flag();
@@ -270,17 +269,17 @@ mod tests {
     /// seconds later.
     #[test]
     fn the_end_of_the_server_thread_is_reported_at_once_and_stays_reported() {
-        let mut wakes = Wakes::new().unwrap();
-        assert_eq!(wakes.wait(Duration::ZERO).unwrap(), Wake::Timeout);
-        wakes.ender().tell();
+        let mut waiter = EventWaiter::new().unwrap();
+        assert_eq!(waiter.wait(Duration::ZERO).unwrap(), Wakeup::Timeout);
+        waiter.exit_notifier().notify_server_exit();
         let timeout = Duration::from_secs(20);
         for _ in 0..2 {
-            assert_eq!(wakes.wait(timeout).unwrap(), Wake::DoorEnded);
+            assert_eq!(waiter.wait(timeout).unwrap(), Wakeup::ServerExited);
         }
         for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
             signal_hook::low_level::raise(signal).unwrap();
-            let wake = wakes.wait(timeout).unwrap();
-            assert_eq!(wake, Wake::Stop, "a signal counts for more");
+            let wakeup = waiter.wait(timeout).unwrap();
+            assert_eq!(wakeup, Wakeup::Stop, "a signal counts for more");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The sync loop: the daemon's own round that keeps the other checks true, and whose entry is the
-//! beat of `syncloop`.
+//! The sync loop: reports changes of checks, verifies the log, and beats the service manager's watchdog.
+//! Entering it beats the check `syncloop`.
 //!
-//! Reads no clock and waits for nothing: [`SyncLoop::round`] is told the time and says when it wants
-//! to be called next. Called by [`super::serve`] on the main thread.
+//! Reads no clock and waits for nothing: [`SyncLoop::round`] gets the time, and returns when it must be
+//! called next. Called by [`super::serve`] on the main thread.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use healthz::Instant;
 
 use super::checks::Checks;
 use super::log as sink;
-use super::notify::{Manager, PERIOD_MIN};
+use super::notify::{PERIOD_MIN, ServiceManager};
 
-/// Until a manager that could not be told that we are ready, or how we are, is tried again. Longer than the
-/// try may take, or the loop would do nothing else.
-const OWED_PERIOD: Duration = Duration::from_secs(2);
+/// How long to wait before a failed notification of the service manager is sent again. Longer than one
+/// attempt can take, or the loop would do nothing else.
+const RETRY_PERIOD: Duration = Duration::from_secs(2);
 
-/// The part of a period, as its divisor, until what could not be done is tried again. The watchdog's
-/// next period would end at its limit: whoever fails for a moment, just then, would be ended for it.
+/// After a missed watchdog beat, the next attempt comes after this part of the period (a divisor). A whole
+/// period later would be the watchdog's limit, so one short failure would end the daemon.
 const RETRIES: u32 = 8;
 
-/// Something to be done again and again.
+/// Something that is due once in each period.
 struct Timer {
     period: Duration,
     due: Instant,
@@ -34,7 +34,7 @@ impl Timer {
         }
     }
 
-    /// Whether it is to be done at `now`; if so, it is due again a period later.
+    /// Whether it is due at `now`. If so, it is due again one period later.
     fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.due <= now;
         if is_due {
@@ -43,74 +43,74 @@ impl Timer {
         is_due
     }
 
-    /// It could not be done at `now`: it is due again soon.
+    /// It failed at `now`, and is due again soon.
     fn retry(&mut self, now: Instant) {
         let pause = (self.period / RETRIES).max(PERIOD_MIN);
         self.due = now.saturating_add(pause);
     }
 }
 
-/// For how long the door may be at the same work before that is said, and no more beats are passed on. A
-/// machine that is short of CPU may keep it from its work for a while.
-const STANDSTILL: Duration = Duration::from_secs(2);
+/// How long the server's thread may be unresponsive before that is logged and the watchdog is no longer
+/// beaten. On a machine that is short of CPU time, it may get none for a while.
+const STUCK_DURATION: Duration = Duration::from_secs(2);
 
-/// The door as the loop sees it.
-struct DoorWatch<'a> {
-    is_moving: Box<dyn FnMut() -> bool + 'a>,
-    /// When it was first seen at the same work as at the look before.
-    still_since: Option<Instant>,
-    is_told: bool,
+/// Watches whether the server's thread is responsive.
+struct ServerWatch<'a> {
+    is_responsive: Box<dyn FnMut() -> bool + 'a>,
+    /// When it was first seen unresponsive.
+    unresponsive_since: Option<Instant>,
+    is_logged: bool,
 }
 
-impl DoorWatch<'_> {
-    /// Looks at it. Returns whether it gets on, and when to look again.
-    fn look(&mut self, now: Instant) -> (bool, Option<Instant>) {
-        if (self.is_moving)() {
-            self.still_since = None;
-            if core::mem::take(&mut self.is_told) {
-                log::info!("the door goes on");
+impl ServerWatch<'_> {
+    /// Returns whether the server is not stuck, and when to check again.
+    fn check(&mut self, now: Instant) -> (bool, Option<Instant>) {
+        if (self.is_responsive)() {
+            self.unresponsive_since = None;
+            if core::mem::take(&mut self.is_logged) {
+                log::info!("server thread responds again");
             }
             return (true, None);
         }
-        let since = *self.still_since.get_or_insert(now);
+        let since = *self.unresponsive_since.get_or_insert(now);
         let duration = now.saturating_since(since);
-        let has_stopped = duration >= STANDSTILL;
-        if has_stopped && !core::mem::replace(&mut self.is_told, true) {
+        let is_stuck = duration >= STUCK_DURATION;
+        if is_stuck && !core::mem::replace(&mut self.is_logged, true) {
             log::error!(
-                "the door has been at the same work for more than {} s and answers nobody",
+                "server thread stuck for {} s; not answering",
                 duration.as_secs()
             );
         }
-        let next = match has_stopped {
+        let next = match is_stuck {
             true => now,
             false => since,
         };
-        (!has_stopped, Some(next.saturating_add(STANDSTILL)))
+        (!is_stuck, Some(next.saturating_add(STUCK_DURATION)))
     }
 }
 
-/// What the loop keeps from round to round.
+/// The state of the loop between rounds.
 pub struct SyncLoop<'a> {
     checks: Checks,
-    manager: &'a Manager,
+    manager: &'a ServiceManager,
     period: Duration,
     verify: Timer,
     watchdog: Option<Timer>,
-    owed: Timer,
-    door: DoorWatch<'a>,
-    /// Of each of the daemon's checks, whether it was last seen passing.
-    seen: Vec<bool>,
+    notify_retry: Timer,
+    server: ServerWatch<'a>,
+    /// For each of the daemon's checks, whether it passed in the last round.
+    passed: Vec<bool>,
 }
 
 impl<'a> SyncLoop<'a> {
     /// A loop with a round at least every `period`. The log is verified twice within `log_limit`.
-    /// `is_moving` is asked whether the door has done anything since, if it had something to do.
+    /// `is_responsive` returns whether the server's thread is.
     pub fn new(
         checks: Checks,
-        manager: &'a Manager,
+        manager: &'a ServiceManager,
         period: Duration,
         log_limit: Duration,
-        is_moving: Box<dyn FnMut() -> bool + 'a>,
+        is_responsive: Box<dyn FnMut() -> bool + 'a>,
     ) -> Self {
         SyncLoop {
             checks,
@@ -118,39 +118,39 @@ impl<'a> SyncLoop<'a> {
             period,
             verify: Timer::new(log_limit / 2),
             watchdog: manager.watchdog().map(Timer::new),
-            owed: Timer::new(OWED_PERIOD),
-            door: DoorWatch {
-                is_moving,
-                still_since: None,
-                is_told: false,
+            notify_retry: Timer::new(RETRY_PERIOD),
+            server: ServerWatch {
+                is_responsive,
+                unresponsive_since: None,
+                is_logged: false,
             },
-            seen: vec![true; checks.alive().checks().len()],
+            passed: vec![true; checks.healthz().checks().len()],
         }
     }
 
     /// One round. Returns when the next is due.
     pub fn round(&mut self, now: Instant) -> Instant {
         log::trace!("sync loop entered");
-        // Before the beat as well: a round that comes too late is news.
-        self.tell_changes(now);
+        // Also before the beat: if this round is too late, `syncloop` fails until the beat.
+        self.report_changes(now);
         self.checks.syncloop.beat(now);
-        self.tell_changes(now);
+        self.report_changes(now);
         if self.verify.is_due(now) {
             sink::verify();
         }
         let mut next = now.saturating_add(self.period).min(self.verify.due);
-        if self.manager.is_owed() {
-            if self.owed.is_due(now) {
-                self.manager.tell_status(&status(self.checks, now));
+        if self.manager.has_pending() {
+            if self.notify_retry.is_due(now) {
+                self.manager.notify_status(&status(self.checks, now));
             }
-            next = next.min(self.owed.due);
+            next = next.min(self.notify_retry.due);
         }
-        let (is_door_moving, look) = self.door.look(now);
-        next = next.min(look.unwrap_or(next));
+        let (is_server_well, check_again) = self.server.check(now);
+        next = next.min(check_again.unwrap_or(next));
         if let Some(watchdog) = &mut self.watchdog {
             if watchdog.is_due(now) {
-                let is_well = is_door_moving && self.checks.alive().passes(now);
-                let is_beaten = is_well && self.manager.tell("WATCHDOG=1");
+                let is_well = is_server_well && self.checks.healthz().passes(now);
+                let is_beaten = is_well && self.manager.notify("WATCHDOG=1");
                 if !is_beaten {
                     watchdog.retry(now);
                 }
@@ -160,32 +160,32 @@ impl<'a> SyncLoop<'a> {
         next
     }
 
-    /// To the log, and as a status to the service manager.
-    fn tell_changes(&mut self, now: Instant) {
+    /// Reports changes of the daemon's checks to the log and to the service manager.
+    fn report_changes(&mut self, now: Instant) {
         let mut is_changed = false;
-        for (check, seen) in self.checks.alive().checks().iter().zip(&mut self.seen) {
+        for (check, passed) in self.checks.healthz().checks().iter().zip(&mut self.passed) {
             let reason = check.reason(now);
-            if *seen == reason.is_none() {
+            if *passed == reason.is_none() {
                 continue;
             }
             is_changed = true;
-            *seen = reason.is_none();
+            *passed = reason.is_none();
             match reason {
                 Some(reason) => log::warn!("check {} fails: {}", check.name(), reason.as_str()),
                 None => log::info!("check {} passes again", check.name()),
             }
         }
         if is_changed {
-            self.manager.tell_status(&status(self.checks, now));
-            // Not at once again, if it has to be said again.
-            self.owed.due = now.saturating_add(self.owed.period);
+            self.manager.notify_status(&status(self.checks, now));
+            // If that failed, retry after a whole period.
+            self.notify_retry.due = now.saturating_add(self.notify_retry.period);
         }
     }
 }
 
-/// How the daemon is, in a line for whoever asks its service manager: sd_notify(3).
+/// The `STATUS=` line of sd_notify(3): which checks fail, and why.
 pub fn status(checks: Checks, now: Instant) -> String {
-    let failing = checks.alive().checks().iter().filter_map(|check| {
+    let failing = checks.healthz().checks().iter().filter_map(|check| {
         let reason = check.reason(now)?;
         Some(format!("{} ({})", check.name(), reason.as_str()))
     });
@@ -217,42 +217,46 @@ mod tests {
         );
     }
 
-    fn moving() -> Box<dyn FnMut() -> bool> {
+    fn responsive() -> Box<dyn FnMut() -> bool> {
         Box::new(|| true)
     }
 
-    /// Beats went on for as long as main was well: nobody started a daemon anew that answered nobody.
+    /// Regression: the watchdog was beaten while the server's thread was stuck, so the daemon was not
+    /// restarted.
     #[test]
-    fn a_door_that_stands_still_is_no_beat() {
-        let path = std::env::temp_dir().join(format!("healthz-still-{}", std::process::id()));
+    fn the_watchdog_is_not_beaten_while_the_server_thread_is_stuck() {
+        let path = std::env::temp_dir().join(format!("healthz-stuck-{}", std::process::id()));
         let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
         let half = Duration::from_secs(1);
-        let manager = Manager::named(path.as_os_str(), Some(half));
+        let manager = ServiceManager::named(path.as_os_str(), Some(half));
         let checks = Checks::new(&Options::default());
         let long = Duration::from_secs(120);
-        let is_moving = std::cell::Cell::new(true);
-        let door = Box::new(|| is_moving.get());
-        let mut sync = SyncLoop::new(checks, &manager, long, long, door);
+        let is_responsive = std::cell::Cell::new(true);
+        let server = Box::new(|| is_responsive.get());
+        let mut sync = SyncLoop::new(checks, &manager, long, long, server);
         let mut now = Instant::from_millis(1000);
         let mut beats_of_seconds = |seconds: u32| {
             let end = now.saturating_add(half * seconds);
             while now < end {
                 now = sync.round(now);
             }
-            let words = std::iter::from_fn(|| socket.recv(&mut [0; 256]).ok());
-            words.filter(|length| *length == "WATCHDOG=1".len()).count()
+            let states = std::iter::from_fn(|| socket.recv(&mut [0; 256]).ok());
+            states
+                .filter(|length| *length == "WATCHDOG=1".len())
+                .count()
         };
         assert_eq!(beats_of_seconds(10), 10);
-        is_moving.set(false);
-        // Two seconds may be for want of a CPU.
+        is_responsive.set(false);
+        // For two seconds, the thread may only lack CPU time.
         assert_eq!(beats_of_seconds(10), 2);
-        is_moving.set(true);
+        is_responsive.set(true);
         assert_eq!(beats_of_seconds(10), 10);
         std::fs::remove_file(&path).unwrap();
     }
 
-    /// The next beat came half the limit later, at the limit; the manager then ended a daemon that was well.
+    /// Regression: after a short failure the next beat came at the watchdog's limit, and the service manager
+    /// ended a daemon that was well.
     #[test]
     fn the_watchdog_is_beaten_as_soon_as_a_failure_is_over() {
         let path = std::env::temp_dir().join(format!("healthz-beat-{}", std::process::id()));
@@ -265,10 +269,16 @@ mod tests {
             words.filter(|word| word == b"WATCHDOG=1").count()
         };
         let half = Duration::from_secs(8);
-        let manager = Manager::named(path.as_os_str(), Some(half));
+        let manager = ServiceManager::named(path.as_os_str(), Some(half));
         let checks = Checks::new(&Options::default());
         let period = Duration::from_secs(20);
-        let mut sync = SyncLoop::new(checks, &manager, period, Duration::from_secs(120), moving());
+        let mut sync = SyncLoop::new(
+            checks,
+            &manager,
+            period,
+            Duration::from_secs(120),
+            responsive(),
+        );
         let first = Instant::from_millis(1000);
         assert_eq!(sync.round(first), first.saturating_add(half));
         assert_eq!(beats(), 1);
@@ -280,16 +290,17 @@ mod tests {
         assert_eq!(sync.round(next), next.saturating_add(half));
         assert_eq!(beats(), 1);
         std::fs::remove_file(&path).unwrap();
-        // Nor is a beat that did not arrive the last for so long.
+        // A beat that could not be sent is also retried soon.
         let due = next.saturating_add(half);
         drop(socket);
         assert_eq!(sync.round(due), due.saturating_add(half / RETRIES));
     }
 
-    /// It was said once, and the manager showed for ever what was not so any more.
+    /// Regression: a status that could not be sent was never sent again, so the service manager showed an old
+    /// one.
     #[test]
-    fn a_manager_whose_queue_was_full_is_told_later_how_we_are_by_then() {
-        let path = std::env::temp_dir().join(format!("healthz-owed-{}", std::process::id()));
+    fn a_service_manager_whose_queue_was_full_gets_the_current_status_later() {
+        let path = std::env::temp_dir().join(format!("healthz-retry-{}", std::process::id()));
         let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
         let words = || {
@@ -303,20 +314,20 @@ mod tests {
         let others = std::os::unix::net::UnixDatagram::unbound().unwrap();
         others.set_nonblocking(true).unwrap();
         let fill = || while others.send_to(b"X=1", &path).is_ok() {};
-        let manager = Manager::named(path.as_os_str(), None);
+        let manager = ServiceManager::named(path.as_os_str(), None);
         let checks = Checks::new(&Options::default());
         let long = Duration::from_secs(120);
-        let mut sync = SyncLoop::new(checks, &manager, long, long, moving());
+        let mut sync = SyncLoop::new(checks, &manager, long, long, responsive());
         let first = Instant::from_millis(1000);
         checks.log.fail("logging blocked");
         fill();
         let next = sync.round(first);
-        assert_eq!(next, first.saturating_add(OWED_PERIOD));
+        assert_eq!(next, first.saturating_add(RETRY_PERIOD));
         assert!(words().is_empty());
         sync.round(next);
         assert_eq!(words(), ["STATUS=healthz fails: log (logging blocked)"]);
-        assert!(OWED_PERIOD < sync.round(next).saturating_since(next));
-        // What is owed is how it is when it can be said.
+        assert!(RETRY_PERIOD < sync.round(next).saturating_since(next));
+        // The status that is sent is that of the moment when it can be sent.
         fill();
         checks.log.pass();
         let next = sync.round(next);
@@ -325,7 +336,7 @@ mod tests {
         checks.log.pass();
         sync.round(next);
         assert_eq!(words(), ["STATUS=healthz passes"]);
-        sync.round(next.saturating_add(OWED_PERIOD));
+        sync.round(next.saturating_add(RETRY_PERIOD));
         assert!(words().is_empty(), "once");
         std::fs::remove_file(&path).unwrap();
     }
@@ -334,14 +345,14 @@ mod tests {
     fn rounds_follow_whatever_is_due_first_and_beat_syncloop() {
         let options = Options::default();
         let checks = Checks::new(&options);
-        let manager = Manager::from_env();
+        let manager = ServiceManager::from_env();
         let seconds = |n: u64| Instant::from_millis(n * 1000);
         let mut sync = SyncLoop::new(
             checks,
             &manager,
             Duration::from_secs(10),
             Duration::from_secs(30),
-            moving(),
+            responsive(),
         );
         assert_eq!(sync.round(seconds(1)), seconds(11));
         assert_eq!(sync.round(seconds(11)), seconds(16), "the log is due");

@@ -1,10 +1,11 @@
-//! Logging that cannot block: env_logger formats, a bounded queue carries, a thread writes.
+//! Logging that cannot block: env_logger formats records, a bounded queue holds them, and a thread writes
+//! them to standard error.
 //!
-//! Whoever logs, the door above all, never waits for stderr. That the thread gets on is the `log`
-//! check: [`verify`] asks for a proof, and whatever stderr takes is one.
+//! A thread that logs never waits for standard error. Each successful write beats the `log` check; if there
+//! is nothing to write, [`verify`] tests whether a write would succeed.
 //!
-//! Records are one line each, `2026-11-23T09:00:00.123Z INFO  healthz: text`; what could begin
-//! another line or move a cursor is escaped.
+//! A record is one line, `2026-11-23T09:00:00.123Z INFO  healthz: text`. Control characters are escaped. Set up
+//! by [`super::serve`].
 
 mod queue;
 mod writer;
@@ -19,20 +20,20 @@ use log::LevelFilter;
 use signal_hook::consts::SIGXFSZ;
 use signal_hook::flag;
 
-use super::alive::Alive;
+use super::start_latch::StartLatch;
 use queue::Queue;
 use writer::Sink;
 
-/// The writer's buffer and std's calls, several times over.
+/// Stack of the log's thread in bytes: several times its buffer and the calls of std.
 pub const STACK_BYTES: usize = 64 * 1024;
 
-/// The name of the thread that writes.
+/// Name of the thread that writes.
 pub const THREAD: &str = "log";
 
 static QUEUE: Queue = Queue::new();
 
-/// Makes the queue the log of this process. Nobody writes what is in it before [`start`].
-/// `level` is what the command line said; without it `RUST_LOG` decides, or else `info`.
+/// Makes the queue the log of this process. Records are written only after [`start`]. `level` comes from
+/// the command line; without it `RUST_LOG` decides, or else `info`.
 ///
 /// # Errors
 /// If there is a log already.
@@ -42,7 +43,7 @@ pub fn collect(level: Option<LevelFilter>) -> io::Result<()> {
     let filters = std::env::var("RUST_LOG").unwrap_or_default();
     let mut wrong = None;
     if level.is_none() && !filters.is_empty() {
-        // What it cannot parse it would tell stderr itself, which may block, or refuse.
+        // env_logger would print parse errors to standard error, which can block.
         match env_filter::Builder::new().try_parse(&filters) {
             Ok(_) => drop(builder.parse_filters(&filters)),
             Err(error) => wrong = Some(error),
@@ -51,7 +52,7 @@ pub fn collect(level: Option<LevelFilter>) -> io::Result<()> {
     builder
         .target(env_logger::Target::Pipe(Box::new(Records)))
         .format(|line, record| {
-            // Which program says it; where in it is for whoever reads the code.
+            // The crate's name, without its modules.
             let program = record.target().split("::").next().unwrap_or_default();
             let prefix = Prefix(record.level().as_str(), program);
             writeln!(line, "{prefix}{}", OneLine(*record.args()))
@@ -64,32 +65,32 @@ pub fn collect(level: Option<LevelFilter>) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the writer on stderr, with `check` to beat. That its thread lives is told to `alive`.
+/// Starts the writer on standard error. It beats `check`, and reports to `latch` that it has started.
 ///
 /// # Errors
 /// If the system has no thread or descriptor for it.
-pub fn start(check: &'static Check, alive: Alive) -> io::Result<()> {
-    // A file that may not grow any more is a log that fails, and by default the end of the process.
+pub fn start(check: &'static Check, latch: StartLatch) -> io::Result<()> {
+    // RLIMIT_FSIZE sends SIGXFSZ, which would end the process. With a handler, the write fails instead.
     flag::register(SIGXFSZ, Arc::default())?;
     let mut sink = Sink::new(&io::stderr())?;
-    // Its limit counts from now, also for a stderr that never takes anything.
+    // The limit counts from now, also if standard error never accepts a byte.
     check.beat(healthz::server::now());
     let thread = std::thread::Builder::new()
         .name(THREAD.to_owned())
         .stack_size(STACK_BYTES);
     thread.spawn(move || {
-        alive.tell();
+        latch.report_started();
         writer::run(&QUEUE, &mut sink, check)
     })?;
     Ok(())
 }
 
-/// Queues a line for people that is no log record: what made the daemon end.
-pub fn say(text: &dyn fmt::Display) {
+/// Queues a line that is not a log record: the error that ends the daemon.
+pub fn print_line(text: &dyn fmt::Display) {
     QUEUE.push(format!("healthz: {}\n", OneLine(format_args!("{text}"))).as_bytes());
 }
 
-/// Asks for a proof that stderr takes what is written to it; see [`writer`].
+/// Asks the writer to test whether standard error accepts writes; see [`writer`].
 pub fn verify() {
     QUEUE.probe();
 }
@@ -99,18 +100,18 @@ pub fn flush(timeout: Duration) {
     QUEUE.flush(timeout);
 }
 
-/// The line that tells of records that are missing before it.
-fn report(count: u64) -> String {
+/// The line that reports how many records were dropped before it.
+fn dropped_report(count: u64) -> String {
     let prefix = Prefix("WARN", "healthz");
     let were = if count == 1 {
         "record was"
     } else {
         "records were"
     };
-    format!("{prefix}{count} log {were} dropped while the sink was blocked\n")
+    format!("{prefix}{count} log {were} dropped while standard error was blocked\n")
 }
 
-/// Where env_logger puts each record, whole and formatted.
+/// The target of env_logger: each write is one whole record.
 struct Records;
 
 impl Write for Records {
@@ -124,20 +125,20 @@ impl Write for Records {
     }
 }
 
-/// What every record begins with: the present, a level, and who says it.
+/// The beginning of each record: time, level and crate.
 struct Prefix<'a>(&'a str, &'a str);
 
 impl fmt::Display for Prefix<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Prefix(level, target) = self;
-        // A wall clock before 1970 is no clock.
+        // A wall clock before 1970 was never set.
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let time = Utc(since.unwrap_or_default());
         write!(f, "{time} {level:<5} {target}: ")
     }
 }
 
-/// A time since 1970 as RFC 3339 has it.
+/// A time since 1970 in the format of RFC 3339.
 struct Utc(Duration);
 
 impl fmt::Display for Utc {
@@ -222,17 +223,19 @@ mod tests {
     }
 
     #[test]
-    fn no_record_can_begin_another_line() {
+    fn control_characters_are_escaped() {
         let text = OneLine(format_args!("a\nb\r\x1b[2J\u{9b}{}ü\t", "\u{7f}x")).to_string();
         assert_eq!(text, "a\\nb\\r\\u{1b}[2J\\u{9b}\\u{7f}xü\\t");
     }
 
     #[test]
-    fn the_report_counts() {
+    fn the_report_says_how_many_records_were_dropped() {
+        assert!(dropped_report(1).ends_with(
+            " WARN  healthz: 1 log record was dropped while standard error was blocked\n"
+        ));
         assert!(
-            report(1)
-                .ends_with(" WARN  healthz: 1 log record was dropped while the sink was blocked\n")
+            dropped_report(7)
+                .ends_with(" 7 log records were dropped while standard error was blocked\n")
         );
-        assert!(report(7).ends_with(" 7 log records were dropped while the sink was blocked\n"));
     }
 }

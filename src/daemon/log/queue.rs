@@ -1,49 +1,51 @@
-//! The bounded queue between whoever logs and the thread that writes.
+//! The bounded queue between threads that log and the thread that writes.
 //!
-//! Knows neither records' format nor where they go. Fixed memory; nobody who pushes waits for the
-//! sink. What does not fit is dropped and counted, and so is everything after it until the writer
-//! has caught up and told how much is missing: the gap is one, and where the report stands.
+//! Knows neither the format of records nor where they go. It has a fixed size, and a push never waits for
+//! the sink. A record that does not fit is dropped and counted, and so is every later one until the writer has
+//! written the rest and a report of the count. So there is one gap, at the place of the report. Used by
+//! [`super`] and [`super::writer`].
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Some 500 records: a spell of warnings while the sink is slow, without costing more than a thread.
+/// About 500 records: enough for a series of warnings while the sink is slow.
 pub const QUEUE_BYTES: usize = 64 * 1024;
-/// Most that is written at once: what a pipe takes whole (`PIPE_BUF`), so that the lines of several
+/// Most bytes that are written at once: `PIPE_BUF`, which a pipe takes whole, so that lines of several
 /// processes do not mix.
 pub const CHUNK_BYTES: usize = 4096;
 
 const _: () = assert!(CHUNK_BYTES <= QUEUE_BYTES);
 
-/// What the writer is to do next.
+/// What the writer does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Task {
-    /// Nothing. The first, and so all zero: a `static` queue would fill 64 KiB of the program's file
-    /// otherwise.
+    /// Nothing. It is the first variant, so its bytes are zero: otherwise a `static` queue would take 64 KiB
+    /// of the program's file.
     None,
-    /// Write so many bytes from the start of the chunk.
+    /// Write this many bytes from the start of the chunk.
     Write(usize),
-    /// Write that so many records were dropped.
+    /// Write that this many records were dropped.
     Report(u64),
-    /// Find out whether the sink would take a write; there is nothing to write.
+    /// Test whether a write would succeed; there is nothing to write.
     Probe,
 }
 
-/// How it went.
+/// The result of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// The sink refused so many records.
+    /// This many records could not be written.
     Lost(u64),
 }
 
-/// See the module. Meant for a `static`: all zero, so that what was never filled is not resident.
+/// See the module. Meant for a `static`: all its bytes are zero, so pages that were never used are not
+/// resident.
 pub struct Queue {
     ring: Mutex<Ring>,
-    /// There is something to do for the writer.
+    /// Signalled when there is a task.
     work: Condvar,
-    /// The writer has finished something.
+    /// Signalled when a task was finished.
     progress: Condvar,
 }
 
@@ -51,12 +53,12 @@ struct Ring {
     bytes: [u8; QUEUE_BYTES],
     start: usize,
     length: usize,
-    /// Records that are missing and not yet reported. While there are any, all others join them.
+    /// Records that were dropped and not reported yet. While there are any, new records are dropped too.
     dropped: u64,
-    /// The last write failed. Only a wish for verification makes the writer try again.
+    /// The last write failed. The writer tries again only for a probe.
     is_failing: bool,
-    is_probe_wanted: bool,
-    /// The writer is writing, and what.
+    is_probe_requested: bool,
+    /// The writer's present task.
     task: Task,
 }
 
@@ -69,7 +71,7 @@ impl Queue {
                 length: 0,
                 dropped: 0,
                 is_failing: false,
-                is_probe_wanted: false,
+                is_probe_requested: false,
                 task: Task::None,
             }),
             work: Condvar::new(),
@@ -77,20 +79,20 @@ impl Queue {
         }
     }
 
-    /// Appends `record`, one line with its end, or drops and counts it. Never waits for the sink.
+    /// Appends `record`, one line with its line end; or drops and counts it. Never waits for the sink.
     pub fn push(&self, record: &[u8]) {
         debug_assert!(record.ends_with(b"\n"), "a record is a line");
         self.lock().push(record);
         self.work.notify_one();
     }
 
-    /// Wants to know whether the sink still takes what is written to it.
+    /// Requests a test whether the sink still accepts writes.
     pub fn probe(&self) {
-        self.lock().is_probe_wanted = true;
+        self.lock().is_probe_requested = true;
         self.work.notify_one();
     }
 
-    /// Waits for something to do. For the one writer, which calls [`finish`](Queue::finish) next.
+    /// Waits for a task. Only the writer calls this, and then [`finish`](Queue::finish).
     pub fn next(&self, chunk: &mut [u8; CHUNK_BYTES]) -> Task {
         let mut ring = self.lock();
         loop {
@@ -102,14 +104,14 @@ impl Queue {
         }
     }
 
-    /// What [`next`](Queue::next) asked for was done.
+    /// The task that [`next`](Queue::next) returned is finished.
     pub fn finish(&self, outcome: Outcome) {
         self.lock().finish(outcome);
         self.progress.notify_all();
     }
 
-    /// Waits until everything was written, for at most `timeout`, and not for a sink that refuses.
-    /// Returns whether everything was.
+    /// Waits until everything is written, for at most `timeout`, and not if writes fail. Returns whether
+    /// everything is written.
     pub fn flush(&self, timeout: Duration) -> bool {
         let ring = self.lock();
         let is_busy = |ring: &mut Ring| !ring.is_idle() && !ring.is_failing;
@@ -121,7 +123,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
-        // Nothing that holds it panics; and a log that goes on is worth more than the word of a panic.
+        // No code panics while it holds the lock. If one did, logging would still go on.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -143,19 +145,19 @@ impl Ring {
         if self.length > 0 && !self.is_failing {
             return Task::Write(self.take(chunk));
         }
-        let is_wanted = self.is_probe_wanted;
+        let is_wanted = self.is_probe_requested;
         if self.dropped > 0 && (is_wanted || !self.is_failing) {
-            self.is_probe_wanted = false;
+            self.is_probe_requested = false;
             return Task::Report(self.dropped);
         }
         if is_wanted {
-            self.is_probe_wanted = false;
+            self.is_probe_requested = false;
             return Task::Probe;
         }
         Task::None
     }
 
-    /// Moves whole lines into `chunk`, as many as fit; of a line that is longer, a part.
+    /// Moves as many whole lines into `chunk` as fit, or a part of a line that is longer.
     fn take(&mut self, chunk: &mut [u8; CHUNK_BYTES]) -> usize {
         let most = self.length.min(CHUNK_BYTES);
         let (wrapped, linear) = self.bytes.split_at(self.start);
@@ -202,7 +204,7 @@ impl Ring {
     }
 }
 
-/// Copies `source` to the start of `target`, which has room for it.
+/// Copies `source` to the start of `target`, which is long enough.
 fn copy(target: Option<&mut [u8]>, source: &[u8]) {
     let target = target.and_then(|target| target.get_mut(..source.len()));
     debug_assert!(target.is_some(), "no room was left for what was measured");
@@ -219,7 +221,7 @@ mod tests {
         Box::new(Queue::new())
     }
 
-    /// What the writer is handed, once.
+    /// The next task and its bytes.
     fn next(queue: &Queue) -> (Task, Vec<u8>) {
         let mut chunk = [0; CHUNK_BYTES];
         let task = queue.next(&mut chunk);
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_out_whole_and_in_order_across_the_end_of_the_ring() {
+    fn lines_stay_whole_and_in_order_across_the_end_of_the_ring() {
         let queue = queue();
         let (mut pushed, mut written) = (Vec::new(), Vec::new());
         for number in 0..5000 {
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_dropped_and_reported_after_what_did() {
+    fn records_that_do_not_fit_are_dropped_and_reported_after_those_that_did() {
         let queue = queue();
         let record = [b'a'; 1023]
             .iter()
@@ -272,7 +274,7 @@ mod tests {
         for _ in 0..QUEUE_BYTES / CHUNK_BYTES {
             assert_eq!(next(&queue).0, Task::Write(CHUNK_BYTES));
             queue.finish(Outcome::Done);
-            // There is room again, but this would come before the report of the gap.
+            // There is space again, but this record would come before the report of the dropped ones.
             queue.push(&record);
         }
         let missing = 5 + (QUEUE_BYTES / CHUNK_BYTES) as u64;
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_refuses_is_tried_again_only_when_asked() {
+    fn after_a_failed_write_the_sink_is_tried_again_only_for_a_probe() {
         let queue = queue();
         queue.push(b"one\n");
         assert_eq!(next(&queue).0, Task::Write(4));
@@ -311,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_comes_after_what_was_queued_before_it() {
+    fn a_probe_comes_after_records_that_were_queued_before_it() {
         let queue = queue();
         queue.push(b"one\n");
         queue.probe();

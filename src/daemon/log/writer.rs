@@ -1,7 +1,7 @@
-//! The thread that writes what was queued, and thereby proves that the sink works.
+//! The thread that writes queued records, and beats the `log` check for each write that succeeds.
 //!
-//! Knows the descriptor and nothing of records. A sink that takes no bytes blocks this thread and
-//! nobody else.
+//! Knows the descriptor, and nothing of records. A descriptor that blocks, blocks only this thread. Started
+//! by [`super::start`].
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,18 +13,18 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::queue::{CHUNK_BYTES, Outcome, Queue, Task};
 
-/// A descriptor that bytes go to: a pipe, a terminal, a file.
+/// The descriptor that is written to: a pipe, a terminal, a file.
 pub struct Sink {
     file: File,
-    /// `None` for what cannot be waited for: a regular file, `/dev/null`.
+    /// `None` if epoll does not support it: a regular file, `/dev/null`.
     poll: Option<Poll>,
     events: Events,
-    /// The last write went wrong in the middle of a line.
+    /// The last write failed in the middle of a line.
     is_cut: bool,
 }
 
 impl Sink {
-    /// A sink on a duplicate of `stream`. No lock of std is in the way then: whoever wrote to
+    /// A sink on a duplicate of `stream`. It takes no lock of std: with one, other threads that write to
     /// `stderr()` would wait for a blocked writer.
     ///
     /// # Errors
@@ -38,7 +38,7 @@ impl Sink {
             .register(&mut SourceFd(&fd), Token(0), Interest::WRITABLE);
         let poll = match registered {
             Ok(()) => Some(poll),
-            // epoll's word for a file that is always ready.
+            // epoll returns EPERM for files that are always ready.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
             Err(error) => return Err(error),
         };
@@ -50,15 +50,15 @@ impl Sink {
         })
     }
 
-    /// Waits until the sink would take a write.
+    /// Waits until a write would not block.
     ///
     /// # Errors
-    /// If it never will: who reads it is gone.
+    /// If the reader is gone.
     fn wait_writable(&mut self) -> io::Result<()> {
         let Some(poll) = &mut self.poll else {
             return Ok(());
         };
-        // mio tells of changes only; registering again makes it tell how things are.
+        // mio reports only changes; registering again makes it report the present state.
         let fd = self.file.as_raw_fd();
         poll.registry()
             .reregister(&mut SourceFd(&fd), Token(0), Interest::WRITABLE)?;
@@ -77,8 +77,8 @@ impl Sink {
         }
     }
 
-    /// Writes all of `bytes`, however long the sink blocks; before them the end of a line that was
-    /// cut. Returns how much of it went out if the sink refuses the rest.
+    /// Writes all of `bytes`, however long that blocks. First ends a line that was cut. On an error, returns
+    /// how many bytes were written.
     fn write(&mut self, bytes: &[u8]) -> Result<(), usize> {
         if self.is_cut && self.write_all(b"\n").is_err() {
             return Err(0);
@@ -112,14 +112,14 @@ impl Sink {
     }
 }
 
-/// Does what `queue` asks for, for ever. Whatever the sink took is a beat of `check`.
+/// Runs the tasks of `queue` for ever. Each success beats `check`.
 pub fn run(queue: &Queue, sink: &mut Sink, check: &Check) -> ! {
     loop {
-        turn(queue, sink, check);
+        run_task(queue, sink, check);
     }
 }
 
-fn turn(queue: &Queue, sink: &mut Sink, check: &Check) {
+fn run_task(queue: &Queue, sink: &mut Sink, check: &Check) {
     let mut chunk = [0; CHUNK_BYTES];
     let outcome = match queue.next(&mut chunk) {
         Task::None => return,
@@ -132,7 +132,7 @@ fn turn(queue: &Queue, sink: &mut Sink, check: &Check) {
                 }
             }
         }
-        Task::Report(count) => match sink.write(super::report(count).as_bytes()) {
+        Task::Report(count) => match sink.write(super::dropped_report(count).as_bytes()) {
             Ok(()) => Outcome::Done,
             Err(_) => Outcome::Lost(0),
         },
@@ -147,7 +147,7 @@ fn turn(queue: &Queue, sink: &mut Sink, check: &Check) {
     queue.finish(outcome);
 }
 
-/// A line that is cut counts: nobody can read it.
+/// Counts lines; a cut line counts, because it is lost too.
 fn count_lines(bytes: &[u8]) -> u64 {
     let ends = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
     ends.max(1)
@@ -173,12 +173,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_a_beat() {
+    fn a_write_beats_the_check() {
         let (mut reader, sink) = UnixStream::pair().unwrap();
         let (queue, check) = (queue(), Check::heartbeat("log", LIMIT));
         let mut sink = Sink::new(&sink).unwrap();
         queue.push(b"hello\n");
-        turn(&queue, &mut sink, &check);
+        run_task(&queue, &mut sink, &check);
         assert!(is_beaten(&check));
         let mut line = [0; 6];
         reader.read_exact(&mut line).unwrap();
@@ -192,7 +192,7 @@ mod tests {
         let mut sink = Sink::new(&sink).unwrap();
         for _ in 0..2 {
             queue.probe();
-            turn(&queue, &mut sink, &check);
+            run_task(&queue, &mut sink, &check);
             assert!(is_beaten(&check));
         }
         reader.set_nonblocking(true).unwrap();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_sink_that_blocks_or_would_block_is_waited_for() {
+    fn a_full_sink_is_waited_for_whether_it_blocks_or_not() {
         for is_nonblocking in [false, true] {
             let (mut reader, stream) = UnixStream::pair().unwrap();
             stream.set_nonblocking(true).unwrap();
@@ -215,8 +215,8 @@ mod tests {
             queue.push(b"after\n");
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    turn(&queue, &mut sink, &check);
-                    turn(&queue, &mut sink, &check);
+                    run_task(&queue, &mut sink, &check);
+                    run_task(&queue, &mut sink, &check);
                 });
                 assert!(!queue.flush(Duration::from_millis(20)));
                 assert!(!is_beaten(&check));
@@ -230,24 +230,24 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_nobody_reads_any_more_is_no_beat_and_no_end() {
+    fn a_sink_without_a_reader_does_not_beat_the_check() {
         let (reader, stream) = UnixStream::pair().unwrap();
         let (queue, check) = (queue(), Check::heartbeat("log", LIMIT));
         let mut sink = Sink::new(&stream).unwrap();
         drop(reader);
         queue.probe();
-        turn(&queue, &mut sink, &check);
+        run_task(&queue, &mut sink, &check);
         queue.push(b"one\n");
-        turn(&queue, &mut sink, &check);
+        run_task(&queue, &mut sink, &check);
         queue.probe();
-        turn(&queue, &mut sink, &check);
+        run_task(&queue, &mut sink, &check);
         assert!(!is_beaten(&check));
         assert!(!queue.flush(Duration::ZERO), "the record was not written");
     }
 
-    /// Found on a disk that was full and emptied again: the report stood at the end of half a record.
+    /// Regression: on a disk that was full for a while, the report followed half a record on the same line.
     #[test]
-    fn what_follows_a_line_that_was_cut_begins_a_line() {
+    fn a_write_after_a_cut_line_begins_a_new_line() {
         let (mut reader, stream) = UnixStream::pair().unwrap();
         let mut sink = Sink::new(&stream).unwrap();
         sink.is_cut = true;
@@ -260,23 +260,23 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_always_ready_and_a_full_disk_is_no_beat() {
+    fn a_file_is_always_ready_and_a_full_disk_does_not_beat_the_check() {
         let null = File::create("/dev/null").unwrap();
         let (queue, check) = (queue(), Check::heartbeat("log", LIMIT));
         let mut sink = Sink::new(&null).unwrap();
         queue.probe();
-        turn(&queue, &mut sink, &check);
+        run_task(&queue, &mut sink, &check);
         assert!(is_beaten(&check));
 
         let full = File::options().write(true).open("/dev/full").unwrap();
         let (queue, check) = (self::queue(), Check::heartbeat("log", LIMIT));
         let mut sink = Sink::new(&full).unwrap();
         queue.push(b"one\n");
-        turn(&queue, &mut sink, &check);
-        // Asked again, the sink has to prove itself by a write.
+        run_task(&queue, &mut sink, &check);
+        // After a failed write, only a successful write counts.
         queue.probe();
-        turn(&queue, &mut sink, &check);
+        run_task(&queue, &mut sink, &check);
         assert!(!is_beaten(&check));
-        assert!(check.passes(Instant::ZERO), "nothing was said yet");
+        assert!(check.passes(Instant::ZERO), "no beat yet");
     }
 }

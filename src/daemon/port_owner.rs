@@ -1,7 +1,7 @@
-//! Who holds an address that we could not have: the process that /proc names.
+//! Finds the process that already listens on an address.
 //!
-//! Reads /proc and nothing else; where that is hidden or not mounted the answer is `None`. Called
-//! when the daemon is about to give up, so it may take its time.
+//! Reads only /proc; if that is hidden or not mounted, the answer is `None`. Called by [`super::listen`] when
+//! an address is in use and the daemon is about to exit, so its speed does not matter.
 
 use std::fmt;
 use std::fs;
@@ -14,39 +14,43 @@ use healthz::server::Address;
 
 /// A process that listens somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub struct Owner {
     name: String,
     pub pid: u32,
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (pid {})", self.name, self.pid)
     }
 }
 
-/// The process that listens at `address`, if /proc tells.
-pub fn of(address: &Address) -> Option<Holder> {
+/// The process that listens on `address`, if /proc shows it.
+pub fn find(address: &Address) -> Option<Owner> {
     match address {
         Address::Tcp(wanted) => process_with(&tcp_inode(*wanted)?, |_| true),
-        Address::Unix(path) => unix_holder(path),
+        Address::Unix(path) => unix_owner(path),
         Address::Localhost(_) => None,
     }
 }
 
-/// The table has names as they were bound: several processes may have the same one, each in its own
-/// directory or its own root.
-fn unix_holder(path: &Path) -> Option<Holder> {
+/// /proc/net/unix has paths as they were bound. Several processes can have bound the same text, each in its
+/// own directory or root.
+fn unix_owner(path: &Path) -> Option<Owner> {
     let file = file_id(path)?;
     let table = fs::read("/proc/net/unix").ok()?;
     let mut inodes = table
         .split(|byte| *byte == b'\n')
         .filter_map(|line| unix_listener(line, path));
-    inodes.find_map(|inode| process_with(&inode, |pid| file_id(&seen_by(pid, path)) == Some(file)))
+    inodes.find_map(|inode| {
+        process_with(&inode, |pid| {
+            file_id(&path_in_process(pid, path)) == Some(file)
+        })
+    })
 }
 
 /// `path` as process `pid` would find it.
-fn seen_by(pid: u32, path: &Path) -> PathBuf {
+fn path_in_process(pid: u32, path: &Path) -> PathBuf {
     let (base, path) = match path.strip_prefix("/") {
         Ok(path) => ("root", path),
         Err(_) => ("cwd", path),
@@ -54,7 +58,7 @@ fn seen_by(pid: u32, path: &Path) -> PathBuf {
     Path::new(&format!("/proc/{pid}/{base}")).join(path)
 }
 
-/// What tells a file from all others.
+/// Device and inode number.
 fn file_id(path: &Path) -> Option<(u64, u64)> {
     let file = fs::metadata(path).ok()?;
     Some((file.dev(), file.ino()))
@@ -67,16 +71,16 @@ fn tcp_inode(wanted: SocketAddr) -> Option<String> {
         .iter()
         .flat_map(|table| table.lines().filter_map(tcp_listener));
     listeners
-        .filter(|(address, _)| is_in_the_way(*address, wanted))
-        // Who holds the very address before who holds all of them.
+        .filter(|(address, _)| conflicts(*address, wanted))
+        // An owner of this address comes before an owner of the wildcard address.
         .max_by_key(|(address, _)| address.ip() == wanted.ip())
         .map(|(_, inode)| inode.to_owned())
 }
 
-fn is_in_the_way(held: SocketAddr, wanted: SocketAddr) -> bool {
-    let (held_ip, wanted_ip) = (held.ip().to_canonical(), wanted.ip().to_canonical());
-    let overlap = held_ip == wanted_ip || held_ip.is_unspecified() || wanted_ip.is_unspecified();
-    held.port() == wanted.port() && overlap
+fn conflicts(used: SocketAddr, wanted: SocketAddr) -> bool {
+    let (used_ip, wanted_ip) = (used.ip().to_canonical(), wanted.ip().to_canonical());
+    let overlap = used_ip == wanted_ip || used_ip.is_unspecified() || wanted_ip.is_unspecified();
+    used.port() == wanted.port() && overlap
 }
 
 /// The address and inode in a line of /proc/net/tcp or tcp6, if it is of a listening socket.
@@ -92,7 +96,7 @@ pub(super) fn tcp_listener(line: &str) -> Option<(SocketAddr, &str)> {
     Some((SocketAddr::new(ip_from_hex(ip)?, port), fields.nth(5)?))
 }
 
-/// Addresses are shown as 32-bit words of memory, each as the machine reads a number.
+/// Addresses are printed as 32-bit words in the machine's byte order.
 fn ip_from_hex(text: &str) -> Option<IpAddr> {
     let word = |at: usize| {
         let word = u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?;
@@ -115,7 +119,7 @@ fn ip_from_hex(text: &str) -> Option<IpAddr> {
 pub(super) fn unix_listener(line: &[u8], path: &Path) -> Option<String> {
     const ACCEPTS: &[u8] = b"00010000";
     let path = path.as_os_str().as_bytes();
-    // Another healthz has bound another name first: `Listeners::bind`.
+    // `Listeners::bind` of another healthz has bound PATH.PID and then linked it to PATH.
     let is_digit = |byte: &u8| byte.is_ascii_digit();
     let digits = line.iter().rev().take_while(|byte| is_digit(byte)).count();
     let stem = line
@@ -132,13 +136,13 @@ pub(super) fn unix_listener(line: &[u8], path: &Path) -> Option<String> {
         return None;
     }
     let inode = fields.nth(2)?;
-    // A seventh field followed by another is a path with a space in it, of which ours is the end.
+    // One more field means that the path contains a space, and only its end was compared.
     let is_whole = fields.next().is_none();
     is_whole.then(|| String::from_utf8(inode.to_vec()).ok())?
 }
 
 /// The first process that has the socket `inode` among its descriptors and `is_wanted`.
-fn process_with(inode: &str, is_wanted: impl Fn(u32) -> bool) -> Option<Holder> {
+fn process_with(inode: &str, is_wanted: impl Fn(u32) -> bool) -> Option<Owner> {
     let link = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -146,7 +150,7 @@ fn process_with(inode: &str, is_wanted: impl Fn(u32) -> bool) -> Option<Holder> 
         .filter(|pid| has_open(*pid, &link) && is_wanted(*pid))
         .min()?;
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
-    Some(Holder {
+    Some(Owner {
         name: String::from_utf8_lossy(name.trim_ascii_end()).into_owned(),
         pid,
     })
@@ -169,7 +173,7 @@ mod tests {
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn lines_of_proc_are_read() {
+    fn lines_of_proc_are_parsed() {
         let line = "   1: 0100007F:2808 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 41215 1 0";
         assert_eq!(
             tcp_listener(line),
@@ -193,8 +197,8 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_is_in_the_way_of_every_address() {
-        for (held, wanted, expected) in [
+    fn a_wildcard_conflicts_of_every_address() {
+        for (used, wanted, expected) in [
             ("127.0.0.1:1", "127.0.0.1:1", true),
             ("127.0.0.1:1", "127.0.0.1:2", false),
             ("127.0.0.2:1", "127.0.0.1:1", false),
@@ -203,26 +207,26 @@ mod tests {
             ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", true),
             ("127.0.0.1:1", "0.0.0.0:1", true),
         ] {
-            let is = is_in_the_way(held.parse().unwrap(), wanted.parse().unwrap());
-            assert_eq!(is, expected, "{held} {wanted}");
+            let is = conflicts(used.parse().unwrap(), wanted.parse().unwrap());
+            assert_eq!(is, expected, "{used} {wanted}");
         }
     }
 
     #[test]
-    fn we_find_ourselves() {
+    fn the_own_process_is_found() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else {
                 continue;
             };
-            let holder = of(&Address::Tcp(listener.local_addr().unwrap())).unwrap();
-            assert_eq!(holder.pid, std::process::id());
+            let owner = find(&Address::Tcp(listener.local_addr().unwrap())).unwrap();
+            assert_eq!(owner.pid, std::process::id());
         }
-        let path = std::env::temp_dir().join(format!("healthz-holder-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("healthz-owner-{}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
-        let holder = of(&Address::Unix(path.clone()));
+        let owner = find(&Address::Unix(path.clone()));
         drop(listener);
         fs::remove_file(&path).unwrap();
-        assert_eq!(holder.unwrap().pid, std::process::id());
-        assert_eq!(of(&Address::Unix(path)), None);
+        assert_eq!(owner.unwrap().pid, std::process::id());
+        assert_eq!(find(&Address::Unix(path)), None);
     }
 }
