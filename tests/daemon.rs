@@ -238,7 +238,7 @@ fn a_probe_is_answered_though_there_are_fewer_descriptors_than_connections() {
         assert_eq!((code, body.as_str()), (200, "ok"), "{limit}");
         drop(silent);
         let lines = daemon.lines().all();
-        let is_told = |line: &String| line.contains("RLIMIT_NOFILE is 60: room for 28 connections");
+        let is_told = |line: &String| line.contains("RLIMIT_NOFILE is 60: enough for 28 connections");
         assert_eq!(lines.iter().any(is_told), !is_raised, "{lines:?}");
         assert!(!lines.iter().any(|line| line.contains("cannot accept")));
         daemon.signal(Signal::SIGTERM);
@@ -287,7 +287,7 @@ fn a_manager_that_cannot_be_told_is_complained_of_once_a_spell() {
     drop(manager);
     eventually("it is told of again", || {
         let lines = daemon.lines().all();
-        let complaints = lines.iter().filter(|line| line.contains("cannot tell"));
+        let complaints = lines.iter().filter(|line| line.contains("cannot send"));
         (complaints.count() == 2).then_some(())
     });
     assert_eq!(daemon.lines().all().len(), 4, "{:?}", daemon.lines().all());
