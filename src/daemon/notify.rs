@@ -187,6 +187,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn nothing_is_owed_to_a_manager_that_was_told_or_is_not_there() {
+        let path = std::env::temp_dir().join(format!("healthz-told-{}", std::process::id()));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let period = Some(Duration::from_secs(1));
+        let there = Manager::named(path.as_os_str(), period);
+        assert_eq!(there.watchdog(), period);
+        let missing = Manager::named(OsStr::new("no socket"), None);
+        for manager in [&there, &missing] {
+            manager.tell_ready("STATUS=passes");
+            assert!(!manager.is_owed());
+            manager.tell_status("STATUS=fails");
+            assert!(!manager.is_owed());
+        }
+        assert!(there.tell("X=1") && !missing.tell("X=1"));
+        drop(socket);
+        std::fs::remove_file(&path).unwrap();
+    }
+
     /// A manager that hears READY behind STOPPING takes the daemon for one that serves.
     #[test]
     fn what_is_owed_is_not_told_any_more_once_the_daemon_stops() {
