@@ -217,29 +217,6 @@ fn a_service_manager_is_told_of_both_ends() {
         manager.socket.recv(&mut [0]).is_err(),
         "nothing else was said"
     );
-    let lines = daemon.lines().all();
-    let has = |text: &str| lines.iter().any(|line| line.contains(text));
-    assert!(!has("service manager"), "{lines:?}");
-}
-
-/// The watchdog's beats, a thousand a second here, would fill the log.
-#[test]
-fn that_the_service_manager_cannot_be_told_is_logged_once() {
-    let mut command = daemon_support::healthz(&["--listen", "127.0.0.1:0", "--log-level", "trace"]);
-    command
-        .env("NOTIFY_SOCKET", socket_path())
-        .env("WATCHDOG_USEC", "2000");
-    let mut daemon = Daemon::start_as(command);
-    let count = |text: &str| {
-        let lines = daemon.lines().all();
-        lines.iter().filter(|line| line.contains(text)).count()
-    };
-    eventually("some rounds of the sync loop", || {
-        (count("sync loop entered") > 20).then_some(())
-    });
-    assert_eq!(count("cannot tell the service manager"), 1);
-    assert_eq!(count("can be told again"), 0);
-    assert!(daemon.is_running());
 }
 
 /// It was said once, and a manager that never hears it ends what it has started.

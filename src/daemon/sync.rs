@@ -75,7 +75,7 @@ impl DoorWatch<'_> {
         let since = *self.still_since.get_or_insert(now);
         let duration = now.saturating_since(since);
         let has_stopped = duration >= STANDSTILL;
-        if has_stopped && !core::mem::replace(&mut self.is_told, true) {
+        if self.is_news(has_stopped) {
             log::error!(
                 "the door has been at the same work for more than {} s and answers nobody",
                 duration.as_secs()
@@ -86,6 +86,11 @@ impl DoorWatch<'_> {
             false => since,
         };
         (!has_stopped, Some(next.saturating_add(STANDSTILL)))
+    }
+
+    /// True at the first look that finds it stopped, until it moves again.
+    fn is_news(&mut self, has_stopped: bool) -> bool {
+        has_stopped && !core::mem::replace(&mut self.is_told, true)
     }
 }
 
@@ -219,6 +224,26 @@ mod tests {
 
     fn moving() -> Box<dyn FnMut() -> bool> {
         Box::new(|| true)
+    }
+
+    #[test]
+    fn a_standstill_is_logged_when_it_has_lasted_and_once() {
+        let is_moving = std::cell::Cell::new(false);
+        let mut watch = DoorWatch {
+            is_moving: Box::new(|| is_moving.get()),
+            still_since: None,
+            is_told: false,
+        };
+        for _ in 0..2 {
+            assert_eq!(
+                [false, true, true].map(|has| watch.is_news(has)),
+                [false, true, false]
+            );
+            is_moving.set(true);
+            let now = Instant::from_millis(1000);
+            assert_eq!(watch.look(now), (true, None));
+            is_moving.set(false);
+        }
     }
 
     /// Beats went on for as long as main was well: nobody started a daemon anew that answered nobody.
