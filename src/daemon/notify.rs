@@ -187,6 +187,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn nothing_is_pending_after_a_success_or_without_a_service_manager() {
+        let path = std::env::temp_dir().join(format!("healthz-sent-{}", std::process::id()));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let period = Some(Duration::from_secs(1));
+        let there = ServiceManager::named(path.as_os_str(), period);
+        assert_eq!(there.watchdog(), period);
+        let missing = ServiceManager::named(OsStr::new("no socket"), None);
+        for manager in [&there, &missing] {
+            manager.notify_ready("STATUS=passes");
+            assert!(!manager.has_pending());
+            manager.notify_status("STATUS=fails");
+            assert!(!manager.has_pending());
+        }
+        assert!(there.notify("X=1") && !missing.notify("X=1"));
+        drop(socket);
+        std::fs::remove_file(&path).unwrap();
+    }
+
     /// `READY=1` after `STOPPING=1` would look like a daemon that serves.
     #[test]
     fn pending_notifications_are_dropped_when_the_daemon_stops() {

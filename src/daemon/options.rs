@@ -479,7 +479,7 @@ mod tests {
             "--listen 127.0.0.1:1 --listen unix:/a --allow-remote --allow-host localhost \
              --allow-host [::1] --connections 3 --head-bytes 1024 --body-bytes 0 --head-timeout 1s \
              --idle-timeout 2s --drain-timeout 3s --log-limit 4s --shutdown-delay 5s --ready-fd 6 \
-             --log-level debug",
+             --log-level debug --oom-score-adj -500 --lock-memory --no-sandbox",
         );
         assert_eq!(
             options.listen,
@@ -505,6 +505,60 @@ mod tests {
         assert_eq!(options.shutdown_delay, Duration::from_secs(5));
         assert_eq!(options.ready_fd, Some(6));
         assert_eq!(options.log_level, Some(LevelFilter::Debug));
+        assert_eq!(options.oom_score_adj, Some(-500));
+        assert!(options.lock_memory && !options.sandbox);
+    }
+
+    #[test]
+    fn bounds_are_allowed_and_what_is_beyond_them_is_not() {
+        for value in ["-1000", "0", "1000"] {
+            let options = options(&format!("--oom-score-adj {value}"));
+            assert_eq!(options.oom_score_adj, value.parse().ok());
+        }
+        for value in ["-1001", "1001", "high"] {
+            assert_eq!(
+                error(&format!("--oom-score-adj {value}")),
+                format!("--oom-score-adj {value}: expected a whole number from -1000 to 1000")
+            );
+        }
+        assert_eq!(options("--ready-fd 3").ready_fd, Some(3));
+        assert_eq!(options("--log-limit 24h").log_limit, DURATION_MAX);
+        assert!(error("--log-limit 9ms").contains("expected 10ms to 24h"));
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_has_no_port() {
+        for host in ["a", "a-b.c", "127.0.0.1", "[::1]"] {
+            assert_eq!(options(&format!("--allow-host {host}")).allow_hosts, [host]);
+        }
+        for host in [
+            "", "a b", "a:80", "a/b", "[::1", "[x]", "[::1]:80", "\u{e9}",
+        ] {
+            let args = ["--allow-host", host].map(OsString::from);
+            let error = super::parse(args).unwrap_err().to_string();
+            let expected = format!("--allow-host {}: ", shown(OsStr::new(host)));
+            assert!(error.starts_with(&expected), "{error}");
+        }
+        assert_eq!(shown(OsStr::new("")), "\"\"");
+        assert_eq!(shown(OsStr::new("a b")), "\"a b\"");
+    }
+
+    #[test]
+    fn the_distance_counts_letters_put_in_left_out_and_changed() {
+        for (from, to, expected) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("abc", "abc", 0),
+            ("abc", "abd", 1),
+            ("abc", "xabc", 1),
+            ("xabc", "abc", 1),
+            ("abcdef", "ace", 3),
+            ("kitten", "sitting", 3),
+            ("sunday", "saturday", 3),
+        ] {
+            assert_eq!(distance(from, to), expected, "{from} {to}");
+        }
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl ServerWatch<'_> {
         let since = *self.unresponsive_since.get_or_insert(now);
         let duration = now.saturating_since(since);
         let is_stuck = duration >= STUCK_DURATION;
-        if is_stuck && !core::mem::replace(&mut self.is_logged, true) {
+        if self.must_log(is_stuck) {
             log::error!(
                 "server thread stuck for {} s; not answering",
                 duration.as_secs()
@@ -86,6 +86,11 @@ impl ServerWatch<'_> {
             false => since,
         };
         (!is_stuck, Some(next.saturating_add(STUCK_DURATION)))
+    }
+
+    /// True for the first check that finds the server stuck, until it responds again.
+    fn must_log(&mut self, is_stuck: bool) -> bool {
+        is_stuck && !core::mem::replace(&mut self.is_logged, true)
     }
 }
 
@@ -219,6 +224,26 @@ mod tests {
 
     fn responsive() -> Box<dyn FnMut() -> bool> {
         Box::new(|| true)
+    }
+
+    #[test]
+    fn a_stuck_server_is_logged_once() {
+        let is_responsive = std::cell::Cell::new(false);
+        let mut watch = ServerWatch {
+            is_responsive: Box::new(|| is_responsive.get()),
+            unresponsive_since: None,
+            is_logged: false,
+        };
+        for _ in 0..2 {
+            assert_eq!(
+                [false, true, true].map(|is_stuck| watch.must_log(is_stuck)),
+                [false, true, false]
+            );
+            is_responsive.set(true);
+            let now = Instant::from_millis(1000);
+            assert_eq!(watch.check(now), (true, None));
+            is_responsive.set(false);
+        }
     }
 
     /// Regression: the watchdog was beaten while the server's thread was stuck, so the daemon was not

@@ -133,3 +133,22 @@ fn restrict() -> Result<(), String> {
 fn filter() -> Result<(), String> {
     Err(LINUX_ONLY.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_is_missing_is_named_with_its_reason() {
+        let mut sandbox = Sandbox {
+            is_wanted: true,
+            missing: String::new(),
+        };
+        sandbox.note("this", Ok(()));
+        assert_eq!(sandbox.missing, "");
+        sandbox.note("one", Err("why".to_owned()));
+        assert_eq!(sandbox.missing, "one (why)");
+        sandbox.note("another", Err("because".to_owned()));
+        assert_eq!(sandbox.missing, "one (why), another (because)");
+    }
+}
