@@ -1,0 +1,135 @@
+//! What lies just beside a rule of the wire: each was once changed in the code without any test
+//! failing. Through a connection alone, without sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::judge::answers;
+use common::profile;
+use common::rows::End;
+use common::wire::{Outcome, Wire};
+use healthz::limits::{CHECK_NAME_BYTES_MAX, LEADING_EMPTY_LINES_MAX, REQUEST_HEAD_BYTES_MIN};
+use healthz::{Check, Endpoint, Limits, Responder};
+
+fn kubelet() -> Responder<'static> {
+    profile::responder("kubelet", &BTreeMap::new()).unwrap()
+}
+
+/// A connection to a server whose checks all pass.
+fn wire<'a>(responder: &'a Responder<'static>) -> Wire<'a> {
+    let tx = responder.response_bytes_max(&Limits::DEFAULT);
+    Wire::new(responder, None, tx)
+}
+
+fn statuses(request: &[u8], outcome: &Outcome) -> Vec<u16> {
+    let answers = answers(request, &outcome.sent).unwrap();
+    answers.iter().map(|answer| answer.status).collect()
+}
+
+/// `count` checks of one group, with names as long as they may be.
+fn checks_in_a_group(count: usize, group: &'static str) -> &'static [&'static Check] {
+    let check = |n: usize| {
+        let name: &'static str = format!("{n:0width$}", width = CHECK_NAME_BYTES_MAX).leak();
+        &*Box::leak(Box::new(Check::manual(name).group(group)))
+    };
+    (0..count).map(check).collect::<Vec<_>>().leak()
+}
+
+/// Regression: a bound that leaves out the names of groups makes the answer a 500.
+#[test]
+fn an_answer_that_names_a_long_group_in_every_line_has_room() {
+    let group: &'static str = "g".repeat(CHECK_NAME_BYTES_MAX).leak();
+    let checks = checks_in_a_group(100, group);
+    let responder = Responder::new(Box::leak(Box::new([Endpoint::new("/healthz", checks)])));
+    let limits = Limits {
+        request_head_bytes: REQUEST_HEAD_BYTES_MIN,
+        ..Limits::DEFAULT
+    };
+    let request =
+        format!("GET /healthz?verbose&exclude={group}&exclude=none HTTP/1.1\r\nHost: a\r\n\r\n");
+    let tx = responder.response_bytes_max(&limits);
+    let mut wire = Wire::new(&responder, None, tx).limits(limits);
+    wire.receive(request.as_bytes());
+    let answers = answers(request.as_bytes(), &wire.outcome().sent).unwrap();
+    assert_eq!(answers[0].status, 200);
+    let body = str::from_utf8(&answers[0].body).unwrap();
+    let lines = format!(" excluded with {group}: ok\n");
+    assert_eq!(body.matches(&lines).count(), checks.len());
+}
+
+/// Regression: a lone CR, which may be half of an empty line, was a head that deserves a 408.
+#[test]
+fn half_an_empty_line_is_no_head_that_could_be_late() {
+    let responder = kubelet();
+    let limits = Limits::DEFAULT;
+    for (sent, statuses_expected) in [
+        (&b"\r"[..], &[][..]),
+        (b"\r\n\r", &[]),
+        (b"\n\r", &[]),
+        (
+            b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx\r",
+            &[200],
+        ),
+        // A letter makes it a head.
+        (b"\r\nG", &[408]),
+    ] {
+        let mut wire = wire(&responder);
+        wire.receive(sent);
+        wire.pass(limits.head_duration);
+        assert_eq!(wire.end(), End::Closed, "{}", sent.escape_ascii());
+        let outcome = wire.outcome();
+        let got = statuses(sent, &outcome);
+        assert_eq!(got, statuses_expected, "{}", sent.escape_ascii());
+    }
+}
+
+/// Regression: a CR that could only begin one empty line too many was waited for.
+#[test]
+fn a_cr_after_as_many_empty_lines_as_are_allowed_is_refused_at_once() {
+    let responder = kubelet();
+    let max = usize::from(LEADING_EMPTY_LINES_MAX);
+    for line in ["\r\n", "\n"] {
+        for (count, end) in [(max - 1, End::Open), (max, End::Closed)] {
+            let sent = line.repeat(count) + "\r";
+            let mut wire = wire(&responder);
+            wire.receive(sent.as_bytes());
+            let outcome = wire.outcome();
+            let refused: &[u16] = if end == End::Closed { &[400] } else { &[] };
+            assert_eq!(statuses(sent.as_bytes(), &outcome), refused, "{count}");
+            assert_eq!(outcome.end, end, "{count}");
+        }
+    }
+}
+
+/// RFC 9110 section 10.1.1: an expectation in HTTP/1.0 must be ignored.
+#[test]
+fn an_expectation_means_nothing_in_http_1_0() {
+    let responder = kubelet();
+    for expectation in ["100-continue", "x", ""] {
+        let ask = |head: &str| {
+            let request = format!(
+                "{head}Connection: keep-alive\r\nContent-Length: 1\r\nExpect: {expectation}\r\n\r\nx"
+            );
+            let mut wire = wire(&responder);
+            wire.receive(request.as_bytes());
+            let outcome = wire.outcome();
+            (statuses(request.as_bytes(), &outcome), outcome.end)
+        };
+        let old = ask("POST /healthz HTTP/1.0\r\n");
+        assert_eq!(old, (vec![200], End::Open), "{expectation:?}");
+        let status = if expectation == "100-continue" {
+            200
+        } else {
+            417
+        };
+        let new = ask("POST /healthz HTTP/1.1\r\nHost: a\r\n");
+        assert_eq!(new, (vec![status], End::Closed), "{expectation:?}");
+    }
+}
