@@ -15,8 +15,11 @@ use common::judge::answers;
 use common::profile;
 use common::rows::End;
 use common::wire::{Outcome, Wire};
-use healthz::limits::{CHECK_NAME_BYTES_MAX, LEADING_EMPTY_LINES_MAX, REQUEST_HEAD_BYTES_MIN};
-use healthz::{Check, Endpoint, Limits, Responder};
+use healthz::limits::{
+    CHECK_NAME_BYTES_MAX, LEADING_EMPTY_LINES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
+    REQUEST_HEAD_BYTES_MIN, RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
+};
+use healthz::{Check, Endpoint, Instant, Limits, Responder};
 
 fn kubelet() -> Responder<'static> {
     profile::responder("kubelet", &BTreeMap::new()).unwrap()
@@ -62,6 +65,138 @@ fn an_answer_that_names_a_long_group_in_every_line_has_room() {
     let body = str::from_utf8(&answers[0].body).unwrap();
     let lines = format!(" excluded with {group}: ok\n");
     assert_eq!(body.matches(&lines).count(), checks.len());
+}
+
+/// Every byte of the longest answer is counted: what is left of the bound is what a query can add and a
+/// head.
+#[test]
+fn the_bound_of_an_answer_is_no_longer_than_its_lines_a_query_and_a_head() {
+    let group: &'static str = "g".repeat(100).leak();
+    let leak = |check: Check| &*Box::leak(Box::new(check));
+    let checks: &'static [&'static Check] = Box::leak(Box::new([
+        leak(Check::manual("fails")),
+        leak(Check::manual("fails-in-a-small-group").group("g")),
+        leak(Check::manual("is-excluded-with-its-group").group(group)),
+        leak(Check::manual(&group[..80]).group(group)),
+    ]));
+    let checks: &'static [&'static Check] = checks.repeat(20).leak();
+    let responder = Responder::new(Box::leak(Box::new([Endpoint::new("/healthz", checks)])));
+    let limits = Limits {
+        request_head_bytes: REQUEST_HEAD_BYTES_MIN,
+        ..Limits::DEFAULT
+    };
+    let request = format!("GET /healthz?exclude={group}&exclude=none HTTP/1.1\r\nHost: a\r\n\r\n");
+    let bound = responder.response_bytes_max(&limits);
+    let mut wire = Wire::new(&responder, None, bound).limits(limits);
+    wire.receive(request.as_bytes());
+    let answers = answers(request.as_bytes(), &wire.outcome().sent).unwrap();
+    assert_eq!(answers[0].status, 500);
+    let query = TARGET_EXPANSION_MAX * limits.request_head_bytes;
+    let lines = answers[0].body.len() - "\"none\"".len();
+    assert_eq!(bound, lines + query + RESPONSE_HEAD_BYTES_MAX);
+}
+
+/// A server without endpoints redirects, and needs a buffer for that and nothing else.
+#[test]
+fn the_bound_of_a_redirect_is_no_longer_than_it_needs_and_a_head() {
+    let responder = Responder::new(&[]);
+    let limits = Limits {
+        request_head_bytes: 1024,
+        ..Limits::DEFAULT
+    };
+    let target = "//".to_owned() + &"&".repeat(REDIRECT_NOTE_TARGET_BYTES_MAX - 3);
+    let request = format!("GET {target} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let has_room = |tx: &usize| {
+        let mut wire = Wire::new(&responder, None, *tx).limits(limits);
+        wire.receive(request.as_bytes());
+        statuses(request.as_bytes(), &wire.outcome()) == [307]
+    };
+    let bound = responder.response_bytes_max(&limits);
+    assert!(has_room(&bound));
+    let least = (1000..bound).step_by(8).find(has_room).unwrap();
+    assert!(
+        bound - least < RESPONSE_HEAD_BYTES_MAX,
+        "{least} of {bound}"
+    );
+}
+
+/// As Go: others would not show it to anybody.
+#[test]
+fn a_redirect_explains_itself_to_get_and_head_only() {
+    let responder = kubelet();
+    for (method, has_note) in [
+        ("GET", true),
+        ("HEAD", true),
+        ("POST", false),
+        ("OPTIONS", false),
+        ("PUT", false),
+    ] {
+        let request = format!("{method} //healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut wire = wire(&responder);
+        wire.receive(request.as_bytes());
+        let answers = answers(request.as_bytes(), &wire.outcome().sent).unwrap();
+        assert_eq!(answers[0].status, 307);
+        let length = answers[0].field("content-length").unwrap();
+        assert_eq!(length != "0", has_note, "{method}: {length}");
+    }
+}
+
+/// RFC 9112 section 3 asks for request lines of at least 8,000 bytes; Go reads out bodies of 256 KiB.
+#[test]
+fn the_default_limits_are_those_that_the_documents_name() {
+    let responder = kubelet();
+    let ask = |request: &str| {
+        let mut wire = wire(&responder);
+        wire.receive(request.as_bytes());
+        let outcome = wire.outcome();
+        (statuses(request.as_bytes(), &outcome), outcome.end)
+    };
+    let query = "x".repeat(8000 - "GET /healthz? HTTP/1.1\r\n".len());
+    let request = format!("GET /healthz?{query} HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(ask(&request), (vec![200], End::Open));
+    for (length, end) in [(256 * 1024, End::Open), (256 * 1024 + 1, End::Closed)] {
+        let head = format!("POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        assert_eq!(ask(&head), (vec![200], end), "{length}");
+    }
+}
+
+#[test]
+fn an_endpoint_passes_while_all_its_checks_do() {
+    let (disk, loads) = (Check::manual("disk"), Check::manual("loads"));
+    let checks = [&disk, &loads];
+    let endpoint = Endpoint::new("/healthz", &checks);
+    let passes = || endpoint.passes(Instant::ZERO);
+    assert!(!passes());
+    disk.pass();
+    assert!(!passes());
+    loads.pass();
+    assert!(passes());
+    disk.fail("full");
+    assert!(!passes());
+    assert!(Endpoint::new("/healthz", &[]).passes(Instant::ZERO));
+}
+
+#[test]
+fn dots_are_refused_only_where_a_whole_segment_is_dots() {
+    for name in [".a", "a.", "x/.a", "x/a.", ".a/x", "a./x", "...", "x/..."] {
+        assert!(Check::is_name(name), "{name}");
+    }
+    for name in [".", "..", "x/.", "x/..", "./x", "../x", "x/../y"] {
+        assert!(!Check::is_name(name), "{name}");
+    }
+}
+
+#[test]
+fn a_path_has_one_byte_more_than_the_longest_name() {
+    let longest: &'static str = ("/".to_owned() + &"n".repeat(CHECK_NAME_BYTES_MAX)).leak();
+    assert_eq!(Endpoint::new(longest, &[]).path(), longest);
+    let longer: &'static str = (longest.to_owned() + "n").leak();
+    assert!(std::panic::catch_unwind(|| Endpoint::new(longer, &[])).is_err());
+}
+
+#[test]
+fn a_check_is_printed_with_its_name() {
+    assert!(format!("{:?}", Check::manual("disk")).contains("disk"));
 }
 
 /// Regression: a lone CR, which may be half of an empty line, was a head that deserves a 408.
