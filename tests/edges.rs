@@ -195,8 +195,67 @@ fn a_path_has_one_byte_more_than_the_longest_name() {
 }
 
 #[test]
-fn a_check_is_printed_with_its_name() {
-    assert!(format!("{:?}", Check::manual("disk")).contains("disk"));
+fn a_check_is_printed_with_its_name_and_a_reason_as_its_text() {
+    let check = Check::manual("disk");
+    assert!(format!("{check:?}").contains("disk"));
+    check.fail("99 % \"full\"");
+    let reason = check.reason(Instant::ZERO).unwrap();
+    assert_eq!(format!("{reason:?}"), r#""99 % \"full\"""#);
+}
+
+/// RFC 9112 section 9.3: HTTP/1.1 stays open unless told otherwise, HTTP/1.0 the other way round.
+#[test]
+fn an_answer_says_whether_the_connection_stays_where_its_version_does_not() {
+    let responder = kubelet();
+    const CHUNKED: &str = "Transfer-Encoding: chunked";
+    for (version, fields, body, said, end) in [
+        ("1.1", "", "", None, End::Open),
+        ("1.1", "Connection: keep-alive", "", None, End::Open),
+        ("1.1", "Connection: close", "", Some("close"), End::Closed),
+        ("1.1", "Content-Length: 1", "x", None, End::Open),
+        (
+            "1.1",
+            "Content-Length: 999999",
+            "",
+            Some("close"),
+            End::Closed,
+        ),
+        ("1.1", CHUNKED, "0\r\n\r\n", None, End::Open),
+        ("1.0", "", "", Some("close"), End::Closed),
+        (
+            "1.0",
+            "Connection: keep-alive",
+            "",
+            Some("keep-alive"),
+            End::Open,
+        ),
+        (
+            "1.0",
+            "Connection: close, keep-alive",
+            "",
+            Some("close"),
+            End::Closed,
+        ),
+        ("1.0", CHUNKED, "0\r\n\r\n", Some("close"), End::Closed),
+    ] {
+        for target in [
+            "/healthz",
+            "/healthz/ping",
+            "/healthz?verbose",
+            "//healthz",
+            "/none",
+        ] {
+            let request =
+                format!("GET {target} HTTP/{version}\r\nHost: a\r\n{fields}\r\n\r\n{body}");
+            let request = request.replace("\r\n\r\n\r\n", "\r\n\r\n");
+            let mut wire = wire(&responder);
+            wire.receive(request.as_bytes());
+            let outcome = wire.outcome();
+            let answers = answers(request.as_bytes(), &outcome.sent).unwrap();
+            assert_eq!(answers[0].field("connection"), said, "{request}");
+            assert_eq!((answers.len(), outcome.end), (1, end), "{request}");
+        }
+    }
 }
 
 /// Regression: a lone CR, which may be half of an empty line, was a head that deserves a 408.
