@@ -16,7 +16,7 @@ use common::profile;
 use common::rows::End;
 use common::wire::{Outcome, Wire};
 use healthz::limits::{
-    CHECK_NAME_BYTES_MAX, LEADING_EMPTY_LINES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
+    CHECK_NAME_BYTES_MAX, FIELDS_MAX, LEADING_EMPTY_LINES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
     REQUEST_HEAD_BYTES_MIN, RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
 };
 use healthz::{Check, Endpoint, Instant, Limits, Responder};
@@ -255,6 +255,119 @@ fn an_answer_says_whether_the_connection_stays_where_its_version_does_not() {
             assert_eq!(answers[0].field("connection"), said, "{request}");
             assert_eq!((answers.len(), outcome.end), (1, end), "{request}");
         }
+    }
+}
+
+/// Fields are told apart by their length first.
+#[test]
+fn a_field_as_long_as_one_that_matters_means_nothing() {
+    let responder = kubelet();
+    for field in [
+        "Date: a",
+        "Cookie: x",
+        "User-Agent: close",
+        "User-Agent: keep-alive",
+        "Content-Length: 0\r\nAccept-Charset: 1",
+        "Accept-Charset: x",
+        "If-Modified-Since: chunked",
+        "If-Modified-Since: x",
+    ] {
+        for (head, end) in [
+            ("GET /healthz HTTP/1.1\r\nHost: a\r\n", End::Open),
+            ("GET /healthz HTTP/1.0\r\n", End::Closed),
+        ] {
+            let request = format!("{head}{field}\r\n\r\n");
+            let mut wire = wire(&responder);
+            wire.receive(request.as_bytes());
+            let outcome = wire.outcome();
+            assert_eq!(statuses(request.as_bytes(), &outcome), [200], "{request}");
+            assert_eq!(outcome.end, end, "{request}");
+        }
+    }
+}
+
+/// Who gets a refusal by hand can read what to mend.
+#[test]
+fn a_refusal_names_the_part_that_is_wrong() {
+    let responder = kubelet();
+    let fields = "X: y\r\n".repeat(FIELDS_MAX);
+    for (request, status, part) in [
+        (
+            "GET /healthz HTTP/1.1\r\nHost: a\r\nX y\r\n\r\n",
+            400,
+            "field name",
+        ),
+        (
+            "GET /healthz HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
+            400,
+            "field value",
+        ),
+        (
+            "GET /healthz HTTP/1.1\r\nHost: a\r\nX: y\rz\r\n\r\n",
+            400,
+            "field value",
+        ),
+        (
+            "GET /healthz HTTP/1.1\rHost: a\r\n\r\n",
+            400,
+            "line does not end",
+        ),
+        ("GET /healthz HTTP/1.1\nHost: a\r\n\r\n", 400, "LF"),
+        ("GET /healthz HTTP/x.1\r\nHost: a\r\n\r\n", 400, "version"),
+        ("GET /healthz HTTP/2.0\r\nHost: a\r\n\r\n", 505, "HTTP/1.1"),
+        ("GET /healthz\r\nHost: a\r\n\r\n", 400, "request line"),
+        (
+            "GET  /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "request line",
+        ),
+        (
+            "G@T /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "request line",
+        ),
+        ("GET healthz HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target"),
+        ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target"),
+        (
+            "GET /healthz HTTP/1.1\r\n\r\n",
+            400,
+            "Host field is missing",
+        ),
+        (
+            "GET /healthz HTTP/1.1\r\nHost: a b\r\n\r\n",
+            400,
+            "Host field",
+        ),
+        (
+            "GET /healthz HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            400,
+            "two Host",
+        ),
+        (
+            "GET /healthz HTTP/1.0\r\nContent-Length: x\r\n\r\n",
+            400,
+            "Content-Length",
+        ),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", 501, "proxy"),
+        ("\r\n\n\r\n\n\r\n\n\r\n\n\n", 400, "no request line"),
+        (
+            &format!("GET /healthz HTTP/1.0\r\n{fields}Y: z\r\n\r\n"),
+            431,
+            "more fields",
+        ),
+        (
+            &format!("GET /healthz HTTP/1.2\r\nHost: a\r\n{fields}\r\n"),
+            431,
+            "more fields",
+        ),
+    ] {
+        let mut wire = wire(&responder);
+        wire.receive(request.as_bytes());
+        let outcome = wire.outcome();
+        let answers = answers(request.as_bytes(), &outcome.sent).unwrap();
+        let text = str::from_utf8(&answers[0].body).unwrap();
+        let is_right = answers[0].status == status && text.contains(part);
+        assert!(is_right, "{}: {text}", request.escape_debug());
     }
 }
 
