@@ -15,6 +15,7 @@ use common::judge::answers;
 use common::profile;
 use common::rows::End;
 use common::wire::{Outcome, Wire};
+use healthz::http::Text;
 use healthz::limits::{
     CHECK_NAME_BYTES_MAX, FIELDS_MAX, LEADING_EMPTY_LINES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
     REQUEST_HEAD_BYTES_MIN, RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
@@ -256,6 +257,28 @@ fn an_answer_says_whether_the_connection_stays_where_its_version_does_not() {
             assert_eq!((answers.len(), outcome.end), (1, end), "{request}");
         }
     }
+}
+
+/// What an embedder's own answers are written with.
+#[test]
+fn a_text_keeps_what_came_before_the_first_piece_that_does_not_fit() {
+    let mut buffer = [0; 8];
+    let mut text = Text::new(&mut buffer);
+    assert!(text.is_empty());
+    text.push(b"abc");
+    text.push_number(0);
+    text.push_number(907);
+    assert_eq!((text.as_bytes(), text.len()), (&b"abc0907"[..], 7));
+    assert!(!text.is_empty());
+    text.push(b"de");
+    text.push(b"f");
+    assert_eq!(text.as_bytes(), b"abc0907");
+    text.truncate(9);
+    assert_eq!(text.as_bytes(), b"abc0907");
+    text.truncate(2);
+    assert_eq!(text.as_bytes(), b"ab");
+    text.truncate(0);
+    assert!(text.is_empty());
 }
 
 /// Fields are told apart by their length first.
