@@ -15,7 +15,7 @@ use common::judge::answers;
 use common::profile;
 use common::rows::End;
 use common::wire::{Outcome, Wire};
-use healthz::http::Text;
+use healthz::http::{StatusCode, Text};
 use healthz::limits::{
     CHECK_NAME_BYTES_MAX, FIELDS_MAX, LEADING_EMPTY_LINES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
     REQUEST_HEAD_BYTES_MIN, RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
@@ -259,6 +259,40 @@ fn an_answer_says_whether_the_connection_stays_where_its_version_does_not() {
     }
 }
 
+/// RFC 9110 section 7.2, RFC 3986 section 3.2.2, RFC 6874 section 2.
+#[test]
+fn a_host_is_a_name_or_an_address_in_brackets_and_a_port() {
+    let responder = kubelet();
+    for (host, status) in [
+        ("[::1]", 200),
+        ("[::1]:80", 200),
+        ("[fe80::1%25eth0]:80", 200),
+        ("[v1.a:b]", 200),
+        ("a[::1]", 400),
+        ("a[::1]:80", 400),
+        ("[::1]a", 400),
+        ("[fe80::1%25]", 400),
+        ("[fe80::1%eth0]", 400),
+        ("[fe80::1%25a%41]", 400),
+        ("[fe80::1%25a/b]", 400),
+        ("[fe80::1%25a b]", 400),
+    ] {
+        for request in [
+            format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n"),
+            format!("GET http://{host}/healthz HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ] {
+            let mut wire = wire(&responder);
+            wire.receive(request.as_bytes());
+            let outcome = wire.outcome();
+            assert_eq!(
+                statuses(request.as_bytes(), &outcome),
+                [status],
+                "{request}"
+            );
+        }
+    }
+}
+
 /// What an embedder's own answers are written with.
 #[test]
 fn a_text_keeps_what_came_before_the_first_piece_that_does_not_fit() {
@@ -279,6 +313,12 @@ fn a_text_keeps_what_came_before_the_first_piece_that_does_not_fit() {
     assert_eq!(text.as_bytes(), b"ab");
     text.truncate(0);
     assert!(text.is_empty());
+}
+
+#[test]
+fn a_status_is_a_number_and_a_phrase() {
+    let statuses = [StatusCode::OK, StatusCode::NOT_FOUND].map(|one| (one.code(), one.phrase()));
+    assert_eq!(statuses, [(200, "OK"), (404, "Not Found")]);
 }
 
 /// Fields are told apart by their length first.
@@ -391,6 +431,11 @@ fn a_refusal_names_the_part_that_is_wrong() {
         let text = str::from_utf8(&answers[0].body).unwrap();
         let is_right = answers[0].status == status && text.contains(part);
         assert!(is_right, "{}: {text}", request.escape_debug());
+        // As in the status line.
+        let line = outcome.sent.split(|byte| *byte == b'\r').next().unwrap();
+        let line = str::from_utf8(line).unwrap();
+        let code_and_phrase = line.strip_prefix("HTTP/1.1 ").unwrap();
+        assert!(text.starts_with(&format!("{code_and_phrase}: ")), "{text}");
     }
 }
 
