@@ -562,6 +562,14 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_whose_reason_was_lost_says_no_more_than_that() {
+        let check = Check::heartbeat("loop", Duration::from_secs(1)).overdue("late");
+        check.say(FAILING_UNEXPLAINED);
+        assert!(!check.passes(Instant::ZERO));
+        assert_eq!(check.reason(Instant::ZERO).unwrap().as_str(), "failing");
+    }
+
+    #[test]
     fn a_gate_opens_and_a_shutdown_begins() {
         let gate = Check::gate("poststarthook/start");
         assert_eq!(reason(&gate, T0), "not reported yet");

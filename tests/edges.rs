@@ -1,0 +1,510 @@
+//! What lies just beside a rule of the wire: each was once changed in the code without any test
+//! failing. Through a connection alone, without sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::judge::answers;
+use common::profile;
+use common::rows::End;
+use common::wire::{Outcome, Wire};
+use healthz::http::{StatusCode, Text};
+use healthz::limits::{
+    CHECK_NAME_BYTES_MAX, FIELDS_MAX, LEADING_EMPTY_LINES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
+    REQUEST_HEAD_BYTES_MIN, RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
+};
+use healthz::{Check, Endpoint, Instant, Limits, Responder};
+
+fn kubelet() -> Responder<'static> {
+    profile::responder("kubelet", &BTreeMap::new()).unwrap()
+}
+
+/// A connection to a server whose checks all pass.
+fn wire<'a>(responder: &'a Responder<'static>) -> Wire<'a> {
+    let tx = responder.response_bytes_max(&Limits::DEFAULT);
+    Wire::new(responder, None, tx)
+}
+
+fn statuses(request: &[u8], outcome: &Outcome) -> Vec<u16> {
+    let answers = answers(request, &outcome.sent).unwrap();
+    answers.iter().map(|answer| answer.status).collect()
+}
+
+/// `count` checks of one group, with names as long as they may be.
+fn checks_in_a_group(count: usize, group: &'static str) -> &'static [&'static Check] {
+    let check = |n: usize| {
+        let name: &'static str = format!("{n:0width$}", width = CHECK_NAME_BYTES_MAX).leak();
+        &*Box::leak(Box::new(Check::manual(name).group(group)))
+    };
+    (0..count).map(check).collect::<Vec<_>>().leak()
+}
+
+/// Regression: a bound that leaves out the names of groups makes the answer a 500.
+#[test]
+fn an_answer_that_names_a_long_group_in_every_line_has_room() {
+    let group: &'static str = "g".repeat(CHECK_NAME_BYTES_MAX).leak();
+    let checks = checks_in_a_group(100, group);
+    let responder = Responder::new(Box::leak(Box::new([Endpoint::new("/healthz", checks)])));
+    let limits = Limits {
+        request_head_bytes: REQUEST_HEAD_BYTES_MIN,
+        ..Limits::DEFAULT
+    };
+    let request =
+        format!("GET /healthz?verbose&exclude={group}&exclude=none HTTP/1.1\r\nHost: a\r\n\r\n");
+    let tx = responder.response_bytes_max(&limits);
+    let mut wire = Wire::new(&responder, None, tx).limits(limits);
+    wire.receive(request.as_bytes());
+    let answers = answers(request.as_bytes(), &wire.outcome().sent).unwrap();
+    assert_eq!(answers[0].status, 200);
+    let body = str::from_utf8(&answers[0].body).unwrap();
+    let lines = format!(" excluded with {group}: ok\n");
+    assert_eq!(body.matches(&lines).count(), checks.len());
+}
+
+/// Every byte of the longest answer is counted: what is left of the bound is what a query can add and a
+/// head.
+#[test]
+fn the_bound_of_an_answer_is_no_longer_than_its_lines_a_query_and_a_head() {
+    let group: &'static str = "g".repeat(100).leak();
+    let leak = |check: Check| &*Box::leak(Box::new(check));
+    let checks: &'static [&'static Check] = Box::leak(Box::new([
+        leak(Check::manual("fails")),
+        leak(Check::manual("fails-in-a-small-group").group("g")),
+        leak(Check::manual("is-excluded-with-its-group").group(group)),
+        leak(Check::manual("is-excluded-with-its-group-and-has-a-long-name").group(group)),
+    ]));
+    let checks: &'static [&'static Check] = checks.repeat(20).leak();
+    let responder = Responder::new(Box::leak(Box::new([Endpoint::new("/healthz", checks)])));
+    let limits = Limits {
+        request_head_bytes: REQUEST_HEAD_BYTES_MIN,
+        ..Limits::DEFAULT
+    };
+    let request = format!("GET /healthz?exclude={group}&exclude=none HTTP/1.1\r\nHost: a\r\n\r\n");
+    let bound = responder.response_bytes_max(&limits);
+    let mut wire = Wire::new(&responder, None, bound).limits(limits);
+    wire.receive(request.as_bytes());
+    let answers = answers(request.as_bytes(), &wire.outcome().sent).unwrap();
+    assert_eq!(answers[0].status, 500);
+    let query = TARGET_EXPANSION_MAX * limits.request_head_bytes;
+    let lines = answers[0].body.len() - "\"none\"".len();
+    assert_eq!(bound, lines + query + RESPONSE_HEAD_BYTES_MAX);
+}
+
+/// A server without endpoints redirects, and needs a buffer for that and nothing else.
+#[test]
+fn the_bound_of_a_redirect_is_no_longer_than_it_needs_and_a_head() {
+    let responder = Responder::new(&[]);
+    let limits = Limits {
+        request_head_bytes: 1024,
+        ..Limits::DEFAULT
+    };
+    let target = "//".to_owned() + &"&".repeat(REDIRECT_NOTE_TARGET_BYTES_MAX - 3);
+    let request = format!("GET {target} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let has_room = |tx: &usize| {
+        let mut wire = Wire::new(&responder, None, *tx).limits(limits);
+        wire.receive(request.as_bytes());
+        statuses(request.as_bytes(), &wire.outcome()) == [307]
+    };
+    let bound = responder.response_bytes_max(&limits);
+    assert!(has_room(&bound));
+    let least = (1000..bound).step_by(8).find(has_room).unwrap();
+    assert!(
+        bound - least < RESPONSE_HEAD_BYTES_MAX,
+        "{least} of {bound}"
+    );
+}
+
+/// As Go: others would not show it to anybody.
+#[test]
+fn a_redirect_explains_itself_to_get_and_head_only() {
+    let responder = kubelet();
+    for (method, has_note) in [
+        ("GET", true),
+        ("HEAD", true),
+        ("POST", false),
+        ("OPTIONS", false),
+        ("PUT", false),
+    ] {
+        let request = format!("{method} //healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut wire = wire(&responder);
+        wire.receive(request.as_bytes());
+        let answers = answers(request.as_bytes(), &wire.outcome().sent).unwrap();
+        assert_eq!(answers[0].status, 307);
+        let length = answers[0].field("content-length").unwrap();
+        assert_eq!(length != "0", has_note, "{method}: {length}");
+    }
+}
+
+/// RFC 9112 section 3 asks for request lines of at least 8,000 bytes; Go reads out bodies of 256 KiB.
+#[test]
+fn the_default_limits_are_those_that_the_documents_name() {
+    let responder = kubelet();
+    let ask = |request: &str| {
+        let mut wire = wire(&responder);
+        wire.receive(request.as_bytes());
+        let outcome = wire.outcome();
+        (statuses(request.as_bytes(), &outcome), outcome.end)
+    };
+    let query = "x".repeat(8000 - "GET /healthz? HTTP/1.1\r\n".len());
+    let request = format!("GET /healthz?{query} HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(ask(&request), (vec![200], End::Open));
+    for (length, end) in [(256 * 1024, End::Open), (256 * 1024 + 1, End::Closed)] {
+        let head = format!("POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        assert_eq!(ask(&head), (vec![200], end), "{length}");
+    }
+}
+
+#[test]
+fn an_endpoint_passes_while_all_its_checks_do() {
+    let (disk, loads) = (Check::manual("disk"), Check::manual("loads"));
+    let checks = [&disk, &loads];
+    let endpoint = Endpoint::new("/healthz", &checks);
+    let passes = || endpoint.passes(Instant::ZERO);
+    assert!(!passes());
+    disk.pass();
+    assert!(!passes());
+    loads.pass();
+    assert!(passes());
+    disk.fail("full");
+    assert!(!passes());
+    assert!(Endpoint::new("/healthz", &[]).passes(Instant::ZERO));
+}
+
+#[test]
+fn dots_are_refused_only_where_a_whole_segment_is_dots() {
+    for name in [".a", "a.", "x/.a", "x/a.", ".a/x", "a./x", "...", "x/..."] {
+        assert!(Check::is_name(name), "{name}");
+    }
+    for name in [".", "..", "x/.", "x/..", "./x", "../x", "x/../y"] {
+        assert!(!Check::is_name(name), "{name}");
+    }
+}
+
+#[test]
+fn a_path_has_one_byte_more_than_the_longest_name() {
+    let longest: &'static str = ("/".to_owned() + &"n".repeat(CHECK_NAME_BYTES_MAX)).leak();
+    assert_eq!(Endpoint::new(longest, &[]).path(), longest);
+    let longer: &'static str = (longest.to_owned() + "n").leak();
+    assert!(std::panic::catch_unwind(|| Endpoint::new(longer, &[])).is_err());
+}
+
+#[test]
+fn a_check_is_printed_with_its_name_and_a_reason_as_its_text() {
+    let check = Check::manual("disk");
+    assert!(format!("{check:?}").contains("disk"));
+    check.fail("99 % \"full\"");
+    let reason = check.reason(Instant::ZERO).unwrap();
+    assert_eq!(format!("{reason:?}"), r#""99 % \"full\"""#);
+}
+
+/// RFC 9112 section 9.3: HTTP/1.1 stays open unless told otherwise, HTTP/1.0 the other way round.
+#[test]
+fn an_answer_says_whether_the_connection_stays_where_its_version_does_not() {
+    let responder = kubelet();
+    const CHUNKED: &str = "Transfer-Encoding: chunked";
+    for (version, fields, body, said, end) in [
+        ("1.1", "", "", None, End::Open),
+        ("1.1", "Connection: keep-alive", "", None, End::Open),
+        ("1.1", "Connection: close", "", Some("close"), End::Closed),
+        ("1.1", "Content-Length: 1", "x", None, End::Open),
+        (
+            "1.1",
+            "Content-Length: 999999",
+            "",
+            Some("close"),
+            End::Closed,
+        ),
+        ("1.1", CHUNKED, "0\r\n\r\n", None, End::Open),
+        ("1.0", "", "", Some("close"), End::Closed),
+        (
+            "1.0",
+            "Connection: keep-alive",
+            "",
+            Some("keep-alive"),
+            End::Open,
+        ),
+        (
+            "1.0",
+            "Connection: close, keep-alive",
+            "",
+            Some("close"),
+            End::Closed,
+        ),
+        ("1.0", CHUNKED, "0\r\n\r\n", Some("close"), End::Closed),
+    ] {
+        for target in [
+            "/healthz",
+            "/healthz/ping",
+            "/healthz?verbose",
+            "//healthz",
+            "/none",
+        ] {
+            let request =
+                format!("GET {target} HTTP/{version}\r\nHost: a\r\n{fields}\r\n\r\n{body}");
+            let request = request.replace("\r\n\r\n\r\n", "\r\n\r\n");
+            let mut wire = wire(&responder);
+            wire.receive(request.as_bytes());
+            let outcome = wire.outcome();
+            let answers = answers(request.as_bytes(), &outcome.sent).unwrap();
+            assert_eq!(answers[0].field("connection"), said, "{request}");
+            assert_eq!((answers.len(), outcome.end), (1, end), "{request}");
+        }
+    }
+}
+
+/// RFC 9110 section 7.2, RFC 3986 section 3.2.2, RFC 6874 section 2.
+#[test]
+fn a_host_is_a_name_or_an_address_in_brackets_and_a_port() {
+    let responder = kubelet();
+    for (host, status) in [
+        ("[::1]", 200),
+        ("[::1]:80", 200),
+        ("[fe80::1%25eth0]:80", 200),
+        ("[v1.a:b]", 200),
+        ("a[::1]", 400),
+        ("a[::1]:80", 400),
+        ("[::1]a", 400),
+        ("[fe80::1%25]", 400),
+        ("[fe80::1%eth0]", 400),
+        ("[fe80::1%25a%41]", 400),
+        ("[fe80::1%25a/b]", 400),
+        ("[fe80::1%25a b]", 400),
+    ] {
+        for request in [
+            format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n"),
+            format!("GET http://{host}/healthz HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ] {
+            let mut wire = wire(&responder);
+            wire.receive(request.as_bytes());
+            let outcome = wire.outcome();
+            assert_eq!(
+                statuses(request.as_bytes(), &outcome),
+                [status],
+                "{request}"
+            );
+        }
+    }
+}
+
+/// What an embedder's own answers are written with.
+#[test]
+fn a_text_keeps_what_came_before_the_first_piece_that_does_not_fit() {
+    let mut buffer = [0; 8];
+    let mut text = Text::new(&mut buffer);
+    assert!(text.is_empty());
+    text.push(b"abc");
+    text.push_number(0);
+    text.push_number(907);
+    assert_eq!((text.as_bytes(), text.len()), (&b"abc0907"[..], 7));
+    assert!(!text.is_empty());
+    text.push(b"de");
+    text.push(b"f");
+    assert_eq!(text.as_bytes(), b"abc0907");
+    text.truncate(9);
+    assert_eq!(text.as_bytes(), b"abc0907");
+    text.truncate(2);
+    assert_eq!(text.as_bytes(), b"ab");
+    text.truncate(0);
+    assert!(text.is_empty());
+}
+
+#[test]
+fn a_status_is_a_number_and_a_phrase() {
+    let statuses = [StatusCode::OK, StatusCode::NOT_FOUND].map(|one| (one.code(), one.phrase()));
+    assert_eq!(statuses, [(200, "OK"), (404, "Not Found")]);
+}
+
+/// Fields are told apart by their length first.
+#[test]
+fn a_field_as_long_as_one_that_matters_means_nothing() {
+    let responder = kubelet();
+    for field in [
+        "Date: a",
+        "Cookie: x",
+        "User-Agent: close",
+        "User-Agent: keep-alive",
+        "Content-Length: 0\r\nAccept-Charset: 1",
+        "Accept-Charset: x",
+        "If-Modified-Since: chunked",
+        "If-Modified-Since: x",
+    ] {
+        for (head, end) in [
+            ("GET /healthz HTTP/1.1\r\nHost: a\r\n", End::Open),
+            ("GET /healthz HTTP/1.0\r\n", End::Closed),
+        ] {
+            let request = format!("{head}{field}\r\n\r\n");
+            let mut wire = wire(&responder);
+            wire.receive(request.as_bytes());
+            let outcome = wire.outcome();
+            assert_eq!(statuses(request.as_bytes(), &outcome), [200], "{request}");
+            assert_eq!(outcome.end, end, "{request}");
+        }
+    }
+}
+
+/// Who gets a refusal by hand can read what to mend.
+#[test]
+fn a_refusal_names_the_part_that_is_wrong() {
+    let responder = kubelet();
+    let fields = "X: y\r\n".repeat(FIELDS_MAX);
+    for (request, status, part) in [
+        (
+            "GET /healthz HTTP/1.1\r\nHost: a\r\nX y\r\n\r\n",
+            400,
+            "field name",
+        ),
+        (
+            "GET /healthz HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
+            400,
+            "field value",
+        ),
+        (
+            "GET /healthz HTTP/1.1\r\nHost: a\r\nX: y\rz\r\n\r\n",
+            400,
+            "field value",
+        ),
+        (
+            "GET /healthz HTTP/1.1\rHost: a\r\n\r\n",
+            400,
+            "line does not end",
+        ),
+        ("GET /healthz HTTP/1.1\nHost: a\r\n\r\n", 400, "LF"),
+        ("GET /healthz HTTP/x.1\r\nHost: a\r\n\r\n", 400, "version"),
+        ("GET /healthz HTTP/2.0\r\nHost: a\r\n\r\n", 505, "HTTP/1.1"),
+        ("GET /healthz\r\nHost: a\r\n\r\n", 400, "request line"),
+        (
+            "GET  /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "request line",
+        ),
+        (
+            "G@T /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "request line",
+        ),
+        ("GET healthz HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target"),
+        ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400, "target"),
+        (
+            "GET /healthz HTTP/1.1\r\n\r\n",
+            400,
+            "Host field is missing",
+        ),
+        (
+            "GET /healthz HTTP/1.1\r\nHost: a b\r\n\r\n",
+            400,
+            "Host field",
+        ),
+        (
+            "GET /healthz HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            400,
+            "two Host",
+        ),
+        (
+            "GET /healthz HTTP/1.0\r\nContent-Length: x\r\n\r\n",
+            400,
+            "Content-Length",
+        ),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", 501, "proxy"),
+        ("\r\n\n\r\n\n\r\n\n\r\n\n\n", 400, "no request line"),
+        (
+            &format!("GET /healthz HTTP/1.0\r\n{fields}Y: z\r\n\r\n"),
+            431,
+            "more fields",
+        ),
+        (
+            &format!("GET /healthz HTTP/1.2\r\nHost: a\r\n{fields}\r\n"),
+            431,
+            "more fields",
+        ),
+    ] {
+        let mut wire = wire(&responder);
+        wire.receive(request.as_bytes());
+        let outcome = wire.outcome();
+        let answers = answers(request.as_bytes(), &outcome.sent).unwrap();
+        let text = str::from_utf8(&answers[0].body).unwrap();
+        let is_right = answers[0].status == status && text.contains(part);
+        assert!(is_right, "{}: {text}", request.escape_debug());
+        // As in the status line.
+        let line = outcome.sent.split(|byte| *byte == b'\r').next().unwrap();
+        let line = str::from_utf8(line).unwrap();
+        let code_and_phrase = line.strip_prefix("HTTP/1.1 ").unwrap();
+        assert!(text.starts_with(&format!("{code_and_phrase}: ")), "{text}");
+    }
+}
+
+/// Regression: a lone CR, which may be half of an empty line, was a head that deserves a 408.
+#[test]
+fn half_an_empty_line_is_no_head_that_could_be_late() {
+    let responder = kubelet();
+    let limits = Limits::DEFAULT;
+    for (sent, statuses_expected) in [
+        (&b"\r"[..], &[][..]),
+        (b"\r\n\r", &[]),
+        (b"\n\r", &[]),
+        (
+            b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx\r",
+            &[200],
+        ),
+        // A letter makes it a head.
+        (b"\r\nG", &[408]),
+    ] {
+        let mut wire = wire(&responder);
+        wire.receive(sent);
+        wire.pass(limits.head_duration);
+        assert_eq!(wire.end(), End::Closed, "{}", sent.escape_ascii());
+        let outcome = wire.outcome();
+        let got = statuses(sent, &outcome);
+        assert_eq!(got, statuses_expected, "{}", sent.escape_ascii());
+    }
+}
+
+/// Regression: a CR that could only begin one empty line too many was waited for.
+#[test]
+fn a_cr_after_as_many_empty_lines_as_are_allowed_is_refused_at_once() {
+    let responder = kubelet();
+    let max = usize::from(LEADING_EMPTY_LINES_MAX);
+    for line in ["\r\n", "\n"] {
+        for (count, end) in [(max - 1, End::Open), (max, End::Closed)] {
+            let sent = line.repeat(count) + "\r";
+            let mut wire = wire(&responder);
+            wire.receive(sent.as_bytes());
+            let outcome = wire.outcome();
+            let refused: &[u16] = if end == End::Closed { &[400] } else { &[] };
+            assert_eq!(statuses(sent.as_bytes(), &outcome), refused, "{count}");
+            assert_eq!(outcome.end, end, "{count}");
+        }
+    }
+}
+
+/// RFC 9110 section 10.1.1: an expectation in HTTP/1.0 must be ignored.
+#[test]
+fn an_expectation_means_nothing_in_http_1_0() {
+    let responder = kubelet();
+    for expectation in ["100-continue", "x", ""] {
+        let ask = |head: &str| {
+            let request = format!(
+                "{head}Connection: keep-alive\r\nContent-Length: 1\r\nExpect: {expectation}\r\n\r\nx"
+            );
+            let mut wire = wire(&responder);
+            wire.receive(request.as_bytes());
+            let outcome = wire.outcome();
+            (statuses(request.as_bytes(), &outcome), outcome.end)
+        };
+        let old = ask("POST /healthz HTTP/1.0\r\n");
+        assert_eq!(old, (vec![200], End::Open), "{expectation:?}");
+        let status = if expectation == "100-continue" {
+            200
+        } else {
+            417
+        };
+        let new = ask("POST /healthz HTTP/1.1\r\nHost: a\r\n");
+        assert_eq!(new, (vec![status], End::Closed), "{expectation:?}");
+    }
+}
