@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use super::model::are_extensions;
 use super::ours::{Asks, End, Taken};
 
 /// The first place where they differ: one of them has a request there.
@@ -201,19 +202,10 @@ pub const ROWS: &[Row] = &[
         |head| head.authority().to_ascii_lowercase().starts_with("[v"),
     ),
     row(
-        "a port in the target that no TCP has, or none behind its colon",
+        "no port behind its colon in the target",
         "RFC 3986 3.2.3",
         Takes,
-        |head| {
-            let port = head.authority().rsplit_once(':').map(|(_, port)| port);
-            port.is_some_and(|port| port.parse::<u16>().is_err())
-        },
-    ),
-    row(
-        "a target without a host but with a port",
-        "RFC 9110 4.2.1 asks for a host; harmless, as paths alone decide",
-        Takes,
-        |head| head.authority().starts_with(':'),
+        |head| head.authority().ends_with(':'),
     ),
     row(
         "an Upgrade that is not followed",
@@ -330,12 +322,16 @@ impl<'s> Head<'s> {
 
 const UNRESERVED_AND_DELIMS: &str = "-._~!$&'()*+,;=";
 
-/// RFC 3986 section 3.2 without userinfo.
+/// RFC 3986 section 3.2 without userinfo, and RFC 9110 section 4.2.1: no port without a host.
 fn is_authority(text: &str) -> bool {
     let bracket = text.rfind(']').map_or(0, |at| at + 1);
     let colon = text[bracket..].find(':').map(|at| bracket + at);
     let (host, port) = text.split_at(colon.unwrap_or(text.len()));
-    if !port.chars().skip(1).all(|c| c.is_ascii_digit()) {
+    let is_host_missing = host.is_empty() && !port.is_empty();
+    let digits = port.get(1..).unwrap_or_default();
+    let is_port = digits.chars().all(|c| c.is_ascii_digit())
+        && (digits.is_empty() || digits.parse::<u16>().is_ok());
+    if is_host_missing || !is_port {
         return false;
     }
     match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
@@ -413,15 +409,9 @@ fn chunks_are_wrong(body: &[u8]) -> bool {
         let Some(line) = line.strip_suffix(b"\r") else {
             return true;
         };
-        let (size, extension) = line.split_at(
-            line.iter()
-                .position(|byte| *byte == b';')
-                .unwrap_or(line.len()),
-        );
-        let is_text = extension
-            .iter()
-            .all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..));
-        if size.is_empty() || !size.iter().all(u8::is_ascii_hexdigit) || !is_text {
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit());
+        let (size, extensions) = line.split_at(digits.count());
+        if size.is_empty() || !are_extensions(extensions) {
             return true;
         }
         let size = str::from_utf8(size)

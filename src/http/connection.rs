@@ -17,7 +17,7 @@
 //! |---|---|---|
 //! | a head with a body announced | answered before the body | so that no probe waits |
 //! | a body of at most `body_drain_bytes` | thrown away, then the next request | RFC 9112 9.3 |
-//! | a longer one, or `Expect: 100-continue` | answered, closed | RFC 9110 10.1.1 |
+//! | a longer one, also a chunk whose size says so, or `Expect: 100-continue` | answered, closed | RFC 9110 10.1.1 |
 //! | a malformed chunk (see `body`) after the answer | closed without another answer | RFC 9112 7.1, 8 |
 //! | `Connection: close`, HTTP/1.0 without keep-alive | the last answer; what follows is never read as a request | RFC 9112 9.6 |
 //! | empty lines before a request | up to [`LEADING_EMPTY_LINES_MAX`] ignored | RFC 9112 2.2 |
@@ -473,8 +473,11 @@ impl Connection {
                 let rx = rx.get(..affordable).unwrap_or_default();
                 let (used, step) = drain_chunks(chunk, rx);
                 let left = budget - used as u64;
+                // The data of a chunk that is longer than the budget is not waited for.
+                let is_too_long =
+                    matches!(step, Ok(Some(Chunk::Data { left: data })) if data > left);
                 match step {
-                    Ok(Some(chunk)) if left > 0 => {
+                    Ok(Some(chunk)) if left > 0 && !is_too_long => {
                         self.state = State::Chunked {
                             chunk,
                             budget: left,
@@ -696,6 +699,8 @@ mod tests {
             (b"5;a=\"b\"\r\nGET /\r\n00\r\nX: y\r\n\r\n", 2, true),
             (b"5\r\nGET /X", 1, false),
             (b"5\nGET /\r\n0\r\n\r\n", 1, false),
+            (b"5;\r\nGET /\r\n0\r\n\r\n", 1, false),
+            (b"5;a=\"b\r\nGET /\r\n0\r\n\r\n", 1, false),
             (b"FFFFFFFFFFFFFFFFF\r\n", 1, false),
             (b"\r\n", 1, false),
             (b"0\r\n\n", 1, false),
@@ -724,19 +729,26 @@ mod tests {
             Peer::new().send(0, head(budget + 1).as_bytes()),
             Next::Close { lingers: true }
         );
+        let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         let mut peer = Peer::new();
-        peer.send(
-            0,
-            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n",
-        );
-        let body = std::vec![b'x'; 1000];
-        let mut sent = 9;
-        while peer.send(0, &body) == Next::Read {
-            sent += body.len() as u64;
+        peer.send(0, chunked);
+        let chunk = [&b"3e8\r\n"[..], &[b'x'; 1000], b"\r\n"].concat();
+        let mut sent = 0;
+        while peer.send(0, &chunk) == Next::Read {
+            sent += chunk.len() as u64;
             assert!(sent <= budget, "the bound is not kept");
         }
-        assert!(sent + 1000 >= budget);
+        assert!(sent + chunk.len() as u64 >= budget);
         assert_eq!(peer.statuses(), ["200"]);
+        // The size line of a chunk is enough to know that its data is too long.
+        for (size, is_open) in [(budget - 7, true), (budget - 6, false), (u64::MAX, false)] {
+            let mut peer = Peer::new();
+            let size_line = std::format!("{size:x}\r\n");
+            assert_eq!(peer.send(0, chunked), Next::Read);
+            let next = peer.send(0, size_line.as_bytes());
+            assert_eq!(next == Next::Read, is_open, "{size}");
+            assert_eq!(peer.statuses(), ["200"]);
+        }
     }
 
     #[test]

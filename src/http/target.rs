@@ -10,6 +10,8 @@
 //! | `http://host`, `http://host?query` | path `/` | RFC 9110 4.2.3 |
 //! | `*` | OPTIONS only | RFC 9112 3.2.4 |
 //! | another scheme, no slash, empty | refused | RFC 9112 3.2 |
+//! | `http://host:65536/`, and such a port in Host | refused; Go takes both | stricter than RFC 3986 3.2.3: TCP has no such port |
+//! | `http://:10248/`, and `:10248` in Host: a port without a host | refused; Go takes both | RFC 9110 4.2.1 |
 //! | `#`, bytes above 0x7e | refused; Go takes them | RFC 9112 3.2, RFC 3986 |
 //! | in the path: `"<>[]\^{}` and the like, `%` without two hex digits | refused; Go takes the former | RFC 3986 3.3, 2.1 |
 //! | the same in the query | kept; a pair that cannot be decoded is dropped | Go `url.ParseQuery` |
@@ -363,7 +365,8 @@ fn is(class: u8, byte: u8) -> bool {
 }
 
 /// Whether `value` is `uri-host [":" port]` (RFC 9110 section 7.2, RFC 3986 section 3.2.2). An empty
-/// host is legal there and here.
+/// `value` is legal: the target has no authority. A port without a host is not: an http URI with an
+/// empty host must be rejected (RFC 9110 section 4.2.1).
 pub(crate) fn is_host(value: &[u8]) -> bool {
     let mut is_encoded = false;
     let mut length = 0;
@@ -376,6 +379,7 @@ pub(crate) fn is_host(value: &[u8]) -> bool {
     }
     let (name, rest) = value.split_at_checked(length).unwrap_or((value, &[]));
     match rest {
+        [b':', ..] if name.is_empty() => false,
         [] | [b':', ..] => is_port(rest) && (!is_encoded || decodes(name)),
         [b'[', literal @ ..] if name.is_empty() => {
             let end = literal
@@ -391,11 +395,17 @@ pub(crate) fn is_host(value: &[u8]) -> bool {
     }
 }
 
-/// Nothing, or a colon and digits.
+/// Nothing, or a colon and the digits of a number below 65,536, if any.
 fn is_port(text: &[u8]) -> bool {
     match text {
         [] => true,
-        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        [b':', digits @ ..] => {
+            let port = digits.iter().try_fold(0u16, |port, byte| match byte {
+                b'0'..=b'9' => port.checked_mul(10)?.checked_add(u16::from(byte - b'0')),
+                _ => None,
+            });
+            port.is_some()
+        }
         _ => false,
     }
 }
@@ -533,7 +543,6 @@ mod tests {
             "a",
             "a:",
             "a:80",
-            ":80",
             "a_b",
             "%41",
             "[::1]",
@@ -545,8 +554,28 @@ mod tests {
             assert!(is_host(good.as_bytes()), "{good}");
         }
         for bad in [
-            "a b", "a/b", "a@b", "a:b", "a:1:2", "a:-1", "[::1", "::1", "[a]b", "]", "%zz", "[a]",
-            "[]", "a:+80", "[::1]x", "[v1]", "[v.a]",
+            ":80",
+            ":",
+            "a:65536",
+            "a:100000",
+            "[::1]:65536",
+            "a b",
+            "a/b",
+            "a@b",
+            "a:b",
+            "a:1:2",
+            "a:-1",
+            "[::1",
+            "::1",
+            "[a]b",
+            "]",
+            "%zz",
+            "[a]",
+            "[]",
+            "a:+80",
+            "[::1]x",
+            "[v1]",
+            "[v.a]",
         ] {
             assert!(!is_host(bad.as_bytes()), "{bad}");
         }

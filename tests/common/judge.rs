@@ -138,14 +138,19 @@ pub fn judge(row: &Row, stream: &[u8], end: End) -> Result<(), String> {
         return Err(format!("status {status} with every check passing"));
     }
     if let Some(strict) = &expect.strict {
-        return judge_strictly(strict, &statuses, end);
+        judge_strictly(strict, &statuses, end)?;
     }
-    if expect.anything_valid {
+    if expect.anything_valid || expect.is_strict_only {
         return Ok(());
     }
     let Some(first) = got.first() else {
-        let is_silence_right = expect.or_silence || end == End::Closed && expect.status.is_none();
-        return if is_silence_right {
+        let is_silence_right = match &expect.statuses {
+            Some(wanted) => wanted.is_empty(),
+            None => expect.or_silence || end == End::Closed && expect.status.is_none(),
+        };
+        let is_end_right =
+            expect.statuses.is_none() || expect.after.is_none_or(|after| after == end);
+        return if is_silence_right && is_end_right {
             Ok(())
         } else {
             Err(format!("no answer ({end:?}), expected {expect:?}"))
@@ -167,15 +172,19 @@ pub fn judge(row: &Row, stream: &[u8], end: End) -> Result<(), String> {
             ));
         }
     }
-    for (name, wanted) in [
+    let named = [
         ("location", &expect.location),
         ("content-type", &expect.content_type),
-    ] {
-        if wanted.is_some() && first.field(name) != wanted.as_deref() {
-            return Err(format!(
-                "{name} {:?}, expected {wanted:?}",
-                first.field(name)
-            ));
+    ];
+    let named = named
+        .into_iter()
+        .filter_map(|(name, wanted)| Some((name, wanted.as_deref()?)));
+    let listed = expect.fields.iter();
+    let listed = listed.map(|(name, wanted)| (name.as_str(), wanted.as_str()));
+    for (name, wanted) in named.chain(listed) {
+        let got = first.field(name);
+        if got != Some(wanted) {
+            return Err(format!("{name} {got:?}, expected {wanted:?}"));
         }
     }
     match expect.after {
@@ -229,7 +238,7 @@ pub fn methods(request: &[u8]) -> Vec<&[u8]> {
         let length = line.iter().position(|byte| !byte.is_ascii_uppercase())?;
         let (method, rest) = line.split_at(length);
         let rest = rest.strip_prefix(b" ").filter(|_| length > 0)?;
-        find(rest, b" HTTP/1").map(|_| method)
+        find(rest, b" HTTP/").map(|_| method)
     };
     request
         .split(|byte| *byte == b'\n')

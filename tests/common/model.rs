@@ -193,9 +193,9 @@ fn body<'a>(request: &Request, rest: &'a [u8]) -> Option<&'a [u8]> {
     let mut rest = rest;
     loop {
         let (line, behind) = line(rest)?;
-        let size = line.split(|byte| *byte == b';').next()?;
-        let is_valid = !size.is_empty() && size.iter().all(u8::is_ascii_hexdigit);
-        if !is_valid || !line.iter().all(|byte| is_value(*byte)) {
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit());
+        let (size, extensions) = line.split_at(digits.count());
+        if size.is_empty() || !are_extensions(extensions) {
             return None;
         }
         let size = usize::from_str_radix(std::str::from_utf8(size).ok()?, 16).ok()?;
@@ -215,6 +215,48 @@ fn body<'a>(request: &Request, rest: &'a [u8]) -> Option<&'a [u8]> {
         if !is_token(&line[..colon]) || !line.iter().all(|byte| is_value(*byte)) {
             return None;
         }
+    }
+}
+
+/// `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112 section 7.1.1).
+pub fn are_extensions(mut text: &[u8]) -> bool {
+    while !text.is_empty() {
+        let Some(name) = after_spaces(text).strip_prefix(b";").map(after_spaces) else {
+            return false;
+        };
+        let Some(rest) = after_token(name) else {
+            return false;
+        };
+        let value = after_spaces(rest).strip_prefix(b"=").map(after_spaces);
+        let rest = value.map_or(Some(rest), |value| {
+            after_token(value).or_else(|| after_quoted_string(value))
+        });
+        let Some(rest) = rest else {
+            return false;
+        };
+        text = rest;
+    }
+    true
+}
+
+fn after_spaces(text: &[u8]) -> &[u8] {
+    let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t');
+    &text[text.iter().take_while(is_space).count()..]
+}
+
+fn after_token(text: &[u8]) -> Option<&[u8]> {
+    let length = text.iter().take_while(|byte| is_token(&[**byte])).count();
+    (length > 0).then_some(&text[length..])
+}
+
+fn after_quoted_string(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = text.strip_prefix(b"\"")?;
+    loop {
+        rest = match rest {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', byte, rest @ ..] | [byte, rest @ ..] if is_value(*byte) => rest,
+            _ => return None,
+        };
     }
 }
 
@@ -249,5 +291,12 @@ fn is_host(host: &[u8]) -> bool {
         None => (host, &host[..0]),
     };
     let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte);
-    name.iter().all(is_name) && port.iter().all(u8::is_ascii_digit)
+    if name.is_empty() && !host.is_empty() {
+        return false;
+    }
+    // An empty port is legal.
+    let is_port = port.is_empty()
+        || port.iter().all(u8::is_ascii_digit)
+            && std::str::from_utf8(port).is_ok_and(|port| port.parse::<u16>().is_ok());
+    name.iter().all(is_name) && is_port
 }

@@ -47,9 +47,13 @@ pub struct Expect {
     pub body: Option<Vec<u8>>,
     pub location: Option<String>,
     pub content_type: Option<String>,
+    /// Of the first answer: names in lower case, and their values.
+    pub fields: BTreeMap<String, String>,
     pub after: Option<End>,
     /// A 500 may come although every check passes.
     pub allows_500: bool,
+    /// Nothing but `strict` is asked for.
+    pub is_strict_only: bool,
 }
 
 /// What a strict origin server does with an anomaly.
@@ -67,9 +71,15 @@ pub const FILES: [&str; 3] = ["kubernetes.jsonl", "healthz_test.jsonl", "anomali
 pub fn read(file: &str) -> Vec<Row> {
     let path = format!("{}/tests/conformance/{file}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    text.lines()
+    let rows: Vec<Row> = text
+        .lines()
         .map(|line| row(serde_json::from_str(line).unwrap()))
-        .collect()
+        .collect();
+    let mut names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+    names.sort_unstable();
+    let twice = names.windows(2).find(|pair| pair[0] == pair[1]);
+    assert!(twice.is_none(), "{file}: two rows are named {twice:?}");
+    rows
 }
 
 /// Name and bytes of each row of `clients.jsonl`.
@@ -102,6 +112,14 @@ fn row(row: Map<String, Value>) -> Row {
         _ => BTreeMap::new(),
     };
     let name = text(&row["name"]);
+    if let Some(source) = row.get("source") {
+        let source = source.as_str().unwrap();
+        let parts: Vec<&str> = source.split(' ').collect();
+        assert!(
+            matches!(parts[..], ["RFC", _, "section", _]),
+            "{name}: {source} is not a section of an RFC"
+        );
+    }
     let segments = match row.get("segments") {
         Some(Value::Array(segments)) => segments.iter().map(segment).collect(),
         // `see request`, or none.
@@ -147,22 +165,26 @@ fn segment(segment: &Value) -> Segment {
 }
 
 fn expect(row: &Map<String, Value>, name: &str) -> Expect {
+    let strict = row.get("strict_status").map(|status| Strict {
+        // `null` there means that no answer at all is right as well.
+        status: numbers(status),
+        responses: row
+            .get("strict_responses")
+            .and_then(Value::as_u64)
+            .map_or(1, |count| count.max(1) as usize),
+        closes: row["strict_after"] == "closed",
+    });
     if let Some(Value::Object(expect)) = row.get("expect") {
-        return ours(expect, name);
-    }
-    if let Some(status) = row.get("strict_status") {
-        let strict = Strict {
-            // `null` there means that no answer at all is right as well.
-            status: numbers(status),
-            responses: row
-                .get("strict_responses")
-                .and_then(Value::as_u64)
-                .map_or(1, |count| count.max(1) as usize),
-            closes: row["strict_after"] == "closed",
-        };
         return Expect {
-            strict: Some(strict),
+            strict,
+            ..ours(expect, name)
+        };
+    }
+    if strict.is_some() {
+        return Expect {
+            strict,
             allows_500: true,
+            is_strict_only: true,
             ..Expect::default()
         };
     }
@@ -186,6 +208,12 @@ fn ours(expect: &Map<String, Value>, name: &str) -> Expect {
             "responses" => ours.responses = Some(value.as_u64().unwrap() as usize),
             "body" => ours.body = value.as_str().map(latin1),
             "location" => ours.location = Some(text(value)),
+            "fields" => {
+                let fields = value.as_object().unwrap().iter();
+                ours.fields = fields
+                    .map(|(name, value)| (name.clone(), text(value)))
+                    .collect();
+            }
             "anything_valid" => ours.anything_valid = value == true,
             "or" => ours.or_silence = value == "no answer yet",
             "after" if value == "open" => ours.after = Some(End::Open),

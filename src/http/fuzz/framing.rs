@@ -215,8 +215,9 @@ fn chunked(body: &[u8]) -> Option<usize> {
     loop {
         let line = crlf_line(&body[at..])?;
         at += line.len() + 2;
-        let size = line.split(|byte| *byte == b';').next()?;
-        if size.is_empty() || !size.iter().all(u8::is_ascii_hexdigit) {
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit());
+        let (size, extensions) = line.split_at(digits.count());
+        if size.is_empty() || !are_extensions(extensions) {
             return None;
         }
         match usize::from_str_radix(str::from_utf8(size).ok()?, 16).ok()? {
@@ -248,6 +249,52 @@ fn chunked(body: &[u8]) -> Option<usize> {
 fn crlf_line(bytes: &[u8]) -> Option<&[u8]> {
     let line = &bytes[..bytes.iter().position(|byte| *byte == b'\n')?];
     let line = line.strip_suffix(b"\r")?;
-    let is_text = |byte: &u8| *byte == b'\t' || !byte.is_ascii_control();
-    line.iter().all(is_text).then_some(line)
+    line.iter().all(|byte| is_text(*byte)).then_some(line)
+}
+
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
+}
+
+/// `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112 section 7.1.1).
+fn are_extensions(mut text: &[u8]) -> bool {
+    while !text.is_empty() {
+        let Some(name) = after_spaces(text).strip_prefix(b";").map(after_spaces) else {
+            return false;
+        };
+        let Some(rest) = after_token(name) else {
+            return false;
+        };
+        let value = after_spaces(rest).strip_prefix(b"=").map(after_spaces);
+        let rest = value.map_or(Some(rest), |value| {
+            after_token(value).or_else(|| after_quoted_string(value))
+        });
+        let Some(rest) = rest else {
+            return false;
+        };
+        text = rest;
+    }
+    true
+}
+
+fn after_spaces(text: &[u8]) -> &[u8] {
+    let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t');
+    &text[text.iter().take_while(is_space).count()..]
+}
+
+fn after_token(text: &[u8]) -> Option<&[u8]> {
+    let is_token = |byte: &&u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let length = text.iter().take_while(is_token).count();
+    (length > 0).then_some(&text[length..])
+}
+
+fn after_quoted_string(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = text.strip_prefix(b"\"")?;
+    loop {
+        rest = match rest {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', byte, rest @ ..] | [byte, rest @ ..] if is_text(*byte) => rest,
+            _ => return None,
+        };
+    }
 }

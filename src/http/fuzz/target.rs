@@ -132,15 +132,16 @@ impl Model {
     }
 }
 
-/// RFC 3986 section 3.2 without userinfo.
+/// RFC 3986 section 3.2 without userinfo, and RFC 9110 section 4.2.1: no port without a host.
 fn is_authority(text: &str) -> bool {
     let host = host_of(text);
     let port = &text[host.len()..];
-    if !port
-        .trim_start_matches(':')
-        .chars()
-        .all(|c| c.is_ascii_digit())
-        || port.starts_with("::")
+    if host.is_empty() && !port.is_empty() {
+        return false;
+    }
+    let digits = port.strip_prefix(':').unwrap_or_default();
+    if !digits.chars().all(|c| c.is_ascii_digit())
+        || !digits.is_empty() && digits.parse::<u16>().is_err()
     {
         return false;
     }
