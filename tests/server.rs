@@ -20,8 +20,8 @@ use healthz::server::{Address, Config, Listeners, Memory, Runner, Server, Slot, 
 use healthz::{Check, Endpoint, Instant, Limits, Responder};
 use mio::{Events, Interest, Poll, Token};
 use server_support::{
-    ENDPOINTS, GET, Harness, LAST, PATIENCE, PING, address_of, answer, is_closed, is_silent,
-    localhost, rest,
+    ENDPOINTS, GET, Harness, LAST, PATIENCE, address_of, answer, is_closed, is_silent, localhost,
+    rest,
 };
 use socket2::SockRef;
 
@@ -180,9 +180,15 @@ fn assert_time_to_live(harness: &mut Harness, time_to_live: Duration) {
 
 /// A server, and a client that has yet to read its last answer and to say the rest.
 fn unread_answer(name: &str) -> (Harness, UnixStream) {
-    // One answer that no Unix socket takes at once.
-    static MANY: [&Check; 60_000] = [&PING; 60_000];
-    static LONG: [Endpoint; 1] = [Endpoint::new("/healthz", &MANY)];
+    // One answer of 670 kB, which no Unix socket takes at once.
+    let checks = (0..5000).map(|index| {
+        let check = Check::manual(format!("{index:0>127}").leak());
+        check.pass();
+        &*Box::leak(Box::new(check))
+    });
+    let checks: &'static [&'static Check] = checks.collect::<Vec<_>>().leak();
+    let endpoints: &'static [Endpoint<'static>] =
+        Box::leak(Box::new([Endpoint::new("/healthz", checks)]));
     let path = std::env::temp_dir().join(format!("healthz-{name}-{}.sock", std::process::id()));
     let mut listeners = Listeners::new();
     listeners.bind(&Address::Unix(path.clone())).unwrap();
@@ -190,7 +196,7 @@ fn unread_answer(name: &str) -> (Harness, UnixStream) {
         connections: 2,
         ..Config::default()
     };
-    let mut harness = Harness::on(Responder::new(&LONG), listeners, config);
+    let mut harness = Harness::on(Responder::new(endpoints), listeners, config);
     let mut stream = UnixStream::connect(&path).unwrap();
     stream.write_all(b"POST /healthz?verbose HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9\r\n\r\nunr").unwrap();
     stream.set_nonblocking(true).unwrap();
