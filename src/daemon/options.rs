@@ -9,6 +9,7 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
+use healthz::Responder;
 use healthz::limits::{
     CONNECTIONS_MAX, LISTENERS_MAX, Limits, REQUEST_HEAD_BYTES_MAX, REQUEST_HEAD_BYTES_MIN,
 };
@@ -234,19 +235,8 @@ fn address(option: &str, value: &OsStr) -> Result<Address, UsageError> {
 }
 
 fn host(option: &str, value: &OsStr) -> Result<String, UsageError> {
-    let is_host = |host: &str| {
-        // The colons of an IPv6 address are inside its brackets; another one begins a port.
-        let rest = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((address, rest)) if address.parse::<std::net::Ipv6Addr>().is_ok() => rest,
-            Some(_) => return false,
-            None if host.is_empty() => return false,
-            None => host,
-        };
-        rest.bytes()
-            .all(|b| b.is_ascii_graphic() && !b":/@[]?#".contains(&b))
-    };
     match value.to_str() {
-        Some(host) if is_host(host) => Ok(host.to_owned()),
+        Some(host) if Responder::is_host(host) => Ok(host.to_owned()),
         _ => Err(refused(
             option,
             value,

@@ -196,6 +196,8 @@ impl<'a> Runner<'a> {
         let waker = Waker::new(poll.registry(), WAKER)?;
         // The call that may block.
         let now = now();
+        // The first turn may come much later, with the first connection.
+        server.begin(now);
         Ok(Runner {
             poll,
             events: Events::with_capacity(EVENTS_PER_TURN),

@@ -1,4 +1,6 @@
-//! One connection under arbitrary pieces, times and calls.
+//! One connection with arbitrary pieces of input, times and calls.
+//!
+//! Knows no checks: the answers are made here. Called by the fuzz target `connection` and for its corpus.
 
 use std::vec;
 use std::vec::Vec;
@@ -6,7 +8,7 @@ use std::vec::Vec;
 use super::super::cache::HeadCache;
 use super::super::connection::{Connection, Context, Next, Phase, Progress};
 use super::super::request::Request;
-use super::super::response::{Date, Fields, Full, StatusCode, Writer};
+use super::super::response::{BufferFull, Date, Fields, StatusCode, Writer};
 use super::Source;
 use super::framing::{self, End, Seen};
 use crate::limits::Limits;
@@ -18,13 +20,13 @@ const TX_BYTES: usize = 2048;
 const STEPS_MAX: u8 = 24;
 
 /// - The same bytes in any pieces, with or without the cache, get the same answers.
-/// - Whatever the pieces, times and calls: every answer is whole, there is at most one to a request and
-///   none to bytes of a body; nothing beyond the limits is kept or read; a deadline moves only with
-///   the phase; what is ended stays ended.
+/// - With any pieces, times and calls, every answer is complete. A request has at most one answer, and
+///   bytes of a body have none. The limits hold. A deadline moves only when the phase changes. A closed
+///   connection stays closed.
 pub fn connection(data: &[u8]) {
     let mut source = Source(data);
     let limits = Limits {
-        // Below what a server may be given, so that inputs need not be long.
+        // Smaller than a server accepts, so that short inputs reach the limits.
         request_head_bytes: 40 + usize::from(source.byte()),
         body_drain_bytes: 2 * u64::from(source.byte()),
         head_duration: Duration::from_millis(1000),
@@ -36,33 +38,36 @@ pub fn connection(data: &[u8]) {
         .collect();
     let stream = source.0;
 
-    let mut whole = Peer::new(stream, &limits);
+    let mut whole = Driver::new(stream, &limits);
     whole.arrive(stream.len());
     whole.receive(false, TX_BYTES);
-    whole.settle(End::Whole);
+    whole.check_all(End::Whole);
 
-    let mut split = Peer::new(stream, &limits);
+    let mut split = Driver::new(stream, &limits);
     for (how, size) in &steps {
         split.arrive(usize::from(*size));
         split.receive(how % 2 == 1, TX_BYTES);
     }
     split.arrive(stream.len());
     split.receive(true, TX_BYTES);
-    split.settle(End::Whole);
+    split.check_all(End::Whole);
     assert!(whole.written == split.written, "pieces change answers");
     assert_eq!(whole.seen, split.seen, "pieces change requests");
-    let state = |peer: &Peer<'_>| (peer.consumed, peer.answered, peer.connection.phase());
+    let state = |driver: &Driver<'_>| {
+        let phase = driver.connection.phase();
+        (driver.consumed, driver.answered, phase)
+    };
     assert_eq!(state(&whole), state(&split));
 
-    let mut rough = Peer::new(stream, &limits);
+    let mut cut = Driver::new(stream, &limits);
     for (what, size) in &steps {
-        rough.step(*what, *size);
+        cut.step(*what, *size);
     }
-    rough.settle(End::Cut);
+    cut.check_all(End::Cut);
 }
 
-/// Who speaks to the connection, and what came of it.
-struct Peer<'s> {
+/// Calls a connection as a server does, and records the results.
+struct Driver<'s> {
     stream: &'s [u8],
     limits: &'s Limits,
     connection: Connection,
@@ -70,22 +75,22 @@ struct Peer<'s> {
     date: Date,
     now: u64,
     is_last: bool,
-    /// How much of the stream has come, and how much of that the connection is done with.
+    /// Bytes of the stream that were received, and bytes of them that the connection has consumed.
     arrived: usize,
     consumed: usize,
     is_closed: bool,
-    /// An answer found no room even in an empty buffer.
+    /// An answer did not fit in an empty buffer.
     gave_up: bool,
     written: Vec<u8>,
     answered: u32,
-    /// Of those, the ones that [`Connection::receive`] took for no request.
+    /// Refusals among the answers of [`Connection::receive`].
     refused: u32,
     seen: Vec<Seen>,
 }
 
-impl<'s> Peer<'s> {
+impl<'s> Driver<'s> {
     fn new(stream: &'s [u8], limits: &'s Limits) -> Self {
-        Peer {
+        Driver {
             stream,
             limits,
             connection: Connection::new(Instant::ZERO),
@@ -132,7 +137,8 @@ impl<'s> Peer<'s> {
         }
     }
 
-    /// As the server does: what is in the buffer, which is as long as a head may be, until nothing moves.
+    /// Passes the bytes of a buffer that is as long as the longest head, until nothing changes. The server
+    /// does the same.
     fn receive(&mut self, is_cached: bool, tx_bytes: usize) {
         loop {
             let date = self.date;
@@ -154,7 +160,7 @@ impl<'s> Peer<'s> {
                         answers += 1;
                         seen.push(Seen::new(stream, request));
                     }
-                    Err(Full) => has_room = false,
+                    Err(BufferFull) => has_room = false,
                 }
                 written
             };
@@ -173,10 +179,11 @@ impl<'s> Peer<'s> {
             self.check_deadline(&before, &progress);
             self.check_receive(rx, &progress);
             let is_stuck = progress.consumed == 0 && progress.written == 0;
+            // More of the stream may have been received than the buffer holds.
             let is_window = rx.len() == self.limits.request_head_bytes;
             self.take(rx, &tx, &progress);
             match progress.next {
-                Next::Write => assert!(!is_stuck, "asked again for nothing"),
+                Next::Write => assert!(!is_stuck, "asked for another call without progress"),
                 Next::Read | Next::Close { .. } if is_window && !is_stuck => {}
                 Next::Read | Next::Close { .. } => break,
             }
@@ -209,12 +216,12 @@ impl<'s> Peer<'s> {
         }
         assert_eq!(progress.next, Next::Close { lingers: false });
         assert_eq!(progress.consumed, rx.len());
-        // Only a head that is begun and not finished is told that it is late, or cut.
+        // Only an incomplete head gets an answer.
         let is_cut =
             before.phase() == Phase::Head && !(rx.is_empty() && matches!(call, Call::ReceiveEnd));
         assert!(
             progress.written == 0 || is_cut,
-            "an end was answered in {:?}",
+            "the end was answered in {:?}",
             before.phase()
         );
         assert_eq!(progress.answered, u32::from(progress.written > 0));
@@ -235,7 +242,7 @@ impl<'s> Peer<'s> {
             assert_eq!(
                 (progress.written, progress.answered),
                 (0, 0),
-                "answered after the end"
+                "answered after it was closed"
             );
             assert_eq!(progress.consumed, rx.len());
             assert!(matches!(progress.next, Next::Close { .. }));
@@ -262,11 +269,11 @@ impl<'s> Peer<'s> {
                 );
             }
             Next::Write => assert!(progress.written > 0 && phase != Phase::Closing),
-            Next::Close { .. } => assert_eq!(rest, 0, "input is left behind the end"),
+            Next::Close { .. } => assert_eq!(rest, 0, "input is left after the end"),
         }
     }
 
-    /// Bytes do not buy time: within one phase the deadline stays where it was.
+    /// Within a phase the deadline does not move, however many bytes come.
     fn check_deadline(&self, before: &Connection, progress: &Progress) {
         let after = &self.connection;
         assert!(
@@ -280,12 +287,13 @@ impl<'s> Peer<'s> {
         }
     }
 
-    /// Looks at all that was written and at where the requests were.
-    fn settle(&self, end: End) {
+    /// Checks all answers, and the positions of the requests.
+    fn check_all(&self, end: End) {
         let answers = framing::answers(&self.written, &self.seen);
-        let unsaid = u32::from(self.gave_up);
+        // The 500 of a connection that gave up may not have fit either.
+        let missing = u32::from(self.gave_up);
         assert!(
-            (self.answered - unsaid..=self.answered).contains(&answers),
+            (self.answered - missing..=self.answered).contains(&answers),
             "{answers} answers"
         );
         let end = match self.refused {
@@ -302,8 +310,8 @@ enum Call {
     ReceiveEnd,
 }
 
-/// Answers of every kind that there is, by the length of the path.
-fn answer(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, Full> {
+/// An answer by each method of [`Writer`], chosen by the length of the path.
+fn answer(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, BufferFull> {
     let length = request.target().path().len();
     match length % 5 {
         0 => writer.fixed(StatusCode::NOT_FOUND, Fields::Text, &[b'x'; 300]),
