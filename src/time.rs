@@ -105,6 +105,7 @@ impl DateTime {
 /// the lengths of all months. An era is the 400 years after which the calendar repeats.
 const fn date_from_days(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468; // from 0000-03-01
+    // Leap days come every 4 years, except every 100, except every 400.
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -127,6 +128,7 @@ mod tests {
     #[test]
     fn every_day_up_to_the_end_of_9999_follows_the_day_before() {
         let (mut year, mut month, mut day, mut weekday) = (1970, 1, 1, 4);
+        // A second calendar, which counts one day after the other.
         for days in 0..=2_932_896 {
             let date = DateTime::from_unix_seconds(days * 86_400);
             let found = (date.year, date.month, date.day, date.weekday);

@@ -151,6 +151,7 @@ mod tests {
 
     #[test]
     fn names_are_a_sorted_set_in_whatever_order_they_are_inserted() {
+        // Every sequence of up to five values, repeated ones included.
         for count in 1..=5_u32 {
             for order in 0..count.pow(count) {
                 let digits = (0..count).map(|place| order / count.pow(place) % count);

@@ -19,6 +19,7 @@ pub(super) fn root(
     writer: Writer<'_>,
 ) -> Result<usize, BufferFull> {
     match request.target().query() {
+        // Nearly every request ends here: one load per check, and a prepared answer.
         None if endpoint.passes(now) => writer.ok(),
         None => report(endpoint, now, false, &mut Excludes::none(), writer),
         Some(query) => root_with_query(endpoint, now, request, query, writer),
@@ -28,6 +29,7 @@ pub(super) fn root(
 /// The check that `rest` names, where `rest` is `/NAME`, the path after the endpoint's path.
 pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &[u8], now: Instant) -> Option<&'a Check> {
     let rest = rest.strip_prefix(b"/")?;
+    // Unlisted checks are left out here too, or their existence would be visible.
     let mut checks = endpoint
         .checks()
         .iter()
@@ -80,6 +82,7 @@ fn root_with_query(
     query: &[u8],
     writer: Writer<'_>,
 ) -> Result<usize, BufferFull> {
+    // Kubernetes ignores the value of `verbose`: `verbose=false` is verbose too.
     let mut is_verbose = false;
     let mut has_excludes = false;
     for (name, _) in request.target().pairs() {
@@ -122,6 +125,7 @@ fn report(
     excludes: &mut Excludes<'_, '_>,
     writer: Writer<'_>,
 ) -> Result<usize, BufferFull> {
+    // The state is loaded first: it is cheaper than the search for the name.
     let passes = |check: &Check| check.passes(now) || excludes.exclusion(check).is_some();
     if !is_verbose && endpoint.checks().iter().all(|check| passes(check)) {
         return writer.ok();
@@ -165,6 +169,7 @@ fn line(
     body.push(if has_failed { b"[-]" } else { b"[+]" });
     body.push(check.name().as_bytes());
     match exclusion {
+        // The reason may be confidential, so Kubernetes shows it under the path of the check only.
         None if has_failed => body.push(FAILED),
         None => body.push(b" ok\n"),
         Some(group) => {

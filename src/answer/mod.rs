@@ -117,6 +117,7 @@ impl<'a> Responder<'a> {
             return writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body);
         }
         let target = request.target();
+        // Before the endpoints, as in Go's `ServeMux`: `//healthz` is redirected, not answered.
         if target.is_unclean() {
             return redirect(request, writer);
         }
@@ -130,6 +131,7 @@ impl<'a> Responder<'a> {
                     _ => healthz::root(endpoint, now, request, writer),
                 };
             }
+            // `/healthz-other` also begins with `/healthz`; `find` requires a slash after it.
             if let Some(check) = healthz::find(endpoint, rest, now) {
                 return match request.method() {
                     Method::Other => not_allowed(writer),
@@ -163,6 +165,7 @@ impl<'a> Responder<'a> {
 
     /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.
     pub fn response_bytes_max(&self, limits: &Limits) -> usize {
+        // Only the length matters here, so a head of the full size is added to each kind of body.
         let roots = self
             .endpoints
             .iter()
@@ -175,6 +178,7 @@ impl<'a> Responder<'a> {
     }
 
     fn is_allowed(&self, request: &Request<'_>) -> bool {
+        // Only HTTP/1.0 has no Host, and no browser sends HTTP/1.0.
         let Some(host) = request.host() else {
             return true;
         };

@@ -50,6 +50,7 @@ fn decode(
     for byte in encoded.iter_mut() {
         *byte = bytes.next()?;
     }
+    // This also refuses surrogates and overlong forms, as Go does.
     let character = core::str::from_utf8(encoded).ok()?.chars().next()?;
     Some((character, width))
 }

@@ -73,6 +73,7 @@ impl<'a> Endpoint<'a> {
     /// # Panics
     /// If two checks have the same name, or if a [`Check::shutdown`] is not the last one.
     pub const fn kubernetes(checks: &'a [&'a Check]) -> [Endpoint<'a>; 3] {
+        // The names are compared once: the other endpoints have a part of the same list.
         let ready = Endpoint::new("/readyz", checks);
         let live = match checks.split_last() {
             Some((last, others)) if last.is_shutdown => others,
@@ -124,6 +125,7 @@ const fn is_path(path: &str) -> bool {
     matches!(path.as_bytes(), [b'/', ..]) && is_name_bytes(path.as_bytes(), 1)
 }
 
+// `while` loops over slices, because a `const fn` has no iterators.
 const fn has_shutdown(mut checks: &[&Check]) -> bool {
     while let Some((first, rest)) = checks.split_first() {
         if first.is_shutdown {

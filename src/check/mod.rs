@@ -288,6 +288,8 @@ impl Check {
     /// Makes a heartbeat pass until its limit after `now`. On any other check this is
     /// [`pass`](Check::pass).
     pub fn beat(&self, now: Instant) {
+        // Other kinds have no limit. Adding the largest one would give the last time, which is less
+        // than the state `PASSING`.
         if self.limit == NO_LIMIT {
             return self.pass();
         }
@@ -312,6 +314,7 @@ impl Check {
         if self.limits_first_beat && self.limit != NO_LIMIT {
             // Only an untouched heartbeat holds this state. If a beat or a failure is stored in
             // between, the exchange fails and that update remains.
+            // No retry: a failed exchange means that this call has nothing to do.
             let _ = self.passes_until.compare_exchange(
                 UNKNOWN_PASSING,
                 self.overdue_at(now),
@@ -325,6 +328,7 @@ impl Check {
     pub fn health(&self, now: Instant) -> Health {
         match self.passes_until.load(Ordering::Acquire) {
             UNKNOWN_FAILING | UNKNOWN_PASSING => Health::Unknown,
+            // All other states compare like times: small ones fail at any time, large ones pass.
             until if passes(until, now) => Health::Passing,
             _ => Health::Failing,
         }
@@ -469,6 +473,7 @@ mod tests {
 
     #[test]
     fn a_ping_passes_after_any_update() {
+        // Neither a builder nor an update changes it.
         let ping = Check::ping().initially_failing();
         ping.fail("no");
         assert!(ping.passes(T0) && ping.passes(Instant::MAX.min(at(u64::MAX - 1))));
@@ -544,6 +549,7 @@ mod tests {
     #[test]
     fn the_beginning_changes_no_check_that_was_updated_or_is_not_a_heartbeat() {
         let heartbeat = || Check::heartbeat("loop", Duration::from_millis(100));
+        // An update before the server begins to serve, as from a worker that started earlier.
         let updates: [fn(&Check); 3] = [
             |check| check.beat(at(1)),
             |check| check.fail("reported"),
@@ -558,6 +564,7 @@ mod tests {
                 assert_eq!(reason(&begun, at(ms)), reason(&other, at(ms)), "{ms}");
             }
         }
+        // Checks in their initial state, with the one that they keep.
         for (check, passes) in [
             (heartbeat().initially_passing(), true),
             (heartbeat().initially_failing(), false),
@@ -578,6 +585,7 @@ mod tests {
     /// Regression: the values that are states covered the first three milliseconds of the clock.
     #[test]
     fn a_limit_is_exact_from_the_origin_of_the_clock_on() {
+        // At both ends of the clock, where the values of states are.
         for limit in 0..5 {
             for beat in (0..6).chain(u64::MAX - 20..u64::MAX - 10) {
                 let check = Check::heartbeat("loop", Duration::from_millis(limit));
@@ -662,6 +670,7 @@ mod loom_tests {
         loom::model(|| {
             let check = Arc::new(Check::manual("disk"));
             check.pass();
+            // `failing`: the second writer finds the first one at work and stores no reason.
             let writers = [
                 updated(&check, |check| check.fail("disk full")),
                 updated(&check, |check| check.fail("disk gone")),

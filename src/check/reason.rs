@@ -79,6 +79,8 @@ impl Reason {
 
     /// Replaces the text, cut to [`TEXT_BYTES_MAX`] at a character boundary.
     pub(crate) fn replace(&self, text: &str) -> Result<(), Busy> {
+        // Acquire: pairs with the release at the end, so that this writer sees the version and the
+        // slots of the last one.
         if self.writing.swap(true, Ordering::Acquire) {
             return Err(Busy);
         }
@@ -89,6 +91,7 @@ impl Reason {
         // version is no longer the one it began with.
         fence(Ordering::Release);
         for (word, bytes) in self.slot(next).0.iter().zip(copy.bytes.chunks_exact(8)) {
+            // Relaxed is enough: the version below publishes the stores.
             let mut value = [0; 8];
             value.copy_from_slice(bytes);
             word.store(u64::from_ne_bytes(value), Ordering::Relaxed);
@@ -154,6 +157,7 @@ impl ReasonText {
             return "";
         };
         let text = rest.get(..usize::from(*length)).unwrap_or(rest);
+        // A copy is only returned if it is whole, and `cut` keeps it UTF-8.
         debug_assert!(core::str::from_utf8(text).is_ok(), "a reason was torn");
         core::str::from_utf8(text).unwrap_or("")
     }
@@ -187,6 +191,7 @@ impl fmt::Debug for ReasonText {
 /// At most `bytes_max` bytes of `text`, up to a character boundary.
 fn cut(text: &str, bytes_max: usize) -> &str {
     let mut end = text.len().min(bytes_max);
+    // At most three steps: a character has at most four bytes. Index 0 is a boundary.
     while !text.is_char_boundary(end) {
         end -= 1;
     }

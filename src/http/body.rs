@@ -101,11 +101,13 @@ fn next_chunk(chunk: Chunk, byte: u8) -> Result<Option<Chunk>, Malformed> {
             Chunk::SizeLf { size }
         }
         (Chunk::Extension { size }, b'\t' | b' '..=b'~' | 0x80..) => Chunk::Extension { size },
+        // The last chunk has no data and no line end after it.
         (Chunk::SizeLf { size: 0 }, b'\n') => Chunk::TrailerStart,
         (Chunk::SizeLf { size }, b'\n') => Chunk::Data { left: size },
         (Chunk::DataCr, b'\r') => Chunk::DataLf,
         (Chunk::DataLf, b'\n') => Chunk::start(),
         (Chunk::TrailerStart, b'\r') => Chunk::EndLf,
+        // A name needs at least one byte, and no space before the colon, as in a head.
         (Chunk::TrailerStart | Chunk::TrailerName, byte) if is_token_byte(byte) => {
             Chunk::TrailerName
         }
@@ -181,6 +183,7 @@ mod tests {
             (b"FFFFFFFFFFFFFFFF\r\n0\r\n\r\n", 23, None),
             (b"0\r\nX: ", 6, None),
         ] {
+            // A cut at every byte: the state between two calls must be complete.
             for cut in 0..=body.len() {
                 let (left, right) = body.split_at(cut);
                 let drained = drain([left, right]);

@@ -59,8 +59,10 @@ impl HeadCache {
     /// The request if all of `rx` is a cached head.
     #[inline]
     pub(super) fn get<'a>(&self, rx: &'a [u8]) -> Option<Request<'a>> {
+        // By length, which needs no hash. Collisions only cost a parse.
         let entry = self.entries.get(rx.len() % HEAD_CACHE_ENTRIES)?;
         let cached = entry.request.as_ref()?;
+        // The whole head is compared: a hash could be equal for another request.
         if entry.head.get(..entry.length)? != rx {
             return None;
         }
@@ -71,6 +73,7 @@ impl HeadCache {
             host: cached.host.map(|host| host.of(rx)),
             is_http10: cached.is_http10,
             keep_alive: cached.keep_alive,
+            // `insert` accepts no head with other values in the fields below.
             is_framing_ambiguous: false,
             expects_continue: false,
             body: BodyLength::Known(0),
@@ -86,6 +89,7 @@ impl HeadCache {
         let Some(entry) = self.entries.get_mut(rx.len() % HEAD_CACHE_ENTRIES) else {
             return;
         };
+        // A head that is too long for an entry is not cached either.
         let Some(head) = entry.head.get_mut(..rx.len()).filter(|_| is_common) else {
             return;
         };
@@ -186,6 +190,7 @@ mod tests {
             let mut other = *head;
             other[at] ^= 1;
             assert!(cache.get(&other).is_none());
+            // Nor is a prefix, which may be all that was received so far.
             assert!(cache.get(&head[..at]).is_none());
         }
     }

@@ -183,6 +183,8 @@ impl Connection {
             refused: 0,
             next: Next::Read,
         };
+        // Each round consumes input, writes an answer or leaves the loop, so the sizes of `rx` and `tx`
+        // bound the number of rounds.
         loop {
             let rx = rx.get(progress.consumed..).unwrap_or_default();
             let tx = tx.get_mut(progress.written..).unwrap_or_default();
@@ -196,6 +198,7 @@ impl Connection {
                             progress.written += written;
                             progress.answered += 1;
                         }
+                        // The refused head is consumed by the state `Closing`, with all that follows it.
                         Step::Refused { written } => {
                             progress.written += written;
                             progress.answered += 1;
@@ -238,6 +241,7 @@ impl Connection {
 
     /// The client has ended its side: no more bytes will come. An incomplete head is answered with 400.
     pub fn receive_end(&mut self, context: &Context<'_>, rx: &[u8], tx: &mut [u8]) -> Progress {
+        // In the other states the last request was answered already.
         let is_cut = matches!(self.state, State::Head { .. }) && !rx.is_empty();
         let refusal = Refusal {
             status: StatusCode::BAD_REQUEST,
@@ -290,6 +294,7 @@ impl Connection {
         self.since
     }
 
+    /// Enters `state`. Its phase begins at `now`.
     fn enter(&mut self, state: State, now: Instant) {
         self.state = state;
         self.since = now;
@@ -310,6 +315,7 @@ impl Connection {
         tx: &mut [u8],
         answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, BufferFull>,
     ) -> Step {
+        // First, because nearly every head of a prober is in the cache.
         if let Some(request) = cache.as_ref().and_then(|cache| cache.get(rx)) {
             return self.answer(context, &request, rx.len(), tx, answer);
         }
@@ -329,6 +335,7 @@ impl Connection {
                 };
                 return Step::Skipped(if rx.first() == Some(&b'\n') { 1 } else { 2 });
             }
+            // The LF may come with the next bytes.
             [b'\r'] if empty_lines < LEADING_EMPTY_LINES_MAX => {
                 self.set_phase(Phase::Head, context.now);
                 return Step::Waiting;
@@ -348,6 +355,7 @@ impl Connection {
             _ => {}
         }
         match request::parse(rx) {
+            // `rx` may be longer than the limit, and the head too.
             Ok(Parsed::Complete(request, used)) if used <= context.limits.request_head_bytes => {
                 // A head that more bytes follow would not be found again: `get` compares all of `rx`.
                 if let Some(cache) = cache.filter(|_| used == rx.len()) {
@@ -359,6 +367,7 @@ impl Connection {
                 self.set_phase(Phase::Head, context.now);
                 Step::Waiting
             }
+            // The refusal depends on the bytes within the limit only, so it is the same for any pieces.
             Ok(_) => {
                 let limit = context.limits.request_head_bytes;
                 let refusal = request::refusal_of_long_head(rx.get(..limit).unwrap_or(rx));
@@ -376,6 +385,7 @@ impl Connection {
         tx: &mut [u8],
         answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, BufferFull>,
     ) -> Step {
+        // The Connection field of the answer depends on what follows it.
         let after = self.state_after(context, request);
         let persistence = match after {
             State::Closing { .. } => Persistence::Close,
@@ -387,6 +397,8 @@ impl Connection {
             request,
             Writer::new(tx, context.date, persistence, has_body),
         ) {
+            // The state changes only if the answer was written. Otherwise the next call parses the head
+            // again and answers it.
             Ok(written) => {
                 self.enter(after, context.now);
                 Step::Answered { used, written }
@@ -405,6 +417,7 @@ impl Connection {
             // After a final answer instead of 100, the client may send the body or not (RFC 9110
             // section 10.1.1). So the next byte may be of the body or of a request.
             _ if !stays || request.expects_continue => State::Closing { lingers: true },
+            // Reading it would take longer than a new connection.
             BodyLength::Known(left) if left > budget => State::Closing { lingers: true },
             BodyLength::Known(left) => State::Length { left },
             BodyLength::Chunked => State::Chunked {
@@ -422,6 +435,7 @@ impl Connection {
         refusal: Refusal,
     ) -> Step {
         match write_refusal(context, rx, tx, refusal) {
+            // After an invalid head it is not known where the next request begins.
             Ok(written) => {
                 self.enter(State::Closing { lingers: true }, context.now);
                 Step::Refused { written }
@@ -451,6 +465,7 @@ impl Connection {
         tx: &mut [u8],
         refusal: Option<Refusal>,
     ) -> Progress {
+        // Without room for the refusal the connection closes without it: there is no later call.
         let written = refusal.and_then(|refusal| write_refusal(context, rx, tx, refusal).ok());
         self.enter(State::Closing { lingers: false }, context.now);
         Progress {
@@ -495,6 +510,7 @@ impl Connection {
                         }
                     }
                     Ok(None) => self.enter(State::Head { empty_lines: 0 }, context.now),
+                    // The body is too long, or its end cannot be found. The request was answered.
                     Ok(Some(_)) | Err(Malformed) => {
                         self.enter(State::Closing { lingers: true }, context.now)
                     }
@@ -537,6 +553,7 @@ fn write_refusal(
 ) -> Result<usize, BufferFull> {
     let writer = Writer::new(tx, context.date, Persistence::Close, !is_head(rx));
     let Refusal { status, detail } = refusal;
+    // The text helps the author of the client: `400 Bad Request: the Host field is missing`.
     writer.rendered(Fields::Text, |text: &mut BodyWriter<'_>| {
         text.push_number(u64::from(status.code()));
         text.push(b" ");
@@ -591,6 +608,7 @@ mod tests {
                 let progress = self.connection.receive(&at(ms), &self.rx, &mut tx, &mut ok);
                 self.rx.drain(..progress.consumed);
                 self.written.extend_from_slice(&tx[..progress.written]);
+                // A small `tx` takes several calls, as in a server that sends in between.
                 if progress.next != Next::Write {
                     return progress.next;
                 }
@@ -718,6 +736,7 @@ mod tests {
     fn the_next_request_begins_where_a_chunked_body_ends() {
         let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         for (body, statuses, is_open) in [
+            // The second number counts the answers: one to the POST and one to the GET after it.
             (&b"0\r\n\r\n"[..], 2, true),
             (b"5;a=\"b\"\r\nGET /\r\n00\r\nX: y\r\n\r\n", 2, true),
             (b"5\r\nGET /X", 1, false),
@@ -759,6 +778,7 @@ mod tests {
             b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n",
         );
         let body = std::vec![b'x'; 1000];
+        // The size line counts as well.
         let mut sent = 9;
         while client.send(0, &body) == Next::Read {
             sent += body.len() as u64;
@@ -779,7 +799,8 @@ mod tests {
         let mut client = TestConnection::new();
         client.send(0, &lines(LEADING_EMPTY_LINES_MAX + 1));
         assert_eq!(client.statuses(), ["400"]);
-        // After empty lines alone, the deadline of a head runs.
+        // After empty lines alone, the deadline of a head runs. Otherwise a client could keep the
+        // connection open with an empty line from time to time.
         let mut client = TestConnection::new();
         client.send(7, b"\r\n");
         assert_eq!(
@@ -813,6 +834,7 @@ mod tests {
             (with_target(limit + 100), "414"),
         ] {
             let mut client = TestConnection::new();
+            // In pieces: a server has a buffer of the limit, and never sees more at once.
             for part in head.chunks(1000) {
                 client.send(0, part);
             }

@@ -118,6 +118,7 @@ pub(crate) enum Parsed<'a> {
 /// byte may be a stray one after a body, from a client that sends no further request.
 pub(crate) fn parse(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
     match parse_head(rx) {
+        // Searched only after an error, which is rare.
         Err(_) if !rx.contains(&b'\n') => Ok(Parsed::Incomplete),
         parsed => parsed,
     }
@@ -126,6 +127,7 @@ pub(crate) fn parse(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
 fn parse_head(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
     // Uninitialized: clearing 2 KiB costs more instructions than parsing a short head.
     let mut fields = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS_MAX];
+    // httparse gets its fields below, not here.
     let mut head = httparse::Request::new(&mut []);
     match head.parse_with_uninit_headers(rx, &mut fields) {
         Ok(httparse::Status::Complete(length)) => {
@@ -197,6 +199,7 @@ fn parse_other_version(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
         target,
         is_http10: false,
     };
+    // Initialized: `parse_headers` takes no uninitialized fields, and such requests are rare.
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     match httparse::parse_headers(rest, &mut fields) {
         Ok(httparse::Status::Complete((length, fields))) => {
@@ -240,6 +243,7 @@ fn request<'a>(
     line: RequestLine<'a>,
     fields: &[httparse::Header<'a>],
 ) -> Result<Request<'a>, Refusal> {
+    // Another parser may find other fields in a head with both line ends.
     if !line_ends_agree(head, fields) {
         return Err(bad("some lines end in CRLF and some in LF"));
     }
@@ -265,6 +269,7 @@ fn request<'a>(
                 "this server is no proxy",
             ));
         }
+        // Names of methods are case-sensitive (RFC 9110 section 9.1): `get` is another method.
         _ => Method::Other,
     };
     let target = Target::parse(line.target);
@@ -324,6 +329,7 @@ fn read_field<'a>(
 ) -> Result<(), Refusal> {
     let is = |name: &str| field.name.eq_ignore_ascii_case(name);
     match field.name.len() {
+        // A second Host field is refused even if it is equal: another server may use either of them.
         4 if is("host") => {
             let earlier = found.host.replace(field.value);
             return earlier.map_or(Ok(()), |_| Err(bad("there are two Host fields")));
@@ -339,6 +345,7 @@ fn read_field<'a>(
                 found.expects_continue = true;
             }
         }
+        // `close` in any of the fields takes precedence (RFC 9112 section 9.3).
         10 if is("connection") => {
             for option in list(field.value) {
                 found.says_close |= option.eq_ignore_ascii_case(b"close");
@@ -353,6 +360,7 @@ fn read_field<'a>(
                 return Err(bad("there are two Content-Length fields"));
             }
         }
+        // A coding before `chunked` would have to be decoded to find the end of the body.
         17 if is("transfer-encoding") => {
             if found.is_chunked || !field.value.eq_ignore_ascii_case(b"chunked") {
                 return Err(refuse(

@@ -145,6 +145,7 @@ impl Date {
             text.push(separator);
             text.push_padded(part, 2);
         }
+        // The order of the fields is that of `head`.
         let mut ok_head = [0; Date::OK_HEAD_BYTES];
         let mut text = BodyWriter::new(&mut ok_head);
         for part in [OK_LINE, Fields::Text.as_bytes(), &field, OK_LENGTH] {
@@ -162,6 +163,7 @@ impl Date {
 /// Three letters of `names`.
 fn name(names: &'static [u8], index: u64) -> &'static [u8] {
     let start = index as usize * 3;
+    // The index is a month or a day of the week, so the default is never used.
     names.get(start..start + 3).unwrap_or(b"???")
 }
 
@@ -196,6 +198,7 @@ impl<'t> BodyWriter<'t> {
             .get_mut(self.length..)
             .and_then(|free| free.get_mut(..bytes.len()))
         {
+            // After a piece that did not fit, a shorter one must not be appended.
             Some(free) if !self.is_cut => {
                 free.copy_from_slice(bytes);
                 self.length += bytes.len();
@@ -307,6 +310,7 @@ impl<'t> Writer<'t> {
     /// [`BufferFull`], as [`Writer::fixed`].
     #[inline]
     pub fn ok(self) -> Result<usize, BufferFull> {
+        // The prepared head contains the Date.
         let Some(date) = self.date else {
             return self.fixed(StatusCode::OK, Fields::Text, OK_BODY);
         };
@@ -364,6 +368,7 @@ impl<'t> Writer<'t> {
         let location = text.length;
         if has_note {
             text.push(b"<a href=\"");
+            // The link repeats the location, which is in the same buffer: copied byte by byte.
             for at in 0..location {
                 let byte = text.buffer.get(at).copied().unwrap_or_default();
                 text.push(escape_html(&[byte]));
@@ -371,6 +376,7 @@ impl<'t> Writer<'t> {
             text.push(b"\">Temporary Redirect</a>.\n\n");
         }
         let body = text.length - location;
+        // Without a note there is no body, and Go sends no Content-Type.
         let fields = if has_note { Fields::Html } else { Fields::None };
         let status = StatusCode::TEMPORARY_REDIRECT;
         head(
@@ -397,6 +403,7 @@ fn head(
     persistence: Persistence,
 ) {
     let start = text.length;
+    // The most frequent status line is pushed as one piece.
     if status == StatusCode::OK {
         text.push(OK_LINE);
     } else {
@@ -509,6 +516,7 @@ mod tests {
         let size = writer(&mut tx)
             .fixed(StatusCode::OK, Fields::Text, b"ok")
             .unwrap();
+        // Any smaller buffer must give an error, and never part of an answer.
         for room in 0..size {
             assert_eq!(
                 writer(&mut tx[..room]).fixed(StatusCode::OK, Fields::Text, b"ok"),
@@ -535,6 +543,7 @@ mod tests {
             let date = Date::from_unix_seconds(0);
             let (mut a, mut b) = ([0; 512], [0; 512]);
             let body = b"[+]ping ok\nhealthz check passed\n";
+            // `ok` uses the prepared head, and must write the same bytes as `fixed`.
             let prepared = Writer::new(&mut a, Some(&date), Persistence::Close, has_body)
                 .ok()
                 .unwrap();
@@ -542,6 +551,7 @@ mod tests {
                 .fixed(StatusCode::OK, Fields::Text, b"ok")
                 .unwrap();
             assert_eq!(a[..prepared], b[..fixed]);
+            // `rendered` writes the body first, and must write the same bytes as `fixed`.
             let one = Writer::new(&mut a, Some(&date), Persistence::Open, has_body)
                 .fixed(StatusCode::OK, Fields::Text, body)
                 .unwrap();

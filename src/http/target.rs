@@ -65,6 +65,7 @@ impl<'a> Target<'a> {
                 query: None,
             });
         }
+        // Absolute-form. Proxies send it, and RFC 9112 section 3.2.2 requires servers to accept it.
         let rest = strip_scheme(target)?;
         let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?'));
         let (authority, path) = rest.split_at_checked(end.unwrap_or(rest.len()))?;
@@ -89,6 +90,7 @@ impl<'a> Target<'a> {
             if !is(PATH, *byte) {
                 break;
             }
+            // A `/.` may also begin a name such as `.a`; `is_unclean` decides.
             flags.may_be_unclean |= previous == b'/' && matches!(byte, b'/' | b'.');
             flags.is_encoded |= *byte == b'%';
             previous = *byte;
@@ -169,6 +171,7 @@ impl<'a> Target<'a> {
         for (segment, _) in segments(self.path) {
             match segment {
                 b"" | b"." => {}
+                // Removes the last segment. At the root there is none, as in `/..`.
                 b".." => {
                     let kept = text.as_bytes().get(start..).unwrap_or_default();
                     let slash = kept.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
@@ -180,6 +183,7 @@ impl<'a> Target<'a> {
                 }
             }
         }
+        // Go's `cleanPath` keeps a slash at the end: `/a/` and `/a` are two paths.
         if text.len() == start || self.path.ends_with(b"/") {
             text.push(b"/");
         }
@@ -208,12 +212,14 @@ pub(crate) fn strip_prefix<'a>(path: &'a [u8], prefix: &str) -> Option<&'a [u8]>
     if let Some(rest) = path.strip_prefix(prefix.as_bytes()) {
         return Some(rest);
     }
+    // Compared byte by byte, because the length of the encoded prefix is not known.
     let mut bytes = path.iter().copied();
     let mut used = 0;
     for want in prefix.bytes() {
         match bytes.next()? {
             b'%' => {
                 let byte = (hex(bytes.next()?)? << 4) | hex(bytes.next()?)?;
+                // `%2F` is data within a segment (RFC 3986 section 2.2).
                 if byte != want || byte == b'/' {
                     return None;
                 }
@@ -240,6 +246,7 @@ impl<'a> Iterator for Pairs<'a> {
             let query = self.0?;
             let (pair, rest) = split_once(query, b'&');
             self.0 = rest;
+            // Go drops a pair with `;` since 1.17: other software separates pairs there.
             if pair.is_empty() || pair.contains(&b';') || !decodes(pair) {
                 continue;
             }
@@ -284,6 +291,7 @@ impl<'a> Decoded<'a> {
 /// True if two hex digits follow each `%`.
 fn decodes(text: &[u8]) -> bool {
     let mut bytes = text.iter();
+    // Most text has no `%`; this loop is the whole work then.
     while let Some(byte) = bytes.next() {
         let digits = *byte != b'%'
             || bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit())
@@ -394,7 +402,9 @@ pub(crate) fn is_host(value: &[u8], zone: Zone) -> bool {
     let (name, rest) = value.split_at_checked(length).unwrap_or((value, &[]));
     match rest {
         [] | [b':', ..] => is_port(rest) && (!is_encoded || decodes(name)),
+        // An IPv6 address has colons, so the port is searched after the bracket.
         [b'[', literal @ ..] if name.is_empty() => {
+            // A second bracket after it would be part of the port, and is refused there.
             let end = literal
                 .iter()
                 .position(|byte| *byte == b']')
@@ -445,6 +455,7 @@ pub(crate) fn without_port(authority: &[u8]) -> &[u8] {
 
 /// True for an `IPv6address`, with or without a zone, and for an `IPvFuture` (RFC 3986 section 3.2.2).
 fn is_ip_literal(literal: &[u8], zone: Zone) -> bool {
+    // The parser of IPv6 addresses takes text.
     let Ok(literal) = core::str::from_utf8(literal) else {
         return false;
     };
@@ -495,6 +506,7 @@ mod tests {
 
     #[test]
     fn an_unclean_path_is_cleaned_as_by_go() {
+        // The results of Go 1.27's `http.ServeMux`.
         for (path, clean) in [
             ("//healthz", "/healthz"),
             ("/./healthz", "/healthz"),
@@ -514,6 +526,7 @@ mod tests {
             );
             assert_eq!(cleaned(path), clean, "{path}");
         }
+        // These are clean, although some have a `/.` or an encoded dot.
         for path in [
             "/",
             "/healthz",

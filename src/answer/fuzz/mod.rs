@@ -37,6 +37,7 @@ const NOW_MAX: u64 = u64::MAX / 2;
 pub fn checks(data: &[u8]) {
     let mut source = Source(data);
     let config = source.byte();
+    // The limit and the first times are small, so that short inputs can let a heartbeat expire.
     let limit = u64::from(source.word());
     let hosts: &[&str] = if config.is_multiple_of(4) {
         &["localhost", "[::1]"]
@@ -55,6 +56,7 @@ pub fn checks(data: &[u8]) {
         Check::shutdown().unlisted_while_passing(),
     ];
     let all: [&Check; 7] = checks.each_ref();
+    // As in Kubernetes: the shutdown belongs to `/readyz` alone.
     let endpoints = [
         Endpoint::new("/healthz", &all[..6]),
         Endpoint::new("/livez", &all[..2]),
@@ -64,11 +66,12 @@ pub fn checks(data: &[u8]) {
     let mut model = Model::new(limit, hosts);
     let mut now = NOW_MIN + u64::from(source.word());
     while !source.is_empty() {
+        // Four bits select the step and four the check.
         let what = source.byte();
         let check = &checks[usize::from(what >> 4) % checks.len()];
         match what % 16 {
             0..=6 => update(check, &mut model, what % 16, now, &mut source),
-            // The highest bits select one of 16 values: the corpus has the others as requests.
+            // A single value, so that inputs of the corpus keep their meaning.
             15 if what == 0xff => {
                 responder.begin(Instant::from_millis(now));
                 model.begin(now);
@@ -78,6 +81,7 @@ pub fn checks(data: &[u8]) {
             9 => now = NOW_MAX - u64::from(source.byte()),
             _ => request(&responder, &model, now, &mut source),
         }
+        // After each step all checks are compared, not only the updated one.
         let at = Instant::from_millis(now);
         for check in &checks {
             let state = model.state(check.name());
@@ -94,6 +98,7 @@ pub fn checks(data: &[u8]) {
 }
 
 fn update(check: &Check, model: &mut Model, what: u8, now: u64, source: &mut Source<'_>) {
+    // Longer than a reason at times, and cut within characters by the lossy conversion.
     let mut text = || {
         let size = usize::from(source.byte());
         String::from_utf8_lossy(source.bytes(size)).into_owned()
@@ -146,6 +151,7 @@ fn request(responder: &Responder<'_>, model: &Model, now: u64, source: &mut Sour
     // Exactly the documented size of the longest answer.
     let mut tx = vec![0; responder.response_bytes_max(&limits)];
     assert!(tx.len() > RESPONSE_HEAD_BYTES_MAX);
+    // A connection of its own for each request: `connection` tests several on one.
     let mut connection = Connection::new(context.now);
     let progress = connection.receive(
         &context,
@@ -174,6 +180,7 @@ fn request(responder: &Responder<'_>, model: &Model, now: u64, source: &mut Sour
     };
     assert_eq!(field("Location"), expected.location.as_deref(), "{head:?}");
     assert_eq!(field("Allow").is_some(), expected.status == "405");
+    // The answer to HEAD has the length of the body, but no body.
     let length: usize = field("Content-Length").unwrap().parse().unwrap();
     if let Some(text) = expected.body {
         assert_eq!(length, text.len(), "{head:?}");
@@ -191,6 +198,14 @@ fn request(responder: &Responder<'_>, model: &Model, now: u64, source: &mut Sour
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_heartbeat_without_a_beat_is_as_in_the_model() {
+        // No hosts, a limit of 10 ms, the time 8; serving begins, then 255 ms pass one by one.
+        let mut data = std::vec![1, 10, 0, 5, 0, 0xff];
+        data.extend([7, 1].repeat(255));
+        super::checks(&data);
+    }
+
     #[test]
     fn corpus_of_checks_has_no_finding() {
         crate::http::fuzz::run_corpus("checks", super::checks);

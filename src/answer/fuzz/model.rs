@@ -42,6 +42,7 @@ impl State {
     }
 
     fn set(&mut self, last: Update) {
+        // Updates of a ping have no effect.
         if self.name != "ping" {
             self.last = last;
         }
@@ -95,6 +96,7 @@ impl State {
     pub(super) fn reason(&self, now: u64) -> Option<String> {
         match &self.last {
             _ if self.passes(now) => None,
+            // A failure has its own reason, an expired heartbeat that of its kind.
             Update::Fail(text) => Some(text.clone()),
             Update::PassUntil(_) => Some(self.overdue.to_string()),
             Update::None { .. } | Update::Pass => Some("not reported yet".to_string()),
@@ -168,9 +170,11 @@ impl Model {
     pub(super) fn answer(&self, request: &Generated, now: u64) -> Answer {
         let host = request.host.to_ascii_lowercase();
         let host = match host.rsplit_once(':') {
+            // The last colon of `[::1]` is not the one before a port.
             Some((host, port)) if !port.ends_with(']') => host.to_string(),
             _ => host,
         };
+        // The host is checked before the path, so that nothing is told to a foreign host.
         if !self.hosts.is_empty() && !self.hosts.contains(&host) {
             let body = "421 Misdirected Request: this server does not answer for that host\n";
             return Answer::new("421", body.to_string());
@@ -237,6 +241,7 @@ fn root(endpoint: &str, states: &[&State], query: &str, now: u64) -> Result<Stri
     let pairs = parse_query(query);
     let is_verbose = pairs.iter().any(|(name, _)| name == b"verbose");
     let excludes = pairs.into_iter().filter(|(name, _)| name == b"exclude");
+    // Kubernetes removes each name that it finds from the set, and warns about the rest in order.
     let mut unmatched: BTreeSet<Vec<u8>> = excludes.map(|(_, value)| value).collect();
     let excluded = unmatched.clone();
     let has = |name: &str| excluded.contains(name.as_bytes());
@@ -257,6 +262,7 @@ fn root(endpoint: &str, states: &[&State], query: &str, now: u64) -> Result<Stri
         unmatched.remove(name.as_bytes());
         unmatched.remove(state.group.unwrap_or(name).as_bytes());
     }
+    // The lines are written only if a check fails or they are asked for.
     if !is_verbose && !has_failed {
         return Ok("ok".to_string());
     }

@@ -7,6 +7,7 @@ use std::vec::Vec;
 
 use crate::http::fuzz::Source;
 
+// GET twice: it is the most frequent method.
 const METHODS: [&str; 6] = ["GET", "GET", "HEAD", "OPTIONS", "POST", "PURGE"];
 const PATHS: [&str; 6] = ["/healthz", "/livez", "/readyz", "/", "/nope", "/healthz/"];
 const HOSTS: [&str; 6] = [
@@ -46,6 +47,7 @@ impl Generated {
         let method = choose(&METHODS, source);
         let host = choose(&HOSTS, source);
         let path = choose(&PATHS, source);
+        // One byte selects which parts the target has, so that short inputs have all of them.
         let shape = source.byte();
         let unclean = match shape % 32 {
             0 => "/",
@@ -143,6 +145,7 @@ fn query(source: &mut Source<'_>) -> String {
                 let name = some_name(source);
                 query.push_str(&std::format!("exclude={}", encoded(&name, source.byte())));
             }
+            // Any bytes that a target may have: broken encodings and `;` among them.
             _ => {
                 let size = usize::from(source.byte() % 32);
                 let raw = source.bytes(size).iter();

@@ -33,6 +33,7 @@ pub fn connection(data: &[u8]) {
         idle_duration: Duration::from_millis(3000),
         drain_duration: Duration::from_millis(200),
     };
+    // The steps come first and the stream last, so that a longer stream does not change the steps.
     let steps: Vec<(u8, u8)> = (0..source.byte() % STEPS_MAX)
         .map(|_| (source.byte(), source.byte()))
         .collect();
@@ -120,10 +121,12 @@ impl<'s> Driver<'s> {
                 self.arrive(size);
                 self.receive(what.is_multiple_of(2), TX_BYTES);
             }
+            // Little room for answers, or none.
             3 => {
                 self.arrive(size);
                 self.receive(true, 4 * size);
             }
+            // Up to 4.3 s, more than any of the limits above.
             4 => {
                 self.now += 17 * size as u64;
                 self.end(Call::Expire, TX_BYTES);
@@ -164,6 +167,7 @@ impl<'s> Driver<'s> {
                 }
                 written
             };
+            // A copy, to compare the phase and the deadline with those after the call.
             let before = self.connection.clone();
             let progress = if is_cached {
                 let cache = &mut self.cache;
@@ -172,6 +176,8 @@ impl<'s> Driver<'s> {
             } else {
                 self.connection.receive(&context, rx, &mut tx, &mut answer)
             };
+            // An answer that neither the function nor a refusal has written is the 500 of a connection that
+            // gave up. That is only allowed if an answer did not fit.
             let given_up = progress.answered - progress.refused - answers;
             assert!(given_up == 0 || given_up == 1 && !(has_room && tx_bytes == TX_BYTES));
             self.gave_up |= given_up == 1;
@@ -202,6 +208,7 @@ impl<'s> Driver<'s> {
         let rx = self.rx();
         let mut tx = vec![0; tx_bytes];
         let before = self.connection.clone();
+        // Before its deadline, `expire` must change nothing.
         let is_due = self.connection.deadline(self.limits) <= context.now;
         let progress = match call {
             Call::Expire => self.connection.expire(&context, rx, &mut tx),
@@ -238,6 +245,7 @@ impl<'s> Driver<'s> {
     fn take(&mut self, rx: &[u8], tx: &[u8], progress: &Progress) {
         assert!(progress.consumed <= rx.len() && progress.written <= tx.len());
         assert!(progress.refused <= progress.answered);
+        // A closed connection consumes all input and answers none of it.
         if self.is_closed {
             assert_eq!(
                 (progress.written, progress.answered),

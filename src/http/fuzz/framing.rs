@@ -43,6 +43,7 @@ pub(super) fn answers(mut written: &[u8], seen: &[Seen]) -> u32 {
         let status = lines.next().unwrap().strip_prefix("HTTP/1.1 ").unwrap();
         assert!(status.as_bytes()[..3].iter().all(u8::is_ascii_digit) && &status[3..4] == " ");
         let fields: Vec<(&str, &str)> = lines.map(|line| line.split_once(": ").unwrap()).collect();
+        // Exactly one Content-Length, or two readers could see two ends of the answer.
         let mut lengths = fields.iter().filter(|(name, _)| *name == "Content-Length");
         let length: usize = lengths.next().unwrap().1.parse().unwrap();
         assert!(lengths.next().is_none() && fields.iter().any(|(name, _)| *name == "Date"));
@@ -80,6 +81,7 @@ pub(super) fn check(stream: &[u8], seen: &[Seen], end: End, limits: &Limits) {
     let mut is_open = true;
     for seen in seen {
         assert!(is_open, "a request was read after the last one");
+        // The connection skips empty lines before a request.
         at += empty_lines(&stream[at..]);
         let head = &stream[at..at + head_length(&stream[at..]).expect("a head without an end")];
         assert!(
@@ -90,6 +92,7 @@ pub(super) fn check(stream: &[u8], seen: &[Seen], end: End, limits: &Limits) {
         let text = String::from_utf8_lossy(head);
         let line = text.lines().next().unwrap();
         let method = line.split(' ').next().unwrap();
+        // The path that was answered must be the one of this request, not of a similar one elsewhere.
         let line_at = at + method.len() + 1..at + line.len();
         assert!(
             seen.path.is_none_or(|path| line_at.contains(&path)),
@@ -118,6 +121,7 @@ pub(super) fn check(stream: &[u8], seen: &[Seen], end: End, limits: &Limits) {
 
 /// True if no request is at the start of `rest`, even if more bytes follow.
 fn is_refusable(rest: &[u8], limits: &Limits) -> bool {
+    // The connection never sees more than this at once.
     let window = &rest[..rest.len().min(limits.request_head_bytes)];
     match (window, parse(window)) {
         ([b'\r' | b'\n', ..], _) | (_, Err(_)) => true,
@@ -184,6 +188,7 @@ fn body(head: &str, rest: &[u8], budget: u64) -> Option<usize> {
         .map(str::trim)
         .collect();
     let is_http10 = head.lines().next().unwrap().ends_with("HTTP/1.0");
+    // After the last request nothing is read, so the length of its body does not matter.
     if options.contains(&"close") || is_http10 && !options.contains(&"keep-alive") {
         return None;
     }
@@ -191,6 +196,7 @@ fn body(head: &str, rest: &[u8], budget: u64) -> Option<usize> {
         .first()
         .map(|digits| digits.parse::<u64>().unwrap());
     let is_chunked = !all("transfer-encoding").is_empty();
+    // Such a body may have another end for another parser (RFC 9112 section 6.1).
     if is_chunked && (length.is_some() || is_http10) {
         return None;
     }

@@ -31,6 +31,7 @@ fn check_prefixes(data: &[u8], result: &Result<Parsed<'_>, Refusal>) {
     } else {
         1
     };
+    // Not even an invalid byte is refused before the line has ended.
     let line_length = data.iter().position(|byte| *byte == b'\n');
     let line_length = line_length.unwrap_or(data.len());
     assert!(matches!(
@@ -72,6 +73,7 @@ fn check_head(head: &[u8], request: &Request<'_>) {
     );
     let lines = head.split(|byte| *byte == b'\n').count() - 1;
     assert!((2..=2 + FIELDS_MAX).contains(&lines), "{lines} lines");
+    // Either every line ends in CRLF, or none has a CR.
     let returns = head.iter().filter(|byte| **byte == b'\r').count();
     assert_eq!(
         returns,
@@ -93,6 +95,7 @@ fn check_head(head: &[u8], request: &Request<'_>) {
 
 /// The same head at another address, with nothing after it.
 fn check_head_alone(head: &[u8], request: &Request<'_>) {
+    // A parser that reads beyond the head would read other bytes after the copy.
     let copy = head.to_vec();
     match parse(&copy) {
         Ok(Parsed::Complete(again, length)) if length == head.len() => {
@@ -114,6 +117,7 @@ fn check_cache(head: &[u8], request: &Request<'_>) {
         }
         None => return,
     }
+    // One changed bit must not be found, wherever it is.
     for at in [0, head.len() / 2, head.len() - 1] {
         let mut other = copy.clone();
         other[at] ^= 1;

@@ -72,6 +72,7 @@ fn clean(parsed: &Target<'_>, model: &Model) {
     assert_eq!(parsed.is_unclean(), cleaned != model.path);
     let mut buffer = std::vec![0; model.path.len() + 2];
     let mut text = BodyWriter::new(&mut buffer);
+    // Text before the path must not change, whatever `..` the path has.
     text.push(b"=");
     parsed.clean_into(&mut text);
     assert_eq!(&text.as_bytes()[1..], cleaned.as_bytes());
@@ -88,6 +89,7 @@ struct Model {
 impl Model {
     fn new(target: &[u8]) -> Option<Self> {
         let target = str::from_utf8(target).ok()?;
+        // Bytes that no URI has (RFC 3986 section 2). A fragment is not sent.
         if target.contains(|c: char| !c.is_ascii_graphic() || c == '#') {
             return None;
         }
@@ -104,6 +106,7 @@ impl Model {
             Some((scheme, rest)) if ["http", "https"].contains(&&*scheme.to_ascii_lowercase()) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
                 let authority = Some(&rest[..end]).filter(|authority| !authority.is_empty());
+                // Without a path the path is `/` (RFC 9110 section 4.2.3).
                 let slash = if rest[end..].starts_with('/') {
                     ""
                 } else {
@@ -147,6 +150,7 @@ fn is_authority(text: &str, separator: &str) -> bool {
         return false;
     }
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=".contains(c);
+    // Without a bracket it is a name or an IPv4 address, which is a name too.
     let Some(literal) = host.strip_prefix('[') else {
         return host.chars().all(|c| is_name(c) || c == '%') && unescape(host, false).is_some();
     };
@@ -198,6 +202,7 @@ fn unescape(text: &str, is_query: bool) -> Option<Vec<u8>> {
     while let Some(first) = rest.chars().next() {
         let (byte, length) = match first {
             '%' => {
+                // `from_str_radix` would accept a sign.
                 let digits = rest.get(1..3).filter(|digits| !digits.contains('+'))?;
                 (u8::from_str_radix(digits, 16).ok()?, 3)
             }
