@@ -16,8 +16,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use healthz::http::HeadCache;
-use healthz::server::{Address, Config, Listeners, Memory, Runner, Server, Slot, spawn};
-use healthz::{Check, Endpoint, Instant, Limits, Responder};
+use healthz::server::{Address, Config, Listeners, Memory, Runner, Server, Slot, now, spawn};
+use healthz::{Check, Endpoint, Health, Instant, Limits, Responder};
 use mio::{Events, Interest, Poll, Token};
 use server_support::{
     ENDPOINTS, GET, Harness, LAST, PATIENCE, address_of, answer, is_closed, is_silent, localhost,
@@ -726,4 +726,33 @@ fn too_little_memory_is_told_at_once() {
         heads: &mut HeadCache::new(),
     };
     let _ = Server::with_memory(responder, localhost(), config.limits, memory);
+}
+
+/// Regression: a heartbeat that was never beaten passed for ever, whatever served it.
+#[test]
+fn a_heartbeat_without_a_beat_fails_after_its_limit_since_serving_began() {
+    const LIMIT: Duration = Duration::from_millis(100);
+    static WORK: Check = Check::heartbeat("work", LIMIT);
+    static LATE: Check = Check::heartbeat("late", LIMIT).initially_passing();
+    static LOOP: Check = Check::heartbeat("loop", LIMIT);
+    static BOTH: [Endpoint; 1] = [Endpoint::new("/healthz", &[&WORK, &LATE])];
+    static LOOPS: [Endpoint; 1] = [Endpoint::new("/healthz", &[&LOOP])];
+
+    // A loop of the host's begins with the server's first turn, which the harness makes.
+    let mut harness = Harness::on(Responder::new(&BOTH), localhost(), Config::default());
+    let began = harness.now;
+    assert!(WORK.passes(began));
+    harness.pass(LIMIT - Duration::from_millis(1));
+    assert!(WORK.passes(harness.now));
+    harness.pass(Duration::from_millis(1));
+    assert!(!WORK.passes(harness.now) && LATE.passes(harness.now));
+    assert_eq!(harness.now.saturating_since(began), LIMIT);
+
+    // A runner begins when it is made, before its first turn.
+    let server = Server::new(Responder::new(&LOOPS), localhost(), Config::default());
+    assert_eq!(LOOP.health(Instant::ZERO), Health::Unknown);
+    let runner = Runner::new(server).unwrap();
+    assert_eq!(LOOP.health(Instant::ZERO), Health::Passing);
+    assert!(!LOOP.passes(now().saturating_add(LIMIT)));
+    drop(runner);
 }

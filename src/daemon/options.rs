@@ -527,6 +527,16 @@ mod tests {
                 "--log-level off: expected error, warn, info, debug or trace",
             ),
             (
+                "--allow-host a,b",
+                "--allow-host a,b: expected a name or address without port, such as localhost, \
+                 127.0.0.1 or [::1]",
+            ),
+            (
+                "--allow-host *.a",
+                "--allow-host *.a: expected a name or address without port, such as localhost, \
+                 127.0.0.1 or [::1]",
+            ),
+            (
                 "--allow-host [::1]:80",
                 "--allow-host [::1]:80: expected a name or address without port, such as \
                  localhost, 127.0.0.1 or [::1]",
