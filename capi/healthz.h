@@ -142,7 +142,8 @@ enum healthz_result healthz_add_check(struct healthz *door,
                                       const struct healthz_check **check);
 
 // Adds a check that passes while the last healthz_beat() is younger than `limit_ms` milliseconds.
-// Before the first beat it passes. The rest is as with healthz_add_check().
+// Before the first beat it passes until `limit_ms` after healthz_start(). The rest is as with
+// healthz_add_check().
 enum healthz_result healthz_add_heartbeat(struct healthz *door,
                                           const char *name,
                                           uint32_t limit_ms,

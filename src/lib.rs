@@ -1,19 +1,23 @@
-//! The kubelet's health door as a part: `/healthz`, `/livez` and `/readyz`, answered from atomics,
-//! without allocation, from your own event loop, from a thread of their own, or without sockets at all.
+//! Health endpoints as the kubelet has them: `/healthz`, `/livez` and `/readyz`.
+//!
+//! Your code reports what it knows with atomic stores. The server answers each request from these
+//! atomics. It runs on a thread of its own or in your event loop, and does not allocate per request.
+//! Without the server, the core works on bytes alone and needs no operating system.
 //!
 //! ```text
 //!  your code, other threads, signal handlers                   probes: kubelet, curl, HAProxy, monit
 //!         | pass / fail(reason) / beat                                  | TCP on loopback, Unix sockets
 //!         v                                                             v
-//!   check::Check (one atomic word) --load--> answer <--Request-- http::Connection <--bytes, time-- server
+//!   check::Check (one atomic each) --load--> answer <--Request-- http::Connection <--bytes, time-- server
 //!                                              '-----Response--->'            '---bytes, deadline--->'
 //! ```
 //!
-//! Writers store, readers load: nobody waits for anybody. A request never runs a check, takes a lock
-//! or allocates. The text is that of Kubernetes' own handler; what is answered to which request is a
-//! table in [`answer`], what is refused are tables in [`http::Connection`] and its neighbours.
+//! Updates store and requests load, and neither waits for the other. A request never runs a check, takes
+//! a lock or allocates. The text of answers is that of Kubernetes. The table in [`answer`] lists the
+//! answer to each request; the tables in [`http::connection`], [`http::request`] and [`http::target`]
+//! list what is refused.
 //!
-//! # Five lines
+//! # Quick start
 //!
 #![cfg_attr(feature = "server", doc = "```no_run")]
 #![cfg_attr(not(feature = "server"), doc = "```ignore")]
@@ -26,52 +30,52 @@
 //! static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING, &WORK]);
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let door = spawn(Server::bind(Responder::new(&ENDPOINTS), &Address::DEFAULT)?)?;
+//! let thread = spawn(Server::bind(Responder::new(&ENDPOINTS), &Address::DEFAULT)?)?;
 //! loop {
 //!     WORK.beat(now()); // from any thread, as often as you like
 //!     # break;
 //! }
-//! # door.stop();
+//! # handle.stop();
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # Where it lives
+//! # Ways to run it
 //!
 //! | you have | use |
 //! |---|---|
-//! | a thread to spare | [`server::spawn`]: a busy or blocked runtime cannot starve it |
-//! | nothing else to do | [`server::Runner::run`] |
+//! | any program | [`server::spawn`]: a thread that a busy or blocked runtime cannot delay |
+//! | a thread with nothing else to do | [`server::Runner::run`] |
 //! | a mio loop | [`server::Server`] with your `Registry`, tokens and time |
 //! | any other loop | [`server::Runner::turn`] when the descriptor of its `AsFd` is readable |
 //! | no operating system | [`http::Connection`] and [`Responder`] over your own bytes; `examples/smoltcp` |
 //!
-//! Each is a short program in `examples/`; the README says how many lines, descriptors and bytes of
-//! memory it adds. [`server::Server::with_memory`] takes the bytes from statics, and checks are updated
-//! from signal handlers too, see [`check`].
+//! Each is a short program in `examples/`. [`server::Server::with_memory`] takes all memory from its
+//! caller, for example from statics. Checks can be updated from signal handlers; see [`check`].
 //!
 //! # What it does not do
 //!
-//! TLS, authentication, HTTP/2, routing, request bodies (they are thrown away), running checks: a check
-//! is what your code last said, and a probe costs the same however slow the thing is that it is about.
+//! It has no TLS, no authentication, no HTTP/2 and no routing, and it discards request bodies. It runs no
+//! checks: a check has the state that your code reported last, so a probe takes the same time however
+//! slow the checked thing is.
 //!
-//! The library never exits, touches signals, reads the environment, writes to a standard stream or
-//! starts a thread that it was not asked for. Nothing that arrives from outside makes it panic; the
-//! panics there are, each under a `# Panics`, are about arguments given at construction.
+//! The library never exits, changes signal handlers, reads the environment, writes to a standard stream
+//! or starts a thread, unless its caller asks for that. No input from outside makes it panic. Functions
+//! that panic on invalid arguments have a section `# Panics`; all of them are called at startup.
 //!
 //! # Features
 //!
 //! - none: checks, HTTP and answers. `no_std` without `alloc`; needs 64-bit atomics.
 //! - `server`: sockets and the event loop on mio.
-//! - `capi`: the functions of `capi/healthz.h`, for C and whoever speaks it; see `capi/README.md`.
-//! - `daemon` (default): what the `healthz` program needs on top. Embedders turn it off:
+//! - `capi`: the functions of `capi/healthz.h` for C; see `capi/README.md`.
+//! - `daemon` (default): what the `healthz` program needs in addition. Embedders turn it off:
 //!   `healthz = { version = "0.1", default-features = false, features = ["server"] }`.
 #![no_std]
 #![warn(missing_docs)]
 
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!(
-    "healthz needs 64-bit atomics: a check's verdict is one word that holds a time in milliseconds"
+    "healthz needs 64-bit atomics: the state of a check is one integer that holds a time in milliseconds"
 );
 
 #[cfg(any(feature = "server", test, fuzzing))]

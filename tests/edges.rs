@@ -15,7 +15,7 @@ use common::judge::answers;
 use common::profile;
 use common::rows::End;
 use common::wire::{Outcome, Wire};
-use healthz::http::{StatusCode, Text};
+use healthz::http::{BodyWriter, StatusCode};
 use healthz::limits::{
     CHECK_NAME_BYTES_MAX, FIELDS_MAX, LEADING_EMPTY_LINES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
     REQUEST_HEAD_BYTES_MIN, RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
@@ -297,7 +297,7 @@ fn a_host_is_a_name_or_an_address_in_brackets_and_a_port() {
 #[test]
 fn a_text_keeps_what_came_before_the_first_piece_that_does_not_fit() {
     let mut buffer = [0; 8];
-    let mut text = Text::new(&mut buffer);
+    let mut text = BodyWriter::new(&mut buffer);
     assert!(text.is_empty());
     text.push(b"abc");
     text.push_number(0);

@@ -16,12 +16,12 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use healthz::http::HeadCache;
-use healthz::server::{Address, Config, Listeners, Memory, Runner, Server, Slot, spawn};
-use healthz::{Check, Endpoint, Instant, Limits, Responder};
+use healthz::server::{Address, Config, Listeners, Memory, Runner, Server, Slot, now, spawn};
+use healthz::{Check, Endpoint, Health, Instant, Limits, Responder};
 use mio::{Events, Interest, Poll, Token};
 use server_support::{
-    ENDPOINTS, GET, Harness, LAST, PATIENCE, PING, address_of, answer, is_closed, is_silent,
-    localhost, rest,
+    ENDPOINTS, GET, Harness, LAST, PATIENCE, address_of, answer, is_closed, is_silent, localhost,
+    rest,
 };
 use socket2::SockRef;
 
@@ -180,9 +180,15 @@ fn assert_time_to_live(harness: &mut Harness, time_to_live: Duration) {
 
 /// A server, and a client that has yet to read its last answer and to say the rest.
 fn unread_answer(name: &str) -> (Harness, UnixStream) {
-    // One answer that no Unix socket takes at once.
-    static MANY: [&Check; 60_000] = [&PING; 60_000];
-    static LONG: [Endpoint; 1] = [Endpoint::new("/healthz", &MANY)];
+    // One answer of 670 kB, which no Unix socket takes at once.
+    let checks = (0..5000).map(|index| {
+        let check = Check::manual(format!("{index:0>127}").leak());
+        check.pass();
+        &*Box::leak(Box::new(check))
+    });
+    let checks: &'static [&'static Check] = checks.collect::<Vec<_>>().leak();
+    let endpoints: &'static [Endpoint<'static>] =
+        Box::leak(Box::new([Endpoint::new("/healthz", checks)]));
     let path = std::env::temp_dir().join(format!("healthz-{name}-{}.sock", std::process::id()));
     let mut listeners = Listeners::new();
     listeners.bind(&Address::Unix(path.clone())).unwrap();
@@ -190,7 +196,7 @@ fn unread_answer(name: &str) -> (Harness, UnixStream) {
         connections: 2,
         ..Config::default()
     };
-    let mut harness = Harness::on(Responder::new(&LONG), listeners, config);
+    let mut harness = Harness::on(Responder::new(endpoints), listeners, config);
     let mut stream = UnixStream::connect(&path).unwrap();
     stream.write_all(b"POST /healthz?verbose HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9\r\n\r\nunr").unwrap();
     stream.set_nonblocking(true).unwrap();
@@ -720,4 +726,33 @@ fn too_little_memory_is_told_at_once() {
         heads: &mut HeadCache::new(),
     };
     let _ = Server::with_memory(responder, localhost(), config.limits, memory);
+}
+
+/// Regression: a heartbeat that was never beaten passed for ever, whatever served it.
+#[test]
+fn a_heartbeat_without_a_beat_fails_after_its_limit_since_serving_began() {
+    const LIMIT: Duration = Duration::from_millis(100);
+    static WORK: Check = Check::heartbeat("work", LIMIT);
+    static LATE: Check = Check::heartbeat("late", LIMIT).initially_passing();
+    static LOOP: Check = Check::heartbeat("loop", LIMIT);
+    static BOTH: [Endpoint; 1] = [Endpoint::new("/healthz", &[&WORK, &LATE])];
+    static LOOPS: [Endpoint; 1] = [Endpoint::new("/healthz", &[&LOOP])];
+
+    // A loop of the host's begins with the server's first turn, which the harness makes.
+    let mut harness = Harness::on(Responder::new(&BOTH), localhost(), Config::default());
+    let began = harness.now;
+    assert!(WORK.passes(began));
+    harness.pass(LIMIT - Duration::from_millis(1));
+    assert!(WORK.passes(harness.now));
+    harness.pass(Duration::from_millis(1));
+    assert!(!WORK.passes(harness.now) && LATE.passes(harness.now));
+    assert_eq!(harness.now.saturating_since(began), LIMIT);
+
+    // A runner begins when it is made, before its first turn.
+    let server = Server::new(Responder::new(&LOOPS), localhost(), Config::default());
+    assert_eq!(LOOP.health(Instant::ZERO), Health::Unknown);
+    let runner = Runner::new(server).unwrap();
+    assert_eq!(LOOP.health(Instant::ZERO), Health::Passing);
+    assert!(!LOOP.passes(now().saturating_add(LIMIT)));
+    drop(runner);
 }

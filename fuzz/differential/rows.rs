@@ -70,7 +70,7 @@ pub const ROWS: &[Row] = &[
         "Host is no host and port",
         "RFC 9112 3.2, RFC 9110 7.2",
         Refuses("400"),
-        |head| head.all("host").iter().any(|host| !is_authority(host)),
+        |head| head.all("host").iter().any(|host| !is_authority(host, "%")),
     ),
     row(
         "some lines end in LF, some in CRLF",
@@ -120,9 +120,8 @@ pub const ROWS: &[Row] = &[
         |head| {
             head.version != "HTTP/1.0"
                 && head
-                    .all("expect")
-                    .iter()
-                    .any(|value| !value.eq_ignore_ascii_case("100-continue"))
+                    .expectations()
+                    .any(|member| !member.eq_ignore_ascii_case("100-continue"))
         },
     ),
     row("CONNECT", "RFC 9110 9.3.6", Refuses("501"), |head| {
@@ -142,7 +141,7 @@ pub const ROWS: &[Row] = &[
             let lengths = head.all("content-length");
             let has_body = (!lengths.is_empty() && lengths != ["0"])
                 || !head.all("transfer-encoding").is_empty();
-            !head.all("expect").is_empty() && has_body
+            head.expectations().next().is_some() && has_body
         },
     ),
     row(
@@ -314,6 +313,13 @@ impl<'s> Head<'s> {
             .any(|value| says(value) && !value.is_ascii())
     }
 
+    /// The members of all Expect fields. Empty members do not count.
+    fn expectations(&self) -> impl Iterator<Item = &str> {
+        let members = self.all("expect").into_iter();
+        let members = members.flat_map(|value| value.split(',')).map(str::trim);
+        members.filter(|member| !member.is_empty())
+    }
+
     fn all(&self, wanted: &str) -> Vec<&str> {
         let fields = self.fields.iter().filter(|(name, _)| name == wanted);
         fields.map(|(_, value)| value.as_str()).collect()
@@ -322,8 +328,9 @@ impl<'s> Head<'s> {
 
 const UNRESERVED_AND_DELIMS: &str = "-._~!$&'()*+,;=";
 
-/// RFC 3986 section 3.2 without userinfo, and RFC 9110 section 4.2.1: no port without a host.
-fn is_authority(text: &str) -> bool {
+/// RFC 3986 section 3.2 without userinfo, and RFC 9110 section 4.2.1: no port without a host. A Host field
+/// may have its zone after `%` alone.
+fn is_authority(text: &str, zone_separator: &str) -> bool {
     let bracket = text.rfind(']').map_or(0, |at| at + 1);
     let colon = text[bracket..].find(':').map(|at| bracket + at);
     let (host, port) = text.split_at(colon.unwrap_or(text.len()));
@@ -336,7 +343,9 @@ fn is_authority(text: &str) -> bool {
     }
     match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
         Some(Some(address)) => {
-            let (address, zone) = address.split_once("%25").unwrap_or((address, "zone"));
+            let (address, zone) = address
+                .split_once(zone_separator)
+                .unwrap_or((address, "zone"));
             // Of a later version: IPvFuture.
             let is_future = address
                 .strip_prefix(['v', 'V'])
@@ -369,7 +378,7 @@ fn is_target(method: &str, target: &[u8]) -> bool {
         _ if target.starts_with('/') => target,
         Some((scheme, rest)) if ["http", "https"].contains(&&*scheme.to_ascii_lowercase()) => {
             let end = rest.find(['/', '?']).unwrap_or(rest.len());
-            if end == 0 || !is_authority(&rest[..end]) {
+            if end == 0 || !is_authority(&rest[..end], "%25") {
                 return false;
             }
             &rest[end..]

@@ -1,33 +1,35 @@
-//! The Kubernetes text contract of health endpoints (`k8s.io/apiserver/pkg/server/healthz`).
+//! The text of a health endpoint's answer, as Kubernetes writes it
+//! (`k8s.io/apiserver/pkg/server/healthz`).
 //!
-//! Knows how an endpoint's checks become text; paths and methods are [`super`]'s.
+//! Knows the checks of one endpoint and the query of a request. Knows no path and no method: those
+//! belong to [`super`], which calls [`root`] for an endpoint and [`single`] for one check.
 
-use core::cmp::Ordering;
-
-use super::quote::quote;
+use super::excludes::{Exclude, Excludes, WARNING_BYTES};
 use crate::check::{Check, Endpoint};
-use crate::http::{Decoded, Fields, Full, Request, StatusCode, Text, Writer, strip_prefix};
+use crate::http::{BodyWriter, BufferFull, Fields, Request, StatusCode, Writer, strip_prefix};
 use crate::limits::{EXCLUDES_MAX, Limits, TARGET_EXPANSION_MAX};
 use crate::time::Instant;
 
-/// The answer of `/healthz`: `ok`, or a line a check if one fails or `verbose` asks for it.
+/// The answer of `/healthz`: `ok`, or a line per check if one fails or `verbose` is in the query.
 #[inline]
 pub(super) fn root(
     endpoint: &Endpoint<'_>,
     now: Instant,
     request: &Request<'_>,
     writer: Writer<'_>,
-) -> Result<usize, Full> {
+) -> Result<usize, BufferFull> {
     match request.target().query() {
+        // Nearly every request ends here: one load per check, and a prepared answer.
         None if endpoint.passes(now) => writer.ok(),
         None => report(endpoint, now, false, &mut Excludes::none(), writer),
         Some(query) => root_with_query(endpoint, now, request, query, writer),
     }
 }
 
-/// The check that `rest` of a path, `/NAME`, names.
+/// The check that `rest` names, where `rest` is `/NAME`, the path after the endpoint's path.
 pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &[u8], now: Instant) -> Option<&'a Check> {
     let rest = rest.strip_prefix(b"/")?;
+    // Unlisted checks are left out here too, or their existence would be visible.
     let mut checks = endpoint
         .checks()
         .iter()
@@ -38,13 +40,14 @@ pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &[u8], now: Instant) -> Op
 }
 
 /// The answer of `/healthz/NAME`.
-pub(super) fn single(check: &Check, now: Instant, writer: Writer<'_>) -> Result<usize, Full> {
+pub(super) fn single(check: &Check, now: Instant, writer: Writer<'_>) -> Result<usize, BufferFull> {
     match check.reason(now) {
+        // Kubernetes sets no `nosniff` field here.
         None => writer.fixed(StatusCode::OK, Fields::TextSniffed, b"ok"),
-        Some(reason) => writer.rendered(Fields::Text, |text| {
-            text.push(b"internal server error: ");
-            text.push(reason.as_str().as_bytes());
-            text.push(b"\n");
+        Some(reason) => writer.rendered(Fields::Text, |body| {
+            body.push(b"internal server error: ");
+            body.push(reason.as_str().as_bytes());
+            body.push(b"\n");
             StatusCode::INTERNAL_SERVER_ERROR
         }),
     }
@@ -60,8 +63,9 @@ pub(super) fn root_bytes_max(endpoint: &Endpoint<'_>, limits: &Limits) -> usize 
         "[+]".len() + check.name().len() + failed.max(EXCLUDED.len() + group + OK.len())
     };
     let lines: usize = endpoint.checks().iter().map(line).sum();
+    // The warning repeats names from the target, with some bytes escaped.
     let names = TARGET_EXPANSION_MAX.saturating_mul(limits.request_head_bytes);
-    let rest = NO_MATCHES.len() + endpoint.name().len() + PASSED.len().max(NOT_PASSED.len());
+    let rest = WARNING_BYTES + endpoint.name().len() + PASSED.len().max(NOT_PASSED.len());
     lines.saturating_add(rest).saturating_add(names)
 }
 
@@ -70,7 +74,6 @@ const EXCLUDED: &[u8] = b" excluded";
 const FAILED: &[u8] = b" failed: reason withheld\n";
 const PASSED: &[u8] = b" check passed\n";
 const NOT_PASSED: &[u8] = b" check failed\n";
-const NO_MATCHES: &[u8] = b"warn: some health checks cannot be excluded: no matches for \n";
 
 fn root_with_query(
     endpoint: &Endpoint<'_>,
@@ -78,7 +81,8 @@ fn root_with_query(
     request: &Request<'_>,
     query: &[u8],
     writer: Writer<'_>,
-) -> Result<usize, Full> {
+) -> Result<usize, BufferFull> {
+    // Kubernetes ignores the value of `verbose`: `verbose=false` is verbose too.
     let mut is_verbose = false;
     let mut has_excludes = false;
     for (name, _) in request.target().pairs() {
@@ -92,7 +96,7 @@ fn root_with_query(
     }
 }
 
-/// Kept out of its caller: the list of excludes is on the stack here.
+// Not inlined: the array below takes 6 KiB of stack, which other requests do not need.
 #[inline(never)]
 fn root_with_excludes(
     endpoint: &Endpoint<'_>,
@@ -101,22 +105,16 @@ fn root_with_excludes(
     query: &[u8],
     is_verbose: bool,
     writer: Writer<'_>,
-) -> Result<usize, Full> {
+) -> Result<usize, BufferFull> {
     let mut found = [Exclude::default(); EXCLUDES_MAX];
-    let mut excludes = Excludes {
-        query,
-        found: &mut found,
-        count: 0,
-    };
-    let mut values = request
-        .target()
-        .pairs()
-        .filter(|(name, _)| name.is("exclude"));
-    if values.any(|(_, value)| excludes.insert(value).is_err()) {
+    let mut excludes = Excludes::new(query, &mut found);
+    let pairs = request.target().pairs();
+    let mut values = pairs.filter(|(name, _)| name.is("exclude")).enumerate();
+    // The parameters are counted, not the names in the set: this bounds the number of insertions.
+    if values.any(|(index, (_, value))| index >= EXCLUDES_MAX || excludes.insert(value).is_err()) {
         let body = b"414 URI Too Long: more exclude parameters than this server takes\n";
         return writer.fixed(StatusCode::TARGET_TOO_LONG, Fields::Text, body);
     }
-    excludes.sort();
     report(endpoint, now, is_verbose, &mut excludes, writer)
 }
 
@@ -126,29 +124,31 @@ fn report(
     is_verbose: bool,
     excludes: &mut Excludes<'_, '_>,
     writer: Writer<'_>,
-) -> Result<usize, Full> {
+) -> Result<usize, BufferFull> {
+    // The state is loaded first: it is cheaper than the search for the name.
     let passes = |check: &Check| check.passes(now) || excludes.exclusion(check).is_some();
     if !is_verbose && endpoint.checks().iter().all(|check| passes(check)) {
         return writer.ok();
     }
-    writer.rendered(Fields::Text, |text| {
+    writer.rendered(Fields::Text, |body| {
         let mut has_failed = false;
         for check in endpoint
             .checks()
             .iter()
             .filter(|check| check.is_listed(now))
         {
-            has_failed |= line(check, now, excludes, text);
+            has_failed |= line(check, now, excludes, body);
         }
         if !has_failed && !is_verbose {
-            // What failed a moment ago passes now.
-            text.truncate(0);
-            text.push(b"ok");
+            // Another thread has updated the check that failed above. The status must fit the lines,
+            // so each check is loaded once more here and the lines decide.
+            body.truncate(0);
+            body.push(b"ok");
             return StatusCode::OK;
         }
-        excludes.warn(text);
-        text.push(endpoint.name().as_bytes());
-        text.push(if has_failed { NOT_PASSED } else { PASSED });
+        excludes.warn(body);
+        body.push(endpoint.name().as_bytes());
+        body.push(if has_failed { NOT_PASSED } else { PASSED });
         if has_failed {
             StatusCode::INTERNAL_SERVER_ERROR
         } else {
@@ -157,211 +157,30 @@ fn report(
     })
 }
 
-/// One check's line. Returns whether it failed.
-fn line(check: &Check, now: Instant, excludes: &mut Excludes<'_, '_>, text: &mut Text<'_>) -> bool {
+/// Writes the line of one check. Returns true if the check failed.
+fn line(
+    check: &Check,
+    now: Instant,
+    excludes: &mut Excludes<'_, '_>,
+    body: &mut BodyWriter<'_>,
+) -> bool {
     let exclusion = excludes.exclusion(check);
     let has_failed = exclusion.is_none() && !check.passes(now);
-    text.push(if has_failed { b"[-]" } else { b"[+]" });
-    text.push(check.name().as_bytes());
+    body.push(if has_failed { b"[-]" } else { b"[+]" });
+    body.push(check.name().as_bytes());
     match exclusion {
-        None if has_failed => text.push(FAILED),
-        None => text.push(b" ok\n"),
+        // The reason may be confidential, so Kubernetes shows it under the path of the check only.
+        None if has_failed => body.push(FAILED),
+        None => body.push(b" ok\n"),
         Some(group) => {
-            text.push(EXCLUDED);
+            body.push(EXCLUDED);
             if let Some(group) = group {
-                text.push(b" with ");
-                text.push(group.as_bytes());
+                body.push(b" with ");
+                body.push(group.as_bytes());
             }
-            text.push(OK);
+            body.push(OK);
         }
     }
     excludes.mark_matched(check);
     has_failed
-}
-
-/// A value of `exclude`: its place in the query, and whether it named anything.
-#[derive(Clone, Copy, Default)]
-struct Exclude {
-    start: u16,
-    length: u16,
-    is_matched: bool,
-}
-
-/// What `exclude` parameters name: a set, sorted bytewise as decoded.
-struct Excludes<'q, 'f> {
-    query: &'q [u8],
-    found: &'f mut [Exclude],
-    count: usize,
-}
-
-impl Excludes<'_, '_> {
-    fn none() -> Self {
-        Excludes {
-            query: b"",
-            found: &mut [],
-            count: 0,
-        }
-    }
-
-    /// Appends a value, which must be part of the query.
-    fn insert(&mut self, value: Decoded<'_>) -> Result<(), Full> {
-        let raw = value.raw();
-        // The value is a slice of the query: the distance of their addresses is its place. An empty
-        // one may be a constant elsewhere, and has no place.
-        let start = match raw.is_empty() {
-            true => 0,
-            false => raw.as_ptr().addr().wrapping_sub(self.query.as_ptr().addr()),
-        };
-        let exclude = Exclude {
-            start: u16::try_from(start).map_err(|_| Full)?,
-            length: u16::try_from(raw.len()).map_err(|_| Full)?,
-            is_matched: false,
-        };
-        *self.found.get_mut(self.count).ok_or(Full)? = exclude;
-        self.count += 1;
-        Ok(())
-    }
-
-    /// Makes a sorted set of what was inserted.
-    fn sort(&mut self) {
-        let query = self.query;
-        let found = self.found.get_mut(..self.count).unwrap_or_default();
-        heap_sort(found, |a, b| {
-            a.value(query).bytes().lt(b.value(query).bytes())
-        });
-        let mut kept = 0usize;
-        for at in 0..found.len() {
-            let Some(next) = found.get(at).copied() else {
-                break;
-            };
-            let last = kept.checked_sub(1).and_then(|last| found.get(last));
-            if last.is_some_and(|last| last.value(query).bytes().eq(next.value(query).bytes())) {
-                continue;
-            }
-            if let Some(slot) = found.get_mut(kept) {
-                *slot = next;
-            }
-            kept += 1;
-        }
-        self.count = kept;
-    }
-
-    /// Whether `check` is excluded; by its own name, `Some(None)`, or with its group.
-    fn exclusion(&self, check: &Check) -> Option<Option<&'static str>> {
-        if self.count == 0 {
-            return None;
-        }
-        if self.position(check.name()).is_some() {
-            return Some(None);
-        }
-        let group = check.group_name()?;
-        self.position(group).map(|_| Some(group))
-    }
-
-    /// Remembers that the check's name and group are known ones.
-    fn mark_matched(&mut self, check: &Check) {
-        for name in [Some(check.name()), check.group_name()]
-            .into_iter()
-            .flatten()
-        {
-            if let Some(exclude) = self.position(name).and_then(|at| self.found.get_mut(at)) {
-                exclude.is_matched = true;
-            }
-        }
-    }
-
-    /// The line about names that match nothing, if there are any.
-    fn warn(&self, text: &mut Text<'_>) {
-        let Some((warning, end)) = NO_MATCHES.split_at_checked(NO_MATCHES.len() - 1) else {
-            return;
-        };
-        let mut separator = warning;
-        for exclude in self.set().iter().filter(|exclude| !exclude.is_matched) {
-            text.push(separator);
-            quote(exclude.value(self.query).bytes(), text);
-            separator = b",";
-        }
-        if separator == b"," {
-            text.push(end);
-        }
-    }
-
-    fn set(&self) -> &[Exclude] {
-        self.found.get(..self.count).unwrap_or_default()
-    }
-
-    fn position(&self, name: &str) -> Option<usize> {
-        let order =
-            |exclude: &Exclude| -> Ordering { exclude.value(self.query).bytes().cmp(name.bytes()) };
-        self.set().binary_search_by(order).ok()
-    }
-}
-
-impl Exclude {
-    fn value<'q>(&self, query: &'q [u8]) -> Decoded<'q> {
-        let start = usize::from(self.start);
-        Decoded::new(
-            query
-                .get(start..start + usize::from(self.length))
-                .unwrap_or_default(),
-        )
-    }
-}
-
-/// Sorts in place, in bounded steps for any input. The core's own is faster for thousands, and takes
-/// 9 KiB of program.
-fn heap_sort<T>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
-    // The first is before the second; else nothing happens, where the core's own would panic.
-    let swap = |items: &mut [T], from: usize, to: usize| {
-        if let Some([first, .., last]) = items.get_mut(from..=to) {
-            core::mem::swap(first, last);
-        }
-    };
-    // Lets the item at `parent` sink below all that are larger, before `end`.
-    let sink = |items: &mut [T], mut parent: usize, end: usize| {
-        let is_less = |items: &[T], a: usize, b: usize| match (items.get(a), items.get(b)) {
-            (Some(a), Some(b)) => is_less(a, b),
-            _ => false,
-        };
-        loop {
-            let mut child = 2 * parent + 1;
-            if child + 1 < end && is_less(items, child, child + 1) {
-                child += 1;
-            }
-            if child >= end || !is_less(items, parent, child) {
-                return;
-            }
-            swap(items, parent, child);
-            parent = child;
-        }
-    };
-    for parent in (0..items.len() / 2).rev() {
-        sink(items, parent, items.len());
-    }
-    for last in (1..items.len()).rev() {
-        swap(items, 0, last);
-        sink(items, 0, last);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::heap_sort;
-
-    #[test]
-    fn every_order_of_a_few_is_sorted() {
-        for count in 0..=6_u32 {
-            for order in 0..count.pow(count) {
-                let mut items = [0; 6];
-                for (place, item) in (0..count).zip(&mut items) {
-                    *item = order / count.pow(place) % count;
-                }
-                let items = &mut items[..count as usize];
-                heap_sort(items, |a, b| a < b);
-                let sum: u32 = items.iter().sum();
-                let digits = (0..count).map(|place| order / count.pow(place) % count);
-                assert!(items.is_sorted() && digits.sum::<u32>() == sum, "{order}");
-            }
-        }
-    }
 }

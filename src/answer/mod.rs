@@ -1,18 +1,21 @@
-//! Request + checks + time -> response: the rooms that know both worlds.
+//! Answers: from a request, the checks and a time to a response.
 //!
-//! Knows no socket. Called with each whole request by [`http::Connection`](crate::http::Connection);
-//! loads check states, runs nothing, locks nothing, allocates nothing.
+//! This is the only module that knows both HTTP and checks. Knows no socket and no clock.
+//! [`http::Connection`](crate::http::Connection) calls [`Responder::respond`] with each complete request.
+//! It loads the states of checks; it runs no check, takes no lock and does not allocate.
 //!
 //! | path | method | answer | source |
 //! |---|---|---|---|
-//! | an endpoint, `/healthz` for example | GET, HEAD, OPTIONS, POST | `ok`, or 500 with a line a check | Kubernetes `handleRootHealth` |
+//! | an endpoint, `/healthz` for example | GET, HEAD, OPTIONS, POST | `ok`, or 500 with a line per check | Kubernetes `handleRootHealth` |
 //! | `/healthz/NAME` | the same | `ok`, or 500 `internal server error: REASON` | Kubernetes `adaptCheckToHandler` |
 //! | both | others | 405 with Allow; Kubernetes runs the check for any token | RFC 9110 15.5.6 |
-//! | `/`, `*` | OPTIONS | as the first endpoint: HAProxy's `option httpchk` asks `OPTIONS /`, and an OPTIONS that always says yes would call a dead node healthy | HAProxy 2.6 |
+//! | `/` | OPTIONS | as the endpoint with a failing [`Check::shutdown`](crate::Check::shutdown), which is `/readyz`; else as the first endpoint. HAProxy's `option httpchk` sends this, and must stop routing to a node that fails or drains | HAProxy 2.6 |
+//! | `*` | OPTIONS | an empty 200: the target is the server, not a resource | RFC 9110 9.3.7, as Go |
 //! | `//healthz`, `/./healthz`, `/healthz/../livez` | any | 307 to the clean path; a query is kept unless it is empty | Go `http.ServeMux` |
 //! | anything else | any | 404 `404 page not found` | Go `http.NotFound` |
-//! | a Host that is not in a given list | any | 421 | RFC 9110 15.5.20 |
+//! | a Host that is not in the list of [`Responder::allow_hosts`] | any | 421 | RFC 9110 15.5.20 |
 
+mod excludes;
 #[cfg(any(all(test, not(loom)), fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
@@ -20,14 +23,14 @@ mod healthz;
 mod quote;
 
 use crate::check::Endpoint;
-use crate::http::{Fields, Form, Full, Method, Request, StatusCode, Writer};
+use crate::http::{BufferFull, Fields, Method, Request, StatusCode, Writer};
 use crate::limits::{
     Limits, REASON_BYTES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX, RESPONSE_HEAD_BYTES_MAX,
     TARGET_EXPANSION_MAX,
 };
 use crate::time::Instant;
 
-/// What is served: endpoints with their checks, and for whom.
+/// The endpoints that are served, with their checks, and the hosts that are answered.
 ///
 /// ```
 /// use healthz::http::{Connection, Context};
@@ -55,7 +58,7 @@ pub struct Responder<'a> {
 }
 
 impl<'a> Responder<'a> {
-    /// Serves `endpoints`; where two match a path, the first in the list does.
+    /// Serves `endpoints`. If two of them match a path, the first in the list answers.
     pub const fn new(endpoints: &'a [Endpoint<'a>]) -> Self {
         Responder {
             endpoints,
@@ -63,14 +66,23 @@ impl<'a> Responder<'a> {
         }
     }
 
-    /// Answers only requests for one of `hosts` (names or addresses without port, compared without
-    /// regard to case; IPv6 in brackets) and gives others 421, so that no web page can reach the door
-    /// through a name of its own (DNS rebinding). HTTP/1.0 without Host, which no browser sends, is
-    /// answered. An empty list, the default, allows every host, as Kubernetes does.
+    /// Answers only requests for one of `hosts`, and others with 421. This stops a web page that reaches
+    /// the server through a host name of its own (DNS rebinding).
+    ///
+    /// A host is a name or an address without port; an IPv6 address is in brackets. Case does not
+    /// matter. [`is_host`](Responder::is_host) tests one. A request of HTTP/1.0 without Host, which no
+    /// browser sends, is answered. An empty list, the default, allows every host, as Kubernetes does.
     #[must_use]
     pub const fn allow_hosts(mut self, hosts: &'a [&'a str]) -> Self {
         self.allow_hosts = hosts;
         self
+    }
+
+    /// True if `host` can be in the list of [`allow_hosts`](Responder::allow_hosts): a name of letters,
+    /// digits and `-._~`, an IPv4 address, or an IPv6 address in brackets, without port. A list with
+    /// anything else would never match a request.
+    pub fn is_host(host: &str) -> bool {
+        crate::http::is_host_without_port(host.as_bytes())
     }
 
     /// The endpoints.
@@ -78,10 +90,20 @@ impl<'a> Responder<'a> {
         self.endpoints
     }
 
-    /// Writes the answer to `request`, with the checks as they are at `now`. Returns its size.
+    /// Tells the checks that serving begins at `now`, which starts the limit of heartbeats that were
+    /// never beaten; see [`Check::heartbeat`](crate::Check::heartbeat).
+    ///
+    /// `server::Runner` calls this when it is made, and `server::Server` on its first turn. Call it
+    /// yourself, once, if you use neither. Further calls have no effect.
+    pub fn begin(&self, now: Instant) {
+        let checks = self.endpoints.iter().flat_map(Endpoint::checks);
+        checks.for_each(|check| check.begin(now));
+    }
+
+    /// Writes the answer to `request`, with the states of the checks at `now`. Returns its size.
     ///
     /// # Errors
-    /// [`Full`] if the writer's buffer has no room for it; at most
+    /// [`BufferFull`] if the writer's buffer has no room for it; at most
     /// [`response_bytes_max`](Responder::response_bytes_max) bytes are needed.
     #[inline]
     pub fn respond(
@@ -89,22 +111,19 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, Full> {
+    ) -> Result<usize, BufferFull> {
         if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
             let body = b"421 Misdirected Request: this server does not answer for that host\n";
             return writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body);
         }
         let target = request.target();
+        // Before the endpoints, as in Go's `ServeMux`: `//healthz` is redirected, not answered.
         if target.is_unclean() {
             return redirect(request, writer);
         }
-        let is_probe_of_all = request.method() == Method::Options
-            && (target.form() == Form::Asterisk || target.path() == b"/");
         for endpoint in self.endpoints {
-            let rest = match target.strip_prefix(endpoint.path()) {
-                Some(rest) => rest,
-                None if is_probe_of_all => b"",
-                None => continue,
+            let Some(rest) = target.strip_prefix(endpoint.path()) else {
+                continue;
             };
             if rest.is_empty() {
                 return match request.method() {
@@ -112,6 +131,7 @@ impl<'a> Responder<'a> {
                     _ => healthz::root(endpoint, now, request, writer),
                 };
             }
+            // `/healthz-other` also begins with `/healthz`; `find` requires a slash after it.
             if let Some(check) = healthz::find(endpoint, rest, now) {
                 return match request.method() {
                     Method::Other => not_allowed(writer),
@@ -119,17 +139,38 @@ impl<'a> Responder<'a> {
                 };
             }
         }
-        writer.fixed(StatusCode::NOT_FOUND, Fields::Text, b"404 page not found\n")
+        self.respond_to_others(now, request, writer)
     }
 
-    /// Bytes of the longest answer that requests within `limits` can ask for; `usize::MAX` if they do
-    /// not fit.
+    /// Answers a request whose path is no endpoint's. Neither `/` nor `*` can be an endpoint's path.
+    fn respond_to_others(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<usize, BufferFull> {
+        match (request.method(), request.target().path()) {
+            (Method::Options, b"*") => writer.fixed(StatusCode::OK, Fields::None, b""),
+            (Method::Options, b"/") => {
+                let mut endpoints = self.endpoints.iter();
+                let draining = endpoints.find(|endpoint| endpoint.is_draining(now));
+                match draining.or(self.endpoints.first()) {
+                    Some(endpoint) => healthz::root(endpoint, now, request, writer),
+                    None => not_found(writer),
+                }
+            }
+            _ => not_found(writer),
+        }
+    }
+
+    /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.
     pub fn response_bytes_max(&self, limits: &Limits) -> usize {
+        // Only the length matters here, so a head of the full size is added to each kind of body.
         let roots = self
             .endpoints
             .iter()
             .map(|endpoint| healthz::root_bytes_max(endpoint, limits));
-        // The location is written twice: where it is made, and into the head.
+        // The location is written twice: first into the buffer, then into the head.
         let long_redirect = limits.request_head_bytes.saturating_mul(2);
         let bodies = [SINGLE_BYTES_MAX, NOTED_REDIRECT_BYTES_MAX, long_redirect];
         let body = roots.chain(bodies).max().unwrap_or(0);
@@ -137,6 +178,7 @@ impl<'a> Responder<'a> {
     }
 
     fn is_allowed(&self, request: &Request<'_>) -> bool {
+        // Only HTTP/1.0 has no Host, and no browser sends HTTP/1.0.
         let Some(host) = request.host() else {
             return true;
         };
@@ -147,32 +189,154 @@ impl<'a> Responder<'a> {
     }
 }
 
-/// `internal server error: REASON`, and shorter ones.
+/// `internal server error: REASON`, the longest answer about a single check.
 const SINGLE_BYTES_MAX: usize = "internal server error: ".len() + REASON_BYTES_MAX + 1;
-/// A redirect with its note: the location twice, what is around the link, and the link with every
-/// byte escaped.
+/// A redirect with its note: the location twice, the text around the link, and the link with every byte
+/// escaped.
 const NOTED_REDIRECT_BYTES_MAX: usize = 2 * REDIRECT_NOTE_TARGET_BYTES_MAX
     + "<a href=\"\">Temporary Redirect</a>.\n\n".len()
     + REDIRECT_NOTE_TARGET_BYTES_MAX * "&#34;".len();
 
 const _: () = assert!(TARGET_EXPANSION_MAX >= "\\\"".len());
 
-fn not_allowed(writer: Writer<'_>) -> Result<usize, Full> {
+fn not_found(writer: Writer<'_>) -> Result<usize, BufferFull> {
+    writer.fixed(StatusCode::NOT_FOUND, Fields::Text, b"404 page not found\n")
+}
+
+fn not_allowed(writer: Writer<'_>) -> Result<usize, BufferFull> {
     let body = b"405 Method Not Allowed: a check is run by GET, HEAD, OPTIONS and POST\n";
     writer.fixed(StatusCode::METHOD_NOT_ALLOWED, Fields::TextAllow, body)
 }
 
-fn redirect(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, Full> {
+fn redirect(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, BufferFull> {
     let target = request.target();
     let query = target.query().unwrap_or_default();
-    // Go writes the note for GET and HEAD only.
+    // Go writes the note for GET and HEAD only, and drops the `?` of an empty query.
     let has_note = matches!(request.method(), Method::Get | Method::Head)
         && target.path().len() + query.len() < REDIRECT_NOTE_TARGET_BYTES_MAX;
-    writer.redirect(has_note, |text| {
-        target.clean_into(text);
+    writer.redirect(has_note, |location| {
+        target.clean_into(location);
         if !query.is_empty() {
-            text.push(b"?");
-            text.push(query);
+            location.push(b"?");
+            location.push(query);
         }
     })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::check::Check;
+    use crate::http::{Connection, Context};
+    use core::time::Duration;
+    use std::borrow::ToOwned;
+    use std::string::String;
+    use std::vec;
+
+    /// The status line and fields, and the body, of the answer to `request` at `now`.
+    fn answer(responder: &Responder<'_>, now: Instant, request: &str) -> (String, String) {
+        let context = Context {
+            now,
+            date: None,
+            limits: &Limits::DEFAULT,
+            is_last: false,
+        };
+        let mut tx = vec![0; responder.response_bytes_max(&Limits::DEFAULT)];
+        let progress = Connection::new(now).receive(
+            &context,
+            request.as_bytes(),
+            &mut tx,
+            &mut |request, writer| responder.respond(now, request, writer),
+        );
+        tx.truncate(progress.written);
+        let text = String::from_utf8_lossy(&tx);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, "no body"));
+        (head.into(), body.into())
+    }
+
+    /// Regression: `OPTIONS *` was answered as the first endpoint, but its target is the server.
+    #[test]
+    fn options_of_the_server_is_an_empty_200() {
+        let disk = Check::manual("disk");
+        let checks = [&disk];
+        let endpoints = [Endpoint::new("/healthz", &checks)];
+        let responder = Responder::new(&endpoints);
+        for version in ["HTTP/1.1", "HTTP/1.0\r\nConnection: keep-alive"] {
+            let request = std::format!("OPTIONS * {version}\r\nHost: a\r\n\r\n");
+            let (head, body) = answer(&responder, Instant::ZERO, &request);
+            let head = head
+                .strip_suffix("\r\nConnection: keep-alive")
+                .unwrap_or(&head);
+            assert_eq!(head, "HTTP/1.1 200 OK\r\nContent-Length: 0");
+            assert_eq!(body, "");
+        }
+    }
+
+    /// Regression: `OPTIONS /` was `ok` while draining, so HAProxy kept routing to a stopping node.
+    #[test]
+    fn options_of_the_root_is_answered_as_readyz_while_draining() {
+        let (ping, shutdown) = (Check::ping(), Check::shutdown());
+        let checks = [&ping, &shutdown];
+        let endpoints = Endpoint::kubernetes(&checks);
+        let responder = Responder::new(&endpoints);
+        let ask = |target: &str| {
+            let request = std::format!("OPTIONS {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            answer(&responder, Instant::ZERO, &request)
+        };
+        for query in ["", "?verbose", "?exclude=shutdown"] {
+            assert_eq!(
+                ask(&("/".to_owned() + query)),
+                ask(&("/healthz".to_owned() + query))
+            );
+        }
+        shutdown.begin_shutdown();
+        for query in ["", "?verbose", "?exclude=shutdown"] {
+            assert_eq!(
+                ask(&("/".to_owned() + query)),
+                ask(&("/readyz".to_owned() + query))
+            );
+        }
+        assert!(ask("/").0.starts_with("HTTP/1.1 500 "));
+        assert!(ask("/livez").0.starts_with("HTTP/1.1 200 "));
+        assert!(ask("*").0.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[test]
+    fn the_beginning_starts_the_limit_of_every_heartbeat() {
+        let limit = Duration::from_millis(100);
+        let (first, second) = (Check::heartbeat("a", limit), Check::heartbeat("b", limit));
+        let (live, ready) = ([&first], [&first, &second]);
+        let endpoints = [
+            Endpoint::new("/livez", &live),
+            Endpoint::new("/readyz", &ready),
+        ];
+        let responder = Responder::new(&endpoints);
+        responder.begin(Instant::from_millis(50));
+        let request = "GET /readyz?verbose HTTP/1.1\r\nHost: a\r\n\r\n";
+        let at = |ms| answer(&responder, Instant::from_millis(ms), request).1;
+        assert_eq!(at(149), "[+]a ok\n[+]b ok\nreadyz check passed\n");
+        first.beat(Instant::from_millis(149));
+        assert_eq!(
+            at(150),
+            "[+]a ok\n[-]b failed: reason withheld\nreadyz check failed\n"
+        );
+    }
+
+    #[test]
+    fn an_allowed_host_is_one_that_a_request_can_send() {
+        for host in [
+            "localhost",
+            "a.b-c_d~",
+            "127.0.0.1",
+            "[::1]",
+            "[fe80::1%eth0]",
+        ] {
+            assert!(Responder::is_host(host), "{host}");
+        }
+        for host in [
+            "", "a:1", "::1", "[::1]:1", "[::1", "a,b", "*.a", "a b", "a/b", "a%41", "[v1.a]",
+        ] {
+            assert!(!Responder::is_host(host), "{host}");
+        }
+    }
 }

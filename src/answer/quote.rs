@@ -1,15 +1,16 @@
-//! Go's `%q` (`strconv.Quote`), which Kubernetes uses for names that it cannot exclude.
+//! Go's `%q` (`strconv.Quote`), which Kubernetes uses for names that match no check.
 //!
-//! Knows bytes and a text, nothing else. What counts as printable follows the Unicode version of the
-//! Rust toolchain, through `str::escape_debug`: it escapes exactly the categories that Go escapes
-//! (Cc, Cf, Cn, Co, Cs, Zl, Zp and Zs but for the space), and combining marks only where they come
-//! first. Rust 1.95 and Go 1.27 (both Unicode 17) agree on every code point; where a toolchain's
-//! Unicode is older or newer than the other's, the characters assigned in between differ.
+//! Knows nothing of requests and checks: bytes in, quoted text out. Called by [`super::excludes`].
+//!
+//! Which characters are printable depends on the Unicode version of the Rust toolchain, through
+//! `str::escape_debug`. It escapes the same categories as Go (Cc, Cf, Cn, Co, Cs, Zl, Zp, and Zs except
+//! the space), and a combining mark only at the start. Rust 1.95 and Go 1.27 both have Unicode 17 and
+//! agree on every code point. If the versions differ, so do characters that only one of them has.
 
-use crate::http::Text;
+use crate::http::BodyWriter;
 
 /// Appends `bytes` in double quotes.
-pub(super) fn quote(bytes: impl Iterator<Item = u8> + Clone, text: &mut Text<'_>) {
+pub(super) fn quote(bytes: impl Iterator<Item = u8> + Clone, text: &mut BodyWriter<'_>) {
     text.push(b"\"");
     let mut rest = bytes;
     while let Some(first) = rest.clone().next() {
@@ -19,6 +20,7 @@ pub(super) fn quote(bytes: impl Iterator<Item = u8> + Clone, text: &mut Text<'_>
                 push_character(character, text);
                 rest.nth(width - 1);
             }
+            // Not UTF-8: one byte is escaped, and the next may begin a character.
             None => {
                 text.push(b"\\x");
                 push_hex(u32::from(first), 2, text);
@@ -29,12 +31,13 @@ pub(super) fn quote(bytes: impl Iterator<Item = u8> + Clone, text: &mut Text<'_>
     text.push(b"\"");
 }
 
-/// The character at the start of `bytes` and its width, if the bytes are one.
+/// The character at the start of `bytes` and its width; `None` if the bytes are not UTF-8.
 fn decode(
     bytes: impl Iterator<Item = u8>,
     first: u8,
     encoded: &mut [u8; 4],
 ) -> Option<(char, usize)> {
+    // 0xc0, 0xc1 and 0xf5 upwards never occur in UTF-8.
     let width = match first {
         0x00..=0x7f => 1,
         0xc2..=0xdf => 2,
@@ -47,11 +50,12 @@ fn decode(
     for byte in encoded.iter_mut() {
         *byte = bytes.next()?;
     }
+    // This also refuses surrogates and overlong forms, as Go does.
     let character = core::str::from_utf8(encoded).ok()?.chars().next()?;
     Some((character, width))
 }
 
-fn push_character(character: char, text: &mut Text<'_>) {
+fn push_character(character: char, text: &mut BodyWriter<'_>) {
     match character {
         '"' => text.push(b"\\\""),
         '\\' => text.push(b"\\\\"),
@@ -66,7 +70,7 @@ fn push_character(character: char, text: &mut Text<'_>) {
             text.push(b"\\x");
             push_hex(u32::from(character), 2, text);
         }
-        // Nearly all there is; the next arm would say the same, and take thirty times as long.
+        // The next arm gives the same result for these, but takes thirty times as long.
         ' '..='~' => text.push(&[character as u8]),
         _ if is_printable(character) => text.push(character.encode_utf8(&mut [0; 4]).as_bytes()),
         '\u{80}'..='\u{ffff}' => {
@@ -80,9 +84,10 @@ fn push_character(character: char, text: &mut Text<'_>) {
     }
 }
 
-/// As Go's `strconv.IsPrint`, for characters that `escape_debug` has no short escape for.
+/// Go's `strconv.IsPrint`, for characters without a short escape in `escape_debug`.
 fn is_printable(character: char) -> bool {
-    // Behind another character a combining mark is left alone, as in Go.
+    // `escape_debug` escapes a combining mark at the start of a string. Go never does, so the character
+    // is put after a letter.
     let mut pair = [b'a', 0, 0, 0, 0];
     let width = match pair.get_mut(1..) {
         Some(place) => character.encode_utf8(place).len(),
@@ -94,7 +99,7 @@ fn is_printable(character: char) -> bool {
     pair.is_some_and(|pair| character == '\'' || pair.escape_debug().nth(1) == Some(character))
 }
 
-fn push_hex(value: u32, digits: u32, text: &mut Text<'_>) {
+fn push_hex(value: u32, digits: u32, text: &mut BodyWriter<'_>) {
     for place in (0..digits).rev() {
         let digit = value >> (4 * place) & 0xf;
         text.push(&[char::from_digit(digit, 16).map_or(b'?', |digit| digit as u8)]);
@@ -108,12 +113,12 @@ mod tests {
 
     fn quoted(bytes: &[u8]) -> String {
         let mut buffer = [0; 256];
-        let mut text = Text::new(&mut buffer);
+        let mut text = BodyWriter::new(&mut buffer);
         quote(bytes.iter().copied(), &mut text);
         String::from_utf8(text.as_bytes().to_vec()).unwrap()
     }
 
-    /// Each line was printed by Go 1.27: `fmt.Printf("%q", ...)`.
+    /// The expected texts are the output of Go 1.27: `fmt.Printf("%q", ...)`.
     #[test]
     fn names_are_quoted_as_go_quotes_them() {
         for (bytes, want) in [

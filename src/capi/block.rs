@@ -130,7 +130,8 @@ impl Settings {
     /// Where everything stands. `None` if it is more than there can be.
     fn plan(&self) -> Option<Plan> {
         let checks = self.checks_max + CHECKS_OWN;
-        let endpoint = [Endpoint::new("/healthz", LONGEST_LIST.get(..checks)?)];
+        let checks_list = LONGEST_LIST.get(..checks)?;
+        let endpoint = [Endpoint::with_any_names("/healthz", checks_list)];
         let bytes = self.config.buffer_bytes(&Responder::new(&endpoint));
         let mut layout = Layout::new::<Door>()
             .align_to(HEALTHZ_MEMORY_ALIGN as usize)

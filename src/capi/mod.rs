@@ -211,7 +211,8 @@ pub unsafe extern "C" fn healthz_add_check(
 }
 
 /// Adds a check that passes while the last healthz_beat() is younger than `limit_ms` milliseconds.
-/// Before the first beat it passes. The rest is as with healthz_add_check().
+/// Before the first beat it passes until `limit_ms` after healthz_start(). The rest is as with
+/// healthz_add_check().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_add_heartbeat(
     door: *mut Door,

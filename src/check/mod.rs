@@ -1,28 +1,29 @@
-//! What is known about the node: checks that anyone updates and requests only load.
+//! Checks and endpoints: what is known about the health of the process or the node.
 //!
-//! Knows no HTTP, no socket and no clock. Your code, other threads and signal handlers write;
-//! [`crate::answer`] reads. Nobody waits for anybody: an update is one or two atomic stores, a
-//! request loads one word a check, takes no lock and runs no check.
+//! Knows no HTTP, no socket and no clock. Your code updates a [`Check`] from any thread;
+//! [`crate::answer`] reads it for each request. Neither waits for the other: an update is one or two
+//! atomic stores, and a request loads one atomic integer per check. A request never runs a check.
 //!
-//! The word of a check says *until when it passes*. "Healthy until told otherwise" is the end of
-//! time, "failing" is the past, and a heartbeat is `beat + limit`. One load and one comparison give
-//! a verdict that is consistent by itself, whatever the kind.
+//! The integer of a check is the time *until which it passes*. A check that passes until further
+//! notice holds the largest integer, a failing check holds a small one, and a heartbeat holds
+//! `beat + limit`. So one load and one comparison decide whether a check of any kind passes.
 //!
-//! # From a signal handler
+//! # Updates from a signal handler
 //!
-//! Every update may be made there, and every question asked, because none waits, allocates, or calls
-//! the system: they are loads and stores of atomics that are lock-free wherever this crate builds, and
-//! a copy of at most 255 bytes on the stack. It does not matter what the signal has interrupted:
+//! All updates and queries may be called from a signal handler. They are loads and stores of lock-free
+//! atomics and a copy of at most 255 bytes on the stack. They do not wait, allocate or make a system
+//! call. The interrupted code may be using the same check:
 //!
-//! - An update of the same check, by the same thread, that the handler will return to: it goes on, and
-//!   ends later than the handler's, so its verdict stands. If both were [`Check::fail`], the reason
-//!   shown is a whole one of either; until the interrupted one ends it may be the word `failing`.
-//! - A question about the same check: its answer is as of before or after, never a mixture.
+//! - If the handler interrupts an update, that update continues after the handler returns. It ends
+//!   later, so its state remains. If both were [`Check::fail`], the reason is one of the two, whole;
+//!   until the interrupted call ends it may be `failing`.
+//! - If the handler interrupts a query, the query returns the state before or after the handler.
 //!
-//! What it is made with has to be fit for a handler too: a `Display` given to [`Check::fail_fmt`]
-//! (numbers and text are), and the time given to [`Check::beat`] (see `server::now`).
-//! `tests/signals.rs` interrupts updates and questions a thousand times.
+//! Arguments must be safe in a handler too: a `Display` value given to [`Check::fail_fmt`] (numbers and
+//! strings are safe), and the clock read for [`Check::beat`] (see `server::now`).
+//! `tests/signals.rs` interrupts updates and queries a thousand times.
 
+mod endpoint;
 mod reason;
 
 use core::time::Duration;
@@ -34,39 +35,43 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits::CHECK_NAME_BYTES_MAX;
 use crate::time::{Instant, millis};
+pub use endpoint::Endpoint;
 use reason::Reason;
 pub use reason::ReasonText;
 
-// The small and the large end of the range are no times but words of their own.
+// These values at both ends of the range are states. The values between them are times.
 const UNKNOWN_FAILING: u64 = 0;
 const FAILING: u64 = 1;
-/// Failing, but the reason was lost to another writer (see `reason`): better none than a wrong one.
+/// Failing, but another writer was replacing the reason (see `reason`). No reason is better than the
+/// reason of an earlier failure.
 const FAILING_UNEXPLAINED: u64 = 2;
 const TIME_MIN: u64 = 3;
 const TIME_MAX: u64 = u64::MAX - 2;
 const UNKNOWN_PASSING: u64 = u64::MAX - 1;
 const PASSING: u64 = u64::MAX;
 
+/// The limit of a check that is not a heartbeat.
+const NO_LIMIT: u64 = u64::MAX;
+
 const NOT_REPORTED: &str = "not reported yet";
 
-/// What a check knows.
+/// The state of a check at some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {
-    /// The last word was good, and young enough.
+    /// The last update said that it passes, and is not older than the limit of a heartbeat.
     Passing,
-    /// The last word was bad, or a heartbeat is overdue.
+    /// The last update said that it fails, or a heartbeat is overdue.
     Failing,
-    /// Nothing was said yet. Whether that passes is the check's own setting; see [`Check::passes`].
+    /// There was no update yet. Whether that passes depends on the kind of check; see
+    /// [`Check::passes`].
     Unknown,
 }
 
-/// One named fact about the node: passing, failing or unknown.
+/// A named condition of the process or the node: passing, failing or unknown.
 ///
-/// Every constructor is `const`, so a check can be a `static`; or put it in an `Arc`, or leak one
-/// made at startup. Every update takes `&self`, neither locks nor allocates, and may be called from
-/// any thread and from a signal handler: it consists of atomic stores only, and where two writers
-/// meet, the later one moves on instead of waiting. A request sees an update as soon as the call
-/// that made it has returned.
+/// Every constructor is `const`, so a check can be a `static`. It can also be in an `Arc`, or be leaked
+/// after it was made at startup. Updates take `&self`, never lock or allocate, and can be called from
+/// any thread and from a signal handler. A request sees an update as soon as the call has returned.
 ///
 /// ```
 /// use healthz::{Check, Instant};
@@ -80,20 +85,23 @@ pub enum Health {
 /// assert_eq!(DISK.reason(Instant::ZERO).unwrap().as_str(), "/var: 99 % full");
 /// ```
 pub struct Check {
-    /// Before when the check passes, see [`word_of`], or one of the words above.
+    /// The check passes before this time (see [`encode`]), or one of the states above.
     passes_until: AtomicU64,
-    /// Milliseconds that a beat lasts; `u64::MAX` where beats are not asked for.
+    /// Milliseconds for which a beat counts; [`NO_LIMIT`] if this is not a heartbeat.
     limit: u64,
-    /// A ping: updates change nothing.
-    fixed: bool,
+    /// True for a ping: updates have no effect.
+    is_constant: bool,
+    is_shutdown: bool,
     is_unlisted_while_passing: bool,
+    /// The limit also applies to the time before the first beat.
+    limits_first_beat: bool,
     name: &'static str,
     group: Option<&'static str>,
     overdue: &'static str,
     reason: Reason,
 }
 
-/// `const fn`, but not under loom, whose atomics have no const constructors.
+/// Declares a `const fn`. Under loom it is not `const`: loom's atomics have no const constructors.
 macro_rules! constructor {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),*) -> Self $body:block) => {
         #[cfg(not(loom))]
@@ -107,13 +115,15 @@ macro_rules! constructor {
 
 impl Check {
     constructor! {
-        fn with(name: &'static str, word: u64, limit: u64) -> Self {
+        fn with(name: &'static str, state: u64, limit: u64) -> Self {
             assert!(is_name(name), "a check's name is 1 to 127 bytes of A-Z a-z 0-9 . _ / -");
             Check {
-                passes_until: AtomicU64::new(word),
+                passes_until: AtomicU64::new(state),
                 limit,
-                fixed: false,
+                is_constant: false,
+                is_shutdown: false,
                 is_unlisted_while_passing: false,
+                limits_first_beat: false,
                 name,
                 group: None,
                 overdue: "no heartbeat within its limit",
@@ -123,56 +133,70 @@ impl Check {
     }
 
     constructor! {
-        /// A check that always passes: that it is answered at all is the news. Its name is `ping`,
-        /// as in Kubernetes (`healthz.PingHealthz`). Updates do nothing.
+        /// A check that always passes; any answer shows that the server is running. Its name is
+        /// `ping`, as in Kubernetes (`healthz.PingHealthz`). Updates have no effect.
         pub fn ping() -> Self {
-            let mut check = Check::with("ping", PASSING, u64::MAX);
-            check.fixed = true;
+            let mut check = Check::with("ping", PASSING, NO_LIMIT);
+            check.is_constant = true;
             check
         }
     }
 
     constructor! {
-        /// A check that is what was last said by [`pass`](Check::pass) or [`fail`](Check::fail).
-        /// Before the first word it fails with `not reported yet`.
+        /// A check with the state of the last [`pass`](Check::pass) or [`fail`](Check::fail). Before
+        /// the first update it fails with `not reported yet`.
         ///
         /// # Panics
         /// If `name` is not 1 to 127 bytes of `A-Z a-z 0-9 . _ / -`, or has an empty, `.` or `..`
-        /// segment between slashes (no request could name it): [`Check::is_name`] tells. The same
-        /// holds for all constructors.
+        /// segment between slashes, because no request could name it. [`Check::is_name`] tests a name.
+        /// The same holds for all constructors.
         pub fn manual(name: &'static str) -> Self {
-            Check::with(name, UNKNOWN_FAILING, u64::MAX)
+            Check::with(name, UNKNOWN_FAILING, NO_LIMIT)
         }
     }
 
     constructor! {
-        /// A check that passes while the last [`beat`](Check::beat) is younger than `limit`
-        /// (milliseconds count, less is dropped). Before the first beat it passes, as the kubelet's
-        /// `syncloop` does; see [`initially_failing`](Check::initially_failing).
+        /// A check that passes while the last [`beat`](Check::beat) is younger than `limit`, in whole
+        /// milliseconds (a fraction is dropped).
+        ///
+        /// Before the first beat it passes until `limit` after the server began to serve. So a worker
+        /// that ends before its first beat is noticed. The server calls
+        /// [`Responder::begin`](crate::Responder::begin) for this; without a server, you call it. Use
+        /// [`initially_passing`](Check::initially_passing) for a check that passes until its first beat
+        /// however late that is, and [`initially_failing`](Check::initially_failing) for one that fails
+        /// until then.
         ///
         /// # Panics
         /// As [`Check::manual`].
         pub fn heartbeat(name: &'static str, limit: Duration) -> Self {
-            Check::with(name, UNKNOWN_PASSING, millis(limit))
+            let mut check = Check::with(name, UNKNOWN_PASSING, millis(limit));
+            check.limits_first_beat = true;
+            check
         }
     }
 
     constructor! {
-        /// A check that fails with `not reported yet` until [`open`](Check::open): for startup,
-        /// caches that must fill, hooks that must have run (`poststarthook/...` in Kubernetes).
+        /// A check that fails with `not reported yet` until [`open`](Check::open). For the end of
+        /// startup, caches that must fill, or hooks that must have run (`poststarthook/...` in
+        /// Kubernetes).
         ///
         /// # Panics
         /// As [`Check::manual`].
         pub fn gate(name: &'static str) -> Self {
-            Check::with(name, UNKNOWN_FAILING, u64::MAX)
+            Check::with(name, UNKNOWN_FAILING, NO_LIMIT)
         }
     }
 
     constructor! {
         /// A check named `shutdown` that passes until [`begin_shutdown`](Check::begin_shutdown).
-        /// It belongs under `/readyz`: a draining process is alive but wants no more work.
+        ///
+        /// It belongs to `/readyz` alone: a process that is draining is alive, but accepts no more
+        /// work. [`Endpoint::kubernetes`] adds it there only. While it fails, `OPTIONS /` is answered
+        /// as its endpoint is.
         pub fn shutdown() -> Self {
-            Check::with("shutdown", PASSING, u64::MAX)
+            let mut check = Check::with("shutdown", PASSING, NO_LIMIT);
+            check.is_shutdown = true;
+            check
         }
     }
 
@@ -190,16 +214,16 @@ impl Check {
         self
     }
 
-    /// The reason to give when a heartbeat is overdue, instead of `no heartbeat within its limit`.
+    /// Sets the reason for an overdue heartbeat, instead of `no heartbeat within its limit`.
     #[must_use]
     pub const fn overdue(mut self, reason: &'static str) -> Self {
         self.overdue = reason;
         self
     }
 
-    /// Leaves the check out of every answer while it passes, as if it were not there: `verbose` does
-    /// not list it, and its own path is not found. For what is news only when it fails, such as the
-    /// shutdown of a server whose passing answers must equal another's to the byte.
+    /// Leaves the check out of every answer while it passes: `verbose` does not list it, and its own
+    /// path is not found. For a check that Kubernetes does not have, on a server whose passing answers
+    /// must equal those of Kubernetes byte for byte.
     #[must_use]
     pub const fn unlisted_while_passing(mut self) -> Self {
         self.is_unlisted_while_passing = true;
@@ -207,97 +231,116 @@ impl Check {
     }
 
     #[cfg(not(loom))]
-    const fn starting(check: Check, word: u64) -> Self {
+    const fn starting(check: Check, state: u64) -> Self {
+        // A ping has no initial state: it always passes.
+        if check.is_constant {
+            return check;
+        }
         Check {
-            passes_until: AtomicU64::new(word),
+            passes_until: AtomicU64::new(state),
+            limits_first_beat: false,
             ..check
         }
     }
 
-    /// Makes the check pass until the first word. No-op on a ping.
+    /// Makes the check pass until its first update, however late that is. This is how the kubelet's
+    /// `syncloop` behaves. No effect on a ping.
     #[must_use]
     #[cfg(not(loom))]
     pub const fn initially_passing(self) -> Self {
-        if self.fixed {
-            self
-        } else {
-            Check::starting(self, UNKNOWN_PASSING)
-        }
+        Check::starting(self, UNKNOWN_PASSING)
     }
 
-    /// Makes the check fail with `not reported yet` until the first word. No-op on a ping.
+    /// Makes the check fail with `not reported yet` until its first update. No effect on a ping.
     #[must_use]
     #[cfg(not(loom))]
     pub const fn initially_failing(self) -> Self {
-        if self.fixed {
-            self
-        } else {
-            Check::starting(self, UNKNOWN_FAILING)
-        }
+        Check::starting(self, UNKNOWN_FAILING)
     }
 
-    /// The check passes until told otherwise. (A heartbeat passes without further beats.)
+    /// Makes the check pass until the next update. A heartbeat then passes without further beats.
     pub fn pass(&self) {
-        self.say(PASSING);
+        self.set(PASSING);
     }
 
-    /// The check fails until told otherwise, because of `reason`: free text, kept up to 255 bytes
-    /// (cut at a UTF-8 boundary), shown under `/healthz/NAME` and withheld elsewhere.
+    /// Makes the check fail until the next update. `reason` is any text; up to 255 bytes are kept, cut
+    /// at a UTF-8 boundary. It is shown under `/healthz/NAME` only.
     ///
-    /// If another thread is in the middle of `fail` on this very check, its reason may win, or
-    /// `failing` may be shown instead of either; the verdict is never affected.
+    /// If another thread is inside `fail` on the same check, its reason may remain, or `failing` may be
+    /// shown instead of both. The check fails in every case.
     pub fn fail(&self, reason: &str) {
-        if self.fixed {
+        if self.is_constant {
             return;
         }
-        // The text first: who sees the word must find it.
+        // The reason is stored before the state, so that a reader that sees the state finds it.
         match self.reason.replace(reason) {
-            Ok(()) => self.say(FAILING),
-            Err(reason::Busy) => self.say(FAILING_UNEXPLAINED),
+            Ok(()) => self.set(FAILING),
+            Err(reason::Busy) => self.set(FAILING_UNEXPLAINED),
         }
     }
 
-    /// [`fail`](Check::fail) with a reason that is put together here, without the heap:
+    /// [`fail`](Check::fail) with a reason that is formatted here, without the heap:
     /// `check.fail_fmt(format_args!("killed by signal {number}"))`.
     pub fn fail_fmt(&self, reason: core::fmt::Arguments<'_>) {
         self.fail(ReasonText::from_fmt(reason).as_str());
     }
 
-    /// The check passes until its limit after `now`. Without a limit (any kind but a heartbeat)
-    /// this is [`pass`](Check::pass).
+    /// Makes a heartbeat pass until its limit after `now`. On any other check this is
+    /// [`pass`](Check::pass).
     pub fn beat(&self, now: Instant) {
-        if self.limit == u64::MAX {
+        // Other kinds have no limit. Adding the largest one would give the last time, which is less
+        // than the state `PASSING`.
+        if self.limit == NO_LIMIT {
             return self.pass();
         }
-        self.say(word_of(now.as_millis().saturating_add(self.limit)));
+        self.set(self.overdue_at(now));
     }
 
-    /// Opens a gate: [`pass`](Check::pass) under the name that fits.
+    /// Opens a gate. The same as [`pass`](Check::pass).
     pub fn open(&self) {
         self.pass();
     }
 
-    /// Fails with `process is shutting down`, as Kubernetes' own `shutdown` check does.
+    /// Makes the check fail with `process is shutting down`, as the `shutdown` check of Kubernetes.
     pub fn begin_shutdown(&self) {
         self.fail("process is shutting down");
     }
 
-    /// What is known at `now`.
+    /// Starts the limit of a heartbeat that was never updated: from now on it passes until its limit
+    /// after `now`. No effect on other checks, after any update, and after the first call.
+    ///
+    /// [`Responder::begin`](crate::Responder::begin) calls this for every check that it serves.
+    pub fn begin(&self, now: Instant) {
+        if self.limits_first_beat && self.limit != NO_LIMIT {
+            // Only an untouched heartbeat holds this state. If a beat or a failure is stored in
+            // between, the exchange fails and that update remains.
+            // No retry: a failed exchange means that this call has nothing to do.
+            let _ = self.passes_until.compare_exchange(
+                UNKNOWN_PASSING,
+                self.overdue_at(now),
+                Ordering::Release,
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// The state at `now`.
     pub fn health(&self, now: Instant) -> Health {
         match self.passes_until.load(Ordering::Acquire) {
             UNKNOWN_FAILING | UNKNOWN_PASSING => Health::Unknown,
+            // All other states compare like times: small ones fail at any time, large ones pass.
             until if passes(until, now) => Health::Passing,
             _ => Health::Failing,
         }
     }
 
-    /// Whether the check counts as passing at `now`, with unknown counted as its kind says.
+    /// True if the check passes at `now`. An unknown state passes or fails by the kind of the check.
     #[inline]
     pub fn passes(&self, now: Instant) -> bool {
         passes(self.passes_until.load(Ordering::Acquire), now)
     }
 
-    /// Why the check does not pass at `now`; `None` if it does.
+    /// The reason why the check fails at `now`; `None` if it passes.
     pub fn reason(&self, now: Instant) -> Option<ReasonText> {
         let text = match self.passes_until.load(Ordering::Acquire) {
             until if passes(until, now) => return None,
@@ -307,20 +350,20 @@ impl Check {
                 None => "failing",
             },
             FAILING_UNEXPLAINED => "failing",
+            // Any other value is a time that has passed.
             _ => self.overdue,
         };
         Some(ReasonText::new(text))
     }
 
-    /// Whether answers show the check at `now`; see
+    /// True if answers show the check at `now`; see
     /// [`unlisted_while_passing`](Check::unlisted_while_passing).
     #[inline]
     pub fn is_listed(&self, now: Instant) -> bool {
         !self.is_unlisted_while_passing || !self.passes(now)
     }
 
-    /// Whether the constructors take `name`, instead of panicking. To be asked about names that come
-    /// from a file.
+    /// True if the constructors accept `name`. For names from a file: the constructors panic on others.
     pub const fn is_name(name: &str) -> bool {
         is_name(name)
     }
@@ -337,10 +380,21 @@ impl Check {
         self.group
     }
 
-    fn say(&self, word: u64) {
-        if !self.fixed {
-            self.passes_until.store(word, Ordering::Release);
+    /// True if this is a [`shutdown`](Check::shutdown) check that fails at `now`.
+    pub(crate) fn is_draining(&self, now: Instant) -> bool {
+        self.is_shutdown && !self.passes(now)
+    }
+
+    fn set(&self, state: u64) {
+        if !self.is_constant {
+            // Release: a reader that loads this state also sees the reason stored before it.
+            self.passes_until.store(state, Ordering::Release);
         }
+    }
+
+    /// The state of a heartbeat whose limit begins at `now`.
+    fn overdue_at(&self, now: Instant) -> u64 {
+        encode(now.as_millis().saturating_add(self.limit))
     }
 }
 
@@ -354,84 +408,19 @@ impl core::fmt::Debug for Check {
 
 #[inline]
 fn passes(until: u64, now: Instant) -> bool {
-    word_of(now.as_millis()) < until
+    encode(now.as_millis()) < until
 }
 
-/// The word of a time. All are moved on by as much as the words of their own need at the small end:
-/// with the first times cut off instead, a beat at the origin would last longer than its limit.
+/// The stored value of a time. Every time is shifted by the number of states at the small end. If only
+/// the first times were moved up, a beat at the origin of the clock would last longer than its limit.
 #[inline]
-fn word_of(millis: u64) -> u64 {
+fn encode(millis: u64) -> u64 {
     millis.saturating_add(TIME_MIN).min(TIME_MAX)
 }
 
-/// A path such as `/healthz` and the checks that decide its answer, in the order they are listed.
-///
-/// ```
-/// use healthz::{Check, Endpoint};
-///
-/// static PING: Check = Check::ping();
-/// static ENDPOINTS: [Endpoint; 1] = [Endpoint::new("/healthz", &[&PING])];
-/// ```
-#[derive(Clone, Copy, Debug)]
-pub struct Endpoint<'a> {
-    path: &'a str,
-    checks: &'a [&'a Check],
-}
-
-impl<'a> Endpoint<'a> {
-    /// An endpoint at `path` that passes while all `checks` do; with no checks it always passes.
-    ///
-    /// # Panics
-    /// If `path` is not a slash and then a valid name (see [`Check::manual`]).
-    pub const fn new(path: &'a str, checks: &'a [&'a Check]) -> Self {
-        assert!(
-            is_path(path),
-            "an endpoint's path is / and then a name like healthz"
-        );
-        Endpoint { path, checks }
-    }
-
-    /// Kubernetes' three, `/healthz`, `/livez` and `/readyz`, all with the same checks.
-    pub const fn kubernetes(checks: &'a [&'a Check]) -> [Endpoint<'a>; 3] {
-        [
-            Endpoint::new("/healthz", checks),
-            Endpoint::new("/livez", checks),
-            Endpoint::new("/readyz", checks),
-        ]
-    }
-
-    /// The path, `/healthz` for example.
-    #[inline]
-    pub const fn path(&self) -> &'a str {
-        self.path
-    }
-
-    /// What Kubernetes calls the endpoint in its answers: the path's first segment.
-    pub fn name(&self) -> &'a str {
-        let name = self.path.strip_prefix('/').unwrap_or(self.path);
-        name.split('/').next().unwrap_or(name)
-    }
-
-    /// The checks, in the order they are listed.
-    #[inline]
-    pub const fn checks(&self) -> &'a [&'a Check] {
-        self.checks
-    }
-
-    /// Whether every check passes at `now`.
-    #[inline]
-    pub fn passes(&self, now: Instant) -> bool {
-        self.checks.iter().all(|check| check.passes(now))
-    }
-}
-
-/// Whether `name` can name a check, a group or (after a slash) an endpoint.
+/// True if `name` can be the name of a check, a group or (after a slash) an endpoint.
 const fn is_name(name: &str) -> bool {
     is_name_bytes(name.as_bytes(), 0)
-}
-
-const fn is_path(path: &str) -> bool {
-    matches!(path.as_bytes(), [b'/', ..]) && is_name_bytes(path.as_bytes(), 1)
 }
 
 #[expect(
@@ -446,13 +435,14 @@ const fn is_name_bytes(bytes: &[u8], start: usize) -> bool {
     let mut segment = start;
     while at <= bytes.len() {
         if at == bytes.len() || bytes[at] == b'/' {
-            let dots_only = match at - segment {
+            // A client or the redirect to a clean path would remove such a segment.
+            let is_removed = match at - segment {
                 0 => true,
                 1 => bytes[segment] == b'.',
                 2 => bytes[segment] == b'.' && bytes[segment + 1] == b'.',
                 _ => false,
             };
-            if dots_only {
+            if is_removed {
                 return false;
             }
             segment = at + 1;
@@ -482,7 +472,8 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_passes_whatever_is_said() {
+    fn a_ping_passes_after_any_update() {
+        // Neither a builder nor an update changes it.
         let ping = Check::ping().initially_failing();
         ping.fail("no");
         assert!(ping.passes(T0) && ping.passes(Instant::MAX.min(at(u64::MAX - 1))));
@@ -490,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_check_is_what_was_last_said() {
+    fn a_manual_check_has_the_state_of_its_last_update() {
         let check = Check::manual("disk");
         assert_eq!(check.health(T0), Health::Unknown);
         assert_eq!(reason(&check, T0), "not reported yet");
@@ -535,13 +526,66 @@ mod tests {
         assert_eq!(reason(&check, at(150)), "stuck");
         check.beat(at(150));
         assert_eq!(check.health(at(249)), Health::Passing);
-        check.fail("told");
-        assert_eq!(reason(&check, at(200)), "told");
+        check.fail("reported");
+        assert_eq!(reason(&check, at(200)), "reported");
     }
 
-    /// The words that are no times used to cover the first three milliseconds of the clock.
+    /// Regression: a heartbeat that was never beaten passed for ever, so a worker that ended before its
+    /// first beat was never noticed.
     #[test]
-    fn a_limit_is_to_the_millisecond_from_the_origin_of_the_clock_on() {
+    fn a_heartbeat_without_a_beat_passes_until_its_limit_after_the_beginning() {
+        let check = Check::heartbeat("loop", Duration::from_millis(100)).overdue("stuck");
+        check.begin(at(1000));
+        assert!(check.passes(at(1000)) && check.passes(at(1099)));
+        assert!(!check.passes(at(1100)));
+        assert_eq!(reason(&check, at(1100)), "stuck");
+        // A second server that begins to serve the same check does not extend the time.
+        check.begin(at(1050));
+        assert!(!check.passes(at(1100)));
+        check.beat(at(1200));
+        assert!(check.passes(at(1299)) && !check.passes(at(1300)));
+    }
+
+    #[test]
+    fn the_beginning_changes_no_check_that_was_updated_or_is_not_a_heartbeat() {
+        let heartbeat = || Check::heartbeat("loop", Duration::from_millis(100));
+        // An update before the server begins to serve, as from a worker that started earlier.
+        let updates: [fn(&Check); 3] = [
+            |check| check.beat(at(1)),
+            |check| check.fail("reported"),
+            Check::pass,
+        ];
+        for update in updates {
+            let (begun, other) = (heartbeat(), heartbeat());
+            update(&begun);
+            update(&other);
+            begun.begin(at(50));
+            for ms in [60, 100, 101, 150, 1_000_000] {
+                assert_eq!(reason(&begun, at(ms)), reason(&other, at(ms)), "{ms}");
+            }
+        }
+        // Checks in their initial state, with the one that they keep.
+        for (check, passes) in [
+            (heartbeat().initially_passing(), true),
+            (heartbeat().initially_failing(), false),
+            (Check::manual("a").initially_passing(), true),
+            (Check::manual("a"), false),
+            (Check::gate("a"), false),
+            (Check::shutdown(), true),
+            (Check::ping(), true),
+            (Check::heartbeat("a", Duration::MAX), true),
+        ] {
+            let before = check.health(at(1));
+            check.begin(T0);
+            assert_eq!(check.passes(at(1_000_000)), passes, "{check:?}");
+            assert_eq!(check.health(at(1_000_000)), before);
+        }
+    }
+
+    /// Regression: the values that are states covered the first three milliseconds of the clock.
+    #[test]
+    fn a_limit_is_exact_from_the_origin_of_the_clock_on() {
+        // At both ends of the clock, where the values of states are.
         for limit in 0..5 {
             for beat in (0..6).chain(u64::MAX - 20..u64::MAX - 10) {
                 let check = Check::heartbeat("loop", Duration::from_millis(limit));
@@ -555,7 +599,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_with_an_endless_limit_never_fails() {
+    fn a_heartbeat_with_the_largest_limit_never_fails() {
         let check = Check::heartbeat("loop", Duration::MAX);
         check.beat(T0);
         assert!(check.passes(at(u64::MAX - 1)));
@@ -564,7 +608,7 @@ mod tests {
     #[test]
     fn a_failure_whose_reason_was_lost_says_no_more_than_that() {
         let check = Check::heartbeat("loop", Duration::from_secs(1)).overdue("late");
-        check.say(FAILING_UNEXPLAINED);
+        check.set(FAILING_UNEXPLAINED);
         assert!(!check.passes(Instant::ZERO));
         assert_eq!(check.reason(Instant::ZERO).unwrap().as_str(), "failing");
     }
@@ -582,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_before_the_first_word_can_be_chosen() {
+    fn the_state_before_the_first_update_can_be_chosen() {
         assert!(Check::manual("a").initially_passing().passes(T0));
         assert!(
             !Check::heartbeat("a", Duration::ZERO)
@@ -592,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_what_a_request_can_name() {
+    fn a_name_is_one_that_a_request_can_use() {
         for good in [
             "a",
             "poststarthook/start-apiextensions",
@@ -609,8 +653,6 @@ mod tests {
             assert!(!Check::is_name(bad), "{bad}");
         }
         assert!(is_name(&"x".repeat(CHECK_NAME_BYTES_MAX)));
-        assert!(is_path("/healthz") && is_path("/healthz/test"));
-        assert!(!is_path("healthz") && !is_path("/") && !is_path("") && !is_path("//a"));
     }
 }
 
@@ -621,21 +663,25 @@ mod loom_tests {
     use loom::sync::Arc;
     use loom::thread;
 
-    fn told(check: &Arc<Check>, tell: impl FnOnce(&Check) + 'static) -> thread::JoinHandle<()> {
+    fn updated(
+        check: &Arc<Check>,
+        update: impl FnOnce(&Check) + 'static,
+    ) -> thread::JoinHandle<()> {
         let check = check.clone();
-        thread::spawn(move || tell(&check))
+        thread::spawn(move || update(&check))
     }
 
-    /// Two who fail the same check at once, and one who reads: no text is torn, none is of neither, and
-    /// the verdict is theirs though the reason may be nobody's.
+    /// Two threads fail the same check and a third reads it. No reason is torn or from elsewhere, and the
+    /// check fails. The reason may be `failing`.
     #[test]
-    fn loom_two_who_fail_at_once_leave_a_failure_with_a_whole_reason() {
+    fn loom_two_concurrent_failures_leave_a_failure_with_a_whole_reason() {
         loom::model(|| {
             let check = Arc::new(Check::manual("disk"));
             check.pass();
+            // `failing`: the second writer finds the first one at work and stores no reason.
             let writers = [
-                told(&check, |check| check.fail("disk full")),
-                told(&check, |check| check.fail("disk gone")),
+                updated(&check, |check| check.fail("disk full")),
+                updated(&check, |check| check.fail("disk gone")),
             ];
             let is_known = |text: &str| ["disk full", "disk gone", "failing"].contains(&text);
             if let Some(reason) = check.reason(Instant::ZERO) {
@@ -650,19 +696,19 @@ mod loom_tests {
         });
     }
 
-    /// One who fails a check, one who says that it passes, and one who reads: what is left is what one
-    /// of them said, and whoever reads a failure reads its reason.
+    /// One thread fails a check, another lets it pass, a third reads it. One of the two updates remains,
+    /// and a reader that sees the failure also reads its reason.
     #[test]
-    fn loom_a_failure_and_a_pass_at_once_leave_one_of_them() {
+    fn loom_a_concurrent_failure_and_pass_leave_one_of_them() {
         loom::model(|| {
             let check = Arc::new(Check::manual("disk"));
             let writers = [
-                told(&check, |check| check.fail("disk full")),
-                told(&check, Check::pass),
+                updated(&check, |check| check.fail("disk full")),
+                updated(&check, Check::pass),
             ];
             let known = [None, Some("not reported yet"), Some("disk full")];
             let reason = check.reason(Instant::ZERO);
-            // Loom's slots are short, and cut what was never said.
+            // The slots are shorter under loom and cut "not reported yet".
             let reason = reason.as_ref().map(ReasonText::as_str);
             assert!(
                 known.contains(&reason) || reason == Some("not reported ye"),
@@ -677,8 +723,29 @@ mod loom_tests {
         });
     }
 
+    /// A server begins to serve while the first beat or a failure arrives. That update remains.
     #[test]
-    fn loom_who_sees_a_failure_finds_its_reason() {
+    fn loom_the_beginning_does_not_replace_a_concurrent_update() {
+        loom::model(|| {
+            let check = Arc::new(Check::heartbeat("loop", Duration::from_millis(100)));
+            let beat = updated(&check, |check| check.beat(Instant::from_millis(50)));
+            check.begin(Instant::ZERO);
+            beat.join().unwrap();
+            assert!(check.passes(Instant::from_millis(149)));
+            assert!(!check.passes(Instant::from_millis(150)));
+        });
+        loom::model(|| {
+            let check = Arc::new(Check::heartbeat("loop", Duration::from_millis(100)));
+            let failure = updated(&check, |check| check.fail("disk full"));
+            check.begin(Instant::ZERO);
+            failure.join().unwrap();
+            let reason = check.reason(Instant::ZERO).unwrap();
+            assert_eq!(reason.as_str(), "disk full");
+        });
+    }
+
+    #[test]
+    fn loom_a_reader_that_sees_a_failure_finds_its_reason() {
         loom::model(|| {
             let check = Arc::new(Check::manual("disk"));
             let writer = thread::spawn({
@@ -691,7 +758,7 @@ mod loom_tests {
             });
             let reason = check.reason(Instant::ZERO);
             let reason = reason.as_ref().map_or("passes", ReasonText::as_str);
-            // Loom's slots are short, and cut what was never said.
+            // The slots are shorter under loom and cut "not reported yet".
             let known = ["not reported yet", "disk full", "disk gone", "passes"];
             assert!(known.iter().any(|text| text.starts_with(reason)) && !reason.is_empty());
             writer.join().unwrap();

@@ -1,15 +1,15 @@
 //! A fixed-size text that one writer replaces while any number of readers copy it, without locks.
 //!
-//! Knows nothing of checks. [`Check`](super::Check) keeps one for why it fails.
+//! Knows nothing of checks. [`Check`](super::Check) has one for the reason of its failure.
 //!
-//! Two slots and a version. A writer fills the slot that readers are not sent to and then moves
-//! the version on, which sends them there. So a writer that is stopped halfway (by a signal, or for
-//! good) never keeps a reader waiting: readers go on with the old text. A reader that was overtaken
-//! by two whole replacements sees that the version moved, drops what it copied and starts again; it
-//! does so a bounded number of times, because the request path must not spin at a writer's mercy.
+//! There are two slots and a version, whose lowest bit selects the slot to read. A writer fills the
+//! other slot and then increments the version. If a writer is interrupted halfway, readers continue
+//! with the old text and never wait. If two replacements finish during one copy, the reader sees that
+//! the version has changed and copies again. The number of attempts is bounded, because a request must
+//! not wait for a writer.
 //!
-//! One writer at a time, decided by a try-lock: waiting is not possible in a signal handler that
-//! interrupted the very writer it would wait for. Who loses is told so by [`Reason::replace`].
+//! A try-lock admits one writer at a time. A second writer cannot wait: it may be a signal handler that
+//! has interrupted the first one. [`Reason::replace`] returns [`Busy`] to it.
 
 #[cfg(not(loom))]
 use crate::limits::REASON_BYTES_MAX;
@@ -20,8 +20,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
-/// Words a slot has: the length in the first byte, then the text. Loom explores every interleaving
-/// of every word, so there it gets just enough words to be torn between.
+/// Atomic integers in a slot: the first byte is the length, the text follows. Loom explores every
+/// interleaving of every access, so under loom there are only two, enough for a torn text.
 #[cfg(not(loom))]
 const WORDS: usize = (1 + REASON_BYTES_MAX).div_ceil(8);
 #[cfg(loom)]
@@ -33,27 +33,27 @@ pub(crate) const TEXT_BYTES_MAX: usize = WORDS * 8 - 1;
 #[cfg(not(loom))]
 const _: () = assert!(TEXT_BYTES_MAX == REASON_BYTES_MAX);
 
-/// Copies tried before giving up. Each failed one means two whole replacements during one copy of
-/// 256 bytes, so eight in a row is a writer that does nothing else.
+/// Attempts to copy before giving up. Each failed attempt means two replacements during one copy of 256
+/// bytes, so eight failures in a row mean a writer that does nothing else.
 const READ_ATTEMPTS_MAX: usize = 8;
 
 struct Slot([AtomicU64; WORDS]);
 
-/// See the module.
+/// The reason of a check's failure; see the [module](self).
 pub(crate) struct Reason {
-    /// Replacements finished; the lowest bit is the slot that holds the newest text.
+    /// Number of finished replacements; the lowest bit is the slot with the newest text.
     version: AtomicU32,
     writing: AtomicBool,
     slots: [Slot; 2],
 }
 
-/// A copy of a reason, for as long as it is needed.
+/// A copy of the reason of a check's failure.
 #[derive(Clone, Copy)]
 pub struct ReasonText {
     bytes: [u8; WORDS * 8],
 }
 
-/// Another writer was in the middle of replacing the text; this one was not kept.
+/// Another writer was replacing the text; the new text was not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Busy;
 
@@ -79,15 +79,19 @@ impl Reason {
 
     /// Replaces the text, cut to [`TEXT_BYTES_MAX`] at a character boundary.
     pub(crate) fn replace(&self, text: &str) -> Result<(), Busy> {
+        // Acquire: pairs with the release at the end, so that this writer sees the version and the
+        // slots of the last one.
         if self.writing.swap(true, Ordering::Acquire) {
             return Err(Busy);
         }
         let copy = ReasonText::new(text);
         let next = self.version.load(Ordering::Relaxed).wrapping_add(1);
-        // Whoever reads one of the words below must also see that the version had moved on to the
-        // other slot: a reader still copying this one then finds its version gone.
+        // The stores below must not become visible before the version that the last writer stored. A
+        // reader that is still copying this slot, and sees one of the stores, then also sees that the
+        // version is no longer the one it began with.
         fence(Ordering::Release);
         for (word, bytes) in self.slot(next).0.iter().zip(copy.bytes.chunks_exact(8)) {
+            // Relaxed is enough: the version below publishes the stores.
             let mut value = [0; 8];
             value.copy_from_slice(bytes);
             word.store(u64::from_ne_bytes(value), Ordering::Relaxed);
@@ -97,7 +101,7 @@ impl Reason {
         Ok(())
     }
 
-    /// The newest text; `None` if it was replaced faster than it could be copied.
+    /// The newest text; `None` if it was replaced during each attempt to copy it.
     pub(crate) fn read(&self) -> Option<ReasonText> {
         for _ in 0..READ_ATTEMPTS_MAX {
             let version = self.version.load(Ordering::Acquire);
@@ -110,7 +114,8 @@ impl Reason {
             {
                 bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
             }
-            // Pairs with the fence in `replace`.
+            // Pairs with the fence in `replace`: if one of the loads above saw a newer store, the load
+            // below sees the newer version.
             fence(Ordering::Acquire);
             if self.version.load(Ordering::Relaxed) == version {
                 return Some(copy);
@@ -130,18 +135,18 @@ impl ReasonText {
         bytes: [0; WORDS * 8],
     };
 
-    /// `text`, cut to what fits at a character boundary.
+    /// `text`, cut at a character boundary if it is too long.
     pub(crate) fn new(text: &str) -> Self {
         let mut copy = ReasonText::EMPTY;
-        // What does not fit is not kept.
+        // An error means that the text was cut, which is what is wanted.
         let _ = copy.write_str(text);
         copy
     }
 
-    /// What `text` says once formatted, cut likewise.
+    /// `text` formatted, cut in the same way.
     pub(crate) fn from_fmt(text: fmt::Arguments<'_>) -> Self {
         let mut whole = ReasonText::EMPTY;
-        // An error of a `Display` in it ends the text early. So does what no longer fits.
+        // An error of a `Display` value ends the text early, as a piece that does not fit does.
         let _ = fmt::write(&mut whole, text);
         whole
     }
@@ -152,12 +157,13 @@ impl ReasonText {
             return "";
         };
         let text = rest.get(..usize::from(*length)).unwrap_or(rest);
+        // A copy is only returned if it is whole, and `cut` keeps it UTF-8.
         debug_assert!(core::str::from_utf8(text).is_ok(), "a reason was torn");
         core::str::from_utf8(text).unwrap_or("")
     }
 }
 
-/// Appends as much as fits; an error says that this was not all.
+/// Appends as much as fits; an error means that the rest was dropped.
 impl fmt::Write for ReasonText {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let Some((length, rest)) = self.bytes.split_first_mut() else {
@@ -185,6 +191,7 @@ impl fmt::Debug for ReasonText {
 /// At most `bytes_max` bytes of `text`, up to a character boundary.
 fn cut(text: &str, bytes_max: usize) -> &str {
     let mut end = text.len().min(bytes_max);
+    // At most three steps: a character has at most four bytes. Index 0 is a boundary.
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -219,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_formatted_reason_is_cut_where_the_whole_text_would_be() {
+    fn a_formatted_reason_is_cut_where_the_formatted_string_would_be() {
         let signs = "\u{1f4a9}".repeat(70);
         for length in 0..8 {
             let pad = "x".repeat(length);
@@ -240,11 +247,11 @@ mod loom_tests {
     use loom::sync::Arc;
     use loom::thread;
 
-    /// Each text spans both words, so a torn one is none of these.
+    /// Each text fills both integers of a slot, so a torn text is none of these.
     const TEXTS: [&str; 3] = ["aaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbb", "ccccccccccccccc"];
 
     #[test]
-    fn loom_no_torn_reason_is_read_while_it_is_replaced_twice() {
+    fn loom_no_torn_reason_is_read_during_two_replacements() {
         loom::model(|| {
             let reason = Arc::new(Reason::new());
             reason.replace(TEXTS[0]).unwrap();
@@ -264,18 +271,18 @@ mod loom_tests {
     }
 
     #[test]
-    fn loom_two_writers_leave_one_whole_text_and_the_loser_knows() {
+    fn loom_two_writers_leave_one_whole_text_and_the_other_gets_busy() {
         loom::model(|| {
             let reason = Arc::new(Reason::new());
             let writer = thread::spawn({
                 let reason = reason.clone();
                 move || reason.replace(TEXTS[0])
             });
-            let mine = reason.replace(TEXTS[1]);
-            let theirs = writer.join().unwrap();
-            assert!(mine.is_ok() || theirs.is_ok());
+            let here = reason.replace(TEXTS[1]);
+            let there = writer.join().unwrap();
+            assert!(here.is_ok() || there.is_ok());
             let text = reason.read().unwrap();
-            match (mine, theirs) {
+            match (here, there) {
                 (Ok(()), Err(Busy)) => assert_eq!(text.as_str(), TEXTS[1]),
                 (Err(Busy), Ok(())) => assert_eq!(text.as_str(), TEXTS[0]),
                 _ => assert!(TEXTS.contains(&text.as_str())),

@@ -9,6 +9,7 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
+use healthz::Responder;
 use healthz::limits::{
     CONNECTIONS_MAX, LISTENERS_MAX, Limits, REQUEST_HEAD_BYTES_MAX, REQUEST_HEAD_BYTES_MIN,
 };
@@ -235,20 +236,10 @@ fn address(option: &str, value: &OsStr) -> Result<Address, UsageError> {
     parsed.map_err(|error| refused(option, value, &error))
 }
 
-/// A value for `--allow-host`. Only names that a client can send in `Host` are accepted: letters, digits,
-/// `.`, `-` and `_`, or an IPv6 address in brackets. Lists and patterns would never match.
+/// A value for `--allow-host`. Lists and patterns are refused, because no client sends them in `Host`.
 fn host(option: &str, value: &OsStr) -> Result<String, UsageError> {
-    let is_host = |host: &str| match host.strip_prefix('[') {
-        Some(rest) => rest
-            .strip_suffix(']')
-            .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()),
-        None => {
-            let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
-            !host.is_empty() && host.bytes().all(is_name_byte)
-        }
-    };
     match value.to_str() {
-        Some(host) if is_host(host) => Ok(host.to_owned()),
+        Some(host) if Responder::is_host(host) => Ok(host.to_owned()),
         _ => Err(refused(
             option,
             value,

@@ -1,33 +1,33 @@
-//! Chunked bodies (RFC 9112 section 7.1), followed to their end and thrown away.
+//! Chunked bodies (RFC 9112 section 7.1): finds the end and discards the content.
 //!
-//! Knows neither requests nor limits, and keeps no byte. Called by [`super::connection`] with what
-//! came behind a head, because whoever goes on reading behind a body has to know where it ends.
+//! Knows neither requests nor limits, and stores no byte. Called by [`super::connection`] with the bytes
+//! after a head: the next request begins where the body ends.
 //!
-//! | seen | verdict | source |
+//! | input | result | source |
 //! |---|---|---|
-//! | a size in hex, leading zeros included, below 2^64 | taken | RFC 9112 7.1 |
-//! | `0x`, a sign, spaces before it, `_`, nothing in a size's place | malformed | RFC 9112 7.1 |
+//! | a size in hex, leading zeros included, below 2^64 | accepted | RFC 9112 7.1 |
+//! | `0x`, a sign, spaces before it, `_`, or nothing instead of a size | malformed | RFC 9112 7.1 |
 //! | extensions: names that are tokens, each with a token or a quoted string as its value, or without one | ignored | RFC 9112 7.1.1 |
 //! | spaces and tabs before or after a `;` or `=` in them | accepted | RFC 9112 7.1.1, RFC 9110 5.6.3 |
 //! | any other extension; a control character in one | malformed | RFC 9112 7.1.1, RFC 9110 5.6.4 |
-//! | trailer fields | passed over unread, whatever they are; a name is a token and its colon follows | RFC 9112 7.1.2 |
+//! | trailer fields | ignored; a name must be a token, directly followed by a colon | RFC 9112 7.1.2 |
 //! | a folded trailer | malformed | stricter than RFC 9112 5.2, as in heads |
 //! | a line that does not end in CRLF | malformed; Go takes a lone LF | errata 7633 of RFC 9112 |
 
-/// Where in a chunked body the next byte stands.
+/// The position of the next byte in a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chunk {
-    /// In the size; `digits` says whether there was one yet.
+    /// In the size; `digits` is true after the first digit.
     Size {
         size: u64,
         digits: bool,
     },
-    /// Behind the size, in the extensions.
+    /// After the size, in an extension.
     Extension {
         size: u64,
         at: Extension,
     },
-    /// Behind the CR of a size line.
+    /// After the CR of a size line.
     SizeLf {
         size: u64,
     },
@@ -36,7 +36,7 @@ pub(super) enum Chunk {
     },
     DataCr,
     DataLf,
-    /// At the start of a trailer line, or of the empty line that ends everything.
+    /// At the start of a trailer field, or of the empty line that ends the body.
     TrailerStart,
     TrailerName,
     TrailerValue,
@@ -68,7 +68,8 @@ pub(super) enum Extension {
 }
 
 impl Chunk {
-    /// Right behind the head. (A constant in its place cost every request five instructions.)
+    /// At the start of the body.
+    // Not an associated constant: copying that costs every request five instructions.
     #[inline]
     pub(super) const fn start() -> Self {
         Chunk::Size {
@@ -78,11 +79,11 @@ impl Chunk {
     }
 }
 
-/// A byte that no chunked body has at its place: where the body ends cannot be known any more.
+/// A byte that is not allowed at its position. The end of the body cannot be found.
 pub(super) struct Malformed;
 
-/// Walks over a chunked body. Returns the bytes used and the place reached; `None` behind the last
-/// byte.
+/// Reads part of a chunked body. Returns the number of bytes read and the new position, which is `None`
+/// after the last byte.
 pub(super) fn drain_chunks(
     mut chunk: Chunk,
     rx: &[u8],
@@ -90,6 +91,7 @@ pub(super) fn drain_chunks(
     let mut at = 0;
     while let Some(byte) = rx.get(at) {
         if let Chunk::Data { left } = chunk {
+            // Data is skipped at once; only the framing is read byte by byte.
             let skipped = (rx.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
             at += skipped;
             chunk = match left - skipped as u64 {
@@ -107,11 +109,13 @@ pub(super) fn drain_chunks(
     (at, Ok(Some(chunk)))
 }
 
-/// One byte of chunk framing.
+/// The position after one byte of framing.
 fn next_chunk(chunk: Chunk, byte: u8) -> Result<Option<Chunk>, Malformed> {
     Ok(Some(match (chunk, byte) {
         (Chunk::Size { size, .. }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
             let digit = u64::from((byte as char).to_digit(16).unwrap_or(0));
+            // A size that overflows would end the chunk too early, and its data would be read as a
+            // request.
             let size = size
                 .checked_mul(16)
                 .and_then(|size| size.checked_add(digit))
@@ -128,11 +132,13 @@ fn next_chunk(chunk: Chunk, byte: u8) -> Result<Option<Chunk>, Malformed> {
             size,
             at: next_extension(at, byte)?,
         },
+        // The last chunk has no data and no line end after it.
         (Chunk::SizeLf { size: 0 }, b'\n') => Chunk::TrailerStart,
         (Chunk::SizeLf { size }, b'\n') => Chunk::Data { left: size },
         (Chunk::DataCr, b'\r') => Chunk::DataLf,
         (Chunk::DataLf, b'\n') => Chunk::start(),
         (Chunk::TrailerStart, b'\r') => Chunk::EndLf,
+        // A name needs at least one byte, and no space before the colon, as in a head.
         (Chunk::TrailerStart | Chunk::TrailerName, byte) if is_token_byte(byte) => {
             Chunk::TrailerName
         }
@@ -192,59 +198,61 @@ fn is_token_byte(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// Bytes up to the end or to where it was lost; whether there was an end; `None` if more is to come.
-    fn walk(pieces: [&[u8]; 2]) -> (usize, Option<bool>) {
+    /// The bytes up to the end or to the malformed byte, and whether that was the end; `None` if the body
+    /// is incomplete.
+    fn drain(pieces: [&[u8]; 2]) -> (usize, Option<bool>) {
         let mut chunk = Chunk::start();
-        let mut walked = 0;
+        let mut drained = 0;
         for piece in pieces {
             let (used, step) = drain_chunks(chunk, piece);
-            walked += used;
+            drained += used;
             match step {
                 Ok(Some(next)) => {
                     assert_eq!(used, piece.len(), "stopped before the end");
                     chunk = next;
                 }
-                Ok(None) => return (walked, Some(true)),
-                Err(Malformed) => return (walked, Some(false)),
+                Ok(None) => return (drained, Some(true)),
+                Err(Malformed) => return (drained, Some(false)),
             }
         }
-        (walked, None)
+        (drained, None)
     }
 
     #[test]
-    fn a_body_ends_where_the_table_says_however_it_is_cut() {
+    fn a_body_has_the_same_end_in_any_two_pieces() {
         const ENDS: Option<bool> = Some(true);
-        const LOST: Option<bool> = Some(false);
-        for (body, used, verdict) in [
+        const MALFORMED: Option<bool> = Some(false);
+        for (body, used, result) in [
             (&b"0\r\n\r\nGET /"[..], 5, ENDS),
             (b"5\r\nGET /\r\n0\r\n\r\nX", 15, ENDS),
             (b"000A\r\n0123456789\r\n000\r\n\r\n", 25, ENDS),
             (b"1;a=\"b;c\xff\" ;\td\r\n\n\r\n0;e\r\n\r\nX", 26, ENDS),
             (b"0\r\nGrade:PUT /q HTTP/1.1\r\nHost: 9\r\n\r\nX", 37, ENDS),
-            (b"0x5\r\n", 2, LOST),
-            (b"+5\r\n", 1, LOST),
-            (b" 5\r\n", 1, LOST),
-            (b"5 \r\n", 3, LOST),
-            (b"\r\n", 1, LOST),
-            (b";a\r\n", 1, LOST),
-            (b"5;a\0", 4, LOST),
-            (b"5\n", 2, LOST),
-            (b"5\r\r", 3, LOST),
-            (b"1\r\nab", 5, LOST),
-            (b"1\r\na\n", 5, LOST),
-            (b"0\r\n\n", 4, LOST),
-            (b"0\r\nX y", 5, LOST),
-            (b"0\r\nX : y", 5, LOST),
-            (b"0\r\nX: a\r\n b\r\n\r\n", 10, LOST),
-            (b"0\r\n: a", 4, LOST),
-            (b"10000000000000000\r\n", 17, LOST),
+            (b"0x5\r\n", 2, MALFORMED),
+            (b"+5\r\n", 1, MALFORMED),
+            (b" 5\r\n", 1, MALFORMED),
+            (b"5 \r\n", 3, MALFORMED),
+            (b"\r\n", 1, MALFORMED),
+            (b";a\r\n", 1, MALFORMED),
+            (b"5;a\0", 4, MALFORMED),
+            (b"5\n", 2, MALFORMED),
+            (b"5\r\r", 3, MALFORMED),
+            (b"1\r\nab", 5, MALFORMED),
+            (b"1\r\na\n", 5, MALFORMED),
+            (b"0\r\n\n", 4, MALFORMED),
+            (b"0\r\nX y", 5, MALFORMED),
+            (b"0\r\nX : y", 5, MALFORMED),
+            (b"0\r\nX: a\r\n b\r\n\r\n", 10, MALFORMED),
+            (b"0\r\n: a", 4, MALFORMED),
+            (b"10000000000000000\r\n", 17, MALFORMED),
             (b"FFFFFFFFFFFFFFFF\r\n0\r\n\r\n", 23, None),
             (b"0\r\nX: ", 6, None),
         ] {
+            // A cut at every byte: the state between two calls must be complete.
             for cut in 0..=body.len() {
                 let (left, right) = body.split_at(cut);
-                let walked = walk([left, right]);
-                assert_eq!(walked, (used, verdict), "{}", body.escape_ascii());
+                let drained = drain([left, right]);
+                assert_eq!(drained, (used, result), "{}", body.escape_ascii());
             }
         }
     }
@@ -271,7 +279,7 @@ mod tests {
             let size_line = [b"2", good, b"\r\n"].concat();
             let (left, right) = size_line.split_at(size_line.len() / 2);
             let expected = (size_line.len(), None);
-            assert_eq!(walk([left, right]), expected, "{}", good.escape_ascii());
+            assert_eq!(drain([left, right]), expected, "{}", good.escape_ascii());
         }
         // Each is malformed at its last byte.
         for bad in [
@@ -315,7 +323,7 @@ mod tests {
         ] {
             let size_line = [b"2", bad].concat();
             let expected = (size_line.len(), Some(false));
-            assert_eq!(walk([&size_line, b""]), expected, "{}", bad.escape_ascii());
+            assert_eq!(drain([&size_line, &[]]), expected, "{}", bad.escape_ascii());
         }
     }
 }

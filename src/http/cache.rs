@@ -1,52 +1,54 @@
-//! The heads that came last, and what they meant.
+//! A cache of parsed request heads.
 //!
-//! Probers repeat themselves to the byte: the kubelet, a load balancer or curl in a loop send the same
-//! head every time, and what a head means depends on nothing but its bytes. So a head that equals a
-//! remembered one is not parsed again, which halves the instructions of a request. Only its meaning is
-//! remembered, never its answer: that is decided by the checks, each time.
+//! A prober (the kubelet, a load balancer, curl in a loop) sends the same bytes every time, and the
+//! result of parsing depends on the bytes alone. So a head that equals a cached one is not parsed again,
+//! which halves the instructions of a request. The answer is never cached: it depends on the checks.
 //!
-//! Knows nothing of connections: one cache serves all of them. A head finds its place by its length,
-//! so that a few probers that differ do not push each other out.
+//! Knows nothing of connections, answers and time. [`super::connection`] looks each head up; one cache
+//! serves all connections. The index of an entry is the length of the head, so that a few probers with
+//! different heads do not replace each other's entries.
 
-use super::request::{Body, Method, Request};
-use super::target::{Form, Marks, Target};
+use super::request::{BodyLength, Method, Request};
+use super::target::{Form, PathFlags, Target};
 use crate::limits::{HEAD_CACHE_ENTRIES, HEAD_CACHE_HEAD_BYTES};
 
-/// A place in a head: start and length.
+/// A part of a head: start and length.
 #[derive(Clone, Copy, Debug, Default)]
-struct Part(u16, u16);
+struct Span(u16, u16);
 
-/// A request without its bytes. Origin-form, no body, no expectation: other heads are not remembered.
+/// A request with spans of its head instead of references. Its target is in origin-form, and it has no
+/// body and no Expect field: other heads are not cached.
 #[derive(Clone, Copy, Debug)]
-struct Meaning {
+struct CachedRequest {
     method: Method,
     is_http10: bool,
     keep_alive: bool,
-    path: Part,
-    marks: Marks,
-    query: Option<Part>,
-    host: Option<Part>,
+    path: Span,
+    flags: PathFlags,
+    query: Option<Span>,
+    host: Option<Span>,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
-    meaning: Option<Meaning>,
+    request: Option<CachedRequest>,
     length: usize,
     head: [u8; HEAD_CACHE_HEAD_BYTES],
 }
 
-/// See the module. About 2 KiB; give it to [`Connection::receive_cached`](super::Connection::receive_cached).
+/// A cache of parsed request heads, of about 2 KiB, for
+/// [`Connection::receive_cached`](super::Connection::receive_cached). See the [module](self).
 #[derive(Clone, Debug)]
 pub struct HeadCache {
     entries: [Entry; HEAD_CACHE_ENTRIES],
 }
 
 impl HeadCache {
-    /// Remembers nothing yet.
+    /// An empty cache.
     pub const fn new() -> Self {
         let entries = [const {
             Entry {
-                meaning: None,
+                request: None,
                 length: 0,
                 head: [0; HEAD_CACHE_HEAD_BYTES],
             }
@@ -54,51 +56,56 @@ impl HeadCache {
         HeadCache { entries }
     }
 
-    /// What `rx` means if all of it is a head that is remembered.
+    /// The request if all of `rx` is a cached head.
     #[inline]
     pub(super) fn get<'a>(&self, rx: &'a [u8]) -> Option<Request<'a>> {
+        // By length, which needs no hash. Collisions only cost a parse.
         let entry = self.entries.get(rx.len() % HEAD_CACHE_ENTRIES)?;
-        let meaning = entry.meaning.as_ref()?;
+        let cached = entry.request.as_ref()?;
+        // The whole head is compared: a hash could be equal for another request.
         if entry.head.get(..entry.length)? != rx {
             return None;
         }
-        let query = meaning.query.map(|query| query.of(rx));
+        let query = cached.query.map(|query| query.of(rx));
         Some(Request {
-            method: meaning.method,
-            target: Target::from_parts(meaning.path.of(rx), meaning.marks, query),
-            host: meaning.host.map(|host| host.of(rx)),
-            is_http10: meaning.is_http10,
-            keep_alive: meaning.keep_alive,
-            is_framing_doubtful: false,
+            method: cached.method,
+            target: Target::from_parts(cached.path.of(rx), cached.flags, query),
+            host: cached.host.map(|host| host.of(rx)),
+            is_http10: cached.is_http10,
+            keep_alive: cached.keep_alive,
+            // `insert` accepts no head with other values in the fields below.
+            is_framing_ambiguous: false,
             expects_continue: false,
-            body: Body::Length(0),
+            body: BodyLength::Known(0),
         })
     }
 
-    /// Remembers that all of `rx` is the head of `request`, if it is of the common kind.
+    /// Caches that all of `rx` is the head of `request`, if it is short and of the common kind.
     pub(super) fn insert(&mut self, rx: &[u8], request: &Request<'_>) {
+        // Other requests are rare. Leaving them out keeps an entry small and `get` short.
         let is_common = request.target.form() == Form::Origin
-            && request.body == Body::Length(0)
+            && request.body == BodyLength::Known(0)
             && !request.expects_continue;
         let Some(entry) = self.entries.get_mut(rx.len() % HEAD_CACHE_ENTRIES) else {
             return;
         };
+        // A head that is too long for an entry is not cached either.
         let Some(head) = entry.head.get_mut(..rx.len()).filter(|_| is_common) else {
             return;
         };
-        let query = request.target.query().map(|query| Part::place(rx, query));
-        let meaning = Meaning {
+        let query = request.target.query().map(|query| Span::find(rx, query));
+        let cached = CachedRequest {
             method: request.method,
             is_http10: request.is_http10,
             keep_alive: request.keep_alive,
-            path: Part::place(rx, request.target.path()),
-            marks: request.target.marks(),
+            path: Span::find(rx, request.target.path()),
+            flags: request.target.flags(),
             query,
-            host: request.host.map(|host| Part::place(rx, host)),
+            host: request.host.map(|host| Span::find(rx, host)),
         };
         head.copy_from_slice(rx);
         entry.length = rx.len();
-        entry.meaning = Some(meaning);
+        entry.request = Some(cached);
     }
 }
 
@@ -108,15 +115,17 @@ impl Default for HeadCache {
     }
 }
 
-impl Part {
-    /// Where `part`, a slice of `head`, is in it.
-    fn place(head: &[u8], part: &[u8]) -> Self {
+impl Span {
+    /// The span of `part`, which must be a slice of `head`.
+    fn find(head: &[u8], part: &[u8]) -> Self {
+        // An empty slice may point elsewhere.
         if part.is_empty() {
-            return Part::default();
+            return Span::default();
         }
+        // The distance of the two addresses: no search, and no offsets in `Request`.
         let start = part.as_ptr().addr().wrapping_sub(head.as_ptr().addr());
         debug_assert!(start + part.len() <= head.len(), "not a part of the head");
-        Part(start as u16, part.len() as u16)
+        Span(start as u16, part.len() as u16)
     }
 
     #[inline]
@@ -142,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remembered_head_means_what_it_meant() {
+    fn a_cached_head_gives_the_request_that_was_parsed() {
         let mut cache = HeadCache::new();
         for target in [
             "/healthz",
@@ -163,17 +172,17 @@ mod tests {
                     let request = parsed(head.as_bytes());
                     assert!(cache.get(head.as_bytes()).is_none(), "{head}");
                     cache.insert(head.as_bytes(), &request);
-                    // At another address, as it will be.
+                    // At another address, as the next request is.
                     let again = head.clone();
-                    let known = cache.get(again.as_bytes()).unwrap();
-                    assert_eq!(format!("{known:?}"), format!("{request:?}"));
+                    let cached = cache.get(again.as_bytes()).unwrap();
+                    assert_eq!(format!("{cached:?}"), format!("{request:?}"));
                 }
             }
         }
     }
 
     #[test]
-    fn a_head_that_differs_in_one_byte_is_not_remembered() {
+    fn a_head_that_differs_in_one_byte_is_not_found() {
         let mut cache = HeadCache::new();
         let head = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
         cache.insert(head, &parsed(head));
@@ -181,12 +190,13 @@ mod tests {
             let mut other = *head;
             other[at] ^= 1;
             assert!(cache.get(&other).is_none());
+            // Nor is a prefix, which may be all that was received so far.
             assert!(cache.get(&head[..at]).is_none());
         }
     }
 
     #[test]
-    fn uncommon_heads_are_not_remembered() {
+    fn uncommon_heads_are_not_cached() {
         let mut cache = HeadCache::new();
         let long = format!(
             "GET /{} HTTP/1.0\r\n\r\n",

@@ -1,7 +1,7 @@
 //! One connection as a state machine: keep-alive, pipelining, bodies, limits, deadlines.
 //!
-//! Knows no socket and no clock, and does not know what is answered: the caller hands in a function
-//! from request to response. Used by [`crate::server`], and by whoever has bytes and a time.
+//! Knows no socket, no clock and no answers: its caller supplies bytes, the time, and a function from
+//! request to response. Called by [`crate::server`], or by a loop of your own.
 //!
 //! ```text
 //!             bytes                whole head: answer at once        body drained
@@ -9,85 +9,88 @@
 //!    | nothing for            | nothing whole for               | too late,
 //!    | idle_duration          | head_duration: 408              | too long, malformed
 //!    v                        v                                 v
-//!   close                  Closing: nothing more is answered; what comes is thrown away until the
-//!                          peer closes or drain_duration is over
+//!   close                  Closing: no further answer; input is discarded until the client closes
+//!                          or drain_duration is over
 //! ```
 //!
-//! | seen | done | source |
+//! | input | reaction | source |
 //! |---|---|---|
-//! | a head with a body announced | answered before the body | so that no probe waits |
-//! | a body of at most `body_drain_bytes` | thrown away, then the next request | RFC 9112 9.3 |
+//! | a head that announces a body | answered before the body comes | no probe waits for a body |
+//! | a body of at most `body_drain_bytes` | discarded, then the next request | RFC 9112 9.3 |
 //! | a longer one, also a chunk whose size says so, or `Expect: 100-continue` | answered, closed | RFC 9110 10.1.1 |
 //! | a malformed chunk (see `body`) after the answer | closed without another answer | RFC 9112 7.1, 8 |
-//! | `Connection: close`, HTTP/1.0 without keep-alive | the last answer; what follows is never read as a request | RFC 9112 9.6 |
+//! | `Connection: close`, HTTP/1.0 without keep-alive | the last answer; later bytes are never read as a request | RFC 9112 9.6 |
 //! | empty lines before a request | up to [`LEADING_EMPTY_LINES_MAX`] ignored | RFC 9112 2.2 |
-//! | the peer's end in the middle of a head | 400, closed | as Go |
-//! | nothing behind empty lines for `head_duration` | closed without an answer | RFC 9112 2.2 |
+//! | the client's end in the middle of a head | 400, closed | as Go |
+//! | nothing after empty lines for `head_duration` | closed without an answer | RFC 9112 2.2 |
 
 use super::body::{Chunk, Malformed, drain_chunks};
 use super::cache::HeadCache;
-use super::request::{self, Body, Parsed, Refusal, Request};
-use super::response::{Date, Fields, Full, Persistence, StatusCode, Text, Writer};
+use super::request::{self, BodyLength, Parsed, Refusal, Request};
+use super::response::{BodyWriter, BufferFull, Date, Fields, Persistence, StatusCode, Writer};
 use crate::limits::{LEADING_EMPTY_LINES_MAX, Limits};
 use crate::time::Instant;
 
-/// What a connection needs to know of the world at one call.
+/// The environment of a connection at one call.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// The present. Must not be earlier than in any call before.
+    /// The current time. Must not be earlier than in any call before.
     pub now: Instant,
-    /// The Date field for answers; `None` if the caller has no wall clock (RFC 9110 section 6.6.1).
+    /// The Date field of answers; `None` if the caller has no wall clock (RFC 9110 section 6.6.1).
     pub date: Option<&'a Date>,
-    /// The bounds; must be the same in every call.
+    /// The limits; must be the same in every call.
     pub limits: &'a Limits,
-    /// The server is closing: every answer is its connection's last.
+    /// True if the server is stopping: the next answer is the last of its connection.
     pub is_last: bool,
 }
 
-/// Where a connection is in its life, in the order of what may be taken from it first.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Between requests; no byte of the next one has come.
+    /// Between requests: no byte of the next one was received.
     Idle,
-    /// Some bytes of a head have come, but not all.
+    /// Part of a head was received.
     Head,
-    /// The answer is given; the request's body is still coming in.
+    /// The request was answered; part of its body is missing.
     Body,
-    /// The last answer is given; what still comes is thrown away.
+    /// The last request was answered; further input is discarded.
     Closing,
 }
 
-/// What the caller has to do next, after sending what was written.
+/// What the caller must do next, after sending the written bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Bring more bytes when there are some.
+    /// Call again when more bytes have come.
     Read,
-    /// `tx` was too small for the next answer as well: call again with the unconsumed bytes once
-    /// everything written was sent.
+    /// `tx` had no room for the next answer. Call again with the unconsumed bytes when all written bytes
+    /// were sent.
     Write,
-    /// Shut down the sending side behind the last byte. If `lingers`, the peer may still be sending:
-    /// go on reading (the bytes are thrown away) until it ends or the deadline passes, then close.
-    /// Otherwise close at once.
+    /// Shut down the sending side after the last byte.
+    ///
+    /// If `lingers`, the client may still be sending: continue to read (the bytes are discarded) until it
+    /// ends or the deadline passes, then close. Otherwise close at once.
     Close {
-        /// Whether unread input is to be expected.
+        /// True if unread input is expected. Closing a socket with unread input resets the connection,
+        /// and the answer may be lost.
         lingers: bool,
     },
 }
 
-/// What a call did. Bytes beyond `consumed` must be offered again, together with what follows them.
+/// The result of a call. Bytes after `consumed` must be passed again, followed by the bytes that come
+/// after them.
 #[must_use = "the bytes written must be sent and the rest of rx kept"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes at the start of `rx` that are done with.
+    /// Bytes at the start of `rx` that are no longer needed.
     pub consumed: usize,
     /// Bytes at the start of `tx` to send.
     pub written: usize,
-    /// Requests that were answered, refused ones included.
+    /// Answers written, refusals included.
     pub answered: u32,
-    /// Answers that told the peer of a mistake of its own before it was even asked (4xx and 501, 505
-    /// for a head that is not acceptable).
+    /// Refusals among them: 4xx, 501 and 505 for a head that is invalid, incomplete or too long. The
+    /// function from request to response is not called for these.
     pub refused: u32,
-    /// Then what.
+    /// What to do next.
     pub next: Next,
 }
 
@@ -104,23 +107,24 @@ enum State {
         chunk: Chunk,
         budget: u64,
     },
-    /// The last answer is given; `lingers` if the peer is known or likely to be still sending.
+    /// The last request was answered; `lingers` if the client is probably still sending.
     Closing {
         lingers: bool,
     },
 }
 
-/// See the [module](self).
+/// A connection: its state between calls. It holds no bytes; see the [module](self).
 ///
-/// Call order: [`receive`](Connection::receive) with what came, as often as something comes;
-/// [`receive_end`](Connection::receive_end) when the peer ended its side; [`expire`](Connection::expire)
-/// when [`deadline`](Connection::deadline) has passed. Once any of them returned [`Next::Close`] the
-/// connection stays closed: further input is consumed and never answered.
+/// Call [`receive`](Connection::receive) whenever bytes were received,
+/// [`receive_end`](Connection::receive_end) when the client has ended its side, and
+/// [`expire`](Connection::expire) when [`deadline`](Connection::deadline) has passed. After one of them
+/// has returned [`Next::Close`], the connection stays closed: further input is consumed and never
+/// answered.
 #[derive(Clone, Debug)]
 pub struct Connection {
     state: State,
     phase: Phase,
-    /// When the phase began.
+    /// The time when the phase began.
     since: Instant,
 }
 
@@ -134,30 +138,31 @@ impl Connection {
         }
     }
 
-    /// Takes the bytes that came, unconsumed ones of earlier calls first, and answers every request
-    /// in them as far as `tx` has room. `rx` need never be longer than `limits.request_head_bytes`.
+    /// Reads the received bytes, beginning with those that earlier calls did not consume. Answers each
+    /// complete request, as long as `tx` has room. `rx` need not be longer than
+    /// `limits.request_head_bytes`.
     ///
-    /// Work is bounded by the size of `rx` and `tx`. `tx` should have room for the longest answer;
-    /// one that does not fit even into an empty `tx` becomes a 500.
+    /// The work is bounded by the sizes of `rx` and `tx`. `tx` should have room for the longest answer:
+    /// an answer that does not fit into an empty `tx` becomes a 500.
     pub fn receive(
         &mut self,
         context: &Context<'_>,
         rx: &[u8],
         tx: &mut [u8],
-        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, Full>,
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, BufferFull>,
     ) -> Progress {
         self.receive_from(context, None, rx, tx, answer)
     }
 
-    /// As [`receive`](Connection::receive), and heads that `cache` remembers are not parsed again.
-    /// One cache serves any number of connections.
+    /// As [`receive`](Connection::receive), but does not parse a head again that is in `cache`. One cache
+    /// serves any number of connections.
     pub fn receive_cached(
         &mut self,
         context: &Context<'_>,
         cache: &mut HeadCache,
         rx: &[u8],
         tx: &mut [u8],
-        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, Full>,
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, BufferFull>,
     ) -> Progress {
         self.receive_from(context, Some(cache), rx, tx, answer)
     }
@@ -169,7 +174,7 @@ impl Connection {
         mut cache: Option<&mut HeadCache>,
         rx: &[u8],
         tx: &mut [u8],
-        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, Full>,
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, BufferFull>,
     ) -> Progress {
         let mut progress = Progress {
             consumed: 0,
@@ -178,6 +183,8 @@ impl Connection {
             refused: 0,
             next: Next::Read,
         };
+        // Each round consumes input, writes an answer or leaves the loop, so the sizes of `rx` and `tx`
+        // bound the number of rounds.
         loop {
             let rx = rx.get(progress.consumed..).unwrap_or_default();
             let tx = tx.get_mut(progress.written..).unwrap_or_default();
@@ -191,11 +198,13 @@ impl Connection {
                             progress.written += written;
                             progress.answered += 1;
                         }
+                        // The refused head is consumed by the state `Closing`, with all that follows it.
                         Step::Refused { written } => {
                             progress.written += written;
                             progress.answered += 1;
                             progress.refused += 1;
                         }
+                        // The next call has all of `tx` for this answer.
                         Step::NoRoom if progress.written > 0 => {
                             progress.next = Next::Write;
                             return progress;
@@ -213,7 +222,8 @@ impl Connection {
                     progress.consumed += self.drain(context, rx);
                 }
                 State::Closing { lingers } => {
-                    // Nothing more is a request; whoever still sends is read out by the caller.
+                    // No further byte is read as a request. If there is input, the client is still
+                    // sending, and the caller must read it before closing.
                     progress.consumed += rx.len();
                     progress.next = Next::Close {
                         lingers: lingers || !rx.is_empty(),
@@ -229,8 +239,9 @@ impl Connection {
         progress
     }
 
-    /// The peer has ended its side: no more bytes will come. A head cut short is answered with 400.
+    /// The client has ended its side: no more bytes will come. An incomplete head is answered with 400.
     pub fn receive_end(&mut self, context: &Context<'_>, rx: &[u8], tx: &mut [u8]) -> Progress {
+        // In the other states the last request was answered already.
         let is_cut = matches!(self.state, State::Head { .. }) && !rx.is_empty();
         let refusal = Refusal {
             status: StatusCode::BAD_REQUEST,
@@ -239,8 +250,8 @@ impl Connection {
         self.end(context, rx, tx, is_cut.then_some(refusal))
     }
 
-    /// The deadline has passed. A head that did not come in time is answered with 408, silence with
-    /// silence. If the deadline has not passed at `context.now` nothing happens, and the result is
+    /// The deadline has passed. An incomplete head is answered with 408; without any byte of a head there
+    /// is no answer. If the deadline has not passed at `context.now`, nothing happens and the result is
     /// [`Next::Read`].
     pub fn expire(&mut self, context: &Context<'_>, rx: &[u8], tx: &mut [u8]) -> Progress {
         if context.now < self.deadline(context.limits) {
@@ -256,12 +267,13 @@ impl Connection {
             status: StatusCode::REQUEST_TIMEOUT,
             detail: "the request head did not come in time",
         };
-        // Empty lines are no head: who has sent nothing else, behind a body for example, waits for no answer.
+        // Empty lines alone are no head. A client that sends them after a body, for example, waits for
+        // no answer.
         let is_cut = self.phase == Phase::Head && !matches!(rx, [] | [b'\r']);
         self.end(context, rx, tx, is_cut.then_some(refusal))
     }
 
-    /// When [`expire`](Connection::expire) is due.
+    /// The time when [`expire`](Connection::expire) must be called.
     pub fn deadline(&self, limits: &Limits) -> Instant {
         self.since.saturating_add(match self.phase {
             Phase::Idle => limits.idle_duration,
@@ -270,18 +282,19 @@ impl Connection {
         })
     }
 
-    /// Where the connection is in its life.
+    /// The current phase.
     #[inline]
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// When the phase began.
+    /// The time when the current phase began.
     #[inline]
     pub fn since(&self) -> Instant {
         self.since
     }
 
+    /// Enters `state`. Its phase begins at `now`.
     fn enter(&mut self, state: State, now: Instant) {
         self.state = state;
         self.since = now;
@@ -292,7 +305,7 @@ impl Connection {
         };
     }
 
-    /// One step in the state `Head`.
+    /// One step in the state `Head`: skips an empty line, answers or refuses one head, or waits.
     fn head(
         &mut self,
         context: &Context<'_>,
@@ -300,13 +313,16 @@ impl Connection {
         empty_lines: u8,
         rx: &[u8],
         tx: &mut [u8],
-        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, Full>,
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, BufferFull>,
     ) -> Step {
+        // First, because nearly every head of a prober is in the cache.
         if let Some(request) = cache.as_ref().and_then(|cache| cache.get(rx)) {
             return self.answer(context, &request, rx.len(), tx, answer);
         }
         match rx {
             [] => {
+                // After empty lines the deadline of a head continues to run. Otherwise a client could
+                // keep the connection with an empty line from time to time.
                 if empty_lines == 0 {
                     self.set_phase(Phase::Idle, context.now);
                 }
@@ -319,6 +335,7 @@ impl Connection {
                 };
                 return Step::Skipped(if rx.first() == Some(&b'\n') { 1 } else { 2 });
             }
+            // The LF may come with the next bytes.
             [b'\r'] if empty_lines < LEADING_EMPTY_LINES_MAX => {
                 self.set_phase(Phase::Head, context.now);
                 return Step::Waiting;
@@ -338,7 +355,9 @@ impl Connection {
             _ => {}
         }
         match request::parse(rx) {
+            // `rx` may be longer than the limit, and the head too.
             Ok(Parsed::Complete(request, used)) if used <= context.limits.request_head_bytes => {
+                // A head that more bytes follow would not be found again: `get` compares all of `rx`.
                 if let Some(cache) = cache.filter(|_| used == rx.len()) {
                     cache.insert(rx, &request);
                 }
@@ -348,9 +367,10 @@ impl Connection {
                 self.set_phase(Phase::Head, context.now);
                 Step::Waiting
             }
+            // The refusal depends on the bytes within the limit only, so it is the same for any pieces.
             Ok(_) => {
                 let limit = context.limits.request_head_bytes;
-                let refusal = request::too_long(rx.get(..limit).unwrap_or(rx));
+                let refusal = request::refusal_of_long_head(rx.get(..limit).unwrap_or(rx));
                 self.refuse(context, rx, tx, refusal)
             }
             Err(refusal) => self.refuse(context, rx, tx, refusal),
@@ -363,8 +383,9 @@ impl Connection {
         request: &Request<'_>,
         used: usize,
         tx: &mut [u8],
-        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, Full>,
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, BufferFull>,
     ) -> Step {
+        // The Connection field of the answer depends on what follows it.
         let after = self.state_after(context, request);
         let persistence = match after {
             State::Closing { .. } => Persistence::Close,
@@ -376,26 +397,30 @@ impl Connection {
             request,
             Writer::new(tx, context.date, persistence, has_body),
         ) {
+            // The state changes only if the answer was written. Otherwise the next call parses the head
+            // again and answers it.
             Ok(written) => {
                 self.enter(after, context.now);
                 Step::Answered { used, written }
             }
-            Err(Full) => Step::NoRoom,
+            Err(BufferFull) => Step::NoRoom,
         }
     }
 
-    /// What follows a request that is answered: its body, the next head, or nothing.
+    /// The state after `request` is answered: its body, the next head, or the end.
     fn state_after(&self, context: &Context<'_>, request: &Request<'_>) -> State {
         let budget = context.limits.body_drain_bytes;
-        let stays = request.keep_alive && !request.is_framing_doubtful && !context.is_last;
+        let stays = request.keep_alive && !request.is_framing_ambiguous && !context.is_last;
         match request.body {
-            Body::Length(0) if stays => State::Head { empty_lines: 0 },
-            Body::Length(0) => State::Closing { lingers: false },
-            // Whether a body follows an expectation that got a final answer is the client's choice.
+            BodyLength::Known(0) if stays => State::Head { empty_lines: 0 },
+            BodyLength::Known(0) => State::Closing { lingers: false },
+            // After a final answer instead of 100, the client may send the body or not (RFC 9110
+            // section 10.1.1). So the next byte may be of the body or of a request.
             _ if !stays || request.expects_continue => State::Closing { lingers: true },
-            Body::Length(left) if left > budget => State::Closing { lingers: true },
-            Body::Length(left) => State::Length { left },
-            Body::Chunked => State::Chunked {
+            // Reading it would take longer than a new connection.
+            BodyLength::Known(left) if left > budget => State::Closing { lingers: true },
+            BodyLength::Known(left) => State::Length { left },
+            BodyLength::Chunked => State::Chunked {
                 chunk: Chunk::start(),
                 budget,
             },
@@ -410,15 +435,17 @@ impl Connection {
         refusal: Refusal,
     ) -> Step {
         match write_refusal(context, rx, tx, refusal) {
+            // After an invalid head it is not known where the next request begins.
             Ok(written) => {
                 self.enter(State::Closing { lingers: true }, context.now);
                 Step::Refused { written }
             }
-            Err(Full) => Step::NoRoom,
+            Err(BufferFull) => Step::NoRoom,
         }
     }
 
-    /// Our own mistake: a `tx` too small for the answer. The connection closes with a 500 if that fits.
+    /// Closes the connection because `tx` is too small for the answer, with a 500 if that fits. This is a
+    /// mistake of the caller, not of the client.
     fn give_up(&mut self, context: &Context<'_>, rx: &[u8], tx: &mut [u8]) -> usize {
         self.enter(State::Closing { lingers: true }, context.now);
         let writer = Writer::new(tx, context.date, Persistence::Close, !is_head(rx));
@@ -438,6 +465,7 @@ impl Connection {
         tx: &mut [u8],
         refusal: Option<Refusal>,
     ) -> Progress {
+        // Without room for the refusal the connection closes without it: there is no later call.
         let written = refusal.and_then(|refusal| write_refusal(context, rx, tx, refusal).ok());
         self.enter(State::Closing { lingers: false }, context.now);
         Progress {
@@ -449,7 +477,7 @@ impl Connection {
         }
     }
 
-    /// Keeps the time at which the phase began if it is the same.
+    /// Enters `phase`. If it is the current one, the time when it began stays.
     fn set_phase(&mut self, phase: Phase, now: Instant) {
         if self.phase != phase {
             self.phase = phase;
@@ -457,7 +485,7 @@ impl Connection {
         }
     }
 
-    /// Throws body bytes away; returns how many.
+    /// Discards bytes of the body; returns how many.
     fn drain(&mut self, context: &Context<'_>, rx: &[u8]) -> usize {
         match self.state {
             State::Length { left } => {
@@ -469,6 +497,7 @@ impl Connection {
                 used
             }
             State::Chunked { chunk, budget } => {
+                // The length of a chunked body is not known in advance, so the bytes are counted.
                 let affordable = rx.len().min(usize::try_from(budget).unwrap_or(usize::MAX));
                 let rx = rx.get(..affordable).unwrap_or_default();
                 let (used, step) = drain_chunks(chunk, rx);
@@ -484,6 +513,7 @@ impl Connection {
                         }
                     }
                     Ok(None) => self.enter(State::Head { empty_lines: 0 }, context.now),
+                    // The body is too long, or its end cannot be found. The request was answered.
                     Ok(Some(_)) | Err(Malformed) => {
                         self.enter(State::Closing { lingers: true }, context.now)
                     }
@@ -495,16 +525,25 @@ impl Connection {
     }
 }
 
-/// What one look at a head came to.
+/// The result of one step in the state `Head`.
 enum Step {
+    /// An empty line of so many bytes was skipped.
     Skipped(usize),
+    /// The head is incomplete.
     Waiting,
-    Answered { used: usize, written: usize },
-    Refused { written: usize },
+    Answered {
+        used: usize,
+        written: usize,
+    },
+    Refused {
+        written: usize,
+    },
+    /// The answer does not fit into the rest of `tx`.
     NoRoom,
 }
 
-/// Whether `rx` begins with a HEAD, which gets no body even if the method is all that is right about it.
+/// True if `rx` begins with the method HEAD. Its answer has no body, even if the rest of the head is
+/// invalid.
 fn is_head(rx: &[u8]) -> bool {
     rx.starts_with(b"HEAD ")
 }
@@ -514,10 +553,11 @@ fn write_refusal(
     rx: &[u8],
     tx: &mut [u8],
     refusal: Refusal,
-) -> Result<usize, Full> {
+) -> Result<usize, BufferFull> {
     let writer = Writer::new(tx, context.date, Persistence::Close, !is_head(rx));
     let Refusal { status, detail } = refusal;
-    writer.rendered(Fields::Text, |text: &mut Text<'_>| {
+    // The text helps the author of the client: `400 Bad Request: the Host field is missing`.
+    writer.rendered(Fields::Text, |text: &mut BodyWriter<'_>| {
         text.push_number(u64::from(status.code()));
         text.push(b" ");
         text.push(status.phrase().as_bytes());
@@ -545,17 +585,17 @@ mod tests {
         }
     }
 
-    /// A connection, the bytes it has not consumed, and everything it wrote.
-    struct Peer {
+    /// A connection, the bytes that it has not consumed, and everything it wrote.
+    struct TestConnection {
         connection: Connection,
         rx: Vec<u8>,
         written: Vec<u8>,
         tx_bytes: usize,
     }
 
-    impl Peer {
+    impl TestConnection {
         fn new() -> Self {
-            Peer {
+            TestConnection {
                 connection: Connection::new(Instant::ZERO),
                 rx: Vec::new(),
                 written: Vec::new(),
@@ -571,6 +611,7 @@ mod tests {
                 let progress = self.connection.receive(&at(ms), &self.rx, &mut tx, &mut ok);
                 self.rx.drain(..progress.consumed);
                 self.written.extend_from_slice(&tx[..progress.written]);
+                // A small `tx` takes several calls, as in a server that sends in between.
                 if progress.next != Next::Write {
                     return progress.next;
                 }
@@ -587,34 +628,36 @@ mod tests {
     }
 
     #[test]
-    fn answers_come_in_order_however_little_room_there_is() {
-        let mut wide = Peer::new();
-        let mut narrow = Peer::new();
+    fn answers_are_the_same_and_in_order_with_little_room() {
+        let mut wide = TestConnection::new();
+        let mut narrow = TestConnection::new();
         narrow.tx_bytes = 150;
-        for peer in [&mut wide, &mut narrow] {
-            assert_eq!(peer.send(0, &GET.repeat(20)), Next::Read);
-            assert_eq!(peer.statuses().len(), 20);
-            assert_eq!(peer.connection.phase(), Phase::Idle);
+        for client in [&mut wide, &mut narrow] {
+            assert_eq!(client.send(0, &GET.repeat(20)), Next::Read);
+            assert_eq!(client.statuses().len(), 20);
+            assert_eq!(client.connection.phase(), Phase::Idle);
         }
         assert_eq!(wide.written, narrow.written);
     }
 
     #[test]
-    fn an_answer_that_fits_nowhere_becomes_a_500_and_a_close() {
-        let mut peer = Peer::new();
-        peer.tx_bytes = 200;
-        peer.rx = GET.to_vec();
+    fn an_answer_that_does_not_fit_becomes_a_500_and_a_close() {
+        let mut client = TestConnection::new();
+        client.tx_bytes = 200;
+        client.rx = GET.to_vec();
         let mut tx = [0; 200];
         let mut big = |_: &Request<'_>, writer: Writer<'_>| {
             writer.fixed(StatusCode::OK, Fields::Text, &[b'x'; 500])
         };
-        let progress = peer.connection.receive(&at(0), &peer.rx, &mut tx, &mut big);
+        let progress = client
+            .connection
+            .receive(&at(0), &client.rx, &mut tx, &mut big);
         assert!(tx[..progress.written].starts_with(b"HTTP/1.1 500 "));
         assert_eq!(progress.next, Next::Close { lingers: true });
     }
 
     #[test]
-    fn an_answer_that_fits_nowhere_has_no_body_for_head() {
+    fn an_answer_that_does_not_fit_has_no_body_for_head() {
         let mut tx = [0; 200];
         let mut big = |_: &Request<'_>, writer: Writer<'_>| {
             writer.rendered(Fields::Text, |text| {
@@ -630,19 +673,19 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_connection_stays_ended() {
-        let mut peer = Peer::new();
+    fn a_closed_connection_stays_closed() {
+        let mut client = TestConnection::new();
         assert_eq!(
-            peer.send(0, b"GET / HTTP/1.0\r\n\r\n"),
+            client.send(0, b"GET / HTTP/1.0\r\n\r\n"),
             Next::Close { lingers: false }
         );
-        let written = peer.written.len();
+        let written = client.written.len();
         for _ in 0..3 {
-            assert_eq!(peer.send(1, GET), Next::Close { lingers: true });
+            assert_eq!(client.send(1, GET), Next::Close { lingers: true });
         }
-        assert_eq!(peer.written.len(), written);
+        assert_eq!(client.written.len(), written);
         let mut tx = [0; 512];
-        let progress = peer.connection.receive_end(&at(2), b"GET", &mut tx);
+        let progress = client.connection.receive_end(&at(2), b"GET", &mut tx);
         assert_eq!(
             (progress.written, progress.next),
             (0, Next::Close { lingers: false })
@@ -650,40 +693,41 @@ mod tests {
     }
 
     #[test]
-    fn the_head_deadline_counts_from_its_first_byte() {
-        let mut peer = Peer::new();
+    fn the_deadline_of_a_head_counts_from_its_first_byte() {
+        let mut client = TestConnection::new();
         let limits = Limits::DEFAULT;
-        let due = |peer: &Peer| peer.connection.deadline(&limits);
+        let due = |client: &TestConnection| client.connection.deadline(&limits);
         assert_eq!(
-            due(&peer),
+            due(&client),
             Instant::ZERO.saturating_add(limits.idle_duration)
         );
         for (ms, byte) in GET[..10].iter().enumerate() {
-            peer.send(100 + ms as u64, &[*byte]);
+            client.send(100 + ms as u64, &[*byte]);
             assert_eq!(
-                due(&peer),
+                due(&client),
                 Instant::from_millis(100).saturating_add(limits.head_duration)
             );
         }
-        peer.send(500, &GET[10..]);
+        client.send(500, &GET[10..]);
         assert_eq!(
-            due(&peer),
+            due(&client),
             Instant::from_millis(500).saturating_add(limits.idle_duration)
         );
     }
 
     #[test]
-    fn a_late_head_gets_408_and_a_late_nothing_gets_nothing() {
+    fn an_incomplete_head_gets_408_and_an_idle_connection_no_answer() {
         let mut tx = [0; 512];
-        let late =
-            |peer: &mut Peer, ms: u64, tx: &mut [u8]| peer.connection.expire(&at(ms), &peer.rx, tx);
-        let mut peer = Peer::new();
-        peer.send(0, b"GET");
-        assert_eq!(late(&mut peer, 9_999, &mut tx).next, Next::Read);
-        let progress = late(&mut peer, 10_000, &mut tx);
+        let late = |client: &mut TestConnection, ms: u64, tx: &mut [u8]| {
+            client.connection.expire(&at(ms), &client.rx, tx)
+        };
+        let mut client = TestConnection::new();
+        client.send(0, b"GET");
+        assert_eq!(late(&mut client, 9_999, &mut tx).next, Next::Read);
+        let progress = late(&mut client, 10_000, &mut tx);
         assert!(tx[..progress.written].starts_with(b"HTTP/1.1 408 "));
         assert_eq!(progress.next, Next::Close { lingers: false });
-        let mut silent = Peer::new();
+        let mut silent = TestConnection::new();
         let progress = late(&mut silent, 60_000, &mut tx);
         assert_eq!(
             (progress.written, progress.next),
@@ -692,9 +736,10 @@ mod tests {
     }
 
     #[test]
-    fn a_chunked_body_is_followed_to_its_end_and_not_beyond() {
+    fn the_next_request_begins_where_a_chunked_body_ends() {
         let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         for (body, statuses, is_open) in [
+            // The second number counts the answers: one to the POST and one to the GET after it.
             (&b"0\r\n\r\n"[..], 2, true),
             (b"5;a=\"b\"\r\nGET /\r\n00\r\nX: y\r\n\r\n", 2, true),
             (b"5\r\nGET /X", 1, false),
@@ -706,10 +751,10 @@ mod tests {
             (b"0\r\n\n", 1, false),
             (b"0\r\nX : y\r\n\r\n", 1, false),
         ] {
-            let mut peer = Peer::new();
-            let next = peer.send(0, &[chunked, body, GET].concat());
+            let mut client = TestConnection::new();
+            let next = client.send(0, &[chunked, body, GET].concat());
             assert_eq!(
-                peer.statuses().len(),
+                client.statuses().len(),
                 statuses,
                 "{}",
                 String::from_utf8_lossy(body)
@@ -719,60 +764,64 @@ mod tests {
     }
 
     #[test]
-    fn a_body_beyond_the_bound_closes_the_connection() {
+    fn a_body_over_the_limit_closes_the_connection() {
         let budget = Limits::DEFAULT.body_drain_bytes;
         let head = |length: u64| {
             std::format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n")
         };
-        assert_eq!(Peer::new().send(0, head(budget).as_bytes()), Next::Read);
         assert_eq!(
-            Peer::new().send(0, head(budget + 1).as_bytes()),
+            TestConnection::new().send(0, head(budget).as_bytes()),
+            Next::Read
+        );
+        assert_eq!(
+            TestConnection::new().send(0, head(budget + 1).as_bytes()),
             Next::Close { lingers: true }
         );
         let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let mut peer = Peer::new();
-        peer.send(0, chunked);
+        let mut client = TestConnection::new();
+        client.send(0, chunked);
         let chunk = [&b"3e8\r\n"[..], &[b'x'; 1000], b"\r\n"].concat();
         let mut sent = 0;
-        while peer.send(0, &chunk) == Next::Read {
+        while client.send(0, &chunk) == Next::Read {
             sent += chunk.len() as u64;
-            assert!(sent <= budget, "the bound is not kept");
+            assert!(sent <= budget, "the limit is exceeded");
         }
         assert!(sent + chunk.len() as u64 >= budget);
-        assert_eq!(peer.statuses(), ["200"]);
+        assert_eq!(client.statuses(), ["200"]);
         // The size line of a chunk is enough to know that its data is too long.
         for (size, is_open) in [(budget - 7, true), (budget - 6, false), (u64::MAX, false)] {
-            let mut peer = Peer::new();
+            let mut client = TestConnection::new();
             let size_line = std::format!("{size:x}\r\n");
-            assert_eq!(peer.send(0, chunked), Next::Read);
-            let next = peer.send(0, size_line.as_bytes());
+            assert_eq!(client.send(0, chunked), Next::Read);
+            let next = client.send(0, size_line.as_bytes());
             assert_eq!(next == Next::Read, is_open, "{size}");
-            assert_eq!(peer.statuses(), ["200"]);
+            assert_eq!(client.statuses(), ["200"]);
         }
     }
 
     #[test]
-    fn empty_lines_before_a_request_are_ignored_up_to_a_bound() {
+    fn empty_lines_before_a_request_are_ignored_up_to_a_limit() {
         let lines = |count: u8| [b"\r\n".repeat(usize::from(count)), GET.to_vec()].concat();
         for count in 0..=LEADING_EMPTY_LINES_MAX {
-            let mut peer = Peer::new();
-            assert_eq!(peer.send(0, &lines(count)), Next::Read);
-            assert_eq!(peer.statuses(), ["200"]);
+            let mut client = TestConnection::new();
+            assert_eq!(client.send(0, &lines(count)), Next::Read);
+            assert_eq!(client.statuses(), ["200"]);
         }
-        let mut peer = Peer::new();
-        peer.send(0, &lines(LEADING_EMPTY_LINES_MAX + 1));
-        assert_eq!(peer.statuses(), ["400"]);
-        // A client that sends nothing else is reading its head, and runs out of time for it.
-        let mut peer = Peer::new();
-        peer.send(7, b"\r\n");
+        let mut client = TestConnection::new();
+        client.send(0, &lines(LEADING_EMPTY_LINES_MAX + 1));
+        assert_eq!(client.statuses(), ["400"]);
+        // After empty lines alone, the deadline of a head runs. Otherwise a client could keep the
+        // connection open with an empty line from time to time.
+        let mut client = TestConnection::new();
+        client.send(7, b"\r\n");
         assert_eq!(
-            (peer.connection.phase(), peer.connection.since()),
+            (client.connection.phase(), client.connection.since()),
             (Phase::Head, Instant::from_millis(7))
         );
     }
 
     #[test]
-    fn a_head_as_long_as_its_buffer_is_answered_and_a_longer_one_refused() {
+    fn a_head_as_long_as_the_limit_is_answered_and_a_longer_one_refused() {
         let limit = Limits::DEFAULT.request_head_bytes;
         let with_field = |bytes: usize| {
             let start = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
@@ -795,11 +844,12 @@ mod tests {
             (with_target(limit), "200"),
             (with_target(limit + 100), "414"),
         ] {
-            let mut peer = Peer::new();
+            let mut client = TestConnection::new();
+            // In pieces: a server has a buffer of the limit, and never sees more at once.
             for part in head.chunks(1000) {
-                peer.send(0, part);
+                client.send(0, part);
             }
-            assert_eq!(peer.statuses(), [status], "{} bytes", head.len());
+            assert_eq!(client.statuses(), [status], "{} bytes", head.len());
         }
     }
 }

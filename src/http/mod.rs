@@ -1,10 +1,10 @@
-//! HTTP/1.1 and 1.0 without sockets: bytes and a time in, bytes and a deadline out.
+//! HTTP/1.1 and HTTP/1.0 without sockets: bytes and a time in, bytes and a deadline out.
 //!
-//! Knows no check, no socket, no clock, and allocates nothing. [`crate::answer`] gives it the
-//! function from request to response; [`crate::server`] or your own loop moves the bytes.
+//! Knows no check, no socket and no clock, and does not allocate. [`crate::answer`] supplies the function
+//! from request to response; [`crate::server`], or a loop of your own, reads and sends the bytes.
 //!
-//! Start at [`Connection`]. What is seen and what is done about it stands as tables in [`request`],
-//! [`target`] and [`connection`].
+//! Start at [`Connection`]. The tables in [`request`], [`target`] and [`connection`] list each input, the
+//! reaction and its source.
 
 mod body;
 pub mod cache;
@@ -19,7 +19,7 @@ pub mod target;
 pub use cache::HeadCache;
 pub use connection::{Connection, Context, Next, Phase, Progress};
 pub use request::{Method, Request};
-pub use response::{Date, Fields, Full, StatusCode, Text, Writer};
+pub use response::{BodyWriter, BufferFull, Date, Fields, StatusCode, Writer};
 pub use target::{Decoded, Form, Pairs, Target};
 
-pub(crate) use target::{strip_prefix, without_port};
+pub(crate) use target::{is_host_without_port, strip_prefix, without_port};

@@ -1,33 +1,36 @@
-//! Request heads: httparse, then the rules of RFC 9112 that httparse leaves to its caller.
+//! Request heads: parsed by httparse, then checked against the rules of RFC 9112 that httparse leaves to
+//! its caller.
 //!
-//! Knows neither answers nor time. Called by [`super::connection`] with all bytes that came so far;
-//! an unfinished head is no error, and is parsed again from the start when more has come, which is
-//! bounded by the size and the duration of a head.
+//! Knows neither answers nor time. Called by [`super::connection`] with all bytes received so far. An
+//! incomplete head is not an error: it is parsed again from the start when more bytes have come. The
+//! limits on the size and the duration of a head bound this work.
 //!
-//! | seen | verdict | source |
+//! | input | result | source |
 //! |---|---|---|
-//! | HTTP/1.1 and above without Host; two Hosts; an invalid one | 400 | RFC 9112 3.2 |
+//! | HTTP/1.1 and above without Host; two Host fields; an invalid one | 400 | RFC 9112 3.2 |
 //! | HTTP/1.2 to 1.9 | as 1.1 | RFC 9110 2.5 |
 //! | another major version | 505 | RFC 9110 15.6.6 |
-//! | anything else in the version's place | 400 | RFC 9112 2.3 |
-//! | lone LF as every line's end | taken | RFC 9112 2.2, as Go |
+//! | anything else instead of a version | 400 | RFC 9112 2.3 |
+//! | lone LF at the end of all lines | accepted | RFC 9112 2.2, as Go |
 //! | lone LF in some lines, CRLF in others | 400 | stricter than RFC 9112 2.2: parsers disagree on where such heads end |
-//! | a wrong byte before the first line end | waited for the line | a stray byte behind a body is no request yet |
+//! | an invalid byte before the first line end | 400 when the line has ended | a stray byte after a body is no request yet |
 //! | lone CR, NUL, controls, a folded line, space before the colon | 400 | RFC 9112 2.2, 5.1, 5.2 |
 //! | Content-Length twice, a list, not digits, 2^63 or more | 400 | RFC 9112 6.3; stricter than the text for equal values |
 //! | Transfer-Encoding other than exactly `chunked`, or twice | 501 | RFC 9112 6.1 |
 //! | Transfer-Encoding and Content-Length, or HTTP/1.0 | answered, then closed | RFC 9112 6.1 |
-//! | Expect other than `100-continue` | 417 | RFC 9110 10.1.1, as Go |
+//! | Expect: empty, or a list of nothing but `100-continue` in one field or several | accepted | RFC 9110 5.6.1.2, 10.1.1, as Go |
+//! | Expect with another member | 417; Go takes a list that also has `100-continue` | RFC 9110 10.1.1 |
+//! | Expect in HTTP/1.0 | ignored | RFC 9110 10.1.1 |
 //! | CONNECT | 501 | RFC 9110 9.3.6 |
 //! | more fields than [`FIELDS_MAX`] | 431 | RFC 6585 5 |
 
 use core::mem::MaybeUninit;
 
 use super::response::StatusCode;
-use super::target::{Form, Target, is_host};
+use super::target::{Form, Target, Zone, is_host};
 use crate::limits::FIELDS_MAX;
 
-/// A request method, as far as it matters here.
+/// A request method. Only those that run a check are distinguished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// GET
@@ -42,28 +45,29 @@ pub enum Method {
     Other,
 }
 
-/// How the end of a request's body is known (RFC 9112 section 6.3).
+/// The length of a request's body (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Body {
-    Length(u64),
+pub(crate) enum BodyLength {
+    Known(u64),
     Chunked,
 }
 
-/// A request head that is whole and valid.
+/// A complete and valid request head.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(any(test, fuzzing), derive(PartialEq))]
 pub struct Request<'a> {
     pub(crate) method: Method,
     pub(crate) target: Target<'a>,
     pub(crate) host: Option<&'a [u8]>,
-    /// HTTP/1.0: keep-alive must be said in the answer.
+    /// HTTP/1.0: the answer needs `Connection: keep-alive` if the connection stays open.
     pub(crate) is_http10: bool,
-    /// The client lets the connection stay open (RFC 9112 section 9.3).
+    /// The client allows the connection to persist (RFC 9112 section 9.3).
     pub(crate) keep_alive: bool,
-    /// The body's end cannot be trusted: no further request may be read (RFC 9112 section 6.1).
-    pub(crate) is_framing_doubtful: bool,
+    /// Another parser may see another end of the body, so no further request is read (RFC 9112
+    /// section 6.1).
+    pub(crate) is_framing_ambiguous: bool,
     pub(crate) expects_continue: bool,
-    pub(crate) body: Body,
+    pub(crate) body: BodyLength,
 }
 
 impl<'a> Request<'a> {
@@ -72,19 +76,19 @@ impl<'a> Request<'a> {
         self.method
     }
 
-    /// The target, taken apart.
+    /// The target, split into its components.
     pub fn target(&self) -> &Target<'a> {
         &self.target
     }
 
-    /// Host and port that the client wants to talk to: the target's in absolute-form, otherwise the
-    /// Host field's; `None` only in HTTP/1.0. ASCII.
+    /// The requested host and port: from a target in absolute-form, otherwise from the Host field.
+    /// `None` only in HTTP/1.0. ASCII.
     pub fn host(&self) -> Option<&'a [u8]> {
         self.target.authority().or(self.host)
     }
 }
 
-/// Why a head is not accepted, for its sender to read. The connection closes after it.
+/// The status and text of the answer to a head that is not accepted. The connection closes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
@@ -102,25 +106,28 @@ const fn refuse(status: StatusCode, detail: &'static str) -> Refusal {
     Refusal { status, detail }
 }
 
-/// What the bytes so far are.
+/// The result of parsing the bytes received so far.
 #[derive(Debug)]
 pub(crate) enum Parsed<'a> {
     Incomplete,
-    /// A head of so many bytes.
+    /// A request and the number of bytes of its head.
     Complete(Request<'a>, usize),
 }
 
-/// Parses the head at the start of `rx`. Nothing is refused before a whole line is there: what
-/// begins wrongly may be a stray byte behind a body, whose sender has said all it wanted to say.
+/// Parses the head at the start of `rx`. Nothing is refused before the first line has ended: an invalid
+/// byte may be a stray one after a body, from a client that sends no further request.
 pub(crate) fn parse(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
     match parse_head(rx) {
+        // Searched only after an error, which is rare.
         Err(_) if !rx.contains(&b'\n') => Ok(Parsed::Incomplete),
         parsed => parsed,
     }
 }
 
 fn parse_head(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
+    // Uninitialized: clearing 2 KiB costs more instructions than parsing a short head.
     let mut fields = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS_MAX];
+    // httparse gets its fields below, not here.
     let mut head = httparse::Request::new(&mut []);
     match head.parse_with_uninit_headers(rx, &mut fields) {
         Ok(httparse::Status::Complete(length)) => {
@@ -139,8 +146,9 @@ fn parse_head(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
     }
 }
 
-/// The refusal of a head that outgrew its buffer: the target is to blame if its line did not end.
-pub(crate) fn too_long(rx: &[u8]) -> Refusal {
+/// The refusal of a head that is longer than its buffer. If not even the request line has ended, the
+/// target is too long.
+pub(crate) fn refusal_of_long_head(rx: &[u8]) -> Refusal {
     if rx.contains(&b'\n') {
         refuse(
             StatusCode::FIELDS_TOO_LARGE,
@@ -160,7 +168,8 @@ struct RequestLine<'a> {
     is_http10: bool,
 }
 
-/// httparse knows 1.0 and 1.1 only, but a higher minor version is to be taken as 1.1.
+/// Parses a head with a version that httparse refuses. It accepts 1.0 and 1.1 only, but a higher minor
+/// version must be handled as 1.1 (RFC 9110 section 2.5).
 fn parse_other_version(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
     let Some(end) = rx.iter().position(|byte| *byte == b'\n') else {
         return Ok(Parsed::Incomplete);
@@ -184,12 +193,13 @@ fn parse_other_version(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
         }
         _ => return Err(bad("the version is not HTTP/1.1")),
     }
-    // httparse has looked at method and target already: it stopped at the version.
+    // httparse has validated the method and the target before it refused the version.
     let line = RequestLine {
         method: core::str::from_utf8(method).unwrap_or_default(),
         target,
         is_http10: false,
     };
+    // Initialized: `parse_headers` takes no uninitialized fields, and such requests are rare.
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     match httparse::parse_headers(rest, &mut fields) {
         Ok(httparse::Status::Complete((length, fields))) => {
@@ -216,9 +226,9 @@ fn refusal(error: httparse::Error) -> Refusal {
     }
 }
 
-/// The fields that matter, as they came.
+/// The header fields that determine how a request is handled.
 #[derive(Default)]
-struct Known<'a> {
+struct HeaderFields<'a> {
     host: Option<&'a [u8]>,
     content_length: Option<u64>,
     is_chunked: bool,
@@ -227,20 +237,24 @@ struct Known<'a> {
     expects_continue: bool,
 }
 
+/// Checks a parsed head and makes a request of it.
 fn request<'a>(
     head: &[u8],
     line: RequestLine<'a>,
     fields: &[httparse::Header<'a>],
 ) -> Result<Request<'a>, Refusal> {
+    // Another parser may find other fields in a head with both line ends.
     if !line_ends_agree(head, fields) {
         return Err(bad("some lines end in CRLF and some in LF"));
     }
-    let mut known = Known::default();
+    let mut found = HeaderFields::default();
     for field in fields {
-        note(&mut known, field, line.is_http10)?;
+        read_field(&mut found, field, line.is_http10)?;
     }
-    match known.host {
-        Some(host) if !is_host(host) => return Err(bad("the Host field is not a host and port")),
+    match found.host {
+        Some(host) if !is_host(host, Zone::Raw) => {
+            return Err(bad("the Host field is not a host and port"));
+        }
         None if !line.is_http10 => return Err(bad("the Host field is missing")),
         _ => {}
     }
@@ -255,6 +269,7 @@ fn request<'a>(
                 "this server is no proxy",
             ));
         }
+        // Names of methods are case-sensitive (RFC 9110 section 9.1): `get` is another method.
         _ => Method::Other,
     };
     let target = Target::parse(line.target);
@@ -266,23 +281,28 @@ fn request<'a>(
     Ok(Request {
         method,
         target,
-        host: known.host,
+        host: found.host,
         is_http10: line.is_http10,
-        keep_alive: !known.says_close && (known.says_keep_alive || !line.is_http10),
-        is_framing_doubtful: known.is_chunked && (known.content_length.is_some() || line.is_http10),
-        expects_continue: known.expects_continue,
-        body: match known.content_length {
-            _ if known.is_chunked => Body::Chunked,
-            length => Body::Length(length.unwrap_or(0)),
+        keep_alive: !found.says_close && (found.says_keep_alive || !line.is_http10),
+        is_framing_ambiguous: found.is_chunked
+            && (found.content_length.is_some() || line.is_http10),
+        expects_continue: found.expects_continue,
+        // Transfer-Encoding overrides Content-Length (RFC 9112 section 6.3).
+        body: match found.content_length {
+            _ if found.is_chunked => BodyLength::Chunked,
+            length => BodyLength::Known(length.unwrap_or(0)),
         },
     })
 }
 
-/// Whether either all lines of `head` end in CRLF or all in LF. A head that mixes them is where
-/// two parsers see two different ends; hand-written probes (`printf 'GET /healthz HTTP/1.0\n\n'`) do
-/// not. Every line but the empty last one ends right before a field's name.
+/// True if all lines of `head` end in CRLF, or all in LF.
+///
+/// Two parsers may see different ends of a head that has both. Heads that end all lines in LF are sent by
+/// hand-written probes (`printf 'GET /healthz HTTP/1.0\n\n'`).
 fn line_ends_agree(head: &[u8], fields: &[httparse::Header<'_>]) -> bool {
     let is_crlf = head.ends_with(b"\r\n");
+    // Every line except the empty last one ends right before the name of a field, or before the empty
+    // line. So the line ends are found without a search: httparse has found them already.
     let last = head.len().saturating_sub(if is_crlf { 2 } else { 1 });
     let starts = fields.iter().map(|field| {
         field
@@ -300,57 +320,69 @@ fn line_ends_agree(head: &[u8], fields: &[httparse::Header<'_>]) -> bool {
     )
 }
 
-/// Takes in one field line. Lengths first: most fields are none of these.
-fn note<'a>(
-    known: &mut Known<'a>,
+/// Reads one field into `found`. The length of the name is compared first, because most fields of a
+/// request are none of these.
+fn read_field<'a>(
+    found: &mut HeaderFields<'a>,
     field: &httparse::Header<'a>,
     is_http10: bool,
 ) -> Result<(), Refusal> {
     let is = |name: &str| field.name.eq_ignore_ascii_case(name);
     match field.name.len() {
+        // A second Host field is refused even if it is equal: another server may use either of them.
         4 if is("host") => {
-            let earlier = known.host.replace(field.value);
+            let earlier = found.host.replace(field.value);
             return earlier.map_or(Ok(()), |_| Err(bad("there are two Host fields")));
         }
         6 if is("expect") && !is_http10 => {
-            if !field.value.eq_ignore_ascii_case(b"100-continue") {
-                return Err(refuse(
-                    StatusCode::EXPECTATION_FAILED,
-                    "the only expectation known is 100-continue",
-                ));
+            for member in list(field.value) {
+                if !member.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(refuse(
+                        StatusCode::EXPECTATION_FAILED,
+                        "the only expectation known is 100-continue",
+                    ));
+                }
+                found.expects_continue = true;
             }
-            known.expects_continue = true;
         }
+        // `close` in any of the fields takes precedence (RFC 9112 section 9.3).
         10 if is("connection") => {
-            for option in field.value.split(|byte| *byte == b',') {
-                let option = option.trim_ascii();
-                known.says_close |= option.eq_ignore_ascii_case(b"close");
-                known.says_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            for option in list(field.value) {
+                found.says_close |= option.eq_ignore_ascii_case(b"close");
+                found.says_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
             }
         }
         14 if is("content-length") => {
             let Some(length) = content_length(field.value) else {
                 return Err(bad("the Content-Length field is not one number below 2^63"));
             };
-            if known.content_length.replace(length).is_some() {
+            if found.content_length.replace(length).is_some() {
                 return Err(bad("there are two Content-Length fields"));
             }
         }
+        // A coding before `chunked` would have to be decoded to find the end of the body.
         17 if is("transfer-encoding") => {
-            if known.is_chunked || !field.value.eq_ignore_ascii_case(b"chunked") {
+            if found.is_chunked || !field.value.eq_ignore_ascii_case(b"chunked") {
                 return Err(refuse(
                     StatusCode::NOT_IMPLEMENTED,
                     "the only transfer coding known is chunked, once",
                 ));
             }
-            known.is_chunked = true;
+            found.is_chunked = true;
         }
         _ => {}
     }
     Ok(())
 }
 
-/// `1*DIGIT`, below 2^63 so that no other implementation on the way can have read it otherwise.
+/// The members of a list in a field value. Empty members do not count (RFC 9110 section 5.6.1.2).
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let members = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    members.filter(|member| !member.is_empty())
+}
+
+/// `1*DIGIT` below 2^63. A larger number overflows the signed integers of other implementations, which
+/// would see another end of the body.
 fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
         return None;
@@ -360,4 +392,76 @@ fn content_length(value: &[u8]) -> Option<u64> {
         _ => None,
     })?;
     (length <= i64::MAX as u64).then_some(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::format;
+
+    fn parsed(head: &str) -> Result<Request<'_>, StatusCode> {
+        match parse(head.as_bytes()) {
+            Ok(Parsed::Complete(request, length)) if length == head.len() => Ok(request),
+            Err(refusal) => Err(refusal.status),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Regression: an empty Expect field, a list with an empty or a repeated member, and two Expect
+    /// fields were refused with 417.
+    #[test]
+    fn an_expect_list_of_nothing_but_100_continue_is_accepted() {
+        for (fields, expects_continue) in [
+            ("Expect:\r\n", false),
+            ("Expect: ,\t, \r\n", false),
+            ("Expect: 100-continue\r\n", true),
+            ("Expect: 100-continue,\r\n", true),
+            ("Expect: , 100-Continue\r\n", true),
+            ("Expect: 100-continue, 100-continue\r\n", true),
+            ("Expect: 100-continue\r\nExpect: 100-continue\r\n", true),
+            ("Expect:\r\nexpect: 100-continue\r\n", true),
+        ] {
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+            let request = parsed(&head);
+            assert_eq!(
+                request.map(|request| request.expects_continue),
+                Ok(expects_continue),
+                "{fields:?}"
+            );
+        }
+        for fields in [
+            "Expect: x\r\n",
+            "Expect: 100-continue, x\r\n",
+            "Expect: x\r\nExpect: 100-continue\r\n",
+            "Expect: 100-continue\r\nExpect: x\r\n",
+            "Expect: 100-continue;a=b\r\n",
+            "Expect: 100 continue\r\n",
+        ] {
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+            assert_eq!(
+                parsed(&head).err(),
+                Some(StatusCode::EXPECTATION_FAILED),
+                "{fields:?}"
+            );
+            let head = format!("GET / HTTP/1.0\r\n{fields}\r\n");
+            assert_eq!(
+                parsed(&head).map(|request| request.expects_continue),
+                Ok(false)
+            );
+        }
+    }
+
+    /// Regression: Node sends a scoped address as it is typed, with a raw zone, and got 400.
+    #[test]
+    fn a_host_with_a_zone_is_accepted_raw_or_encoded() {
+        for host in ["[fe80::1%eth0]", "[fe80::1%25eth0]:10248"] {
+            let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            assert_eq!(parsed(&head).unwrap().host(), Some(host.as_bytes()));
+        }
+        // A target is a URI, where the zone must be encoded.
+        for (host, is_valid) in [("[fe80::1%eth0]", false), ("[fe80::1%25eth0]", true)] {
+            let head = format!("GET http://{host}/ HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(parsed(&head).is_ok(), is_valid, "{host}");
+        }
+    }
 }

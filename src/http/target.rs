@@ -1,12 +1,13 @@
-//! Request targets (RFC 9112 section 3.2): path and query, read in place.
+//! Request targets (RFC 9112 section 3.2) and hosts: parsed in place.
 //!
-//! Knows no method but the one rule that ties `*` to OPTIONS, and no endpoint. Nothing is decoded
-//! into a buffer: names are compared and copied through [`Decoded`], byte by byte.
+//! Knows no endpoint, and of methods only that `*` belongs to OPTIONS. Nothing is decoded into a buffer:
+//! [`Decoded`] yields one decoded byte after the other. [`super::request`] parses a target;
+//! [`crate::answer`] compares it with the paths of endpoints and the names of checks.
 //!
-//! | seen | verdict | source |
+//! | input | result | source |
 //! |---|---|---|
 //! | `/path?query` | origin-form | RFC 9112 3.2.1 |
-//! | `http://host/path`, `https://host/path` | the same path; the target's host counts, not `Host` | RFC 9112 3.2.2 |
+//! | `http://host/path`, `https://host/path` | the same path; the target's host is used instead of `Host` | RFC 9112 3.2.2 |
 //! | `http://host`, `http://host?query` | path `/` | RFC 9110 4.2.3 |
 //! | `*` | OPTIONS only | RFC 9112 3.2.4 |
 //! | another scheme, no slash, empty | refused | RFC 9112 3.2 |
@@ -15,7 +16,9 @@
 //! | `#`, bytes above 0x7e | refused; Go takes them | RFC 9112 3.2, RFC 3986 |
 //! | in the path: `"<>[]\^{}` and the like, `%` without two hex digits | refused; Go takes the former | RFC 3986 3.3, 2.1 |
 //! | the same in the query | kept; a pair that cannot be decoded is dropped | Go `url.ParseQuery` |
-//! | `%2F`, `%2E` in the path | never split or clean a path | Go `http.ServeMux` |
+//! | `%2F`, `%2E` in the path | neither separates segments nor makes a path unclean | Go `http.ServeMux` |
+//! | `[fe80::1%25eth0]` as host of a target | accepted; `[fe80::1%eth0]` is refused | RFC 6874 2 |
+//! | either of them in `Host` | accepted: clients send the zone as it is typed | Node, as Go |
 
 /// The form a target was written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,28 +31,29 @@ pub enum Form {
     Asterisk,
 }
 
-/// What a path has that needs a closer look; most have nothing.
+/// Properties of a path that need further work. Most paths have none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Marks {
-    /// A `/` followed by `/` or `.`.
-    is_suspect: bool,
-    /// A `%`.
+pub(super) struct PathFlags {
+    /// It has a `/` followed by `/` or `.`.
+    may_be_unclean: bool,
+    /// It has a `%`.
     is_encoded: bool,
 }
 
-/// A request target, taken apart but not decoded.
+/// A request target, split into its components but not decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     form: Form,
-    marks: Marks,
-    // ASCII all of them. As bytes, because who rebuilds a target would have to prove it again.
+    flags: PathFlags,
+    // All three are ASCII. They are bytes and not `str`, because the head cache would have to validate
+    // them again for each request.
     authority: Option<&'a [u8]>,
     path: &'a [u8],
     query: Option<&'a [u8]>,
 }
 
 impl<'a> Target<'a> {
-    /// Takes `target` apart; `None` if it has none of the forms above.
+    /// Splits `target`; `None` if it has none of the forms above.
     pub fn parse(target: &'a [u8]) -> Option<Self> {
         if target.first() == Some(&b'/') {
             return Target::parse_path(Form::Origin, None, target);
@@ -57,37 +61,40 @@ impl<'a> Target<'a> {
         if target == b"*" {
             return Some(Target {
                 form: Form::Asterisk,
-                marks: Marks::default(),
+                flags: PathFlags::default(),
                 authority: None,
                 path: target,
                 query: None,
             });
         }
+        // Absolute-form. Proxies send it, and RFC 9112 section 3.2.2 requires servers to accept it.
         let rest = strip_scheme(target)?;
         let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?'));
         let (authority, path) = rest.split_at_checked(end.unwrap_or(rest.len()))?;
-        if authority.is_empty() || !is_host(authority) {
+        if authority.is_empty() || !is_host(authority, Zone::Encoded) {
             return None;
         }
         if path.first() == Some(&b'/') {
             return Target::parse_path(Form::Absolute, Some(authority), path);
         }
+        // No path: the target is the host, or the host and a query.
         let query = path.strip_prefix(b"?");
         let root = Target::parse_path(Form::Absolute, Some(authority), b"/")?;
         is_query(query).then_some(Target { query, ..root })
     }
 
-    /// Looks once at each byte: this runs for every request whose head is new.
+    /// Reads each byte once, because this runs for every request that is not in the head cache.
     fn parse_path(form: Form, authority: Option<&'a [u8]>, target: &'a [u8]) -> Option<Self> {
-        let mut marks = Marks::default();
+        let mut flags = PathFlags::default();
         let mut previous = 0;
         let mut length = 0;
         for byte in target {
             if !is(PATH, *byte) {
                 break;
             }
-            marks.is_suspect |= previous == b'/' && matches!(byte, b'/' | b'.');
-            marks.is_encoded |= *byte == b'%';
+            // A `/.` may also begin a name such as `.a`; `is_unclean` decides.
+            flags.may_be_unclean |= previous == b'/' && matches!(byte, b'/' | b'.');
+            flags.is_encoded |= *byte == b'%';
             previous = *byte;
             length += 1;
         }
@@ -97,22 +104,22 @@ impl<'a> Target<'a> {
             [b'?', query @ ..] => Some(query),
             _ => return None,
         };
-        let is_valid = is_query(query) && (!marks.is_encoded || decodes(path));
+        let is_valid = is_query(query) && (!flags.is_encoded || decodes(path));
         is_valid.then_some(Target {
             form,
-            marks,
+            flags,
             authority,
             path,
             query,
         })
     }
 
-    /// The origin-form target that [`parse`](Target::parse) took apart into these before.
+    /// An origin-form target from the components that [`parse`](Target::parse) returned before.
     #[inline]
-    pub(super) fn from_parts(path: &'a [u8], marks: Marks, query: Option<&'a [u8]>) -> Self {
+    pub(super) fn from_parts(path: &'a [u8], flags: PathFlags, query: Option<&'a [u8]>) -> Self {
         Target {
             form: Form::Origin,
-            marks,
+            flags,
             authority: None,
             path,
             query,
@@ -120,11 +127,11 @@ impl<'a> Target<'a> {
     }
 
     #[inline]
-    pub(super) fn marks(&self) -> Marks {
-        self.marks
+    pub(super) fn flags(&self) -> PathFlags {
+        self.flags
     }
 
-    /// The form it was written in.
+    /// The form of the target.
     #[inline]
     pub fn form(&self) -> Form {
         self.form
@@ -142,17 +149,17 @@ impl<'a> Target<'a> {
         self.path
     }
 
-    /// What follows the first `?`, as it was sent. ASCII.
+    /// The bytes after the first `?`, as they were sent. ASCII.
     #[inline]
     pub fn query(&self) -> Option<&'a [u8]> {
         self.query
     }
 
-    /// Whether the path has an empty, `.` or `..` segment that cleaning would take out, as Go's
-    /// `ServeMux` does before it matches. A slash at the end is no such thing, nor is `%2e`.
+    /// True if the path has an empty, `.` or `..` segment, which Go's `ServeMux` removes before it
+    /// compares paths. An empty last segment is kept, and `%2e` is not a dot here.
     #[inline]
     pub fn is_unclean(&self) -> bool {
-        self.marks.is_suspect
+        self.flags.may_be_unclean
             && segments(self.path).any(|(segment, last)| match segment {
                 b"" => !last,
                 b"." | b".." => true,
@@ -161,11 +168,12 @@ impl<'a> Target<'a> {
     }
 
     /// Appends the cleaned path to `text`.
-    pub(crate) fn clean_into(&self, text: &mut super::Text<'_>) {
+    pub(crate) fn clean_into(&self, text: &mut super::BodyWriter<'_>) {
         let start = text.len();
         for (segment, _) in segments(self.path) {
             match segment {
                 b"" | b"." => {}
+                // Removes the last segment. At the root there is none, as in `/..`.
                 b".." => {
                     let kept = text.as_bytes().get(start..).unwrap_or_default();
                     let slash = kept.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
@@ -177,38 +185,43 @@ impl<'a> Target<'a> {
                 }
             }
         }
+        // Go's `cleanPath` keeps a slash at the end: `/a/` and `/a` are two paths.
         if text.len() == start || self.path.ends_with(b"/") {
             text.push(b"/");
         }
     }
 
-    /// What follows `prefix` in the path, percent-decoding aside; `None` if the path does not begin
-    /// with it. An encoded slash equals nothing. `prefix` is a path of ours, without percent signs.
+    /// The rest of the path after `prefix`, still encoded; `None` if the decoded path does not begin with
+    /// `prefix`. An encoded slash is not equal to a slash. `prefix` is the path of an endpoint, without
+    /// percent signs.
     #[inline]
     pub(crate) fn strip_prefix(&self, prefix: &str) -> Option<&'a [u8]> {
         match self.path.strip_prefix(prefix.as_bytes()) {
-            None if self.marks.is_encoded => strip_prefix(self.path, prefix),
+            // Decoding takes longer, and most paths have nothing to decode.
+            None if self.flags.is_encoded => strip_prefix(self.path, prefix),
             rest => rest,
         }
     }
 
-    /// The query's pairs, in order; see [`Pairs`].
+    /// The pairs of the query, in order; see [`Pairs`].
     pub fn pairs(&self) -> Pairs<'a> {
         Pairs(self.query)
     }
 }
 
-/// What follows `prefix` in `path`; see [`Target::strip_prefix`].
+/// The rest of `path` after `prefix`; see [`Target::strip_prefix`].
 pub(crate) fn strip_prefix<'a>(path: &'a [u8], prefix: &str) -> Option<&'a [u8]> {
     if let Some(rest) = path.strip_prefix(prefix.as_bytes()) {
         return Some(rest);
     }
+    // Compared byte by byte, because the length of the encoded prefix is not known.
     let mut bytes = path.iter().copied();
     let mut used = 0;
     for want in prefix.bytes() {
         match bytes.next()? {
             b'%' => {
                 let byte = (hex(bytes.next()?)? << 4) | hex(bytes.next()?)?;
+                // `%2F` is data within a segment (RFC 3986 section 2.2).
                 if byte != want || byte == b'/' {
                     return None;
                 }
@@ -221,13 +234,13 @@ pub(crate) fn strip_prefix<'a>(path: &'a [u8], prefix: &str) -> Option<&'a [u8]>
     path.get(used..)
 }
 
-/// The pairs of a query as Go's `url.ParseQuery` sees them: split at `&`; a pair that is empty,
-/// holds a `;` or cannot be percent-decoded is dropped whole; a name without `=` has the value `""`.
+/// The pairs of a query, as Go's `url.ParseQuery` returns them. They are separated by `&`. A pair that is
+/// empty, has a `;` or cannot be percent-decoded is dropped. A name without `=` has the value `""`.
 #[derive(Clone, Debug)]
 pub struct Pairs<'a>(Option<&'a [u8]>);
 
 impl<'a> Iterator for Pairs<'a> {
-    /// Name and value, still encoded but known to decode.
+    /// Name and value, still encoded, but known to be decodable.
     type Item = (Decoded<'a>, Decoded<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -235,6 +248,7 @@ impl<'a> Iterator for Pairs<'a> {
             let query = self.0?;
             let (pair, rest) = split_once(query, b'&');
             self.0 = rest;
+            // Go drops a pair with `;` since 1.17: other software separates pairs there.
             if pair.is_empty() || pair.contains(&b';') || !decodes(pair) {
                 continue;
             }
@@ -245,17 +259,17 @@ impl<'a> Iterator for Pairs<'a> {
     }
 }
 
-/// Part of a query, percent-decoded and with `+` as a space while it is read.
+/// Part of a query. [`bytes`](Decoded::bytes) decodes percent-encoding, and `+` as a space.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoded<'a>(&'a [u8]);
 
 impl<'a> Decoded<'a> {
-    /// Reads `raw`, part of a query, decoded. A `%` without two hex digits ends it.
+    /// Wraps `raw`, part of a query. A `%` without two hex digits ends the decoded bytes.
     pub(crate) const fn new(raw: &'a [u8]) -> Self {
         Decoded(raw)
     }
 
-    /// As it was sent.
+    /// The bytes as they were sent.
     pub fn raw(&self) -> &'a [u8] {
         self.0
     }
@@ -270,14 +284,16 @@ impl<'a> Decoded<'a> {
         })
     }
 
-    /// Whether the decoded bytes are `text`.
+    /// True if the decoded bytes are equal to `text`.
     pub fn is(&self, text: &str) -> bool {
         self.bytes().eq(text.bytes())
     }
 }
 
+/// True if two hex digits follow each `%`.
 fn decodes(text: &[u8]) -> bool {
     let mut bytes = text.iter();
+    // Most text has no `%`; this loop is the whole work then.
     while let Some(byte) = bytes.next() {
         let digits = *byte != b'%'
             || bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit())
@@ -289,13 +305,13 @@ fn decodes(text: &[u8]) -> bool {
     true
 }
 
-/// What comes before the first `separator`, and what comes behind it if there is one.
+/// The bytes before the first `separator`, and the bytes after it if there is one.
 fn split_once(text: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
     let mut parts = text.splitn(2, |byte| *byte == separator);
     (parts.next().unwrap_or_default(), parts.next())
 }
 
-/// Segments after the leading slash, each with whether it is the last.
+/// The segments after the leading slash; the flag is true for the last one.
 fn segments(path: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
     let path = path.strip_prefix(b"/").unwrap_or(path);
     let mut segments = path.split(|byte| *byte == b'/').peekable();
@@ -315,14 +331,14 @@ fn is_query(query: Option<&[u8]>) -> bool {
     query.is_none_or(|query| query.iter().all(|byte| is(QUERY, *byte)))
 }
 
-/// `unreserved / sub-delims` of RFC 3986 section 2, and `%`, which is looked at apart.
+/// `unreserved / sub-delims` of RFC 3986 section 2, and `%`, which [`decodes`] checks.
 const REG_NAME: u8 = 1;
-/// `pchar` of RFC 3986 section 3.3 and the slash.
+/// `pchar` of RFC 3986 section 3.3, and the slash.
 const PATH: u8 = 2;
-/// Visible ASCII but `#`.
+/// Visible ASCII except `#`.
 const QUERY: u8 = 4;
 
-/// Which classes a byte belongs to.
+/// The classes of each byte, as a sum. One load per byte is faster than a comparison per range.
 static CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
     let mut byte = b'!';
@@ -364,10 +380,19 @@ fn is(class: u8, byte: u8) -> bool {
         .is_some_and(|classes| classes & class != 0)
 }
 
-/// Whether `value` is `uri-host [":" port]` (RFC 9110 section 7.2, RFC 3986 section 3.2.2). An empty
-/// `value` is legal: the target has no authority. A port without a host is not: an http URI with an
-/// empty host must be rejected (RFC 9110 section 4.2.1).
-pub(crate) fn is_host(value: &[u8]) -> bool {
+/// How the zone of a scoped IPv6 address may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zone {
+    /// In a URI: after `%25` (RFC 6874 section 2).
+    Encoded,
+    /// In a Host field: after `%` as well, which Node and others send.
+    Raw,
+}
+
+/// True if `value` is `uri-host [":" port]` (RFC 9110 section 7.2, RFC 3986 section 3.2.2). An empty `value`
+/// is legal: the target has no authority. A port without a host is not, because an http URI with an empty
+/// host must be rejected (RFC 9110 section 4.2.1).
+pub(crate) fn is_host(value: &[u8], zone: Zone) -> bool {
     let mut is_encoded = false;
     let mut length = 0;
     for byte in value {
@@ -381,13 +406,15 @@ pub(crate) fn is_host(value: &[u8]) -> bool {
     match rest {
         [b':', ..] if name.is_empty() => false,
         [] | [b':', ..] => is_port(rest) && (!is_encoded || decodes(name)),
+        // An IPv6 address has colons, so the port is searched after the bracket.
         [b'[', literal @ ..] if name.is_empty() => {
+            // A second bracket after it would be part of the port, and is refused there.
             let end = literal
                 .iter()
                 .position(|byte| *byte == b']')
                 .unwrap_or(literal.len());
             match literal.split_at_checked(end) {
-                Some((literal, [b']', port @ ..])) => is_ip_literal(literal) && is_port(port),
+                Some((literal, [b']', port @ ..])) => is_ip_literal(literal, zone) && is_port(port),
                 _ => false,
             }
         }
@@ -395,7 +422,8 @@ pub(crate) fn is_host(value: &[u8]) -> bool {
     }
 }
 
-/// Nothing, or a colon and the digits of a number below 65,536, if any.
+/// True if `text` is empty, or a colon and the digits of a number below 65,536. The digits may be missing
+/// (RFC 3986 section 3.2.3).
 fn is_port(text: &[u8]) -> bool {
     match text {
         [] => true,
@@ -410,7 +438,24 @@ fn is_port(text: &[u8]) -> bool {
     }
 }
 
-/// The host of an authority, without its port: what comes before the colon behind any `]`.
+/// True if `host` is a host without port that an operator can mean: a name of unreserved characters, or
+/// an IPv6 address in brackets. Stricter than [`is_host`]: no DNS name has sub-delimiters such as `,` or
+/// `*`, so a list or a pattern in one argument is found.
+pub(crate) fn is_host_without_port(host: &[u8]) -> bool {
+    match host {
+        [b'[', literal @ .., b']'] => {
+            !literal.starts_with(b"v")
+                && !literal.starts_with(b"V")
+                && is_ip_literal(literal, Zone::Raw)
+        }
+        name => {
+            let is_unreserved = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+            !name.is_empty() && name.iter().all(is_unreserved)
+        }
+    }
+}
+
+/// The host of an authority, without its port: the bytes before the first colon after any `]`.
 pub(crate) fn without_port(authority: &[u8]) -> &[u8] {
     let literal_end = authority.iter().rposition(|byte| *byte == b']');
     let start = literal_end.map_or(0, |bracket| bracket + 1);
@@ -419,8 +464,9 @@ pub(crate) fn without_port(authority: &[u8]) -> &[u8] {
     authority.get(..end).unwrap_or(authority)
 }
 
-/// `IPv6address`, with a zone after `%25` (RFC 6874), or `IPvFuture`.
-fn is_ip_literal(literal: &[u8]) -> bool {
+/// True for an `IPv6address`, with or without a zone, and for an `IPvFuture` (RFC 3986 section 3.2.2).
+fn is_ip_literal(literal: &[u8], zone: Zone) -> bool {
+    // The parser of IPv6 addresses takes text.
     let Ok(literal) = core::str::from_utf8(literal) else {
         return false;
     };
@@ -434,13 +480,15 @@ fn is_ip_literal(literal: &[u8]) -> bool {
                     .all(|byte| is(REG_NAME, byte) && byte != b'%' || byte == b':')
         });
     }
-    let (address, zone) = match literal.split_once('%') {
-        Some((address, zone)) => (address, zone.strip_prefix("25").unwrap_or_default()),
-        None => (literal, "any"),
+    let (address, zone_id) = match (literal.split_once('%'), zone) {
+        (Some((address, id)), Zone::Encoded) => (address, id.strip_prefix("25")),
+        (Some((address, id)), Zone::Raw) => (address, Some(id)),
+        (None, _) => (literal, Some("none")),
     };
-    !zone.is_empty()
-        && zone.bytes().all(|byte| is(REG_NAME, byte) && byte != b'%')
-        && address.parse::<core::net::Ipv6Addr>().is_ok()
+    let is_zone_id =
+        |id: &str| !id.is_empty() && id.bytes().all(|byte| is(REG_NAME, byte) && byte != b'%');
+    // The parser of `core` accepts no zone, so the address is parsed without it.
+    zone_id.is_some_and(is_zone_id) && address.parse::<core::net::Ipv6Addr>().is_ok()
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -460,7 +508,7 @@ mod tests {
 
     fn cleaned(path: &str) -> String {
         let mut buffer = [0; 64];
-        let mut text = super::super::Text::new(&mut buffer);
+        let mut text = super::super::BodyWriter::new(&mut buffer);
         Target::parse(path.as_bytes())
             .unwrap()
             .clean_into(&mut text);
@@ -468,7 +516,8 @@ mod tests {
     }
 
     #[test]
-    fn an_unclean_path_is_cleaned_as_go_does() {
+    fn an_unclean_path_is_cleaned_as_by_go() {
+        // The results of Go 1.27's `http.ServeMux`.
         for (path, clean) in [
             ("//healthz", "/healthz"),
             ("/./healthz", "/healthz"),
@@ -488,6 +537,7 @@ mod tests {
             );
             assert_eq!(cleaned(path), clean, "{path}");
         }
+        // These are clean, although some have a `/.` or an encoded dot.
         for path in [
             "/",
             "/healthz",
@@ -506,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_match_decoded_but_an_encoded_slash_matches_nothing() {
+    fn a_path_is_compared_after_decoding_but_an_encoded_slash_is_no_slash() {
         assert_eq!(strip_prefix(b"/%68ealthz/x", "/healthz"), Some(&b"/x"[..]));
         assert_eq!(strip_prefix(b"/healthz", "/healthz"), Some(&b""[..]));
         assert_eq!(strip_prefix(b"/a%2Fb", "/a/b"), None);
@@ -515,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn query_pairs_are_those_of_go() {
+    fn the_pairs_of_a_query_are_those_of_go() {
         let pairs = |query: &'static str| -> Vec<(String, String)> {
             let text = |part: Decoded| String::from_utf8(part.bytes().collect()).unwrap();
             Pairs(Some(query.as_bytes()))
@@ -537,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_those_of_rfc_3986() {
+    fn a_host_is_one_of_rfc_3986_and_may_have_a_raw_zone_in_its_field() {
         for good in [
             "",
             "a",
@@ -551,7 +601,13 @@ mod tests {
             "[v1.a:b]",
             "a,b",
         ] {
-            assert!(is_host(good.as_bytes()), "{good}");
+            assert!(is_host(good.as_bytes(), Zone::Encoded), "{good}");
+            assert!(is_host(good.as_bytes(), Zone::Raw), "{good}");
+        }
+        // Regression: Node sends a scoped address without encoding its zone, and got 400.
+        for raw in ["[fe80::1%eth0]", "[fe80::1%eth0]:80", "[fe80::1%2]"] {
+            assert!(is_host(raw.as_bytes(), Zone::Raw), "{raw}");
+            assert!(!is_host(raw.as_bytes(), Zone::Encoded), "{raw}");
         }
         for bad in [
             ":80",
@@ -576,8 +632,13 @@ mod tests {
             "[::1]x",
             "[v1]",
             "[v.a]",
+            "[::1%]",
+            "[::1%a%b]",
+            "[::1%a]b]",
+            "[%a]",
         ] {
-            assert!(!is_host(bad.as_bytes()), "{bad}");
+            assert!(!is_host(bad.as_bytes(), Zone::Encoded), "{bad}");
+            assert!(!is_host(bad.as_bytes(), Zone::Raw), "{bad}");
         }
     }
 }

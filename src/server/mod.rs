@@ -341,9 +341,15 @@ impl<'a> Server<'a> {
     }
 
     /// Does what is due at `now` without an event: connections that were not drained, deadlines,
-    /// accepting again after a pause. Bounded work.
+    /// accepting again after a pause. Bounded work. The first call begins to serve; see
+    /// [`Responder::begin`].
     pub fn advance(&mut self, registry: &Registry, now: Instant) {
         self.table.turn(registry, now);
+    }
+
+    /// Begins to serve at `now`, before the first call of [`advance`](Server::advance).
+    fn begin(&mut self, now: Instant) {
+        self.table.begin(now);
     }
 
     /// When [`advance`](Server::advance) has to be called at the latest; `None` if only events matter.

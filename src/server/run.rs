@@ -290,6 +290,8 @@ impl<'a> Runner<'a> {
         let waker = Waker::new(&registry, WAKER)?;
         // The first call of the clock, which may block.
         let now = now();
+        // The first turn may come much later, with the first connection.
+        server.begin(now);
         Ok(Runner {
             registry,
             inner: RefCell::new(Loop {

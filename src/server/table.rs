@@ -65,6 +65,8 @@ pub(super) struct Table<'a, L: ListenSocket> {
     /// The same of a connection that could not be registered.
     is_unwatched: bool,
     has_told_foreign: bool,
+    /// The checks were told that serving has begun.
+    has_begun: bool,
     stops_at: Option<Instant>,
     /// Every listener had to be given up.
     is_abandoned: bool,
@@ -91,6 +93,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             has_made_room: false,
             is_unwatched: false,
             has_told_foreign: false,
+            has_begun: false,
             stops_at: None,
             is_abandoned: false,
         }
@@ -152,7 +155,16 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
     }
 
+    /// Tells the checks, once, that serving begins at `now`.
+    pub(super) fn begin(&mut self, now: Instant) {
+        if !self.has_begun {
+            self.has_begun = true;
+            self.desk.responder.begin(now);
+        }
+    }
+
     pub(super) fn turn(&mut self, registry: &RegistryOf<L>, now: Instant) {
+        self.begin(now);
         // Who asks for another turn in this one comes in the next.
         let share = match self.slots.is_full() {
             true => 1,

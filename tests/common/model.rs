@@ -151,7 +151,7 @@ fn request(lines: &[&[u8]]) -> Option<Request> {
 /// Whether a target that is well-formed is an endpoint's; `None` if it is not well-formed.
 fn is_endpoint(method: &[u8], target: &[u8]) -> Option<bool> {
     if target == b"*" {
-        // As the first endpoint: HAProxy asks like this.
+        // An empty 200: the target is the server.
         return (method == b"OPTIONS").then_some(true);
     }
     if !target.starts_with(b"/") {

@@ -1,22 +1,24 @@
-//! Checks as an `enum`, and answers as strings: `handleRootHealth` and `adaptCheckToHandler` of
-//! Kubernetes written out, with the rows of being otherwise that the answers' table names.
+//! A model of checks and answers: checks as an `enum`, answers as strings.
+//!
+//! Written after `handleRootHealth` and `adaptCheckToHandler` of Kubernetes, with the differences that
+//! the table in [`crate::answer`] lists. Knows nothing of the code under test.
 
 use std::collections::BTreeSet;
 use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use super::request::Asked;
+use super::request::Generated;
 use crate::check::Health;
 use crate::http::fuzz::parse_query;
 use crate::limits::REASON_BYTES_MAX;
 
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
-    Nothing { passes: bool },
+enum Update {
+    None { passes: bool },
     Pass,
     Fail(String),
-    BeatUntil(u64),
+    PassUntil(u64),
 }
 
 #[derive(Debug)]
@@ -25,69 +27,79 @@ pub(super) struct State {
     group: Option<&'static str>,
     limit: Option<u64>,
     overdue: &'static str,
-    said: Said,
+    last: Update,
 }
 
 impl State {
-    fn new(name: &'static str, said: Said) -> Self {
+    fn new(name: &'static str, last: Update) -> Self {
         State {
             name,
             group: None,
             limit: None,
             overdue: "no heartbeat within its limit",
-            said,
+            last,
         }
     }
 
-    fn say(&mut self, said: Said) {
+    fn set(&mut self, last: Update) {
+        // Updates of a ping have no effect.
         if self.name != "ping" {
-            self.said = said;
+            self.last = last;
         }
     }
 
     pub(super) fn pass(&mut self) {
-        self.say(Said::Pass);
+        self.set(Update::Pass);
     }
 
     pub(super) fn fail(&mut self, text: &str) {
+        // The end of the last character that fits.
         let fits = |end: &usize| *end <= REASON_BYTES_MAX;
         let ends = text
             .char_indices()
             .map(|(at, character)| at + character.len_utf8());
         let end = ends.take_while(fits).last().unwrap_or(0);
-        self.say(Said::Fail(text[..end].to_string()));
+        self.set(Update::Fail(text[..end].to_string()));
     }
 
     pub(super) fn beat(&mut self, now: u64) {
         match self.limit {
-            Some(limit) => self.say(Said::BeatUntil(now + limit)),
+            Some(limit) => self.set(Update::PassUntil(now + limit)),
             None => self.pass(),
         }
     }
 
+    /// The limit of a heartbeat without updates begins. `syncloop` has another initial state.
+    fn begin(&mut self, now: u64) {
+        if let (Update::None { passes: true }, Some(limit)) = (&self.last, self.limit) {
+            self.last = Update::PassUntil(now + limit);
+        }
+    }
+
     pub(super) fn passes(&self, now: u64) -> bool {
-        match &self.said {
-            Said::Nothing { passes } => *passes,
-            Said::Pass => true,
-            Said::Fail(_) => false,
-            Said::BeatUntil(until) => now < *until,
+        match &self.last {
+            Update::None { passes } => *passes,
+            Update::Pass => true,
+            Update::Fail(_) => false,
+            Update::PassUntil(until) => now < *until,
         }
     }
 
     pub(super) fn health(&self, now: u64) -> Health {
-        match (&self.said, self.passes(now)) {
-            (Said::Nothing { .. }, _) => Health::Unknown,
+        match (&self.last, self.passes(now)) {
+            (Update::None { .. }, _) => Health::Unknown,
             (_, true) => Health::Passing,
             (_, false) => Health::Failing,
         }
     }
 
     pub(super) fn reason(&self, now: u64) -> Option<String> {
-        match &self.said {
+        match &self.last {
             _ if self.passes(now) => None,
-            Said::Fail(text) => Some(text.clone()),
-            Said::BeatUntil(_) => Some(self.overdue.to_string()),
-            Said::Nothing { .. } | Said::Pass => Some("not reported yet".to_string()),
+            // A failure has its own reason, an expired heartbeat that of its kind.
+            Update::Fail(text) => Some(text.clone()),
+            Update::PassUntil(_) => Some(self.overdue.to_string()),
+            Update::None { .. } | Update::Pass => Some("not reported yet".to_string()),
         }
     }
 
@@ -104,7 +116,7 @@ pub(super) struct Model {
 pub(super) struct Answer {
     pub(super) status: &'static str,
     pub(super) location: Option<String>,
-    /// `None` if it does not matter.
+    /// `None` if any body is correct.
     pub(super) body: Option<String>,
 }
 
@@ -119,16 +131,16 @@ impl Answer {
 }
 
 impl Model {
-    /// The same checks as those of the body.
+    /// The same checks as in the fuzz body.
     pub(super) fn new(limit: u64, hosts: &[&str]) -> Self {
         let mut states = Vec::from([
-            State::new("ping", Said::Pass),
-            State::new("log", Said::Nothing { passes: true }),
-            State::new("syncloop", Said::Nothing { passes: false }),
-            State::new("disk", Said::Nothing { passes: false }),
-            State::new("poststarthook/start-a", Said::Nothing { passes: false }),
-            State::new("poststarthook/start-b", Said::Nothing { passes: true }),
-            State::new("shutdown", Said::Pass),
+            State::new("ping", Update::Pass),
+            State::new("log", Update::None { passes: true }),
+            State::new("syncloop", Update::None { passes: false }),
+            State::new("disk", Update::None { passes: false }),
+            State::new("poststarthook/start-a", Update::None { passes: false }),
+            State::new("poststarthook/start-b", Update::None { passes: true }),
+            State::new("shutdown", Update::Pass),
         ]);
         states[1].limit = Some(limit);
         states[1].overdue = "logging blocked";
@@ -151,37 +163,45 @@ impl Model {
             .unwrap()
     }
 
-    pub(super) fn answer(&self, asked: &Asked, now: u64) -> Answer {
-        let host = asked.host.to_ascii_lowercase();
+    pub(super) fn begin(&mut self, now: u64) {
+        self.states.iter_mut().for_each(|state| state.begin(now));
+    }
+
+    pub(super) fn answer(&self, request: &Generated, now: u64) -> Answer {
+        let host = request.host.to_ascii_lowercase();
         let host = match host.rsplit_once(':') {
+            // The last colon of `[::1]` is not the one before a port.
             Some((host, port)) if !port.ends_with(']') => host.to_string(),
             _ => host,
         };
+        // The host is checked before the path, so that nothing is told to a foreign host.
         if !self.hosts.is_empty() && !self.hosts.contains(&host) {
             let body = "421 Misdirected Request: this server does not answer for that host\n";
             return Answer::new("421", body.to_string());
         }
-        if !asked.unclean.is_empty() {
-            let query = asked.query.as_ref().filter(|query| !query.is_empty());
+        if !request.unclean.is_empty() {
+            let query = request.query.as_ref().filter(|query| !query.is_empty());
             let query = query.map_or(String::new(), |query| format!("?{query}"));
             return Answer {
                 status: "307",
-                location: Some(asked.clean_path() + &query),
+                location: Some(request.clean_path() + &query),
                 body: None,
             };
         }
-        let is_probe_of_all = asked.method == "OPTIONS" && asked.clean_path() == "/";
+        let is_root = request.method == "OPTIONS" && request.clean_path() == "/";
+        let is_draining = !self.state("shutdown").passes(now);
         let listed = |count: usize| -> Vec<&State> {
             let states = self.states[..count].iter();
             states.filter(|state| state.is_listed(now)).collect()
         };
-        // What follows the endpoint; a slash alone at its end names no check.
-        let rest = match (&asked.name, asked.path) {
+        // The name after the path of the endpoint. A slash alone names no check.
+        let rest = match (&request.name, request.path) {
             (None, "/healthz/") => Some(&b""[..]),
             (name, _) => name.as_deref(),
         };
-        let (name, states) = match asked.path {
-            _ if is_probe_of_all => ("healthz", listed(6)),
+        let (name, states) = match request.path {
+            _ if is_root && is_draining => ("readyz", listed(7)),
+            _ if is_root => ("healthz", listed(6)),
             "/healthz" | "/healthz/" => ("healthz", listed(6)),
             "/livez" => ("livez", listed(2)),
             "/readyz" => ("readyz", listed(7)),
@@ -195,7 +215,7 @@ impl Model {
         };
         let body = match rest.map(single) {
             Some(None) => return not_found(),
-            _ if asked.method == "PURGE" => {
+            _ if request.method == "PURGE" => {
                 let body =
                     "405 Method Not Allowed: a check is run by GET, HEAD, OPTIONS and POST\n";
                 return Answer::new("405", body.to_string());
@@ -204,7 +224,7 @@ impl Model {
                 None => Ok("ok".to_string()),
                 Some(reason) => Err(format!("internal server error: {reason}\n")),
             },
-            None => root(name, &states, asked.query.as_deref().unwrap_or(""), now),
+            None => root(name, &states, request.query.as_deref().unwrap_or(""), now),
         };
         match body {
             Ok(body) => Answer::new("200", body),
@@ -221,6 +241,7 @@ fn root(endpoint: &str, states: &[&State], query: &str, now: u64) -> Result<Stri
     let pairs = parse_query(query);
     let is_verbose = pairs.iter().any(|(name, _)| name == b"verbose");
     let excludes = pairs.into_iter().filter(|(name, _)| name == b"exclude");
+    // Kubernetes removes each name that it finds from the set, and warns about the rest in order.
     let mut unmatched: BTreeSet<Vec<u8>> = excludes.map(|(_, value)| value).collect();
     let excluded = unmatched.clone();
     let has = |name: &str| excluded.contains(name.as_bytes());
@@ -241,6 +262,7 @@ fn root(endpoint: &str, states: &[&State], query: &str, now: u64) -> Result<Stri
         unmatched.remove(name.as_bytes());
         unmatched.remove(state.group.unwrap_or(name).as_bytes());
     }
+    // The lines are written only if a check fails or they are asked for.
     if !is_verbose && !has_failed {
         return Ok("ok".to_string());
     }
@@ -264,7 +286,7 @@ fn quoted(bytes: &[u8]) -> String {
         for character in chunk.valid().chars() {
             let short = "\\\"\x07\x08\x0c\n\r\t\x0b".find(character);
             let code = u32::from(character);
-            // Behind a letter, where a mark that combines is shown as it is.
+            // After a letter, because `escape_debug` escapes a combining mark at the start.
             let plain = format!("a{character}");
             let is_shown = plain.escape_debug().eq(plain.chars()) || character == '\'';
             match short {

@@ -1,10 +1,13 @@
-//! A request that is well-formed and asks for something near what there is.
+//! Well-formed requests, generated from the fuzzer's bytes, for paths and names that exist or nearly do.
+//!
+//! Knows nothing of the code under test. Used by the fuzz body and by [`super::model`].
 
 use std::string::String;
 use std::vec::Vec;
 
 use crate::http::fuzz::Source;
 
+// GET twice: it is the most frequent method.
 const METHODS: [&str; 6] = ["GET", "GET", "HEAD", "OPTIONS", "POST", "PURGE"];
 const PATHS: [&str; 6] = ["/healthz", "/livez", "/readyz", "/", "/nope", "/healthz/"];
 const HOSTS: [&str; 6] = [
@@ -15,7 +18,7 @@ const HOSTS: [&str; 6] = [
     "",
     "[::2]",
 ];
-/// Names to ask for or exclude: most are known.
+/// Names in paths and `exclude` parameters. Most are names of checks.
 const NAMES: [&str; 8] = [
     "ping",
     "log",
@@ -27,23 +30,24 @@ const NAMES: [&str; 8] = [
     "shutdown",
 ];
 
-pub(super) struct Asked {
+pub(super) struct Generated {
     pub(super) method: &'static str,
     pub(super) host: &'static str,
-    /// Put before the path: nothing, or what makes it unclean.
+    /// A prefix of the path that makes it unclean, or nothing.
     pub(super) unclean: &'static str,
     pub(super) path: &'static str,
-    /// Behind the path and a slash, decoded; with what is encoded of it.
+    /// The name after the path and a slash, decoded.
     pub(super) name: Option<Vec<u8>>,
     encoded_name: String,
     pub(super) query: Option<String>,
 }
 
-impl Asked {
+impl Generated {
     pub(super) fn new(source: &mut Source<'_>) -> Self {
         let method = choose(&METHODS, source);
         let host = choose(&HOSTS, source);
         let path = choose(&PATHS, source);
+        // One byte selects which parts the target has, so that short inputs have all of them.
         let shape = source.byte();
         let unclean = match shape % 32 {
             0 => "/",
@@ -56,7 +60,7 @@ impl Asked {
             .as_ref()
             .map_or(String::new(), |name| encoded(name, source.byte()));
         let query = (shape & 0x40 != 0).then(|| query(source));
-        Asked {
+        Generated {
             method,
             host,
             unclean,
@@ -67,7 +71,7 @@ impl Asked {
         }
     }
 
-    /// The path as it is sent, without what makes it unclean.
+    /// The path as it is sent, without the unclean prefix.
     pub(super) fn clean_path(&self) -> String {
         let slash = match self.name {
             Some(_) if self.path.ends_with('/') => "",
@@ -78,7 +82,7 @@ impl Asked {
     }
 
     pub(super) fn head(&self) -> String {
-        let Asked {
+        let Generated {
             method,
             host,
             unclean,
@@ -97,7 +101,7 @@ fn choose(from: &[&'static str], source: &mut Source<'_>) -> &'static str {
     from[usize::from(source.byte()) % from.len()]
 }
 
-/// Never empty: that would be another path.
+/// A name that is never empty: an empty one would give another path.
 fn some_name(source: &mut Source<'_>) -> Vec<u8> {
     let which = usize::from(source.byte());
     match NAMES.get(which % 16) {
@@ -110,11 +114,12 @@ fn some_name(source: &mut Source<'_>) -> Vec<u8> {
     }
 }
 
-/// Letters and slashes as they are, or not, by the bits of `which`; anything else never.
+/// Percent-encodes `bytes`. The bits of `which` select the letters that are encoded too.
 fn encoded(bytes: &[u8], which: u8) -> String {
     let mut text = String::new();
     for (at, byte) in bytes.iter().enumerate() {
-        // A slash stays one: `%2F` is none, and names nothing. Two in a row would be unclean.
+        // A slash is not encoded, because `%2F` is not a slash. The second of two is, because two in a row
+        // would make the path unclean.
         let is_plain = byte.is_ascii_alphanumeric()
             || *byte == b'-'
             || *byte == b'/' && at > 0 && bytes[at - 1] != b'/';
@@ -140,6 +145,7 @@ fn query(source: &mut Source<'_>) -> String {
                 let name = some_name(source);
                 query.push_str(&std::format!("exclude={}", encoded(&name, source.byte())));
             }
+            // Any bytes that a target may have: broken encodings and `;` among them.
             _ => {
                 let size = usize::from(source.byte() % 32);
                 let raw = source.bytes(size).iter();

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use healthz::Check;
+use healthz::time::DateTime;
 use log::LevelFilter;
 use signal_hook::consts::SIGXFSZ;
 use signal_hook::flag;
@@ -143,36 +144,20 @@ struct Utc(Duration);
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs();
         let millis = self.0.subsec_millis();
-        let (mut days, second) = (seconds / 86_400, seconds % 86_400);
-        let mut year = 1970;
-        while days >= 365 + u64::from(is_leap(year)) {
-            days -= 365 + u64::from(is_leap(year));
-            year += 1;
-        }
-        let mut month = 1;
-        while days >= days_in(month, year) {
-            days -= days_in(month, year);
-            month += 1;
-        }
-        let (day, hour, minute, second) = (days + 1, second / 3600, second / 60 % 60, second % 60);
+        let DateTime {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+            ..
+        } = DateTime::from_unix_seconds(self.0.as_secs());
         write!(
             f,
             "{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
         )
-    }
-}
-
-fn is_leap(year: u64) -> bool {
-    (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400)
-}
-
-fn days_in(month: u64, year: u64) -> u64 {
-    match month {
-        2 => 28 + u64::from(is_leap(year)),
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
     }
 }
 

@@ -1,4 +1,6 @@
-//! One connection under arbitrary pieces, times and calls.
+//! One connection with arbitrary pieces of input, times and calls.
+//!
+//! Knows no checks: the answers are made here. Called by the fuzz target `connection` and for its corpus.
 
 use std::vec;
 use std::vec::Vec;
@@ -6,7 +8,7 @@ use std::vec::Vec;
 use super::super::cache::HeadCache;
 use super::super::connection::{Connection, Context, Next, Phase, Progress};
 use super::super::request::Request;
-use super::super::response::{Date, Fields, Full, StatusCode, Writer};
+use super::super::response::{BufferFull, Date, Fields, StatusCode, Writer};
 use super::Source;
 use super::framing::{self, End, Seen};
 use crate::limits::Limits;
@@ -18,51 +20,55 @@ const TX_BYTES: usize = 2048;
 const STEPS_MAX: u8 = 24;
 
 /// - The same bytes in any pieces, with or without the cache, get the same answers.
-/// - Whatever the pieces, times and calls: every answer is whole, there is at most one to a request and
-///   none to bytes of a body; nothing beyond the limits is kept or read; a deadline moves only with
-///   the phase; what is ended stays ended.
+/// - With any pieces, times and calls, every answer is complete. A request has at most one answer, and
+///   bytes of a body have none. The limits hold. A deadline moves only when the phase changes. A closed
+///   connection stays closed.
 pub fn connection(data: &[u8]) {
     let mut source = Source(data);
     let limits = Limits {
-        // Below what a server may be given, so that inputs need not be long.
+        // Smaller than a server accepts, so that short inputs reach the limits.
         request_head_bytes: 40 + usize::from(source.byte()),
         body_drain_bytes: 2 * u64::from(source.byte()),
         head_duration: Duration::from_millis(1000),
         idle_duration: Duration::from_millis(3000),
         drain_duration: Duration::from_millis(200),
     };
+    // The steps come first and the stream last, so that a longer stream does not change the steps.
     let steps: Vec<(u8, u8)> = (0..source.byte() % STEPS_MAX)
         .map(|_| (source.byte(), source.byte()))
         .collect();
     let stream = source.0;
 
-    let mut whole = Peer::new(stream, &limits);
+    let mut whole = Driver::new(stream, &limits);
     whole.arrive(stream.len());
     whole.receive(false, TX_BYTES);
-    whole.settle(End::Whole);
+    whole.check_all(End::Whole);
 
-    let mut split = Peer::new(stream, &limits);
+    let mut split = Driver::new(stream, &limits);
     for (how, size) in &steps {
         split.arrive(usize::from(*size));
         split.receive(how % 2 == 1, TX_BYTES);
     }
     split.arrive(stream.len());
     split.receive(true, TX_BYTES);
-    split.settle(End::Whole);
+    split.check_all(End::Whole);
     assert!(whole.written == split.written, "pieces change answers");
     assert_eq!(whole.seen, split.seen, "pieces change requests");
-    let state = |peer: &Peer<'_>| (peer.consumed, peer.answered, peer.connection.phase());
+    let state = |driver: &Driver<'_>| {
+        let phase = driver.connection.phase();
+        (driver.consumed, driver.answered, phase)
+    };
     assert_eq!(state(&whole), state(&split));
 
-    let mut rough = Peer::new(stream, &limits);
+    let mut cut = Driver::new(stream, &limits);
     for (what, size) in &steps {
-        rough.step(*what, *size);
+        cut.step(*what, *size);
     }
-    rough.settle(End::Cut);
+    cut.check_all(End::Cut);
 }
 
-/// Who speaks to the connection, and what came of it.
-struct Peer<'s> {
+/// Calls a connection as a server does, and records the results.
+struct Driver<'s> {
     stream: &'s [u8],
     limits: &'s Limits,
     connection: Connection,
@@ -70,22 +76,22 @@ struct Peer<'s> {
     date: Date,
     now: u64,
     is_last: bool,
-    /// How much of the stream has come, and how much of that the connection is done with.
+    /// Bytes of the stream that were received, and bytes of them that the connection has consumed.
     arrived: usize,
     consumed: usize,
     is_closed: bool,
-    /// An answer found no room even in an empty buffer.
+    /// An answer did not fit in an empty buffer.
     gave_up: bool,
     written: Vec<u8>,
     answered: u32,
-    /// Of those, the ones that [`Connection::receive`] took for no request.
+    /// Refusals among the answers of [`Connection::receive`].
     refused: u32,
     seen: Vec<Seen>,
 }
 
-impl<'s> Peer<'s> {
+impl<'s> Driver<'s> {
     fn new(stream: &'s [u8], limits: &'s Limits) -> Self {
-        Peer {
+        Driver {
             stream,
             limits,
             connection: Connection::new(Instant::ZERO),
@@ -115,10 +121,12 @@ impl<'s> Peer<'s> {
                 self.arrive(size);
                 self.receive(what.is_multiple_of(2), TX_BYTES);
             }
+            // Little room for answers, or none.
             3 => {
                 self.arrive(size);
                 self.receive(true, 4 * size);
             }
+            // Up to 4.3 s, more than any of the limits above.
             4 => {
                 self.now += 17 * size as u64;
                 self.end(Call::Expire, TX_BYTES);
@@ -132,7 +140,8 @@ impl<'s> Peer<'s> {
         }
     }
 
-    /// As the server does: what is in the buffer, which is as long as a head may be, until nothing moves.
+    /// Passes the bytes of a buffer that is as long as the longest head, until nothing changes. The server
+    /// does the same.
     fn receive(&mut self, is_cached: bool, tx_bytes: usize) {
         loop {
             let date = self.date;
@@ -154,10 +163,11 @@ impl<'s> Peer<'s> {
                         answers += 1;
                         seen.push(Seen::new(stream, request));
                     }
-                    Err(Full) => has_room = false,
+                    Err(BufferFull) => has_room = false,
                 }
                 written
             };
+            // A copy, to compare the phase and the deadline with those after the call.
             let before = self.connection.clone();
             let progress = if is_cached {
                 let cache = &mut self.cache;
@@ -166,6 +176,8 @@ impl<'s> Peer<'s> {
             } else {
                 self.connection.receive(&context, rx, &mut tx, &mut answer)
             };
+            // An answer that neither the function nor a refusal has written is the 500 of a connection that
+            // gave up. That is only allowed if an answer did not fit.
             let given_up = progress.answered - progress.refused - answers;
             assert!(given_up == 0 || given_up == 1 && !(has_room && tx_bytes == TX_BYTES));
             self.gave_up |= given_up == 1;
@@ -173,10 +185,11 @@ impl<'s> Peer<'s> {
             self.check_deadline(&before, &progress);
             self.check_receive(rx, &progress);
             let is_stuck = progress.consumed == 0 && progress.written == 0;
+            // More of the stream may have been received than the buffer holds.
             let is_window = rx.len() == self.limits.request_head_bytes;
             self.take(rx, &tx, &progress);
             match progress.next {
-                Next::Write => assert!(!is_stuck, "asked again for nothing"),
+                Next::Write => assert!(!is_stuck, "asked for another call without progress"),
                 Next::Read | Next::Close { .. } if is_window && !is_stuck => {}
                 Next::Read | Next::Close { .. } => break,
             }
@@ -195,6 +208,7 @@ impl<'s> Peer<'s> {
         let rx = self.rx();
         let mut tx = vec![0; tx_bytes];
         let before = self.connection.clone();
+        // Before its deadline, `expire` must change nothing.
         let is_due = self.connection.deadline(self.limits) <= context.now;
         let progress = match call {
             Call::Expire => self.connection.expire(&context, rx, &mut tx),
@@ -209,12 +223,12 @@ impl<'s> Peer<'s> {
         }
         assert_eq!(progress.next, Next::Close { lingers: false });
         assert_eq!(progress.consumed, rx.len());
-        // Only a head that is begun and not finished is told that it is late, or cut.
+        // Only an incomplete head gets an answer.
         let is_cut =
             before.phase() == Phase::Head && !(rx.is_empty() && matches!(call, Call::ReceiveEnd));
         assert!(
             progress.written == 0 || is_cut,
-            "an end was answered in {:?}",
+            "the end was answered in {:?}",
             before.phase()
         );
         assert_eq!(progress.answered, u32::from(progress.written > 0));
@@ -231,11 +245,12 @@ impl<'s> Peer<'s> {
     fn take(&mut self, rx: &[u8], tx: &[u8], progress: &Progress) {
         assert!(progress.consumed <= rx.len() && progress.written <= tx.len());
         assert!(progress.refused <= progress.answered);
+        // A closed connection consumes all input and answers none of it.
         if self.is_closed {
             assert_eq!(
                 (progress.written, progress.answered),
                 (0, 0),
-                "answered after the end"
+                "answered after it was closed"
             );
             assert_eq!(progress.consumed, rx.len());
             assert!(matches!(progress.next, Next::Close { .. }));
@@ -262,11 +277,11 @@ impl<'s> Peer<'s> {
                 );
             }
             Next::Write => assert!(progress.written > 0 && phase != Phase::Closing),
-            Next::Close { .. } => assert_eq!(rest, 0, "input is left behind the end"),
+            Next::Close { .. } => assert_eq!(rest, 0, "input is left after the end"),
         }
     }
 
-    /// Bytes do not buy time: within one phase the deadline stays where it was.
+    /// Within a phase the deadline does not move, however many bytes come.
     fn check_deadline(&self, before: &Connection, progress: &Progress) {
         let after = &self.connection;
         assert!(
@@ -280,12 +295,13 @@ impl<'s> Peer<'s> {
         }
     }
 
-    /// Looks at all that was written and at where the requests were.
-    fn settle(&self, end: End) {
+    /// Checks all answers, and the positions of the requests.
+    fn check_all(&self, end: End) {
         let answers = framing::answers(&self.written, &self.seen);
-        let unsaid = u32::from(self.gave_up);
+        // The 500 of a connection that gave up may not have fit either.
+        let missing = u32::from(self.gave_up);
         assert!(
-            (self.answered - unsaid..=self.answered).contains(&answers),
+            (self.answered - missing..=self.answered).contains(&answers),
             "{answers} answers"
         );
         let end = match self.refused {
@@ -302,8 +318,8 @@ enum Call {
     ReceiveEnd,
 }
 
-/// Answers of every kind that there is, by the length of the path.
-fn answer(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, Full> {
+/// An answer by each method of [`Writer`], chosen by the length of the path.
+fn answer(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, BufferFull> {
     let length = request.target().path().len();
     match length % 5 {
         0 => writer.fixed(StatusCode::NOT_FOUND, Fields::Text, &[b'x'; 300]),

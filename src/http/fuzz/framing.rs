@@ -1,4 +1,6 @@
-//! A slow second reader: where heads and bodies end in a stream, and what was answered.
+//! A slow and simple model: finds the ends of heads and bodies in a stream, and reads answers.
+//!
+//! Knows no connection. Called by [`super::connection`] to compare the requests that were answered.
 
 use std::string::String;
 use std::vec::Vec;
@@ -6,10 +8,10 @@ use std::vec::Vec;
 use super::super::request::{Method, Parsed, Request, parse};
 use crate::limits::{LEADING_EMPTY_LINES_MAX, Limits};
 
-/// A request that was given to be answered: where in the stream its path is.
+/// A request that was passed to the answering function: the position of its path in the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// `None` if it stands for one that was left out, as in `http://host`.
+    /// `None` if the path is not in the stream, as for `http://host`.
     path: Option<usize>,
     method: Method,
 }
@@ -25,13 +27,13 @@ impl Seen {
     }
 }
 
-/// Reads whole answers until nothing is left; returns how many there were. The first are those to
-/// `seen`, of which one to HEAD has no body and every other has all of it.
+/// Reads complete answers until nothing is left; returns their number. The first ones answer the
+/// requests in `seen`: the answer to HEAD has no body, and every other has all of its body.
 pub(super) fn answers(mut written: &[u8], seen: &[Seen]) -> u32 {
     let mut count = 0;
     let mut is_last = false;
     while !written.is_empty() {
-        assert!(!is_last, "an answer behind the one that said close");
+        assert!(!is_last, "an answer after the one with Connection: close");
         let end = written
             .windows(4)
             .position(|four| four == b"\r\n\r\n")
@@ -41,16 +43,17 @@ pub(super) fn answers(mut written: &[u8], seen: &[Seen]) -> u32 {
         let status = lines.next().unwrap().strip_prefix("HTTP/1.1 ").unwrap();
         assert!(status.as_bytes()[..3].iter().all(u8::is_ascii_digit) && &status[3..4] == " ");
         let fields: Vec<(&str, &str)> = lines.map(|line| line.split_once(": ").unwrap()).collect();
+        // Exactly one Content-Length, or two readers could see two ends of the answer.
         let mut lengths = fields.iter().filter(|(name, _)| *name == "Content-Length");
         let length: usize = lengths.next().unwrap().1.parse().unwrap();
         assert!(lengths.next().is_none() && fields.iter().any(|(name, _)| *name == "Date"));
         is_last = fields.contains(&("Connection", "close"));
         written = &written[end + 4..];
-        // No body here begins like an answer, so one that is left out can be told.
+        // No body in this test begins like an answer, so it is visible whether a body was left out.
         let is_left_out = written.is_empty() || written.starts_with(b"HTTP/1.1 ");
         if let Some(seen) = seen.get(count as usize) {
-            let is_due = seen.method == Method::Head || length == 0;
-            assert_eq!(is_left_out, is_due, "{head}");
+            let is_expected = seen.method == Method::Head || length == 0;
+            assert_eq!(is_left_out, is_expected, "{head}");
         }
         if !is_left_out {
             written = &written[length..];
@@ -60,24 +63,25 @@ pub(super) fn answers(mut written: &[u8], seen: &[Seen]) -> u32 {
     count
 }
 
-/// How reading a stream came to its end.
+/// How the reading of a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// All of it was there, and nothing kept a request from being answered.
+    /// All bytes were received, and every request could be answered.
     Whole,
-    /// What came next was refused.
+    /// The head after the last request was refused.
     Refused,
-    /// Some of it had not come, or somebody had enough.
+    /// Some bytes were missing, or one side closed early.
     Cut,
 }
 
-/// Checks that each request begins where the one before it ended, body included, and that what was
-/// refused, or left at the end of it all, is none.
+/// Checks that each request begins where the one before it and its body ended. The bytes that were
+/// refused, or left at the end, must not be a complete request.
 pub(super) fn check(stream: &[u8], seen: &[Seen], end: End, limits: &Limits) {
     let mut at = 0;
     let mut is_open = true;
     for seen in seen {
-        assert!(is_open, "a request was read behind the last one");
+        assert!(is_open, "a request was read after the last one");
+        // The connection skips empty lines before a request.
         at += empty_lines(&stream[at..]);
         let head = &stream[at..at + head_length(&stream[at..]).expect("a head without an end")];
         assert!(
@@ -88,6 +92,7 @@ pub(super) fn check(stream: &[u8], seen: &[Seen], end: End, limits: &Limits) {
         let text = String::from_utf8_lossy(head);
         let line = text.lines().next().unwrap();
         let method = line.split(' ').next().unwrap();
+        // The path that was answered must be the one of this request, not of a similar one elsewhere.
         let line_at = at + method.len() + 1..at + line.len();
         assert!(
             seen.path.is_none_or(|path| line_at.contains(&path)),
@@ -101,24 +106,22 @@ pub(super) fn check(stream: &[u8], seen: &[Seen], end: End, limits: &Limits) {
             None => is_open = false,
         }
     }
-    assert!(
-        is_open || end != End::Refused,
-        "refused behind the last one"
-    );
+    assert!(is_open || end != End::Refused, "refused after the last one");
     let rest = &stream[at..];
     let rest = &rest[empty_lines(rest)..];
     match end {
-        End::Refused => assert!(is_none(rest, limits), "a request was refused"),
+        End::Refused => assert!(is_refusable(rest, limits), "a request was refused"),
         End::Whole if is_open => assert!(
-            rest.is_empty() || is_unfinished(rest, limits),
+            rest.is_empty() || is_incomplete(rest, limits),
             "a request was left at {at}"
         ),
         End::Whole | End::Cut => {}
     }
 }
 
-/// Whether no request stands at the start of `rest`, and none can.
-fn is_none(rest: &[u8], limits: &Limits) -> bool {
+/// True if no request is at the start of `rest`, even if more bytes follow.
+fn is_refusable(rest: &[u8], limits: &Limits) -> bool {
+    // The connection never sees more than this at once.
     let window = &rest[..rest.len().min(limits.request_head_bytes)];
     match (window, parse(window)) {
         ([b'\r' | b'\n', ..], _) | (_, Err(_)) => true,
@@ -127,8 +130,8 @@ fn is_none(rest: &[u8], limits: &Limits) -> bool {
     }
 }
 
-/// Whether a request at the start of `rest` may still be on its way.
-fn is_unfinished(rest: &[u8], limits: &Limits) -> bool {
+/// True if more bytes can complete a request at the start of `rest`.
+fn is_incomplete(rest: &[u8], limits: &Limits) -> bool {
     rest == b"\r"
         || rest.len() < limits.request_head_bytes && matches!(parse(rest), Ok(Parsed::Incomplete))
 }
@@ -168,7 +171,7 @@ fn head_length(stream: &[u8]) -> Option<usize> {
     }
 }
 
-/// Bytes of the body of the request with this `head`; `None` if no request may be read behind it.
+/// The length of the body of the request with this `head`; `None` if no request may be read after it.
 fn body(head: &str, rest: &[u8], budget: u64) -> Option<usize> {
     let mut fields = Vec::new();
     for line in head.lines().skip(1).filter(|line| !line.is_empty()) {
@@ -185,6 +188,7 @@ fn body(head: &str, rest: &[u8], budget: u64) -> Option<usize> {
         .map(str::trim)
         .collect();
     let is_http10 = head.lines().next().unwrap().ends_with("HTTP/1.0");
+    // After the last request nothing is read, so the length of its body does not matter.
     if options.contains(&"close") || is_http10 && !options.contains(&"keep-alive") {
         return None;
     }
@@ -192,13 +196,16 @@ fn body(head: &str, rest: &[u8], budget: u64) -> Option<usize> {
         .first()
         .map(|digits| digits.parse::<u64>().unwrap());
     let is_chunked = !all("transfer-encoding").is_empty();
+    // Such a body may have another end for another parser (RFC 9112 section 6.1).
     if is_chunked && (length.is_some() || is_http10) {
         return None;
     }
     if !is_chunked && length.unwrap_or(0) == 0 {
         return Some(0);
     }
-    if !all("expect").is_empty() && !is_http10 {
+    // The client may leave the body out after the final answer. An empty list expects nothing.
+    let mut members = all("expect").into_iter().flat_map(|value| value.split(','));
+    if members.any(|member| !member.trim().is_empty()) && !is_http10 {
         return None;
     }
     let bytes = if is_chunked {
@@ -209,7 +216,7 @@ fn body(head: &str, rest: &[u8], budget: u64) -> Option<usize> {
     (bytes as u64 <= budget && bytes <= rest.len()).then_some(bytes)
 }
 
-/// Bytes of a chunked body with its framing; `None` if it is malformed or not all there.
+/// The length of a chunked body with its framing; `None` if it is malformed or incomplete.
 fn chunked(body: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -244,8 +251,8 @@ fn chunked(body: &[u8]) -> Option<usize> {
     }
 }
 
-/// What stands before the first LF, without the CR that must be there, and no other control character
-/// but the tab.
+/// The bytes before the first CRLF. `None` if the line ends otherwise, or has a control character other
+/// than the tab.
 fn crlf_line(bytes: &[u8]) -> Option<&[u8]> {
     let line = &bytes[..bytes.iter().position(|byte| *byte == b'\n')?];
     let line = line.strip_suffix(b"\r")?;

@@ -1,15 +1,17 @@
-//! Targets against a reading of them with text and lists, as Go's `net/url` and `net/http` do it.
+//! Request targets against a model with strings and lists, written after Go's `net/url` and `net/http`.
+//!
+//! Knows nothing of requests. Called by the fuzz target `target` and for its corpus.
 
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use super::super::response::Text;
-use super::super::target::{Form, Target, is_host, without_port};
+use super::super::response::BodyWriter;
+use super::super::target::{Form, Target, Zone, is_host, without_port};
 
-/// - A target is taken apart, or refused, as [`Model`] says.
-/// - Cleaning, prefixes and pairs are what Go's `path.Clean`, `PathUnescape` and `ParseQuery` make of it.
+/// - A target is split, or refused, as by [`Model`].
+/// - Clean paths, prefixes and pairs are those of Go's `path.Clean`, `PathUnescape` and `ParseQuery`.
 pub fn target(data: &[u8]) {
-    // The first line is the target, the second what to look for in it.
+    // The first line is the target, the second a prefix and a name to look for in it.
     let mut lines = data.splitn(2, |byte| *byte == b'\n');
     let target = lines.next().unwrap();
     let name = String::from_utf8_lossy(lines.next().unwrap_or(b"/healthz"));
@@ -20,10 +22,10 @@ pub fn target(data: &[u8]) {
         model.is_some(),
         "{parsed:?}, but {model:?}"
     );
-    assert_eq!(
-        is_host(target),
-        is_authority(&String::from_utf8_lossy(target))
-    );
+    let text = String::from_utf8_lossy(target);
+    for (zone, separator) in [(Zone::Encoded, "%25"), (Zone::Raw, "%")] {
+        assert_eq!(is_host(target, zone), is_authority(&text, separator));
+    }
     let (Some(parsed), Some(model)) = (parsed, model) else {
         return;
     };
@@ -41,13 +43,13 @@ pub fn target(data: &[u8]) {
         );
     }
     clean(&parsed, &model);
-    // Names of checks and endpoints have no percent sign, and so no second spelling of their own.
+    // Names of checks and paths of endpoints have no percent sign.
     let prefixes = [&*name, "/healthz", "/"].into_iter();
     for prefix in prefixes.filter(|prefix| !prefix.contains('%')) {
         let rest = parsed.strip_prefix(prefix);
         assert_eq!(
             rest,
-            behind_prefix(&model.path, prefix).map(str::as_bytes),
+            after_prefix(&model.path, prefix).map(str::as_bytes),
             "{prefix}"
         );
     }
@@ -69,7 +71,8 @@ fn clean(parsed: &Target<'_>, model: &Model) {
     let cleaned = clean_path(&model.path);
     assert_eq!(parsed.is_unclean(), cleaned != model.path);
     let mut buffer = std::vec![0; model.path.len() + 2];
-    let mut text = Text::new(&mut buffer);
+    let mut text = BodyWriter::new(&mut buffer);
+    // Text before the path must not change, whatever `..` the path has.
     text.push(b"=");
     parsed.clean_into(&mut text);
     assert_eq!(&text.as_bytes()[1..], cleaned.as_bytes());
@@ -86,6 +89,7 @@ struct Model {
 impl Model {
     fn new(target: &[u8]) -> Option<Self> {
         let target = str::from_utf8(target).ok()?;
+        // Bytes that no URI has (RFC 3986 section 2). A fragment is not sent.
         if target.contains(|c: char| !c.is_ascii_graphic() || c == '#') {
             return None;
         }
@@ -102,6 +106,7 @@ impl Model {
             Some((scheme, rest)) if ["http", "https"].contains(&&*scheme.to_ascii_lowercase()) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
                 let authority = Some(&rest[..end]).filter(|authority| !authority.is_empty());
+                // Without a path the path is `/` (RFC 9110 section 4.2.3).
                 let slash = if rest[end..].starts_with('/') {
                     ""
                 } else {
@@ -122,7 +127,7 @@ impl Model {
         let is_path = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/%".contains(c);
         let is_valid = path.chars().all(is_path)
             && unescape(path, false).is_some()
-            && authority.is_none_or(is_authority);
+            && authority.is_none_or(|authority| is_authority(authority, "%25"));
         is_valid.then(|| Model {
             form,
             authority: authority.map(str::to_string),
@@ -132,8 +137,9 @@ impl Model {
     }
 }
 
-/// RFC 3986 section 3.2 without userinfo, and RFC 9110 section 4.2.1: no port without a host.
-fn is_authority(text: &str) -> bool {
+/// RFC 3986 section 3.2 without userinfo, and RFC 9110 section 4.2.1: no port without a host. `separator`
+/// stands before the zone of a scoped address.
+fn is_authority(text: &str, separator: &str) -> bool {
     let host = host_of(text);
     let port = &text[host.len()..];
     if host.is_empty() && !port.is_empty() {
@@ -146,6 +152,7 @@ fn is_authority(text: &str) -> bool {
         return false;
     }
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=".contains(c);
+    // Without a bracket it is a name or an IPv4 address, which is a name too.
     let Some(literal) = host.strip_prefix('[') else {
         return host.chars().all(|c| is_name(c) || c == '%') && unescape(host, false).is_some();
     };
@@ -162,11 +169,11 @@ fn is_authority(text: &str) -> bool {
             && !address.is_empty()
             && address.chars().all(|c| is_name(c) || c == ':');
     }
-    let (address, zone) = literal.split_once("%25").unwrap_or((literal, "zone"));
+    let (address, zone) = literal.split_once(separator).unwrap_or((literal, "zone"));
     !zone.is_empty() && zone.chars().all(is_name) && address.parse::<std::net::Ipv6Addr>().is_ok()
 }
 
-/// What comes before the port and its colon.
+/// The host without the port and its colon.
 fn host_of(authority: &str) -> &str {
     let bracket = authority.rfind(']').unwrap_or(0);
     let colon = authority[bracket..].find(':');
@@ -190,13 +197,14 @@ fn clean_path(path: &str) -> String {
     cleaned
 }
 
-/// Go's `QueryUnescape`, or `PathUnescape` if a plus is a plus.
+/// Go's `QueryUnescape`; without `is_query` Go's `PathUnescape`, which keeps a plus.
 fn unescape(text: &str, is_query: bool) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let (byte, length) = match first {
             '%' => {
+                // `from_str_radix` would accept a sign.
                 let digits = rest.get(1..3).filter(|digits| !digits.contains('+'))?;
                 (u8::from_str_radix(digits, 16).ok()?, 3)
             }
@@ -209,8 +217,8 @@ fn unescape(text: &str, is_query: bool) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// What is left of `path` behind `prefix`, if its first bytes decode to that; `%2F` is no slash.
-fn behind_prefix<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
+/// The rest of `path` after the bytes that decode to `prefix`. `%2F` is not a slash.
+fn after_prefix<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
     let mut rest = path;
     for want in prefix.bytes() {
         let length = if rest.starts_with('%') { 3 } else { 1 };
@@ -223,7 +231,7 @@ fn behind_prefix<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
     Some(rest)
 }
 
-/// Go's `ParseQuery`, in order and without its errors.
+/// Go's `ParseQuery`, in the order of the query; pairs with errors are dropped.
 pub(crate) fn parse_query(query: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     let pairs = query
         .split('&')

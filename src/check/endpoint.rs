@@ -1,0 +1,213 @@
+//! Endpoints: a path and the checks that decide its answer.
+//!
+//! Knows no HTTP: [`crate::answer`] compares the path with a request's and writes the answer. Made by
+//! the embedder, the daemon and the C API.
+
+use super::{Check, is_name_bytes};
+use crate::time::Instant;
+
+/// A path such as `/healthz` and the checks that decide its answer, in the order they are listed.
+///
+/// ```
+/// use healthz::{Check, Endpoint};
+///
+/// static PING: Check = Check::ping();
+/// static ENDPOINTS: [Endpoint; 1] = [Endpoint::new("/healthz", &[&PING])];
+/// ```
+///
+/// Two checks of an endpoint cannot have the same name:
+///
+/// ```compile_fail
+/// # use healthz::{Check, Endpoint};
+/// static A: Check = Check::manual("disk");
+/// static B: Check = Check::manual("disk");
+/// static ENDPOINT: Endpoint = Endpoint::new("/healthz", &[&A, &B]);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint<'a> {
+    path: &'a str,
+    checks: &'a [&'a Check],
+}
+
+impl<'a> Endpoint<'a> {
+    /// An endpoint at `path` that passes while all `checks` pass. Without checks it always passes.
+    ///
+    /// # Panics
+    /// If `path` is not a slash and then a valid name (see [`Check::manual`]), or if two checks have the
+    /// same name: a request could not name the second one. The names are compared in pairs.
+    pub const fn new(path: &'a str, checks: &'a [&'a Check]) -> Self {
+        assert!(
+            are_distinct(checks),
+            "two checks of an endpoint have the same name"
+        );
+        Endpoint::with_any_names(path, checks)
+    }
+
+    /// As [`new`](Endpoint::new), but does not compare the names of the checks.
+    pub(crate) const fn with_any_names(path: &'a str, checks: &'a [&'a Check]) -> Self {
+        assert!(
+            is_path(path),
+            "an endpoint's path is / and then a name like healthz"
+        );
+        Endpoint { path, checks }
+    }
+
+    /// The three endpoints of Kubernetes: `/healthz`, `/livez` and `/readyz`.
+    ///
+    /// All have the same checks, with one exception, as in Kubernetes: a [`Check::shutdown`] must be the
+    /// last of `checks` and belongs to `/readyz` alone. A process that is draining is alive, and a
+    /// failing `/livez` would have it killed before its last requests are answered.
+    ///
+    /// ```
+    /// use healthz::{Check, Endpoint, Instant};
+    ///
+    /// static PING: Check = Check::ping();
+    /// static SHUTDOWN: Check = Check::shutdown();
+    /// static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING, &SHUTDOWN]);
+    ///
+    /// SHUTDOWN.begin_shutdown();
+    /// let passing = ENDPOINTS.map(|endpoint| endpoint.passes(Instant::ZERO));
+    /// assert_eq!(passing, [true, true, false]);
+    /// ```
+    ///
+    /// # Panics
+    /// If two checks have the same name, or if a [`Check::shutdown`] is not the last one.
+    pub const fn kubernetes(checks: &'a [&'a Check]) -> [Endpoint<'a>; 3] {
+        // The names are compared once: the other endpoints have a part of the same list.
+        let ready = Endpoint::new("/readyz", checks);
+        let live = match checks.split_last() {
+            Some((last, others)) if last.is_shutdown => others,
+            _ => checks,
+        };
+        // A slice cannot leave out an element in the middle.
+        assert!(
+            !has_shutdown(live),
+            "Check::shutdown must be the last check: it belongs to /readyz alone"
+        );
+        [
+            Endpoint::with_any_names("/healthz", live),
+            Endpoint::with_any_names("/livez", live),
+            ready,
+        ]
+    }
+
+    /// The path, `/healthz` for example.
+    #[inline]
+    pub const fn path(&self) -> &'a str {
+        self.path
+    }
+
+    /// The endpoint's name in answers, as Kubernetes has it: the first segment of the path.
+    pub fn name(&self) -> &'a str {
+        let name = self.path.strip_prefix('/').unwrap_or(self.path);
+        name.split('/').next().unwrap_or(name)
+    }
+
+    /// The checks, in the order they are listed.
+    #[inline]
+    pub const fn checks(&self) -> &'a [&'a Check] {
+        self.checks
+    }
+
+    /// True if every check passes at `now`.
+    #[inline]
+    pub fn passes(&self, now: Instant) -> bool {
+        self.checks.iter().all(|check| check.passes(now))
+    }
+
+    /// True if a [`Check::shutdown`] of this endpoint fails at `now`.
+    pub(crate) fn is_draining(&self, now: Instant) -> bool {
+        self.checks.iter().any(|check| check.is_draining(now))
+    }
+}
+
+const fn is_path(path: &str) -> bool {
+    matches!(path.as_bytes(), [b'/', ..]) && is_name_bytes(path.as_bytes(), 1)
+}
+
+// `while` loops over slices, because a `const fn` has no iterators.
+const fn has_shutdown(mut checks: &[&Check]) -> bool {
+    while let Some((first, rest)) = checks.split_first() {
+        if first.is_shutdown {
+            return true;
+        }
+        checks = rest;
+    }
+    false
+}
+
+/// True if no two checks have the same name.
+const fn are_distinct(mut checks: &[&Check]) -> bool {
+    while let Some((first, rest)) = checks.split_first() {
+        let mut others = rest;
+        while let Some((other, rest)) = others.split_first() {
+            if are_equal(first.name().as_bytes(), other.name().as_bytes()) {
+                return false;
+            }
+            others = rest;
+        }
+        checks = rest;
+    }
+    true
+}
+
+/// `a == b`, which is not `const`. Compares from the end: names often begin alike and rarely end alike.
+const fn are_equal(mut a: &[u8], mut b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    while let (Some((last_a, rest_a)), Some((last_b, rest_b))) = (a.split_last(), b.split_last()) {
+        if *last_a != *last_b {
+            return false;
+        }
+        (a, b) = (rest_a, rest_b);
+    }
+    true
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_a_slash_and_a_name() {
+        assert!(is_path("/healthz") && is_path("/healthz/test"));
+        assert!(!is_path("healthz") && !is_path("/") && !is_path("") && !is_path("//a"));
+    }
+
+    /// Regression: a second check of the same name was listed but could not be requested or excluded.
+    #[test]
+    #[should_panic(expected = "two checks of an endpoint have the same name")]
+    fn two_checks_of_the_same_name_are_refused() {
+        let checks = ["a", "b", "a"].map(Check::manual);
+        Endpoint::new("/healthz", &checks.each_ref());
+    }
+
+    #[test]
+    fn names_that_share_an_end_or_a_beginning_are_distinct() {
+        let checks = ["a", "b", "ab", "ba", "aa", "a/b", "b/a"].map(Check::manual);
+        assert!(are_distinct(&checks.each_ref()));
+        assert!(are_distinct(&[]));
+    }
+
+    /// Regression: a draining process failed `/livez` and `/healthz` too, and the kubelet killed it.
+    #[test]
+    fn a_shutdown_fails_readyz_alone() {
+        let (ping, shutdown) = (Check::ping(), Check::shutdown());
+        let checks = [&ping, &shutdown];
+        let endpoints = Endpoint::kubernetes(&checks);
+        shutdown.begin_shutdown();
+        let passing = endpoints.map(|endpoint| endpoint.passes(Instant::ZERO));
+        assert_eq!(passing, [true, true, false]);
+        let draining = endpoints.map(|endpoint| endpoint.is_draining(Instant::ZERO));
+        assert_eq!(draining, [false, false, true]);
+        assert_eq!(endpoints.map(|endpoint| endpoint.checks().len()), [1, 1, 2]);
+    }
+
+    #[test]
+    #[should_panic(expected = "Check::shutdown must be the last check")]
+    fn a_shutdown_that_is_not_last_is_refused() {
+        let (ping, shutdown) = (Check::ping(), Check::shutdown());
+        Endpoint::kubernetes(&[&shutdown, &ping]);
+    }
+}
