@@ -90,6 +90,18 @@ fn the_socket_file_that_stays_behind_refuses_clients_and_is_replaced_by_the_next
 }
 
 #[test]
+fn both_limits_of_core_dumps_are_one_byte_or_none() {
+    let daemon = Daemon::start(&[]);
+    daemon.lines().wait("serving");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let mut lines = limits.lines();
+    let line = lines.find_map(|line| line.strip_prefix("Max core file size"));
+    for limit in line.unwrap().split_whitespace().take(2) {
+        assert!(["0", "1"].contains(&limit), "{limits}");
+    }
+}
+
+#[test]
 fn a_crash_leaves_no_core() {
     let directory = socket_path();
     std::fs::create_dir(&directory).unwrap();
