@@ -514,6 +514,17 @@ mod intruder {
             sent == Ok(address.len() as i64)
         });
         assert_eq!(told(), address);
+        // Abstract names are Landlock's to deny: the filter does not see where an address points.
+        if kernel::has_landlock_scopes() {
+            let name = format!("healthz-denied-{}", std::process::id());
+            let named = SocketAddr::from_abstract_name(&name).unwrap();
+            let _named = UnixDatagram::bind_addr(&named).unwrap();
+            let address = [&family[..], b"\0", name.as_bytes()].concat();
+            let result = send(&daemon, sent.unwrap(), no_signal, &address);
+            assert_eq!(result, Ok(-i64::from(Errno::EPERM as i32)));
+        } else {
+            untried("Landlock of this kernel cannot deny abstract names");
+        }
         let sent = send(&daemon, sent.unwrap(), nix::libc::MSG_OOB, &address);
         assert_eq!(sent, Err(killed(&daemon)));
         std::fs::remove_file(path).unwrap();
