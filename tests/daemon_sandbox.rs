@@ -90,6 +90,18 @@ fn the_socket_file_that_stays_behind_refuses_clients_and_is_replaced_by_the_next
 }
 
 #[test]
+fn both_limits_of_core_dumps_are_one_byte_or_none() {
+    let daemon = Daemon::start(&[]);
+    daemon.lines().wait("serving");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let mut lines = limits.lines();
+    let line = lines.find_map(|line| line.strip_prefix("Max core file size"));
+    for limit in line.unwrap().split_whitespace().take(2) {
+        assert!(["0", "1"].contains(&limit), "{limits}");
+    }
+}
+
+#[test]
 fn a_crash_leaves_no_core() {
     let directory = socket_path();
     std::fs::create_dir(&directory).unwrap();
@@ -502,6 +514,17 @@ mod intruder {
             sent == Ok(address.len() as i64)
         });
         assert_eq!(told(), address);
+        // Abstract names are Landlock's to deny: the filter does not see where an address points.
+        if kernel::has_landlock_scopes() {
+            let name = format!("healthz-denied-{}", std::process::id());
+            let named = SocketAddr::from_abstract_name(&name).unwrap();
+            let _named = UnixDatagram::bind_addr(&named).unwrap();
+            let address = [&family[..], b"\0", name.as_bytes()].concat();
+            let result = send(&daemon, sent.unwrap(), no_signal, &address);
+            assert_eq!(result, Ok(-i64::from(Errno::EPERM as i32)));
+        } else {
+            untried("Landlock of this kernel cannot deny abstract names");
+        }
         let sent = send(&daemon, sent.unwrap(), nix::libc::MSG_OOB, &address);
         assert_eq!(sent, Err(killed(&daemon)));
         std::fs::remove_file(path).unwrap();

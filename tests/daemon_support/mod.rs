@@ -260,12 +260,18 @@ impl Drop for Daemon {
 /// not look like a kernel that lacks something.
 #[cfg(target_os = "linux")]
 pub mod kernel {
-    use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+    use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
 
     /// Whether it has Landlock, in any version.
     pub fn has_landlock() -> bool {
         let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         strict.handle_access(AccessFs::Execute).is_ok()
+    }
+
+    /// Whether its Landlock can keep a process from abstract names outside of it.
+    pub fn has_landlock_scopes() -> bool {
+        let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        strict.scope(Scope::AbstractUnixSocket).is_ok()
     }
 
     /// Whether it has filters for system calls, and we know one for this processor.
