@@ -143,6 +143,8 @@ impl<'a> Responder<'a> {
     }
 
     /// Answers a request whose path is no endpoint's. Neither `/` nor `*` can be an endpoint's path.
+    // Not inlined: it would cost instructions in each answer of an endpoint.
+    #[inline(never)]
     fn respond_to_others(
         &self,
         now: Instant,

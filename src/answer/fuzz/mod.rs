@@ -38,7 +38,7 @@ pub fn checks(data: &[u8]) {
     let mut source = Source(data);
     let config = source.byte();
     // The limit and the first times are small, so that short inputs can let a heartbeat expire.
-    let limit = u64::from(source.word());
+    let limit = u64::from(source.u16());
     let hosts: &[&str] = if config.is_multiple_of(4) {
         &["localhost", "[::1]"]
     } else {
@@ -64,7 +64,7 @@ pub fn checks(data: &[u8]) {
     ];
     let responder = Responder::new(&endpoints).allow_hosts(hosts);
     let mut model = Model::new(limit, hosts);
-    let mut now = NOW_MIN + u64::from(source.word());
+    let mut now = NOW_MIN + u64::from(source.u16());
     while !source.is_empty() {
         // Four bits select the step and four the check.
         let what = source.byte();
@@ -77,7 +77,7 @@ pub fn checks(data: &[u8]) {
                 model.begin(now);
             }
             7 => now += u64::from(source.byte()),
-            8 => now = (now + (u64::from(source.word()) << 8)).min(NOW_MAX),
+            8 => now = (now + (u64::from(source.u16()) << 8)).min(NOW_MAX),
             9 => now = NOW_MAX - u64::from(source.byte()),
             _ => request(&responder, &model, now, &mut source),
         }

@@ -33,7 +33,7 @@ impl<'d> Source<'d> {
     }
 
     /// The next two bytes as a number.
-    pub fn word(&mut self) -> u16 {
+    pub fn u16(&mut self) -> u16 {
         u16::from_le_bytes([self.byte(), self.byte()])
     }
 
