@@ -18,7 +18,7 @@ use crate::limits::LISTENERS_MAX;
 
 /// Connections that may wait to be accepted at a TCP socket; the kernel lowers it to `net.core.somaxconn`
 /// (4,096 by default since Linux 5.4). Beyond it the kernel drops the SYN, and the client tries again only a
-/// second later. With 1,024 that met most probes beside five programs that connect as fast as they can.
+/// second later. A longer queue covers a longer wait for a CPU, and a connection waits longer in it.
 const BACKLOG_TCP: i32 = 4096;
 /// At a Unix socket. There connect(2) waits for room instead, and every connection that is queued makes a
 /// client wait: with 4,096, half of the probes beside the same programs came too late, with 1,024 none.

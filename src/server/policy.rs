@@ -11,7 +11,7 @@ use crate::time::Instant;
 /// that wait it is one, unless there is a crowd.
 pub(super) const ACCEPTS_PER_TURN: usize = 64;
 /// And the part of the table, as its divisor: after each such part the connections that it holds are looked
-/// at again. With an eighth, a crowd of pipelined requests took half of the server's time.
+/// at again.
 pub(super) const ACCEPTS_PER_TABLE: usize = 2;
 /// Connections served in one turn because they wanted another; one in a crowd, where the rest wait behind
 /// new connections.
