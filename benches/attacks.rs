@@ -29,6 +29,8 @@ mod attack;
 mod crowd;
 #[path = "support/door.rs"]
 mod door;
+#[path = "support/flood.rs"]
+mod flood;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/process.rs"]
@@ -42,6 +44,7 @@ use std::time::Duration;
 use attack::Attack;
 use crowd::Crowd;
 use door::{Door, Setup};
+use flood::Flood;
 use load::{Mode, Plan, Right, Tally, Wait};
 use support::{Checksum, thousands};
 use table::Table;
@@ -61,6 +64,10 @@ const AGAIN: u64 = 2;
 const AGAIN_SMALL: u64 = 60;
 /// So many have to be thrown out while probes come, at least, for an attack that fills the table.
 const EVICTED_MIN: u64 = 1000;
+/// Probes beside each flood, and a second.
+const FLOOD_PROBES: u64 = 300;
+const FLOOD_PROBES_SMALL: u64 = 10;
+const FLOOD_RATE: u32 = 20;
 /// Files of this process beside connections.
 const FILES_BESIDE: u64 = 600;
 
@@ -82,6 +89,8 @@ fn main() {
         ["--child", "attack", name, address, count, again] => {
             crowd::serve(name, address, count, again);
         }
+        ["--child", "flooded", path, connections] => flood::serve(path, connections),
+        ["--child", "flood", name, place] => flood::attack(name, place),
         _ => measure(),
     }
 }
@@ -134,6 +143,8 @@ fn measure() {
         table.row(beside(attack, &sizes, &mut checksum, &mut wrong));
     }
     table.print();
+    println!();
+    flooded(&sizes, only.as_deref(), &mut wrong);
     println!("checksum {checksum}");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -204,6 +215,84 @@ fn beside(
     }
     checksum.add(tally.checksum.to_string().as_bytes());
     row(what, [made, counted.evicted, evicted_beside], &tally)
+}
+
+/// Probes a server whose table is flooded with new connections at full speed.
+fn flooded(sizes: &Sizes, only: Option<&str>, wrong: &mut Vec<String>) {
+    let mut table = Table::new(&[
+        "flooders",
+        "socket",
+        "connections a second",
+        "accepted a second",
+        "of a CPU",
+        "CPU each",
+        "evicted",
+        "probes",
+        "missed",
+        "p50",
+        "p99",
+        "most",
+    ]);
+    let mut floods: Vec<(&str, Vec<Flood>, u64)> = Vec::new();
+    for flood in Flood::ALL {
+        floods.push((flood.name(), vec![flood], 0));
+    }
+    let missed_max = support::option("--probes").unwrap_or(FLOOD_PROBES) / 100;
+    floods.push(("all five", Flood::ALL.to_vec(), missed_max));
+    for is_unix in [false, true] {
+        let socket = if is_unix { "Unix" } else { "TCP" };
+        for (name, floods, missed_max) in &floods {
+            let names = [
+                format!("{name} {socket}"),
+                socket.to_owned(),
+                (*name).to_owned(),
+                "flood".into(),
+            ];
+            if only.is_some_and(|only| !names.iter().any(|name| name == only)) {
+                continue;
+            }
+            let outcome = flood::run(&flood::Plan {
+                floods,
+                is_unix,
+                connections: sizes.table,
+                probes: match sizes.is_full {
+                    true => support::option("--probes").unwrap_or(FLOOD_PROBES),
+                    false => FLOOD_PROBES_SMALL,
+                },
+                rate: support::option("--rate").unwrap_or(FLOOD_RATE),
+                patience: if sizes.is_full {
+                    PATIENCE
+                } else {
+                    PATIENCE_SMALL
+                },
+            });
+            if sizes.is_full && outcome.missed > *missed_max {
+                wrong.push(format!(
+                    "{name}, {socket}: {} missed; the server waited {:.1} s for a CPU; {} packets found a \
+                     listener's queue full; {:?}",
+                    outcome.missed,
+                    outcome.waited.as_secs_f64(),
+                    outcome.dropped,
+                    outcome.reasons
+                ));
+            }
+            table.row([
+                (*name).into(),
+                socket.into(),
+                thousands(outcome.attack_rate),
+                thousands(outcome.accept_rate),
+                format!("{:.0} %", outcome.cpu_share * 100.0),
+                format!("{:.0} µs", outcome.cpu_time.as_secs_f64() * 1e6),
+                thousands(outcome.evicted),
+                (outcome.missed + outcome.latencies.len() as u64).to_string(),
+                outcome.missed.to_string(),
+                outcome.ms(0.5),
+                outcome.ms(0.99),
+                outcome.ms(1.0),
+            ]);
+        }
+    }
+    table.print();
 }
 
 /// Half of the probes.

@@ -142,6 +142,67 @@ fn who_is_in_the_middle_of_a_request_does_not_go_for_the_idle_of_a_server_that_s
     assert!(harness.server.is_finished());
 }
 
+/// Where [`flood`] is to connect to; only its process has it.
+const FLOODED: &str = "HEALTHZ_TEST_FLOODED";
+/// Many times more than the server has places.
+const FLOOD: usize = 300;
+
+/// Runs in a process of its own: connects again and again, and says nothing.
+fn flood(path: &str) {
+    let held: Vec<_> = (0..FLOOD)
+        .map(|_| UnixStream::connect(path).unwrap())
+        .collect();
+    println!("connected");
+    // Until the test has looked.
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    drop(held);
+}
+
+/// Regression: a client that paused between connect(2) and its request was evicted once another process had
+/// connected as often as the table has places.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_client_that_has_not_asked_yet_is_not_evicted_by_another_process_that_floods() {
+    use std::process::{Command, Stdio};
+    if let Some(path) = std::env::var_os(FLOODED) {
+        return flood(&path.to_string_lossy());
+    }
+    let (mut harness, path) = on_unix("flooded", 16);
+    let mut client = UnixStream::connect(&path).unwrap();
+    let name = "a_client_that_has_not_asked_yet_is_not_evicted_by_another_process_that_floods";
+    let mut flooders = [0; 3].map(|_| {
+        let mut flooder = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "--test-threads=1", name])
+            .env(FLOODED, &path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = flooder.stdout.take().unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"connected\n") {
+            let mut byte = [0];
+            assert_eq!(output.read(&mut byte).unwrap(), 1, "no flood");
+            text.extend_from_slice(&byte);
+        }
+        harness.work();
+        (flooder, output)
+    });
+    let counters = harness.server.counters();
+    let accepted = 1 + 3 * FLOOD as u64;
+    assert_eq!(
+        (counters.accepted, counters.evicted),
+        (accepted, accepted - 16)
+    );
+    client.write_all(GET).unwrap();
+    harness.work();
+    answer(&mut client);
+    for (flooder, _) in &mut flooders {
+        drop(flooder.stdin.take());
+        assert!(flooder.wait().unwrap().success());
+    }
+}
+
 /// It was told of a head that was late, and kept a server that stops from its end.
 #[test]
 fn empty_lines_behind_a_body_are_no_request() {

@@ -9,6 +9,7 @@ use std::io;
 use super::Counters;
 use super::buffers::Buffers;
 use super::memory::Lent;
+use super::policy::Owner;
 use super::socket::StreamSocket;
 use crate::answer::Responder;
 use crate::http::{Connection, Context, Date, HeadCache, Next, Phase, Progress};
@@ -20,8 +21,9 @@ use crate::time::Instant;
 /// share, for a bufferful can hold requests that take a millisecond. Whoever asks for more waits for its
 /// next turn, so that new connections wait for little.
 const READS_PER_TURN: usize = 4;
-/// Of a first read that fills the buffer, as no probe's does, so many bytes are looked at when the
-/// connection is accepted: others may wait to be accepted behind it. The rest comes in its turn.
+/// If the first read of a connection fills the buffer, or more connections wait to be accepted behind it, so
+/// many bytes are processed when it is accepted: more than a probe has. The rest comes in its turn, unless the
+/// connection is evicted before.
 const FIRST_BYTES: usize = 512;
 
 /// One connection.
@@ -38,6 +40,8 @@ pub struct Peer<S> {
     pub(super) is_writing: bool,
     /// The peer has ended its side; the bytes before its end may not all have been read.
     pub(super) has_ended: bool,
+    /// Which process made it, where the kernel says so; asked once it stays.
+    pub(super) owner: Option<Owner>,
 }
 
 impl<S> Peer<S> {
@@ -51,6 +55,7 @@ impl<S> Peer<S> {
             after: Next::Read,
             is_writing: false,
             has_ended: false,
+            owner: None,
         }
     }
 }
@@ -78,6 +83,8 @@ pub(super) struct Desk<'a> {
     pub(super) limits: Limits,
     pub(super) date: Option<Date>,
     pub(super) is_last: bool,
+    /// More connections wait to be accepted than one turn takes.
+    pub(super) is_flooded: bool,
     /// Not here itself: a server is moved a few times before it runs, and stacks are small.
     pub(super) heads: Lent<'a, HeadCache>,
     pub(super) buffers: Buffers<'a>,
@@ -96,6 +103,7 @@ impl<'a> Desk<'a> {
             limits,
             date: None,
             is_last: false,
+            is_flooded: false,
             heads,
             buffers,
             counters: Counters::default(),
@@ -141,7 +149,7 @@ impl<'a> Desk<'a> {
                         is_full = !is_short;
                         is_drained = is_short && !peer.has_ended;
                         filled += read;
-                        if is_new && !is_short {
+                        if is_new && (!is_short || self.is_flooded) {
                             share = FIRST_BYTES;
                         }
                     }

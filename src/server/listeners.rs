@@ -16,11 +16,13 @@ use super::address::Address;
 use super::socket::{File, FileId, Listener, Peers, is_loopback};
 use crate::limits::LISTENERS_MAX;
 
-/// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`. As many that
-/// say nothing are kept back for `DEFER_ACCEPT_SECONDS`, and come all at once then: with 4,096, where Go
-/// has them too, fewer are turned away by a machine that is busy with a flood, but a probe beside 10,000
-/// of them waits for 13 to 31 ms at the 99th percentile instead of 7 to 10.
-const BACKLOG: i32 = 1024;
+/// Connections that may wait to be accepted at a TCP socket; the kernel lowers it to `net.core.somaxconn`
+/// (4,096 by default since Linux 5.4). Beyond it the kernel drops the SYN, and the client tries again only a
+/// second later. A longer queue covers a longer wait for a CPU, and a connection waits longer in it.
+const BACKLOG_TCP: i32 = 4096;
+/// At a Unix socket. There connect(2) waits for room instead, and every connection that is queued makes a
+/// client wait: with 4,096, half of the probes beside the same programs came too late, with 1,024 none.
+const BACKLOG_UNIX: i32 = 1024;
 
 /// Longest path of a Unix socket, without the NUL behind it (unix(7); 104 with it on the BSDs).
 const UNIX_PATH_BYTES_MAX: usize = if cfg!(any(target_os = "linux", target_os = "android")) {
@@ -387,7 +389,7 @@ fn listen_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
         socket.set_only_v6(true)?;
     }
     bind_tcp_socket(&socket, address)?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG_TCP)?;
     socket.set_nonblocking(true)?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
     try_option(
@@ -452,7 +454,7 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     try_option("SO_PASSRIGHTS", super::sys::refuse_rights(&socket));
     socket.bind(&SockAddr::unix(&temporary)?)?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG_UNIX)?;
     let linked = std::fs::hard_link(&temporary, path);
     std::fs::remove_file(&temporary)?;
     linked.map(|()| UnixListener::from_std(socket.into()))

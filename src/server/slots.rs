@@ -253,18 +253,17 @@ impl<'a, T> Slots<'a, T> {
         self.slot(index).map(|slot| (index, slot.since))
     }
 
-    /// Who has to go if somebody has to: the longest idle, unless most of the table is taken by
+    /// The queue that loses a connection if one has to go: of the longest idle, unless most of the table is taken by
     /// others. Of these, who does not read goes before who has its answer, and who is in its head last.
     /// If `is_last`, the idle have nothing to wait for: they go first in any case.
-    pub(super) fn victim(&self, is_last: bool) -> Option<u16> {
+    pub(super) fn victim_queue(&self, is_last: bool) -> Option<Queue> {
         let is_idle_scarce = self.ends(Queue::Idle).count <= self.count() / IDLE_SHARE;
         let order = if is_idle_scarce && !is_last {
             [Queue::Write, Queue::Drain, Queue::Head, Queue::Idle]
         } else {
             Queue::ALL
         };
-        let front = order.iter().find_map(|queue| self.front(*queue));
-        front.map(|(index, _)| index)
+        order.into_iter().find(|queue| self.ends(*queue).count > 0)
     }
 
     /// How many are in `queue`.
@@ -277,6 +276,11 @@ impl<'a, T> Slots<'a, T> {
         let at = |index| self.slot(index).map(|slot| (index, slot));
         core::iter::successors(at(self.ends(queue).front), move |(_, slot)| at(slot.next))
             .filter_map(|(index, slot)| Some((index, slot.content.as_ref()?, slot.since)))
+    }
+
+    /// What is in the slot, if it is occupied.
+    pub(super) fn peek(&self, index: u16) -> Option<&T> {
+        self.slot(index)?.content.as_ref()
     }
 
     #[inline]
@@ -461,7 +465,11 @@ mod tests {
         for (content, queue) in members {
             slots.insert(*content, *queue, at(0)).unwrap();
         }
-        core::iter::from_fn(|| slots.remove(slots.victim(false)?)).collect()
+        core::iter::from_fn(|| {
+            let (victim, _) = slots.front(slots.victim_queue(false)?)?;
+            slots.remove(victim)
+        })
+        .collect()
     }
 
     #[test]

@@ -13,6 +13,7 @@ use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
 use super::address::Address;
+use super::policy::Owner;
 
 /// A listening socket.
 pub(super) trait ListenSocket {
@@ -47,6 +48,9 @@ pub(super) trait StreamSocket {
 
     /// Whether a read would find bytes. Reads none.
     fn has_input(&self) -> bool;
+
+    /// Which process made the connection, if the kernel says so.
+    fn owner(&self) -> Option<Owner>;
 
     /// Sends once, retrying only EINTR; never raises SIGPIPE. If `is_last`, the bytes wait for the
     /// shutdown that must follow, so that data and FIN leave in one segment.
@@ -303,6 +307,16 @@ impl StreamSocket for Stream {
             Stream::Unix(stream) => socket2::SockRef::from(stream).peek(&mut byte),
         };
         peeked.is_ok_and(|count| count > 0)
+    }
+
+    fn owner(&self) -> Option<Owner> {
+        match self {
+            Stream::Tcp(_) => None,
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Stream::Unix(stream) => super::sys::owner(stream),
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Stream::Unix(_) => None,
+        }
     }
 
     #[inline]

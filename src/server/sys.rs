@@ -140,6 +140,33 @@ pub(super) fn accept_unix(listener: &impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Which process made a connection of a Unix socket (`SO_PEERCRED`, unix(7)).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn owner(stream: &impl AsFd) -> Option<super::policy::Owner> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, because it is borrowed for the length of the call; `peer` and `size`
+    // live on this stack, and the kernel writes no more than `size` bytes, which are all of `peer`.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut size,
+        )
+    };
+    check(result).ok()?;
+    Some(super::policy::Owner {
+        process: peer.pid as u32,
+        user: peer.uid,
+    })
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 {
         Ok(())

@@ -10,6 +10,9 @@ use std::io;
 use mio::Token;
 
 use super::desk::{Desk, Outcome, Peer};
+use super::policy::{
+    self, ACCEPT_FAILURES, ACCEPTS_PER_TURN, EVICTION_LOOKS, EVICTION_WINDOW, Trouble,
+};
 use super::slots::{Queue, Slots};
 use super::socket::{AcceptError, ListenSocket, RegistryOf, StreamSocket};
 use super::{ACCEPT_PAUSE, Counters, TOKENS};
@@ -19,20 +22,6 @@ use crate::time::Instant;
 
 #[cfg(test)]
 mod view;
-
-/// Connections accepted from one listener in one turn, at most. Where the kernel tells again of those
-/// that wait ([`ListenSocket::arm`]) it is one, unless there is a crowd.
-const ACCEPTS_PER_TURN: usize = 64;
-/// And the part of the table: a newcomer that has said nothing yet is looked at several times before
-/// as many have come after it as it takes to evict it.
-const ACCEPTS_PER_TABLE: usize = 8;
-/// Connections served in one turn because they wanted another, one in a full table: the rest wait
-/// behind whoever is new.
-const RUNNABLES_PER_TURN: usize = 4;
-
-/// The longest idle connections that are looked at before one of them is evicted, at most: who has just
-/// asked something is not idle any more. The work of a turn has a bound.
-const EVICTION_LOOKS: usize = 8;
 
 /// Times so many when the server stops: all that wait in a queue of the kernel's default length
 /// (`net.core.somaxconn`). Who is not accepted then is reset.
@@ -58,8 +47,13 @@ pub(super) struct Table<'a, L: ListenSocket> {
     accept_paused: Option<Instant>,
     /// Listeners, as bits, to which nobody can come any more; who waits is still accepted.
     ended: u32,
-    /// A shortage was logged, and has not ended since.
+    /// Accepting was paused for want of something, and has not succeeded since.
     is_short: bool,
+    /// The same, as it is logged.
+    shortage: Trouble,
+    /// Accepts that failed in a row, each as if by its connection's fault, and what is logged of that.
+    failures: u32,
+    refusal: Trouble,
     /// Somebody had to go in it, and nobody has come since.
     has_made_room: bool,
     /// The same of a connection that could not be registered.
@@ -90,6 +84,9 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             accept_paused: None,
             ended: 0,
             is_short: false,
+            shortage: Trouble::default(),
+            failures: 0,
+            refusal: Trouble::default(),
             has_made_room: false,
             is_unwatched: false,
             has_told_foreign: false,
@@ -166,10 +163,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     pub(super) fn turn(&mut self, registry: &RegistryOf<L>, now: Instant) {
         self.begin(now);
         // Who asks for another turn in this one comes in the next.
-        let share = match self.slots.is_full() {
-            true => 1,
-            false => RUNNABLES_PER_TURN,
-        };
+        let share = policy::runnables_max(self.slots.is_full() || self.desk.is_flooded);
         for _ in 0..self.slots.runnable_count().min(share) {
             if let Some(index) = self.slots.pop_runnable() {
                 self.serve(registry, index, now);
@@ -212,6 +206,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             return;
         }
         self.desk.is_last = true;
+        self.desk.is_flooded = false;
         self.armed = 0;
         for index in 0..LISTENERS_MAX {
             // What was short may not be short any more, and there is no later.
@@ -280,7 +275,12 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         if self.accept_paused.is_some() {
             return;
         }
-        for _ in 0..self.accepts_max(is_armed) {
+        let is_crowded = self.slots.is_full() || self.slots.runnable_count() > 0;
+        let connections = self.slots.count();
+        // One a turn finds no end of the queue, but also no crowd.
+        self.desk.is_flooded &= is_crowded;
+        let accepts_max = policy::accepts_max(connections, is_armed, is_crowded, self.desk.is_last);
+        for _ in 0..accepts_max {
             let Some(Some(listener)) = self.listeners.get(index) else {
                 self.acceptable &= !bit;
                 return;
@@ -290,6 +290,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     // Room that was made is no end of a shortage.
                     let was_made = core::mem::take(&mut self.has_made_room);
                     self.is_short &= was_made;
+                    self.failures = 0;
                     self.desk.counters.accepted += 1;
                     self.welcome(registry, stream, now);
                     if was_made {
@@ -304,21 +305,31 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     }
                     AcceptError::Empty => {
                         self.acceptable &= !bit;
+                        self.failures = 0;
+                        self.desk.is_flooded = false;
                         return;
                     }
                     AcceptError::Interrupted => {}
-                    AcceptError::Gone => self.desk.counters.aborted += 1,
+                    AcceptError::Gone => {
+                        self.desk.counters.aborted += 1;
+                        self.failures = self.failures.saturating_add(1);
+                        if self.failures >= ACCEPT_FAILURES && !self.desk.is_last {
+                            return self.rest_from_failures(registry, &error, now);
+                        }
+                    }
                     AcceptError::Foreign => self.tell_foreign(),
                     AcceptError::Dead => return self.give_up(registry, index),
-                    AcceptError::Pause if self.makes_room(&error) => {}
+                    AcceptError::Pause if self.makes_room(&error, now) => {}
                     AcceptError::Pause => return self.pause_accepting(registry, &error, now),
                 },
             }
         }
+        self.desk.is_flooded = accepts_max > 1 && !self.desk.is_last;
     }
 
     /// Goes on without a listener to which nobody can come any more: somebody else who holds it has shut it
     /// down, or the machine's administrator has (ss -K). It would be reported for ever.
+    #[cold]
     fn give_up(&mut self, registry: &RegistryOf<L>, index: usize) {
         let Some(mut listener) = self.listeners.get_mut(index).and_then(Option::take) else {
             return;
@@ -340,7 +351,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     /// no more than one a pause if somebody else takes what that gives back. When the server stops there
     /// is no later that a pause could wait for; but then only the idle go, because nobody may be waiting,
     /// and accept(2) does not say so.
-    fn makes_room(&mut self, error: &io::Error) -> bool {
+    #[cold]
+    fn makes_room(&mut self, error: &io::Error, now: Instant) -> bool {
         let is_worse = match self.desk.is_last {
             true => self.slots.front(Queue::Idle).is_some(),
             false => self.is_short,
@@ -349,6 +361,10 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             return false;
         }
         self.has_made_room = self.evict();
+        if self.is_short {
+            // It lasts.
+            self.shortage.begins(now);
+        }
         self.has_made_room
     }
 
@@ -357,36 +373,39 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     /// The longest idle may have asked something since this batch of events was made: it is passed over.
     /// If all that are looked at have, it goes nevertheless; for that is no more than half of the idle,
     /// and who has just come, and said nothing yet, shall not go for those who talk all the time.
+    #[cold]
     fn evict(&mut self) -> bool {
-        let Some(first) = self.slots.victim(self.desk.is_last) else {
+        let Some(queue) = self.slots.victim_queue(self.desk.is_last) else {
+            return false;
+        };
+        let mut owners = [None; EVICTION_WINDOW];
+        let mut indexes = [0; EVICTION_WINDOW];
+        let mut count = 0;
+        let places = owners.iter_mut().zip(&mut indexes);
+        for ((owner, place), (index, peer, _)) in places.zip(self.slots.queued(queue)) {
+            (*owner, *place) = (peer.owner, index);
+            count += 1;
+        }
+        let order = policy::eviction_order(owners.get(..count).unwrap_or_default());
+        let mut order = order
+            .iter()
+            .filter_map(|place| indexes.get(usize::from(*place)));
+        let Some(first) = order.clone().next().copied() else {
             return false;
         };
         let mut victim = first;
-        if let Some((Queue::Idle, _)) = self.slots.place(first) {
+        if queue == Queue::Idle {
             let looks = self.slots.count_in(Queue::Idle).div_ceil(2);
-            let mut idle = self
-                .slots
-                .queued(Queue::Idle)
-                .take(looks.min(EVICTION_LOOKS));
-            let silent = idle.find(|(_, peer, _)| !peer.stream.has_input());
-            victim = silent.map_or(first, |(index, ..)| index);
+            let mut looked_at = order.by_ref().take(looks.min(EVICTION_LOOKS));
+            let silent = looked_at.find(|index| {
+                let peer = self.slots.peek(**index);
+                peer.is_some_and(|peer| !peer.stream.has_input())
+            });
+            victim = silent.copied().unwrap_or(first);
         }
         self.desk.counters.evicted += 1;
         self.slots.remove(victim);
         true
-    }
-
-    /// How many to accept in one turn. One more accept(2) than there are connections is dear; but in a
-    /// crowd a turn is dearer, and who waits here may wait behind a thousand others.
-    fn accepts_max(&self, is_armed: bool) -> usize {
-        let is_crowded = self.slots.is_full() || self.slots.runnable_count() > 0;
-        if is_armed && !is_crowded {
-            return 1;
-        }
-        if self.desk.is_last {
-            return ACCEPTS_PER_TURN;
-        }
-        (self.slots.count() / ACCEPTS_PER_TABLE).clamp(1, ACCEPTS_PER_TURN)
     }
 
     /// Has waiting connections reported again and again, where that can be had.
@@ -399,7 +418,41 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
     }
 
+    /// The system is short of something.
+    #[cold]
     fn pause_accepting(&mut self, registry: &RegistryOf<L>, error: &io::Error, now: Instant) {
+        self.pause(registry, now);
+        let has_begun = self.shortage.begins(now);
+        if !core::mem::replace(&mut self.is_short, true) {
+            self.desk.counters.accept_pauses += 1;
+            if has_begun {
+                log::warn!(
+                    "cannot accept connections: {} (error {}); trying again every {} ms and serving those that are open",
+                    AcceptError::shortage(error),
+                    error.raw_os_error().unwrap_or_default(),
+                    ACCEPT_PAUSE.as_millis()
+                );
+            }
+        }
+    }
+
+    /// accept(2) keeps failing, and each time as if the fault were the connection's: a firewall or a security
+    /// module refuses all of them, or the network is down. To go on would be to spin. After the pause one
+    /// more failure is enough for the next.
+    #[cold]
+    fn rest_from_failures(&mut self, registry: &RegistryOf<L>, error: &io::Error, now: Instant) {
+        self.pause(registry, now);
+        if self.refusal.begins(now) {
+            self.desk.counters.accept_pauses += 1;
+            log::warn!(
+                "cannot accept connections: {ACCEPT_FAILURES} in a row failed, the last with {error}; trying again every {} ms and serving those that are open",
+                ACCEPT_PAUSE.as_millis()
+            );
+        }
+    }
+
+    #[cold]
+    fn pause(&mut self, registry: &RegistryOf<L>, now: Instant) {
         self.accept_paused = Some(now);
         self.has_made_room = false;
         // What waits would be reported all the while.
@@ -414,15 +467,6 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                 self.acceptable |= 1 << index;
             }
         }
-        if !core::mem::replace(&mut self.is_short, true) {
-            self.desk.counters.accept_pauses += 1;
-            log::warn!(
-                "cannot accept connections: {} (error {}); trying again every {} ms and serving those that are open",
-                AcceptError::shortage(error),
-                error.raw_os_error().unwrap_or_default(),
-                ACCEPT_PAUSE.as_millis()
-            );
-        }
     }
 
     fn tell_unwatched(&mut self, error: &io::Error) {
@@ -435,6 +479,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     }
 
     /// Once is enough: who can send us one can send many.
+    #[cold]
     fn tell_foreign(&mut self) {
         self.desk.counters.foreign += 1;
         if !core::mem::replace(&mut self.has_told_foreign, true) {
@@ -456,6 +501,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             }
             outcome => outcome,
         };
+        peer.owner = peer.stream.owner();
         let is_silent = peer.connection.phase() == Phase::Idle;
         if self.slots.is_full() && self.desk.is_last && is_silent {
             // It would be let go a moment later.

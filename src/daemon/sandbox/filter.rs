@@ -23,6 +23,8 @@ const ALLOWED: &[c_long] = &[
     // The door.
     libc::SYS_epoll_pwait, libc::SYS_epoll_ctl, libc::SYS_accept4, libc::SYS_recvfrom,
     libc::SYS_close,
+    // Which process made a connection, of a Unix socket's.
+    libc::SYS_getsockopt,
     #[cfg(target_arch = "x86_64")] libc::SYS_epoll_wait,
     // The log, wakers, locks and clocks. writev is glibc's for the words before an abort,
     // when it finds its heap damaged.

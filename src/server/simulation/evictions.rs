@@ -102,7 +102,10 @@ impl World {
             "{id} has to go in the middle of its head, and {answered} have their answers"
         );
         let is_first = self.seated().all(|(_, other)| {
-            other.place.queue != Some(Queue::Head) || other.place.moment >= socket.place.moment
+            other.place.queue != Some(Queue::Head)
+                || other.place.moment >= socket.place.moment
+                || other.is_unsure
+                || socket.is_unsure
         });
         assert!(
             is_first,

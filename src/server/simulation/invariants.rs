@@ -16,9 +16,9 @@ use crate::time::Instant;
 const CALLS_PER_SERVE_MAX: usize = 4 * (1 + 1) + 3;
 /// The part of a table, as its divisor, that may be accepted from a listener at once, and the most that
 /// it may be of any table: when it is told of, and in the turn.
-const ACCEPTS_SHARE: usize = 8;
+const ACCEPTS_SHARE: usize = 2;
 const ACCEPTS_MAX: usize = 64;
-/// Those who want another turn that one may serve, and in a full table.
+/// Those who want another turn that one may serve, and in a full table or a flood.
 const SERVES_MAX: usize = 4;
 const SERVES_MAX_IF_FULL: usize = 1;
 /// A listener is armed, or disarmed, or given up, and both times that it is looked at one may have to go
@@ -54,7 +54,8 @@ impl Episode<'_> {
 
     /// How many of those who wait for another turn this one may serve.
     pub(super) fn serves_max(&self) -> usize {
-        match self.world.borrow().held.len() == self.connections {
+        let is_full = self.world.borrow().held.len() == self.connections;
+        match is_full || self.table.is_flooded() {
             true => SERVES_MAX_IF_FULL,
             false => SERVES_MAX,
         }

@@ -2,7 +2,7 @@
 //! exactly as much as it is told to, through the table as it is.
 
 use core::time::Duration;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -14,10 +14,11 @@ use mio::Token;
 use super::super::buffers::Buffers;
 use super::super::desk::Desk;
 use super::super::memory::Lent;
+use super::super::policy::{ACCEPT_FAILURES, Owner};
 use super::super::slots::Slots;
 use super::super::socket::{ListenSocket, StreamSocket};
 use super::super::table::Table;
-use super::super::{Counters, TOKENS};
+use super::super::{ACCEPT_PAUSE, Counters, TOKENS};
 use crate::answer::Responder;
 use crate::check::{Check, Endpoint};
 use crate::http::HeadCache;
@@ -56,7 +57,14 @@ struct Script {
 
 type Shared = Rc<RefCell<Script>>;
 
-struct Waiting(Rc<RefCell<VecDeque<Shared>>>);
+struct Waiting(Rc<RefCell<VecDeque<Shared>>>, Rc<Refusal>);
+
+/// What every accept(2) fails with, if anything, and how many there were.
+#[derive(Default)]
+struct Refusal {
+    code: Cell<Option<i32>>,
+    calls: Cell<u32>,
+}
 
 struct Socket(Shared);
 
@@ -64,6 +72,11 @@ impl ListenSocket for Waiting {
     type Stream = Socket;
 
     fn accept(&self) -> io::Result<Socket> {
+        let Refusal { code, calls } = &*self.1;
+        calls.set(calls.get() + 1);
+        if let Some(code) = code.get() {
+            return Err(io::Error::from_raw_os_error(code));
+        }
         let next = self.0.borrow_mut().pop_front();
         next.map(Socket)
             .ok_or_else(|| io::ErrorKind::WouldBlock.into())
@@ -126,6 +139,10 @@ impl StreamSocket for Socket {
         script.is_endless || script.read < script.come
     }
 
+    fn owner(&self) -> Option<Owner> {
+        None
+    }
+
     fn send(&mut self, bytes: &[u8], _: bool) -> io::Result<usize> {
         let mut script = self.0.borrow_mut();
         assert!(!script.is_shut, "sent behind its own end");
@@ -161,6 +178,7 @@ impl Drop for Socket {
 struct Door<'a> {
     table: Table<'a, Waiting>,
     waiting: Rc<RefCell<VecDeque<Shared>>>,
+    refusal: Rc<Refusal>,
 }
 
 impl<'a> Door<'a> {
@@ -171,14 +189,19 @@ impl<'a> Door<'a> {
     fn with(responder: Responder<'a>, limits: Limits, connections: usize) -> Self {
         let waiting = Rc::new(RefCell::new(VecDeque::new()));
         let mut listeners: [Option<Waiting>; LISTENERS_MAX] = core::array::from_fn(|_| None);
-        listeners[0] = Some(Waiting(waiting.clone()));
+        let refusal = Rc::new(Refusal::default());
+        listeners[0] = Some(Waiting(waiting.clone(), refusal.clone()));
         let response_bytes = responder.response_bytes_max(&limits);
         let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
         let heads = Lent::Own(std::boxed::Box::new(HeadCache::new()));
         let desk = Desk::new(responder, limits, buffers, heads);
         let mut table = Table::new(listeners, Slots::new(connections), desk);
         table.register(&(), Token(0)).unwrap();
-        Door { table, waiting }
+        Door {
+            table,
+            waiting,
+            refusal,
+        }
     }
 
     fn connect(&mut self, script: Script) -> Shared {
@@ -228,6 +251,67 @@ fn with_door(test: impl FnOnce(Door<'_>, &[u8])) {
     assert!(whole.borrow().is_shut && expected.ends_with(b"healthz check passed\n"));
     assert_eq!(door.counters().answered, 4);
     test(door, &expected);
+}
+
+/// Regression: the server called accept(2) again and again, 35,000 times in 3 s, and logged nothing.
+#[test]
+fn accepts_that_keep_failing_are_paused() {
+    for code in [
+        libc::EPERM,
+        libc::ENETDOWN,
+        libc::ECONNABORTED,
+        libc::EOPNOTSUPP,
+    ] {
+        with_door(|mut door, expected| {
+            let refusal = door.refusal.clone();
+            refusal.calls.set(0);
+            refusal.code.set(Some(code));
+            let waiting = Rc::new(RefCell::new(Script {
+                come: INPUT.len(),
+                room: usize::MAX,
+                ..Script::default()
+            }));
+            door.waiting.borrow_mut().push_back(waiting.clone());
+            door.table.handle(&(), Token(0), false, NOW);
+            door.work();
+            assert_eq!(refusal.calls.get(), ACCEPT_FAILURES);
+            let mut now = NOW;
+            for pauses in 1..30 {
+                now = now.saturating_add(ACCEPT_PAUSE);
+                assert_eq!(door.table.deadline(), Some(now));
+                door.table.turn(&(), now);
+                assert_eq!(refusal.calls.get(), ACCEPT_FAILURES + pauses);
+            }
+            refusal.code.set(None);
+            now = now.saturating_add(ACCEPT_PAUSE);
+            door.table.turn(&(), now);
+            for _ in 0..10 {
+                door.table.turn(&(), now);
+            }
+            assert_eq!(waiting.borrow().sent, expected);
+            let counters = door.counters();
+            assert_eq!(counters.aborted, u64::from(ACCEPT_FAILURES) + 29);
+            assert_eq!(counters.accept_pauses, 1, "one spell is counted once");
+        });
+    }
+}
+
+#[test]
+fn a_few_accepts_that_fail_are_no_reason_to_pause() {
+    with_door(|mut door, _| {
+        let refusal = door.refusal.clone();
+        for _ in 0..3 {
+            refusal.code.set(Some(libc::EPERM));
+            for _ in 1..ACCEPT_FAILURES {
+                door.table.handle(&(), Token(0), false, NOW);
+            }
+            // That nobody waits ends the row.
+            refusal.code.set(None);
+            door.table.handle(&(), Token(0), false, NOW);
+        }
+        assert_eq!(door.counters().accept_pauses, 0);
+        assert_eq!(door.counters().aborted, 3 * u64::from(ACCEPT_FAILURES - 1));
+    });
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::ends::End;
 use super::sabotage::Sabotage;
 use super::tally::Kind;
 use super::world::{Listening, World};
+use crate::server::policy::Owner;
 use crate::server::socket::{ListenSocket, StreamSocket};
 
 /// The world as its sockets share it.
@@ -191,7 +192,7 @@ impl StreamSocket for SimulatedStream {
         }
         if socket.to_server.is_empty() {
             let is_ended = socket.client_ended;
-            world.is_read(self.id, 0, false);
+            world.is_read(self.id, 0);
             return match is_ended {
                 true => Ok(0),
                 false => Err(io::ErrorKind::WouldBlock.into()),
@@ -205,12 +206,11 @@ impl StreamSocket for SimulatedStream {
             world.tally.note(Kind::ShortRead);
         }
         let socket = &mut world.sockets[self.id];
-        let is_full = size == buffer.len();
         for (to, from) in buffer.iter_mut().zip(socket.to_server.drain(..size)) {
             *to = from;
         }
         world.mark(self.id);
-        world.is_read(self.id, size, is_full);
+        world.is_read(self.id, size);
         if is_faulty {
             world.tell(self.id);
         }
@@ -219,6 +219,10 @@ impl StreamSocket for SimulatedStream {
 
     fn has_input(&self) -> bool {
         self.world.borrow_mut().is_passed_over(self.id)
+    }
+
+    fn owner(&self) -> Option<Owner> {
+        None
     }
 
     fn send(&mut self, bytes: &[u8], is_last: bool) -> io::Result<usize> {

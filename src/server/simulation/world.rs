@@ -52,6 +52,8 @@ pub(super) struct Socket {
     /// So many of its bytes were read, and a first read left it to a later turn to look at them all.
     pub(super) read: u64,
     is_behind: bool,
+    /// Its first read was longer than a flooded server looks at: when it came to its place is not known.
+    pub(super) is_unsure: bool,
     /// When the first byte of its last head was.
     begun_at: Instant,
     pub(super) place: Place,
@@ -217,6 +219,7 @@ impl World {
             accepted_at: None,
             read: 0,
             is_behind: false,
+            is_unsure: false,
             begun_at: Instant::ZERO,
             place: Place::default(),
             is_passed_over: false,
@@ -392,14 +395,16 @@ impl World {
     }
 
     /// The server has read so much; a whole bufferful is perhaps not looked at yet if it came first.
-    pub(super) fn is_read(&mut self, id: usize, size: usize, is_full: bool) {
+    pub(super) fn is_read(&mut self, id: usize, size: usize) {
         let socket = &mut self.sockets[id];
         let start = socket.client.start(socket.read + size as u64);
         if size > 0 && socket.read <= start {
             socket.begun_at = self.now;
         }
         socket.read += size as u64;
-        socket.is_behind = is_full && size > FIRST_BYTES && socket.token.is_none();
+        // In a flood, or if the buffer was full.
+        socket.is_behind = size > FIRST_BYTES && socket.token.is_none();
+        socket.is_unsure |= socket.is_behind;
         self.find_place(id);
     }
 

@@ -51,6 +51,11 @@ impl<L: ListenSocket> Table<'_, L> {
         overdue.map(|(stream, ..)| stream)
     }
 
+    /// Whether more connections wait to be accepted than one turn takes.
+    pub(in crate::server) fn is_flooded(&self) -> bool {
+        self.desk.is_flooded
+    }
+
     pub(in crate::server) fn is_paused(&self) -> bool {
         self.accept_paused.is_some()
     }
