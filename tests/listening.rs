@@ -1,0 +1,54 @@
+//! What an embedder can ask for: how many listeners there are, why one more was refused, and how long a
+//! loop may wait.
+#![cfg(feature = "server")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod server_support;
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use healthz::Responder;
+use healthz::server::{Address, Config, Listeners, Runner, Server};
+use server_support::{ENDPOINTS, PATIENCE};
+
+#[test]
+fn listeners_are_empty_until_one_is_bound() {
+    let mut listeners = Listeners::new();
+    assert!(listeners.is_empty());
+    listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+    assert!(!listeners.is_empty());
+}
+
+#[test]
+fn a_bind_error_has_the_error_of_the_system_as_its_source() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::Tcp(taken.local_addr().unwrap());
+    let error = Listeners::new().bind(&address).unwrap_err();
+    let source = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
+    assert_eq!(source.kind(), io::ErrorKind::AddrInUse);
+}
+
+/// A loop that waited for ever would keep a client that stops in the middle of its request.
+#[test]
+fn a_loop_may_wait_no_longer_than_an_unfinished_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut listeners = Listeners::new();
+    listeners.add(listener).unwrap();
+    let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let mut runner = Runner::new(server).unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    client.write_all(b"GET /healthz").unwrap();
+    while runner.server().counters().accepted == 0 {
+        runner.turn(Some(PATIENCE)).unwrap();
+    }
+    let timeout = runner.timeout().unwrap();
+    assert!(timeout <= Duration::from_secs(10), "{timeout:?}");
+}
