@@ -280,7 +280,6 @@ fn a_host_is_a_name_or_an_address_in_brackets_and_a_port() {
         ("a[::1]", 400),
         ("a[::1]:80", 400),
         ("[::1]a", 400),
-        ("[fe80::1%25]", 400),
         ("[fe80::1%25a%41]", 400),
         ("[fe80::1%25a/b]", 400),
         ("[fe80::1%25a b]", 400),
@@ -309,6 +308,12 @@ fn a_zone_after_a_raw_percent_sign_is_accepted_in_host_only() {
         ("GET /healthz HTTP/1.1\r\nHost: [fe80::1%eth0]\r\n\r\n", 200),
         (
             "GET http://[fe80::1%eth0]/healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+        ),
+        // A raw zone called 25, or an encoded one without a name.
+        ("GET /healthz HTTP/1.1\r\nHost: [fe80::1%25]\r\n\r\n", 200),
+        (
+            "GET http://[fe80::1%25]/healthz HTTP/1.1\r\nHost: a\r\n\r\n",
             400,
         ),
     ] {

@@ -43,11 +43,11 @@ fn a_loop_may_wait_no_longer_than_an_unfinished_request() {
     let mut listeners = Listeners::new();
     listeners.add(listener).unwrap();
     let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
-    let mut runner = Runner::new(server).unwrap();
+    let runner = Runner::new(server).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
     client.write_all(b"GET /healthz").unwrap();
     while runner.server().counters().accepted == 0 {
-        runner.turn(Some(PATIENCE)).unwrap();
+        runner.poll_once(Some(PATIENCE)).unwrap();
     }
     let timeout = runner.timeout().unwrap();
     assert!(timeout <= Duration::from_secs(10), "{timeout:?}");

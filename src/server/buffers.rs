@@ -10,11 +10,11 @@
 use core::ops::Range;
 use std::vec;
 
-use super::memory::Lent;
+use super::memory::Managed;
 
 /// See the module.
 pub(super) struct Buffers<'a> {
-    memory: Lent<'a, [u8]>,
+    memory: Managed<'a, [u8]>,
     head_bytes: usize,
     response_bytes: usize,
 }
@@ -23,14 +23,14 @@ impl Buffers<'static> {
     /// Buffers of their own for so many connections, for heads and answers of at most so many bytes.
     pub(super) fn new(connections: usize, head_bytes: usize, response_bytes: usize) -> Self {
         let memory = vec![0; Buffers::bytes(connections, head_bytes, response_bytes)];
-        Buffers::in_memory(Lent::Own(memory.into()), head_bytes, response_bytes)
+        Buffers::in_memory(Managed::Own(memory.into()), head_bytes, response_bytes)
     }
 }
 
 impl<'a> Buffers<'a> {
     /// Buffers in `memory`, which has room for [`bytes`](Buffers::bytes).
     pub(super) fn in_memory(
-        memory: Lent<'a, [u8]>,
+        memory: Managed<'a, [u8]>,
         head_bytes: usize,
         response_bytes: usize,
     ) -> Self {

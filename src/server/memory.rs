@@ -25,29 +25,29 @@ pub struct Memory<'a> {
 
 /// What is the server's own or its caller's. Both are a pointer of the same shape, so that looking
 /// through it costs no branch.
-pub(super) enum Lent<'a, T: ?Sized> {
+pub(super) enum Managed<'a, T: ?Sized> {
     Own(Box<T>),
     Borrowed(&'a mut T),
 }
 
-impl<T: ?Sized> Deref for Lent<'_, T> {
+impl<T: ?Sized> Deref for Managed<'_, T> {
     type Target = T;
 
     #[inline]
     fn deref(&self) -> &T {
         match self {
-            Lent::Own(own) => own,
-            Lent::Borrowed(borrowed) => borrowed,
+            Managed::Own(own) => own,
+            Managed::Borrowed(borrowed) => borrowed,
         }
     }
 }
 
-impl<T: ?Sized> DerefMut for Lent<'_, T> {
+impl<T: ?Sized> DerefMut for Managed<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         match self {
-            Lent::Own(own) => own,
-            Lent::Borrowed(borrowed) => borrowed,
+            Managed::Own(own) => own,
+            Managed::Borrowed(borrowed) => borrowed,
         }
     }
 }

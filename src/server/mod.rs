@@ -22,7 +22,7 @@
 
 mod address;
 mod buffers;
-mod desk;
+mod driver;
 mod inherited;
 mod listeners;
 mod memory;
@@ -59,8 +59,8 @@ use crate::limits::{
 };
 use crate::time::Instant;
 use buffers::Buffers;
-use desk::Desk;
-use memory::Lent;
+use driver::Driver;
+use memory::Managed;
 use slots::Slots;
 use socket::Listener;
 use table::Table;
@@ -229,10 +229,10 @@ impl<'a> Server<'a> {
         } = config;
         let response_bytes = responder.response_bytes_max(&limits);
         let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
-        let heads = Lent::Own(Box::new(HeadCache::new()));
-        let desk = Desk::new(responder, limits, buffers, heads);
+        let heads = Managed::Own(Box::new(HeadCache::new()));
+        let driver = Driver::new(responder, limits, buffers, heads);
         Server {
-            table: Table::new(listeners.into_sockets(), Slots::new(connections), desk),
+            table: Table::new(listeners.into_sockets(), Slots::new(connections), driver),
         }
     }
 
@@ -302,14 +302,14 @@ impl<'a> Server<'a> {
             bytes.len()
         );
         let response_bytes = responder.response_bytes_max(&limits);
-        let memory = Lent::Borrowed(bytes);
+        let memory = Managed::Borrowed(bytes);
         let buffers = Buffers::in_memory(memory, limits.request_head_bytes, response_bytes);
         // What it remembers of an earlier server may have been of other limits.
         *heads = HeadCache::new();
-        let desk = Desk::new(responder, limits, buffers, Lent::Borrowed(heads));
-        let slots = Slots::in_memory(Lent::Borrowed(slots));
+        let driver = Driver::new(responder, limits, buffers, Managed::Borrowed(heads));
+        let slots = Slots::in_memory(Managed::Borrowed(slots));
         Server {
-            table: Table::new(listeners.into_sockets(), slots, desk),
+            table: Table::new(listeners.into_sockets(), slots, driver),
         }
     }
 
@@ -335,7 +335,7 @@ impl<'a> Server<'a> {
     /// To be called once a second when there is something to do; before the first call answers have
     /// no Date, as RFC 9110 section 6.6.1 asks of a server without a clock.
     pub fn set_wall_clock(&mut self, unix_seconds: u64) {
-        self.table.desk_mut().date = Some(Date::from_unix_seconds(unix_seconds));
+        self.table.driver_mut().date = Some(Date::from_unix_seconds(unix_seconds));
     }
 
     /// Deals with one event. Events of sockets that are gone, or that are not this server's, do
@@ -362,7 +362,7 @@ impl<'a> Server<'a> {
         self.table.deadline()
     }
 
-    /// Ends the server in good order: accepts what waits, closes the listeners, answers what has
+    /// List the server in good order: accepts what waits, closes the listeners, answers what has
     /// come, and closes idle connections. Whoever is in the middle of a request has `drain_duration`
     /// to finish it; [`is_finished`](Server::is_finished) then says so. A second call does nothing.
     pub fn stop(&mut self, registry: &Registry, now: Instant) {

@@ -603,10 +603,10 @@ mod tests {
         for (after_ms, is_renewed) in [(599, false), (600, true), (1599, false), (1600, true)] {
             // Only a renewal changes this one.
             inner.server.set_wall_clock(0);
-            let of_1970 = inner.server.table.desk_mut().date;
+            let of_1970 = inner.server.table.driver_mut().date;
             let after = Duration::from_millis(after_ms);
             inner.set_date(first.saturating_add(after), || noon + after);
-            let date = inner.server.table.desk_mut().date;
+            let date = inner.server.table.driver_mut().date;
             assert_eq!(date != of_1970, is_renewed, "after {after_ms} ms");
         }
     }

@@ -8,8 +8,8 @@
 use std::boxed::Box;
 use std::fmt;
 
-use super::desk::Peer;
-use super::memory::Lent;
+use super::driver::Conn;
+use super::memory::Managed;
 use super::socket::Stream;
 use crate::limits::CONNECTIONS_MAX;
 use crate::time::Instant;
@@ -19,10 +19,10 @@ const NONE: u16 = u16::MAX;
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Queue {
+pub(super) enum WaitReason {
     /// Between requests: the longest idle one is missed least.
     Idle,
-    /// Has its answer; a body or the peer's end is still to come.
+    /// Has its answer; a body or the conn's end is still to come.
     Drain,
     /// In the middle of a head.
     Head,
@@ -30,21 +30,26 @@ pub(super) enum Queue {
     Write,
 }
 
-impl Queue {
-    pub(super) const ALL: [Queue; 4] = [Queue::Idle, Queue::Drain, Queue::Head, Queue::Write];
+impl WaitReason {
+    pub(super) const ALL: [WaitReason; 4] = [
+        WaitReason::Idle,
+        WaitReason::Drain,
+        WaitReason::Head,
+        WaitReason::Write,
+    ];
 }
 
 /// Room for one connection in memory that an embedder gives, see [`Memory`](super::Memory). What is in
 /// it is the server's own.
-pub struct Slot<T = Peer<Stream>> {
+pub struct Slot<T = Conn<Stream>> {
     content: Option<T>,
     /// Counts the contents that this slot has had, so that events for an earlier one are recognised.
     generation: u32,
     /// When the slot entered its queue.
     since: Instant,
-    queue: Queue,
+    queue: WaitReason,
     /// In the list of those that want another turn.
-    is_listed: bool,
+    is_in_run_queue: bool,
     /// And it is this content that wants one, not an earlier one.
     is_runnable: bool,
     /// Neighbours in the queue; `next` also links free slots.
@@ -60,8 +65,8 @@ impl<T> Slot<T> {
             content: None,
             generation: 0,
             since: Instant::ZERO,
-            queue: Queue::Idle,
-            is_listed: false,
+            queue: WaitReason::Idle,
+            is_in_run_queue: false,
             is_runnable: false,
             previous: NONE,
             next: NONE,
@@ -87,14 +92,14 @@ impl<T> fmt::Debug for Slot<T> {
 const IDLE_SHARE: usize = 2;
 
 #[derive(Clone, Copy)]
-struct Ends {
+struct List {
     front: u16,
     back: u16,
     count: usize,
 }
 
-impl Ends {
-    const EMPTY: Ends = Ends {
+impl List {
+    const EMPTY: List = List {
         front: NONE,
         back: NONE,
         count: 0,
@@ -103,11 +108,11 @@ impl Ends {
 
 /// See the module.
 pub(super) struct Slots<'a, T> {
-    slots: Lent<'a, [Slot<T>]>,
-    queues: [Ends; Queue::ALL.len()],
+    slots: Managed<'a, [Slot<T>]>,
+    queues: [List; WaitReason::ALL.len()],
     free: u16,
     occupied: usize,
-    runnable: Ends,
+    runnable: List,
     runnable_count: usize,
 }
 
@@ -118,7 +123,7 @@ impl<T> Slots<'static, T> {
     /// If `count` is not from 1 to 65,535.
     pub(super) fn new(count: usize) -> Self {
         let slots: Box<[_]> = (0..count).map(|_| Slot::new()).collect();
-        Slots::in_memory(Lent::Own(slots))
+        Slots::in_memory(Managed::Own(slots))
     }
 }
 
@@ -127,7 +132,7 @@ impl<'a, T> Slots<'a, T> {
     ///
     /// # Panics
     /// If there are not 1 to 65,535.
-    pub(super) fn in_memory(mut slots: Lent<'a, [Slot<T>]>) -> Self {
+    pub(super) fn in_memory(mut slots: Managed<'a, [Slot<T>]>) -> Self {
         let count = slots.len();
         assert!(
             (1..=CONNECTIONS_MAX).contains(&count),
@@ -145,16 +150,16 @@ impl<'a, T> Slots<'a, T> {
         }
         Slots {
             slots,
-            queues: [Ends::EMPTY; Queue::ALL.len()],
+            queues: [List::EMPTY; WaitReason::ALL.len()],
             free: 0,
             occupied: 0,
-            runnable: Ends::EMPTY,
+            runnable: List::EMPTY,
             runnable_count: 0,
         }
     }
 
     /// Puts `content` into a free slot at the back of `queue`; hands it back if there is none.
-    pub(super) fn insert(&mut self, content: T, queue: Queue, now: Instant) -> Result<u16, T> {
+    pub(super) fn insert(&mut self, content: T, queue: WaitReason, now: Instant) -> Result<u16, T> {
         let index = self.free;
         let Some(slot) = self.slot_mut(index) else {
             return Err(content);
@@ -186,8 +191,8 @@ impl<'a, T> Slots<'a, T> {
     /// Puts the slot at the back of `queue`, even if it is in it. If `since` is earlier than when the
     /// last one came there, because the slot was in another queue in between, it counts as having
     /// come with that one: order is what makes the front the next deadline.
-    pub(super) fn move_to(&mut self, index: u16, queue: Queue, since: Instant) {
-        let back = self.ends(queue).back;
+    pub(super) fn move_to(&mut self, index: u16, queue: WaitReason, since: Instant) {
+        let back = self.list(queue).back;
         if back == index {
             if let Some(slot) = self.slot_mut(index) {
                 slot.since = since.max(slot.since);
@@ -201,13 +206,13 @@ impl<'a, T> Slots<'a, T> {
 
     /// Has the slot's turn come again, once, even if it asks twice. If it has changed hands by then its
     /// turn is in vain, no more.
-    pub(super) fn push_runnable(&mut self, index: u16) {
+    pub(super) fn push_run_queue(&mut self, index: u16) {
         let last = self.runnable.back;
         let Some(slot) = self.slot_mut(index) else {
             return;
         };
         slot.is_runnable = true;
-        if core::mem::replace(&mut slot.is_listed, true) {
+        if core::mem::replace(&mut slot.is_in_run_queue, true) {
             return;
         }
         slot.next_runnable = NONE;
@@ -220,10 +225,10 @@ impl<'a, T> Slots<'a, T> {
     }
 
     /// Whose turn it is, first come, first served.
-    pub(super) fn pop_runnable(&mut self) -> Option<u16> {
+    pub(super) fn pop_run_queue(&mut self) -> Option<u16> {
         let index = self.runnable.front;
         let slot = self.slot_mut(index)?;
-        slot.is_listed = false;
+        slot.is_in_run_queue = false;
         slot.is_runnable = false;
         let next = slot.next_runnable;
         self.runnable.front = next;
@@ -248,33 +253,38 @@ impl<'a, T> Slots<'a, T> {
     }
 
     /// The slot longest in `queue`, and since when it is.
-    pub(super) fn front(&self, queue: Queue) -> Option<(u16, Instant)> {
-        let index = self.ends(queue).front;
+    pub(super) fn front(&self, queue: WaitReason) -> Option<(u16, Instant)> {
+        let index = self.list(queue).front;
         self.slot(index).map(|slot| (index, slot.since))
     }
 
     /// The queue that loses a connection if one has to go: of the longest idle, unless most of the table is taken by
     /// others. Of these, who does not read goes before who has its answer, and who is in its head last.
     /// If `is_last`, the idle have nothing to wait for: they go first in any case.
-    pub(super) fn victim_queue(&self, is_last: bool) -> Option<Queue> {
-        let is_idle_scarce = self.ends(Queue::Idle).count <= self.count() / IDLE_SHARE;
+    pub(super) fn victim_queue(&self, is_last: bool) -> Option<WaitReason> {
+        let is_idle_scarce = self.list(WaitReason::Idle).count <= self.count() / IDLE_SHARE;
         let order = if is_idle_scarce && !is_last {
-            [Queue::Write, Queue::Drain, Queue::Head, Queue::Idle]
+            [
+                WaitReason::Write,
+                WaitReason::Drain,
+                WaitReason::Head,
+                WaitReason::Idle,
+            ]
         } else {
-            Queue::ALL
+            WaitReason::ALL
         };
-        order.into_iter().find(|queue| self.ends(*queue).count > 0)
+        order.into_iter().find(|queue| self.list(*queue).count > 0)
     }
 
     /// How many are in `queue`.
-    pub(super) fn count_in(&self, queue: Queue) -> usize {
-        self.ends(queue).count
+    pub(super) fn count_in(&self, queue: WaitReason) -> usize {
+        self.list(queue).count
     }
 
     /// Who is in `queue`, from the front, and since when.
-    pub(super) fn queued(&self, queue: Queue) -> impl Iterator<Item = (u16, &T, Instant)> {
+    pub(super) fn queued(&self, queue: WaitReason) -> impl Iterator<Item = (u16, &T, Instant)> {
         let at = |index| self.slot(index).map(|slot| (index, slot));
-        core::iter::successors(at(self.ends(queue).front), move |(_, slot)| at(slot.next))
+        core::iter::successors(at(self.list(queue).front), move |(_, slot)| at(slot.next))
             .filter_map(|(index, slot)| Some((index, slot.content.as_ref()?, slot.since)))
     }
 
@@ -290,7 +300,7 @@ impl<'a, T> Slots<'a, T> {
 
     /// The queue the slot is in, and since when.
     #[inline]
-    pub(super) fn place(&self, index: u16) -> Option<(Queue, Instant)> {
+    pub(super) fn place(&self, index: u16) -> Option<(WaitReason, Instant)> {
         self.slot(index).map(|slot| (slot.queue, slot.since))
     }
 
@@ -320,28 +330,28 @@ impl<'a, T> Slots<'a, T> {
         self.slots.get_mut(usize::from(index))
     }
 
-    fn ends(&self, queue: Queue) -> Ends {
+    fn list(&self, queue: WaitReason) -> List {
         let [idle, drain, head, write] = self.queues;
         match queue {
-            Queue::Idle => idle,
-            Queue::Drain => drain,
-            Queue::Head => head,
-            Queue::Write => write,
+            WaitReason::Idle => idle,
+            WaitReason::Drain => drain,
+            WaitReason::Head => head,
+            WaitReason::Write => write,
         }
     }
 
-    fn ends_mut(&mut self, queue: Queue) -> &mut Ends {
+    fn list_mut(&mut self, queue: WaitReason) -> &mut List {
         let [idle, drain, head, write] = &mut self.queues;
         match queue {
-            Queue::Idle => idle,
-            Queue::Drain => drain,
-            Queue::Head => head,
-            Queue::Write => write,
+            WaitReason::Idle => idle,
+            WaitReason::Drain => drain,
+            WaitReason::Head => head,
+            WaitReason::Write => write,
         }
     }
 
-    fn push_back(&mut self, index: u16, queue: Queue, now: Instant) {
-        let previous = self.ends(queue).back;
+    fn push_back(&mut self, index: u16, queue: WaitReason, now: Instant) {
+        let previous = self.list(queue).back;
         if let Some(slot) = self.slot_mut(index) {
             slot.queue = queue;
             slot.since = now;
@@ -350,24 +360,24 @@ impl<'a, T> Slots<'a, T> {
         }
         match self.slot_mut(previous) {
             Some(slot) => slot.next = index,
-            None => self.ends_mut(queue).front = index,
+            None => self.list_mut(queue).front = index,
         }
-        let ends = self.ends_mut(queue);
-        ends.back = index;
-        ends.count += 1;
+        let list = self.list_mut(queue);
+        list.back = index;
+        list.count += 1;
     }
 
     fn unlink(&mut self, index: u16) {
         let Some(slot) = self.slot(index) else { return };
         let (queue, previous, next) = (slot.queue, slot.previous, slot.next);
-        self.ends_mut(queue).count -= 1;
+        self.list_mut(queue).count -= 1;
         match self.slot_mut(previous) {
             Some(slot) => slot.next = next,
-            None => self.ends_mut(queue).front = next,
+            None => self.list_mut(queue).front = next,
         }
         match self.slot_mut(next) {
             Some(slot) => slot.previous = previous,
-            None => self.ends_mut(queue).back = previous,
+            None => self.list_mut(queue).back = previous,
         }
     }
 }
@@ -394,7 +404,7 @@ impl<T> Slots<'_, T> {
 
     /// Who is in the list of those that want another turn, from the front; one more than there can be
     /// if it has no end.
-    pub(super) fn line(&self) -> impl Iterator<Item = u16> {
+    pub(super) fn run_queue(&self) -> impl Iterator<Item = u16> {
         let known = |index| (index != NONE).then_some(index);
         core::iter::successors(known(self.runnable.front), move |index| {
             known(self.slot(*index)?.next_runnable)
@@ -410,13 +420,24 @@ impl<T> Slots<'_, T> {
             .count();
         assert_eq!(free + self.occupied, self.count(), "slots are lost");
         assert_eq!(self.contents().count(), self.occupied);
-        let listed = self.slots.iter().filter(|slot| slot.is_listed).count();
+        let listed = self
+            .slots
+            .iter()
+            .filter(|slot| slot.is_in_run_queue)
+            .count();
         assert_eq!(listed, self.runnable_count, "who is listed is not counted");
-        assert_eq!(self.line().count(), listed, "somebody is lost in the line");
-        let last = self.line().last().unwrap_or(NONE);
+        assert_eq!(
+            self.run_queue().count(),
+            listed,
+            "somebody is lost in the line"
+        );
+        let last = self.run_queue().last().unwrap_or(NONE);
         assert_eq!(self.runnable.back, last, "who comes next is lost");
         for slot in self.slots.iter() {
-            assert!(slot.is_listed || !slot.is_runnable, "a turn never comes");
+            assert!(
+                slot.is_in_run_queue || !slot.is_runnable,
+                "a turn never comes"
+            );
         }
     }
 }
@@ -430,37 +451,37 @@ mod tests {
         Instant::from_millis(ms)
     }
 
-    fn queued<T>(slots: &Slots<'_, T>, queue: Queue) -> Vec<u16> {
+    fn queued<T>(slots: &Slots<'_, T>, queue: WaitReason) -> Vec<u16> {
         let mut members = Vec::new();
-        let mut index = slots.ends(queue).front;
+        let mut index = slots.list(queue).front;
         while let Some(slot) = slots.slot(index) {
             assert_eq!(slot.previous, members.last().copied().unwrap_or(NONE));
             members.push(index);
             index = slot.next;
         }
         assert_eq!(
-            slots.ends(queue).back,
+            slots.list(queue).back,
             members.last().copied().unwrap_or(NONE)
         );
-        assert_eq!(slots.ends(queue).count, members.len());
+        assert_eq!(slots.list(queue).count, members.len());
         members
     }
 
     #[test]
     fn a_full_table_takes_no_more_until_one_is_removed() {
         let mut slots = Slots::new(2);
-        assert_eq!(slots.insert('a', Queue::Idle, at(0)), Ok(0));
-        assert_eq!(slots.insert('b', Queue::Idle, at(0)), Ok(1));
+        assert_eq!(slots.insert('a', WaitReason::Idle, at(0)), Ok(0));
+        assert_eq!(slots.insert('b', WaitReason::Idle, at(0)), Ok(1));
         assert!(slots.is_full());
-        assert_eq!(slots.insert('c', Queue::Idle, at(0)), Err('c'));
+        assert_eq!(slots.insert('c', WaitReason::Idle, at(0)), Err('c'));
         assert_eq!(slots.remove(0), Some('a'));
         assert_eq!(slots.remove(0), None);
         let before = slots.generation(0);
-        assert_eq!(slots.insert('c', Queue::Idle, at(0)), Ok(0));
+        assert_eq!(slots.insert('c', WaitReason::Idle, at(0)), Ok(0));
         assert_ne!(slots.generation(0), before);
     }
 
-    fn victims(members: &[(char, Queue)]) -> std::string::String {
+    fn victims(members: &[(char, WaitReason)]) -> std::string::String {
         let mut slots = Slots::new(members.len());
         for (content, queue) in members {
             slots.insert(*content, *queue, at(0)).unwrap();
@@ -474,7 +495,7 @@ mod tests {
 
     #[test]
     fn the_longest_idle_goes_first() {
-        use Queue::{Drain, Head, Idle, Write};
+        use WaitReason::{Drain, Head, Idle, Write};
         let members = [('w', Write), ('h', Head), ('d', Drain)];
         let idle = [('i', Idle), ('j', Idle), ('k', Idle), ('l', Idle)];
         // Seven places: three are left to the idle.
@@ -483,7 +504,7 @@ mod tests {
 
     #[test]
     fn a_newcomer_is_not_the_first_victim_where_others_hold_most_of_the_table() {
-        use Queue::{Drain, Head, Idle, Write};
+        use WaitReason::{Drain, Head, Idle, Write};
         let others = [Head, Head, Drain, Write, Write, Head, Head].map(|queue| ('x', queue));
         let members = [others.as_slice(), &[('n', Idle)]].concat();
         assert_eq!(victims(&members), "xxxxxxxn");
@@ -492,49 +513,56 @@ mod tests {
     #[test]
     fn a_slot_that_comes_back_late_keeps_its_queue_in_order() {
         let mut slots = Slots::new(3);
-        for (index, queue) in [(0, Queue::Write), (1, Queue::Head), (2, Queue::Head)] {
+        for (index, queue) in [
+            (0, WaitReason::Write),
+            (1, WaitReason::Head),
+            (2, WaitReason::Head),
+        ] {
             slots.insert((), queue, at(index)).unwrap();
         }
-        slots.move_to(0, Queue::Head, at(1));
-        let since: Vec<_> = slots.queued(Queue::Head).map(|(.., since)| since).collect();
+        slots.move_to(0, WaitReason::Head, at(1));
+        let since: Vec<_> = slots
+            .queued(WaitReason::Head)
+            .map(|(.., since)| since)
+            .collect();
         assert_eq!(since, [at(1), at(2), at(2)]);
         // And once more changes nothing.
-        slots.move_to(0, Queue::Head, at(1));
-        assert_eq!(slots.place(0), Some((Queue::Head, at(2))));
+        slots.move_to(0, WaitReason::Head, at(1));
+        assert_eq!(slots.place(0), Some((WaitReason::Head, at(2))));
     }
 
     #[test]
     fn who_wants_another_turn_gets_one_in_order_and_once() {
         let mut slots = Slots::<char>::new(3);
         for index in [2, 0, 2, 1, 7] {
-            slots.push_runnable(index);
+            slots.push_run_queue(index);
         }
         assert_eq!(slots.runnable_count(), 3);
-        assert_eq!(slots.pop_runnable(), Some(2));
-        slots.push_runnable(2);
-        let rest = core::array::from_fn(|_| slots.pop_runnable());
+        assert_eq!(slots.pop_run_queue(), Some(2));
+        slots.push_run_queue(2);
+        let rest = core::array::from_fn(|_| slots.pop_run_queue());
         assert_eq!(rest, [Some(0), Some(1), Some(2), None]);
         assert_eq!(slots.runnable_count(), 0);
-        slots.push_runnable(0);
-        assert_eq!(slots.pop_runnable(), Some(0));
+        slots.push_run_queue(0);
+        assert_eq!(slots.pop_run_queue(), Some(0));
     }
 
     /// It was: what it said was then looked at in the turn of whoever had been evicted for it.
     #[test]
     fn who_takes_the_place_of_one_that_waits_for_a_turn_does_not_wait_for_it() {
         let mut slots = Slots::new(2);
-        assert_eq!(slots.insert('a', Queue::Head, at(0)), Ok(0));
-        slots.push_runnable(0);
+        assert_eq!(slots.insert('a', WaitReason::Head, at(0)), Ok(0));
+        slots.push_run_queue(0);
         assert!(slots.is_runnable(0));
         assert_eq!(slots.remove(0), Some('a'));
-        assert_eq!(slots.insert('b', Queue::Idle, at(1)), Ok(0));
+        assert_eq!(slots.insert('b', WaitReason::Idle, at(1)), Ok(0));
         assert!(!slots.is_runnable(0));
         // It is in the list once, whether it asks for a turn itself or not.
-        slots.push_runnable(0);
+        slots.push_run_queue(0);
         assert!(slots.is_runnable(0));
         assert_eq!(slots.runnable_count(), 1);
         assert_eq!(
-            (slots.pop_runnable(), slots.pop_runnable()),
+            (slots.pop_run_queue(), slots.pop_run_queue()),
             (Some(0), None)
         );
         assert!(!slots.is_runnable(0));
@@ -543,8 +571,8 @@ mod tests {
     /// A table of three with one content and one turn to come.
     fn broken(damage: impl FnOnce(&mut Slots<'static, char>)) {
         let mut slots = Slots::new(3);
-        slots.insert('a', Queue::Idle, at(0)).unwrap();
-        slots.push_runnable(0);
+        slots.insert('a', WaitReason::Idle, at(0)).unwrap();
+        slots.push_run_queue(0);
         slots.assert_whole();
         damage(&mut slots);
         slots.assert_whole();
@@ -585,8 +613,8 @@ mod tests {
         let held = std::rc::Rc::new(());
         let mut memory = [const { Slot::new() }; 2];
         for _ in 0..2 {
-            let mut slots = Slots::in_memory(Lent::Borrowed(&mut memory[..]));
-            slots.insert(held.clone(), Queue::Idle, at(0)).unwrap();
+            let mut slots = Slots::in_memory(Managed::Borrowed(&mut memory[..]));
+            slots.insert(held.clone(), WaitReason::Idle, at(0)).unwrap();
             assert_eq!(slots.count(), 2);
             drop(slots);
             assert_eq!(std::rc::Rc::strong_count(&held), 1);
@@ -600,12 +628,16 @@ mod tests {
         const STEPS: u32 = 5;
         for sequence in 0..OPERATIONS.pow(STEPS) {
             let mut slots = Slots::new(3);
-            let mut model: Vec<(u16, Queue, u64)> = Vec::new();
+            let mut model: Vec<(u16, WaitReason, u64)> = Vec::new();
             let mut rest = sequence;
             for step in 0..u64::from(STEPS) {
                 let (operation, index) = (rest % OPERATIONS / 3, (rest % 3) as u16);
                 rest /= OPERATIONS;
-                let queue = if index == 0 { Queue::Head } else { Queue::Idle };
+                let queue = if index == 0 {
+                    WaitReason::Head
+                } else {
+                    WaitReason::Idle
+                };
                 let known = model.iter().position(|(member, ..)| *member == index);
                 match (operation, known) {
                     (0, _) => {
@@ -624,7 +656,7 @@ mod tests {
                     }
                     _ => {}
                 }
-                for queue in Queue::ALL {
+                for queue in WaitReason::ALL {
                     let want: Vec<u16> =
                         model.iter().filter(|m| m.1 == queue).map(|m| m.0).collect();
                     assert_eq!(

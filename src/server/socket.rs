@@ -1,6 +1,6 @@
 //! What the server asks of sockets, and how those of the kernel answer.
 //!
-//! [`ListenSocket`] and [`StreamSocket`] are all that the table and its desk know of sockets, so that
+//! [`ListenSocket`] and [`StreamSocket`] are all that the table and its driver know of sockets, so that
 //! their decisions can be put before others: a simulation's, which fail at every turn.
 //! [`Listener`] and [`Stream`] are those of the kernel, TCP or Unix.
 
@@ -56,7 +56,7 @@ pub(super) trait StreamSocket {
     /// shutdown that must follow, so that data and FIN leave in one segment.
     fn send(&mut self, bytes: &[u8], is_last: bool) -> io::Result<usize>;
 
-    /// Ends the sending side: what was sent, and FIN, reach the peer even if its input is unread.
+    /// List the sending side: what was sent, and FIN, reach the peer even if its input is unread.
     fn shutdown(&mut self);
 
     /// Has it reported under `token`, once whenever it becomes readable.

@@ -1,7 +1,7 @@
 //! The table of connections and the listeners that fill it: who is accepted, whose turn it is, who
 //! has to go, and when.
 //!
-//! Decides, and leaves bytes to [`super::desk`]. Knows sockets only as [`super::socket`]'s traits, and
+//! Decides, and leaves bytes to [`super::driver`]. Knows sockets only as [`super::socket`]'s traits, and
 //! the time as an argument, so that all of it runs in a simulation too.
 
 use core::time::Duration;
@@ -9,11 +9,11 @@ use std::io;
 
 use mio::Token;
 
-use super::desk::{Desk, Outcome, Peer};
+use super::driver::{Conn, Driver, Outcome};
 use super::policy::{
     self, ACCEPT_FAILURES, ACCEPTS_PER_TURN, EVICTION_LOOKS, EVICTION_WINDOW, Trouble,
 };
-use super::slots::{Queue, Slots};
+use super::slots::{Slots, WaitReason};
 use super::socket::{AcceptError, ListenSocket, RegistryOf, StreamSocket};
 use super::{ACCEPT_PAUSE, Counters, TOKENS};
 use crate::http::{Next, Phase};
@@ -36,8 +36,8 @@ const _: () = assert!(TOKENS < TOKEN_MASK);
 pub(super) struct Table<'a, L: ListenSocket> {
     /// From the front.
     listeners: [Option<L>; LISTENERS_MAX],
-    slots: Slots<'a, Peer<L::Stream>>,
-    desk: Desk<'a>,
+    slots: Slots<'a, Conn<L::Stream>>,
+    driver: Driver<'a>,
     base: Token,
     /// Listeners, as bits, that may still have connections to accept.
     acceptable: u32,
@@ -58,7 +58,7 @@ pub(super) struct Table<'a, L: ListenSocket> {
     has_made_room: bool,
     /// The same of a connection that could not be registered.
     is_unwatched: bool,
-    has_told_foreign: bool,
+    has_logged_non_loopback: bool,
     /// The checks were told that serving has begun.
     has_begun: bool,
     stops_at: Option<Instant>,
@@ -71,13 +71,13 @@ const _: () = assert!(LISTENERS_MAX <= u32::BITS as usize);
 impl<'a, L: ListenSocket> Table<'a, L> {
     pub(super) fn new(
         listeners: [Option<L>; LISTENERS_MAX],
-        slots: Slots<'a, Peer<L::Stream>>,
-        desk: Desk<'a>,
+        slots: Slots<'a, Conn<L::Stream>>,
+        driver: Driver<'a>,
     ) -> Self {
         Table {
             listeners,
             slots,
-            desk,
+            driver,
             base: Token(0),
             acceptable: 0,
             armed: 0,
@@ -89,7 +89,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             refusal: Trouble::default(),
             has_made_room: false,
             is_unwatched: false,
-            has_told_foreign: false,
+            has_logged_non_loopback: false,
             has_begun: false,
             stops_at: None,
             is_abandoned: false,
@@ -140,8 +140,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                 let index = index as u16;
                 // An event for a connection that was closed earlier in this batch is for nobody.
                 if token == self.token(index) {
-                    if let Some(peer) = self.slots.content_mut(index) {
-                        peer.has_ended |= is_read_closed;
+                    if let Some(conn) = self.slots.content_mut(index) {
+                        conn.has_ended |= is_read_closed;
                     }
                     // Who waits for its turn anyway does not get another one before it.
                     if !self.slots.is_runnable(index) {
@@ -156,16 +156,16 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     pub(super) fn begin(&mut self, now: Instant) {
         if !self.has_begun {
             self.has_begun = true;
-            self.desk.responder.begin(now);
+            self.driver.responder.begin(now);
         }
     }
 
     pub(super) fn turn(&mut self, registry: &RegistryOf<L>, now: Instant) {
         self.begin(now);
         // Who asks for another turn in this one comes in the next.
-        let share = policy::runnables_max(self.slots.is_full() || self.desk.is_flooded);
+        let share = policy::runnables_max(self.slots.is_full() || self.driver.is_flooded);
         for _ in 0..self.slots.runnable_count().min(share) {
-            if let Some(index) = self.slots.pop_runnable() {
+            if let Some(index) = self.slots.pop_run_queue() {
                 self.serve(registry, index, now);
             }
         }
@@ -190,7 +190,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         {
             return Some(Instant::ZERO);
         }
-        let queues = Queue::ALL.iter().filter_map(|queue| {
+        let queues = WaitReason::ALL.iter().filter_map(|queue| {
             let (_, since) = self.slots.front(*queue)?;
             Some(since.saturating_add(self.time_to_live(*queue)))
         });
@@ -205,8 +205,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         if self.stops_at.is_some() {
             return;
         }
-        self.desk.is_last = true;
-        self.desk.is_flooded = false;
+        self.driver.is_last = true;
+        self.driver.is_flooded = false;
         self.armed = 0;
         for index in 0..LISTENERS_MAX {
             // What was short may not be short any more, and there is no later.
@@ -225,7 +225,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.acceptable = 0;
         self.accept_paused = None;
         // From here on nobody stays who is between requests.
-        self.stops_at = Some(now.saturating_add(self.desk.limits.drain_duration));
+        self.stops_at = Some(now.saturating_add(self.driver.limits.drain_duration));
         for index in 0..self.slots.count() as u16 {
             self.serve(registry, index, now);
         }
@@ -243,7 +243,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     pub(super) fn counters(&self) -> Counters {
         Counters {
             open: self.slots.occupied() as u64,
-            ..self.desk.counters
+            ..self.driver.counters
         }
     }
 
@@ -252,16 +252,16 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     }
 
     #[inline]
-    pub(super) fn desk_mut(&mut self) -> &mut Desk<'a> {
-        &mut self.desk
+    pub(super) fn driver_mut(&mut self) -> &mut Driver<'a> {
+        &mut self.driver
     }
 
-    fn time_to_live(&self, queue: Queue) -> Duration {
-        let limits = &self.desk.limits;
+    fn time_to_live(&self, queue: WaitReason) -> Duration {
+        let limits = &self.driver.limits;
         match queue {
-            Queue::Idle | Queue::Write => limits.idle_duration,
-            Queue::Head => limits.head_duration,
-            Queue::Drain => limits.drain_duration,
+            WaitReason::Idle | WaitReason::Write => limits.idle_duration,
+            WaitReason::Head => limits.head_duration,
+            WaitReason::Drain => limits.drain_duration,
         }
     }
 
@@ -278,8 +278,9 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let is_crowded = self.slots.is_full() || self.slots.runnable_count() > 0;
         let connections = self.slots.count();
         // One a turn finds no end of the queue, but also no crowd.
-        self.desk.is_flooded &= is_crowded;
-        let accepts_max = policy::accepts_max(connections, is_armed, is_crowded, self.desk.is_last);
+        self.driver.is_flooded &= is_crowded;
+        let accepts_max =
+            policy::accepts_max(connections, is_armed, is_crowded, self.driver.is_last);
         for _ in 0..accepts_max {
             let Some(Some(listener)) = self.listeners.get(index) else {
                 self.acceptable &= !bit;
@@ -291,8 +292,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     let was_made = core::mem::take(&mut self.has_made_room);
                     self.is_short &= was_made;
                     self.failures = 0;
-                    self.desk.counters.accepted += 1;
-                    self.welcome(registry, stream, now);
+                    self.driver.counters.accepted += 1;
+                    self.admit(registry, stream, now);
                     if was_made {
                         // Without a descriptor accept(2) does not say that nobody waits any more.
                         return;
@@ -306,25 +307,25 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     AcceptError::Empty => {
                         self.acceptable &= !bit;
                         self.failures = 0;
-                        self.desk.is_flooded = false;
+                        self.driver.is_flooded = false;
                         return;
                     }
                     AcceptError::Interrupted => {}
                     AcceptError::Gone => {
-                        self.desk.counters.aborted += 1;
+                        self.driver.counters.aborted += 1;
                         self.failures = self.failures.saturating_add(1);
-                        if self.failures >= ACCEPT_FAILURES && !self.desk.is_last {
+                        if self.failures >= ACCEPT_FAILURES && !self.driver.is_last {
                             return self.rest_from_failures(registry, &error, now);
                         }
                     }
-                    AcceptError::Foreign => self.tell_foreign(),
+                    AcceptError::Foreign => self.count_non_loopback(),
                     AcceptError::Dead => return self.give_up(registry, index),
                     AcceptError::Pause if self.makes_room(&error, now) => {}
                     AcceptError::Pause => return self.pause_accepting(registry, &error, now),
                 },
             }
         }
-        self.desk.is_flooded = accepts_max > 1 && !self.desk.is_last;
+        self.driver.is_flooded = accepts_max > 1 && !self.driver.is_last;
     }
 
     /// Goes on without a listener to which nobody can come any more: somebody else who holds it has shut it
@@ -343,7 +344,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.armed &= !(1 << index);
         self.acceptable &= !(1 << index);
         let are_all_gone = self.listeners.iter().all(Option::is_none);
-        self.is_abandoned = are_all_gone && !self.desk.is_last;
+        self.is_abandoned = are_all_gone && !self.driver.is_last;
     }
 
     /// Out of descriptors is a full table, for the connections take them: with fewer than there are
@@ -353,8 +354,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     /// and accept(2) does not say so.
     #[cold]
     fn makes_room(&mut self, error: &io::Error, now: Instant) -> bool {
-        let is_worse = match self.desk.is_last {
-            true => self.slots.front(Queue::Idle).is_some(),
+        let is_worse = match self.driver.is_last {
+            true => self.slots.front(WaitReason::Idle).is_some(),
             false => self.is_short,
         };
         if !is_worse || self.has_made_room || !AcceptError::is_of_descriptors(error) {
@@ -375,15 +376,15 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     /// and who has just come, and said nothing yet, shall not go for those who talk all the time.
     #[cold]
     fn evict(&mut self) -> bool {
-        let Some(queue) = self.slots.victim_queue(self.desk.is_last) else {
+        let Some(queue) = self.slots.victim_queue(self.driver.is_last) else {
             return false;
         };
         let mut owners = [None; EVICTION_WINDOW];
         let mut indexes = [0; EVICTION_WINDOW];
         let mut count = 0;
         let places = owners.iter_mut().zip(&mut indexes);
-        for ((owner, place), (index, peer, _)) in places.zip(self.slots.queued(queue)) {
-            (*owner, *place) = (peer.owner, index);
+        for ((owner, place), (index, conn, _)) in places.zip(self.slots.queued(queue)) {
+            (*owner, *place) = (conn.owner, index);
             count += 1;
         }
         let order = policy::eviction_order(owners.get(..count).unwrap_or_default());
@@ -394,16 +395,16 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             return false;
         };
         let mut victim = first;
-        if queue == Queue::Idle {
-            let looks = self.slots.count_in(Queue::Idle).div_ceil(2);
+        if queue == WaitReason::Idle {
+            let looks = self.slots.count_in(WaitReason::Idle).div_ceil(2);
             let mut looked_at = order.by_ref().take(looks.min(EVICTION_LOOKS));
             let silent = looked_at.find(|index| {
-                let peer = self.slots.peek(**index);
-                peer.is_some_and(|peer| !peer.stream.has_input())
+                let conn = self.slots.peek(**index);
+                conn.is_some_and(|conn| !conn.stream.has_input())
             });
             victim = silent.copied().unwrap_or(first);
         }
-        self.desk.counters.evicted += 1;
+        self.driver.counters.evicted += 1;
         self.slots.remove(victim);
         true
     }
@@ -424,7 +425,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.pause(registry, now);
         let has_begun = self.shortage.begins(now);
         if !core::mem::replace(&mut self.is_short, true) {
-            self.desk.counters.accept_pauses += 1;
+            self.driver.counters.accept_pauses += 1;
             if has_begun {
                 log::warn!(
                     "cannot accept connections: {} (error {}); trying again every {} ms and serving those that are open",
@@ -443,7 +444,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     fn rest_from_failures(&mut self, registry: &RegistryOf<L>, error: &io::Error, now: Instant) {
         self.pause(registry, now);
         if self.refusal.begins(now) {
-            self.desk.counters.accept_pauses += 1;
+            self.driver.counters.accept_pauses += 1;
             log::warn!(
                 "cannot accept connections: {ACCEPT_FAILURES} in a row failed, the last with {error}; trying again every {} ms and serving those that are open",
                 ACCEPT_PAUSE.as_millis()
@@ -480,9 +481,9 @@ impl<'a, L: ListenSocket> Table<'a, L> {
 
     /// Once is enough: who can send us one can send many.
     #[cold]
-    fn tell_foreign(&mut self) {
-        self.desk.counters.foreign += 1;
-        if !core::mem::replace(&mut self.has_told_foreign, true) {
+    fn count_non_loopback(&mut self) {
+        self.driver.counters.foreign += 1;
+        if !core::mem::replace(&mut self.has_logged_non_loopback, true) {
             log::warn!(
                 "a connection to a loopback address came from one that is none, and was closed; another machine's can where net.ipv4.conf.*.route_localnet is set"
             );
@@ -490,83 +491,83 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     }
 
     /// Serves a connection that was just accepted, and finds it a place if it stays.
-    fn welcome(&mut self, registry: &RegistryOf<L>, stream: L::Stream, now: Instant) {
-        let mut peer = Peer::new(stream, now);
-        let outcome = self.desk.serve(&mut peer, 0, true, now);
+    fn admit(&mut self, registry: &RegistryOf<L>, stream: L::Stream, now: Instant) {
+        let mut conn = Conn::new(stream, now);
+        let outcome = self.driver.serve(&mut conn, 0, true, now);
         let outcome = match outcome {
             Outcome::Closed => return,
             Outcome::Failed => {
-                self.desk.counters.failed += 1;
+                self.driver.counters.failed += 1;
                 return;
             }
             outcome => outcome,
         };
-        peer.owner = peer.stream.owner();
-        let is_silent = peer.connection.phase() == Phase::Idle;
-        if self.slots.is_full() && self.desk.is_last && is_silent {
+        conn.owner = conn.stream.owner();
+        let is_silent = conn.connection.phase() == Phase::Idle;
+        if self.slots.is_full() && self.driver.is_last && is_silent {
             // It would be let go a moment later.
             return;
         }
         if self.slots.is_full() {
             self.evict();
         }
-        let Ok(index) = self.slots.insert(peer, Queue::Idle, now) else {
+        let Ok(index) = self.slots.insert(conn, WaitReason::Idle, now) else {
             debug_assert!(false, "an eviction made no room");
             return;
         };
         let token = self.token(index);
-        let Some(peer) = self.slots.content_mut(index) else {
+        let Some(conn) = self.slots.content_mut(index) else {
             return;
         };
-        if let Err(error) = peer.stream.register(registry, token) {
+        if let Err(error) = conn.stream.register(registry, token) {
             self.tell_unwatched(&error);
-            self.desk.counters.failed += 1;
+            self.driver.counters.failed += 1;
             self.slots.remove(index);
             return;
         }
         self.is_unwatched = false;
-        self.settle(registry, index, outcome, now);
+        self.requeue(registry, index, outcome, now);
     }
 
     /// Serves a connection of the table.
     fn serve(&mut self, registry: &RegistryOf<L>, index: u16, now: Instant) {
-        let Some(peer) = self.slots.content_mut(index) else {
+        let Some(conn) = self.slots.content_mut(index) else {
             return;
         };
-        if !peer.unsent.is_empty() {
-            let unsent = self.desk.buffers.unsent(index, peer.unsent.clone());
-            let is_last = matches!(peer.after, Next::Close { .. });
-            match peer.stream.send(unsent, is_last) {
-                Ok(sent) if sent == peer.unsent.len() => peer.unsent = 0..0,
+        if !conn.unsent.is_empty() {
+            let unsent = self.driver.buffers.unsent(index, conn.unsent.clone());
+            let is_last = matches!(conn.after, Next::Close { .. });
+            match conn.stream.send(unsent, is_last) {
+                Ok(sent) if sent == conn.unsent.len() => conn.unsent = 0..0,
                 Ok(sent) => {
-                    peer.unsent.start += sent;
-                    return self.slots.move_to(index, Queue::Write, now);
+                    conn.unsent.start += sent;
+                    return self.slots.move_to(index, WaitReason::Write, now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => return self.settle(registry, index, Outcome::Failed, now),
+                Err(_) => return self.requeue(registry, index, Outcome::Failed, now),
             }
         }
         // What is left of a head goes back to where the rest of it will be read.
-        let received = core::mem::take(&mut peer.received);
-        self.desk.buffers.restore(index, received);
-        let answered = self.desk.counters.answered;
-        let outcome = self.desk.serve(peer, received, false, now);
-        if self.desk.counters.answered != answered {
+        let received = core::mem::take(&mut conn.received);
+        self.driver.buffers.restore(index, received);
+        let answered = self.driver.counters.answered;
+        let outcome = self.driver.serve(conn, received, false, now);
+        if self.driver.counters.answered != answered {
             // Several answers may come within a millisecond; the last is still the last.
-            self.slots.move_to(index, Queue::Idle, now);
+            self.slots.move_to(index, WaitReason::Idle, now);
         }
-        self.settle(registry, index, outcome, now);
+        self.requeue(registry, index, outcome, now);
     }
 
     /// Keeps what a connection left in the shared buffers, and puts it into its queue.
-    fn settle(&mut self, registry: &RegistryOf<L>, index: u16, outcome: Outcome, now: Instant) {
+    fn requeue(&mut self, registry: &RegistryOf<L>, index: u16, outcome: Outcome, now: Instant) {
         let (received, unsent, is_runnable) = match outcome {
             Outcome::Closed => {
                 self.slots.remove(index);
                 return;
             }
             Outcome::Failed => {
-                self.desk.counters.failed += 1;
+                self.driver.counters.failed += 1;
                 self.slots.remove(index);
                 return;
             }
@@ -574,47 +575,47 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             Outcome::Runnable { received } => (received, 0..0, true),
             Outcome::Blocked { received, unsent } => (received, unsent, false),
         };
-        self.desk.buffers.keep(index, received, unsent.clone());
+        self.driver.buffers.keep(index, received, unsent.clone());
         let token = self.token(index);
         let place = self.slots.place(index);
-        let Some(peer) = self.slots.content_mut(index) else {
+        let Some(conn) = self.slots.content_mut(index) else {
             return;
         };
-        peer.received = received;
-        peer.unsent = 0..unsent.len();
+        conn.received = received;
+        conn.unsent = 0..unsent.len();
         if !unsent.is_empty()
-            && !core::mem::replace(&mut peer.is_writing, true)
-            && peer.stream.register_writing(registry, token).is_err()
+            && !core::mem::replace(&mut conn.is_writing, true)
+            && conn.stream.register_writing(registry, token).is_err()
         {
-            return self.settle(registry, index, Outcome::Failed, now);
+            return self.requeue(registry, index, Outcome::Failed, now);
         }
         // For the connection an answer is given once it is written down; who had to be waited for has
         // it only now.
         let answered = match place {
-            Some((Queue::Write, _)) => now,
-            _ => peer.connection.since(),
+            Some((WaitReason::Write, _)) => now,
+            _ => conn.connection.since(),
         };
-        let (queue, since) = match peer.connection.phase() {
-            _ if !unsent.is_empty() => (Queue::Write, now),
-            Phase::Idle => (Queue::Idle, answered),
-            Phase::Head => (Queue::Head, peer.connection.since()),
-            Phase::Body | Phase::Closing => (Queue::Drain, answered),
+        let (queue, since) = match conn.connection.phase() {
+            _ if !unsent.is_empty() => (WaitReason::Write, now),
+            Phase::Idle => (WaitReason::Idle, answered),
+            Phase::Head => (WaitReason::Head, conn.connection.since()),
+            Phase::Body | Phase::Closing => (WaitReason::Drain, answered),
         };
         if is_runnable {
-            self.slots.push_runnable(index);
+            self.slots.push_run_queue(index);
         }
         // Staying where one is does not prolong it.
         if place.is_none_or(|(was, then)| was != queue || then < since) {
             self.slots.move_to(index, queue, since);
         }
         // Empty lines are no request yet.
-        let is_between = queue == Queue::Idle || queue == Queue::Head && received == 0;
+        let is_between = queue == WaitReason::Idle || queue == WaitReason::Head && received == 0;
         if is_between && !is_runnable && self.stops_at.is_some() {
             self.slots.remove(index);
         }
     }
 
-    /// Ends every connection whose time is up. Each queue is ordered by time: only fronts are looked at.
+    /// List every connection whose time is up. Each queue is ordered by time: only fronts are looked at.
     fn expire(&mut self, registry: &RegistryOf<L>, now: Instant) {
         let is_over = self.stops_at.is_some_and(|stops_at| stops_at <= now);
         if is_over {
@@ -624,7 +625,12 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             }
         }
         // Who has been waited for may turn out to be in a head that is overdue as well: that comes later.
-        for queue in [Queue::Write, Queue::Idle, Queue::Head, Queue::Drain] {
+        for queue in [
+            WaitReason::Write,
+            WaitReason::Idle,
+            WaitReason::Head,
+            WaitReason::Drain,
+        ] {
             let time_to_live = self.time_to_live(queue);
             // Each of them once: who is served goes to the back, and where no time is allowed at all
             // its time would be up there again.
@@ -643,12 +649,12 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                         continue;
                     }
                 }
-                self.desk.counters.expired += 1;
-                if let Some(peer) = self.slots.content_mut(index)
-                    && queue == Queue::Head
+                self.driver.counters.expired += 1;
+                if let Some(conn) = self.slots.content_mut(index)
+                    && queue == WaitReason::Head
                 {
-                    self.desk.buffers.restore(index, peer.received);
-                    self.desk.say_late(peer, now);
+                    self.driver.buffers.restore(index, conn.received);
+                    self.driver.send_timeout(conn, now);
                 }
                 self.slots.remove(index);
             }

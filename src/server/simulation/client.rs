@@ -8,7 +8,7 @@ use std::vec::Vec;
 
 use fastrand::Rng;
 
-use super::super::slots::Queue;
+use super::super::slots::WaitReason;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,18 +199,18 @@ impl Client {
 
     /// What a server waits for that has read so many bytes, as far as that can be known out here: it
     /// may have more to answer.
-    pub(super) fn place(&self, read: u64) -> Option<Queue> {
+    pub(super) fn place(&self, read: u64) -> Option<WaitReason> {
         if self.is_last {
-            return Some(Queue::Drain);
+            return Some(WaitReason::Drain);
         }
         let asked = self.requests.partition_point(|(head, _)| *head <= read);
         if self.answers != asked {
             return None;
         }
         Some(match read.cmp(&self.start(read)) {
-            Ordering::Less => Queue::Drain,
-            Ordering::Equal => Queue::Idle,
-            Ordering::Greater => Queue::Head,
+            Ordering::Less => WaitReason::Drain,
+            Ordering::Equal => WaitReason::Idle,
+            Ordering::Greater => WaitReason::Head,
         })
     }
 

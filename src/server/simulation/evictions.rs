@@ -7,7 +7,7 @@ use super::client::Manner;
 use super::sabotage::Sabotage;
 use super::tally::Kind;
 use super::world::{Socket, World};
-use crate::server::slots::Queue;
+use crate::server::slots::WaitReason;
 use crate::time::Instant;
 
 /// The part of a table, as its divisor, that nobody is sent out of who has just come there.
@@ -31,9 +31,9 @@ impl World {
     /// A connection is closed though nothing went wrong.
     pub(super) fn is_closed(&mut self, id: usize) {
         match self.sockets[id].place.queue {
-            Some(Queue::Idle) if self.sockets[id].is_heard() => self.is_closed_between(id),
-            Some(Queue::Idle) => self.is_closed_unheard(id),
-            Some(Queue::Head) => self.is_closed_in_head(id),
+            Some(WaitReason::Idle) if self.sockets[id].is_heard() => self.is_closed_between(id),
+            Some(WaitReason::Idle) => self.is_closed_unheard(id),
+            Some(WaitReason::Head) => self.is_closed_in_head(id),
             _ => {}
         }
     }
@@ -44,7 +44,7 @@ impl World {
         held.filter(|(_, socket)| socket.token.is_some())
     }
 
-    fn count_in(&self, queue: Queue) -> usize {
+    fn count_in(&self, queue: WaitReason) -> usize {
         let members = self.seated();
         members
             .filter(|(_, socket)| socket.place.queue == Some(queue))
@@ -59,7 +59,10 @@ impl World {
     /// An idle one has to go. If it has said something, all that were looked at before it had.
     fn assert_asking(&self, id: usize) {
         let is_first = self.passed_over.first() == Some(&id);
-        let looks = self.count_in(Queue::Idle).div_ceil(2).min(EVICTION_LOOKS);
+        let looks = self
+            .count_in(WaitReason::Idle)
+            .div_ceil(2)
+            .min(EVICTION_LOOKS);
         let have_all_asked = self.passed_over.len() >= looks;
         assert!(
             self.sockets[id].to_server.is_empty() || is_first && have_all_asked,
@@ -87,22 +90,25 @@ impl World {
         if self.is_over() || socket.client.manner == Manner::Garbage {
             return;
         }
-        let idle = self.count_in(Queue::Idle);
+        let idle = self.count_in(WaitReason::Idle);
         let (idle_max, writing) = match self.is_stopping {
             true => (0, 0),
-            false => (self.connections / IDLE_SHARE, self.count_in(Queue::Write)),
+            false => (
+                self.connections / IDLE_SHARE,
+                self.count_in(WaitReason::Write),
+            ),
         };
         assert!(
             idle <= idle_max,
             "{id} has to go in the middle of its head, for {idle} idle"
         );
-        let answered = self.count_in(Queue::Drain) + writing;
+        let answered = self.count_in(WaitReason::Drain) + writing;
         assert!(
             answered == 0,
             "{id} has to go in the middle of its head, and {answered} have their answers"
         );
         let is_first = self.seated().all(|(_, other)| {
-            other.place.queue != Some(Queue::Head)
+            other.place.queue != Some(WaitReason::Head)
                 || other.place.moment >= socket.place.moment
                 || other.is_unsure
                 || socket.is_unsure

@@ -3,7 +3,7 @@
 use std::vec::Vec;
 
 use super::super::ACCEPT_PAUSE;
-use super::super::slots::Queue;
+use super::super::slots::WaitReason;
 use super::Episode;
 use super::client::Manner;
 use super::sockets::SimulatedStream;
@@ -33,7 +33,7 @@ impl Episode<'_> {
         world.begin_turn(accepts_share, self.table.is_paused());
         drop(world);
         self.give_reasons(self.table.overdue(now));
-        self.table.line().collect()
+        self.table.run_queue().collect()
     }
 
     pub(super) fn give_reasons<'s>(&self, streams: impl Iterator<Item = &'s SimulatedStream>) {
@@ -44,7 +44,7 @@ impl Episode<'_> {
     /// Those who waited for another turn are still in front, in their order. As a turn serves its share
     /// of them from the front, nobody waits for more turns than there are such shares before it.
     pub(super) fn assert_line(&self, before: &[u16]) -> Vec<u16> {
-        let line: Vec<u16> = self.table.line().collect();
+        let line: Vec<u16> = self.table.run_queue().collect();
         assert!(
             line.starts_with(before),
             "{before:?} do not come first in {line:?}"
@@ -141,12 +141,12 @@ impl Episode<'_> {
     /// The server asks to be woken when the first time is up, and not later or before.
     pub(super) fn assert_deadline(&self) {
         let world = self.world.borrow();
-        let is_waiting = self.table.line().next().is_some();
+        let is_waiting = self.table.run_queue().next().is_some();
         let is_paused = self.table.is_paused();
         let expected = if is_waiting || !is_paused && world.is_accepting() {
             Some(Instant::ZERO)
         } else {
-            let ends = Queue::ALL.into_iter().filter_map(|queue| {
+            let ends = WaitReason::ALL.into_iter().filter_map(|queue| {
                 let places = self.table.places();
                 let mut members = places.filter(|(_, place, _)| *place == queue);
                 // Who comes when the clock has gone back waits for those in front.
@@ -155,9 +155,9 @@ impl Episode<'_> {
                     false => members.min_by_key(|(.., since)| *since),
                 }?;
                 Some(since.saturating_add(match queue {
-                    Queue::Idle | Queue::Write => self.limits.idle_duration,
-                    Queue::Head => self.limits.head_duration,
-                    Queue::Drain => self.limits.drain_duration,
+                    WaitReason::Idle | WaitReason::Write => self.limits.idle_duration,
+                    WaitReason::Head => self.limits.head_duration,
+                    WaitReason::Drain => self.limits.drain_duration,
                 }))
             });
             let pause = is_paused.then(|| world.refused_at.saturating_add(ACCEPT_PAUSE));

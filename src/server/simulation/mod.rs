@@ -37,8 +37,8 @@ use mio::Token;
 
 use super::ACCEPT_PAUSE;
 use super::buffers::Buffers;
-use super::desk::Desk;
-use super::memory::Lent;
+use super::driver::Driver;
+use super::memory::Managed;
 use super::slots::Slots;
 use super::table::Table;
 use crate::answer::Responder;
@@ -130,9 +130,9 @@ impl<'a> Episode<'a> {
         });
         let response_bytes = responder.response_bytes_max(&limits);
         let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
-        let heads = Lent::Own(std::boxed::Box::new(HeadCache::new()));
-        let desk = Desk::new(responder, limits, buffers, heads);
-        let mut table = Table::new(sockets, Slots::new(connections), desk);
+        let heads = Managed::Own(std::boxed::Box::new(HeadCache::new()));
+        let driver = Driver::new(responder, limits, buffers, heads);
+        let mut table = Table::new(sockets, Slots::new(connections), driver);
         table.register(&(), BASE).unwrap();
         Episode {
             table,
@@ -166,7 +166,7 @@ impl<'a> Episode<'a> {
         // Some are stopped in the midst of it.
         let is_settled = self.world.borrow_mut().rng.bool();
         if is_settled {
-            self.settle();
+            self.requeue();
         }
         self.stop();
         self.outcome.count(self.table.counters());
@@ -400,7 +400,7 @@ impl<'a> Episode<'a> {
     }
 
     /// Everything is well again: everybody is served, in bounded time.
-    fn settle(&mut self) {
+    fn requeue(&mut self) {
         {
             let mut world = self.world.borrow_mut();
             world.shortage = None;

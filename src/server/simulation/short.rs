@@ -12,8 +12,8 @@ use std::vec::Vec;
 use mio::Token;
 
 use super::super::buffers::Buffers;
-use super::super::desk::Desk;
-use super::super::memory::Lent;
+use super::super::driver::Driver;
+use super::super::memory::Managed;
 use super::super::policy::{ACCEPT_FAILURES, Owner};
 use super::super::slots::Slots;
 use super::super::socket::{ListenSocket, StreamSocket};
@@ -193,9 +193,9 @@ impl<'a> Door<'a> {
         listeners[0] = Some(Waiting(waiting.clone(), refusal.clone()));
         let response_bytes = responder.response_bytes_max(&limits);
         let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
-        let heads = Lent::Own(std::boxed::Box::new(HeadCache::new()));
-        let desk = Desk::new(responder, limits, buffers, heads);
-        let mut table = Table::new(listeners, Slots::new(connections), desk);
+        let heads = Managed::Own(std::boxed::Box::new(HeadCache::new()));
+        let driver = Driver::new(responder, limits, buffers, heads);
+        let mut table = Table::new(listeners, Slots::new(connections), driver);
         table.register(&(), Token(0)).unwrap();
         Door {
             table,

@@ -16,7 +16,7 @@ use super::ends::End;
 use super::sabotage::Sabotage;
 use super::tally::{Kind, Tally};
 use crate::limits::Limits;
-use crate::server::slots::Queue;
+use crate::server::slots::WaitReason;
 use crate::time::Instant;
 
 /// Of a first read that fills the buffer, so many bytes are looked at before others have their turn.
@@ -80,7 +80,7 @@ impl Socket {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Place {
     /// Unless that cannot be known.
-    pub(super) queue: Option<Queue>,
+    pub(super) queue: Option<WaitReason>,
     /// It may have come back there with an answer in between.
     answers: usize,
     pub(super) moment: u64,
@@ -411,7 +411,7 @@ impl World {
     fn find_place(&mut self, id: usize) {
         let socket = &self.sockets[id];
         let queue = match (socket.untaken.is_empty(), socket.is_behind) {
-            (false, _) => Some(Queue::Write),
+            (false, _) => Some(WaitReason::Write),
             (true, true) => None,
             (true, false) => socket.client.place(socket.read),
         };

@@ -7,14 +7,14 @@ use mio::Token;
 use super::{TOKEN_MASK, Table};
 use crate::http::Next;
 use crate::limits::LISTENERS_MAX;
-use crate::server::slots::Queue;
+use crate::server::slots::WaitReason;
 use crate::server::socket::ListenSocket;
 use crate::time::Instant;
 
 impl<L: ListenSocket> Table<'_, L> {
     /// Who wants another turn, from the front.
-    pub(in crate::server) fn line(&self) -> impl Iterator<Item = u16> {
-        self.slots.line()
+    pub(in crate::server) fn run_queue(&self) -> impl Iterator<Item = u16> {
+        self.slots.run_queue()
     }
 
     /// Whether the connection of `token` does, if there is one.
@@ -31,14 +31,16 @@ impl<L: ListenSocket> Table<'_, L> {
         let peers = indexes
             .iter()
             .filter_map(|index| self.slots.content(*index));
-        peers.map(|peer| &peer.stream)
+        peers.map(|conn| &conn.stream)
     }
 
     /// Every connection, what it waits for, and since when; each queue from its front.
-    pub(in crate::server) fn places(&self) -> impl Iterator<Item = (&L::Stream, Queue, Instant)> {
-        Queue::ALL.into_iter().flat_map(|queue| {
+    pub(in crate::server) fn places(
+        &self,
+    ) -> impl Iterator<Item = (&L::Stream, WaitReason, Instant)> {
+        WaitReason::ALL.into_iter().flat_map(|queue| {
             let members = self.slots.queued(queue);
-            members.map(move |(_, peer, since)| (&peer.stream, queue, since))
+            members.map(move |(_, conn, since)| (&conn.stream, queue, since))
         })
     }
 
@@ -53,7 +55,7 @@ impl<L: ListenSocket> Table<'_, L> {
 
     /// Whether more connections wait to be accepted than one turn takes.
     pub(in crate::server) fn is_flooded(&self) -> bool {
-        self.desk.is_flooded
+        self.driver.is_flooded
     }
 
     pub(in crate::server) fn is_paused(&self) -> bool {
@@ -65,7 +67,7 @@ impl<L: ListenSocket> Table<'_, L> {
     }
 
     pub(in crate::server) fn streams(&self) -> impl Iterator<Item = &L::Stream> {
-        self.slots.contents().map(|peer| &peer.stream)
+        self.slots.contents().map(|conn| &conn.stream)
     }
 
     /// The queues hold every connection once, in order, none that is overdue, each where it belongs, and
@@ -78,11 +80,11 @@ impl<L: ListenSocket> Table<'_, L> {
         has_gone_back: bool,
     ) {
         self.slots.assert_whole();
-        let buffers = &self.desk.buffers;
+        let buffers = &self.driver.buffers;
         let mut count = 0;
-        for queue in Queue::ALL {
+        for queue in WaitReason::ALL {
             let mut last = Instant::ZERO;
-            for (_, peer, since) in self.slots.queued(queue) {
+            for (_, conn, since) in self.slots.queued(queue) {
                 assert!(
                     since <= latest && (has_gone_back || last <= since),
                     "{queue:?} is out of order"
@@ -92,10 +94,14 @@ impl<L: ListenSocket> Table<'_, L> {
                     has_gone_back || expires > now || now == expires && now.as_millis() == u64::MAX,
                     "overdue"
                 );
-                assert_eq!(queue == Queue::Write, !peer.unsent.is_empty(), "{queue:?}");
-                buffers.assert_room(self.slots.count(), peer.received, peer.unsent.end);
+                assert_eq!(
+                    queue == WaitReason::Write,
+                    !conn.unsent.is_empty(),
+                    "{queue:?}"
+                );
+                buffers.assert_room(self.slots.count(), conn.received, conn.unsent.end);
                 assert!(
-                    peer.received < buffers.head_bytes() || peer.after != Next::Read,
+                    conn.received < buffers.head_bytes() || conn.after != Next::Read,
                     "a connection waits with a full buffer"
                 );
                 last = since;

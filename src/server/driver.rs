@@ -8,7 +8,7 @@ use std::io;
 
 use super::Counters;
 use super::buffers::Buffers;
-use super::memory::Lent;
+use super::memory::Managed;
 use super::policy::Owner;
 use super::socket::StreamSocket;
 use crate::answer::Responder;
@@ -27,7 +27,7 @@ const READS_PER_TURN: usize = 4;
 const FIRST_BYTES: usize = 512;
 
 /// One connection.
-pub struct Peer<S> {
+pub struct Conn<S> {
     pub(super) stream: S,
     pub(super) connection: Connection,
     /// Bytes of an unfinished head in the connection's own buffer.
@@ -38,16 +38,16 @@ pub struct Peer<S> {
     pub(super) after: Next,
     /// Registered for writing too: it was not taking its answers once.
     pub(super) is_writing: bool,
-    /// The peer has ended its side; the bytes before its end may not all have been read.
+    /// The conn has ended its side; the bytes before its end may not all have been read.
     pub(super) has_ended: bool,
     /// Which process made it, where the kernel says so; asked once it stays.
     pub(super) owner: Option<Owner>,
 }
 
-impl<S> Peer<S> {
+impl<S> Conn<S> {
     /// One that was just accepted.
     pub(super) fn new(stream: S, now: Instant) -> Self {
-        Peer {
+        Conn {
             stream,
             connection: Connection::new(now),
             received: 0,
@@ -70,7 +70,7 @@ pub(super) enum Outcome {
     Waiting { received: usize },
     /// Not drained; wants another turn.
     Runnable { received: usize },
-    /// The peer does not take its answers: these bytes of `tx` are to be kept as well.
+    /// The conn does not take its answers: these bytes of `tx` are to be kept as well.
     Blocked {
         received: usize,
         unsent: Range<usize>,
@@ -78,7 +78,7 @@ pub(super) enum Outcome {
 }
 
 /// Where connections are served, one at a time: what every answer needs.
-pub(super) struct Desk<'a> {
+pub(super) struct Driver<'a> {
     pub(super) responder: Responder<'a>,
     pub(super) limits: Limits,
     pub(super) date: Option<Date>,
@@ -86,19 +86,19 @@ pub(super) struct Desk<'a> {
     /// More connections wait to be accepted than one turn takes.
     pub(super) is_flooded: bool,
     /// Not here itself: a server is moved a few times before it runs, and stacks are small.
-    pub(super) heads: Lent<'a, HeadCache>,
+    pub(super) heads: Managed<'a, HeadCache>,
     pub(super) buffers: Buffers<'a>,
     pub(super) counters: Counters,
 }
 
-impl<'a> Desk<'a> {
+impl<'a> Driver<'a> {
     pub(super) fn new(
         responder: Responder<'a>,
         limits: Limits,
         buffers: Buffers<'a>,
-        heads: Lent<'a, HeadCache>,
+        heads: Managed<'a, HeadCache>,
     ) -> Self {
-        Desk {
+        Driver {
             responder,
             limits,
             date: None,
@@ -114,18 +114,18 @@ impl<'a> Desk<'a> {
     /// The first `filled` bytes of `rx` are left from before.
     pub(super) fn serve<S: StreamSocket>(
         &mut self,
-        peer: &mut Peer<S>,
+        conn: &mut Conn<S>,
         mut filled: usize,
         is_new: bool,
         now: Instant,
     ) -> Outcome {
         // Answers that were blocked, or more than a share, leave something to do before more is read.
         let mut is_behind = false;
-        match core::mem::replace(&mut peer.after, Next::Read) {
+        match core::mem::replace(&mut conn.after, Next::Read) {
             Next::Read => {}
             Next::Write => is_behind = true,
             Next::Close { lingers } => {
-                peer.stream.shutdown();
+                conn.stream.shutdown();
                 if !lingers {
                     return Outcome::Closed;
                 }
@@ -141,13 +141,13 @@ impl<'a> Desk<'a> {
                 let room = rx.get_mut(filled..).unwrap_or_default();
                 let size = room.len();
                 debug_assert!(size > 0, "a connection waits with a full buffer");
-                match peer.stream.read(room) {
-                    Ok(0) => return self.read_end(peer, filled, now),
+                match conn.stream.read(room) {
+                    Ok(0) => return self.read_end(conn, filled, now),
                     Ok(read) => {
                         // A short read took all there was; but behind an end there is still the end.
                         is_short = read < size;
                         is_full = !is_short;
-                        is_drained = is_short && !peer.has_ended;
+                        is_drained = is_short && !conn.has_ended;
                         filled += read;
                         if is_new && (!is_short || self.is_flooded) {
                             share = FIRST_BYTES;
@@ -159,12 +159,12 @@ impl<'a> Desk<'a> {
                     Err(_) => return Outcome::Failed,
                 }
             }
-            if let Some(outcome) = self.answer(peer, &mut filled, share, is_short, now) {
+            if let Some(outcome) = self.answer(conn, &mut filled, share, is_short, now) {
                 return outcome;
             }
             // In the midst of a request a short read may have ended at a mark in the stream (urgent data of
             // TCP, a message's descriptors or credentials on a Unix socket), and nobody tells of the rest.
-            if is_drained && peer.connection.phase() == Phase::Idle {
+            if is_drained && conn.connection.phase() == Phase::Idle {
                 return Outcome::Waiting { received: filled };
             }
             if is_full {
@@ -179,7 +179,7 @@ impl<'a> Desk<'a> {
     /// read has shown that no more had come.
     fn answer<S: StreamSocket>(
         &mut self,
-        peer: &mut Peer<S>,
+        conn: &mut Conn<S>,
         filled: &mut usize,
         share: usize,
         is_short: bool,
@@ -191,11 +191,11 @@ impl<'a> Desk<'a> {
             limits: &self.limits,
             is_last: self.is_last,
         };
-        let was_closing = peer.connection.phase() == Phase::Closing;
+        let was_closing = conn.connection.phase() == Phase::Closing;
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..share.min(*filled)).unwrap_or_default();
         let responder = &self.responder;
-        let progress = peer.connection.receive_cached(
+        let progress = conn.connection.receive_cached(
             &context,
             &mut self.heads,
             rx,
@@ -203,19 +203,19 @@ impl<'a> Desk<'a> {
             &mut |request, writer| responder.respond(now, request, writer),
         );
         let received = *filled - progress.consumed;
-        let outcome = match send(&mut self.counters, tx, peer, &progress) {
+        let outcome = match send(&mut self.counters, tx, conn, &progress) {
             Ok(unsent) if !unsent.is_empty() => Some(Outcome::Blocked { received, unsent }),
             Err(_) => Some(Outcome::Failed),
             Ok(_) => match progress.next {
                 Next::Read if share >= *filled => None,
                 Next::Read | Next::Write => {
-                    peer.after = Next::Write;
+                    conn.after = Next::Write;
                     Some(Outcome::Runnable { received })
                 }
                 Next::Close { .. } if was_closing => None,
                 // The connection knows of no more than it was shown.
                 Next::Close { lingers } => {
-                    peer.stream.shutdown();
+                    conn.stream.shutdown();
                     (is_short && !lingers).then_some(Outcome::Closed)
                 }
             },
@@ -225,10 +225,10 @@ impl<'a> Desk<'a> {
         outcome
     }
 
-    /// The peer has ended its side.
+    /// The conn has ended its side.
     fn read_end<S: StreamSocket>(
         &mut self,
-        peer: &mut Peer<S>,
+        conn: &mut Conn<S>,
         filled: usize,
         now: Instant,
     ) -> Outcome {
@@ -240,14 +240,14 @@ impl<'a> Desk<'a> {
         };
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..filled).unwrap_or_default();
-        let progress = peer.connection.receive_end(&context, rx, tx);
-        // What the peer does not take now it does not get: it has left.
-        let _ = send(&mut self.counters, tx, peer, &progress);
+        let progress = conn.connection.receive_end(&context, rx, tx);
+        // What the conn does not take now it does not get: it has left.
+        let _ = send(&mut self.counters, tx, conn, &progress);
         Outcome::Closed
     }
 
-    /// The peer has not finished its head in time; what came of it is in `rx`.
-    pub(super) fn say_late<S: StreamSocket>(&mut self, peer: &mut Peer<S>, now: Instant) {
+    /// The conn has not finished its head in time; what came of it is in `rx`.
+    pub(super) fn send_timeout<S: StreamSocket>(&mut self, conn: &mut Conn<S>, now: Instant) {
         let context = Context {
             now,
             date: self.date.as_ref(),
@@ -255,18 +255,18 @@ impl<'a> Desk<'a> {
             is_last: true,
         };
         let (rx, tx) = self.buffers.shared();
-        let rx = rx.get(..peer.received).unwrap_or_default();
-        let progress = peer.connection.expire(&context, rx, tx);
-        let _ = send(&mut self.counters, tx, peer, &progress);
-        peer.stream.shutdown();
+        let rx = rx.get(..conn.received).unwrap_or_default();
+        let progress = conn.connection.expire(&context, rx, tx);
+        let _ = send(&mut self.counters, tx, conn, &progress);
+        conn.stream.shutdown();
     }
 }
 
-/// Counts and sends what a connection wrote; returns the part of `tx` that the peer did not take.
+/// Counts and sends what a connection wrote; returns the part of `tx` that the conn did not take.
 fn send<S: StreamSocket>(
     counters: &mut Counters,
     tx: &[u8],
-    peer: &mut Peer<S>,
+    conn: &mut Conn<S>,
     progress: &Progress,
 ) -> io::Result<Range<usize>> {
     counters.answered += u64::from(progress.answered);
@@ -275,7 +275,7 @@ fn send<S: StreamSocket>(
     if bytes.is_empty() {
         return Ok(0..0);
     }
-    let sent = match peer
+    let sent = match conn
         .stream
         .send(bytes, matches!(progress.next, Next::Close { .. }))
     {
@@ -284,7 +284,7 @@ fn send<S: StreamSocket>(
         Err(error) => return Err(error),
     };
     if sent < bytes.len() {
-        peer.after = match progress.next {
+        conn.after = match progress.next {
             // There may be whole requests left behind these answers, or not: it costs one look.
             Next::Read | Next::Write => Next::Write,
             // Nor is it known what comes while the answer waits.
