@@ -1,9 +1,10 @@
-//! The door on a thread of its own, beside a program that does something else: it waits for lines on
-//! its standard input, and each is a heartbeat. At the end of the input it stops the door and leaves.
+//! A health server on a thread of its own. The main thread reads lines from standard input, and each line
+//! is a heartbeat of the check `lines`, which fails until the first line and when the last one is older
+//! than 30 s. At the end of the input (Ctrl-D) the program stops the server and ends.
 //!
-//! `cargo run --example spawn [ADDRESS]`, then `curl localhost:10248/healthz?verbose`.
+//! `cargo run --example spawn [ADDRESS]`, then `curl 'localhost:10248/healthz?verbose'`.
 //!
-//! Lines marked `yours` would be there without the door; the others are what it costs.
+//! Lines marked `yours` would be there without healthz; all others are what healthz needs.
 
 use healthz::server::{Address, Config, Listeners, Server, now, spawn};
 use healthz::{Check, Endpoint, Responder};
@@ -18,13 +19,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut listeners = Listeners::new();
     listeners.bind(&address)?;
     let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
-    let door = spawn(server)?;
+    let handle = spawn(server)?;
     for line in std::io::stdin().lines() {
         println!("{} bytes", line?.len()); // yours
         LINES.beat(now());
     }
-    door.stop();
-    let counters = door.join()?;
+    handle.stop();
+    let counters = handle.join()?;
     println!("{} requests answered", counters.answered); // yours
     Ok(()) // yours
 }
