@@ -56,7 +56,7 @@ struct Case {
 
 const OK: &str = "HTTP/1.1 200 OK\r\n";
 
-/// What is answered, and how that is told apart from anything else.
+/// The measured requests, with the beginning and the end of the expected responses.
 const CASES: [Case; 12] = [
     Case {
         name: "keep-alive",

@@ -72,12 +72,12 @@ static void echo(int *client)
 
 /* Creates and starts the health server. NULL after an error, which it prints. */
 static struct healthz *start_health_server(const char *address) /* healthz */
-{ /* healthz */
+{
 	struct healthz *server; /* healthz */
 	if (healthz_create(NULL, &server)) { /* healthz */
 		failed("cannot create the health server", "not enough memory"); /* healthz */
 		return NULL; /* healthz */
-	} /* healthz */
+	}
 	if (healthz_add_ping(server) || /* healthz */
 	    healthz_add_heartbeat(server, "work", LIMIT_MS, 0, &work) || /* healthz */
 	    healthz_add_check(server, "manual", 0, &manual) || /* healthz */
@@ -86,18 +86,18 @@ static struct healthz *start_health_server(const char *address) /* healthz */
 		failed("cannot start the health server", healthz_error(server)); /* healthz */
 		healthz_destroy(server); /* healthz */
 		return NULL; /* healthz */
-	} /* healthz */
+	}
 	healthz_pass(manual); /* healthz */
 	printf("health on port %d\n", healthz_port(server)); /* healthz */
 	return server; /* healthz */
-} /* healthz */
+}
 
 /* How long poll(2) may wait: the loop must also wake up to beat. */
 static int wait_ms(struct healthz *server) /* healthz */
-{ /* healthz */
+{
 	int timeout = healthz_timeout(server); /* healthz */
 	return timeout < 0 || timeout > LIMIT_MS / 3 ? LIMIT_MS / 3 : timeout; /* healthz */
-} /* healthz */
+}
 
 int main(int argc, char **argv)
 {
