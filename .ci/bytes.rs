@@ -1,7 +1,8 @@
-//! All that is between bytes and an answer, and nothing else. `.ci/panics` reads what the compiler makes
-//! of it; to run it is of no use.
+//! The code from received bytes to a response, and nothing else. `.ci/panics` compiles it and searches the
+//! result for panics; running it has no purpose.
 //!
-//! Arguments come out of `black_box`, so that no branch is left out because of what is known here.
+//! All arguments pass through `black_box`, so that the compiler cannot remove branches because of their
+//! values here.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -35,15 +36,15 @@ fn receive(
     (progress, connection.deadline(context.limits))
 }
 
-/// The Date of those answers, once a second.
+/// The Date header, formatted once a second.
 #[inline(never)]
 fn date(seconds: u64) -> Date {
     Date::from_unix_seconds(seconds)
 }
 
-/// What others tell the checks meanwhile.
+/// Updates of a check by the program.
 #[inline(never)]
-fn tell(check: &Check, now: Instant, reason: &str) {
+fn update(check: &Check, now: Instant, reason: &str) {
     check.pass();
     check.fail(reason);
     check.beat(now);
@@ -51,10 +52,10 @@ fn tell(check: &Check, now: Instant, reason: &str) {
     check.begin_shutdown();
 }
 
-/// The panic that has to be found. `.ci/panics` lists it.
+/// A panic that `.ci/panics` must find; otherwise it would find none.
 #[inline(never)]
 fn canary(bytes: &[u8], at: usize) -> u8 {
-    #[expect(clippy::indexing_slicing, reason = "it is the canary")]
+    #[expect(clippy::indexing_slicing, reason = "the panic is planted")]
     bytes[at]
 }
 
@@ -74,7 +75,7 @@ fn main() {
         is_last: black_box(false),
     };
     let responder = Responder::new(black_box(&ENDPOINTS)).allow_hosts(black_box(&["host"]));
-    tell(black_box(&WORK), now, black_box("reason"));
+    update(black_box(&WORK), now, black_box("reason"));
     let (mut cache, mut tx) = (HeadCache::new(), [0; 4096]);
     let rx = black_box(&b"GET /healthz HTTP/1.1\r\nHost: host\r\n\r\n"[..]);
     for cache in [None, Some(black_box(&mut cache))] {

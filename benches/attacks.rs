@@ -27,14 +27,14 @@
 mod attack;
 #[path = "support/crowd.rs"]
 mod crowd;
-#[path = "support/door.rs"]
-mod door;
 #[path = "support/flood.rs"]
 mod flood;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/server.rs"]
+mod server;
 mod support;
 #[path = "support/table.rs"]
 mod table;
@@ -43,18 +43,18 @@ use std::time::Duration;
 
 use attack::Attack;
 use crowd::Crowd;
-use door::{Door, Setup};
 use flood::Flood;
-use load::{Mode, Plan, Right, Tally, Wait};
+use load::{Expected, Mode, Plan, Results, Wait};
+use server::{ServerProcess, Setup};
 use support::{Checksum, thousands};
 use table::Table;
 
 /// Probes a second: the 1,000 take 5 s.
 const RATE: u32 = 200;
 /// A kubelet waits for a second; who comes later than this was not answered.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// Of a small run, which is no measurement.
-const PATIENCE_SMALL: Duration = Duration::from_secs(30);
+const TIMEOUT_SMALL: Duration = Duration::from_secs(30);
 /// The goal.
 const P99_MAX: Duration = Duration::from_millis(20);
 /// See [`Sizes::again`]. Half as many newcomers a second as there are attackers, if the server can take
@@ -85,7 +85,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["--child", "serve", connections, checks] => door::serve(connections, checks),
+        ["--child", "serve", connections, checks] => server::serve(connections, checks),
         ["--child", "attack", name, address, count, again] => {
             crowd::serve(name, address, count, again);
         }
@@ -156,31 +156,31 @@ fn beside(
     checksum: &mut Checksum,
     wrong: &mut Vec<String>,
 ) -> [String; 9] {
-    let mut door = Door::start(Setup {
+    let mut server = ServerProcess::start(Setup {
         connections: sizes.table,
         ..Setup::KUBELET
     });
     let dropped = process::listen_drops();
     let mut crowd =
-        attack.map(|attack| Crowd::start(attack, door.address, sizes.attackers, sizes.again));
+        attack.map(|attack| Crowd::start(attack, server.address, sizes.attackers, sizes.again));
     let what = attack.map_or("none", Attack::description);
-    let waited = process::waited(door.id());
+    let waited = process::waited(server.id());
     let made_before = crowd.as_mut().map_or(0, Crowd::made);
-    let mut tally = Tally::new();
+    let mut results = Results::new();
     // No probe is under way when the check fails: each one has to know it, or not.
-    probe(&door, Right::Ok, what, sizes, &mut tally);
-    let right = Right::Failing(door.fail());
-    probe(&door, right, what, sizes, &mut tally);
-    let waited = process::waited(door.id()) - waited;
+    probe(&server, Expected::Ok, what, sizes, &mut results);
+    let expected = Expected::Failing(server.fail());
+    probe(&server, expected, what, sizes, &mut results);
+    let waited = process::waited(server.id()) - waited;
     let made = crowd.as_mut().map_or(0, Crowd::stop);
     let dropped = process::listen_drops() - dropped;
-    let counted = door.stop();
+    let counted = server.stop();
     // No more than had come by then can have been thrown out before.
     let evicted_beside = counted.evicted.saturating_sub(made_before);
     let mut complain = |text: String| wrong.push(format!("{what}: {text}"));
-    let (unanswered, p99) = (tally.unanswered(), tally.ms(0.99));
-    if unanswered > 0 || tally.unclosed > 0 {
-        let (reset, lost) = (tally.unclosed, &tally.lost);
+    let (unanswered, p99) = (results.unanswered(), results.ms(0.99));
+    if unanswered > 0 || results.unclosed > 0 {
+        let (reset, lost) = (results.unclosed, &results.lost);
         complain(format!(
             "{unanswered} probes unanswered, {reset} not closed in order: {lost:?}"
         ));
@@ -190,7 +190,7 @@ fn beside(
         complain(format!("a p99 of {p99:.2} ms"));
     }
     if is_slow || unanswered > 0 {
-        let late = tally.late.value_at_quantile(0.99) as f64 / 1e6;
+        let late = results.late.value_at_quantile(0.99) as f64 / 1e6;
         complain(format!(
             "the server waited {:.1} s for a CPU; the client's p99 of being late was {late:.1} ms; \
              {dropped} packets found a listener's queue full",
@@ -198,7 +198,7 @@ fn beside(
         ));
     }
     if let Some(attack) = attack {
-        let all = made - attack.unseen(made) + tally.answered;
+        let all = made - attack.unseen(made) + results.answered;
         // Who found the queue full believes to be connected, and may be gone before the kernel agrees.
         if made < sizes.attackers as u64 || counted.accepted + dropped < all {
             let accepted = counted.accepted;
@@ -213,8 +213,8 @@ fn beside(
             ));
         }
     }
-    checksum.add(tally.checksum.to_string().as_bytes());
-    row(what, [made, counted.evicted, evicted_beside], &tally)
+    checksum.add(results.checksum.to_string().as_bytes());
+    row(what, [made, counted.evicted, evicted_beside], &results)
 }
 
 /// Probes a server whose table is flooded with new connections at full speed.
@@ -260,10 +260,10 @@ fn flooded(sizes: &Sizes, only: Option<&str>, wrong: &mut Vec<String>) {
                     false => FLOOD_PROBES_SMALL,
                 },
                 rate: support::option("--rate").unwrap_or(FLOOD_RATE),
-                patience: if sizes.is_full {
-                    PATIENCE
+                timeout: if sizes.is_full {
+                    TIMEOUT
                 } else {
-                    PATIENCE_SMALL
+                    TIMEOUT_SMALL
                 },
             });
             if sizes.is_full && outcome.missed > *missed_max {
@@ -296,35 +296,41 @@ fn flooded(sizes: &Sizes, only: Option<&str>, wrong: &mut Vec<String>) {
 }
 
 /// Half of the probes.
-fn probe(door: &Door, right: Right, what: &str, sizes: &Sizes, tally: &mut Tally) {
+fn probe(
+    server: &ServerProcess,
+    expected: Expected,
+    what: &str,
+    sizes: &Sizes,
+    results: &mut Results,
+) {
     let plan = Plan {
-        address: door.address,
+        address: server.address,
         mode: Mode::Close,
         wait: Wait::Sleep,
         rate: RATE,
         count: sizes.probes / 2,
-        patience: if sizes.is_full {
-            PATIENCE
+        timeout: if sizes.is_full {
+            TIMEOUT
         } else {
-            PATIENCE_SMALL
+            TIMEOUT_SMALL
         },
-        right,
+        expected,
     };
     match load::run(&plan) {
-        Ok(half) => tally.add(&half),
+        Ok(half) => results.add(&half),
         Err(error) => panic!("{what}: {error}"),
     }
 }
 
-fn row(what: &str, [made, evicted, beside]: [u64; 3], tally: &Tally) -> [String; 9] {
-    let ms = |quantile| format!("{:.2}", tally.ms(quantile));
-    let is_quick = tally.ms(0.99) < P99_MAX.as_secs_f64() * 1000.0;
+fn row(what: &str, [made, evicted, beside]: [u64; 3], results: &Results) -> [String; 9] {
+    let ms = |quantile| format!("{:.2}", results.ms(quantile));
+    let is_quick = results.ms(0.99) < P99_MAX.as_secs_f64() * 1000.0;
     [
         what.into(),
         thousands(made),
         thousands(evicted),
         thousands(beside),
-        tally.unanswered().to_string(),
+        results.unanswered().to_string(),
         ms(0.5),
         ms(0.99),
         ms(1.0),

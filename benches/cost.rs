@@ -1,13 +1,13 @@
-//! What a probe costs the node: the server's time on a CPU, the kernel's work included, beside others:
+//! CPU time of the server per probe, including the kernel's work, compared with other servers:
 //! `cargo bench --bench cost`.
 //!
-//! The others are a plain epoll loop that knows no HTTP (the floor of `latency`), and where they are
-//! installed, nginx with one worker and a canned answer, and Go's `net/http` with the checks and the
-//! text of Kubernetes (`benches/peers/go`). All take turns in one run. Probes come on a fixed
-//! schedule, the same for all, so a slower server is not asked less. Times are those of the machine;
-//! what holds elsewhere is the ratio within a round.
+//! The other servers are an epoll loop that sends a fixed response and parses no HTTP (the baseline of
+//! `latency`) and, if installed, nginx with one worker and a fixed response, and Go's `net/http` with the
+//! checks and texts of Kubernetes (`benches/peers/go`). They take turns in one run. Probes follow a fixed
+//! schedule, so a slow server gets as many as a fast one. Times depend on the machine; the ratio within a
+//! round is what can be compared.
 //!
-//! `-- --seconds 0.5 --rounds 31` change how much is done.
+//! `-- --seconds 0.5 --rounds 31` set the length of a round and the number of rounds.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -15,29 +15,29 @@
     reason = "a bench fails by panicking"
 )]
 
+#[path = "support/compared.rs"]
+mod compared;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/process.rs"]
 mod process;
-#[path = "support/servers.rs"]
-mod servers;
 mod support;
 #[path = "support/table.rs"]
 mod table;
 
+use compared::Program;
 use load::{Mode, Wait};
-use servers::Program;
 use support::{Checksum, thousands};
 use table::{Table, number};
 
-/// One way to probe.
+/// A way to send probes.
 struct Load {
     name: &'static str,
     mode: Mode,
-    /// Probes a second: as many as leave every server idle some of the time.
+    /// Probes per second, few enough that every server is idle some of the time.
     rate: u32,
     wait: Wait,
-    /// Whether the client is on the server's CPU, as on a node with one.
+    /// True if the client runs on the server's CPU, as on a node with one CPU.
     is_shared: bool,
 }
 
@@ -50,7 +50,7 @@ const LOADS: [Load; 4] = [
         is_shared: false,
     },
     Load {
-        name: "one connection a probe",
+        name: "one connection per probe",
         mode: Mode::Close,
         rate: 8_000,
         wait: Wait::Spin,
@@ -64,7 +64,7 @@ const LOADS: [Load; 4] = [
         is_shared: true,
     },
     Load {
-        name: "one connection a probe, client on the same CPU",
+        name: "one connection per probe, client on the same CPU",
         mode: Mode::Close,
         rate: 4_000,
         wait: Wait::Sleep,
@@ -74,8 +74,8 @@ const LOADS: [Load; 4] = [
 
 fn main() {
     match std::env::args().nth(1).as_deref() {
-        Some("serve-healthz") => servers::serve_healthz(),
-        Some("serve-floor") => servers::serve_floor(None).unwrap(),
+        Some("serve-healthz") => compared::serve_healthz(),
+        Some("serve-baseline") => compared::serve_baseline(None).unwrap(),
         _ => measure(),
     }
 }
@@ -87,25 +87,25 @@ fn measure() {
     println!("{}", support::environment());
     let mut programs = vec![
         ("healthz", Program::start("serve-healthz")),
-        ("epoll loop", Program::start("serve-floor")),
+        ("epoll loop", Program::start("serve-baseline")),
     ];
     if is_full {
         programs.extend(Program::nginx().map(|nginx| ("nginx", nginx)));
         programs.extend(Program::go().map(|go| ("Go net/http", go)));
     }
     println!(
-        "server's µs on a CPU a probe, its kernel's work included; {rounds} rounds of {seconds} s each;\n\
-         ratio: over the epoll loop within a round, median and quartiles\n"
+        "CPU time of the server per probe, in µs, including the kernel; {rounds} rounds of {seconds} s each;\n\
+         ratio: to the epoll loop in the same round, median and quartiles\n"
     );
     let cpus = support::cpus();
     let mut checksum = Checksum::EMPTY;
-    let mut answers = 0;
+    let mut responses = 0;
     for load in &LOADS {
         let (Some(&first), Some(&last)) = (cpus.first(), cpus.last()) else {
-            panic!("no CPU");
+            panic!("cannot read the list of CPUs from /proc/self/status");
         };
         if first == last && !load.is_shared {
-            println!("{}: left out, there is one CPU\n", load.name);
+            println!("{}: skipped, needs two CPUs\n", load.name);
             continue;
         }
         support::pin(
@@ -115,14 +115,14 @@ fn measure() {
         let mut costs = vec![Vec::new(); programs.len()];
         for round in 0..rounds {
             for turn in 0..programs.len() {
-                // Who is first changes from round to round.
-                let who = (round + turn) % programs.len();
-                let program = &mut programs[who].1;
+                // Each round begins with another server.
+                let index = (round + turn) % programs.len();
+                let program = &mut programs[index].1;
                 program.pin(first);
-                let (tally, time) = program.cost(load.mode, load.rate, seconds, load.wait);
-                costs[who].push(time.as_nanos() as f64 / 1000.0 / tally.asked as f64);
-                answers += tally.answered;
-                checksum.add(tally.checksum.to_string().as_bytes());
+                let (results, time) = program.cost(load.mode, load.rate, seconds, load.wait);
+                costs[index].push(time.as_nanos() as f64 / 1000.0 / results.sent as f64);
+                responses += results.answered;
+                checksum.add(results.checksum.to_string().as_bytes());
             }
         }
         print(load, &programs, &costs);
@@ -131,22 +131,26 @@ fn measure() {
         program.stop();
     }
     println!(
-        "{} answers, every one right; checksum {checksum}",
-        thousands(answers)
+        "{} responses, all correct; checksum {checksum}",
+        thousands(responses)
     );
     if !is_full {
-        println!("small run: it shows that the bench works, its figures mean nothing");
+        println!("small run: it shows that the bench works; its figures mean nothing");
     }
 }
 
 fn print(load: &Load, programs: &[(&'static str, Program)], costs: &[Vec<f64>]) {
-    println!("{}, {} a second\n", load.name, thousands(load.rate.into()));
-    let mut table = Table::new(&["server", "µs a probe", "ratio", "quartiles"]);
+    println!(
+        "{}, {} probes per second\n",
+        load.name,
+        thousands(load.rate.into())
+    );
+    let mut table = Table::new(&["server", "µs per probe", "ratio", "quartiles"]);
     for ((name, _), own) in programs.iter().zip(costs) {
         let mut ratios: Vec<f64> = own
             .iter()
             .zip(&costs[1])
-            .map(|(own, floor)| own / floor)
+            .map(|(own, baseline)| own / baseline)
             .collect();
         let [median, low, high] = quartiles(&mut ratios);
         table.row([
@@ -159,7 +163,7 @@ fn print(load: &Load, programs: &[(&'static str, Program)], costs: &[Vec<f64>]) 
     table.print();
 }
 
-/// Sorts them. The median first.
+/// Sorts the values. Returns the median and the quartiles.
 fn quartiles(values: &mut [f64]) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     [2, 1, 3].map(|quarter| values[values.len() * quarter / 4])

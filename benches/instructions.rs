@@ -1,16 +1,14 @@
-//! Instructions and system calls of a request, which do not depend on how busy the machine is:
+//! Instructions and system calls per request, which do not depend on how busy the machine is:
 //! `cargo bench --bench instructions`.
 //!
-//! `Connection` is measured from bytes to bytes. The server gives it a memory of heads, so there are
-//! two figures with it, for a prober that sends the same head every time and for one whose heads
-//! change, which is the dearest; and one without it. The whole server is measured in a process of its
-//! own, with one client. Each figure is the difference of two runs that differ in the number of
-//! requests, divided by it. Instructions are those of user space; what the kernel does for a system
-//! call is not among them.
+//! `Connection` alone is measured from received bytes to response bytes: with the cache of request heads
+//! for a client that repeats its head (`same`) and for one whose heads change (`changing`, the most expensive
+//! case), and without the cache (`alone`). The whole server is measured in a separate process with one client.
+//! Each figure is the difference of two runs that differ in the number of requests, divided by that
+//! difference. Only instructions in user space are counted.
 //!
-//! `-- --json` prints a JSON object a line instead: what `.ci/guard` compares with `limits.toml`.
-//! Needs valgrind and strace, and says so. Under `cargo test --benches` it needs neither: each request
-//! is answered once.
+//! `-- --json` prints one JSON object per line instead; `.ci/guard` compares them with `limits.toml`. Needs
+//! valgrind and strace. Under `cargo test --benches` it needs neither, and each request is answered once.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -21,8 +19,8 @@
 
 #[path = "support/count.rs"]
 mod count;
-#[path = "support/door.rs"]
-mod door;
+#[path = "support/server.rs"]
+mod server;
 mod support;
 #[path = "support/table.rs"]
 mod table;
@@ -33,20 +31,20 @@ use healthz::http::{Connection, Context, Date, HeadCache, Next, Request, Writer}
 use healthz::{Check, Endpoint, Instant, Limits, Responder};
 
 use count::Counter;
-use door::{Client, Door, Heads, Setup};
+use server::{Client, Heads, ServerProcess, Setup};
 use support::Checksum;
 use table::{Table, known};
 
 /// Requests in the shorter and in the longer run without a server.
 const RUNS: [u64; 2] = [100, 2100];
-/// So many checks tell what one costs.
+/// The number of checks with which the cost of one check is measured.
 const CHECKS_MANY: usize = 1000;
 
 const NOW: Instant = Instant::from_millis(1_000);
-/// Some day, so that answers are the same every day.
+/// A fixed date, so that responses do not change from day to day.
 const UNIX_SECONDS: u64 = 1_700_000_000;
 
-/// Bytes that come at once, and how the answer to them begins and ends.
+/// Bytes that arrive together, and how the response to them begins and ends.
 struct Case {
     name: &'static str,
     what: &'static str,
@@ -58,12 +56,12 @@ struct Case {
 
 const OK: &str = "HTTP/1.1 200 OK\r\n";
 
-/// What is answered, and how that is told apart from anything else.
+/// The measured requests, with the beginning and the end of the expected responses.
 const CASES: [Case; 12] = [
     Case {
         name: "keep-alive",
         what: "GET /healthz, Host alone: the kubelet and most probers",
-        bytes: door::REQUEST,
+        bytes: server::REQUEST,
         requests: 1,
         begins: OK,
         ends: "\r\n\r\nok",
@@ -71,7 +69,7 @@ const CASES: [Case; 12] = [
     Case {
         name: "close",
         what: "the same, Connection: close",
-        bytes: door::REQUEST_CLOSE,
+        bytes: server::REQUEST_CLOSE,
         requests: 1,
         begins: OK,
         ends: "\r\nConnection: close\r\n\r\nok",
@@ -142,7 +140,7 @@ const CASES: [Case; 12] = [
     },
     Case {
         name: "pipelined",
-        what: "GET /healthz, 10 at once, each",
+        what: "GET /healthz, 10 pipelined, per request",
         bytes: b"GET /healthz HTTP/1.1\r\nHost: localhost:10248\r\n\r\n\
             GET /healthz HTTP/1.1\r\nHost: localhost:10248\r\n\r\n\
             GET /healthz HTTP/1.1\r\nHost: localhost:10248\r\n\r\n\
@@ -167,14 +165,14 @@ const CASES: [Case; 12] = [
     },
 ];
 
-/// What becomes of heads that come again.
+/// Whether request heads repeat, and whether there is a cache for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
-    /// Their meaning is remembered.
+    /// All heads are equal, and cached.
     Same,
-    /// It would be, but every head differs from the one before in its place.
+    /// There is a cache, but each head differs from the one that it replaces there.
     Changing,
-    /// There is no memory of heads.
+    /// There is no cache.
     Alone,
 }
 
@@ -194,12 +192,12 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["--child", "serve", connections, checks] => door::serve(connections, checks),
+        ["--child", "serve", connections, checks] => server::serve(connections, checks),
         ["--child", name, how, checks, count] => {
             let how = How::ALL.into_iter().find(|one| one.name() == how).unwrap();
             let case = CASES.iter().find(|case| case.name == name).unwrap();
             let answers = repeat(case, how, checks.parse().unwrap(), count.parse().unwrap());
-            println!("{}", case.checked(&answers));
+            println!("{}", case.check(&answers));
         }
         _ if support::is_full() => measure(),
         _ => small(),
@@ -207,8 +205,8 @@ fn main() {
 }
 
 impl Case {
-    /// Sees that the answers are the ones to these bytes.
-    fn checked(&self, answers: &[u8]) -> Checksum {
+    /// Panics if these are not the expected responses. Returns their checksum.
+    fn check(&self, answers: &[u8]) -> Checksum {
         let text = std::str::from_utf8(answers).unwrap();
         let name = self.name;
         assert!(text.starts_with(self.begins), "{name}: {text}");
@@ -221,7 +219,7 @@ impl Case {
     }
 }
 
-/// Gives the bytes to a connection so many times, and returns what it answered to the last.
+/// Passes the bytes to a connection `count` times, and returns the last response.
 fn repeat(case: &Case, how: How, checks: usize, count: u64) -> Vec<u8> {
     let endpoints = endpoints(checks);
     let responder = Responder::new(endpoints);
@@ -237,7 +235,7 @@ fn repeat(case: &Case, how: How, checks: usize, count: u64) -> Vec<u8> {
     let mut connection = Connection::new(NOW);
     let mut heads = [case.bytes.to_vec(), case.bytes.to_vec()];
     if how == How::Changing {
-        door::change(&mut heads[1]);
+        server::change_port(&mut heads[1]);
     }
     let mut written = 0;
     for index in 0..count {
@@ -259,11 +257,11 @@ fn repeat(case: &Case, how: How, checks: usize, count: u64) -> Vec<u8> {
     tx
 }
 
-/// The kubelet's, and one that fails.
+/// The endpoints of the kubelet, and `/failing` with one more check, which fails.
 fn endpoints(checks: usize) -> &'static [Endpoint<'static>] {
     static DISK: Check = Check::manual("disk");
     DISK.fail("/var: 99 % full");
-    let endpoints = door::endpoints(checks, NOW);
+    let endpoints = server::endpoints(checks, NOW);
     let mut failing = endpoints[0].checks().to_vec();
     failing.push(&DISK);
     let failing = Endpoint::new("/failing", failing.leak());
@@ -272,14 +270,14 @@ fn endpoints(checks: usize) -> &'static [Endpoint<'static>] {
     endpoints.leak()
 }
 
-/// What was counted, in the order in which it is shown.
+/// One measured figure.
 struct Figure {
     unit: &'static str,
     name: String,
     value: f64,
 }
 
-/// For people or for programs.
+/// Prints tables, or JSON for programs.
 struct Report {
     is_json: bool,
     counts: bool,
@@ -299,9 +297,9 @@ impl Report {
         }
     }
 
-    fn words(&self, words: &str) {
+    fn text(&self, text: &str) {
         if !self.is_json {
-            println!("{words}\n");
+            println!("{text}\n");
         }
     }
 }
@@ -309,9 +307,9 @@ impl Report {
 fn measure() {
     let report = Report {
         is_json: std::env::args().any(|argument| argument == "--json"),
-        counts: Counter::Instructions.is_there(),
+        counts: Counter::Instructions.is_available(),
     };
-    let traces = Counter::SystemCalls.is_there();
+    let traces = Counter::SystemCalls.is_available();
     let environment = support::environment();
     match report.is_json {
         true => println!(r#"{{"environment": "{}"}}"#, environment.escape_default()),
@@ -326,9 +324,9 @@ fn measure() {
     }
 }
 
-/// From a socket to a socket. Probers repeat their heads, which the figures without "changing" rest on.
+/// The whole server. Only the rows with "changing" have a client whose request heads change.
 fn server(report: &Report, traces: bool) {
-    report.words("The whole server, one client, a request; in brackets what it may take:");
+    report.text("The whole server with one client, per request; goals in brackets:");
     let mut table = Table::new(&["", "instructions", "", "system calls", ""]);
     for (name, heads, is_kept, goals) in [
         ("keep-alive", Heads::Same, true, ["(1,700)", "(3)"]),
@@ -346,7 +344,7 @@ fn server(report: &Report, traces: bool) {
             Some(value)
         };
         let instructions = counted(Counter::Instructions, report.counts, "instructions");
-        // What a head says is nothing to the kernel.
+        // The content of a head does not change the number of system calls.
         let traces = traces && heads == Heads::Same;
         let calls = counted(Counter::SystemCalls, traces, "system-calls");
         table.row([
@@ -361,8 +359,9 @@ fn server(report: &Report, traces: bool) {
 }
 
 fn connection(report: &Report) {
-    report.words("Connection alone, from bytes to bytes, instructions a request:");
-    let mut table = Table::new(&["", "same head", "changing", "no memory", "bytes"]);
+    report
+        .text("Connection alone, from received bytes to response bytes, instructions per request:");
+    let mut table = Table::new(&["", "same head", "changing heads", "no cache", "bytes"]);
     let mut checksum = Checksum::EMPTY;
     for case in &CASES {
         let [same, changing, alone] = How::ALL.map(|how| {
@@ -373,7 +372,7 @@ fn connection(report: &Report) {
             value
         });
         let answers = repeat(case, How::Same, Setup::KUBELET.checks, 1);
-        checksum.add(case.checked(&answers).to_string().as_bytes());
+        checksum.add(case.check(&answers).to_string().as_bytes());
         table.row([
             format!("{}: {}", case.name, case.what),
             table::number(same),
@@ -383,7 +382,7 @@ fn connection(report: &Report) {
         ]);
     }
     report.table(&table);
-    report.words(&format!("checksum of the answers {checksum}"));
+    report.text(&format!("checksum of the responses {checksum}"));
 }
 
 fn checks(report: &Report) {
@@ -395,8 +394,8 @@ fn checks(report: &Report) {
         name: "check".into(),
         value,
     });
-    report.words(&format!(
-        "A check more, of {CHECKS_MANY}: {} instructions (10)",
+    report.text(&format!(
+        "One more check, of {CHECKS_MANY}: {} instructions (goal 10)",
         table::number(value)
     ));
 }
@@ -407,10 +406,10 @@ fn instructions(case: &Case, how: How, checks: usize) -> f64 {
     Counter::Instructions.of_requests(&arguments, RUNS) / f64::from(case.requests)
 }
 
-/// Each request once, and a second time when its head is remembered.
+/// Answers each request once, and again with a cached head.
 fn small() {
     println!("{}", support::environment());
-    println!("small run: each request is answered, none is measured");
+    println!("small run: each request is answered; nothing is measured");
     let mut checksum = Checksum::EMPTY;
     for case in &CASES {
         let answers = [
@@ -420,22 +419,22 @@ fn small() {
             (How::Changing, 2),
         ]
         .map(|(how, count)| repeat(case, how, Setup::KUBELET.checks, count));
-        let checksums = answers.map(|answers| case.checked(&answers).to_string());
+        let checksums = answers.map(|answers| case.check(&answers).to_string());
         assert!(
             checksums.iter().all(|other| *other == checksums[0]),
-            "{}: a head that is remembered is answered differently",
+            "{}: the response differs if the head is cached",
             case.name
         );
         checksum.add(checksums[0].as_bytes());
     }
-    let door = Door::start(Setup::KUBELET);
-    let mut client = Client::connect(door.address, 4, Heads::Changing);
-    client.ask();
-    client.ask();
+    let server = ServerProcess::start(Setup::KUBELET);
+    let mut client = Client::connect(server.address, 4, Heads::Changing);
+    client.request();
+    client.request();
     for index in 0..5 {
-        door::ask_and_close(door.address, Heads::Changing, index);
+        server::request_and_close(server.address, Heads::Changing, index);
     }
     drop(client);
-    assert_eq!(door.stop().answered, 1 + 2 * 4 + 5);
+    assert_eq!(server.stop().answered, 1 + 2 * 4 + 5);
     println!("checksum {checksum}");
 }

@@ -1,15 +1,14 @@
-//! How long a probe takes on loopback, from the moment it was due: `cargo bench --bench latency`.
+//! Latency of a probe on loopback, from its scheduled time: `cargo bench --bench latency`.
 //!
-//! healthz and a floor take turns in one run. The floor is mio with canned bytes: it accepts, reads
-//! and writes, and knows no HTTP. Both are processes of their own on one CPU, the client is on
-//! another and spins, so that what is measured is the server and the kernel, not a client waking up.
-//! Figures are those of the machine; what holds elsewhere is the ratio.
+//! healthz and a baseline take turns in one run. The baseline is a mio loop that accepts, reads and sends a
+//! fixed response, and parses no HTTP. Both are separate processes on one CPU. The client spins on another
+//! CPU, so that the time to wake it up is not measured. Times depend on the machine; the ratio can be compared.
 //!
-//! On a busy machine more pairs of runs are made than asked for, up to `--tries` times as many, and
-//! the least disturbed ones are kept.
+//! On a busy machine the bench makes more pairs of runs than requested, up to `--tries` times as many, and
+//! keeps the least disturbed ones.
 //!
-//! `-- --seconds 0.5 --rounds 5 --keep-alive 8 --tries 1` change how much is done. Writes
-//! `target/bench/latency.svg`.
+//! `-- --seconds 0.5 --rounds 5 --keep-alive 8 --tries 1` set the length of a run, the number of pairs, the
+//! number of connections and the factor for more pairs. Writes `target/bench/latency.svg`.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -18,75 +17,75 @@
     reason = "a bench fails by panicking"
 )]
 
+#[path = "support/compared.rs"]
+mod compared;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/plot.rs"]
 mod plot;
 #[path = "support/process.rs"]
 mod process;
-#[path = "support/servers.rs"]
-mod servers;
 mod support;
 
 use std::time::Duration;
 
-use load::{Mode, Tally, Wait};
+use compared::Program;
+use load::{Mode, Results, Wait};
 use plot::{PERCENTILES, Panel, micros};
-use servers::Program;
 use support::{Checksum, thousands};
 
-/// Probes a second: a node's usual load many times over, and as many as leave two cores idle most of
-/// the time. Queues are what another bench looks for.
+/// Probes per second: many times the usual load of a node, but few enough that two cores are idle most of the
+/// time. This bench does not measure queueing.
 const RATES: [u32; 2] = [500, 5000];
-/// How long the floor sleeps to show that a client sees it.
+/// How long the baseline sleeps, to prove that the client measures it.
 const STALL: Duration = Duration::from_millis(100);
-/// A pair of runs is undisturbed if client and server waited for a CPU no longer than this, as a share
-/// of the time and for each probe: waking up takes about as much. The quietest pairs are kept; what
-/// they measured has no say in that.
+/// A pair of runs is undisturbed if client and server waited for a CPU no longer than this share of the time
+/// plus this time per probe, which is about what waking up takes. The pairs with the shortest waits are kept;
+/// their latencies do not influence the choice.
 const WAITED_SHARE: f64 = 0.0025;
-const WAITED_A_PROBE: f64 = 1e-6;
+const WAITED_PER_PROBE: f64 = 1e-6;
 
 fn main() {
     match std::env::args().nth(1).as_deref() {
-        Some("serve-healthz") => servers::serve_healthz(),
-        Some("serve-floor") => servers::serve_floor(None).unwrap(),
-        Some("serve-stall") => servers::serve_floor(Some(STALL)).unwrap(),
+        Some("serve-healthz") => compared::serve_healthz(),
+        Some("serve-baseline") => compared::serve_baseline(None).unwrap(),
+        Some("serve-stall") => compared::serve_baseline(Some(STALL)).unwrap(),
         _ => measure(),
     }
 }
 
-/// A server that does nothing for a while, once, must be seen in the figures for what it is. A client
-/// that waited for answers before it went on would count one slow probe a connection.
+/// Checks that the client measures a stall of the server completely. A client that waited for each response
+/// before it sent the next probe would count only one slow probe per connection.
 fn assert_stall_is_seen(wait: Wait) {
     const RATE: u32 = 1000;
     let mut server = Program::start("serve-stall");
-    let (tally, _) = server.run(Mode::KeepAlive(8), RATE, 0.2, wait);
+    let (results, _) = server.run(Mode::KeepAlive(8), RATE, 0.2, wait);
     server.stop();
     let half = (STALL / 2).as_nanos() as u64;
-    let seen = tally.latency.count_between(half, u64::MAX);
+    let seen = results.latency.count_between(half, u64::MAX);
     println!(
-        "of {} probes at {RATE} a second to a floor that slept {} ms once, {seen} took half of that or longer\n",
-        tally.asked,
+        "self-test: of {} probes at {RATE} per second to a baseline that slept {} ms once, {seen} took at least half of that\n",
+        results.sent,
         STALL.as_millis()
     );
-    // All that were due in the first half of the sleep, whatever else the machine did.
-    assert!(seen >= 40, "a stall is hidden by the client");
+    // At least the probes that were due in the first half of the sleep.
+    assert!(seen >= 40, "the client hides a stall of the server");
 }
 
-/// What is measured, one pair of runs after the other.
+/// One load (mode and rate) and the pairs of runs with it.
 struct Cell {
     mode: Mode,
     rate: u32,
     pairs: Vec<Pair>,
-    /// Pairs that nothing disturbed.
+    /// Number of undisturbed pairs.
     quiet: usize,
 }
 
-/// Two runs, one soon after the other.
+/// A run with each server, one directly after the other.
 struct Pair {
-    ours: Tally,
-    floor: Tally,
-    /// Clients and servers were ready to run for so long and were not let.
+    healthz: Results,
+    baseline: Results,
+    /// How long clients and servers were ready to run but waited for a CPU.
     waited: Duration,
 }
 
@@ -99,12 +98,12 @@ fn measure() {
     println!("{}", support::environment());
     let mut servers = [
         Program::start("serve-healthz"),
-        Program::start("serve-floor"),
+        Program::start("serve-baseline"),
     ];
     let (wait, placement) = place(&servers);
     println!("{placement}");
     println!(
-        "open loop: {} and {} probes a second on a fixed schedule, {rounds} pairs of runs of {seconds} s, healthz and floor in turn; {connections} connections with keep-alive",
+        "open loop: {} and {} probes per second on a fixed schedule; {rounds} pairs of runs of {seconds} s, healthz and baseline in turn; {connections} keep-alive connections",
         RATES[0], RATES[1]
     );
 
@@ -132,38 +131,38 @@ fn measure() {
     let panels: Vec<Panel> = cells.iter().map(Cell::panel).collect();
     println!("{}", plot::text(&panels));
     checksum(&cells);
-    let [ours, floor] = &mut servers;
-    println!("healthz counted: {}", ours.stop());
+    let [healthz, baseline] = &mut servers;
+    println!("counters of healthz: {}", healthz.stop());
     println!(
-        "{pairs} pairs of runs, {quiet} of them undisturbed by other programs; the {} quietest were kept",
+        "{pairs} pairs of runs, {quiet} of them not disturbed by other programs; the {} least disturbed were kept",
         rounds * cells.len(),
     );
-    floor.stop();
+    baseline.stop();
     assert_eq!(
-        ours.answered,
-        Some(ours.asked),
-        "answers that healthz counted"
+        healthz.answered,
+        Some(healthz.sent),
+        "responses that healthz counted"
     );
 
     if is_full {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench/latency.svg");
         let caption = format!(
-            "Open loop, free of coordinated omission: a latency counts from when its probe was due. {} samples a curve at {} probes a second, {} at {}.",
-            thousands(panels[0].ours.len()),
+            "Open loop, no coordinated omission: latency counts from the scheduled time of a probe. {} samples per curve at {} probes per second, {} at {}.",
+            thousands(panels[0].healthz.len()),
             thousands(RATES[0].into()),
-            thousands(panels[1].ours.len()),
+            thousands(panels[1].healthz.len()),
             thousands(RATES[1].into()),
         );
         std::fs::create_dir_all(std::path::Path::new(path).parent().unwrap()).unwrap();
         let title = "Latency of a health probe on loopback";
         std::fs::write(path, plot::svg(&panels, title, &caption)).unwrap();
-        println!("picture: {path}");
+        println!("written: {path}");
     } else {
-        println!("small run: it shows that the bench works, its figures mean nothing");
+        println!("small run: it shows that the bench works; its figures mean nothing");
     }
 }
 
-/// Runs pairs until each cell has enough undisturbed ones, or there were too many.
+/// Runs pairs until each cell has enough undisturbed ones, at most `rounds * tries` per cell.
 fn compare(
     cells: &mut [Cell],
     servers: &mut [Program; 2],
@@ -173,18 +172,18 @@ fn compare(
 ) {
     for round in 0..rounds * tries {
         for cell in cells.iter_mut().filter(|cell| cell.quiet < rounds) {
-            // Who is first changes from round to round.
-            let mut runs = [round % 2, (round + 1) % 2].map(|who| {
-                let run = servers[who].run(cell.mode, cell.rate, seconds, wait);
-                (who, run)
+            // Each round begins with the other server.
+            let mut runs = [round % 2, (round + 1) % 2].map(|index| {
+                let run = servers[index].run(cell.mode, cell.rate, seconds, wait);
+                (index, run)
             });
-            runs.sort_by_key(|(who, _)| *who);
+            runs.sort_by_key(|(index, _)| *index);
             cell.take(runs.map(|(_, run)| run), seconds);
         }
     }
 }
 
-/// Returns how many pairs there were, and how many undisturbed ones.
+/// Keeps the least disturbed pairs. Returns how many pairs there were, and how many were undisturbed.
 fn keep_quietest(cells: &mut [Cell], rounds: usize) -> [usize; 2] {
     let [mut pairs, mut quiet] = [0; 2];
     for cell in cells {
@@ -196,11 +195,11 @@ fn keep_quietest(cells: &mut [Cell], rounds: usize) -> [usize; 2] {
     [pairs, quiet]
 }
 
-/// Gives the client a CPU of its own, if there are two. Returns how it may wait then.
+/// Puts the servers and the client on different CPUs, if there are two. Returns how the client can wait.
 fn place(servers: &[Program; 2]) -> (Wait, &'static str) {
     let cpus = support::cpus();
     let [first, second, ..] = cpus[..] else {
-        return (Wait::Yield, "one CPU: client and server take turns on it");
+        return (Wait::Yield, "one CPU, shared by client and servers");
     };
     let is_pinned =
         servers.iter().all(|server| server.pin(first)) && support::pin(std::process::id(), second);
@@ -211,7 +210,7 @@ fn place(servers: &[Program; 2]) -> (Wait, &'static str) {
         ),
         false => (
             Wait::Spin,
-            "not pinned (no taskset): the client spins wherever it is put",
+            "not pinned to CPUs, because taskset is missing or failed; the client spins",
         ),
     }
 }
@@ -220,55 +219,55 @@ impl Cell {
     fn title(&self) -> String {
         let mode = match self.mode {
             Mode::KeepAlive(_) => "keep-alive",
-            Mode::Close => "one connection a probe",
+            Mode::Close => "one connection per probe",
         };
-        format!("{mode}, {} a second", thousands(self.rate.into()))
+        format!("{mode}, {} per second", thousands(self.rate.into()))
     }
 
     fn take(
         &mut self,
-        [(ours, waited), (floor, waited_too)]: [(Tally, Duration); 2],
+        [(healthz, waited), (baseline, waited_baseline)]: [(Results, Duration); 2],
         seconds: f64,
     ) {
-        let waited = waited + waited_too;
-        let bound = WAITED_SHARE + WAITED_A_PROBE * f64::from(self.rate);
+        let waited = waited + waited_baseline;
+        let bound = WAITED_SHARE + WAITED_PER_PROBE * f64::from(self.rate);
         self.quiet += usize::from(waited.as_secs_f64() < 2.0 * seconds * bound);
         self.pairs.push(Pair {
-            ours,
-            floor,
+            healthz,
+            baseline,
             waited,
         });
     }
 
     fn panel(&self) -> Panel {
-        let [mut ours, mut floor] = [Tally::new().latency, Tally::new().latency];
+        let [mut healthz, mut baseline] = [Results::new().latency, Results::new().latency];
         for pair in &self.pairs {
-            ours.add(&pair.ours.latency).unwrap();
-            floor.add(&pair.floor.latency).unwrap();
+            healthz.add(&pair.healthz.latency).unwrap();
+            baseline.add(&pair.baseline.latency).unwrap();
         }
         Panel {
             title: self.title(),
-            ours,
-            floor,
+            healthz,
+            baseline,
         }
     }
 
-    /// By how much the client was late, with each server.
+    /// The delay of the client, with each server.
     fn late(&self, quantile: f64) -> [u64; 2] {
-        let [mut ours, mut floor] = [Tally::new().late, Tally::new().late];
+        let [mut healthz, mut baseline] = [Results::new().late, Results::new().late];
         for pair in &self.pairs {
-            ours.add(&pair.ours.late).unwrap();
-            floor.add(&pair.floor.late).unwrap();
+            healthz.add(&pair.healthz.late).unwrap();
+            baseline.add(&pair.baseline.late).unwrap();
         }
-        [ours, floor].map(|late| late.value_at_quantile(quantile))
+        [healthz, baseline].map(|late| late.value_at_quantile(quantile))
     }
 
-    /// Median and quartiles of ours over the floor's within a pair.
+    /// Median and quartiles of the ratio of healthz to the baseline in each pair.
     fn ratio(&self, quantile: f64) -> [f64; 3] {
-        let value = |tally: &Tally| tally.latency.value_at_quantile(quantile) as f64;
+        let value = |results: &Results| results.latency.value_at_quantile(quantile) as f64;
         let pairs = self.pairs.iter();
         let mut ratios: Vec<f64> = pairs
-            .map(|pair| value(&pair.ours) / value(&pair.floor))
+            .map(|pair| value(&pair.healthz) / value(&pair.baseline))
             .collect();
         ratios.sort_by(f64::total_cmp);
         [2, 1, 3].map(|quarter| ratios[ratios.len() * quarter / 4])
@@ -277,11 +276,11 @@ impl Cell {
 
 fn table(cells: &[Cell]) {
     println!(
-        "latency in µs, all runs together; ratio: healthz over floor within a pair, median of the pairs,\n\
-         below it their quartiles; late: by how much the client itself was, p99\n"
+        "latency in µs of all runs; ratio: healthz to baseline in each pair, median of all pairs, below it the\n\
+         quartiles; late: delay of the client itself, p99\n"
     );
     let row = |title: &str, name: &str, late: &str, cell: &dyn Fn(f64) -> String| {
-        print!("| {title:<38} | {name:<7} |");
+        print!("| {title:<42} | {name:<8} |");
         for (_, quantile) in PERCENTILES {
             print!(" {:>9} |", cell(quantile));
         }
@@ -290,16 +289,16 @@ fn table(cells: &[Cell]) {
     let name_of = |quantile| PERCENTILES.iter().find(|p| p.1 == quantile).unwrap().0;
     row("", "", "late", &|quantile| name_of(quantile).to_string());
     let rule = format!("{:->10}:|", "").repeat(PERCENTILES.len());
-    println!("|{:-<40}|{:-<9}|{rule}{:->6}:|", "", "", "");
+    println!("|{:-<44}|{:-<10}|{rule}{:->6}:|", "", "", "");
     for cell in cells {
         let panel = cell.panel();
         let late = cell.late(0.99);
         for (title, name, late, histogram) in [
-            (cell.title().as_str(), "healthz", late[0], &panel.ours),
-            ("", "floor", late[1], &panel.floor),
+            (cell.title().as_str(), "healthz", late[0], &panel.healthz),
+            ("", "baseline", late[1], &panel.baseline),
         ] {
             row(title, name, &micros(late), &|quantile| {
-                // A percentile beyond the last sample is the maximum, and is not said twice.
+                // With too few samples a percentile equals the maximum; print a dash.
                 match plot::is_known(histogram, quantile) {
                     true => micros(histogram.value_at_quantile(quantile)),
                     false => "–".into(),
@@ -320,14 +319,14 @@ fn table(cells: &[Cell]) {
 
 fn checksum(cells: &[Cell]) {
     let mut checksum = Checksum::EMPTY;
-    let mut answers = 0;
+    let mut responses = 0;
     let pairs = cells.iter().flat_map(|cell| &cell.pairs);
-    for tally in pairs.flat_map(|pair| [&pair.ours, &pair.floor]) {
-        answers += tally.answered;
-        checksum.add(tally.checksum.to_string().as_bytes());
+    for results in pairs.flat_map(|pair| [&pair.healthz, &pair.baseline]) {
+        responses += results.answered;
+        checksum.add(results.checksum.to_string().as_bytes());
     }
     println!(
-        "{} answers, every one right; checksum {checksum}",
-        thousands(answers)
+        "{} responses, all correct; checksum {checksum}",
+        thousands(responses)
     );
 }

@@ -1,11 +1,11 @@
-//! What a server takes of memory: `cargo bench --bench memory`.
+//! Memory of a server: `cargo bench --bench memory`.
 //!
-//! A process' own memory is what it has written to, "anonymous" in the kernel's words; resident
-//! memory also counts the pages of its program and of libc, which other processes share. Both are
-//! read from `/proc/PID/smaps_rollup`, of the `healthz` program and of the library alone in a process.
+//! Anonymous memory is the pages that the process has written to. Resident memory also has pages of the
+//! program and of libc, which other processes may share. Both are read from `/proc/PID/smaps_rollup`, for the
+//! `healthz` program and for the library alone in a process.
 //!
-//! `-- --static` also builds the static program, `cargo static`, and shows it beside the other. Under
-//! `cargo test --benches` nothing is built and little is held.
+//! `-- --static` also builds and measures the static program (`cargo static`). Under `cargo test --benches`
+//! nothing is built, and there are few connections.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -14,10 +14,10 @@
     reason = "a bench fails by panicking"
 )]
 
-#[path = "support/door.rs"]
-mod door;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/server.rs"]
+mod server;
 mod support;
 #[path = "support/table.rs"]
 mod table;
@@ -31,29 +31,29 @@ use std::time::Duration;
 use healthz::{Instant, Limits, Responder};
 use socket2::{Domain, Socket, Type};
 
-use door::{Client, Door, Heads, Setup};
 use process::Memory;
+use server::{Client, Heads, ServerProcess, Setup};
 use support::thousands;
 use table::Table;
 
-/// Files that this process needs: as many as it holds connections, and some.
+/// Open files that this process needs: one per connection, and some more.
 const FILES: u64 = 1200;
-/// What an attacker keeps in the kernel, and the longest segment that it takes: see [`attacker`].
+/// Send buffer of an attacker, and its longest TCP segment: see [`attacker`].
 const SEND_BUFFER: usize = 16 * 1024;
 const SEGMENT: u32 = 536;
-/// The longest answer for its size, of those that need no failing check.
+/// The request with the longest response for its length, if no check fails.
 const VERBOSE: &[u8] = b"GET /healthz?verbose HTTP/1.1\r\nHost: a\r\n\r\n";
-/// So many times an attacker takes in so many bytes of answers, and asks again.
-const SIPS: usize = 4;
-const SIP: usize = 32 * 1024;
-/// Memory comes in pages, and a buffer begins and ends within one.
+/// How often an attacker reads some bytes of the responses, and how many.
+const READS: usize = 4;
+const READ_BYTES: usize = 32 * 1024;
+/// Tolerance: pages that are used only in part, because a buffer begins or ends in them.
 const PAGES_BEGUN: u64 = 4 * 4096;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["--child", "serve", connections, checks] => door::serve(connections, checks),
+        ["--child", "serve", connections, checks] => server::serve(connections, checks),
         _ => measure(),
     }
 }
@@ -64,37 +64,37 @@ fn measure() {
     println!("{}", support::environment());
     pages();
     if !is_full {
-        println!("small run: it shows that the bench works, its figures mean nothing");
+        println!("small run: it shows that the bench works; its figures mean nothing");
     }
     println!();
     assert!(
         files >= FILES || !is_full,
-        "needs {FILES} open files, may have {files}"
+        "needs {FILES} open files, but the limit is {files}; raise it with ulimit -n"
     );
     programs(is_full);
     parts(is_full);
     attack(is_full);
 }
 
-/// Memory comes in pages, and not only the kernel's small ones.
+/// Prints a warning if the kernel uses huge pages, which make the figures coarse.
 fn pages() {
     let file = "/sys/kernel/mm/transparent_hugepage/enabled";
     let huge = std::fs::read_to_string(file).unwrap_or_default();
     if huge.contains("[always]") {
         println!(
-            "huge pages are given unasked here: what follows comes in steps of 2 MiB\n\
-             (echo madvise > {file})"
+            "warning: transparent huge pages are on, so the figures below are multiples of 2 MiB;\n\
+             turn them off with: echo madvise > {file}"
         );
     }
 }
 
-/// A program and its file.
+/// A program to measure; without a file, the library in this program.
 struct Program {
     name: &'static str,
     file: Option<PathBuf>,
 }
 
-/// With default settings, as it is started.
+/// Measures each program with default settings.
 fn programs(is_full: bool) {
     let mut programs = vec![Program {
         name: "library",
@@ -130,18 +130,18 @@ fn programs(is_full: bool) {
     ]
     .map(|name| vec![name]);
     for program in &programs {
-        let door = match &program.file {
-            Some(file) => Door::daemon(file),
-            None => Door::start(Setup::KUBELET),
+        let server = match &program.file {
+            Some(file) => ServerProcess::daemon(file),
+            None => ServerProcess::start(Setup::KUBELET),
         };
-        let start = Memory::settled(door.id());
+        let start = Memory::settled(server.id());
         let mut clients: Vec<Client> = (0..8)
-            .map(|_| Client::connect(door.address, 1, Heads::Same))
+            .map(|_| Client::connect(server.address, 1, Heads::Same))
             .collect();
         for _ in 0..requests / 8 {
-            clients.iter_mut().for_each(Client::ask);
+            clients.iter_mut().for_each(Client::request);
         }
-        let after = Memory::settled(door.id());
+        let after = Memory::settled(server.id());
         let file = program.file.as_ref();
         let file = file.map(|file| std::fs::metadata(file).unwrap().len());
         let figures = [
@@ -155,12 +155,12 @@ fn programs(is_full: bool) {
             row.push(bytes.map_or("–".into(), |bytes| thousands(bytes / 1024)));
         }
     }
-    println!("With default settings; in brackets what it may be:\n");
+    println!("With default settings; goals in brackets:\n");
     rows.into_iter().for_each(|row| table.row(row));
     table.print();
 }
 
-/// Builds the `healthz` program as it is released, and returns where it is.
+/// Builds the `healthz` program with the release profile and returns its path.
 fn build(is_static: bool) -> PathBuf {
     let bench = std::env::current_exe().unwrap();
     // target/release/deps/memory-0123
@@ -178,57 +178,60 @@ fn build(is_static: bool) -> PathBuf {
         .args(["--quiet", "--target-dir"])
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        // It would replace the flags that make the program static.
+        // RUSTFLAGS would replace the flags that make the program static.
         .env_remove("RUSTFLAGS");
     assert!(command.status().unwrap().success(), "{command:?}");
     directory.join("release/healthz")
 }
 
-/// What one more of something takes.
+/// Measures the memory of one more slot, connection and check.
 fn parts(is_full: bool) {
     let many = if is_full { 1000 } else { 20 };
     let start = |connections: usize, checks: usize| {
-        let door = Door::start(Setup {
+        let server = ServerProcess::start(Setup {
             connections,
             checks,
         });
-        let memory = Memory::settled(door.id());
-        (door, memory.anonymous as f64)
+        let memory = Memory::settled(server.id());
+        (server, memory.anonymous as f64)
     };
     let kubelet = Setup::KUBELET;
     let (_, base) = start(kubelet.connections, kubelet.checks);
 
-    let (_, with_places) = start(kubelet.connections + 16 * many, kubelet.checks);
-    let place = (with_places - base) / (16 * many) as f64;
+    let (_, with_slots) = start(kubelet.connections + 16 * many, kubelet.checks);
+    let slot = (with_slots - base) / (16 * many) as f64;
 
     let (_, with_checks) = start(kubelet.connections, kubelet.checks + many);
     let check = (with_checks - base) / many as f64;
 
-    let (door, _) = start(2 * many + 48, kubelet.checks);
+    let (server, _) = start(2 * many + 48, kubelet.checks);
     let connect = |count: usize| -> Vec<Client> {
         (0..count)
-            .map(|_| Client::connect(door.address, 1, Heads::Same))
+            .map(|_| Client::connect(server.address, 1, Heads::Same))
             .collect()
     };
-    // What the first connection needs is no other's.
+    // The first connections also allocate what all connections share.
     let first = connect(8);
-    let before = Memory::settled(door.id()).anonymous as f64;
+    let before = Memory::settled(server.id()).anonymous as f64;
     let idle = connect(many);
-    let growth = (Memory::settled(door.id()).anonymous as f64 - before) / many as f64;
+    let growth = (Memory::settled(server.id()).anonymous as f64 - before) / many as f64;
     drop((first, idle));
-    assert_eq!(door.stop().evicted, 0, "connections evicted");
+    assert_eq!(server.stop().evicted, 0, "connections evicted");
 
-    println!("What one more takes of anonymous memory, bytes:\n");
+    println!("Anonymous memory of one more, in bytes:\n");
     let mut table = Table::new(&["", "bytes", ""]);
     table.row([
-        "a place for a connection, from the start",
-        &round(place),
+        "a slot for a connection, allocated at the start",
+        &round(slot),
         "",
     ]);
-    let name = format!("an idle connection in it, of {}", thousands(many as u64));
+    let name = format!(
+        "an idle connection in a slot, of {}",
+        thousands(many as u64)
+    );
     table.row([&name, &round(growth), ""]);
-    table.row(["both", &round(place + growth), "(205)"]);
-    table.row(["a check, with its name", &round(check), ""]);
+    table.row(["both", &round(slot + growth), "(goal 205)"]);
+    table.row(["a check, including its name", &round(check), ""]);
     table.print();
 }
 
@@ -236,18 +239,18 @@ fn round(bytes: f64) -> String {
     thousands(bytes.round().max(0.0) as u64)
 }
 
-/// Everybody sends as much as is kept for them, and ends nothing.
+/// Measures the memory under attack: every connection fills all buffers that the server has for it.
 fn attack(is_full: bool) {
     let tables: &[usize] = if is_full { &[64, 1024] } else { &[4] };
     println!(
-        "Under attack, KiB of anonymous memory: every connection holds a head that lacks its end; then all\n\
-         end theirs, ask for /healthz?verbose again and again, and read nothing\n"
+        "Under attack, KiB of anonymous memory: first every connection sends a request head without its end;\n\
+         then all complete it, request /healthz?verbose again and again, and read no response\n"
     );
     let mut table = Table::new(&[
         "connections",
         "at start",
         "heads",
-        "unread answers",
+        "unread responses",
         "growth",
         "Config::memory_bytes_max",
     ]);
@@ -256,35 +259,39 @@ fn attack(is_full: bool) {
             connections,
             ..Setup::KUBELET
         };
-        let responder = Responder::new(door::endpoints(setup.checks, Instant::ZERO));
+        let responder = Responder::new(server::endpoints(setup.checks, Instant::ZERO));
         let bound = setup.config().memory_bytes_max(&responder) as u64;
-        let door = Door::start(setup);
-        // The stack of its thread has grown as far as it does, and is no part of what follows.
-        let mut first = attacker(door.address);
+        let server = ServerProcess::start(setup);
+        // Makes the stack of the server thread grow before the first measurement.
+        let mut first = attacker(server.address);
         for bytes in [&head()[..], b"\r\n\r\n", &VERBOSE.repeat(8)] {
             first.write_all(bytes).unwrap();
         }
         drop(first);
-        let start = Memory::settled(door.id()).anonymous;
+        let start = Memory::settled(server.id()).anonymous;
         let mut streams: Vec<TcpStream> =
-            (0..connections).map(|_| attacker(door.address)).collect();
+            (0..connections).map(|_| attacker(server.address)).collect();
         let head = head();
         for stream in &mut streams {
             stream.write_all(&head).unwrap();
         }
-        let heads = Memory::settled(door.id()).anonymous;
+        let heads = Memory::settled(server.id()).anonymous;
         for stream in &mut streams {
             stream.set_nonblocking(true).unwrap();
             let error = stream.peek(&mut [0]).map_err(|error| error.kind());
-            assert_eq!(error, Err(ErrorKind::WouldBlock), "a head was answered");
+            assert_eq!(
+                error,
+                Err(ErrorKind::WouldBlock),
+                "an incomplete head got a response"
+            );
         }
-        for sip in 0..=if is_full { SIPS } else { 1 } {
-            if sip > 0 {
-                take_some(&mut streams);
+        for pass in 0..=if is_full { READS } else { 1 } {
+            if pass > 0 {
+                read_some(&mut streams);
             }
-            flood(&mut streams, door.id());
+            flood(&mut streams, server.id());
         }
-        let answers = Memory::settled(door.id()).anonymous;
+        let answers = Memory::settled(server.id()).anonymous;
         let growth = answers - start;
         table.row([start, heads, answers, growth, bound].iter().fold(
             vec![thousands(connections as u64)],
@@ -295,19 +302,19 @@ fn attack(is_full: bool) {
         ));
         assert!(
             growth <= bound + PAGES_BEGUN,
-            "{growth} bytes more than at the start, and {bound} is said to be the most"
+            "memory grew by {growth} bytes, more than Config::memory_bytes_max promises: {bound}"
         );
-        // A probe is answered all the same, in the place of one of them.
-        door::ask_and_close(door.address, Heads::Same, 0);
+        // A probe is still answered; it replaces one of the attackers.
+        server::request_and_close(server.address, Heads::Same, 0);
         drop(streams);
-        let tally = door.stop();
-        assert!(tally.evicted <= 1, "attackers evicted: {tally:?}");
+        let counts = server.stop();
+        assert!(counts.evicted <= 1, "attackers evicted: {counts:?}");
     }
     table.print();
 }
 
-/// A connection that takes in almost nothing, in small segments: the kernel would hold megabytes of
-/// answers for a connection that it takes for a fast one, and the server none.
+/// A connection with a tiny receive buffer and small segments. Otherwise the kernel would buffer megabytes of
+/// responses, and the server none.
 fn attacker(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_tcp_mss(SEGMENT).unwrap();
@@ -317,7 +324,7 @@ fn attacker(address: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// As long as a head may be, but for its last line and one byte.
+/// A request head of almost the maximum length, without its end.
 fn head() -> Vec<u8> {
     let size = Limits::DEFAULT.request_head_bytes - "\r\n\r\n".len();
     let mut head = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
@@ -325,14 +332,14 @@ fn head() -> Vec<u8> {
     head
 }
 
-/// Takes in a few answers, so that others are in the server's way.
-fn take_some(streams: &mut [TcpStream]) {
-    let mut left = vec![SIP; streams.len()];
-    for _ in 0..SIP / 512 {
+/// Reads some responses, so that the server continues at another place in its buffer.
+fn read_some(streams: &mut [TcpStream]) {
+    let mut left = vec![READ_BYTES; streams.len()];
+    for _ in 0..READ_BYTES / 512 {
         for (stream, left) in streams.iter_mut().zip(&mut left) {
             let mut bytes = [0; 4096];
-            let room = bytes.len().min(*left);
-            if let Ok(size) = stream.read(&mut bytes[..room]) {
+            let size = bytes.len().min(*left);
+            if let Ok(size) = stream.read(&mut bytes[..size]) {
                 *left -= size;
             }
         }
@@ -340,7 +347,7 @@ fn take_some(streams: &mut [TcpStream]) {
     }
 }
 
-/// Ends the heads, and asks for long answers until the server takes nothing more and has come to rest.
+/// Completes the heads, and sends requests with long responses until the server stops reading and is idle.
 fn flood(streams: &mut [TcpStream], server: u32) {
     let mut requests = b"\r\n\r\n".to_vec();
     while requests.len() < 64 * 1024 {
@@ -361,11 +368,7 @@ fn flood(streams: &mut [TcpStream], server: u32) {
         }
         let before = process::cpu_time(server);
         std::thread::sleep(Duration::from_millis(50));
-        let is_resting = process::cpu_time(server) - before < Duration::from_millis(1);
-        quiet = if is_resting && !progress {
-            quiet + 1
-        } else {
-            0
-        };
+        let is_idle = process::cpu_time(server) - before < Duration::from_millis(1);
+        quiet = if is_idle && !progress { quiet + 1 } else { 0 };
     }
 }

@@ -1,14 +1,14 @@
 //! How the cost of a request grows: `cargo bench --bench scale`.
 //!
-//! - With the number of checks: instructions of a `/healthz` from bytes to bytes.
-//! - With idle connections beside the one that asks: the server's time on a CPU for each request with
-//!   keep-alive, median of rounds in which all servers take turns.
-//! - With pipelining, so many requests in one write: instructions and system calls of the whole server.
+//! - With the number of checks: instructions for `/healthz` from received bytes to response bytes.
+//! - With the number of idle connections: CPU time of the server per keep-alive request, median of rounds in
+//!   which all servers take turns.
+//! - With the number of pipelined requests: instructions and system calls of the whole server.
 //!
-//! Under each stands the slope: what one more check, connection or request costs. Instructions and
-//! system calls are the difference of two runs that differ in the number of requests. Without
-//! valgrind, checks are measured in time. `-- --rounds 5` makes the idle connections quicker; they
-//! need 12,000 open files, and fewer are held where that cannot be had.
+//! Each table is followed by its slope: the cost of one more check, connection or request. Instructions and
+//! system calls are the difference of two runs that differ in the number of requests. Without valgrind, checks
+//! are measured in CPU time. `-- --rounds 5` makes fewer rounds with idle connections. These need 12,000 open
+//! files; with a lower limit there are fewer connections.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -19,10 +19,10 @@
 
 #[path = "support/count.rs"]
 mod count;
-#[path = "support/door.rs"]
-mod door;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/server.rs"]
+mod server;
 mod support;
 #[path = "support/table.rs"]
 mod table;
@@ -34,7 +34,7 @@ use healthz::http::{Connection, Context, Date, HeadCache, Request, Writer};
 use healthz::{Instant, Limits, Responder};
 
 use count::Counter;
-use door::{Client, Door, Heads, Setup};
+use server::{Client, Heads, ServerProcess, Setup};
 use support::{Checksum, thousands};
 use table::{Table, known, number};
 
@@ -44,12 +44,12 @@ const DEPTHS: [usize; 5] = [1, 2, 4, 16, 64];
 
 /// Requests in the shorter and in the longer run without a server.
 const RUNS: [u64; 2] = [100, 2100];
-/// In the run that is timed where instructions cannot be counted.
+/// Requests in the run that is timed if instructions cannot be counted.
 const TIMED_RUN: u64 = 100_000;
-/// Requests of a server in a round.
+/// Requests to a server in a round.
 const ROUND: u64 = 4000;
-/// Files of this process beside connections.
-const FILES_BESIDE: usize = 100;
+/// Open files of this process other than connections.
+const FILES_OTHER: usize = 100;
 
 const NOW: Instant = Instant::from_millis(1_000);
 const UNIX_SECONDS: u64 = 1_700_000_000;
@@ -58,7 +58,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["--child", "serve", connections, checks] => door::serve(connections, checks),
+        ["--child", "serve", connections, checks] => server::serve(connections, checks),
         ["--child", "answer", checks, count] => {
             println!(
                 "{}",
@@ -71,14 +71,14 @@ fn main() {
 
 fn measure() {
     let is_full = support::is_full();
-    let wanted = IDLE.iter().sum::<usize>() + FILES_BESIDE;
+    let wanted = IDLE.iter().sum::<usize>() + FILES_OTHER;
     let files = process::files_max(wanted as u64);
     println!("{}\n", support::environment());
     if !is_full {
-        println!("small run: it shows that the bench works, its figures mean nothing\n");
+        println!("small run: it shows that the bench works; its figures mean nothing\n");
     }
-    let counts = is_full && Counter::Instructions.is_there();
-    let traces = is_full && Counter::SystemCalls.is_there();
+    let counts = is_full && Counter::Instructions.is_available();
+    let traces = is_full && Counter::SystemCalls.is_available();
     let mut checksum = Checksum::EMPTY;
     checks(is_full, counts, &mut checksum);
     idle(is_full, files);
@@ -86,9 +86,9 @@ fn measure() {
     println!("checksum {checksum}");
 }
 
-/// A connection that is asked for `/healthz` so many times. Returns the checksum of the last answer.
+/// Passes a request for `/healthz` to a connection `count` times. Returns the checksum of the last response.
 fn answer(checks: usize, count: u64) -> Checksum {
-    let responder = Responder::new(door::endpoints(checks, NOW));
+    let responder = Responder::new(server::endpoints(checks, NOW));
     let date = Date::from_unix_seconds(UNIX_SECONDS);
     let context = Context {
         now: NOW,
@@ -104,7 +104,7 @@ fn answer(checks: usize, count: u64) -> Checksum {
         let progress = connection.receive_cached(
             &context,
             &mut cache,
-            black_box(door::REQUEST),
+            black_box(server::REQUEST),
             &mut tx,
             &mut |request: &Request<'_>, writer: Writer<'_>| {
                 responder.respond(NOW, request, writer)
@@ -122,8 +122,8 @@ fn answer(checks: usize, count: u64) -> Checksum {
 
 fn checks(is_full: bool, counts: bool, checksum: &mut Checksum) {
     let unit = if counts { "instructions" } else { "ns of CPU" };
-    println!("Checks: {unit} a /healthz, from bytes to bytes\n");
-    let mut table = Table::new(&["checks", unit, "a check more"]);
+    println!("Checks: {unit} per request for /healthz, from received bytes to response bytes\n");
+    let mut table = Table::new(&["checks", unit, "per additional check"]);
     let mut points: Vec<[f64; 2]> = Vec::new();
     for count in CHECKS {
         checksum.add(answer(count, 1).to_string().as_bytes());
@@ -144,7 +144,7 @@ fn checks(is_full: bool, counts: bool, checksum: &mut Checksum) {
     }
     table.print();
     println!(
-        "slope: {} {unit} a check (10 instructions)\n",
+        "slope: {} {unit} per check (goal: 10 instructions)\n",
         number(slope(&points))
     );
 }
@@ -153,45 +153,45 @@ fn idle(is_full: bool, files: u64) {
     let sizes: &[usize] = if is_full { &IDLE } else { &[0, 10] };
     let rounds = support::option("--rounds").unwrap_or(if is_full { 15 } else { 1 });
     let requests = if is_full { ROUND } else { 10 };
-    let mut held = FILES_BESIDE;
+    let mut held = FILES_OTHER;
     let mut servers = Vec::new();
     for &size in sizes {
         held += size;
         if held as u64 > files {
             println!(
-                "{} idle connections are left out: this process may have {} open files (ulimit -n)",
+                "{} idle connections are skipped: the limit of open files is {} (ulimit -n)",
                 thousands(size as u64),
                 thousands(files)
             );
             break;
         }
-        let door = Door::start(Setup {
+        let server = ServerProcess::start(Setup {
             connections: size + 16,
             ..Setup::KUBELET
         });
         let idle: Vec<Client> = (0..size)
-            .map(|_| Client::connect(door.address, 1, Heads::Same))
+            .map(|_| Client::connect(server.address, 1, Heads::Same))
             .collect();
-        let asking = Client::connect(door.address, 1, Heads::Same);
-        servers.push((size, door, idle, asking, Vec::new()));
+        let client = Client::connect(server.address, 1, Heads::Same);
+        servers.push((size, server, idle, client, Vec::new()));
     }
     for _ in 0..rounds {
-        for (_, door, _, asking, costs) in &mut servers {
-            let before = process::cpu_time(door.id());
-            (0..requests).for_each(|_| asking.ask());
-            let time = process::cpu_time(door.id()) - before;
+        for (_, server, _, client, costs) in &mut servers {
+            let before = process::cpu_time(server.id());
+            (0..requests).for_each(|_| client.request());
+            let time = process::cpu_time(server.id()) - before;
             costs.push(time.as_nanos() as f64 / 1000.0 / requests as f64);
         }
     }
     println!(
-        "Idle connections: µs of CPU a request with keep-alive, the kernel's work included; {rounds} rounds of {},\n\
-         over none: within a round, median\n",
+        "Idle connections: CPU time in µs per keep-alive request, including the kernel; {rounds} rounds of {} requests;\n\
+         ratio: to no idle connections in the same round, median\n",
         thousands(requests)
     );
-    let mut table = Table::new(&["idle", "median", "least", "most", "over none"]);
+    let mut table = Table::new(&["idle connections", "median", "least", "most", "ratio"]);
     let mut points = Vec::new();
     let none: Vec<f64> = servers.first().unwrap().4.clone();
-    for (size, door, idle, asking, mut costs) in servers {
+    for (size, server, idle, client, mut costs) in servers {
         let ratios = costs.iter().zip(&none).map(|(cost, none)| cost / none);
         let ratio = median(&mut ratios.collect::<Vec<f64>>());
         let median = median(&mut costs);
@@ -204,14 +204,14 @@ fn idle(is_full: bool, files: u64) {
             number(ratio),
         ]);
         let connections = idle.len() as u64 + 1;
-        drop((idle, asking));
-        let tally = door.stop();
-        assert_eq!(tally.evicted, 0, "connections evicted");
-        assert_eq!(tally.answered, connections + rounds as u64 * requests);
+        drop((idle, client));
+        let counts = server.stop();
+        assert_eq!(counts.evicted, 0, "connections evicted");
+        assert_eq!(counts.answered, connections + rounds as u64 * requests);
     }
     table.print();
     println!(
-        "slope: {} ns a thousand idle connections\n",
+        "slope: {} ns per thousand idle connections\n",
         number(slope(&points) * 1000.0 * 1000.0)
     );
 }
@@ -219,16 +219,16 @@ fn idle(is_full: bool, files: u64) {
 fn pipelining(is_full: bool, counts: bool, traces: bool) {
     if !counts && !traces {
         let depth = if is_full { 64 } else { 4 };
-        let door = Door::start(Setup::KUBELET);
-        let mut client = Client::connect(door.address, depth, Heads::Same);
-        client.ask();
+        let server = ServerProcess::start(Setup::KUBELET);
+        let mut client = Client::connect(server.address, depth, Heads::Same);
+        client.request();
         drop(client);
-        assert_eq!(door.stop().answered, 1 + depth as u64);
-        println!("Pipelining: answered, not measured\n");
+        assert_eq!(server.stop().answered, 1 + depth as u64);
+        println!("Pipelining: tested, not measured\n");
         return;
     }
-    println!("Pipelining: the whole server, one client, a request\n");
-    let mut table = Table::new(&["at once", "instructions", "system calls"]);
+    println!("Pipelining: the whole server with one client, per request\n");
+    let mut table = Table::new(&["pipelined requests", "instructions", "system calls"]);
     let [mut instructions, mut calls] = [Vec::new(), Vec::new()];
     for depth in DEPTHS {
         let counted = |counter: Counter, is_there: bool, batches: &mut Vec<[f64; 2]>| {
@@ -241,28 +241,29 @@ fn pipelining(is_full: bool, counts: bool, traces: bool) {
         table.row([depth.to_string(), known(of_user), known(of_kernel)]);
     }
     table.print();
-    // A single request may be remembered whole; those that come together are parsed.
+    // Without the first point: a single request may be cached, pipelined requests are parsed.
     let more = |batches: &[[f64; 2]]| batches.get(1..).map(slope);
     println!(
-        "slope: {} instructions and {} system calls for one more in a batch, from two on\n",
+        "slope: {} instructions and {} system calls per additional request, from two on\n",
         known(more(&instructions)),
         known(more(&calls))
     );
 }
 
-/// The kernel brings its count of whoever runs up to date when that one stops running.
+/// CPU time of this process. It sleeps first, because the kernel updates the figure when a thread stops
+/// running.
 fn own_cpu_time() -> Duration {
     std::thread::sleep(Duration::from_micros(1));
     process::cpu_time(std::process::id())
 }
 
-/// Sorts them.
+/// Sorts the values and returns the median.
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// Of the straight line that fits best: least squares.
+/// The slope of the straight line that fits the points best (least squares).
 fn slope(points: &[[f64; 2]]) -> f64 {
     let mean =
         |axis: usize| points.iter().map(|point| point[axis]).sum::<f64>() / points.len() as f64;

@@ -1,20 +1,18 @@
-//! Half an hour of everything: `cargo bench --bench soak -- --minutes 30`.
+//! A long run of the daemon under attack: `cargo bench --bench soak -- --minutes 30`.
 //!
-//! The daemon with default settings (but for a Unix socket beside its TCP one, and a log that counts as
-//! blocked sooner), and rounds of honest clients alone who keep their connections, then every way of
-//! `support/attack.rs`, in every other round together with a second one, and at last a spell in which the
-//! daemon's log is blocked and every answer has to say so. Beside each attack there are honest probes,
-//! one connection each, and two honest clients that keep theirs, over TCP and over the Unix socket.
+//! The daemon has default settings, plus a Unix socket and a shorter `--log-limit`. A round has these parts:
+//! well-behaved keep-alive clients alone; each attack of `support/attack.rs` (in every second round together
+//! with another attack); and a time in which the daemon's log is blocked, when every response must say so.
+//! During each attack there are well-behaved probes with one connection each, and two clients that keep their
+//! connections, over TCP and over the Unix socket.
 //!
-//! After each round everybody leaves, and what the daemon then holds must be flat: descriptors and
-//! threads what they were before the first; its own memory what it was in the middle, to four pages,
-//! because attackers need some rounds to fill every buffer there is; and never more than `--help` says
-//! beside what it was at the start. No probe may be unanswered or wrong, nor more than one in a thousand
-//! later than a second. What the daemon itself counted must fit: no fewer answers than clients had and
-//! connections than they made, no shortage, no more failures than attackers, and no fewer evictions than
-//! connections that ended under who keeps them.
+//! After each round all clients disconnect, and the daemon must not have grown: as many descriptors and
+//! threads as at the start; anonymous memory at most four pages above the middle of the run, because
+//! attackers need some rounds to fill all buffers; and never more than at the start plus what `--help` says.
+//! No response may be wrong or missing, and at most one probe in a thousand may take longer than a second.
+//! The daemon's own counters must agree with those of the clients.
 //!
-//! Under `cargo test --benches` the rounds are two and short.
+//! Under `cargo test --benches` there are two short rounds.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -26,14 +24,14 @@
 mod attack;
 #[path = "support/crowd.rs"]
 mod crowd;
-#[path = "support/door.rs"]
-mod door;
-#[path = "support/kept.rs"]
-mod kept;
+#[path = "support/keep_alive.rs"]
+mod keep_alive;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/server.rs"]
+mod server;
 mod support;
 #[path = "support/table.rs"]
 mod table;
@@ -47,44 +45,45 @@ use std::time::{Duration, Instant};
 
 use attack::Attack;
 use crowd::Crowd;
-use door::Door;
 use healthz::server::Address;
-use kept::Kept;
-use load::{Mode, Plan, Right, Tally, Wait};
+use keep_alive::KeepAliveResults;
+use load::{Expected, Mode, Plan, Results, Wait};
 use process::Memory;
+use server::ServerProcess;
 use support::thousands;
 use table::Table;
 
-/// Probes a second, and so many connections of those that keep them.
+/// Probes per second, and connections of the keep-alive clients.
 const RATE: u32 = 100;
-const KEPT: usize = 32;
-/// A kubelet waits for a second, and how many come later is told and judged. But in half an hour the
-/// kernel may find a listener's queue full while others have the daemon's CPU, and a client's second try
-/// comes after that second: only who comes later than this was not answered.
-const PATIENCE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_CONNECTIONS: usize = 32;
+/// After this time a probe counts as unanswered. The timeout of a kubelet is one second, and later responses
+/// are counted (`LATE`). But in a long run the kernel may drop a connection attempt while the daemon waits for
+/// a CPU, and the client's next attempt comes a second later.
+const TIMEOUT: Duration = Duration::from_secs(5);
 const LATE: Duration = Duration::from_secs(1);
-/// One in so many probes may be later than that.
+/// At most one probe in this many may be later than `LATE`.
 const PROBES_PER_LATE: u64 = 1000;
-/// Of a small run, which is no measurement.
-const PATIENCE_SMALL: Duration = Duration::from_secs(30);
-/// For connections to end once everybody has left, and beyond its limit for a check to change.
+/// The timeout in a small run, which is no measurement.
+const TIMEOUT_SMALL: Duration = Duration::from_secs(30);
+/// Time for connections to end after the clients have disconnected, and for a check to change after its
+/// limit.
 const REST: Duration = Duration::from_secs(10);
-/// Between two looks at it.
-const LOOK: Duration = Duration::from_millis(20);
-/// Four pages: a stack may have been a little deeper once.
+/// Pause between two requests in `wait_for`.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Four pages, because a stack may have grown a little.
 const GROWTH_BYTES_MAX: u64 = 16 * 1024;
-/// Rows that are printed, at most, beside the first and the last.
+/// Most rows of the table, without the first and the last.
 const ROWS_MAX: usize = 10;
 
 struct Sizes {
     duration: Duration,
     attackers: usize,
-    /// Seconds after which an attacker that was thrown out comes back.
+    /// Seconds after which an evicted attacker connects again.
     again: u64,
-    /// Probes beside one attack.
+    /// Probes during one attack.
     probes: u64,
-    patience: Duration,
-    /// How long the daemon's log may be blocked before it says so.
+    timeout: Duration,
+    /// How long the daemon's log may be blocked before the check `log` fails.
     log_limit: Duration,
 }
 
@@ -107,194 +106,213 @@ fn soak() {
         attackers: if is_full { 500 } else { 80 },
         again: 2,
         probes: if is_full { 1000 } else { 30 },
-        patience: if is_full { PATIENCE } else { PATIENCE_SMALL },
+        timeout: if is_full { TIMEOUT } else { TIMEOUT_SMALL },
         log_limit: Duration::from_secs(if is_full { 5 } else { 2 }),
     };
     println!("{}\n", support::environment());
     println!(
-        "{minutes} minutes; {} attackers at once, {} probes beside each attack\n",
+        "{minutes} minutes; {} concurrent attackers, {} probes during each attack\n",
         thousands(sizes.attackers as u64),
         thousands(sizes.probes)
     );
-    let began = Instant::now();
+    let started = Instant::now();
     let dropped = process::listen_drops();
     let program = Path::new(env!("CARGO_BIN_EXE_healthz"));
     let path = std::env::temp_dir().join(format!("healthz-soak-{}.sock", std::process::id()));
     let listen = format!("unix:{}", path.display());
     let log_limit = format!("{}ms", sizes.log_limit.as_millis());
     let arguments = ["--listen", &listen, "--log-limit", &log_limit];
-    let mut door = Door::daemon_with(program, &arguments);
-    let places = [Address::Tcp(door.address), Address::Unix(path)];
-    let start = State::of(door.id(), began);
-    let mut sum = Sum::new();
+    let mut daemon = ServerProcess::daemon_with(program, &arguments);
+    let addresses = [Address::Tcp(daemon.address), Address::Unix(path)];
+    let start = State::of(daemon.id(), started);
+    let mut totals = Totals::new();
     let mut states = Vec::new();
-    // At least two: with a second attack at once, and without.
-    while states.len() < 2 || began.elapsed() < sizes.duration {
-        round(&mut door, &places, &sizes, states.len(), &mut sum);
-        states.push(State::rested(door.id(), began, start.descriptors, &sum));
+    // At least two rounds: with one attack at a time, and with two.
+    while states.len() < 2 || started.elapsed() < sizes.duration {
+        round(&mut daemon, &addresses, &sizes, states.len(), &mut totals);
+        states.push(State::at_rest(
+            daemon.id(),
+            started,
+            start.descriptors,
+            &totals,
+        ));
     }
-    let last_word = door.stop_daemon();
+    let last_line = daemon.stop_daemon();
     print(&start, &states);
-    let counted = Counted::of(&last_word);
-    counted.print();
-    let Sum { probes, kept, .. } = &sum;
+    let counters = DaemonCounters::parse(&last_line);
+    counters.print();
+    let Totals { probes, kept, .. } = &totals;
     println!(
-        "probes: {} answered of {}, p50 {:.2} ms, p99 {:.2} ms, most {:.2} ms, {} later than a second;\n\
-         {} connections of attackers, {} packets found a listener's queue full",
+        "probes: {} of {} answered, p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms, {} later than a second;\n\
+         {} connections of attackers; {} connections dropped because the queue of a listener was full",
         thousands(probes.answered),
-        thousands(probes.asked),
+        thousands(probes.sent),
         probes.ms(0.5),
         probes.ms(0.99),
         probes.ms(1.0),
         probes.later_than(LATE),
-        thousands(sum.attackers),
+        thousands(totals.attackers),
         thousands(process::listen_drops() - dropped)
     );
     println!(
-        "who keeps a connection: {} answered of {} on {} connections, {} asked again, most {:.2} ms",
+        "keep-alive clients: {} of {} requests answered on {} connections, {} repeated, max {:.2} ms",
         thousands(kept.answered),
-        thousands(kept.asked),
+        thousands(kept.sent),
         thousands(kept.connections),
         thousands(kept.repeats),
-        kept.most.as_secs_f64() * 1000.0
+        kept.slowest.as_secs_f64() * 1000.0
     );
     println!("checksum {}", probes.checksum);
     if !probes.lost.is_empty() {
-        println!("lost: {:#?}", probes.lost);
+        println!("unanswered probes: {:#?}", probes.lost);
     }
-    let mut wrong = verdict(&start, &states, &sum, &counted);
+    let mut wrong = problems(&start, &states, &totals, &counters);
     let late = probes.later_than(LATE);
-    if is_full && late * PROBES_PER_LATE > probes.asked {
+    if is_full && late * PROBES_PER_LATE > probes.sent {
         wrong.push(format!("probes later than a second: {late}"));
     }
-    let most = start.memory.anonymous + promised(program) + GROWTH_BYTES_MAX;
-    wrong.extend(memory_verdict(&states, most, is_full));
-    assert!(wrong.is_empty(), "not flat: {wrong:#?}");
-    println!("flat");
+    let most = start.memory.anonymous + promised_bytes(program) + GROWTH_BYTES_MAX;
+    wrong.extend(memory_problem(&states, most, is_full));
+    assert!(wrong.is_empty(), "failed: {wrong:#?}");
+    println!("passed: the daemon did not grow");
 }
 
-/// One round of everything.
-fn round(door: &mut Door, places: &[Address; 2], sizes: &Sizes, number: usize, sum: &mut Sum) {
-    let plan = plan(door, sizes, Mode::KeepAlive(KEPT), Right::Ok);
+/// One round: clients alone, all attacks, and a blocked log.
+fn round(
+    daemon: &mut ServerProcess,
+    addresses: &[Address; 2],
+    sizes: &Sizes,
+    number: usize,
+    totals: &mut Totals,
+) {
+    let plan = plan(
+        daemon,
+        sizes,
+        Mode::KeepAlive(KEEP_ALIVE_CONNECTIONS),
+        Expected::Ok,
+    );
     match load::run(&plan) {
-        Ok(tally) => sum.probes.add(&tally),
-        Err(error) => panic!("honest clients alone: {error}"),
+        Ok(results) => totals.probes.add(&results),
+        Err(error) => panic!("clients without an attack: {error}"),
     }
     let all = Attack::ALL;
     for (index, attack) in all.into_iter().enumerate() {
-        // Somebody else in every such round.
+        // The second attack is another one in each round.
         let other = all[(index + 1 + number / 2 % (all.len() - 1)) % all.len()];
         let both = [attack, other];
         let attacks = &both[..1 + number % 2];
-        beside(attacks, Right::Ok, door, places, sizes, sum);
+        run_clients_during(attacks, Expected::Ok, daemon, addresses, sizes, totals);
     }
-    let filled = door.block_log();
-    wait_for("500", door, sizes);
+    let filled = daemon.block_log();
+    wait_for("500", daemon, sizes);
     let attack = all[number % all.len()];
-    beside(
+    run_clients_during(
         &[attack],
-        Right::Failing("log".into()),
-        door,
-        places,
+        Expected::Failing("log".into()),
+        daemon,
+        addresses,
         sizes,
-        sum,
+        totals,
     );
-    door.unblock_log(filled);
-    wait_for("200", door, sizes);
+    daemon.unblock_log(filled);
+    wait_for("200", daemon, sizes);
 }
 
-fn plan(door: &Door, sizes: &Sizes, mode: Mode, right: Right) -> Plan {
+fn plan(daemon: &ServerProcess, sizes: &Sizes, mode: Mode, expected: Expected) -> Plan {
     Plan {
-        address: door.address,
+        address: daemon.address,
         mode,
         wait: Wait::Sleep,
         rate: RATE,
         count: sizes.probes,
-        patience: sizes.patience,
-        right,
+        timeout: sizes.timeout,
+        expected,
     }
 }
 
-/// Honest clients of all kinds beside these attacks.
-fn beside(
+/// Runs well-behaved clients during these attacks.
+fn run_clients_during(
     attacks: &[Attack],
-    right: Right,
-    door: &Door,
-    places: &[Address; 2],
+    expected: Expected,
+    daemon: &ServerProcess,
+    addresses: &[Address; 2],
     sizes: &Sizes,
-    sum: &mut Sum,
+    totals: &mut Totals,
 ) {
     let start = |attack: &Attack| {
-        let crowd = Crowd::start(*attack, door.address, sizes.attackers, sizes.again);
+        let crowd = Crowd::start(*attack, daemon.address, sizes.attackers, sizes.again);
         (*attack, crowd)
     };
     let crowds: Vec<(Attack, Crowd)> = attacks.iter().map(start).collect();
     let is_over = AtomicBool::new(false);
-    let plan = plan(door, sizes, Mode::Close, right);
+    let plan = plan(daemon, sizes, Mode::Close, expected);
     let explain = |error: &dyn std::fmt::Display| -> ! { panic!("{attacks:?}: {error}") };
     std::thread::scope(|scope| {
-        let run = |place| kept::run(place, &plan.right, sizes.patience, &is_over);
-        let [tcp, unix] = places
+        let run = |address| keep_alive::run(address, &plan.expected, sizes.timeout, &is_over);
+        let [tcp, unix] = addresses
             .each_ref()
-            .map(|place| scope.spawn(move || run(place)));
-        let tally = load::run(&plan);
-        // Before anything can panic: it would wait for them.
+            .map(|address| scope.spawn(move || run(address)));
+        let results = load::run(&plan);
+        // First, because a panic in this scope would wait for these threads.
         is_over.store(true, Ordering::Relaxed);
         for kept in [tcp, unix] {
             match kept.join().unwrap() {
-                Ok(kept) => sum.kept.add(kept),
+                Ok(kept) => totals.kept.add(kept),
                 Err(error) => explain(&error),
             }
         }
-        match tally {
-            Ok(tally) => {
-                sum.connections += tally.answered;
-                sum.probes.add(&tally);
+        match results {
+            Ok(results) => {
+                totals.connections += results.answered;
+                totals.probes.add(&results);
             }
             Err(error) => explain(&error),
         }
     });
     for (attack, mut crowd) in crowds {
         let made = crowd.stop();
-        sum.attackers += made;
-        sum.unseen += attack.unseen(made);
+        totals.attackers += made;
+        totals.unseen += attack.unseen(made);
     }
 }
 
-/// Until the daemon answers with this status.
-fn wait_for(status: &str, door: &Door, sizes: &Sizes) {
-    let patience = Instant::now() + sizes.log_limit + REST;
+/// Waits until the daemon responds with this status.
+fn wait_for(status: &str, daemon: &ServerProcess, sizes: &Sizes) {
+    let timeout = Instant::now() + sizes.log_limit + REST;
     let line = format!("HTTP/1.1 {status} ");
     let is_there = || {
         let mut answer = Vec::new();
-        let mut stream = TcpStream::connect(door.address)?;
+        let mut stream = TcpStream::connect(daemon.address)?;
         stream.write_all(load::REQUEST_CLOSE)?;
         stream.read_to_end(&mut answer)?;
         std::io::Result::Ok(answer.starts_with(line.as_bytes()))
     };
     while !is_there().unwrap() {
-        assert!(Instant::now() < patience, "no {status}");
-        std::thread::sleep(LOOK);
+        assert!(
+            Instant::now() < timeout,
+            "the daemon did not respond with {status}"
+        );
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// What came of all clients so far.
-struct Sum {
-    probes: Tally,
-    /// Connections of those probes that had one each, and their answer.
+/// The results of all clients so far.
+struct Totals {
+    probes: Results,
+    /// Answered probes that had one connection each.
     connections: u64,
-    kept: Kept,
-    /// Connections of attackers, and of them those that the daemon may not have seen.
+    kept: KeepAliveResults,
+    /// Connections of attackers, and how many of them the daemon may not have seen.
     attackers: u64,
     unseen: u64,
 }
 
-impl Sum {
+impl Totals {
     fn new() -> Self {
-        Sum {
-            probes: Tally::new(),
+        Totals {
+            probes: Results::new(),
             connections: 0,
-            kept: Kept::default(),
+            kept: KeepAliveResults::default(),
             attackers: 0,
             unseen: 0,
         }
@@ -305,33 +323,33 @@ impl Sum {
     }
 
     fn unanswered(&self) -> u64 {
-        self.probes.unanswered() + (self.kept.asked - self.kept.answered)
+        self.probes.unanswered() + (self.kept.sent - self.kept.answered)
     }
 }
 
-/// What the daemon counted, by its last word.
+/// The daemon's counters, from its last log line.
 #[derive(Default)]
-struct Counted {
+struct DaemonCounters {
     answered: u64,
     accepted: u64,
-    /// What else happened, in the daemon's words.
+    /// The other counters, with the names in the log line.
     others: Vec<(u64, String)>,
 }
 
-impl Counted {
-    /// `2 requests answered on 1 connections, 3 failed, 4 pauses`.
-    fn of(last_word: &str) -> Counted {
+impl DaemonCounters {
+    /// Parses `2 requests answered on 1 connections, 3 failed, 4 pauses`.
+    fn parse(last_line: &str) -> DaemonCounters {
         let numbered = |part: &str| {
             let (number, what) = part.split_once(' ')?;
             Some((number.parse().ok()?, what.to_owned()))
         };
-        let mut parts = last_word.split(", ").map(|part| match numbered(part) {
+        let mut parts = last_line.split(", ").map(|part| match numbered(part) {
             Some(numbered) => numbered,
-            None => panic!("the daemon's last word: {last_word}"),
+            None => panic!("cannot parse the daemon's last line: {last_line}"),
         });
         let (answered, on) = parts.next().unwrap();
         let accepted = on.split(' ').find_map(|word| word.parse().ok());
-        Counted {
+        DaemonCounters {
             answered,
             accepted: accepted.unwrap(),
             others: parts.collect(),
@@ -345,7 +363,7 @@ impl Counted {
     }
 
     fn print(&self) {
-        let mut table = Table::new(&["the daemon counted", ""]);
+        let mut table = Table::new(&["daemon counter", "value"]);
         table.row(["connections".to_owned(), thousands(self.accepted)]);
         table.row(["answered".to_owned(), thousands(self.answered)]);
         for name in ["refused", "evicted", "expired", "failed", "pauses"] {
@@ -355,7 +373,7 @@ impl Counted {
     }
 }
 
-/// What the daemon holds at a moment when nobody wants anything of it.
+/// The resources of the daemon when no client is connected.
 struct State {
     at: Duration,
     memory: Memory,
@@ -367,13 +385,13 @@ struct State {
 }
 
 impl State {
-    fn of(process: u32, began: Instant) -> State {
+    fn of(process: u32, started: Instant) -> State {
         let entries = |what: &str| {
             let directory = std::fs::read_dir(format!("/proc/{process}/{what}"));
             directory.unwrap().count()
         };
         State {
-            at: began.elapsed(),
+            at: started.elapsed(),
             memory: Memory::settled(process),
             descriptors: entries("fd"),
             threads: entries("task"),
@@ -383,16 +401,16 @@ impl State {
         }
     }
 
-    /// Once every connection has ended, for which it has some seconds.
-    fn rested(process: u32, began: Instant, descriptors: usize, sum: &Sum) -> State {
-        let patience = Instant::now() + REST;
+    /// Waits until all connections have ended, at most `REST`.
+    fn at_rest(process: u32, started: Instant, descriptors: usize, totals: &Totals) -> State {
+        let timeout = Instant::now() + REST;
         loop {
-            let state = State::of(process, began);
-            if state.descriptors <= descriptors || patience < Instant::now() {
+            let state = State::of(process, started);
+            if state.descriptors <= descriptors || timeout < Instant::now() {
                 return State {
-                    answered: sum.answered(),
-                    unanswered: sum.unanswered(),
-                    p99: sum.probes.ms(0.99),
+                    answered: totals.answered(),
+                    unanswered: totals.unanswered(),
+                    p99: totals.probes.ms(0.99),
                     ..state
                 };
             }
@@ -431,21 +449,24 @@ fn print(start: &State, states: &[State]) {
     table.print();
 }
 
-/// Bytes that the daemon's connections may take, as it says itself.
-fn promised(program: &Path) -> u64 {
+/// The most memory of the daemon's connections, in bytes, from its `--help`.
+fn promised_bytes(program: &Path) -> u64 {
     let help = Command::new(program).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let kib = help.split("connections take up to ").nth(1);
     let kib = kib.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
-    kib.unwrap() * 1024
+    let Some(kib) = kib else {
+        panic!("`healthz --help` does not say `connections take up to N KiB`: {help}");
+    };
+    kib * 1024
 }
 
-fn memory_verdict(states: &[State], most: u64, is_full: bool) -> Option<String> {
+fn memory_problem(states: &[State], most: u64, is_full: bool) -> Option<String> {
     let anonymous = |state: &State| state.memory.anonymous;
     let highest = states.iter().map(anonymous).max()?;
     if highest > most {
         return Some(format!(
-            "anonymous memory: {highest} bytes, more than the {most} it may take"
+            "anonymous memory: {highest} bytes, more than {most}"
         ));
     }
     let (middle, last) = (
@@ -453,49 +474,60 @@ fn memory_verdict(states: &[State], most: u64, is_full: bool) -> Option<String> 
         anonymous(states.last()?),
     );
     let is_growing = last > middle + GROWTH_BYTES_MAX;
-    (is_full && is_growing).then(|| format!("anonymous memory: from {middle} to {last} bytes"))
+    (is_full && is_growing).then(|| {
+        format!("anonymous memory grew from {middle} bytes in the middle to {last} at the end")
+    })
 }
 
-/// What is not as it should be.
-fn verdict(start: &State, states: &[State], sum: &Sum, counted: &Counted) -> Vec<String> {
+/// A line for each condition that does not hold.
+fn problems(
+    start: &State,
+    states: &[State],
+    totals: &Totals,
+    counters: &DaemonCounters,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut same = |what: &str, first: usize, last: usize| {
         if first != last {
-            wrong.push(format!("{what}: {first} at the start, then {last}"));
+            wrong.push(format!("{what}: expected {first}, found {last}"));
         }
     };
     for state in states {
         same("descriptors", start.descriptors, state.descriptors);
         same("threads", start.threads, state.threads);
     }
-    same("unanswered", 0, sum.unanswered() as usize);
-    same("not closed in order", 0, sum.probes.unclosed as usize);
-    same("pauses", 0, counted.other("pauses") as usize);
-    let mut no_less = |what: &str, more: u64, less: u64| {
+    same("unanswered requests", 0, totals.unanswered() as usize);
+    same(
+        "connections not closed in order",
+        0,
+        totals.probes.unclosed as usize,
+    );
+    same("pauses", 0, counters.other("pauses") as usize);
+    let mut at_least = |what: &str, more: u64, less: u64| {
         if more < less {
-            wrong.push(format!("{what}: {more} and {less}"));
+            wrong.push(format!("expected at least {what}: {more} and {less}"));
         }
     };
-    no_less(
-        "answers that the daemon counted, and that clients had",
-        counted.answered,
-        sum.answered(),
+    at_least(
+        "as many responses counted by the daemon as received by clients",
+        counters.answered,
+        totals.answered(),
     );
-    no_less(
-        "connections that the daemon counted, and that clients made",
-        counted.accepted,
-        sum.attackers - sum.unseen + sum.connections + sum.kept.connections,
+    at_least(
+        "as many connections counted by the daemon as made by clients",
+        counters.accepted,
+        totals.attackers - totals.unseen + totals.connections + totals.kept.connections,
     );
-    // Nobody honest resets a connection, and the system has what is needed.
-    no_less(
-        "attackers, and connections that failed",
-        sum.attackers,
-        counted.other("failed"),
+    // Only attackers reset connections.
+    at_least(
+        "as many attackers as failed connections",
+        totals.attackers,
+        counters.other("failed"),
     );
-    no_less(
-        "connections that the daemon evicted, and those that ended under who keeps one",
-        counted.other("evicted"),
-        sum.kept.repeats,
+    at_least(
+        "as many evictions as connections that keep-alive clients lost",
+        counters.other("evicted"),
+        totals.kept.repeats,
     );
     wrong
 }

@@ -1,13 +1,13 @@
-//! How long a probe takes while the host is busy with its own work: `cargo bench --bench starvation`.
+//! Latency of a probe while the host process is busy with its own work: `cargo bench --bench starvation`.
 //!
-//! The host is a tokio runtime with a worker a core. Either its `/healthz` is axum in that runtime,
-//! or it is healthz on a thread of its own; `benches/peers` has the program. Loads: none; two
-//! spinning tasks a core; eight a core that block for good, 200 ms at a time; the same, but they
-//! yield in between. Ten probes a second, each on a connection of its own, with 5 s to be answered.
-//! The client sleeps between probes and competes for the cores like everybody else.
+//! The host is a tokio runtime with one worker per core. Its `/healthz` is either axum in that runtime, or
+//! healthz on its own thread; the program is in `benches/peers`. Loads: none (`idle`); two spinning tasks per
+//! core (`spin`); eight tasks per core that block for 200 ms again and again (`block`); the same tasks, which
+//! yield in between (`block-yield`). There are ten probes per second, each on a new connection, with a timeout
+//! of 5 s. The client sleeps between probes and shares the cores with the host.
 //!
-//! `-- --seconds 10` makes it shorter than 30 s a row, `--load spin` leaves out the other loads. Under
-//! `cargo test --benches` healthz answers alone, beside spinning threads: nothing else is built.
+//! `-- --seconds 10` sets the time per row (default 30 s), `--load spin` selects one load. Under
+//! `cargo test --benches` only healthz is measured, with spinning threads in the same process.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -30,11 +30,11 @@ use std::time::Duration;
 use healthz::server::{Address, Config, Listeners, Server};
 use healthz::{Check, Endpoint, Responder};
 
-use load::{Mode, Plan, Right, Tally, Wait};
+use load::{Expected, Mode, Plan, Results, Wait};
 use support::Checksum;
 
 const RATE: u32 = 10;
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 const LOADS: [&str; 4] = ["idle", "spin", "block", "block-yield"];
 
 static PING: Check = Check::ping();
@@ -44,85 +44,85 @@ fn main() {
     println!("{}", support::environment());
     let mut checksum = Checksum::EMPTY;
     if !support::is_full() {
-        println!("small run: healthz alone, beside spinning threads of this process");
+        println!("small run: only healthz, with spinning threads in this process");
         heading();
-        report("spin", "healthz", &beside_spinning_threads(), &mut checksum);
+        report("spin", "healthz", &with_spinning_threads(), &mut checksum);
         println!("\nchecksum {checksum}");
         return;
     }
     let seconds = support::option("--seconds").unwrap_or(30);
     build();
     println!(
-        "{RATE} probes a second for {seconds} s a row, one connection each, 5 s to be answered\n"
+        "{RATE} probes per second for {seconds} s per row, one connection each, timeout 5 s\n"
     );
     heading();
     let only: Option<String> = support::option("--load");
     let is_wanted = |load: &str| only.as_deref().is_none_or(|only| only == load);
     for load in LOADS.into_iter().filter(|load| is_wanted(load)) {
-        for (who, name) in [("door", "healthz"), ("axum", "axum")] {
-            let host = Host::start(who, load);
-            let tally = probe(host.address, RATE, seconds * u64::from(RATE));
-            report(load, name, &tally, &mut checksum);
+        for name in ["healthz", "axum"] {
+            let host = Host::start(name, load);
+            let results = probe(host.address, RATE, seconds * u64::from(RATE));
+            report(load, name, &results, &mut checksum);
         }
     }
     println!("\nchecksum {checksum}");
 }
 
-/// Probes as a kubelet does, only more often.
-fn probe(address: SocketAddr, rate: u32, count: u64) -> Tally {
+/// Sends probes as a kubelet does, but more often.
+fn probe(address: SocketAddr, rate: u32, count: u64) -> Results {
     let plan = Plan {
         address,
         mode: Mode::Close,
         wait: Wait::Sleep,
         rate,
         count,
-        patience: PATIENCE,
-        right: Right::Ok,
+        timeout: TIMEOUT,
+        expected: Expected::Ok,
     };
     load::run(&plan).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn heading() {
     println!(
-        "times in ms, from when a probe was due; late: by how much the client itself was, p99\n"
+        "times in ms from the scheduled time of a probe; late: delay of the client itself, p99\n"
     );
     println!(
         "| {:<11} | {:<7} | {:>9} | {:>7} | {:>7} | {:>7} | {:>5} |",
-        "load", "door", "answered", "p50", "p99", "max", "late"
+        "load", "server", "answered", "p50", "p99", "max", "late"
     );
     println!("|-------------|---------|----------:|--------:|--------:|--------:|------:|");
 }
 
-fn report(load: &str, name: &str, tally: &Tally, checksum: &mut Checksum) {
-    let answered = format!("{}/{}", tally.answered, tally.asked);
-    let [p50, p99, max] = [0.5, 0.99, 1.0].map(|quantile| of_all(tally, quantile));
-    let late = millis(tally.late.value_at_quantile(0.99));
+fn report(load: &str, name: &str, results: &Results, checksum: &mut Checksum) {
+    let answered = format!("{}/{}", results.answered, results.sent);
+    let [p50, p99, max] = [0.5, 0.99, 1.0].map(|quantile| of_all(results, quantile));
+    let late = millis(results.late.value_at_quantile(0.99));
     println!(
         "| {load:<11} | {name:<7} | {answered:>9} | {p50:>7} | {p99:>7} | {max:>7} | {late:>5} |"
     );
     if name == "healthz" {
         assert_eq!(
-            tally.answered, tally.asked,
-            "probes that healthz answered under {load}"
+            results.answered, results.sent,
+            "probes that healthz answered under load {load}"
         );
         assert_eq!(
-            tally.unclosed, 0,
+            results.unclosed, 0,
             "connections that healthz did not close in order"
         );
-        checksum.add(tally.checksum.to_string().as_bytes());
+        checksum.add(results.checksum.to_string().as_bytes());
     }
 }
 
-/// A percentile of all probes, where one that was not answered took longer than any that was.
-fn of_all(tally: &Tally, quantile: f64) -> String {
-    let rank = (quantile * tally.asked as f64).ceil();
-    if rank > tally.answered as f64 {
-        return format!("> {}", PATIENCE.as_millis());
+/// A percentile of all probes, where unanswered ones count as slower than all others.
+fn of_all(results: &Results, quantile: f64) -> String {
+    let rank = (quantile * results.sent as f64).ceil();
+    if rank > results.answered as f64 {
+        return format!("> {}", TIMEOUT.as_millis());
     }
     millis(
-        tally
+        results
             .latency
-            .value_at_quantile(rank / tally.answered as f64),
+            .value_at_quantile(rank / results.answered as f64),
     )
 }
 
@@ -134,7 +134,7 @@ fn millis(nanos: u64) -> String {
     }
 }
 
-/// Builds the host, which nobody else needs.
+/// Builds the host program.
 fn build() {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/Cargo.toml");
     let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
@@ -150,24 +150,27 @@ fn build() {
         .arg("--target-dir")
         .arg(target())
         .status();
-    assert!(status.unwrap().success(), "benches/peers does not build");
+    assert!(
+        status.unwrap().success(),
+        "cannot build benches/peers; see the errors above"
+    );
 }
 
-/// Where the host is built: its own lock file must not wait for ours.
+/// The target directory of the host. Separate, because cargo locks the one of this bench.
 fn target() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/target"))
 }
 
-/// The program of `benches/peers`. It ends with this value.
+/// A running host program, which is killed when this is dropped.
 struct Host {
     child: Child,
     address: SocketAddr,
 }
 
 impl Host {
-    fn start(who: &str, load: &str) -> Host {
+    fn start(server: &str, load: &str) -> Host {
         let mut child = Command::new(target().join("release/host"))
-            .args([who, load])
+            .args([server, load])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -182,19 +185,19 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // It may be too busy to see that its standard input has ended.
+        // Killed, because it may be too busy to notice the end of its standard input.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-fn beside_spinning_threads() -> Tally {
+fn with_spinning_threads() -> Results {
     let mut listeners = Listeners::new();
     listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
     let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
     let address = server.local_addresses().next();
     let Some(Address::Tcp(address)) = address else {
-        panic!("not on TCP: {address:?}");
+        panic!("the server has no TCP address: {address:?}");
     };
     let handle = healthz::server::spawn(server).unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
@@ -207,9 +210,9 @@ fn beside_spinning_threads() -> Tally {
             }
         });
     }
-    let tally = probe(address, 20, 10);
+    let results = probe(address, 20, 10);
     is_over.store(true, Ordering::Relaxed);
     handle.stop();
     handle.join().unwrap();
-    tally
+    results
 }

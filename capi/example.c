@@ -1,11 +1,15 @@
-// A small service with the door in its own poll(2) loop: it echoes lines on one socket, and says over
-// another how it is.
-//
-//     cc example.c $(pkg-config --cflags --libs healthz) -o example
-//     ./example 127.0.0.1:10248
-//
-// Without an address it takes a free port. SIGUSR1 makes it ill and SIGUSR2 well again, both straight
-// from the handler; SIGTERM drains and ends it.
+/*
+ * An echo service with a health server in its own poll(2) loop. Lines marked healthz are the ones that
+ * the health server needs.
+ *
+ *     cc example.c $(pkg-config --cflags --libs healthz) -o example
+ *     ./example 127.0.0.1:10248
+ *     curl 'http://127.0.0.1:10248/healthz?verbose'
+ *
+ * Without an address it uses a free port and prints it. SIGUSR1 makes the check "manual" fail and
+ * SIGUSR2 makes it pass again, both directly from the signal handler. SIGTERM ends the program after the
+ * requests in progress.
+ */
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,17 +22,21 @@
 
 #include <healthz.h>
 
-static const struct healthz_check *work; // door
-static volatile sig_atomic_t is_ending;
+/* The check "work" fails if the loop has not beaten for this long. */
+enum { LIMIT_MS = 30000 }; /* healthz */
+
+static const struct healthz_check *work; /* healthz */
+static const struct healthz_check *manual; /* healthz */
+static volatile sig_atomic_t is_terminating;
 
 static void on_signal(int signal)
 {
 	if (signal == SIGUSR1)
-		healthz_fail(work, "asked to be ill"); // door
+		healthz_fail(manual, "SIGUSR1 received"); /* healthz */
 	else if (signal == SIGUSR2)
-		healthz_beat(work); // door
+		healthz_pass(manual); /* healthz */
 	else
-		is_ending = 1;
+		is_terminating = 1;
 }
 
 static int failed(const char *what, const char *why)
@@ -37,8 +45,8 @@ static int failed(const char *what, const char *why)
 	return 1;
 }
 
-// The service itself: one client at a time.
-static int listen_for_work(void)
+/* The listener of the echo service, on a free port. */
+static int listen_for_echo(void)
 {
 	struct sockaddr_in address = {.sin_family = AF_INET};
 	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -47,10 +55,11 @@ static int listen_for_work(void)
 		return -1;
 	socklen_t size = sizeof address;
 	getsockname(fd, (struct sockaddr *)&address, &size);
-	printf("work on port %d\n", ntohs(address.sin_port));
+	printf("echo on port %d\n", ntohs(address.sin_port));
 	return fd;
 }
 
+/* Sends back what the client sent, and closes the connection when it ends. */
 static void echo(int *client)
 {
 	char line[256];
@@ -61,56 +70,78 @@ static void echo(int *client)
 	}
 }
 
+/* Creates and starts the health server. NULL after an error, which it prints. */
+static struct healthz *start_health_server(const char *address) /* healthz */
+{
+	struct healthz *server; /* healthz */
+	if (healthz_create(NULL, &server)) { /* healthz */
+		failed("cannot create the health server", "not enough memory"); /* healthz */
+		return NULL; /* healthz */
+	}
+	if (healthz_add_ping(server) || /* healthz */
+	    healthz_add_heartbeat(server, "work", LIMIT_MS, 0, &work) || /* healthz */
+	    healthz_add_check(server, "manual", 0, &manual) || /* healthz */
+	    healthz_listen(server, address) || /* healthz */
+	    healthz_start(server)) { /* healthz */
+		failed("cannot start the health server", healthz_error(server)); /* healthz */
+		healthz_destroy(server); /* healthz */
+		return NULL; /* healthz */
+	}
+	healthz_pass(manual); /* healthz */
+	printf("health on port %d\n", healthz_port(server)); /* healthz */
+	return server; /* healthz */
+}
+
+/* How long poll(2) may wait: the loop must also wake up to beat. */
+static int wait_ms(struct healthz *server) /* healthz */
+{
+	int timeout = healthz_timeout(server); /* healthz */
+	return timeout < 0 || timeout > LIMIT_MS / 3 ? LIMIT_MS / 3 : timeout; /* healthz */
+}
+
 int main(int argc, char **argv)
 {
-	struct healthz *door; // door
-	if (healthz_create(NULL, &door)) // door
-		return failed("no door", "out of memory"); // door
-	if (healthz_add_ping(door) || // door
-	    healthz_add_heartbeat(door, "work", 30000, 0, &work) || // door
-	    healthz_listen(door, argc > 1 ? argv[1] : "127.0.0.1:0") || // door
-	    healthz_start(door)) { // door
-		failed("no door", healthz_error(door)); // door
-		healthz_destroy(door); // door
-		return 1; // door
-	} // door
-	printf("health on port %d\n", healthz_port(door)); // door
+	struct healthz *server = start_health_server(argc > 1 ? argv[1] : "127.0.0.1:0"); /* healthz */
+	if (!server) /* healthz */
+		return 1; /* healthz */
 
 	struct sigaction action = {.sa_handler = on_signal};
 	sigaction(SIGUSR1, &action, NULL);
 	sigaction(SIGUSR2, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 
-	int listener = listen_for_work(), client = -1;
+	int listener = listen_for_echo(), client = -1;
 	if (listener < 0)
-		return failed("no work", strerror(errno));
+		return failed("cannot listen for echo clients", strerror(errno));
 	fflush(stdout);
 
 	int is_stopping = 0;
-	while (!healthz_is_finished(door)) { // door
+	while (!healthz_is_finished(server)) { /* healthz */
 		struct pollfd fds[] = {
-			{.fd = healthz_fd(door), .events = POLLIN}, // door
+			{.fd = healthz_fd(server), .events = POLLIN}, /* healthz */
 			{.fd = client < 0 ? listener : -1, .events = POLLIN},
 			{.fd = client, .events = POLLIN},
 		};
-		if (poll(fds, 3, healthz_timeout(door)) < 0 && errno != EINTR)
+		if (poll(fds, 3, wait_ms(server)) < 0 && errno != EINTR)
 			return failed("poll", strerror(errno));
-		if (healthz_turn(door, 0, NULL)) // door
-			return failed("door", healthz_error(door)); // door
 		if (fds[1].revents)
 			client = accept(listener, NULL, NULL);
 		if (fds[2].revents)
 			echo(&client);
-		if (is_ending && !is_stopping) {
+		/* Beat first, so that the answers below report this turn of the loop. */
+		healthz_beat(work); /* healthz */
+		if (healthz_turn(server, 0, NULL)) /* healthz */
+			return failed("health server", healthz_error(server)); /* healthz */
+		if (is_terminating && !is_stopping) {
 			is_stopping = 1;
-			healthz_shutdown(door); // door
-			healthz_stop(door); // door
+			healthz_shutdown(server); /* healthz */
+			healthz_stop(server); /* healthz */
 		}
 	}
 	struct healthz_counters counters;
-	healthz_counters(door, &counters);
+	healthz_counters(server, &counters);
 	printf("%llu requests answered\n", (unsigned long long)counters.answered);
-	healthz_destroy(door); // door
+	healthz_destroy(server); /* healthz */
 	if (client >= 0)
 		close(client);
 	close(listener);

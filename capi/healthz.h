@@ -1,14 +1,20 @@
-// healthz: /healthz, /livez and /readyz, answered from your own loop.
-// Made from src/capi/mod.rs by `make -C capi header`; changes belong there.
-//
-// In this order: healthz_create(), healthz_add_...(), healthz_listen(), healthz_start(); then,
-// whenever healthz_fd() is readable or healthz_timeout() is over, healthz_turn(); at the end
-// healthz_destroy(). capi/example.c is a whole program.
-//
-// Functions that take a door are called by one thread at a time; those that take a check by any
-// thread, and in signal handlers, as long as the door lives. No pointer of yours is kept, but for
-// the memory given to healthz_create_in(). SIGPIPE is not raised, no thread is started, nothing is
-// printed (but for a bug's last words), and no descriptor is inherited by children.
+/* healthz: answers /healthz, /livez and /readyz from your own event loop.
+ *
+ * Generated from src/capi/mod.rs by `make -C capi header`; edit that file, not this one.
+ *
+ * Order of calls: healthz_create(), healthz_add_...(), healthz_listen(), healthz_start(); then
+ * healthz_turn() each time that healthz_fd() is readable or healthz_timeout() has passed; at the end
+ * healthz_destroy(). capi/README.md has the shortest program, capi/example.c a longer one.
+ *
+ * Threads: only one thread at a time may call functions that take a server. Functions that take a
+ * check may be called from any thread and from signal handlers, until the server is destroyed.
+ *
+ * Your process: the library starts no thread, raises no SIGPIPE, and opens descriptors close-on-exec.
+ * It prints nothing, except the panic message of a bug. It keeps no pointer of yours, except the memory
+ * given to healthz_create_in().
+ *
+ * Needs a C89 or C++98 compiler with <stdint.h>.
+ */
 
 #ifndef HEALTHZ_H
 #define HEALTHZ_H
@@ -16,216 +22,253 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// The check decides the answer of `/healthz`.
+/* The check counts for `/healthz`. */
 #define HEALTHZ_ON_HEALTHZ 1
 
-// The check decides the answer of `/livez`.
+/* The check counts for `/livez`. */
 #define HEALTHZ_ON_LIVEZ 2
 
-// The check decides the answer of `/readyz`.
+/* The check counts for `/readyz`. */
 #define HEALTHZ_ON_READYZ 4
 
-// Most checks of a door.
+/* The most checks that a server can have. */
 #define HEALTHZ_CHECKS_MAX 256
 
-// What a door's memory has to be a multiple of, in bytes.
+/* Alignment of the memory given to healthz_create_in(), in bytes. */
 #define HEALTHZ_MEMORY_ALIGN 64
 
-// What came of a call.
+/* The result of a call. */
 enum healthz_result {
-  // It was done.
+  /* The call succeeded. */
   HEALTHZ_OK = 0,
-  // An argument is NULL, out of its bounds, or no name or address; or the call comes too early or
-  // too late in a door's life.
+  /* An argument is NULL, out of range, or not a valid name or address; or the call came too early
+   * or too late (see healthz_start()).
+   */
   HEALTHZ_INVALID = 1,
-  // The memory given is too small or not aligned, or there is none.
+  /* The memory given is too small or not aligned, or the heap has none left. */
   HEALTHZ_NO_MEMORY = 2,
-  // The system refused: an address in use or not loopback, no more descriptors, and so on.
+  /* The system refused: the address is in use or not loopback, no descriptor is left, and so on. */
   HEALTHZ_SYSTEM = 3,
-  // healthz itself was wrong somewhere. The door answers nobody any more; destroy it.
-  HEALTHZ_BROKEN = 4,
+  /* A bug in healthz. The server no longer answers; destroy it. */
+  HEALTHZ_BROKEN = 4
 };
 
-// A door. Its memory is the block that it stands at the beginning of.
+/* A server: its sockets, connections and checks. */
 struct healthz;
 
-// A named fact about your program: it passes or fails. It lives in its door, and as long.
-//
-// Every function that takes one may be called from any thread and from a signal handler: it is a few
-// atomic stores, waits for nobody and calls nothing.
+/* A health check: a name, and whether it passes or fails. It belongs to its server and is valid until
+ * that is destroyed.
+ *
+ * Every function that takes a check may be called from any thread and from a signal handler. It makes
+ * a few atomic stores, never blocks and makes no system call that is unsafe in a handler.
+ */
 struct healthz_check;
 
-// What a door may cost. All zero is a good choice: every 0 stands for the default.
+/* Limits of a server. 0 selects the default, so a structure that is all zero is a good choice. */
 struct healthz_options {
-  // Connections at once, 1 to 65,535 (64). One more evicts the one that was idle longest.
+  /* Most open connections, 1 to 65,535 (default 64). When all are in use, a new connection replaces
+   * the one that has been idle longest.
+   */
   uint32_t connections;
-  // Longest request head in bytes, 512 to 65,535 (8,192).
+  /* Longest request head in bytes, 512 to 65,535 (default 8,192). */
   uint32_t head_bytes;
-  // How many checks can be added, 1 to HEALTHZ_CHECKS_MAX (16).
+  /* How many checks can be added, 1 to HEALTHZ_CHECKS_MAX (default 16). */
   uint32_t checks;
-  // Longest time for a request head to arrive, in milliseconds (10,000).
+  /* Longest time for a request head to arrive, in milliseconds (default 10,000). */
   uint32_t head_ms;
-  // Longest time without a request, in milliseconds (60,000).
+  /* Longest time that a connection may stay open without a request, in milliseconds (default
+   * 60,000).
+   */
   uint32_t idle_ms;
-  // Longest time for the last requests after healthz_stop(), in milliseconds (2,000).
+  /* Longest time for requests in progress to finish after healthz_stop(), in milliseconds (default
+   * 2,000).
+   */
   uint32_t drain_ms;
-  // Other than 0: addresses that other machines can reach are taken too. There is no
-  // authentication.
+  /* If not 0, addresses that other machines can reach are allowed too. There is no
+   * authentication.
+   */
   int allow_remote;
 };
 
-// What a door has seen since it was started. All but `open` only ever grow.
+/* Counters of a server since it was started. All but `open` only grow. */
 struct healthz_counters {
-  // Connections accepted, foreign ones apart.
+  /* Connections accepted, without those counted in `foreign`. */
   uint64_t accepted;
-  // Requests answered, refused ones included.
+  /* Requests answered, including refused ones. */
   uint64_t answered;
-  // Requests whose head was not acceptable, or did not come in time.
+  /* Requests whose head was malformed or too long, or did not arrive in time. */
   uint64_t refused;
-  // Connections closed because the table was full.
+  /* Connections closed to make room for a new one. */
   uint64_t evicted;
-  // Connections closed because a deadline passed.
+  /* Connections closed because a deadline passed. */
   uint64_t expired;
-  // Connections that ended in an error of the socket, such as a reset by the peer.
+  /* Connections that ended with a socket error, such as a reset by the client. */
   uint64_t failed;
-  // Connections that were gone when they were to be accepted.
+  /* Connections that the client had already ended when they were accepted. */
   uint64_t aborted;
-  // Connections to a loopback address from one that is none, closed unread.
+  /* Connections to a loopback address from a non-loopback address; closed without reading. */
   uint64_t foreign;
-  // Spells in which accepting was paused because the system was short of something.
+  /* How often accepting was paused because the system had no descriptors or memory left. */
   uint64_t accept_pauses;
-  // Connections in the table now.
+  /* Connections open now. */
   uint64_t open;
 };
 
 #ifdef __cplusplus
 extern "C" {
-#endif // __cplusplus
+#endif /* __cplusplus */
 
-// The version of the library, such as "0.1.0".
+/* The version of the library, such as "0.1.0". */
 const char *healthz_version(void);
 
-// A result in words, never NULL. healthz_error() says more.
+/* A short description of a result, never NULL. healthz_error() has the details. */
 const char *healthz_strerror(int result);
 
-// How much memory a door with these options takes, in bytes; 0 if they are out of their bounds.
-// `options` may be NULL, for the defaults.
-//
-// It is the most that all peers together can make it use, and what is not used is never touched: a
-// door at rest stays at a few pages.
+/* How much memory a server with these options takes, in bytes; 0 if an option is out of range.
+ * `options` may be NULL, for the defaults.
+ *
+ * Clients cannot make the server use more than this. Memory that is not needed yet is not touched, so
+ * an idle server has only a few pages resident.
+ */
 size_t healthz_memory_bytes(const struct healthz_options *options);
 
-// Makes a door in memory from the heap, and puts it into `*door` (NULL if that fails). `options` may
-// be NULL.
+/* Creates a server in memory from the heap and stores it in `*server` (NULL if that fails). `options`
+ * may be NULL, for the defaults.
+ */
 enum healthz_result healthz_create(const struct healthz_options *options,
-                                   struct healthz **door);
+                                   struct healthz **server);
 
-// Makes a door in `memory`, which has `bytes` of it, at least healthz_memory_bytes() and aligned to
-// HEALTHZ_MEMORY_ALIGN. It need not be zero, and belongs to the door until that is destroyed. From
-// the heap comes only the list of events that the loop fills, a few KiB, in healthz_start().
+/* Creates a server in `memory`, which is `bytes` long: at least healthz_memory_bytes(), and aligned to
+ * HEALTHZ_MEMORY_ALIGN. It need not be zeroed. The server owns it until healthz_destroy(). Only
+ * healthz_start() takes memory from the heap: a few KiB for the list of events.
+ */
 enum healthz_result healthz_create_in(const struct healthz_options *options,
                                       void *memory,
                                       size_t bytes,
-                                      struct healthz **door);
+                                      struct healthz **server);
 
-// Adds the check `ping`, which always passes: that it is answered at all is the news.
-enum healthz_result healthz_add_ping(struct healthz *door);
+/* Adds the check `ping`, which always passes: any answer shows that the server is running. */
+enum healthz_result healthz_add_ping(struct healthz *server);
 
-// Adds a check that is what was last said by healthz_pass() or healthz_fail(). Before the first word
-// it fails with "not reported yet".
-//
-// `name` is 1 to 127 bytes of A-Z a-z 0-9 . _ / - and is copied; no other check has it. `endpoints`
-// says where it counts, as a sum of HEALTHZ_ON_...; 0 is everywhere. The check is put into `*check`.
-enum healthz_result healthz_add_check(struct healthz *door,
+/* Adds a check that your program sets with healthz_pass() and healthz_fail(). Until the first of these
+ * calls it fails with "not reported yet".
+ *
+ * `name` is 1 to 127 bytes of A-Z a-z 0-9 . _ / - and is copied. No other check of the server may have
+ * it. `endpoints` selects the endpoints that the check counts for: a sum of HEALTHZ_ON_..., or 0 for
+ * all three. The check is stored in `*check`.
+ */
+enum healthz_result healthz_add_check(struct healthz *server,
                                       const char *name,
                                       uint32_t endpoints,
                                       const struct healthz_check **check);
 
-// Adds a check that passes while the last healthz_beat() is younger than `limit_ms` milliseconds.
-// Before the first beat it passes until `limit_ms` after healthz_start(). The rest is as with
-// healthz_add_check().
-enum healthz_result healthz_add_heartbeat(struct healthz *door,
+/* Adds a check that fails when the last healthz_beat() was more than `limit_ms` milliseconds ago.
+ * Before the first beat it passes until `limit_ms` after healthz_start(). The other arguments are as for
+ * healthz_add_check().
+ *
+ * If one loop both beats and calls healthz_turn(), beat before healthz_turn(), and do not wait longer
+ * than a third of the limit: a loop that waits for requests alone beats too late.
+ */
+enum healthz_result healthz_add_heartbeat(struct healthz *server,
                                           const char *name,
                                           uint32_t limit_ms,
                                           uint32_t endpoints,
                                           const struct healthz_check **check);
 
-// Listens on `address`: "127.0.0.1:10248", "[::1]:10248", "localhost:10248" (both of them, or the one
-// that this machine has) or "unix:/path". Port 0 is any free one, see healthz_port(). Only before
-// healthz_start(); up to 16 times.
-enum healthz_result healthz_listen(struct healthz *door,
+/* Listens on `address`: "127.0.0.1:10248", "[::1]:10248", "unix:/path" or "localhost:10248" (IPv4 and
+ * IPv6, or the one that this machine has). Port 0 selects a free port, see healthz_port(). Call it
+ * before healthz_start(), up to 16 times.
+ *
+ * It fails, for example, if the address is in use. Check the result: healthz_start() only fails if no
+ * address at all could be used.
+ */
+enum healthz_result healthz_listen(struct healthz *server,
                                    const char *address);
 
-// Takes over a socket that listens already, for example from a service manager. The door owns `fd`
-// from here on, also when this fails, unless it is not open or is a standard stream.
-enum healthz_result healthz_listen_fd(struct healthz *door, int fd);
+/* Serves on a socket that already listens, for example one from a service manager. The server owns `fd`
+ * from now on, even if this call fails, unless `fd` is not open or is 0, 1 or 2.
+ */
+enum healthz_result healthz_listen_fd(struct healthz *server,
+                                      int fd);
 
-// The port of the first address with one; 0 if there is none.
-uint16_t healthz_port(struct healthz *door);
+/* The port of the first TCP address; 0 if there is none. */
+uint16_t healthz_port(struct healthz *server);
 
-// Begins to serve. Checks and addresses cannot be added any more. If it fails, only healthz_error()
-// and healthz_destroy() are left.
-enum healthz_result healthz_start(struct healthz *door);
+/* Starts the server. After this, checks and addresses cannot be added. If it fails because the system
+ * refused, only healthz_error() and healthz_destroy() may follow.
+ */
+enum healthz_result healthz_start(struct healthz *server);
 
-// A descriptor that is readable (POLLIN, EPOLLIN) when there is something for healthz_turn() to do;
-// -1 before healthz_start(). It stays the door's: only watch it.
-int healthz_fd(struct healthz *door);
+/* A descriptor that is readable (POLLIN, EPOLLIN) when healthz_turn() has work to do; -1 before
+ * healthz_start(). The server owns it: watch it, but do not read from it or close it.
+ */
+int healthz_fd(struct healthz *server);
 
-// When healthz_turn() has to be called at the latest, in milliseconds from now; -1 if only the
-// descriptor matters. What poll(2) takes.
-int healthz_timeout(struct healthz *door);
+/* The longest time until healthz_turn() must be called again, in milliseconds, as poll(2) takes it; -1
+ * for no limit.
+ */
+int healthz_timeout(struct healthz *server);
 
-// Does what there is to do, after waiting for it for at most `timeout_ms` (0: not at all, -1: for
-// ever). A bounded amount of work. Signals make it return early, with HEALTHZ_OK. If somebody else
-// who holds the listening sockets has shut down the last of them, it fails once whoever was connected
-// has been served, and then every time.
-//
-// `*events`, if `events` is not NULL, tells how much there was. A loop that is told only once
-// (EPOLLET) calls again until it is 0.
-enum healthz_result healthz_turn(struct healthz *door,
+/* Waits for events for at most `timeout_ms` (0: do not wait, -1: no limit) and handles them: accepts
+ * connections, reads requests and answers them. The amount of work is bounded. A signal ends the wait
+ * early, with HEALTHZ_OK.
+ *
+ * If another process that shares the listening sockets has shut down all of them, this call fails once
+ * the open connections have been served, and again each time after that.
+ *
+ * If `events` is not NULL, `*events` is the number of events handled. A loop that watches the
+ * descriptor edge-triggered (EPOLLET) must call again until it is 0.
+ */
+enum healthz_result healthz_turn(struct healthz *server,
                                  int timeout_ms,
                                  size_t *events);
 
-// From now on `/readyz` fails with "process is shutting down", and everything else is answered as
-// before. For the time between SIGTERM and healthz_stop(), in which others learn of it.
-enum healthz_result healthz_shutdown(struct healthz *door);
+/* From now on `/readyz` fails with "process is shutting down"; all other answers stay as they were. Call
+ * it at SIGTERM, some time before healthz_stop(), so that load balancers stop sending requests.
+ */
+enum healthz_result healthz_shutdown(struct healthz *server);
 
-// Closes the door in good order: with the next healthz_turn() it stops listening, and requests that
-// are under way have `drain_ms` to end. healthz_is_finished() tells when they have.
-enum healthz_result healthz_stop(struct healthz *door);
+/* Stops the server gracefully. The next healthz_turn() stops listening, and requests in progress get
+ * `drain_ms` to finish. Call healthz_turn() until healthz_is_finished() is not 0.
+ */
+enum healthz_result healthz_stop(struct healthz *server);
 
-// Other than 0 if the door was stopped and has no connection left.
-int healthz_is_finished(struct healthz *door);
+/* Not 0 if the server was stopped and has no open connection. */
+int healthz_is_finished(struct healthz *server);
 
-// Copies what the door has seen into `*counters`.
-enum healthz_result healthz_counters(struct healthz *door, struct healthz_counters *counters);
+/* Copies the counters into `*counters`. */
+enum healthz_result healthz_counters(struct healthz *server, struct healthz_counters *counters);
 
-// Why the door's last call that failed did so, for people: what was tried, what was wrong, what to
-// do. Never NULL; valid until the next call with this door.
-const char *healthz_error(const struct healthz *door);
+/* The error message of the last failed call with this server: what was tried, what went wrong and what
+ * to do. Never NULL; valid until the next call with this server.
+ */
+const char *healthz_error(const struct healthz *server);
 
-// Closes the door at once, if healthz_stop() has not, and gives its memory back, the checks' too.
-// NULL does nothing.
-void healthz_destroy(struct healthz *door);
+/* Closes all sockets and frees the memory of the server and its checks. For a graceful end call
+ * healthz_stop() first. NULL does nothing.
+ */
+void healthz_destroy(struct healthz *server);
 
-// The check passes until told otherwise. From any thread and any signal handler.
+/* Sets the check to passing. May be called from any thread and any signal handler. */
 void healthz_pass(const struct healthz_check *check);
 
-// The check fails until told otherwise, because of `reason`: up to 255 bytes of UTF-8, copied, shown
-// under /healthz/NAME. What is not UTF-8 becomes a question mark. NULL is "failing". From any thread
-// and any signal handler.
+/* Sets the check to failing. `reason` is copied and shown under /healthz/NAME: up to 255 bytes of UTF-8,
+ * where invalid bytes become question marks. NULL means "failing". May be called from any thread and
+ * any signal handler.
+ */
 void healthz_fail(const struct healthz_check *check,
                   const char *reason);
 
-// A heartbeat passes until its limit from now; another check passes. From any thread and any signal
-// handler.
+/* Reports a heartbeat: the check passes until its limit has passed from now. A check from
+ * healthz_add_check() is set to passing. May be called from any thread and any signal handler.
+ */
 void healthz_beat(const struct healthz_check *check);
 
-// Other than 0 if the check passes now. From any thread and any signal handler.
+/* Not 0 if the check passes now. May be called from any thread and any signal handler. */
 int healthz_passes(const struct healthz_check *check);
 
 #ifdef __cplusplus
-}  // extern "C"
-#endif  // __cplusplus
+} /* extern "C" */
+#endif /* __cplusplus */
 
 #endif  /* HEALTHZ_H */

@@ -1,5 +1,5 @@
-// Every function of healthz.h, used as it should be and as it should not be. Prints what is wrong and
-// ends with 1. capi/check runs it below valgrind.
+// Tests of the C API: uses and misuses every function of healthz.h. Prints each failed check and exits
+// with 1 if there is one. capi/check runs it under valgrind.
 
 #include <pthread.h>
 #include <signal.h>
@@ -19,205 +19,207 @@ static int failures;
 #define CHECK(condition) \
 	do { \
 		if (!(condition)) { \
-			printf("%s:%d: not so: %s\n", __func__, __LINE__, #condition); \
+			printf("%s:%d: failed: %s\n", __func__, __LINE__, #condition); \
 			failures++; \
 		} \
 	} while (0)
 
-#define SAYS(door, part) \
+/* The error message of the server contains `part`. */
+#define CHECK_ERROR(server, part) \
 	do { \
-		if (!strstr(healthz_error(door), part)) { \
-			printf("%s:%d: no \"%s\" in \"%s\"\n", __func__, __LINE__, part, \
-			       healthz_error(door)); \
+		if (!strstr(healthz_error(server), part)) { \
+			printf("%s:%d: expected \"%s\" in the error \"%s\"\n", __func__, __LINE__, part, \
+			       healthz_error(server)); \
 			failures++; \
 		} \
 	} while (0)
 
-static struct healthz *made(const struct healthz_options *options)
+static struct healthz *create(const struct healthz_options *options)
 {
-	struct healthz *door = NULL;
-	CHECK(healthz_create(options, &door) == HEALTHZ_OK);
-	if (!door)
+	struct healthz *server = NULL;
+	CHECK(healthz_create(options, &server) == HEALTHZ_OK);
+	if (!server)
 		exit(1);
-	return door;
+	return server;
 }
 
-static int connected(struct healthz *door)
+static int connect_client(struct healthz *server)
 {
-	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(healthz_port(door))};
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(healthz_port(server))};
 	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 	CHECK(connect(fd, (struct sockaddr *)&address, sizeof address) == 0);
 	return fd;
 }
 
-// The whole answer to GET `path`, which the caller's one thread also serves.
-static const char *ask(struct healthz *door, const char *path)
+// The whole response to GET `path`. The calling thread is the client and also runs the server.
+static const char *get(struct healthz *server, const char *path)
 {
-	static char answer[8192];
+	static char response[8192];
 	char request[256];
-	int fd = connected(door);
+	int fd = connect_client(server);
 	int size = snprintf(request, sizeof request, "GET %s HTTP/1.0\r\n\r\n", path);
 	CHECK(send(fd, request, (size_t)size, 0) == size);
 	size_t used = 0;
-	for (int turns = 0; turns < 1000; turns++) {
-		CHECK(healthz_turn(door, 10, NULL) == HEALTHZ_OK);
+	for (int tries = 0; tries < 1000; tries++) {
+		CHECK(healthz_turn(server, 10, NULL) == HEALTHZ_OK);
 		ssize_t count =
-			recv(fd, answer + used, sizeof answer - 1 - used, MSG_DONTWAIT);
+			recv(fd, response + used, sizeof response - 1 - used, MSG_DONTWAIT);
 		if (count == 0)
 			break;
 		if (count > 0)
 			used += (size_t)count;
 	}
-	answer[used] = 0;
+	response[used] = 0;
 	close(fd);
-	return answer;
+	return response;
 }
 
-#define ANSWERS(door, path, part) \
+/* The response to GET `path` contains `part`. */
+#define CHECK_RESPONSE(server, path, part) \
 	do { \
-		const char *answer = ask(door, path); \
-		if (!strstr(answer, part)) { \
-			printf("%s:%d: %s gives no \"%s\", but: %s\n", __func__, __LINE__, path, part, \
-			       answer); \
+		const char *response = get(server, path); \
+		if (!strstr(response, part)) { \
+			printf("%s:%d: expected \"%s\" in the response to %s: %s\n", __func__, __LINE__, \
+			       part, path, response); \
 			failures++; \
 		} \
 	} while (0)
 
-static void a_door_tells_what_its_checks_say(void)
+static void responses_report_the_checks(void)
 {
-	struct healthz *door = made(NULL);
+	struct healthz *server = create(NULL);
 	const struct healthz_check *disk, *loop, *ready;
-	CHECK(healthz_add_ping(door) == HEALTHZ_OK);
-	CHECK(healthz_add_check(door, "disk", 0, &disk) == HEALTHZ_OK);
-	CHECK(healthz_add_heartbeat(door, "loop", 3600000, HEALTHZ_ON_HEALTHZ, &loop) == HEALTHZ_OK);
-	CHECK(healthz_add_check(door, "ready", HEALTHZ_ON_READYZ, &ready) == HEALTHZ_OK);
-	CHECK(healthz_listen(door, "127.0.0.1:0") == HEALTHZ_OK);
-	CHECK(healthz_fd(door) == -1);
-	CHECK(healthz_start(door) == HEALTHZ_OK);
-	CHECK(healthz_fd(door) > 2);
-	CHECK(fcntl(healthz_fd(door), F_GETFD) == FD_CLOEXEC);
+	CHECK(healthz_add_ping(server) == HEALTHZ_OK);
+	CHECK(healthz_add_check(server, "disk", 0, &disk) == HEALTHZ_OK);
+	CHECK(healthz_add_heartbeat(server, "loop", 3600000, HEALTHZ_ON_HEALTHZ, &loop) == HEALTHZ_OK);
+	CHECK(healthz_add_check(server, "ready", HEALTHZ_ON_READYZ, &ready) == HEALTHZ_OK);
+	CHECK(healthz_listen(server, "127.0.0.1:0") == HEALTHZ_OK);
+	CHECK(healthz_fd(server) == -1);
+	CHECK(healthz_start(server) == HEALTHZ_OK);
+	CHECK(healthz_fd(server) > 2);
+	CHECK(fcntl(healthz_fd(server), F_GETFD) == FD_CLOEXEC);
 	CHECK(!healthz_passes(disk) && healthz_passes(loop));
 
-	ANSWERS(door, "/healthz/disk", "500 Internal Server Error");
-	ANSWERS(door, "/healthz/disk", "internal server error: not reported yet\n");
+	CHECK_RESPONSE(server, "/healthz/disk", "500 Internal Server Error");
+	CHECK_RESPONSE(server, "/healthz/disk", "internal server error: not reported yet\n");
 	healthz_pass(disk);
-	ANSWERS(door, "/healthz", "\r\n\r\nok");
-	ANSWERS(door, "/readyz", "[-]ready failed: reason withheld\n");
-	ANSWERS(door, "/livez?verbose", "[+]ping ok\n[+]disk ok\nlivez check passed\n");
-	ANSWERS(door, "/livez/loop", "404");
+	CHECK_RESPONSE(server, "/healthz", "\r\n\r\nok");
+	CHECK_RESPONSE(server, "/readyz", "[-]ready failed: reason withheld\n");
+	CHECK_RESPONSE(server, "/livez?verbose", "[+]ping ok\n[+]disk ok\nlivez check passed\n");
+	CHECK_RESPONSE(server, "/livez/loop", "404");
 	healthz_fail(disk, "/var: 99 % full");
 	CHECK(!healthz_passes(disk));
-	ANSWERS(door, "/healthz/disk", "internal server error: /var: 99 % full\n");
+	CHECK_RESPONSE(server, "/healthz/disk", "internal server error: /var: 99 % full\n");
 	healthz_fail(disk, "caf\xc3\xa9 \xff\xfe.");
-	ANSWERS(door, "/healthz/disk", "internal server error: caf\xc3\xa9 ??.\n");
+	CHECK_RESPONSE(server, "/healthz/disk", "internal server error: caf\xc3\xa9 ??.\n");
 	healthz_fail(disk, NULL);
-	ANSWERS(door, "/healthz/disk", "internal server error: failing\n");
+	CHECK_RESPONSE(server, "/healthz/disk", "internal server error: failing\n");
 	char reason[400];
 	memset(reason, 'x', sizeof reason);
 	memcpy(reason + 254, "\xc3\xa9", 2);
 	reason[sizeof reason - 1] = 0;
 	healthz_fail(disk, reason);
-	// Cut at 255 bytes, and not in the middle of a character.
+	// Cut at 255 bytes, or before the character that would exceed them.
 	char expected[400];
 	snprintf(expected, sizeof expected, "internal server error: %.254s\n", reason);
-	ANSWERS(door, "/healthz/disk", expected);
+	CHECK_RESPONSE(server, "/healthz/disk", expected);
 	healthz_beat(disk);
 	healthz_pass(ready);
-	ANSWERS(door, "/readyz?verbose", "[+]ready ok\nreadyz check passed\n");
+	CHECK_RESPONSE(server, "/readyz?verbose", "[+]ready ok\nreadyz check passed\n");
 
-	CHECK(healthz_shutdown(door) == HEALTHZ_OK);
-	ANSWERS(door, "/readyz/shutdown", "process is shutting down");
-	ANSWERS(door, "/healthz", "\r\n\r\nok");
+	CHECK(healthz_shutdown(server) == HEALTHZ_OK);
+	CHECK_RESPONSE(server, "/readyz/shutdown", "process is shutting down");
+	CHECK_RESPONSE(server, "/healthz", "\r\n\r\nok");
 	struct healthz_counters counters;
-	CHECK(healthz_counters(door, &counters) == HEALTHZ_OK);
+	CHECK(healthz_counters(server, &counters) == HEALTHZ_OK);
 	CHECK(counters.answered == 13 && counters.accepted == 13 && counters.refused == 0);
-	int idle = connected(door);
-	CHECK(healthz_turn(door, 1000, NULL) == HEALTHZ_OK);
-	CHECK(!healthz_is_finished(door));
-	CHECK(healthz_stop(door) == HEALTHZ_OK);
-	for (int turns = 0; turns < 1000 && !healthz_is_finished(door); turns++)
-		healthz_turn(door, 10, NULL);
-	CHECK(healthz_is_finished(door));
+	int idle = connect_client(server);
+	CHECK(healthz_turn(server, 1000, NULL) == HEALTHZ_OK);
+	CHECK(!healthz_is_finished(server));
+	CHECK(healthz_stop(server) == HEALTHZ_OK);
+	for (int count = 0; count < 1000 && !healthz_is_finished(server); count++)
+		healthz_turn(server, 10, NULL);
+	CHECK(healthz_is_finished(server));
 	close(idle);
-	healthz_destroy(door);
+	healthz_destroy(server);
 }
 
-static void memory_of_the_callers_is_enough(void)
+static void a_server_works_in_memory_of_the_caller(void)
 {
 	struct healthz_options options = {.connections = 4, .head_bytes = 512, .checks = 2};
 	size_t bytes = healthz_memory_bytes(&options);
 	CHECK(bytes > 4 * 512 && bytes < 128 * 1024);
 	char *memory = aligned_alloc(HEALTHZ_MEMORY_ALIGN, bytes);
 	memset(memory, 0xa5, bytes);
-	struct healthz *door = (void *)1;
-	CHECK(healthz_create_in(&options, memory, bytes - 1, &door) == HEALTHZ_NO_MEMORY);
-	CHECK(door == NULL);
-	CHECK(healthz_create_in(&options, memory + 1, bytes, &door) == HEALTHZ_NO_MEMORY);
-	CHECK(healthz_create_in(&options, NULL, bytes, &door) == HEALTHZ_INVALID);
-	// Twice, the second time over what the first has left.
-	for (int turn = 0; turn < 2; turn++) {
+	struct healthz *server = (void *)1;
+	CHECK(healthz_create_in(&options, memory, bytes - 1, &server) == HEALTHZ_NO_MEMORY);
+	CHECK(server == NULL);
+	CHECK(healthz_create_in(&options, memory + 1, bytes, &server) == HEALTHZ_NO_MEMORY);
+	CHECK(healthz_create_in(&options, NULL, bytes, &server) == HEALTHZ_INVALID);
+	// Twice: the second server finds the bytes that the first one left.
+	for (int count = 0; count < 2; count++) {
 		const struct healthz_check *check;
 		char name[128];
 		memset(name, 'n', 127);
 		name[127] = 0;
-		CHECK(healthz_create_in(&options, memory, bytes, &door) == HEALTHZ_OK);
-		CHECK(healthz_add_check(door, name, 0, &check) == HEALTHZ_OK);
+		CHECK(healthz_create_in(&options, memory, bytes, &server) == HEALTHZ_OK);
+		CHECK(healthz_add_check(server, name, 0, &check) == HEALTHZ_OK);
 		CHECK((char *)check >= memory && (char *)check < memory + bytes);
 		name[0] = 'm';
-		CHECK(healthz_add_check(door, name, 0, &check) == HEALTHZ_OK);
-		CHECK(healthz_add_check(door, "more", 0, &check) == HEALTHZ_INVALID);
-		SAYS(door, "there are 2 checks already");
-		CHECK(healthz_listen(door, "localhost:0") == HEALTHZ_OK);
-		CHECK(healthz_start(door) == HEALTHZ_OK);
-		ANSWERS(door, "/healthz", "[-]mnnnn");
-		// More than there is room for.
-		int crowd[8];
+		CHECK(healthz_add_check(server, name, 0, &check) == HEALTHZ_OK);
+		CHECK(healthz_add_check(server, "more", 0, &check) == HEALTHZ_INVALID);
+		CHECK_ERROR(server, "there are 2 checks already; raise `checks`");
+		CHECK(healthz_listen(server, "localhost:0") == HEALTHZ_OK);
+		CHECK(healthz_start(server) == HEALTHZ_OK);
+		CHECK_RESPONSE(server, "/healthz", "[-]mnnnn");
+		// More clients than connections.
+		int clients[8];
 		for (int index = 0; index < 8; index++) {
-			crowd[index] = connected(door);
-			CHECK(send(crowd[index], "GET", 3, 0) == 3);
-			healthz_turn(door, 100, NULL);
+			clients[index] = connect_client(server);
+			CHECK(send(clients[index], "GET", 3, 0) == 3);
+			healthz_turn(server, 100, NULL);
 		}
 		struct healthz_counters counters;
-		CHECK(healthz_counters(door, &counters) == HEALTHZ_OK);
-		ANSWERS(door, "/healthz", "[-]mnnnn");
+		CHECK(healthz_counters(server, &counters) == HEALTHZ_OK);
+		CHECK_RESPONSE(server, "/healthz", "[-]mnnnn");
 		CHECK(counters.open <= 4);
 		for (int index = 0; index < 8; index++)
-			close(crowd[index]);
-		healthz_destroy(door);
+			close(clients[index]);
+		healthz_destroy(server);
 	}
 	free(memory);
 }
 
-static void options_out_of_bounds_are_refused(void)
+static void options_out_of_range_are_refused(void)
 {
 	struct healthz_options wrong[] = {
 		{.connections = 65536}, {.head_bytes = 511}, {.head_bytes = 65536},
 		{.checks = HEALTHZ_CHECKS_MAX + 1},
 	};
 	for (size_t index = 0; index < sizeof wrong / sizeof *wrong; index++) {
-		struct healthz *door = (void *)1;
+		struct healthz *server = (void *)1;
 		CHECK(healthz_memory_bytes(&wrong[index]) == 0);
-		CHECK(healthz_create(&wrong[index], &door) == HEALTHZ_INVALID);
-		CHECK(door == NULL);
+		CHECK(healthz_create(&wrong[index], &server) == HEALTHZ_INVALID);
+		CHECK(server == NULL);
 	}
 	struct healthz_options most = {.checks = HEALTHZ_CHECKS_MAX, .connections = 3};
-	struct healthz *door = made(&most);
+	struct healthz *server = create(&most);
 	for (int index = 0; index < (int)HEALTHZ_CHECKS_MAX; index++) {
 		char name[16];
 		const struct healthz_check *check;
 		snprintf(name, sizeof name, "check-%d", index);
-		CHECK(healthz_add_check(door, name, 0, &check) == HEALTHZ_OK);
+		CHECK(healthz_add_check(server, name, 0, &check) == HEALTHZ_OK);
 		healthz_pass(check);
 	}
-	CHECK(healthz_add_ping(door) == HEALTHZ_INVALID);
-	CHECK(healthz_listen(door, "127.0.0.1:0") == HEALTHZ_OK);
-	CHECK(healthz_start(door) == HEALTHZ_OK);
-	ANSWERS(door, "/readyz?verbose", "[+]check-255 ok\nreadyz check passed\n");
-	healthz_destroy(door);
+	CHECK(healthz_add_ping(server) == HEALTHZ_INVALID);
+	CHECK(healthz_listen(server, "127.0.0.1:0") == HEALTHZ_OK);
+	CHECK(healthz_start(server) == HEALTHZ_OK);
+	CHECK_RESPONSE(server, "/readyz?verbose", "[+]check-255 ok\nreadyz check passed\n");
+	healthz_destroy(server);
 }
 
-static void null_is_an_answer(void)
+static void null_pointers_are_refused(void)
 {
 	struct healthz_counters counters;
 	const struct healthz_check *check;
@@ -246,85 +248,87 @@ static void null_is_an_answer(void)
 	CHECK(strchr(healthz_version(), '.'));
 }
 
-static void mistakes_are_told_in_words(void)
+static void errors_have_messages(void)
 {
-	struct healthz *door = made(NULL), *other = made(NULL);
+	struct healthz *server = create(NULL), *other = create(NULL);
 	const struct healthz_check *check;
 	size_t events;
 	const char *names[] = {"", "a b", "..", "a//b", "caf\xc3\xa9", "\xff"};
 	for (size_t index = 0; index < sizeof names / sizeof *names; index++)
-		CHECK(healthz_add_check(door, names[index], 0, &check) == HEALTHZ_INVALID);
-	CHECK(healthz_add_check(door, NULL, 0, &check) == HEALTHZ_INVALID);
-	SAYS(door, "name is NULL");
-	CHECK(healthz_add_check(door, "a", 0, NULL) == HEALTHZ_INVALID);
-	CHECK(healthz_add_check(door, "a", 8, &check) == HEALTHZ_INVALID);
-	CHECK(healthz_add_heartbeat(door, "a", 0, 0, &check) == HEALTHZ_INVALID);
-	CHECK(healthz_add_check(door, "a", 0, &check) == HEALTHZ_OK);
-	CHECK(healthz_add_check(door, "a", 0, &check) == HEALTHZ_INVALID);
-	SAYS(door, "there is a check \"a\" already");
-	CHECK(healthz_add_ping(door) == HEALTHZ_OK);
-	CHECK(healthz_add_ping(door) == HEALTHZ_INVALID);
-	CHECK(healthz_add_check(door, "shutdown", 0, &check) == HEALTHZ_INVALID);
-	CHECK(healthz_turn(door, 0, &events) == HEALTHZ_INVALID);
-	SAYS(door, "has not been started");
-	CHECK(healthz_stop(door) == HEALTHZ_INVALID);
-	CHECK(healthz_start(door) == HEALTHZ_INVALID);
-	SAYS(door, "healthz_listen()");
-	CHECK(healthz_listen(door, NULL) == HEALTHZ_INVALID);
-	CHECK(healthz_listen(door, "nowhere") == HEALTHZ_INVALID);
-	SAYS(door, "nowhere: expected an address such as");
-	CHECK(healthz_listen(door, "0.0.0.0:0") == HEALTHZ_SYSTEM);
-	SAYS(door, "can be reached from other machines");
-	CHECK(healthz_listen_fd(door, -1) == HEALTHZ_SYSTEM);
-	CHECK(healthz_listen_fd(door, 2) == HEALTHZ_SYSTEM);
-	CHECK(healthz_listen_fd(door, 1000) == HEALTHZ_SYSTEM);
-	int silent = socket(AF_INET, SOCK_STREAM, 0);
-	CHECK(healthz_listen_fd(door, silent) == HEALTHZ_SYSTEM);
-	CHECK(fcntl(silent, F_GETFD) == -1);
-	CHECK(healthz_listen(door, "127.0.0.1:0") == HEALTHZ_OK);
+		CHECK(healthz_add_check(server, names[index], 0, &check) == HEALTHZ_INVALID);
+	CHECK(healthz_add_check(server, NULL, 0, &check) == HEALTHZ_INVALID);
+	CHECK_ERROR(server, "name is NULL");
+	CHECK(healthz_add_check(server, "a", 0, NULL) == HEALTHZ_INVALID);
+	CHECK(healthz_add_check(server, "a", 8, &check) == HEALTHZ_INVALID);
+	CHECK(healthz_add_heartbeat(server, "a", 0, 0, &check) == HEALTHZ_INVALID);
+	CHECK(healthz_add_check(server, "a", 0, &check) == HEALTHZ_OK);
+	CHECK(healthz_add_check(server, "a", 0, &check) == HEALTHZ_INVALID);
+	CHECK_ERROR(server, "there is already a check named \"a\"");
+	CHECK(healthz_add_ping(server) == HEALTHZ_OK);
+	CHECK(healthz_add_ping(server) == HEALTHZ_INVALID);
+	CHECK(healthz_add_check(server, "shutdown", 0, &check) == HEALTHZ_INVALID);
+	CHECK(healthz_turn(server, 0, &events) == HEALTHZ_INVALID);
+	CHECK_ERROR(server, "the server is not started");
+	CHECK(healthz_stop(server) == HEALTHZ_INVALID);
+	CHECK(healthz_start(server) == HEALTHZ_INVALID);
+	CHECK_ERROR(server, "no address to listen on: healthz_listen() was not called, or failed");
+	CHECK(healthz_listen(server, NULL) == HEALTHZ_INVALID);
+	CHECK(healthz_listen(server, "nowhere") == HEALTHZ_INVALID);
+	CHECK_ERROR(server, "nowhere: expected an address such as");
+	CHECK(healthz_listen(server, "0.0.0.0:0") == HEALTHZ_SYSTEM);
+	CHECK_ERROR(server, "can be reached from other machines");
+	CHECK(healthz_listen_fd(server, -1) == HEALTHZ_SYSTEM);
+	CHECK(healthz_listen_fd(server, 2) == HEALTHZ_SYSTEM);
+	CHECK(healthz_listen_fd(server, 1000) == HEALTHZ_SYSTEM);
+	int not_listening = socket(AF_INET, SOCK_STREAM, 0);
+	CHECK(healthz_listen_fd(server, not_listening) == HEALTHZ_SYSTEM);
+	CHECK(fcntl(not_listening, F_GETFD) == -1);
+	CHECK(healthz_listen(server, "127.0.0.1:0") == HEALTHZ_OK);
 	char address[64];
-	snprintf(address, sizeof address, "127.0.0.1:%d", healthz_port(door));
+	snprintf(address, sizeof address, "127.0.0.1:%d", healthz_port(server));
 	CHECK(healthz_listen(other, address) == HEALTHZ_SYSTEM);
-	SAYS(other, "in use");
-	CHECK(healthz_start(door) == HEALTHZ_OK);
-	CHECK(healthz_start(door) == HEALTHZ_INVALID);
-	SAYS(door, "started already");
-	CHECK(healthz_add_ping(door) == HEALTHZ_INVALID);
-	CHECK(healthz_listen(door, "127.0.0.1:0") == HEALTHZ_INVALID);
-	CHECK(healthz_counters(door, NULL) == HEALTHZ_INVALID);
-	CHECK(healthz_turn(door, 0, &events) == HEALTHZ_OK && events == 0);
-	healthz_destroy(door);
+	CHECK_ERROR(other, "in use");
+	CHECK(healthz_start(other) == HEALTHZ_INVALID);
+	CHECK_ERROR(other, "or failed");
+	CHECK(healthz_start(server) == HEALTHZ_OK);
+	CHECK(healthz_start(server) == HEALTHZ_INVALID);
+	CHECK_ERROR(server, "already started");
+	CHECK(healthz_add_ping(server) == HEALTHZ_INVALID);
+	CHECK(healthz_listen(server, "127.0.0.1:0") == HEALTHZ_INVALID);
+	CHECK(healthz_counters(server, NULL) == HEALTHZ_INVALID);
+	CHECK(healthz_turn(server, 0, &events) == HEALTHZ_OK && events == 0);
+	healthz_destroy(server);
 	healthz_destroy(other);
 
 	struct healthz_options remote = {.allow_remote = 1, .connections = 2};
-	door = made(&remote);
-	CHECK(healthz_listen(door, "0.0.0.0:0") == HEALTHZ_OK);
-	healthz_destroy(door);
+	server = create(&remote);
+	CHECK(healthz_listen(server, "0.0.0.0:0") == HEALTHZ_OK);
+	healthz_destroy(server);
 }
 
-static void a_socket_of_somebody_elses_is_served(void)
+static void a_given_socket_is_served(void)
 {
 	struct sockaddr_in address = {.sin_family = AF_INET};
 	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 	CHECK(bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 8) == 0);
-	struct healthz *door = made(NULL);
-	CHECK(healthz_listen_fd(door, fd) == HEALTHZ_OK);
-	CHECK(healthz_port(door) != 0);
-	CHECK(healthz_start(door) == HEALTHZ_OK);
-	ANSWERS(door, "/healthz", "\r\n\r\nok");
-	// An edge-triggered loop goes on until there was nothing.
+	struct healthz *server = create(NULL);
+	CHECK(healthz_listen_fd(server, fd) == HEALTHZ_OK);
+	CHECK(healthz_port(server) != 0);
+	CHECK(healthz_start(server) == HEALTHZ_OK);
+	CHECK_RESPONSE(server, "/healthz", "\r\n\r\nok");
+	// An edge-triggered loop continues until there are no events.
 	size_t events = 1;
-	int client = connected(door);
+	int client = connect_client(server);
 	CHECK(send(client, "GET", 3, 0) == 3);
-	for (int turns = 0; turns < 100 && events; turns++)
-		CHECK(healthz_turn(door, 0, &events) == HEALTHZ_OK);
+	for (int count = 0; count < 100 && events; count++)
+		CHECK(healthz_turn(server, 0, &events) == HEALTHZ_OK);
 	CHECK(events == 0);
-	// Half a head has a deadline.
-	int timeout = healthz_timeout(door);
+	// An unfinished request head has a deadline.
+	int timeout = healthz_timeout(server);
 	CHECK(timeout > 0 && timeout <= 60000);
 	close(client);
-	healthz_destroy(door);
+	healthz_destroy(server);
 	CHECK(fcntl(fd, F_GETFD) == -1);
 }
 
@@ -332,7 +336,7 @@ static const struct healthz_check *shared;
 
 static void *update(void *reason)
 {
-	for (int turn = 0; turn < 2000; turn++) {
+	for (int count = 0; count < 2000; count++) {
 		healthz_fail(shared, reason);
 		healthz_beat(shared);
 	}
@@ -342,37 +346,37 @@ static void *update(void *reason)
 static void on_alarm(int signal)
 {
 	(void)signal;
-	healthz_fail(shared, "the handler's");
+	healthz_fail(shared, "from the handler");
 }
 
-static void checks_are_told_things_from_threads_and_handlers(void)
+static void checks_are_set_from_threads_and_signal_handlers(void)
 {
-	struct healthz *door = made(NULL);
-	CHECK(healthz_add_heartbeat(door, "shared", 1000, 0, &shared) == HEALTHZ_OK);
-	CHECK(healthz_listen(door, "127.0.0.1:0") == HEALTHZ_OK);
-	CHECK(healthz_start(door) == HEALTHZ_OK);
+	struct healthz *server = create(NULL);
+	CHECK(healthz_add_heartbeat(server, "shared", 1000, 0, &shared) == HEALTHZ_OK);
+	CHECK(healthz_listen(server, "127.0.0.1:0") == HEALTHZ_OK);
+	CHECK(healthz_start(server) == HEALTHZ_OK);
 	struct sigaction action = {.sa_handler = on_alarm};
 	sigaction(SIGUSR1, &action, NULL);
 	pthread_t threads[2];
-	char *reasons[] = {"one's", "the other's"};
+	char *reasons[] = {"from thread 1", "from thread 2"};
 	for (int index = 0; index < 2; index++)
 		pthread_create(&threads[index], NULL, update, reasons[index]);
-	for (int turn = 0; turn < 20; turn++) {
+	for (int count = 0; count < 20; count++) {
 		raise(SIGUSR1);
-		const char *answer = ask(door, "/healthz/shared");
-		CHECK(strstr(answer, "\r\n\r\nok") || strstr(answer, "error: one's\n") ||
-		      strstr(answer, "error: the other's\n") || strstr(answer, "error: failing\n") ||
-		      strstr(answer, "error: the handler's\n"));
+		const char *response = get(server, "/healthz/shared");
+		CHECK(strstr(response, "\r\n\r\nok") || strstr(response, "error: from thread 1\n") ||
+		      strstr(response, "error: from thread 2\n") || strstr(response, "error: failing\n") ||
+		      strstr(response, "error: from the handler\n"));
 	}
 	for (int index = 0; index < 2; index++)
 		pthread_join(threads[index], NULL);
-	healthz_fail(shared, "at last");
-	ANSWERS(door, "/healthz/shared", "error: at last\n");
-	healthz_destroy(door);
+	healthz_fail(shared, "after both threads");
+	CHECK_RESPONSE(server, "/healthz/shared", "error: after both threads\n");
+	healthz_destroy(server);
 }
 
-// A host that is no Rust program has SIGPIPE as the system gives it, and would be ended by it.
-static void a_peer_that_has_left_is_no_signal(void)
+// A C program usually has the default action for SIGPIPE, which ends it.
+static void a_closed_connection_raises_no_sigpipe(void)
 {
 	void (*before)(int) = signal(SIGPIPE, SIG_DFL);
 	char directory[] = "/tmp/healthz-test-XXXXXX";
@@ -381,39 +385,39 @@ static void a_peer_that_has_left_is_no_signal(void)
 	snprintf(address.sun_path, sizeof address.sun_path, "%s/socket", directory);
 	char listen[128];
 	snprintf(listen, sizeof listen, "unix:%s", address.sun_path);
-	struct healthz *door = made(NULL);
-	CHECK(healthz_add_ping(door) == HEALTHZ_OK);
-	CHECK(healthz_listen(door, listen) == HEALTHZ_OK);
-	CHECK(healthz_listen(door, "127.0.0.1:0") == HEALTHZ_OK);
-	CHECK(healthz_start(door) == HEALTHZ_OK);
-	for (int turn = 0; turn < 20; turn++) {
+	struct healthz *server = create(NULL);
+	CHECK(healthz_add_ping(server) == HEALTHZ_OK);
+	CHECK(healthz_listen(server, listen) == HEALTHZ_OK);
+	CHECK(healthz_listen(server, "127.0.0.1:0") == HEALTHZ_OK);
+	CHECK(healthz_start(server) == HEALTHZ_OK);
+	for (int count = 0; count < 20; count++) {
 		static const char request[] = "GET /healthz HTTP/1.0\r\n\r\n";
 		int fd = socket(AF_UNIX, SOCK_STREAM, 0);
 		CHECK(connect(fd, (struct sockaddr *)&address, sizeof address) == 0);
 		CHECK(send(fd, request, sizeof request - 1, 0) == sizeof request - 1);
-		// It has asked, and is not there any more for the answer: send(2) gives EPIPE.
+		// The client closes before the server responds, so that send(2) fails with EPIPE.
 		close(fd);
-		CHECK(healthz_turn(door, 1000, NULL) == HEALTHZ_OK);
+		CHECK(healthz_turn(server, 1000, NULL) == HEALTHZ_OK);
 	}
 	struct healthz_counters counters;
-	CHECK(healthz_counters(door, &counters) == HEALTHZ_OK);
+	CHECK(healthz_counters(server, &counters) == HEALTHZ_OK);
 	CHECK(counters.failed == 20);
-	ANSWERS(door, "/healthz", "\r\n\r\nok");
-	healthz_destroy(door);
+	CHECK_RESPONSE(server, "/healthz", "\r\n\r\nok");
+	healthz_destroy(server);
 	CHECK(rmdir(directory) == 0);
 	signal(SIGPIPE, before);
 }
 
 int main(void)
 {
-	a_door_tells_what_its_checks_say();
-	memory_of_the_callers_is_enough();
-	options_out_of_bounds_are_refused();
-	null_is_an_answer();
-	mistakes_are_told_in_words();
-	a_socket_of_somebody_elses_is_served();
-	checks_are_told_things_from_threads_and_handlers();
-	a_peer_that_has_left_is_no_signal();
-	printf(failures ? "%d failures\n" : "all was well\n", failures);
+	responses_report_the_checks();
+	a_server_works_in_memory_of_the_caller();
+	options_out_of_range_are_refused();
+	null_pointers_are_refused();
+	errors_have_messages();
+	a_given_socket_is_served();
+	checks_are_set_from_threads_and_signal_handlers();
+	a_closed_connection_raises_no_sigpipe();
+	printf(failures ? "%d failures\n" : "all passed\n", failures);
 	return failures ? 1 : 0;
 }

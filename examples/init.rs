@@ -1,11 +1,12 @@
-//! A small init whose own loop contains the door: what each service is doing is what its check says.
+//! A small init with a health server in its event loop. Each service has a check that reports its state.
 //!
-//! `init [LIST] [ADDRESS]`: LIST names the services (default `/etc/init.list`); ADDRESS is where health
-//! is asked for (default `localhost:10248`). A word with a colon is an ADDRESS, another with a slash a
-//! LIST, and the rest is passed over: a kernel gives PID 1 every word that it does not know itself.
-//! SIGTERM ends the services and powers off, SIGINT (Ctrl-Alt-Del) restarts the machine. As PID 1 it
-//! mounts what it needs and brings the loopback up; as any other process it only supervises, so that it
-//! can be tried on a desk:
+//! `init [LIST] [ADDRESS]`: LIST is the file with the services (default `/etc/init.list`); ADDRESS is where
+//! the health server listens (default `localhost:10248`). An argument with a colon is an ADDRESS, another
+//! with a slash is a LIST, and the rest is ignored, because a kernel passes PID 1 every word that it does
+//! not know itself. SIGTERM stops the services and powers off; SIGINT (Ctrl-Alt-Del) restarts the machine.
+//!
+//! As PID 1 it mounts file systems and brings the loopback interface up. As any other process it only
+//! supervises services, so it can be tried without a virtual machine:
 //!
 //! ```text
 //! printf 'sleeper /bin/sleep 1000\n' >/tmp/list
@@ -13,21 +14,21 @@
 //! curl 'localhost:10248/healthz?verbose'; curl localhost:10248/healthz/sleeper
 //! ```
 //!
-//! The list has a service a line, `NAME PROGRAM ARGUMENT...`: words between blanks, without quoting,
-//! and `#` starts a comment wherever it stands. NAME is the check's, so it is new and of
+//! The list has one service per line, `NAME PROGRAM ARGUMENT...`: words separated by spaces, without
+//! quoting; `#` starts a comment. NAME is also the name of the check, so it is unique and consists of
 //! `A-Z a-z 0-9 . _ / -`. PROGRAM stays in the foreground. It leads a process group in the session of
-//! this init, reads `/dev/null`, writes where this init writes, and has its environment: from a kernel
-//! that is `HOME=/`, `TERM=linux` and words with `=`, but no `PATH`. When it ends, the rest of its group
-//! is killed and it is started again: after 1 s, and twice as long each time that it does not last.
+//! this init, reads `/dev/null`, writes to the output of this init, and inherits its environment: from a
+//! kernel that is `HOME=/`, `TERM=linux` and words with `=`, but no `PATH`. When it ends, the rest of its
+//! group is killed and it is started again after 1 s. The delay doubles each time that it ends soon.
 //!
-//! What the door costs its host is `init/door.rs` and the lines that end in `// door`. It allocates
-//! nothing once it is made, does a bounded amount of work a turn, and no error of it ends this process.
-//! Nor does this init ask the heap for anything between its first service and its end, but for what
-//! libc needs to start one, and may be refused. The tests `tests/init.rs`
-//! (as a process) and `tests/vm.py` (as PID 1 of a virtual machine) run this file.
+//! The health server is in `init/health.rs`; lines of this file that it needs end in `// healthz`. It
+//! allocates nothing after its start, does a bounded amount of work per turn, and its errors do not end
+//! this process. The init itself allocates nothing after the start of the first service, except what libc
+//! needs to start a process, and it continues if that fails. `tests/init.rs` (as a process) and
+//! `tests/vm.py` (as PID 1 of a virtual machine) test this file.
 
-#[path = "init/door.rs"] // door
-mod door; // door
+#[path = "init/health.rs"] // healthz
+mod health; // healthz
 #[path = "init/machine.rs"]
 mod machine;
 
@@ -42,8 +43,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use healthz::server::{TOKENS, now}; // door
-use healthz::{Check, Endpoint, Instant}; // door
+use healthz::server::{TOKENS, now}; // healthz
+use healthz::{Check, Endpoint, Instant}; // healthz
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Registry, Token};
 use nix::errno::Errno;
@@ -54,40 +55,40 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
-use door::Door; // door
+use health::HealthServer; // healthz
 
 /// Between the end of a service and its next start, if it had been running.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
-/// If it had not, the delay doubles so often at most: from 1 s to 32 s.
+/// How often the delay doubles at most for a service that ends soon: from 1 s to 32 s.
 const DOUBLINGS_MAX: u32 = 5;
-/// A service that has lived for so long counts as running. Without it, one that dies at once would
-/// pass for a moment each time it is started.
+/// A service counts as running after this time. Without it, the check of one that ends at once would
+/// pass for a moment after each start.
 const STEADY_DURATION: Duration = Duration::from_secs(1);
-/// From SIGTERM to SIGKILL when the machine stops, and from there to going on without them.
+/// When the machine stops: time from SIGTERM to SIGKILL, and from SIGKILL to the end of the wait.
 const STOP_DURATION: Duration = Duration::from_secs(5);
-/// The loop comes round at least this often, and is overdue after three times as long.
+/// The loop runs at least this often; the check `syncloop` fails after three times as long.
 const SYNC_INTERVAL: Duration = Duration::from_secs(10);
-/// Children buried in one turn: orphans of a fork bomb must not keep the door waiting.
+/// Children reaped in one turn: the orphans of a fork bomb must not delay health responses.
 const REAPED_PER_TURN: usize = 64;
 
-/// The door has the tokens from 0 on; ours come after it.
-const DOOR: Token = Token(0); // door
+/// The health server uses `TOKENS` tokens from 0; ours follow.
+const SERVER: Token = Token(0); // healthz
 const SIGNALS: Token = Token(TOKENS);
 
-static PING: Check = Check::ping(); // door
-/// One thread answers probes and does everything else: while it is stuck nobody is answered, and the
-/// probe's own patience tells. This check tells the first probe after that what had happened.
-static SYNCLOOP: Check = Check::heartbeat("syncloop", SYNC_INTERVAL.saturating_mul(3)) // door
-    .overdue("sync Loop took longer than expected"); // door
-/// An init that cannot read what it is to run must not look healthy.
-static LIST: Check = Check::manual("list"); // door
-static SHUTDOWN: Check = Check::shutdown(); // door
+static PING: Check = Check::ping(); // healthz
+/// One thread answers probes and does everything else. While it is stuck, probes time out; this check
+/// tells the first probe after that what had happened.
+static SYNCLOOP: Check = Check::heartbeat("syncloop", SYNC_INTERVAL.saturating_mul(3)) // healthz
+    .overdue("sync Loop took longer than expected"); // healthz
+/// Fails if the list of services cannot be read completely.
+static LIST: Check = Check::manual("list"); // healthz
+static SHUTDOWN: Check = Check::shutdown(); // healthz
 
-/// One line on the console in one write, so that lines of children do not get into it. Not
-/// `eprintln!`, which panics when the console is gone, and a panic of PID 1 is the kernel's.
+/// Prints one line in one write, so that output of children does not mix with it. `eprintln!` is not used
+/// because it panics when the console is gone, and if PID 1 panics, so does the kernel.
 fn put(text: fmt::Arguments<'_>) {
     let mut line = io::Cursor::new([0; 512]);
-    // What does not fit is cut, but for the end of the line.
+    // A line that is too long is cut, but always ends with a newline.
     let _ = write!(line, "init: {text}");
     let used = line.position().min(511);
     line.set_position(used);
@@ -102,16 +103,16 @@ macro_rules! say {
 use say;
 
 fn main() -> ExitCode {
-    // PID 1: every process is ours to end, and so is the machine.
+    // PID 1 may end every process and the machine.
     let is_first = std::process::id() == 1;
     let (list, address) = arguments();
     if is_first {
         machine::prepare();
     } else if let Err(error) = set_child_subreaper(true) {
-        // Orphans come to PID 1 by themselves, and to others who ask for them.
-        say!("orphans are left to others: {error}");
+        // Orphans are reparented to PID 1, or to a process that asked for it.
+        say!("orphans of services will not be reaped here: {error}");
     }
-    // Before the first child nothing is lost by trying again. PID 1 has nowhere to return to.
+    // `run` fails only before the first child, so it can be called again. PID 1 must not return.
     while let Err(error) = run(&list, &address, is_first) {
         say!("cannot start: {error}");
         if !is_first {
@@ -122,7 +123,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// LIST and ADDRESS. Not as strings, which panic on what is not UTF-8.
+/// LIST and ADDRESS. `args_os`, because `args` panics on an argument that is not UTF-8.
 fn arguments() -> (PathBuf, String) {
     let mut list = OsString::from("/etc/init.list");
     let mut address = String::from("localhost:10248");
@@ -136,9 +137,9 @@ fn arguments() -> (PathBuf, String) {
     (list.into(), address)
 }
 
-/// Until the end. Fails only before anything is started.
+/// Runs the services until the machine stops. Fails only before a service is started.
 fn run(list: &Path, address: &str, is_first: bool) -> io::Result<()> {
-    // Before the first child: nothing that happens to it may be missed.
+    // Before the first child, so that no SIGCHLD is missed.
     let mut poll = Poll::new()?;
     let mut signals = Signals::new(poll.registry())?;
     let mut init = Init {
@@ -147,54 +148,54 @@ fn run(list: &Path, address: &str, is_first: bool) -> io::Result<()> {
         ..Init::default()
     };
 
-    let all: Vec<&Check> = [&PING, &SYNCLOOP, &LIST] // door
-        .into_iter() // door
-        .chain(init.services.iter().map(|service| service.check)) // door
-        .collect(); // door
-    let ready: Vec<&Check> = all.iter().copied().chain([&SHUTDOWN]).collect(); // door
-    let live = [&PING, &SYNCLOOP]; // door
-    let healthz = Endpoint::new("/healthz", &all); // door
-    let livez = Endpoint::new("/livez", &live); // door
-    let readyz = Endpoint::new("/readyz", &ready); // door
-    let endpoints = [healthz, livez, readyz]; // door
-    let mut door = Door::open(&endpoints, address, poll.registry()); // door
+    let all: Vec<&Check> = [&PING, &SYNCLOOP, &LIST] // healthz
+        .into_iter() // healthz
+        .chain(init.services.iter().map(|service| service.check)) // healthz
+        .collect(); // healthz
+    let ready: Vec<&Check> = all.iter().copied().chain([&SHUTDOWN]).collect(); // healthz
+    let live = [&PING, &SYNCLOOP]; // healthz
+    let healthz = Endpoint::new("/healthz", &all); // healthz
+    let livez = Endpoint::new("/livez", &live); // healthz
+    let readyz = Endpoint::new("/readyz", &ready); // healthz
+    let endpoints = [healthz, livez, readyz]; // healthz
+    let mut health = HealthServer::open(&endpoints, address, poll.registry()); // healthz
 
     let mut events = Events::with_capacity(64);
-    while !door.is_closed() {
+    while !health.is_closed() {
         let before = now();
-        let due = [init.deadline(before), door.deadline()]; // door
+        let due = [init.deadline(before), health.deadline()]; // healthz
         let wait = due.into_iter().flatten().min();
         let wait = wait.map_or(SYNC_INTERVAL, |due| due.saturating_since(before));
         match poll.poll(&mut events, Some(wait.min(SYNC_INTERVAL))) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                // Not for anything that a peer or a child can do. Better slow than gone.
+                // No client and no child can cause this. Continue slowly instead of ending.
                 say!("cannot wait for events: {}", reason(&error));
                 std::thread::sleep(RESTART_DELAY);
             }
             _ => {}
         }
-        // One look at the clock: everything in this turn happens at the same time.
+        // Read the clock once: everything in this turn happens at the same time.
         let now = now();
-        door.turn(poll.registry(), &events, now); // door
+        health.turn(poll.registry(), &events, now); // healthz
         init.turn(signals.receive(), now);
         if init.is_done(now) {
-            door.close(poll.registry(), now); // door
+            health.close(poll.registry(), now); // healthz
         }
-        // Last, so that the first answer after a stall tells of it.
-        SYNCLOOP.beat(now); // door
+        // Last, so that the first response after a stall reports it.
+        SYNCLOOP.beat(now); // healthz
     }
     init.leave(now());
     Ok(())
 }
 
-/// `check` fails because of `why`. Neither half needs the heap: this may be the moment when there is
-/// no memory.
+/// Sets `check` to failing because of `why` and prints that. Allocates nothing, because the reason may be
+/// that no memory is left.
 fn fail(check: &Check, why: fmt::Arguments<'_>) {
-    check.fail_fmt(why); // door
+    check.fail_fmt(why); // healthz
     say!("{}: {why}", check.name());
 }
 
-/// In words, and not as `error` writes itself: that takes memory, which may be what there is none of.
+/// The text of an error. `Display` of `io::Error` would allocate, and there may be no memory left.
 fn reason(error: &io::Error) -> &'static str {
     let number = error.raw_os_error();
     number.map_or("unknown error", |number| Errno::from_raw(number).desc())
@@ -202,33 +203,33 @@ fn reason(error: &io::Error) -> &'static str {
 
 /// One line of the list.
 struct Service {
-    /// Made once: to start it again takes no memory of ours.
+    /// Made once, so that starting it again allocates nothing here.
     command: Command,
-    check: &'static Check, // door
-    /// While it is up.
+    check: &'static Check, // healthz
+    /// Set while it runs.
     pid: Option<Pid>,
-    /// Its process group, as long as somebody may be in it.
+    /// Its process group, while it may contain processes.
     group: Option<Pid>,
-    /// While it is down: when to start it. Once it is up: when it counts as running, if not yet.
+    /// While it is down: when to start it. After its start: when it counts as running, if it does not yet.
     due: Option<Instant>,
-    /// How often in a row it was down before it counted as running.
+    /// How often in a row it ended before it counted as running.
     failures: u32,
 }
 
 impl Service {
     fn new(name: String, program: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(program);
-        // A group of its own, to be signalled as one. Handlers and SIGPIPE are reset by the system and
-        // by std. (A mask would be inherited: why signals come through a socket, not a signalfd.)
+        // A process group, so that all its processes can be signalled together. The system and std reset
+        // signal handlers and SIGPIPE. A signal mask would be inherited, so this init uses no signalfd.
         command
             .args(arguments)
             .stdin(Stdio::null())
             .process_group(0);
-        // Leaked on purpose: the list is read once, and its checks live as long as the machine.
-        let check = Check::manual(name.leak()).group("services"); // door
+        // Leaked on purpose: the list is read once, and its checks are needed until the machine stops.
+        let check = Check::manual(name.leak()).group("services"); // healthz
         Service {
             command,
-            check: Box::leak(Box::new(check)), // door
+            check: Box::leak(Box::new(check)), // healthz
             pid: None,
             group: None,
             due: Some(Instant::ZERO),
@@ -236,14 +237,14 @@ impl Service {
         }
     }
 
-    /// Does what is due.
+    /// Starts the service, or counts it as running, if that is due.
     fn turn(&mut self, now: Instant) {
         if self.due.take_if(|due| *due <= now).is_none() {
             return;
         }
         if self.pid.is_some() {
             self.failures = 0;
-            return self.check.pass(); // door
+            return self.check.pass(); // healthz
         }
         match self.command.spawn() {
             Ok(child) => {
@@ -261,12 +262,12 @@ impl Service {
     fn is_down(&mut self, why: fmt::Arguments<'_>, now: Instant) {
         self.pid = None;
         if !SHUTDOWN.passes(now) {
-            // The rest of its group has had its SIGTERM, and its time is not over.
+            // The rest of its group has received SIGTERM and still has time to end.
             fail(self.check, format_args!("{why}; the machine stops"));
             return;
         }
-        // They would hold its port and its files. The number cannot be another's: not while somebody
-        // is left, and not so soon after.
+        // They may still hold its port and files. The number cannot belong to another group: it is not
+        // reused while a process of the group exists, nor soon after.
         if let Some(group) = self.group.take() {
             let _ = killpg(group, Signal::SIGKILL);
         }
@@ -278,7 +279,7 @@ impl Service {
     }
 }
 
-/// Services from their file. What is wrong with it is said by the check `list`, and the rest is run.
+/// Reads the services. The check `list` reports a bad line; the other services are run.
 fn read_list(path: &Path) -> Vec<Service> {
     let file = path.display();
     let text = match std::fs::read(path) {
@@ -288,7 +289,7 @@ fn read_list(path: &Path) -> Vec<Service> {
             return Vec::new();
         }
     };
-    LIST.pass(); // door
+    LIST.pass(); // healthz
     let mut services: Vec<Service> = Vec::new();
     for (line, number) in text.split(|byte| *byte == b'\n').zip(1_u32..) {
         match read_line(line, &services) {
@@ -300,12 +301,12 @@ fn read_list(path: &Path) -> Vec<Service> {
     services
 }
 
-/// The service of a line, if there is one. Comments may be in any encoding.
+/// Parses a line; `None` if it has no service. Comments may be in any encoding.
 fn read_line(line: &[u8], services: &[Service]) -> Result<Option<Service>, &'static str> {
     let line = line.split(|byte| *byte == b'#').next().unwrap_or_default();
     let line = str::from_utf8(line).map_err(|_| "not UTF-8")?;
     if line.contains('\0') {
-        return Err("a NUL, which no program can be given");
+        return Err("a NUL byte, which an argument cannot contain");
     }
     let words: Vec<&str> = line.split_whitespace().collect();
     let (name, program, arguments) = match words.as_slice() {
@@ -313,7 +314,7 @@ fn read_line(line: &[u8], services: &[Service]) -> Result<Option<Service>, &'sta
         [_] => return Err("a name without a program"),
         [name, program, arguments @ ..] => (*name, *program, arguments),
     };
-    // The constructors of checks panic about names that no request could name.
+    // The constructors of checks panic if the name is not valid.
     if !Check::is_name(name) {
         return Err("not a name of A-Z a-z 0-9 . _ / - for a check");
     }
@@ -329,13 +330,13 @@ fn read_line(line: &[u8], services: &[Service]) -> Result<Option<Service>, &'sta
     Ok(Some(Service::new(name.into(), program, arguments)))
 }
 
-/// The services and the end of the machine.
+/// The services, and the state of stopping the machine.
 #[derive(Default)]
 struct Init {
     is_first: bool,
     services: Vec<Service>,
     stop: Option<Stop>,
-    /// The last turn left children unburied.
+    /// The last turn left children to reap.
     is_reaping: bool,
     has_children: bool,
 }
@@ -344,12 +345,12 @@ struct Stop {
     how: RebootMode,
     /// SIGKILL was sent as well.
     is_killing: bool,
-    /// When to lose patience.
+    /// When to stop waiting.
     until: Instant,
 }
 
 impl Init {
-    /// One round: bury, start what is due, stop if asked to.
+    /// One pass: reaps children, starts services that are due, and stops the machine if asked to.
     fn turn(&mut self, asked: Option<RebootMode>, now: Instant) {
         self.reap(now);
         match (asked, &mut self.stop) {
@@ -358,7 +359,7 @@ impl Init {
                 .iter_mut()
                 .for_each(|service| service.turn(now)),
             (Some(how), None) => {
-                SHUTDOWN.begin_shutdown(); // door
+                SHUTDOWN.begin_shutdown(); // healthz
                 say!("stopping");
                 let until = now.saturating_add(STOP_DURATION);
                 self.stop = Some(Stop {
@@ -367,7 +368,7 @@ impl Init {
                     until,
                 });
                 self.signal_all(Signal::SIGTERM);
-                // Who is stopped finds it only when it goes on.
+                // A stopped process receives SIGTERM only when it continues.
                 self.signal_all(Signal::SIGCONT);
             }
             (_, Some(stop)) if stop.until <= now && !stop.is_killing => {
@@ -379,7 +380,7 @@ impl Init {
         }
     }
 
-    /// When the next turn has to be at the latest.
+    /// The latest time for the next turn.
     fn deadline(&self, now: Instant) -> Option<Instant> {
         match &self.stop {
             _ if self.is_reaping => Some(now),
@@ -388,14 +389,14 @@ impl Init {
         }
     }
 
-    /// Whether it was asked to stop and has nobody left to wait for, or no patience.
+    /// True if it was asked to stop, and all children have ended or the time to wait is over.
     fn is_done(&self, now: Instant) -> bool {
         let is_done = |stop: &Stop| !self.has_children || (stop.is_killing && stop.until <= now);
         self.stop.as_ref().is_some_and(is_done)
     }
 
-    /// Buries children and orphans. Asked once a turn, not once a SIGCHLD: signals of a kind merge
-    /// while they wait.
+    /// Reaps children and orphans. Called once per turn, not once per SIGCHLD, because pending signals of
+    /// the same kind merge.
     fn reap(&mut self, now: Instant) {
         self.is_reaping = false;
         self.has_children = true;
@@ -412,8 +413,8 @@ impl Init {
                         now,
                     );
                 }
-                // The child is buried, but nix knows no name for its signal (a real-time one) and
-                // keeps the PID to itself. Nobody can have got the number again yet.
+                // The child is reaped, but nix has no value for its signal (a real-time one) and does not
+                // return the PID. The number cannot be in use again yet.
                 Err(Errno::EINVAL) => {
                     let is_gone = |of| kill(of, None) == Err(Errno::ESRCH);
                     self.ended(is_gone, format_args!("killed by a real-time signal"), now);
@@ -429,7 +430,7 @@ impl Init {
         self.is_reaping = true;
     }
 
-    /// The service that `is_it`, if it is one, is down because it was or did `what`.
+    /// Records that the service for which `is_it` is true has ended because of `what`.
     fn ended(&mut self, is_it: impl Fn(Pid) -> bool, what: fmt::Arguments<'_>, now: Instant) {
         let mut services = self.services.iter_mut();
         if let Some(service) = services.find(|service| service.pid.is_some_and(&is_it)) {
@@ -438,7 +439,7 @@ impl Init {
     }
 
     fn signal_all(&self, signal: Signal) {
-        // Errors are about processes that are gone.
+        // An error means that the process has already ended.
         if self.is_first {
             let _ = kill(Pid::from_raw(-1), signal);
         } else {
@@ -448,12 +449,12 @@ impl Init {
         }
     }
 
-    /// Ends the machine, or as an ordinary process just returns.
+    /// Ends the machine. As an ordinary process it only returns.
     fn leave(&mut self, now: Instant) {
-        // Once more: the door had its time to close.
+        // Children may have ended while the health server closed.
         self.reap(now);
         if self.has_children {
-            say!("some processes do not end; going on without them");
+            say!("some processes did not end in time; continuing without them");
         } else {
             say!("all services have ended");
         }
@@ -463,8 +464,7 @@ impl Init {
     }
 }
 
-/// Signals as something to wait for: a handler leaves a byte in a socket, and who asked for what in
-/// a word.
+/// Signals as an event source: the handler writes a byte to a socket and stores the number of the signal.
 struct Signals {
     receiver: UnixStream,
     asked: Arc<AtomicUsize>,
@@ -478,7 +478,7 @@ impl Signals {
         registry.register(&mut receiver, SIGNALS, Interest::READABLE)?;
         let asked = Arc::new(AtomicUsize::new(0));
         for signal in [SIGTERM, SIGINT] {
-            // The word before the byte: handlers run in this order.
+            // Handlers run in this order: the number must be stored before the byte arrives.
             signal_hook::flag::register_usize(signal, asked.clone(), signal as usize)?;
             signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
         }
@@ -486,8 +486,8 @@ impl Signals {
         Ok(Signals { receiver, asked })
     }
 
-    /// Takes what came, and tells whether the machine is to stop, and how. Cheap enough for every
-    /// turn. Until the socket is empty: only then does mio tell of the next byte.
+    /// Empties the socket, and returns whether and how the machine is to stop. Cheap enough for every
+    /// turn. Reads until the socket is empty, because mio is edge-triggered.
     fn receive(&mut self) -> Option<RebootMode> {
         let mut bytes = [0; 64];
         while self.receiver.read(&mut bytes).is_ok_and(|count| count > 0) {}

@@ -1,10 +1,11 @@
-//! The door inside a mio loop that watches something else as well: lines on the standard input, each
-//! of which is a heartbeat. At the end of the input it stops the door, lets it finish, and leaves.
+//! A health server in a mio loop that also watches standard input. Each line of input is a heartbeat of
+//! the check `lines`, which fails until the first line and when the last one is older than 30 s. At the
+//! end of the input (Ctrl-D) the server finishes the requests in progress, and the program ends.
 //!
-//! `cargo run --example mio [ADDRESS]`, then `curl localhost:10248/healthz?verbose`. (The standard
-//! input has to be a terminal or a pipe: epoll watches no files.)
+//! `cargo run --example mio [ADDRESS]`, then `curl 'localhost:10248/healthz?verbose'`. Standard input
+//! must be a terminal or a pipe, because epoll cannot watch files.
 //!
-//! Lines marked `yours` would be there without the door; the others are what it costs.
+//! Lines marked `yours` would be there without healthz; all others are what healthz needs.
 
 use healthz::server::{Address, Server, TOKENS, now};
 use healthz::{Check, Endpoint, Responder};
@@ -16,7 +17,7 @@ use std::time::{Duration, SystemTime};
 static LINES: Check = Check::heartbeat("lines", Duration::from_secs(30)).initially_failing();
 static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&LINES]);
 
-const DOOR: Token = Token(0);
+const SERVER: Token = Token(0);
 const INPUT: Token = Token(TOKENS); // yours
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     registry.register(&mut SourceFd(&0), INPUT, Interest::READABLE)?; // yours
 
     let mut server = Server::bind(Responder::new(&ENDPOINTS), &address)?;
-    server.register(poll.registry(), DOOR)?;
+    server.register(poll.registry(), SERVER)?;
     while !server.is_finished() {
         let timeout = server.deadline().map(|at| at.saturating_since(now()));
         match poll.poll(&mut events, timeout) {

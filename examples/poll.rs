@@ -1,10 +1,13 @@
-//! The door inside a bare poll(2) loop that watches something else as well: lines on the standard
-//! input, each of which is a heartbeat. At the end of the input it stops the door, lets it finish, and
-//! leaves. Any other loop that can watch a descriptor (libev, GLib, a Lisp's) looks like this one.
+//! A health server in a poll(2) loop that also watches standard input. Any other loop that can watch a
+//! descriptor (libev, GLib and so on) works in the same way.
 //!
-//! `cargo run --example poll [ADDRESS]`, then `curl localhost:10248/healthz?verbose`.
+//! Each line of input is a heartbeat of the check `lines`, which fails until the first line and when the
+//! last one is older than 30 s. At the end of the input (Ctrl-D) the server finishes the requests in
+//! progress, and the program ends.
 //!
-//! Lines marked `yours` would be there without the door; the others are what it costs.
+//! `cargo run --example poll [ADDRESS]`, then `curl 'localhost:10248/healthz?verbose'`.
+//!
+//! Lines marked `yours` would be there without healthz; all others are what healthz needs.
 
 use healthz::server::{Address, Runner, Server, now};
 use healthz::{Check, Endpoint, Responder};
@@ -25,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::bind(Responder::new(&ENDPOINTS), &address)?;
     let runner = Runner::new(server)?;
     loop {
-        // None, for ever, is -1 in poll(2).
+        // No timeout is `None` here and -1 in poll(2).
         let timeout = runner.timeout().map(PollTimeout::try_from).transpose()?;
         let own = PollFd::new(input.as_fd(), PollFlags::POLLIN); // yours
         let mut watched = [own, PollFd::new(runner.as_fd(), PollFlags::POLLIN)];

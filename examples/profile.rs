@@ -1,8 +1,8 @@
-//! Serves one of the profiles of `tests/conformance`, some of its checks failing, until it is killed.
+//! Serves the checks that a conformance test expects, until it is killed. `tests/clients.py` runs it.
 //!
-//! `profile PROFILE [FAILING]`: PROFILE is `kubelet`, `ping`, `groups`, or a JSON object such as
-//! `{"/healthz":["ping","bad"]}`; FAILING is a JSON object from names of checks to texts. The port on
-//! 127.0.0.1, chosen by the system, is the one line on standard output.
+//! `profile PROFILE [FAILING]`: PROFILE is `kubelet`, `ping`, `groups` (see `tests/conformance`) or a JSON
+//! object from paths to checks, such as `{"/healthz":["ping","bad"]}`. FAILING is a JSON object from names
+//! of failing checks to their messages. It prints its port on 127.0.0.1, which the system selects.
 
 #[path = "../tests/common/profile.rs"]
 mod profile;
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let responder = profile::responder(&profile, &failing)?;
     let server = Server::bind(responder, &"127.0.0.1:0".parse()?)?;
     let Some(Address::Tcp(address)) = server.local_addresses().next() else {
-        return Err("not on TCP".into());
+        return Err("the server has no TCP address".into());
     };
     let runner = Runner::new(server)?;
     let mut out = std::io::stdout();

@@ -1,6 +1,8 @@
-//! The whole program: one check, one address, and the calling thread serves for ever.
+//! The smallest health server: one check, one address, and the main thread serves until it is killed.
 //!
-//! `cargo run --example run [ADDRESS]`, then `curl localhost:10248/healthz?verbose`.
+//! `cargo run --example run [ADDRESS]`, then `curl 'localhost:10248/healthz?verbose'`.
+//!
+//! Lines marked `yours` would be there without healthz; all others are what healthz needs.
 
 use healthz::server::{Address, Runner, Server};
 use healthz::{Check, Endpoint, Responder};

@@ -1,9 +1,10 @@
-//! The door on a thread of its own, beside a program that does something else: it waits for lines on
-//! its standard input, and each is a heartbeat. At the end of the input it stops the door and leaves.
+//! A health server on a thread of its own. The main thread reads lines from standard input, and each line
+//! is a heartbeat of the check `lines`, which fails until the first line and when the last one is older
+//! than 30 s. At the end of the input (Ctrl-D) the program stops the server and ends.
 //!
-//! `cargo run --example spawn [ADDRESS]`, then `curl localhost:10248/healthz?verbose`.
+//! `cargo run --example spawn [ADDRESS]`, then `curl 'localhost:10248/healthz?verbose'`.
 //!
-//! Lines marked `yours` would be there without the door; the others are what it costs.
+//! Lines marked `yours` would be there without healthz; all others are what healthz needs.
 
 use healthz::server::{Address, Server, now, spawn};
 use healthz::{Check, Endpoint, Responder};
@@ -15,14 +16,13 @@ static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&LINES]);
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1); // yours
     let address = address.map_or(Ok(Address::DEFAULT), |text| text.parse())?; // yours
-    let server = Server::bind(Responder::new(&ENDPOINTS), &address)?;
-    let door = spawn(server)?;
+    let thread = spawn(Server::bind(Responder::new(&ENDPOINTS), &address)?)?;
     for line in std::io::stdin().lines() {
         println!("{} bytes", line?.len()); // yours
         LINES.beat(now());
     }
-    door.stop();
-    let counters = door.join()?;
+    thread.stop();
+    let counters = thread.join()?;
     println!("{} requests answered", counters.answered); // yours
     Ok(()) // yours
 }

@@ -1,9 +1,9 @@
-//! The door with nothing on the heap: its checks, connections and buffers are statics of this program,
-//! and so are its size and its end. It lives in the program's own mio loop, as in `examples/mio.rs`.
+//! A health server that uses no heap: its checks, connections and buffers are statics of the program, so
+//! their size is known at compile time. It runs in a mio loop, as in `examples/mio.rs`, until it is killed.
 //!
-//! `cargo run --example statics [ADDRESS]`, then `curl localhost:10248/healthz?verbose`.
+//! `cargo run --example statics [ADDRESS]`, then `curl 'localhost:10248/healthz?verbose'`.
 //!
-//! Lines marked `yours` would be there without the door; the others are what it costs.
+//! Lines marked `yours` would be there without healthz; all others are what healthz needs.
 
 use healthz::http::HeadCache;
 use healthz::server::{Address, Listeners, Memory, Server, Slot, now};
@@ -16,7 +16,7 @@ use std::time::SystemTime;
 static PING: Check = Check::ping();
 static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 static SLOTS: Mutex<[Slot; 8]> = Mutex::new([const { Slot::new() }; 8]);
-// Should it be too small, the server says at its start how much is needed.
+// If this is too small, `Server::with_memory` panics with the size that is needed.
 static BYTES: Mutex<[u8; 80 * 1024]> = Mutex::new([0; 80 * 1024]);
 static HEADS: Mutex<HeadCache> = Mutex::new(HeadCache::new());
 const LIMITS: Limits = Limits {

@@ -1,15 +1,16 @@
-//! The door inside a tokio runtime, as a task beside another one that waits for lines on the standard
-//! input, each of which is a heartbeat. At the end of the input it stops the door and leaves.
+//! A health server as a task of a tokio runtime. Another task reads lines from standard input, and each
+//! line is a heartbeat of the check `lines`, which fails until the first line and when the last one is
+//! older than 30 s. At the end of the input (Ctrl-D) the program stops the server and ends.
 //!
-//! `cargo run --example tokio [ADDRESS]`, then `curl localhost:10248/healthz?verbose`.
+//! `cargo run --example tokio [ADDRESS]`, then `curl 'localhost:10248/healthz?verbose'`.
 //!
-//! A task that blocks its worker keeps the door waiting too. If a probe has to be answered all the
-//! same, use `spawn`, as `examples/spawn.rs` does: it needs nothing of tokio, nor tokio of it.
+//! A task that blocks its worker thread also delays the health server. If probes must be answered even
+//! then, use a thread as in `examples/spawn.rs`; that works beside tokio without any connection to it.
 //!
-//! Lines marked `yours` would be there without the door; the others are what it costs.
+//! Lines marked `yours` would be there without healthz; all others are what healthz needs.
 #![allow(
     unsafe_code,
-    reason = "how tokio takes a descriptor since 1.54; before, `AsyncFd::with_interest` was safe to call"
+    reason = "tokio 1.54 made registering a descriptor unsafe; before, `AsyncFd::with_interest` was safe"
 )]
 
 use healthz::server::{Address, Runner, Server, now};
@@ -22,14 +23,14 @@ static LINES: Check = Check::heartbeat("lines", Duration::from_secs(30)).initial
 static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&LINES]);
 
 async fn serve(runner: Runner<'static>) -> io::Result<u64> {
-    // SAFETY: a runner's descriptor is open, and the same, as long as the runner lives.
+    // SAFETY: the descriptor of a runner stays open and the same until the runner is dropped.
     let mut runner = unsafe { AsyncFd::register_with_interest(runner, Interest::READABLE) }?;
     while !runner.get_ref().server().is_finished() {
         let timeout = runner.get_ref().timeout().unwrap_or(Duration::MAX);
         match tokio::time::timeout(timeout, runner.readable_mut()).await {
             Ok(ready) => {
                 let mut ready = ready?;
-                // tokio is told once of a descriptor: there may be more to do until there was nothing.
+                // tokio watches descriptors edge-triggered: continue until there are no events.
                 if ready.get_inner().poll_once(Some(Duration::ZERO))? == 0 {
                     ready.clear_ready();
                 }
@@ -56,10 +57,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let handle = runner.handle();
     let mut runtime = tokio::runtime::Builder::new_current_thread(); // yours
     let answered = runtime.enable_all().build()?.block_on(async {
-        let door = tokio::spawn(serve(runner));
+        let server = tokio::spawn(serve(runner));
         work().await?; // yours
         handle.stop();
-        door.await?
+        server.await?
     })?;
     println!("{answered} requests answered"); // yours
     Ok(()) // yours

@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""Plants one bug after the other and looks whether the kept inputs see it: fuzz/planted.py [WORD...]
+"""Plants bugs in a copy of the source, one at a time; the inputs in fuzz/corpus must detect each.
 
-With words, only the bugs whose target or description has one of them. A copy of the checkout is
-what is changed; its build stays in fuzz/target/planted. Fails if a bug goes unseen, if the text that
-it changes is not there once, or if the code as it is fails.
+fuzz/planted.py [WORD...]    with words: only the bugs whose target or description contains one of them
+
+A bug is a piece of source text and its wrong replacement. After a change of that source, adapt the bug: the
+script says which text it no longer finds. The builds stay in fuzz/target/planted.
+
+Exit code: 0 all detected, 1 a bug was not detected or could not be tried, 2 the source text of a bug was not
+found, or the tests fail without a bug.
 """
 import dataclasses
 import os
@@ -15,10 +19,10 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# A build and a run take seconds; what takes longer goes round in circles, and a fuzzer sees that too.
+# A build and a run take seconds. A longer run is an endless loop, which counts as detected.
 SECONDS_MAX = 180
 
-# The test of each target's kept inputs: where it is, and its name.
+# The test that runs the corpus of each target: its package, cargo options and name.
 TESTS = {
     "request": [".", "--lib", "corpus_of_heads_has_no_finding"],
     "connection": [".", "--lib", "corpus_of_connections_has_no_finding"],
@@ -31,174 +35,195 @@ TESTS = {
 
 @dataclasses.dataclass
 class Bug:
+    # The fuzz target whose corpus must detect it.
     target: str
+    # What the code does wrong with the bug.
     what: str
     file: str
+    # The source text, which occurs once in the file, and its replacement.
     right: str
     wrong: str
 
 
 BUGS = [
-    # Heads.
-    Bug("request", "lines may end both ways", "src/http/request.rs",
+    # Request heads.
+    Bug("request", "accepts a head with both LF and CRLF", "src/http/request.rs",
         "if !line_ends_agree(head, fields) {", "if head.is_empty() {"),
-    Bug("request", "what begins wrongly is refused before its line has ended", "src/http/request.rs",
+    Bug("request", "refuses a malformed line before its end arrived", "src/http/request.rs",
         "Err(_) if !rx.contains(&b'\\n') =>", "Err(_) if rx.len() < 9 =>"),
-    Bug("request", "a missing Host is no matter", "src/http/request.rs",
+    Bug("request", "accepts HTTP/1.1 without Host", "src/http/request.rs",
         "None if !line.is_http10 => return", "None if line.is_http10 && line.method.is_empty() => return"),
-    Bug("request", "the cache compares the length only", "src/http/cache.rs",
+    Bug("request", "the cache compares only the length and first byte", "src/http/cache.rs",
         "if entry.head.get(..entry.length)? != rx {", "if entry.length != rx.len() || entry.head[0] != rx[0] {"),
     # Connections.
-    Bug("connection", "every byte moves the deadline", "src/http/connection.rs",
+    Bug("connection", "every byte extends the deadline of a head", "src/http/connection.rs",
         "        if self.phase != phase {\n", "        if self.phase != phase || phase == Phase::Head {\n"),
-    Bug("connection", "a body one byte too short", "src/http/connection.rs",
+    Bug("connection", "reads one byte of a body too few", "src/http/connection.rs",
         "BodyLength::Known(left) => State::Length { left },", "BodyLength::Known(left) => State::Length { left: left - 1 },"),
-    Bug("connection", "a body one byte too long", "src/http/connection.rs",
+    Bug("connection", "reads one byte of a body too many", "src/http/connection.rs",
         "BodyLength::Known(left) => State::Length { left },", "BodyLength::Known(left) => State::Length { left: left + 1 },"),
-    Bug("connection", "a body of any length is read out", "src/http/connection.rs",
+    Bug("connection", "reads a body longer than the limit", "src/http/connection.rs",
         "BodyLength::Known(left) if left > budget =>", "BodyLength::Known(left) if left > budget && budget == 0 =>"),
-    Bug("connection", "a request behind an expectation", "src/http/connection.rs",
+    Bug("connection", "accepts a request after Expect: 100-continue", "src/http/connection.rs",
         "_ if !stays || request.expects_continue =>", "_ if !stays =>"),
-    Bug("connection", "a request behind the last one", "src/http/connection.rs",
+    Bug("connection", "accepts a request after Connection: close", "src/http/connection.rs",
         "_ if !stays || request.expects_continue =>", "_ if request.expects_continue =>"),
-    Bug("connection", "a head one byte over the limit", "src/http/connection.rs",
+    Bug("connection", "accepts a head one byte over the limit", "src/http/connection.rs",
         "Ok(Parsed::Incomplete) if rx.len() < context.limits", "Ok(Parsed::Incomplete) if rx.len() <= context.limits"),
-    Bug("connection", "an empty line too many", "src/http/connection.rs",
+    Bug("connection", "accepts one empty line too many before a request", "src/http/connection.rs",
         "[b'\\r', b'\\n', ..] | [b'\\n', ..] if empty_lines < LEADING_EMPTY_LINES_MAX =>",
         "[b'\\r', b'\\n', ..] | [b'\\n', ..] if empty_lines < LEADING_EMPTY_LINES_MAX + 1 =>"),
-    Bug("connection", "an answer to HEAD has a body", "src/http/connection.rs",
+    Bug("connection", "sends a body in a response to HEAD", "src/http/connection.rs",
         "let has_body = request.method != request::Method::Head;", "let has_body = true;"),
-    Bug("connection", "the head of what was read with others is remembered", "src/http/connection.rs",
+    Bug("connection", "caches a head that was read with more bytes", "src/http/connection.rs",
         "cache.filter(|_| used == rx.len())", "cache.filter(|_| used <= rx.len())"),
-    Bug("connection", "a chunk ends in any byte", "src/http/body.rs",
+    Bug("connection", "accepts any byte instead of CR after a chunk", "src/http/body.rs",
         "(Chunk::DataCr, b'\\r') => Chunk::DataLf,", "(Chunk::DataCr, _) => Chunk::DataLf,"),
-    Bug("connection", "a chunk of nothing is like any other", "src/http/body.rs",
+    Bug("connection", "continues after a chunk of size 0", "src/http/body.rs",
         "(Chunk::SizeLf { size: 0 }, b'\\n') => Chunk::TrailerStart,",
         "(Chunk::SizeLf { size: 0 }, b'\\n') => Chunk::start(),"),
-    Bug("connection", "a size line ends in an open quoted string", "src/http/body.rs",
+    Bug("connection", "accepts a size line that ends in an open quoted string", "src/http/body.rs",
         "Extension::Name | Extension::Token | Extension::QuotedEnd\n        )",
         "Extension::Name | Extension::Token | Extension::QuotedEnd | Extension::Quoted\n        )"),
-    Bug("target", "a port may wrap around", "src/http/target.rs",
+    Bug("target", "accepts a port that overflows", "src/http/target.rs",
         "port.checked_mul(10)?.checked_add", "port.wrapping_mul(10).checked_add"),
-    # Targets.
-    Bug("target", "an encoded slash separates", "src/http/target.rs",
+    # Request targets.
+    Bug("target", "treats a percent-encoded slash as a separator", "src/http/target.rs",
         "if byte != want || byte == b'/' {", "if byte != want {"),
-    Bug("target", "a pair with a semicolon counts", "src/http/target.rs",
+    Bug("target", "accepts a query pair with a semicolon", "src/http/target.rs",
         "pair.contains(&b';') ||", ""),
-    Bug("target", "a slash at the end is unclean", "src/http/target.rs", 'b"" => !last,', 'b"" => true,'),
-    Bug("target", "two dots are one", "src/http/target.rs", 'b"" | b"." => {}', 'b"" | b"." | b".." if false => {}\n                b"." => {}'),
-    # Checks and their answers.
-    Bug("checks", "a heartbeat lasts a millisecond longer", "src/check/mod.rs",
+    Bug("target", "redirects a path with a slash at the end", "src/http/target.rs", 'b"" => !last,', 'b"" => true,'),
+    Bug("target", "treats two dots as one in a path", "src/http/target.rs", 'b"" | b"." => {}', 'b"" | b"." | b".." if false => {}\n                b"." => {}'),
+    # Checks and responses.
+    Bug("checks", "a heartbeat passes a millisecond too long", "src/check/mod.rs",
         "now.as_millis().saturating_add(self.limit)", "now.as_millis().saturating_add(self.limit + 1)"),
-    Bug("checks", "a formatted reason goes on behind what did not fit", "src/check/reason.rs",
+    Bug("checks", "a formatted reason continues after text that did not fit", "src/check/reason.rs",
         "        if fitting.len() < text.len() {\n            return Err(fmt::Error);",
         "        if fitting.len() < text.len() {\n            return Ok(());"),
-    Bug("checks", "an excluded check fails its endpoint", "src/answer/healthz.rs",
+    Bug("checks", "an excluded check makes its endpoint fail", "src/answer/healthz.rs",
         "let has_failed = exclusion.is_none() && !check.passes(now);", "let has_failed = !check.passes(now);"),
-    Bug("checks", "a failing endpoint answers 200", "src/answer/healthz.rs",
+    Bug("checks", "a failing endpoint returns 200", "src/answer/healthz.rs",
         "            StatusCode::INTERNAL_SERVER_ERROR\n        } else {", "            StatusCode::OK\n        } else {"),
-    Bug("checks", "the last check does not count", "src/answer/healthz.rs",
+    Bug("checks", "ignores the last check", "src/answer/healthz.rs",
         "endpoint.checks().iter().all(|check| passes(check))",
         "endpoint.checks().iter().rev().skip(1).all(|check| passes(check))"),
-    Bug("checks", "a check is excluded by its group only", "src/answer/excludes.rs",
+    Bug("checks", "excludes a check only by its group, not by its name", "src/answer/excludes.rs",
         "            return Some(None);\n        }\n        let group", "            return None;\n        }\n        let group"),
-    Bug("checks", "a name that matches nothing is not quoted", "src/answer/excludes.rs",
+    Bug("checks", "does not quote an excluded name that matches no check", "src/answer/excludes.rs",
         "quote(exclude.value(self.query).bytes(), body);", "body.push(exclude.value(self.query).raw());"),
-    Bug("checks", "a name that is excluded twice is in the set twice", "src/answer/excludes.rs",
+    Bug("checks", "lists an exclude twice that was given twice", "src/answer/excludes.rs",
         "let Err(at) = self.search(value.bytes()) else {\n            return Ok(());\n        };",
         "let (Ok(at) | Err(at)) = self.search(value.bytes());"),
-    Bug("checks", "OPTIONS of the root does not drain", "src/answer/mod.rs",
+    Bug("checks", "answers OPTIONS / without regard to draining", "src/answer/mod.rs",
         "match draining.or(self.endpoints.first()) {", "match draining.and(None).or(self.endpoints.first()) {"),
-    Bug("checks", "the beginning changes nothing", "src/check/mod.rs",
+    Bug("checks", "ignores when serving began", "src/check/mod.rs",
         "if self.limits_first_beat && self.limit != NO_LIMIT {", "if self.limits_first_beat && self.limit == NO_LIMIT {"),
     # Command lines.
-    Bug("options", "a duration wraps", "src/daemon/duration.rs", ".checked_mul(*unit)?", ".wrapping_mul(*unit)"),
-    Bug("options", "a control character is shown as it is", "src/daemon/options.rs",
+    Bug("options", "a duration overflows", "src/daemon/duration.rs", ".checked_mul(*unit)?", ".wrapping_mul(*unit)"),
+    Bug("options", "prints a control character unescaped", "src/daemon/options.rs",
         'let option = shown(OsStr::new(&format!("-{letter}")));', 'let option = format!("-{letter}");'),
-    Bug("options", "a limit that follows its period cannot be said", "src/daemon/options.rs",
+    Bug("options", "refuses the limit that follows from the largest period", "src/daemon/options.rs",
         "DURATION_MIN..=SYNC_LIMIT_MAX", "DURATION_MIN..=DURATION_MAX"),
-    # What another parser sees.
-    Bug("differential", "chunked may stand behind another coding", "src/http/request.rs",
+    # Differences between HTTP parsers.
+    Bug("differential", "accepts chunked after another transfer coding", "src/http/request.rs",
         'if found.is_chunked || !field.value.eq_ignore_ascii_case(b"chunked") {',
         'if !field.value.to_ascii_lowercase().ends_with(b"chunked") {'),
-    Bug("differential", "two framings are no doubt", "src/http/request.rs",
+    Bug("differential", "accepts a request with two body lengths", "src/http/request.rs",
         "is_framing_ambiguous: found.is_chunked\n            && (found.content_length.is_some() || line.is_http10),",
         "is_framing_ambiguous: false,"),
-    Bug("differential", "a longer Host is refused", "src/http/request.rs",
+    Bug("differential", "refuses a Host of more than 7 bytes", "src/http/request.rs",
         "Some(host) if !is_host(host, Zone::Raw) =>", "Some(host) if host.len() > 7 || !is_host(host, Zone::Raw) =>"),
-    Bug("differential", "CLOSE is not close", "src/http/request.rs",
+    Bug("differential", "compares `close` case-sensitively", "src/http/request.rs",
         'found.says_close |= option.eq_ignore_ascii_case(b"close");', 'found.says_close |= option == b"close";'),
-    Bug("differential", "a space behind a chunk's size", "src/http/body.rs",
+    Bug("differential", "accepts a space after the size of a chunk", "src/http/body.rs",
         "Extension::Name | Extension::Token | Extension::QuotedEnd\n        )",
         "Extension::Name | Extension::Token | Extension::QuotedEnd | Extension::Gap\n        )"),
-    Bug("differential", "the first of two lengths counts", "src/http/request.rs",
+    Bug("differential", "accepts two Content-Length fields and uses the first", "src/http/request.rs",
         "if found.content_length.replace(length).is_some() {",
         "if found.content_length.is_some() {\n                return Ok(());\n            } else if found.content_length.replace(length).is_some() {"),
 ]
 
 
 def copy_checkout(to):
-    """With what is not committed, and without what is built, which cargo puts beside its Cargo.toml."""
+    """Copies the working tree, uncommitted changes included, without build directories."""
 
-    def is_left(directory, name):
+    def is_skipped(directory, name):
         return name == ".git" or name == "target" and (pathlib.Path(directory) / "Cargo.toml").exists()
 
-    # Not with its times: cargo would take what it built from an earlier copy for what is here.
+    # Without file times: otherwise cargo could take the build of an earlier copy for up to date.
     shutil.copytree(ROOT, to, copy_function=shutil.copy,
-                    ignore=lambda directory, names: [name for name in names if is_left(directory, name)])
+                    ignore=lambda directory, names: [name for name in names if is_skipped(directory, name)])
 
 
 def run(copy, target):
-    """What the test of a target's kept inputs says: `passes`, `fails` or, if it was not run, its last lines."""
+    """Runs the corpus of a target: `passes`, `fails` or, if the test did not run, the last lines of output."""
     place, *test = TESTS[target]
     command = ["cargo", "test", "--quiet", "--target-dir", str(ROOT / "fuzz/target/planted" / place), *test]
     with subprocess.Popen(command, cwd=copy / place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           start_new_session=True) as cargo:
         try:
-            said, _ = cargo.communicate(timeout=SECONDS_MAX)
+            output, _ = cargo.communicate(timeout=SECONDS_MAX)
         except subprocess.TimeoutExpired:
-            # The test itself is a child of cargo's.
+            # The process group, because the test is a child of cargo.
             os.killpg(cargo.pid, signal.SIGKILL)
             return "fails"
-    if "test result: ok. 1 passed" in said:
+    if "test result: ok. 1 passed" in output:
         return "passes"
-    if "test result: FAILED. 0 passed; 1 failed" in said:
+    if "test result: FAILED. 0 passed; 1 failed" in output:
         return "fails"
-    return "\n".join(said.splitlines()[-20:])
+    if "test result: ok. 0 passed" in output:
+        return f"there is no test {test[-1]}; adapt TESTS"
+    return "\n".join(output.splitlines()[-20:])
 
 
 def plant(copy, bug):
-    """Whether the kept inputs see the bug, in a word; `seen` is the good one."""
+    """Runs the corpus with the bug. Returns `detected`, `NOT DETECTED` or why it could not be tried."""
     path = copy / bug.file
-    right = path.read_text()
-    if right.count(bug.right) != 1:
-        return f"{bug.file} has {right.count(bug.right)} times: {bug.right}"
-    path.write_text(right.replace(bug.right, bug.wrong))
+    source = path.read_text()
+    path.write_text(source.replace(bug.right, bug.wrong))
     try:
-        return {"fails": "seen", "passes": "UNSEEN"}.get(verdict := run(copy, bug.target), verdict)
+        return {"fails": "detected", "passes": "NOT DETECTED"}.get(verdict := run(copy, bug.target), verdict)
     finally:
-        path.write_text(right)
+        path.write_text(source)
+
+
+def missing(bugs):
+    """A line for each bug whose source text does not occur exactly once."""
+    for bug in bugs:
+        path = ROOT / bug.file
+        count = path.read_text().count(bug.right) if path.exists() else 0
+        if count != 1:
+            yield f"{bug.file} contains this text {count} times, not once, for the bug {bug.what!r}: {bug.right!r}"
 
 
 def main():
     words = sys.argv[1:]
     chosen = [bug for bug in BUGS if not words or any(word in f"{bug.target} {bug.what}" for word in words)]
     if not chosen:
-        sys.exit(f"no bug is called that: {words}")
-    unseen = 0
+        fail([f"no bug contains {' or '.join(words)}"])
+    fail(list(missing(chosen)))
+    undetected = 0
     with tempfile.TemporaryDirectory() as directory:
         copy = pathlib.Path(directory) / "healthz"
         copy_checkout(copy)
         for target in dict.fromkeys(bug.target for bug in chosen):
             verdict = run(copy, target)
             if verdict != "passes":
-                sys.exit(f"{target}: the code as it is: {verdict}")
+                fail([f"{target}: the test must pass without a bug, but: {verdict}"])
         for bug in chosen:
             verdict = plant(copy, bug)
-            unseen += verdict != "seen"
+            undetected += verdict != "detected"
             print(f"{bug.target:<12}  {bug.what}: {verdict}", flush=True)
-    print(f"{len(chosen) - unseen} of {len(chosen)} planted bugs are seen by the kept inputs")
-    sys.exit(unseen > 0)
+    print(f"{len(chosen) - undetected} of {len(chosen)} planted bugs were detected by the corpus")
+    sys.exit(undetected > 0)
+
+
+def fail(lines):
+    """Ends the script if there is a line to print."""
+    for line in lines:
+        print(f"fuzz/planted.py: {line}", file=sys.stderr)
+    if lines:
+        sys.exit(2)
 
 
 main()

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""First inputs for every target, from the rows of tests/conformance: fuzz/seeds.py DIRECTORY.
+"""Writes the initial inputs of every fuzz target into DIRECTORY/TARGET: fuzz/seeds.py DIRECTORY
 
-A fuzzer starts from these (and from fuzz/corpus) and keeps what it finds beside them.
+They come from the requests in tests/conformance and from the command lines below. The fuzzer starts from
+them and from fuzz/corpus.
 """
 import hashlib
 import json
@@ -9,7 +10,7 @@ import pathlib
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-# Command lines and variables, with spaces for what stands between them.
+# Command lines and environment variables. A space separates arguments; it becomes a NUL byte.
 TEXTS = """
 --listen 127.0.0.1:10248 --listen=[::1]:10248 --listen localhost:0 --listen unix:/run/healthz.sock
 --listen unix: --listen 0.0.0.0:80 --allow-remote --allow-host localhost --allow-host [::1]
@@ -35,12 +36,12 @@ two 42
 /run/systemd/notify
 1h2m3s4ms
 """.strip().splitlines()
-# Longer rows are about the size of a head, which each target has smaller ways to reach.
+# Longer requests test the size limit of a head, which each target can reach with smaller limits.
 BYTES_MAX = 1024
 
 
 def requests():
-    """The bytes of every row."""
+    """The bytes of every request in tests/conformance."""
     for file in sorted((HERE / "../tests/conformance").glob("*.jsonl")):
         for line in file.read_text().splitlines():
             row = json.loads(line)
@@ -50,17 +51,18 @@ def requests():
 
 
 def targets(request):
-    """What stands in a request line."""
+    """The target in a request line, if there is one."""
     parts = request.split(b"\n", 1)[0].split(b" ")
     return parts[1:2]
 
 
 def seeds():
-    """Pairs of target and input."""
+    """Pairs of the name of a fuzz target and an input."""
     for request in requests():
         yield "request", request
         yield "differential", request
-        # Wide limits and no steps; then narrow ones, some pieces, and an end.
+        # The leading bytes select limits and steps: wide limits without steps, then narrow limits, the
+        # request in pieces, and the end of the stream.
         yield "connection", bytes([255, 255, 0]) + request
         yield "connection", bytes([60, 20, 5, 0, 3, 1, 40, 2, 7, 4, 200, 6, 99]) + request
         for target in targets(request):

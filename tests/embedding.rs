@@ -244,7 +244,7 @@ fn lines(example: &str) -> usize {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let path = match example {
         // In a directory of its own, of which this is the part to copy.
-        "smoltcp" => path.join("smoltcp/door.rs"),
+        "smoltcp" => path.join("smoltcp/server.rs"),
         example => path.join(example).with_extension("rs"),
     };
     let text = std::fs::read_to_string(path).unwrap();
@@ -320,10 +320,10 @@ fn the_table_in_the_document_says_what_embedding_costs() {
 fn the_document_says_how_much_of_the_init_is_the_server() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let text = std::fs::read_to_string(examples.join("init.rs")).unwrap();
-    let marked = text.lines().filter(|line| line.ends_with("// door"));
-    let count = lines("init/door") + marked.count();
+    let marked = text.lines().filter(|line| line.ends_with("// healthz"));
+    let count = lines("init/health") + marked.count();
     let document = std::fs::read_to_string(examples.join("../docs/embed.md")).unwrap();
-    let expected = format!("{count} of its lines are the door's");
+    let expected = format!("{count} of its lines are for healthz");
     assert!(
         document.contains(&expected),
         "docs/embed.md does not have: {expected}"

@@ -87,7 +87,7 @@ fn what_is_wrong_with_the_list_is_a_failing_check_and_the_rest_is_run() {
         (
             "nul",
             b"nul /bin/sleep 10\x000",
-            "a NUL, which no program can be given",
+            "a NUL byte, which an argument cannot contain",
         ),
     ];
     for (name, more, why) in cases {
@@ -220,7 +220,7 @@ fn without_a_door_there_is_still_an_init() {
         ("nowhere", "nowhere:", "expected an address"),
     ] {
         let mut init = Init::start(name, "sleeper /bin/sleep 1000", address);
-        assert!(init.line("no door: ", 0).contains(why));
+        assert!(init.line("no health server: ", 0).contains(why));
         init.line("sleeper: started, PID ", 0);
         init.signal(Signal::SIGINT);
         init.line("sleeper: killed by signal 15; the machine stops", 0);

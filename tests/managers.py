@@ -35,9 +35,11 @@ PATIENCE = 20
 EXPOSURE_MAX = 20
 
 PACKAGES = {
+    "s6-setuidgid": "s6",
     "s6-supervise": "s6",
     "s6-svc": "s6",
     "s6-svwait": "s6",
+    "chpst": "runit",
     "runsv": "runit",
     "sv": "runit",
     "curl": "curl",
@@ -69,13 +71,26 @@ def ask(port, path="/healthz"):
 
 
 def service(house, kind, port):
-    """A service directory from the examples, for this program and port."""
+    """A service directory from the examples, for this program and port.
+
+    As root it runs as the user nobody, because the user healthz may not exist; else as the user of this test."""
     place = house.dir / kind
     shutil.copytree(FILES / kind, place)
-    for script in place.iterdir():
-        text = script.read_text()
-        text = text.replace("exec healthz", f"exec {house.args.daemon} --listen 127.0.0.1:{port}")
-        script.write_text(text.replace("localhost:10248", f"127.0.0.1:{port}"))
+    # A copy that the user nobody can execute: the build may be in a directory that only root can enter.
+    house.dir.chmod(0o711)
+    program = shutil.copy(house.args.daemon, house.dir / "healthz")
+    drop_root = r"\1nobody " if os.geteuid() == 0 else ""
+    run, count = re.subn(
+        r"^exec (s6-setuidgid |chpst -u )healthz healthz",
+        f"exec {drop_root}{program} --listen 127.0.0.1:{port}",
+        (place / "run").read_text(),
+        flags=re.M,
+    )
+    want(f"{kind}/run starts healthz without root", count, 1)
+    (place / "run").write_text(run)
+    if (place / "check").exists():
+        check = (place / "check").read_text()
+        (place / "check").write_text(check.replace("localhost:10248", f"127.0.0.1:{port}"))
     return place
 
 
@@ -102,13 +117,15 @@ def pid_of(house, port):
 def killed_and_started_again(house, port, is_ready):
     want("an answer", ask(port), (200, "ok"))
     first = wait_for("its process", PATIENCE, lambda: pid_of(house, port))
+    users = re.search(r"^Uid:(.*)$", Path(f"/proc/{first}/status").read_text(), re.M).group(1).split()
+    want("root is among its users", "0" in users, False)
     os.kill(first, signal.SIGKILL)
     wait_for("another process", PATIENCE, lambda: pid_of(house, port) not in (None, first))
     is_ready()
     want("an answer after the restart", ask(port), (200, "ok"))
 
 
-@case("s6 starts it, waits for it, starts it again and stops it", "s6-supervise", "s6-svc", "s6-svwait")
+@case("s6 starts it, waits for it, starts it again and stops it", "s6-supervise", "s6-setuidgid", "s6-svc", "s6-svwait")
 def _(house):
     port = free_port()
     place = service(house, "s6", port)
@@ -125,7 +142,7 @@ def _(house):
     run_ok(house, "s6-svc -x", "s6-svc", "-x", place)
 
 
-@case("runit starts it, checks it, starts it again and stops it", "runsv", "sv", "curl")
+@case("runit starts it, checks it, starts it again and stops it", "runsv", "chpst", "sv", "curl")
 def _(house):
     port = free_port()
     place = service(house, "runit", port)

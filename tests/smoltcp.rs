@@ -9,10 +9,10 @@
 )]
 
 mod counting;
-#[path = "../examples/smoltcp/door.rs"]
-mod door;
 #[path = "../examples/smoltcp/net.rs"]
 mod net;
+#[path = "../examples/smoltcp/server.rs"]
+mod server;
 
 use std::cell::Cell;
 
@@ -21,15 +21,15 @@ use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{Socket, State};
 
 use counting::Counting;
-use door::{Door, Memory, PORT, SEATS};
 use net::{Net, Wire};
+use server::{HealthServer, Memory, PORT, SOCKETS};
 
 static PING: Check = Check::ping();
 static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 
 const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 const LAST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-const CLIENTS: usize = 2 * SEATS;
+const CLIENTS: usize = 2 * SOCKETS;
 /// Turns of one settling; more is a door and a client that keep each other busy for nothing.
 const TURNS_MAX: usize = 10_000;
 
@@ -55,7 +55,7 @@ fn counted<R>(work: impl FnOnce() -> R) -> R {
 
 struct World {
     net: Net<'static>,
-    door: Door<'static>,
+    server: HealthServer<'static>,
     clients: [SocketHandle; CLIENTS],
 }
 
@@ -64,13 +64,17 @@ impl World {
         // Static memory, of which each test has its own.
         let wire = Box::leak(Box::new(Wire::new()));
         let memory = Box::leak(Box::new(Memory::new()));
-        let storage = Box::leak(Box::new([SocketStorage::EMPTY; SEATS + CLIENTS]));
+        let storage = Box::leak(Box::new([SocketStorage::EMPTY; SOCKETS + CLIENTS]));
         let buffers = Box::leak(Box::new([([0; 1024], [0; 1024]); CLIENTS]));
         let mut world = counted(|| {
             let mut net = Net::new(wire, SocketSet::new(&mut storage[..]));
-            let door = Door::new(Responder::new(&ENDPOINTS), &mut net.sockets, memory);
+            let server = HealthServer::new(Responder::new(&ENDPOINTS), &mut net.sockets, memory);
             let clients = buffers.each_mut().map(|(rx, tx)| net.client(rx, tx));
-            World { net, door, clients }
+            World {
+                net,
+                server,
+                clients,
+            }
         });
         world.settle();
         world
@@ -86,9 +90,9 @@ impl World {
             let turn = &mut |sockets: &mut SocketSet<'_>, now| {
                 turns += 1;
                 assert!(turns < TURNS_MAX, "it never comes to rest");
-                self.door.turn(sockets, now)
+                self.server.turn(sockets, now)
             };
-            self.net.pass(milliseconds, turn);
+            self.net.advance(milliseconds, turn);
         });
         assert_eq!(CALLS.get(), 0, "calls of the allocator");
     }
@@ -173,15 +177,15 @@ fn a_probe_is_answered_and_its_connection_ended_as_often_as_it_comes() {
 fn probes_that_come_at_once_are_all_answered() {
     let mut world = World::new();
     for _ in 0..50 {
-        for client in 0..SEATS - 1 {
+        for client in 0..SOCKETS - 1 {
             world.net.connect(world.clients[client], PORT);
         }
         world.settle();
-        for client in 0..SEATS - 1 {
+        for client in 0..SOCKETS - 1 {
             assert!(world.socket(client).send_slice(LAST).is_ok());
         }
         world.settle();
-        for client in 0..SEATS - 1 {
+        for client in 0..SOCKETS - 1 {
             assert_eq!(oks(&world.read(client)), 1);
             world.assert_ended(client);
         }

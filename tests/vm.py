@@ -98,7 +98,7 @@ BOOTS = {
         "ipv6.disable=1 vm=short splash",
         [
             'init: "splash" is neither a path nor an address, and passed over',
-            "init: no door on [::1]:10248",
+            "init: no health server on [::1]:10248",
             *BOOTED[:-1],
             "vm: ok without IPv6",
             BOOTED[-1],

@@ -1,24 +1,24 @@
-//! Programs that count what another program does, and how little of it is a request's.
+//! Counts instructions and system calls per request, with callgrind and strace.
 //!
-//! A count is never of one run: it is the difference of two that differ in nothing but the number of
-//! requests, so that whatever a program does once, at its start and at its end, is not in it.
+//! Each figure is the difference of two runs that differ only in the number of requests, divided by that
+//! difference. So it does not include what a program does once, at its start and its end.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::door::{self, Client, Door, Heads, Setup};
+use super::server::{self, Client, Heads, ServerProcess, Setup};
 
 /// Requests in the shorter and in the longer run with a server.
 const SERVER_RUNS: [u64; 2] = [300, 1300];
 
-/// What is counted.
+/// What to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
-    /// In user space, by callgrind.
+    /// Instructions in user space, by callgrind.
     Instructions,
-    /// By strace.
+    /// System calls, by strace.
     SystemCalls,
 }
 
@@ -30,29 +30,31 @@ impl Counter {
         }
     }
 
-    /// Whether it can be had; else it says on standard error what to install, and what is not counted.
-    pub fn is_there(self) -> bool {
+    /// True if the program is installed. Otherwise prints what to install.
+    pub fn is_available(self) -> bool {
         let program = self.program();
         let mut version = Command::new(program);
         let version = version.arg("--version").stdout(Stdio::null());
-        let is_there = version.status().is_ok_and(|status| status.success());
-        if !is_there {
+        let is_available = version.status().is_ok_and(|status| status.success());
+        if !is_available {
             let what = match self {
                 Counter::Instructions => "instructions",
                 Counter::SystemCalls => "system calls",
             };
-            eprintln!("no {program} here, so no {what}: apt-get install {program}");
+            eprintln!(
+                "{what} are not counted: {program} is not installed; run apt-get install {program}"
+            );
         }
-        is_there
+        is_available
     }
 
-    /// Counts what a run of this bench's own program with `arguments` does. `run` starts the command,
-    /// sees that it does its work, and returns once it has ended.
+    /// Counts a run of the bench program itself with `arguments`. `run` must start the command and return
+    /// after it has ended.
     fn of_run(self, arguments: &[String], run: impl FnOnce(Command)) -> u64 {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let run_number = RUNS.fetch_add(1, Ordering::Relaxed);
         let name = format!("healthz-bench-{}-{run_number}", std::process::id());
-        let file = Removed(std::env::temp_dir().join(name));
+        let file = TemporaryFile(std::env::temp_dir().join(name));
         let mut command = Command::new(self.program());
         match self {
             Counter::Instructions => command
@@ -78,11 +80,13 @@ impl Counter {
                 .and_then(|total| total.trim().parse().ok()),
         };
         let program = self.program();
-        total.unwrap_or_else(|| panic!("{program} counted nothing; may it trace programs here?"))
+        total.unwrap_or_else(|| {
+            panic!("{program} printed no count; is it allowed to trace programs here?")
+        })
     }
 
-    /// A request's share, of a program that takes the number of requests as its last argument and
-    /// needs nobody.
+    /// The count per request of a program that takes the number of requests as its last argument and needs
+    /// no client.
     pub fn of_requests(self, arguments: &[&str], runs: [u64; 2]) -> f64 {
         let counts = runs.map(|requests| {
             let requests = requests.to_string();
@@ -93,59 +97,62 @@ impl Counter {
                 assert!(status.success(), "{command:?}");
             })
         });
-        share(counts, runs)
+        per_request(counts, runs)
     }
 
-    /// A request's share of what a whole server does, with one connection that is kept and so many
-    /// requests under way.
+    /// The count per request of a whole server, with one keep-alive connection and `depth` pipelined
+    /// requests.
     pub fn of_server_keep_alive(self, depth: usize, heads: Heads) -> f64 {
-        self.of_server(|door, requests| {
-            let mut client = Client::connect(door.address, depth, heads);
+        self.of_server(|server, requests| {
+            let mut client = Client::connect(server.address, depth, heads);
             let batches = requests / depth as u64;
             for _ in 0..batches {
-                client.ask();
+                client.request();
             }
-            // Here, so that the server has closed it before it is asked to stop.
+            // The client is dropped here, so that the server closes the connection before it stops.
             1 + batches * depth as u64
         })
     }
 
-    /// A request's share of what a whole server does, with one connection each, one at a time.
+    /// The count per request of a whole server, with a new connection for each request.
     pub fn of_server_close(self, heads: Heads) -> f64 {
-        self.of_server(|door, requests| {
+        self.of_server(|server, requests| {
             for index in 0..requests {
-                door::ask_and_close(door.address, heads, index);
+                server::request_and_close(server.address, heads, index);
             }
             requests
         })
     }
 
-    /// `ask` returns how many requests it has made.
-    fn of_server(self, ask: impl Fn(&Door, u64) -> u64) -> f64 {
-        let mut asked = [0; 2];
-        let mut runs = SERVER_RUNS.into_iter().zip(&mut asked);
+    /// `send` makes about that many requests and returns how many it made.
+    fn of_server(self, send: impl Fn(&ServerProcess, u64) -> u64) -> f64 {
+        let mut sent = [0; 2];
+        let mut runs = SERVER_RUNS.into_iter().zip(&mut sent);
         let counts = [(); 2].map(|()| {
-            let (requests, asked) = runs.next().unwrap();
+            let (requests, sent) = runs.next().unwrap();
             self.of_run(&Setup::KUBELET.arguments(), |command| {
-                let door = Door::of(command);
-                *asked = ask(&door, requests);
-                assert_eq!(door.stop().answered, *asked, "requests answered");
+                let server = ServerProcess::spawn(command);
+                *sent = send(&server, requests);
+                assert_eq!(server.stop().answered, *sent, "requests answered");
             })
         });
-        share(counts, asked)
+        per_request(counts, sent)
     }
 }
 
-fn share(counts: [u64; 2], requests: [u64; 2]) -> f64 {
+fn per_request(counts: [u64; 2], requests: [u64; 2]) -> f64 {
     let [shorter, longer] = counts;
-    assert!(longer > shorter, "{requests:?} requests counted {counts:?}");
+    assert!(
+        longer > shorter,
+        "the longer of two runs with {requests:?} requests has no larger count: {counts:?}"
+    );
     (longer - shorter) as f64 / (requests[1] - requests[0]) as f64
 }
 
-/// A file that goes when its user does.
-struct Removed(PathBuf);
+/// A file that is removed when this is dropped.
+struct TemporaryFile(PathBuf);
 
-impl Drop for Removed {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }

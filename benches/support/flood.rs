@@ -20,8 +20,8 @@ use healthz::Responder;
 use healthz::server::{Address, Listeners, Server};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::door::{self, Setup};
 use super::process;
+use super::server::{self, Setup};
 
 /// What a flooder does with each connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +62,8 @@ impl Flood {
         match self {
             Flood::Idle => Vec::new(),
             Flood::Half | Flood::Reset => b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ".to_vec(),
-            Flood::Unread => door::REQUEST.to_vec(),
-            Flood::Pipeline => door::REQUEST.repeat(PIPELINED),
+            Flood::Unread => server::REQUEST.to_vec(),
+            Flood::Pipeline => server::REQUEST.repeat(PIPELINED),
         }
     }
 }
@@ -179,7 +179,7 @@ fn begin(place: &Place, address: &SockAddr, script: &[u8]) -> Option<Socket> {
 
 /// `--child flooded PATH CONNECTIONS`: serves on TCP and on a Unix socket at `path` until standard input ends.
 pub fn serve(path: &str, connections: &str) {
-    let endpoints = door::endpoints(Setup::KUBELET.checks, healthz::server::now());
+    let endpoints = server::endpoints(Setup::KUBELET.checks, healthz::server::now());
     let mut listeners = Listeners::new();
     listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
     listeners.bind(&Address::Unix(path.into())).unwrap();
@@ -255,7 +255,7 @@ pub struct Plan<'a> {
     pub probes: u64,
     /// Probes a second.
     pub rate: u32,
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// What came of it.
@@ -324,7 +324,7 @@ pub fn run(plan: &Plan<'_>) -> Outcome {
 
 /// Each probe leaves when it is due, on a thread that has nothing else to do then.
 fn probe(plan: &Plan<'_>, place: &Place) -> Outcome {
-    let threads = u64::from(plan.rate) * (1 + plan.patience.as_secs().min(1));
+    let threads = u64::from(plan.rate) * (1 + plan.timeout.as_secs().min(1));
     let results = Mutex::new((Vec::new(), Vec::new()));
     let began = Instant::now();
     std::thread::scope(|scope| {
@@ -334,7 +334,7 @@ fn probe(plan: &Plan<'_>, place: &Place) -> Outcome {
                 for number in (first..plan.probes).step_by(threads as usize) {
                     let due = began + Duration::from_secs(number) / plan.rate;
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                    let deadline = due.max(Instant::now()) + plan.patience;
+                    let deadline = due.max(Instant::now()) + plan.timeout;
                     let began = Instant::now();
                     let result = ask(place, deadline);
                     let (latencies, reasons) = &mut *results.lock().unwrap();
@@ -384,7 +384,7 @@ fn ask(place: &Place, deadline: Instant) -> io::Result<()> {
         std::thread::sleep(PAUSE);
     }
     socket
-        .write_all(door::REQUEST_CLOSE)
+        .write_all(server::REQUEST_CLOSE)
         .map_err(|error| explain("send", error))?;
     let mut answer = Vec::new();
     let mut buffer = [0; 1024];

@@ -1,10 +1,10 @@
-//! An open-loop client: each probe leaves when it is due, whatever became of those before it.
+//! An open-loop client: it sends each probe at its scheduled time, whether or not earlier ones are answered.
 //!
-//! The schedule is fixed when a run begins. A latency counts from the moment at which its probe was
-//! due, not from when it could be sent, so a server that stalls cannot stop the clock by keeping the
-//! client busy ("coordinated omission"). How late the client itself was is told apart.
+//! The schedule is fixed when a run begins. Latency counts from the scheduled time, not from the time of
+//! sending, so a server that stalls cannot hide its delay by keeping the client busy ("coordinated
+//! omission"). The delay of the client itself is reported separately.
 //!
-//! Knows which answer is right, and nothing of who gives it.
+//! It checks each response, and knows nothing about the server.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
 use std::collections::VecDeque;
@@ -18,46 +18,46 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::support::Checksum;
 
-/// The probe that leaves its connection open.
+/// The probe in keep-alive mode.
 pub const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
-/// The probe that asks for the connection to be closed.
+/// The probe that requests the end of the connection.
 pub const REQUEST_CLOSE: &[u8] =
     b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// Connections open at once with one a probe. Beyond that probes wait, with their clocks running.
-const LINES_MAX: usize = 512;
-/// More than any answer to these requests, times the probes that may be under way on a connection.
-const ANSWERS_BYTES: usize = 64 * 1024;
-/// How often probes that nobody answers any more are looked for.
+/// Most open connections in `Mode::Close`. Further probes wait, and their latency includes the wait.
+const CONNECTIONS_MAX: usize = 512;
+/// More than all responses that can be outstanding on one connection.
+const RESPONSES_BYTES: usize = 64 * 1024;
+/// How often timed-out probes are looked for.
 const SWEEP: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// So many connections, kept. A probe takes a free one; if there is none, it is pipelined behind
-    /// the fewest others, so that it still leaves in time.
+    /// This many keep-alive connections. A probe uses a free one, otherwise the one with the fewest
+    /// outstanding probes (pipelining), so that it is sent in time.
     KeepAlive(usize),
-    /// One connection a probe, closed by the server.
+    /// A new connection for each probe, closed by the server.
     Close,
 }
 
-/// How the client waits for what is next.
+/// How the client waits for the next event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// It looks again at once: needs a CPU of its own, and adds no wake-up to what is measured.
+    /// Polls without pause. Needs a CPU of its own; no wake-up time is in the measurement.
     Spin,
-    /// The same, but it lets others run in between, on a machine with a single CPU.
+    /// Polls and yields in between, for a machine with one CPU.
     Yield,
-    /// It sleeps, as a kubelet does. While probes are under way it is up to a millisecond late, because
-    /// that is what epoll counts in.
+    /// Sleeps, as a kubelet does. While probes are outstanding it may be up to a millisecond late, because
+    /// epoll has timeouts in milliseconds.
     Sleep,
 }
 
-/// Which answer is right.
+/// The expected response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Right {
+pub enum Expected {
     /// 200.
     Ok,
-    /// 500, because of the check of that name.
+    /// 500, because the check with this name fails.
     Failing(String),
 }
 
@@ -65,39 +65,40 @@ pub struct Plan {
     pub address: SocketAddr,
     pub mode: Mode,
     pub wait: Wait,
-    /// Probes a second.
+    /// Probes per second.
     pub rate: u32,
-    /// Probes in all.
+    /// Total number of probes.
     pub count: u64,
-    /// From the moment it was due; after that a probe is lost.
-    pub patience: Duration,
-    pub right: Right,
+    /// A probe that is not answered within this time after its scheduled time counts as unanswered.
+    pub timeout: Duration,
+    pub expected: Expected,
 }
 
-/// What came of a run. Times in nanoseconds.
-pub struct Tally {
-    pub asked: u64,
-    /// In time, and right.
+/// The results of a run. Times in nanoseconds.
+pub struct Results {
+    pub sent: u64,
+    /// Correct responses in time.
     pub answered: u64,
-    /// Connections whose end the server should have sent and did not, or that it reset.
+    /// Connections that the server reset, did not close when it should have, or closed when it should not
+    /// have.
     pub unclosed: u64,
-    /// With one connection a probe, what became of each that was not answered in time: where between
-    /// connect(2) and the answer the time went tells who was slow.
+    /// In `Mode::Close`, a description of each probe that was not answered in time. Its times between
+    /// connect(2) and the response show whether the client or the server was slow.
     pub lost: Vec<String>,
-    /// From when a probe was due to the last byte of its answer, be it too late.
+    /// From the scheduled time to the last byte of the response, also of late responses.
     pub latency: Histogram<u64>,
-    /// From when a probe was due to when it was sent: the client's own part.
+    /// From the scheduled time to the time of sending: the delay of the client.
     pub late: Histogram<u64>,
-    /// Of all bodies.
+    /// Checksum of all response bodies.
     pub checksum: Checksum,
 }
 
-impl Tally {
+impl Results {
     pub fn new() -> Self {
-        // Three digits and one, up to a minute: longer than any patience.
+        // Up to a minute, which is longer than any timeout, with three digits or one.
         let histogram = |digits| Histogram::new_with_bounds(1, 60_000_000_000, digits).unwrap();
-        Tally {
-            asked: 0,
+        Results {
+            sent: 0,
             answered: 0,
             unclosed: 0,
             lost: Vec::new(),
@@ -107,9 +108,9 @@ impl Tally {
         }
     }
 
-    /// Takes in what came of another run.
-    pub fn add(&mut self, other: &Tally) {
-        self.asked += other.asked;
+    /// Adds the results of another run.
+    pub fn add(&mut self, other: &Results) {
+        self.sent += other.sent;
         self.answered += other.answered;
         self.unclosed += other.unclosed;
         self.lost.extend_from_slice(&other.lost);
@@ -118,18 +119,18 @@ impl Tally {
         self.checksum.add(other.checksum.to_string().as_bytes());
     }
 
-    /// Probes that nobody answered in time.
+    /// Probes without a response in time.
     pub fn unanswered(&self) -> u64 {
-        self.asked - self.answered
+        self.sent - self.answered
     }
 
-    /// How many answers took longer than that.
+    /// How many responses took longer than `time`.
     pub fn later_than(&self, time: Duration) -> u64 {
         let time = time.as_nanos() as u64;
         self.latency.count_between(time, self.latency.high())
     }
 
-    /// A latency in milliseconds.
+    /// The latency at a quantile, in milliseconds.
     pub fn ms(&self, quantile: f64) -> f64 {
         self.latency.value_at_quantile(quantile) as f64 / 1e6
     }
@@ -138,43 +139,42 @@ impl Tally {
 /// Runs a plan to its end.
 ///
 /// # Errors
-/// If the system does not give what the client needs, or an answer is wrong. A missing answer is no
-/// error here: it is counted.
-pub fn run(plan: &Plan) -> Result<Tally, String> {
+/// If a system call fails or a response is wrong. A missing response is no error; it is counted.
+pub fn run(plan: &Plan) -> Result<Results, String> {
     let explain = |error| format!("{} ({:?}): {error}", plan.address, plan.mode);
     let mut client = Client::new(plan).map_err(explain)?;
     client.run().map_err(explain)?;
-    Ok(client.tally)
+    Ok(client.results)
 }
 
 /// One connection.
-struct Line {
+struct Conn {
     stream: TcpStream,
-    /// When the probes under way were due, oldest first.
+    /// Scheduled times of the outstanding probes, oldest first.
     due: VecDeque<Duration>,
-    /// The request could not be written yet.
+    /// The request is not written yet.
     is_unsent: bool,
-    /// When the last probe on it was due.
+    /// Scheduled time of the last probe on it.
     used: Duration,
-    /// With one connection a probe: just before connect(2), and how long after that the request was written.
-    begun: Duration,
-    spoke: Duration,
-    answers: Vec<u8>,
+    /// In `Mode::Close`: the time just before connect(2), and how long after that the request was written.
+    connect_time: Duration,
+    send_delay: Duration,
+    responses: Vec<u8>,
 }
 
 struct Client<'a> {
     plan: &'a Plan,
     poll: Poll,
-    lines: Vec<Option<Line>>,
-    /// Places in `lines` that nobody has.
+    conns: Vec<Option<Conn>>,
+    /// Unused indices of `conns`.
     free: Vec<usize>,
-    /// Where to look first for a free connection.
-    turn: usize,
+    /// Where the search for a free connection begins.
+    next: usize,
     start: Instant,
-    /// Probes under way; and with one connection a probe, connections that are not closed yet.
+    /// Outstanding probes; in `Mode::Close`, open connections.
     open: u64,
     scratch: Vec<u8>,
-    tally: Tally,
+    results: Results,
 }
 
 impl<'a> Client<'a> {
@@ -182,19 +182,19 @@ impl<'a> Client<'a> {
         let mut client = Client {
             plan,
             poll: Poll::new()?,
-            lines: Vec::new(),
+            conns: Vec::new(),
             free: Vec::new(),
-            turn: 0,
+            next: 0,
             start: Instant::now(),
             open: 0,
-            scratch: vec![0; ANSWERS_BYTES],
-            tally: Tally::new(),
+            scratch: vec![0; RESPONSES_BYTES],
+            results: Results::new(),
         };
         if let Mode::KeepAlive(connections) = plan.mode {
             for _ in 0..connections {
                 let stream = std::net::TcpStream::connect(plan.address)?;
                 stream.set_nonblocking(true)?;
-                let index = client.open_line(TcpStream::from_std(stream));
+                let index = client.open_conn(TcpStream::from_std(stream));
                 client.register(index, Interest::READABLE)?;
             }
         }
@@ -205,8 +205,8 @@ impl<'a> Client<'a> {
         let mut events = Events::with_capacity(256);
         let mut sweep_due = SWEEP;
         self.start = Instant::now();
-        while self.tally.asked < self.plan.count || self.open > 0 {
-            let next = self.due(self.tally.asked);
+        while self.results.sent < self.plan.count || self.open > 0 {
+            let next = self.due(self.results.sent);
             let timeout = match self.plan.wait {
                 Wait::Spin => Duration::ZERO,
                 Wait::Yield => {
@@ -226,7 +226,7 @@ impl<'a> Client<'a> {
             for event in &events {
                 self.serve(event.token().0)?;
             }
-            self.send_what_is_due()?;
+            self.send_due_probes()?;
             if self.start.elapsed() >= sweep_due {
                 sweep_due = self.start.elapsed() + SWEEP;
                 self.sweep();
@@ -235,7 +235,7 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// When the probe of that number is to leave.
+    /// The scheduled time of a probe.
     fn due(&self, number: u64) -> Duration {
         if number >= self.plan.count {
             return Duration::MAX;
@@ -243,48 +243,50 @@ impl<'a> Client<'a> {
         Duration::from_nanos(number * 1_000_000_000 / u64::from(self.plan.rate))
     }
 
-    fn send_what_is_due(&mut self) -> io::Result<()> {
+    fn send_due_probes(&mut self) -> io::Result<()> {
         loop {
-            let due = self.due(self.tally.asked);
+            let due = self.due(self.results.sent);
             let Some(late) = self.start.elapsed().checked_sub(due) else {
                 return Ok(());
             };
             let index = match self.plan.mode {
-                Mode::KeepAlive(_) => self.best_line()?,
-                Mode::Close if self.open >= LINES_MAX as u64 => return Ok(()),
-                Mode::Close => self.open_line(TcpStream::connect(self.plan.address)?),
+                Mode::KeepAlive(_) => self.best_conn()?,
+                Mode::Close if self.open >= CONNECTIONS_MAX as u64 => return Ok(()),
+                Mode::Close => self.open_conn(TcpStream::connect(self.plan.address)?),
             };
-            self.tally.asked += 1;
+            self.results.sent += 1;
             self.open += 1;
             let is_new = self.plan.mode == Mode::Close;
-            let Some(line) = self.lines[index].as_mut() else {
+            let Some(conn) = self.conns[index].as_mut() else {
                 continue;
             };
-            line.due.push_back(due);
-            line.used = due;
-            self.tally.late.saturating_record(late.as_nanos() as u64);
+            conn.due.push_back(due);
+            conn.used = due;
+            self.results.late.saturating_record(late.as_nanos() as u64);
             if is_new {
-                line.is_unsent = true;
-                line.begun = due + late;
+                conn.is_unsent = true;
+                conn.connect_time = due + late;
                 self.write(index)?;
-                let is_unsent = self.lines[index].as_ref().is_some_and(|l| l.is_unsent);
+                let is_unsent = self.conns[index].as_ref().is_some_and(|l| l.is_unsent);
                 let interest = match is_unsent {
                     true => Interest::READABLE | Interest::WRITABLE,
                     false => Interest::READABLE,
                 };
                 self.register(index, interest)?;
-            } else if line.stream.write(REQUEST)? != REQUEST.len() {
-                return Err(io::Error::other("the server does not take requests"));
+            } else if conn.stream.write(REQUEST)? != REQUEST.len() {
+                return Err(io::Error::other(
+                    "the server does not read requests: the send buffer is full",
+                ));
             }
         }
     }
 
-    /// The connection with the fewest probes under way, a free one if possible.
-    fn best_line(&mut self) -> io::Result<usize> {
-        self.turn += 1;
-        let count = self.lines.len();
-        let places = (0..count).map(|step| (self.turn + step) % count);
-        let load = |index: usize| Some((self.lines[index].as_ref()?.due.len(), index));
+    /// The connection with the fewest outstanding probes.
+    fn best_conn(&mut self) -> io::Result<usize> {
+        self.next += 1;
+        let count = self.conns.len();
+        let places = (0..count).map(|step| (self.next + step) % count);
+        let load = |index: usize| Some((self.conns[index].as_ref()?.due.len(), index));
         let mut best = None;
         for (probes, index) in places.filter_map(load) {
             if probes == 0 {
@@ -298,66 +300,70 @@ impl<'a> Client<'a> {
             .ok_or_else(|| io::Error::other("the server closed every connection"))
     }
 
-    fn open_line(&mut self, stream: TcpStream) -> usize {
-        let line = Line {
+    fn open_conn(&mut self, stream: TcpStream) -> usize {
+        let conn = Conn {
             stream,
             due: VecDeque::new(),
             is_unsent: false,
             used: Duration::ZERO,
-            begun: Duration::ZERO,
-            spoke: Duration::ZERO,
-            answers: Vec::new(),
+            connect_time: Duration::ZERO,
+            send_delay: Duration::ZERO,
+            responses: Vec::new(),
         };
-        let index = self.free.pop().unwrap_or(self.lines.len());
-        if index == self.lines.len() {
-            self.lines.push(None);
+        let index = self.free.pop().unwrap_or(self.conns.len());
+        if index == self.conns.len() {
+            self.conns.push(None);
         }
-        self.lines[index] = Some(line);
+        self.conns[index] = Some(conn);
         index
     }
 
     fn register(&mut self, index: usize, interest: Interest) -> io::Result<()> {
-        match self.lines[index].as_mut() {
-            Some(line) => {
+        match self.conns[index].as_mut() {
+            Some(conn) => {
                 let registry = self.poll.registry();
-                registry.register(&mut line.stream, Token(index), interest)
+                registry.register(&mut conn.stream, Token(index), interest)
             }
             None => Ok(()),
         }
     }
 
     fn write(&mut self, index: usize) -> io::Result<()> {
-        let Some(line) = self.lines[index].as_mut() else {
+        let Some(conn) = self.conns[index].as_mut() else {
             return Ok(());
         };
-        match line.stream.write(REQUEST_CLOSE) {
+        match conn.stream.write(REQUEST_CLOSE) {
             Ok(written) if written == REQUEST_CLOSE.len() => {
-                line.is_unsent = false;
-                line.spoke = self.start.elapsed() - line.begun;
+                conn.is_unsent = false;
+                conn.send_delay = self.start.elapsed() - conn.connect_time;
             }
-            Ok(_) => return Err(io::Error::other("a request was cut in two")),
-            // Not connected yet.
+            Ok(_) => {
+                return Err(io::Error::other(
+                    "only a part of a request could be written",
+                ));
+            }
+            // The connection is not established yet.
             Err(error)
                 if matches!(
                     error.kind(),
                     ErrorKind::WouldBlock | ErrorKind::NotConnected
                 ) => {}
-            // The server has ended it, before it knew what is asked.
+            // The server closed the connection before it received the request.
             Err(_) => return self.end(index, false),
         }
         Ok(())
     }
 
-    /// Reads what is there.
+    /// Reads and checks responses.
     fn serve(&mut self, index: usize) -> io::Result<()> {
-        if self.lines[index].as_ref().is_some_and(|l| l.is_unsent) {
+        if self.conns[index].as_ref().is_some_and(|l| l.is_unsent) {
             self.write(index)?;
         }
         loop {
-            let Some(line) = self.lines[index].as_mut() else {
+            let Some(conn) = self.conns[index].as_mut() else {
                 return Ok(());
             };
-            let read = line.stream.read(&mut self.scratch);
+            let read = conn.stream.read(&mut self.scratch);
             let now = self.start.elapsed();
             match read {
                 Ok(0) => {
@@ -365,11 +371,11 @@ impl<'a> Client<'a> {
                     return self.end(index, true);
                 }
                 Ok(count) => {
-                    line.answers.extend_from_slice(&self.scratch[..count]);
-                    self.take_answers(index, now)?;
+                    conn.responses.extend_from_slice(&self.scratch[..count]);
+                    self.take_responses(index, now)?;
                     let is_kept = self.plan.mode != Mode::Close;
                     if is_kept && count < self.scratch.len() {
-                        // Drained: the next bytes bring the next event.
+                        // The socket is drained; more bytes cause another event.
                         return Ok(());
                     }
                 }
@@ -383,131 +389,134 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Remembers what became of a probe, if its connection has one that was not answered.
+    /// Records an outstanding probe of a connection as lost (only in `Mode::Close`).
     fn lose(&mut self, index: usize, how: &str, now: Duration) {
-        let Some(line) = &self.lines[index] else {
+        let Some(conn) = &self.conns[index] else {
             return;
         };
-        if self.plan.mode != Mode::Close || line.due.is_empty() {
+        if self.plan.mode != Mode::Close || conn.due.is_empty() {
             return;
         }
-        let spoke = match line.is_unsent {
-            true => "never sent".into(),
-            false => format!("sent after {:.1?}", line.spoke),
+        let send_delay = match conn.is_unsent {
+            true => "request never sent".into(),
+            false => format!("request sent after {:.1?}", conn.send_delay),
         };
-        let after = now.saturating_sub(line.begun);
-        let due = line.begun.saturating_sub(line.used);
-        let lost = format!("{how} {after:.1?} after connect(2), which was {due:.1?} late; {spoke}");
-        self.tally.lost.push(lost);
+        let after = now.saturating_sub(conn.connect_time);
+        let due = conn.connect_time.saturating_sub(conn.used);
+        let lost =
+            format!("{how} {after:.1?} after connect(2), which was {due:.1?} late; {send_delay}");
+        self.results.lost.push(lost);
     }
 
-    fn take_answers(&mut self, index: usize, now: Duration) -> io::Result<()> {
-        while let Some(line) = self.lines[index].as_mut() {
-            let Some((length, body)) = answer(&line.answers, &self.plan.right)? else {
+    fn take_responses(&mut self, index: usize, now: Duration) -> io::Result<()> {
+        while let Some(conn) = self.conns[index].as_mut() {
+            let Some((length, body)) = parse_response(&conn.responses, &self.plan.expected)? else {
                 return Ok(());
             };
-            let Some(due) = line.due.front().copied() else {
-                return Err(io::Error::other("an answer that nobody asked for"));
+            let Some(due) = conn.due.front().copied() else {
+                return Err(io::Error::other("a response without a request"));
             };
-            self.tally.checksum.add(body);
-            line.answers.drain(..length);
+            self.results.checksum.add(body);
+            conn.responses.drain(..length);
             if self.plan.mode != Mode::Close {
                 self.open -= 1;
             }
-            if now - due <= self.plan.patience {
-                self.tally.answered += 1;
+            if now - due <= self.plan.timeout {
+                self.results.answered += 1;
             } else {
                 self.lose(index, "answered", now);
             }
             let latency = (now - due).as_nanos() as u64;
-            self.tally.latency.saturating_record(latency);
-            if let Some(line) = self.lines[index].as_mut() {
-                line.due.pop_front();
+            self.results.latency.saturating_record(latency);
+            if let Some(conn) = self.conns[index].as_mut() {
+                conn.due.pop_front();
             }
         }
         Ok(())
     }
 
-    /// The server has ended the connection, in order or by a reset; or patience has.
+    /// Removes a connection that the server closed (`in_order`) or reset, or that timed out.
     fn end(&mut self, index: usize, in_order: bool) -> io::Result<()> {
-        let Some(line) = self.lines[index].take() else {
+        let Some(conn) = self.conns[index].take() else {
             return Ok(());
         };
         self.free.push(index);
         match self.plan.mode {
-            Mode::KeepAlive(_) => self.open -= line.due.len() as u64,
+            Mode::KeepAlive(_) => self.open -= conn.due.len() as u64,
             Mode::Close => self.open -= 1,
         }
-        if in_order && !line.answers.is_empty() {
-            return Err(io::Error::other("an answer was cut short"));
+        if in_order && !conn.responses.is_empty() {
+            return Err(io::Error::other("the connection ended within a response"));
         }
         let should_stay = matches!(self.plan.mode, Mode::KeepAlive(_));
         if !in_order || should_stay {
-            self.tally.unclosed += 1;
+            self.results.unclosed += 1;
         }
         Ok(())
     }
 
-    /// Gives up connections on which nothing comes any more.
+    /// Closes connections whose oldest probe timed out.
     fn sweep(&mut self) {
         let now = self.start.elapsed();
-        for index in 0..self.lines.len() {
-            let Some(line) = &self.lines[index] else {
+        for index in 0..self.conns.len() {
+            let Some(conn) = &self.conns[index] else {
                 continue;
             };
             let since = match self.plan.mode {
-                Mode::KeepAlive(_) => line.due.front().copied(),
-                Mode::Close => Some(line.used),
+                Mode::KeepAlive(_) => conn.due.front().copied(),
+                Mode::Close => Some(conn.used),
             };
-            if since.is_some_and(|since| now > since + self.plan.patience) {
-                self.lose(index, "given up", now);
-                // Cannot fail: it is not the server that ends it.
+            if since.is_some_and(|since| now > since + self.plan.timeout) {
+                self.lose(index, "timed out", now);
+                // Cannot fail, because the connection did not end in order.
                 let _ = self.end(index, false);
             }
         }
     }
 }
 
-/// The whole answer at the start of `bytes`, as its length and its body; `None` if there is more to
-/// come.
+/// Parses the response at the start of `bytes`. Returns its length and body, or `None` if it is incomplete.
 ///
 /// # Errors
-/// If it is not the right one, of kind `Other`.
-pub fn answer<'a>(bytes: &'a [u8], right: &Right) -> io::Result<Option<(usize, &'a [u8])>> {
+/// Of kind `Other`, if it is not the expected response.
+pub fn parse_response<'a>(
+    bytes: &'a [u8],
+    expected: &Expected,
+) -> io::Result<Option<(usize, &'a [u8])>> {
     let Some(head) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);
     };
     let body = head + 4;
     let text = String::from_utf8_lossy(&bytes[..head]);
-    let wrong = |what: &str| io::Error::other(format!("{what} in the answer {text:?}"));
+    let wrong = |what: &str| io::Error::other(format!("{what} in the response {text:?}"));
     let mut lines = text.split("\r\n");
-    let status = match right {
-        Right::Ok => "HTTP/1.1 200 OK",
-        Right::Failing(_) => "HTTP/1.1 500 Internal Server Error",
+    let status = match expected {
+        Expected::Ok => "HTTP/1.1 200 OK",
+        Expected::Failing(_) => "HTTP/1.1 500 Internal Server Error",
     };
     if lines.next() != Some(status) {
-        return Err(wrong(&format!("not {status:?}")));
+        return Err(wrong(&format!("expected the status line {status:?}")));
     }
     let length = lines.find_map(|line| {
         let (name, value) = line.split_once(':')?;
         let is_length = name.eq_ignore_ascii_case("content-length");
         is_length.then(|| value.trim().parse::<usize>().ok())?
     });
-    let length = length.ok_or_else(|| wrong("no length"))?;
+    let length = length.ok_or_else(|| wrong("no Content-Length"))?;
     let Some(text) = bytes.get(body..body + length) else {
         return Ok(None);
     };
-    if !right.is_body(text) {
-        return Err(wrong(&format!("the body {:?}", text.escape_ascii())));
+    if !expected.is_body(text) {
+        return Err(wrong(&format!("unexpected body {:?}", text.escape_ascii())));
     }
     Ok(Some((body + length, text)))
 }
 
-impl Right {
+impl Expected {
     fn is_body(&self, body: &[u8]) -> bool {
         match self {
-            Right::Ok => body == b"ok",
-            Right::Failing(check) => {
+            Expected::Ok => body == b"ok",
+            Expected::Failing(check) => {
                 let line = format!("[-]{check} failed: reason withheld\n");
                 let has_line = body.windows(line.len()).any(|part| part == line.as_bytes());
                 has_line && body.ends_with(b"healthz check failed\n")

@@ -1,10 +1,10 @@
-//! What the benches share: where they ran, and how much they are to do.
+//! Functions that all benches use: options, a description of the machine, and the choice of CPUs.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
 use std::process::{Command, Stdio};
 
-/// Whether this is `cargo bench`. Under `cargo test --benches`, which cargo runs without `--bench`,
-/// a bench shows that it works, small, and measures nothing.
+/// True under `cargo bench`. Under `cargo test --benches` cargo does not pass `--bench`; then a bench makes a
+/// small run, which shows that it works but measures nothing.
 pub fn is_full() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
@@ -12,18 +12,18 @@ pub fn is_full() -> bool {
 /// The value that follows `name` on the command line: `cargo bench --bench latency -- --seconds 2`.
 ///
 /// # Panics
-/// If what follows is no such value: better no run than another one than was asked for.
+/// If the value cannot be parsed, so that no run with other settings is made.
 pub fn option<T: std::str::FromStr>(name: &str) -> Option<T> {
     let value = std::env::args()
         .skip_while(|argument| argument != name)
         .nth(1)?;
     match value.parse() {
         Ok(value) => Some(value),
-        Err(_) => panic!("{name} {value}: not understood"),
+        Err(_) => panic!("invalid value of {name}: {value}"),
     }
 }
 
-/// One line: CPU model, cores, kernel, compiler, profile, commit. What cannot be had is a `?`.
+/// One line: CPU model, cores, kernel, compiler, profile, commit. Unknown parts are `?`.
 pub fn environment() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu
@@ -71,8 +71,8 @@ pub fn cpus() -> Vec<usize> {
     ranges.filter_map(range).flatten().collect()
 }
 
-/// Keeps every thread of a process on one CPU; `false` if that cannot be had. A program does it,
-/// because the call itself takes `unsafe`.
+/// Restricts all threads of a process to one CPU; `false` if that fails. Runs taskset, because the system
+/// call would need `unsafe` code.
 pub fn pin(process: u32, cpu: usize) -> bool {
     let arguments = ["-a", "-c", "-p", &cpu.to_string(), &process.to_string()];
     let mut taskset = Command::new("taskset");
@@ -80,15 +80,15 @@ pub fn pin(process: u32, cpu: usize) -> bool {
     taskset.status().is_ok_and(|status| status.success())
 }
 
-/// A number of what was seen, FNV-1a: nothing that goes into it can be optimised away.
+/// An FNV-1a checksum of the responses, so that the compiler cannot optimize them away.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Checksum(u64);
 
 impl Checksum {
-    /// Of nothing.
+    /// The checksum of no bytes.
     pub const EMPTY: Checksum = Checksum(0xcbf2_9ce4_8422_2325);
 
-    /// Takes more in.
+    /// Adds bytes.
     pub fn add(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
@@ -102,7 +102,7 @@ impl std::fmt::Display for Checksum {
     }
 }
 
-/// `12,345`.
+/// Formats a number as `12,345`.
 pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

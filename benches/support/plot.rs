@@ -1,17 +1,17 @@
-//! Latencies as a picture: by percentile, for the terminal and as SVG.
+//! Draws latencies by percentile, as text for the terminal and as SVG.
 //!
-//! Percentiles are spaced by their nines, so that a tail takes as much room as what is usual; times
-//! are logarithmic.
+//! The axis of percentiles is logarithmic in the distance to 100 % (90 %, 99 %, 99.9 % have equal distances),
+//! so that the tail is visible. The axis of times is logarithmic too.
 
 use std::fmt::Write;
 
 use hdrhistogram::Histogram;
 
-/// One situation in which ours and the floor were measured. Times in nanoseconds.
+/// The latencies of healthz and the baseline under one load. Times in nanoseconds.
 pub struct Panel {
     pub title: String,
-    pub ours: Histogram<u64>,
-    pub floor: Histogram<u64>,
+    pub healthz: Histogram<u64>,
+    pub baseline: Histogram<u64>,
 }
 
 /// Name and quantile; 1 is the maximum.
@@ -24,12 +24,12 @@ pub const PERCENTILES: [(&str, f64); 6] = [
     ("max", 1.0),
 ];
 
-/// Whether a percentile has a sample of its own, and is not just the maximum once more.
+/// True if there are enough samples to tell a percentile from the maximum.
 pub fn is_known(histogram: &Histogram<u64>, quantile: f64) -> bool {
     quantile == 1.0 || (1.0 - quantile) * histogram.len() as f64 > 1.999
 }
 
-/// A range of times that is drawn logarithmically, in microseconds.
+/// The logarithmic axis of times, in microseconds.
 #[derive(Clone, Copy)]
 struct Scale {
     low: f64,
@@ -37,9 +37,13 @@ struct Scale {
 }
 
 impl Scale {
-    /// From a step below the smallest to a step above the largest; steps are 1, 2 and 5.
+    /// An axis that contains all samples. It begins and ends at 1, 2 or 5 times a power of ten.
     fn around(panels: &[Panel]) -> Scale {
-        let all = || panels.iter().flat_map(|panel| [&panel.ours, &panel.floor]);
+        let all = || {
+            panels
+                .iter()
+                .flat_map(|panel| [&panel.healthz, &panel.baseline])
+        };
         let low = all().map(|h| h.value_at_quantile(0.0)).min().unwrap_or(1);
         let high = all().map(|h| h.max()).max().unwrap_or(1);
         let (low, high) = (low as f64 / 1e3, high as f64 / 1e3);
@@ -49,7 +53,7 @@ impl Scale {
         Scale { low, high }
     }
 
-    /// From 0 to 1.
+    /// The position of a time on the axis, from 0 to 1.
     fn place(self, micros: f64) -> f64 {
         ((micros / self.low).ln() / (self.high / self.low).ln()).clamp(0.0, 1.0)
     }
@@ -76,7 +80,7 @@ pub fn micros(nanos: u64) -> String {
     }
 }
 
-/// A line a percentile: a dot for ours, a ring for the floor. Fits 80 columns.
+/// One line per percentile: a dot for healthz, a ring for the baseline. Fits in 80 columns.
 pub fn text(panels: &[Panel]) -> String {
     const COLUMNS: usize = 60;
     let scale = Scale::around(panels);
@@ -85,11 +89,11 @@ pub fn text(panels: &[Panel]) -> String {
     for panel in panels {
         let _ = writeln!(
             text,
-            "{:<40}{:>32}",
-            panel.title, "● healthz  ○ floor  ◉ both"
+            "{:<42}{:>32}",
+            panel.title, "● healthz  ○ baseline  ◉ both"
         );
         for (name, quantile) in PERCENTILES {
-            if !is_known(&panel.ours, quantile) {
+            if !is_known(&panel.healthz, quantile) {
                 continue;
             }
             let mut row = vec!['·'; COLUMNS];
@@ -97,12 +101,12 @@ pub fn text(panels: &[Panel]) -> String {
                 row[column(tick)] = '┊';
             }
             let at = |h: &Histogram<u64>| column(h.value_at_quantile(quantile) as f64 / 1e3);
-            let (ours, floor) = (at(&panel.ours), at(&panel.floor));
-            for cell in &mut row[ours.min(floor)..ours.max(floor)] {
+            let (healthz, baseline) = (at(&panel.healthz), at(&panel.baseline));
+            for cell in &mut row[healthz.min(baseline)..healthz.max(baseline)] {
                 *cell = '─';
             }
-            row[floor] = '○';
-            row[ours] = if ours == floor { '◉' } else { '●' };
+            row[baseline] = '○';
+            row[healthz] = if healthz == baseline { '◉' } else { '●' };
             let row: String = row.into_iter().collect();
             let _ = writeln!(text, "{name:>9}  {row}");
         }
@@ -130,15 +134,15 @@ const ACROSS: f64 = 44.0;
 const DOWN: f64 = 64.0;
 const BELOW: f64 = 92.0;
 
-const OURS: &str = "#0b66c3";
-const FLOOR: &str = "#98a1ab";
+const HEALTHZ: &str = "#0b66c3";
+const BASELINE: &str = "#98a1ab";
 const INK: &str = "#1f2933";
 const FAINT: &str = "#66727f";
 
-/// All panels, two in a row, on the same axes, as a file of its own.
+/// An SVG file with all panels, two in a row, with the same axes.
 pub fn svg(panels: &[Panel], title: &str, caption: &str) -> String {
     let scale = Scale::around(panels);
-    let samples = panels.iter().map(|panel| panel.ours.len()).max();
+    let samples = panels.iter().map(|panel| panel.healthz.len()).max();
     let nines_max = (samples.unwrap_or(0).max(100) as f64).log10() + 0.15;
     let rows = panels.len().div_ceil(2) as f64;
     let height = TOP + rows * (PANEL_HEIGHT + DOWN) - DOWN + BELOW;
@@ -163,7 +167,7 @@ pub fn svg(panels: &[Panel], title: &str, caption: &str) -> String {
     let _ = write!(
         svg,
         "<text transform=\"translate(20 {middle}) rotate(-90)\" text-anchor=\"middle\" fill=\"{FAINT}\">latency, µs</text>\n\
-         <text x=\"{}\" y=\"{}\" text-anchor=\"middle\" fill=\"{FAINT}\">share of probes that took no longer</text>\n\
+         <text x=\"{}\" y=\"{}\" text-anchor=\"middle\" fill=\"{FAINT}\">share of probes that were at least as fast</text>\n\
          <text x=\"{LEFT}\" y=\"{}\" font-size=\"11\" fill=\"{FAINT}\">{caption}</text>\n</svg>\n",
         LEFT + PANEL_WIDTH + ACROSS / 2.0,
         height - 48.0,
@@ -174,13 +178,13 @@ pub fn svg(panels: &[Panel], title: &str, caption: &str) -> String {
 
 fn legend(svg: &mut String) {
     let entries = [
-        (0.0, OURS, 2.6, "", "healthz"),
+        (0.0, HEALTHZ, 2.6, "", "healthz"),
         (
             96.0,
-            FLOOR,
+            BASELINE,
             2.0,
             " stroke-dasharray=\"5 3\"",
-            "floor: canned bytes on mio, no HTTP",
+            "baseline: fixed response on mio, no HTTP",
         ),
     ];
     for (offset, colour, width, dash, name) in entries {
@@ -194,7 +198,7 @@ fn legend(svg: &mut String) {
     }
 }
 
-/// The horizontal axis: nines of the share, and its end in the picture.
+/// The position of a percentile on the horizontal axis: the number of nines.
 fn nines(quantile: f64) -> f64 {
     -(1.0 - quantile).log10()
 }
@@ -243,13 +247,13 @@ fn draw(svg: &mut String, panel: &Panel, scale: Scale, nines_max: f64, has_label
     }
     for (histogram, colour, style) in [
         (
-            &panel.floor,
-            FLOOR,
+            &panel.baseline,
+            BASELINE,
             "stroke-width=\"2\" stroke-dasharray=\"5 3\"",
         ),
-        (&panel.ours, OURS, "stroke-width=\"2.6\""),
+        (&panel.healthz, HEALTHZ, "stroke-width=\"2.6\""),
     ] {
-        // The last sample is the maximum: there is nothing beyond it.
+        // The curve ends at the maximum, the last sample.
         let end = (histogram.len() as f64).log10();
         let mut path = String::new();
         let mut nines = 0.0;
@@ -266,12 +270,14 @@ fn draw(svg: &mut String, panel: &Panel, scale: Scale, nines_max: f64, has_label
             "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-linejoin=\"round\" {style}/>"
         );
     }
-    let known = shares.iter().filter(|share| is_known(&panel.ours, share.1));
+    let known = shares
+        .iter()
+        .filter(|share| is_known(&panel.healthz, share.1));
     let points = known.map(|share| (nines(share.1), share.1, 3.4));
-    let last = ((panel.ours.len() as f64).log10(), 1.0, 2.2);
+    let last = ((panel.healthz.len() as f64).log10(), 1.0, 2.2);
     for (nines, quantile, radius) in points.chain([last]) {
-        let value = panel.ours.value_at_quantile(quantile);
-        let is_above = quantile == 1.0 || value >= panel.floor.value_at_quantile(quantile);
+        let value = panel.healthz.value_at_quantile(quantile);
+        let is_above = quantile == 1.0 || value >= panel.baseline.value_at_quantile(quantile);
         let (x, y) = (x(nines), y(value));
         let above = if is_above { y - 9.0 } else { y + 18.0 };
         let label = micros(value);
@@ -282,8 +288,8 @@ fn draw(svg: &mut String, panel: &Panel, scale: Scale, nines_max: f64, has_label
         };
         let _ = writeln!(
             svg,
-            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" fill=\"{OURS}\"/>\
-             <text x=\"{x_text:.1}\" y=\"{y_text:.1}\" text-anchor=\"{anchor}\" font-weight=\"600\" fill=\"{OURS}\" \
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" fill=\"{HEALTHZ}\"/>\
+             <text x=\"{x_text:.1}\" y=\"{y_text:.1}\" text-anchor=\"{anchor}\" font-weight=\"600\" fill=\"{HEALTHZ}\" \
              paint-order=\"stroke\" stroke=\"#ffffff\" stroke-width=\"4\">{label}</text>"
         );
     }

@@ -1,4 +1,4 @@
-//! What the kernel knows of a process: its memory, its time on a CPU, how many files it may open.
+//! Figures of the kernel about a process: memory, CPU time, and the limit of open files.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
 use std::process::Command;
@@ -7,9 +7,9 @@ use std::time::Duration;
 /// Resident memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// The process' own: what it has written to.
+    /// Pages that the process has written to.
     pub anonymous: u64,
-    /// With the pages of files that are mapped, its own program's and libc's among them.
+    /// The same, and pages of mapped files, such as the program and libc.
     pub resident: u64,
 }
 
@@ -27,7 +27,7 @@ impl Memory {
         }
     }
 
-    /// Once it has not changed for a while: who is measured may be behind with its work.
+    /// Waits until the memory has not changed for 200 ms, because the process may still be working.
     pub fn settled(process: u32) -> Memory {
         let mut last = Memory::of(process);
         let mut same = 0;
@@ -41,17 +41,17 @@ impl Memory {
     }
 }
 
-/// Time that all threads of a process were on a CPU, in the kernel's own count.
+/// CPU time of all threads of a process.
 pub fn cpu_time(process: u32) -> Duration {
     Duration::from_nanos(schedule(process, 0))
 }
 
-/// Time that all threads of a process were ready to run and were not let, in the kernel's own count.
+/// Time that the threads of a process were ready to run but waited for a CPU.
 pub fn waited(process: u32) -> Duration {
     Duration::from_nanos(schedule(process, 1))
 }
 
-/// Of the sum over all threads of a process, the word at `index` of schedstat.
+/// The sum of one field of `schedstat` over all threads of a process.
 fn schedule(process: u32, index: usize) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
     let of_task = tasks.unwrap().flatten().filter_map(|task| {
@@ -61,7 +61,7 @@ fn schedule(process: u32, index: usize) -> u64 {
     of_task.sum()
 }
 
-/// How often the kernel has turned away a connection because a listener's queue was full, anybody's.
+/// How often the kernel has dropped a connection because the queue of a listener was full; of all processes.
 pub fn listen_drops() -> u64 {
     let text = std::fs::read_to_string("/proc/net/netstat").unwrap_or_default();
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
@@ -71,9 +71,9 @@ pub fn listen_drops() -> u64 {
     drops.map_or(0, |(_, count)| count.parse().unwrap_or(0))
 }
 
-/// How many files this process may have open, after asking for `wanted`. Starts the program again
-/// through a shell if that raises the limit, and does not return then: the call itself would take
-/// `unsafe`.
+/// Raises the limit of open files to `wanted`, if the hard limit allows it, and returns the limit. If it must
+/// be raised, the program is started again through a shell, because the system call would need `unsafe` code;
+/// then this function does not return.
 pub fn files_max(wanted: u64) -> u64 {
     let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = text

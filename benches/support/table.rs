@@ -1,9 +1,9 @@
-//! Tables that read the same in a terminal and in Markdown.
+//! Prints tables in Markdown with aligned columns.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
 use super::support::thousands;
 
-/// Columns, the first to the left and all others to the right.
+/// A table. The first column is aligned left, the others right.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -55,7 +55,7 @@ impl Table {
     }
 }
 
-/// `1,234` or `12.3`: as many digits as say something.
+/// Formats a number with about three significant digits: `1,234` or `12.3`.
 pub fn number(value: f64) -> String {
     match value {
         ..-0.005 => format!("-{}", number(-value)),
@@ -66,7 +66,7 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// What there is, or a dash.
+/// Formats a number, or a dash if there is none.
 pub fn known(value: Option<f64>) -> String {
     value.map_or("–".into(), number)
 }

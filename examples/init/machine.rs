@@ -1,4 +1,5 @@
-//! What only PID 1 does: mounts and the loopback at the start, unmounting and power-off at the end.
+//! The tasks that only PID 1 has: mounts and the loopback interface at the start, unmounting and power-off
+//! at the end. `init.rs` calls it; it knows nothing about services or health.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -13,7 +14,8 @@ use nix::unistd::sync;
 
 use crate::say;
 
-/// Type, place and options of what services expect. Without a mode anybody could write to /run.
+/// File systems that services expect: type, mount point and options. Without a mode, /run would be
+/// writable for all users.
 const MOUNTS: [(&str, &str, Option<&str>); 5] = [
     ("proc", "/proc", None),
     ("sysfs", "/sys", None),
@@ -22,7 +24,7 @@ const MOUNTS: [(&str, &str, Option<&str>); 5] = [
     ("cgroup2", "/sys/fs/cgroup", None),
 ];
 
-/// What a kernel leaves to PID 1. What is there already, in a container for example, stays.
+/// Sets up what the kernel leaves to PID 1. Existing mounts, for example in a container, stay.
 pub fn prepare() {
     for (kind, target, options) in MOUNTS {
         let _ = std::fs::create_dir_all(target);
@@ -38,62 +40,63 @@ pub fn prepare() {
             Err(error) => say!("cannot mount {target}: {error}"),
         }
     }
-    // Before the door: without it nothing can be bound to ::1, and nobody reaches 127.0.0.1.
+    // Before the health server starts: without it, binding to ::1 fails and 127.0.0.1 is unreachable.
     if let Err(error) = raise_loopback() {
-        say!("cannot bring the loopback up: {error}");
+        say!("cannot bring the loopback interface up: {error}");
     }
     // Ctrl-Alt-Del sends us SIGINT instead of ending the machine at once.
     if let Err(error) = set_cad_enabled(false) {
-        say!("Ctrl-Alt-Del stays as it is: {error}");
+        say!("Ctrl-Alt-Del will restart at once, without stopping services: {error}");
     }
 }
 
-/// Whether something is mounted there: it is on another device than the directory around it.
+/// True if something is mounted there: then it is on another device than its parent directory.
 fn is_mounted(target: &Path) -> bool {
     let device = |path: &Path| std::fs::metadata(path).map(|of| of.dev()).ok();
     target.parent().and_then(device) != device(target)
 }
 
-/// Powers off or restarts, with nothing left unwritten. Returns only where that is not ours to do.
+/// Writes all files to disk, then powers off or restarts. Returns only in a container, which may not.
 pub fn end(how: RebootMode) {
     sync();
-    // A container's file systems are the machine's: read-only here would be read-only there.
+    // In a container the file systems belong to the host: making them read-only would affect it too.
     if is_machine() {
         release_mounts();
     }
     let Err(error) = reboot(how);
-    say!("the machine does not end: {error}");
+    say!("cannot power off or restart: {error}");
     if error == Errno::EPERM {
-        // A container: the end of its PID 1 is the end of it.
+        // In a container: it ends when its PID 1 ends.
         return;
     }
-    // The end of PID 1 is a kernel panic.
+    // If PID 1 ended, the kernel would panic.
     loop {
         std::thread::park();
     }
 }
 
-/// Whether the processes are the machine's, not those of a container.
+/// True on a machine, false in a container with its own PID namespace.
 fn is_machine() -> bool {
-    // PROC_PID_INIT_INO: the number of the first namespace is the same in every kernel.
+    // PROC_PID_INIT_INO: every kernel uses this inode number for the first namespace.
     const FIRST: u64 = 0xEFFF_FFFC;
     std::fs::metadata("/proc/self/ns/pid").is_ok_and(|of| of.ino() == FIRST)
 }
 
-/// The last mounted first; what cannot be unmounted, as the root, becomes read-only.
+/// Unmounts all file systems, the last mounted first. One that is in use, such as the root, becomes
+/// read-only.
 fn release_mounts() {
     let table = match std::fs::read("/proc/self/mounts") {
         Ok(table) => table,
-        Err(error) => return say!("cannot tell what is mounted: {error}"),
+        Err(error) => return say!("cannot read /proc/self/mounts: {error}"),
     };
-    // Device, place, type and options in each line.
+    // Each line has the device, the mount point, the type and the options.
     for line in table.split(|byte| *byte == b'\n').rev() {
         let Some(target) = line.split(|byte| *byte == b' ').nth(1) else {
             continue;
         };
         let target = unescape(target);
         if MOUNTS.iter().any(|(_, ours, _)| target == Path::new(ours)) {
-            // Nothing in them outlives the kernel, and /dev has our console.
+            // These have no data on disk, and /dev has the console.
             continue;
         }
         let file = target.display();
@@ -109,7 +112,7 @@ fn release_mounts() {
     }
 }
 
-/// A path as /proc/self/mounts writes it: a blank is `\040`, and so on.
+/// Decodes a path of /proc/self/mounts, where a space is written as `\040`.
 fn unescape(text: &[u8]) -> PathBuf {
     let mut path = Vec::new();
     let mut rest = text;
@@ -136,14 +139,14 @@ fn unescape(text: &[u8]) -> PathBuf {
 
 /// `ip link set lo up`, as one netlink message; see rtnetlink(7).
 fn raise_loopback() -> io::Result<()> {
-    // The first interface of every network namespace.
+    // `lo` is the first interface of every network namespace.
     const LO_INDEX: u32 = 1;
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
     let [a, b] = libc::RTM_NEWLINK.to_ne_bytes();
     let [c, d] = flags.to_ne_bytes();
     let up = (libc::IFF_UP as u32).to_ne_bytes();
     // struct nlmsghdr (length, type and flags, sequence, port), then struct ifinfomsg (family and
-    // type, index, flags, which of them to change).
+    // type, index, flags, mask of the flags to change).
     let index = LO_INDEX.to_ne_bytes();
     let length = 32_u32.to_ne_bytes();
     let message = [length, [a, b, c, d], [0; 4], [0; 4], [0; 4], index, up, up].concat();
@@ -151,7 +154,7 @@ fn raise_loopback() -> io::Result<()> {
     let route = socket2::Domain::from(libc::AF_NETLINK);
     let mut socket = socket2::Socket::new(route, socket2::Type::RAW, None)?;
     socket.send(&message)?;
-    // The start of a struct nlmsgerr behind its header: 0, or the negative number of an error.
+    // A struct nlmsgerr after its header begins with 0 or a negated error number.
     let mut answer = [0; 20];
     socket.read_exact(&mut answer)?;
     let [.., a, b, c, d] = answer;

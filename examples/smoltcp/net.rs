@@ -1,7 +1,8 @@
-//! A network of one: a loopback device in static memory, an interface on it, and its time.
+//! The network of the example: a loopback device in static memory, an interface on it, and a simulated
+//! clock. `main.rs` and `tests/smoltcp.rs` use it.
 //!
-//! On a board the device is its radio or Ethernet, and the time is its timer's; nothing else differs.
-//! (smoltcp's own loopback device keeps its packets on the heap.)
+//! On a real board the device is a radio or an Ethernet controller, and the time comes from a timer. The
+//! loopback device of smoltcp itself is not used because it allocates its packets.
 
 use healthz::Instant;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
@@ -12,12 +13,12 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, Ipv4Address};
 const PACKETS: usize = 16;
 const PACKET_BYTES: usize = 1500;
 
-/// Packets on their way, in a ring, and the one that is being looked at.
+/// The loopback device: a ring of packets in transit, and a copy of the packet that is being received.
 pub struct Wire {
     packets: [([u8; PACKET_BYTES], usize); PACKETS],
     first: usize,
     count: usize,
-    taken: [u8; PACKET_BYTES],
+    received: [u8; PACKET_BYTES],
 }
 
 impl Wire {
@@ -26,7 +27,7 @@ impl Wire {
             packets: [([0; PACKET_BYTES], 0); PACKETS],
             first: 0,
             count: 0,
-            taken: [0; PACKET_BYTES],
+            received: [0; PACKET_BYTES],
         }
     }
 }
@@ -34,12 +35,12 @@ impl Wire {
 pub struct Received<'a>(&'a [u8]);
 
 impl RxToken for Received<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, look: F) -> R {
-        look(self.0)
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        read(self.0)
     }
 }
 
-/// A free place in the ring, and the count to be raised once it is filled.
+/// A free entry of the ring, and the packet count to increment when it is filled.
 pub struct Free<'a>(&'a mut ([u8; PACKET_BYTES], usize), &'a mut usize);
 
 impl TxToken for Free<'_> {
@@ -47,7 +48,7 @@ impl TxToken for Free<'_> {
         let Free((bytes, size), count) = self;
         *size = length.min(PACKET_BYTES);
         *count += 1;
-        // No packet is longer than the MTU below.
+        // smoltcp sends no packet longer than the MTU given in `capabilities`.
         fill(bytes.get_mut(..length).unwrap_or_default())
     }
 }
@@ -61,8 +62,8 @@ impl Device for Wire {
             return None;
         }
         let (bytes, size) = self.packets.get(self.first)?;
-        self.taken = *bytes;
-        let received = Received(self.taken.get(..*size)?);
+        self.received = *bytes;
+        let received = Received(self.received.get(..*size)?);
         self.first = (self.first + 1) % PACKETS;
         self.count -= 1;
         let free = self.packets.get_mut((self.first + self.count) % PACKETS)?;
@@ -85,7 +86,7 @@ impl Device for Wire {
     }
 }
 
-/// See the module.
+/// The interface, its sockets and the clock.
 pub struct Net<'a> {
     wire: &'a mut Wire,
     interface: Interface,
@@ -94,7 +95,7 @@ pub struct Net<'a> {
     next_port: u16,
 }
 
-/// The first that is no service's (RFC 6335 section 6).
+/// The first dynamic port (RFC 6335 section 6).
 const FIRST_PORT: u16 = 49152;
 const LOCALHOST: Ipv4Address = Ipv4Address::new(127, 0, 0, 1);
 
@@ -104,7 +105,7 @@ impl<'a> Net<'a> {
         let config = Config::new(HardwareAddress::Ip);
         let mut interface = Interface::new(config, wire, time(now));
         interface.update_ip_addrs(|addresses| {
-            // There is room for one.
+            // Cannot fail: an interface has room for at least one address.
             let _ = addresses.push(IpCidr::new(LOCALHOST.into(), 8));
         });
         Net {
@@ -116,14 +117,14 @@ impl<'a> Net<'a> {
         }
     }
 
-    /// Puts in a socket for a client.
+    /// Adds a socket for a client.
     pub fn client(&mut self, rx: &'a mut [u8], tx: &'a mut [u8]) -> SocketHandle {
         let mut socket = Socket::new(SocketBuffer::new(rx), SocketBuffer::new(tx));
         socket.set_nagle_enabled(false);
         self.sockets.add(socket)
     }
 
-    /// Connects a client to `port` of this very host.
+    /// Connects a client to `port` of the same host.
     pub fn connect(&mut self, client: SocketHandle, port: u16) {
         let from = self.next_port;
         self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
@@ -133,8 +134,8 @@ impl<'a> Net<'a> {
         debug_assert!(connecting.is_ok(), "{connecting:?}");
     }
 
-    /// Moves packets and has `turn` answer them, until there is nothing left to do at the present time.
-    pub fn settle(
+    /// Delivers packets and calls the server's `turn` until nothing is left to do at the current time.
+    pub fn run_until_idle(
         &mut self,
         turn: &mut impl FnMut(&mut SocketSet<'_>, Instant) -> Option<Instant>,
     ) -> Option<Instant> {
@@ -148,15 +149,15 @@ impl<'a> Net<'a> {
         }
     }
 
-    /// Lets so many milliseconds pass, and does what is due on the way.
-    pub fn pass(
+    /// Advances the clock, stopping at each deadline on the way to do what is due.
+    pub fn advance(
         &mut self,
         milliseconds: u64,
         turn: &mut impl FnMut(&mut SocketSet<'_>, Instant) -> Option<Instant>,
     ) {
         let end = self.now.as_millis() + milliseconds;
         loop {
-            let deadline = self.settle(turn).map(Instant::as_millis);
+            let deadline = self.run_until_idle(turn).map(Instant::as_millis);
             let timer = self.interface.poll_at(time(self.now), &self.sockets);
             let timer = timer.map(|at| at.total_millis() as u64);
             let now = self.now.as_millis();

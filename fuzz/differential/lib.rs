@@ -1,89 +1,91 @@
-//! What the target `differential` runs: a stream of requests read by this crate and by hyper.
+//! The fuzz target `differential`: healthz and hyper parse the same stream of requests.
 //!
-//! Both see the same bytes, with one more request behind them. Who takes another request for one, or
-//! sees it begin elsewhere, answers what nobody asked: that is request smuggling. Where the two may
-//! differ is a row in [`rows`], with its source; any other difference is a panic.
+//! Two parsers that find different requests in the same bytes allow request smuggling. One more request is
+//! appended to each stream, so that a disagreement about the end of the last one shows too. The module
+//! [`differences`] lists where the two may differ, each with its source; any other difference is a panic.
 
-// A reader that has nothing in common with either, written for `tests/heads.rs`.
+mod differences;
+mod healthz_reader;
+mod hyper_reader;
+// A third parser, which shares no code with the two, written for `tests/heads.rs`.
 #[path = "../../tests/common/model.rs"]
-#[allow(dead_code, reason = "that test asks more of it")]
+#[allow(dead_code, reason = "`tests/heads.rs` uses more of it")]
 mod model;
-mod ours;
-mod rows;
-mod theirs;
 
+use healthz_reader::{End, HealthzReading};
+use hyper_reader::HyperReading;
 use model::Reading;
-use ours::{End, Ours};
-use theirs::Theirs;
 
-/// Behind every stream: whether it is seen tells where the stream's last request ended.
+/// Appended to every stream. It is found only if the last request of the stream ended where it begins.
 const SENTINEL: &[u8] = b"GET /sentinel HTTP/1.1\r\nHost: sentinel\r\n\r\n";
 
-/// Both readers take the same requests, to the byte, as far as no row says otherwise.
+/// Panics if healthz and hyper accept different requests and no listed difference allows it.
 pub fn differential(data: &[u8]) {
     let stream = [data, SENTINEL].concat();
-    let ours = Ours::read(&stream);
-    as_strict(&stream, &ours);
-    let theirs = Theirs::read(&stream);
-    let same = ours.requests.iter().zip(&theirs.requests);
-    let count = same
-        .take_while(|(ours, theirs)| ours.asks == **theirs)
+    let healthz = HealthzReading::read(&stream);
+    assert_matches_model(&stream, &healthz);
+    let hyper = HyperReading::read(&stream);
+    let pairs = healthz.requests.iter().zip(&hyper.requests);
+    let count = pairs
+        .take_while(|(healthz, hyper)| healthz.summary == **hyper)
         .count();
-    let (ours_next, theirs_next) = (ours.requests.get(count), theirs.requests.get(count));
-    let case = rows::Case {
+    let (healthz_next, hyper_next) = (healthz.requests.get(count), hyper.requests.get(count));
+    let case = differences::Case {
         stream: &stream,
-        before: count.checked_sub(1).map(|last| &ours.requests[last]),
-        ours: ours_next,
-        theirs: theirs_next,
-        end: &ours.end,
+        before: count.checked_sub(1).map(|last| &healthz.requests[last]),
+        healthz: healthz_next,
+        hyper: hyper_next,
+        end: &healthz.end,
     };
-    if ours_next.is_none() && theirs_next.is_none() {
+    if healthz_next.is_none() && hyper_next.is_none() {
         return;
     }
-    // Two requests in one place, of which no row can make one.
+    // Two different requests at the same place are never allowed.
     assert!(
-        ours_next.is_none() || theirs_next.is_none(),
+        healthz_next.is_none() || hyper_next.is_none(),
         "{}",
-        case.told(&theirs)
+        case.describe(&hyper)
     );
     assert!(
-        rows::ROWS.iter().any(|row| row.allows(&case)),
+        differences::ALLOWED
+            .iter()
+            .any(|difference| difference.allows(&case)),
         "{}",
-        case.told(&theirs)
+        case.describe(&hyper)
     );
 }
 
-/// As [`model`] reads it: hyper and this crate tell tokens with the same parser, that one does not.
-fn as_strict(stream: &[u8], ours: &Ours) {
+/// Compares with [`model`]. hyper and healthz both use httparse, so a bug there would show in neither.
+fn assert_matches_model(stream: &[u8], healthz: &HealthzReading) {
     let text = String::from_utf8_lossy(stream).to_ascii_lowercase();
-    // What it does not know: expectations, absolute-form, IPv6, an encoded host; and limits are none of its business.
+    // The model does not know expectations, absolute-form, IPv6, percent-encoded hosts and limits.
     let is_unknown = ["expect", "://", "["]
         .iter()
         .any(|word| text.contains(word));
     let is_encoded = |line: &str| line.trim_start().starts_with("host") && line.contains('%');
-    let is_wrong = match &ours.end {
-        End::Refuses { status, .. } if status == "431" => return,
-        end => matches!(end, End::Refuses { .. }),
+    let is_wrong = match &healthz.end {
+        End::Refused { status, .. } if status == "431" => return,
+        end => matches!(end, End::Refused { .. }),
     };
     if is_unknown || text.lines().any(is_encoded) {
         return;
     }
     let mut readings = model::readings(stream);
-    let says_wrong = readings.pop_if(|last| *last == Reading::Wrong).is_some();
-    let told = || format!("{readings:?} of {:?}", String::from_utf8_lossy(stream));
-    assert_eq!(says_wrong, is_wrong, "{}", told());
-    assert_eq!(readings.len(), ours.requests.len(), "{}", told());
+    let model_is_wrong = readings.pop_if(|last| *last == Reading::Wrong).is_some();
+    let describe = || format!("{readings:?} of {:?}", String::from_utf8_lossy(stream));
+    assert_eq!(model_is_wrong, is_wrong, "{}", describe());
+    assert_eq!(readings.len(), healthz.requests.len(), "{}", describe());
 }
 
-impl rows::Case<'_> {
-    fn told(&self, theirs: &Theirs) -> String {
+impl differences::Case<'_> {
+    fn describe(&self, hyper: &HyperReading) -> String {
         format!(
-            "behind {:?}\nours: {:?}, then {:?}\ntheirs: {:?}, then {:?}\nstream: {:?}",
+            "after {:?}\nhealthz: {:?}, then {:?}\nhyper: {:?}, then {:?}\nstream: {:?}",
             self.before,
-            self.ours,
+            self.healthz,
             self.end,
-            self.theirs,
-            theirs.error,
+            self.hyper,
+            hyper.error,
             String::from_utf8_lossy(self.stream)
         )
     }
@@ -91,7 +93,7 @@ impl rows::Case<'_> {
 
 #[cfg(test)]
 mod tests {
-    /// `cargo test` in this directory, without a fuzzer.
+    /// Runs the corpus without a fuzzer: `cargo test` in `fuzz/`.
     #[test]
     fn kept_streams_are_read_alike() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/differential");

@@ -1,7 +1,7 @@
-//! A target that must fail, to show that the others could: a fuzzer that does not find this bug, or a
-//! build in which it is none, finds nothing else either.
+//! A target with a planted bug, to prove that the fuzzer works: if it does not find this bug, the results of
+//! the other targets mean nothing.
 //!
-//! It is planted behind the parser, and only an overflow check sees it.
+//! The bug is reached only by a valid request, and only an overflow check detects it.
 #![no_main]
 
 use healthz::http::{Connection, Context, Fields, Request, StatusCode, Writer};
@@ -15,7 +15,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         is_last: false,
     };
     let mut answer = |request: &Request<'_>, writer: Writer<'_>| {
-        // A sum that forgets that it is small: three letters behind the slash are too many.
+        // The bug: the sum of the bytes overflows `u8` if three letters follow the slash.
         let sum = request
             .target()
             .path()

@@ -1,12 +1,13 @@
-//! The daemon is a program, which no crate can depend on: what reads text in it is compiled in here.
+//! Fuzzes the text parsers of the daemon. The daemon is a program, so this crate cannot depend on it; the
+//! modules are compiled here instead.
 #![no_main]
 
 #[path = "../../src/daemon"]
-#[allow(dead_code, reason = "the rest of the daemon is not here to use it")]
+#[allow(dead_code, reason = "the callers in the daemon are not compiled here")]
 mod daemon {
     mod duration;
     pub mod fuzz;
-    mod holder;
+    mod port_owner;
     mod notify;
     mod options;
 }

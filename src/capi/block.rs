@@ -1,12 +1,15 @@
-//! A door and all that it needs, in one block of memory.
+//! A server and everything that it needs, in one block of memory.
 //!
 //! ```text
-//! Door | names | checks | lists of checks | endpoints | slots | heads | bytes for heads and answers
+//! Healthz | names | checks | lists of checks | endpoints | slots | heads | bytes for heads and answers
 //! ```
 //!
-//! Everything behind the [`Door`] is referred to as `'static`, because that is what the library wants
-//! of what it answers with. It is as good as that: nothing refers to the block but what lives in it,
-//! and what C holds of it, a door and its checks, C has promised to forget before the block goes.
+//! This module computes the layout, writes the parts and creates the server from them. It does not parse C
+//! arguments; `guard` does that and calls it.
+//!
+//! References to the parts behind the [`Healthz`] are `'static`, because the library requires it. That is
+//! sound: only the block's own content refers to the block, and C promises not to use the server or its
+//! checks after `healthz_destroy`, which frees the block.
 
 use core::alloc::Layout;
 use core::ffi::CStr;
@@ -15,7 +18,7 @@ use core::time::Duration;
 use std::os::fd::{AsFd, AsRawFd};
 
 use super::HealthzResult::{self, HEALTHZ_BROKEN, HEALTHZ_INVALID, HEALTHZ_NO_MEMORY};
-use super::text::{Problem, Text};
+use super::error::{CallError, ErrorText};
 use super::{
     HEALTHZ_CHECKS_MAX, HEALTHZ_MEMORY_ALIGN, HEALTHZ_ON_HEALTHZ, HEALTHZ_ON_LIVEZ,
     HEALTHZ_ON_READYZ, HealthzCheck, HealthzOptions,
@@ -31,18 +34,18 @@ use crate::server::{
 };
 
 const CHECKS_DEFAULT: usize = 16;
-/// The door's own, `shutdown`.
+/// `shutdown`, which every server has.
 const CHECKS_OWN: usize = 1;
 const CHECKS_MAX: usize = HEALTHZ_CHECKS_MAX as usize;
-/// Where a check can count, in the order of endpoints.
+/// The endpoints and their flags, in the order of the lists of checks.
 const ENDPOINTS: [(u32, &str); 3] = [
     (HEALTHZ_ON_HEALTHZ, "/healthz"),
     (HEALTHZ_ON_LIVEZ, "/livez"),
     (HEALTHZ_ON_READYZ, "/readyz"),
 ];
-const EVERYWHERE: u32 = HEALTHZ_ON_HEALTHZ | HEALTHZ_ON_LIVEZ | HEALTHZ_ON_READYZ;
+const ALL_ENDPOINTS: u32 = HEALTHZ_ON_HEALTHZ | HEALTHZ_ON_LIVEZ | HEALTHZ_ON_READYZ;
 
-/// What the longest answers are reckoned with: every check with the longest name.
+/// A check with the longest name, to compute the size of the longest answer.
 static LONGEST: Check = Check::manual(match core::str::from_utf8(&[b'x'; CHECK_NAME_BYTES_MAX]) {
     Ok(name) => name,
     Err(_) => "",
@@ -52,35 +55,38 @@ static LONGEST_LIST: [&Check; CHECKS_MAX + CHECKS_OWN] = [&LONGEST; CHECKS_MAX +
 type Name = [u8; CHECK_NAME_BYTES_MAX];
 type List = *mut &'static Check;
 
-/// A door. Its memory is the block that it stands at the beginning of.
-pub struct Door {
-    life: Life,
+/// A server: its sockets, connections and checks.
+//
+// It is the first part of the block; the other parts follow it.
+pub struct Healthz {
+    state: State,
     is_broken: bool,
-    error: Text,
+    error: ErrorText,
     parts: Parts,
     checks_max: usize,
-    /// Checks so far, the door's own included.
+    /// Checks added so far, including `shutdown`.
     checks: usize,
-    /// Of them in each endpoint's list.
+    /// How many of them are in the list of each endpoint.
     listed: [usize; ENDPOINTS.len()],
     limits: Limits,
     connections: usize,
-    /// How to give the block back, if it is from the heap.
+    /// The layout to free the block with, if it is from the heap.
     owned: Option<Layout>,
 }
 
 #[expect(
     clippy::large_enum_variant,
-    reason = "there is one, and room for it was made"
+    reason = "there is one per server, in a block of that size"
 )]
-enum Life {
-    Made(Listeners),
+enum State {
+    /// Before `start`: addresses and checks can be added.
+    Configuring(Listeners),
     Serving(Runner<'static>, ServerHandle),
-    /// It could not be started.
-    Ended,
+    /// `start` failed.
+    Failed,
 }
 
-/// Options within their bounds.
+/// Options, validated and with defaults filled in.
 pub(super) struct Settings {
     config: Config,
     checks_max: usize,
@@ -88,7 +94,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// `None` if one is out of its bounds.
+    /// `None` if an option is out of range.
     pub(super) fn of(options: Option<&HealthzOptions>) -> Option<Self> {
         let options = options.copied().unwrap_or_default();
         let or = |value: u32, default: usize| match value {
@@ -122,40 +128,40 @@ impl Settings {
         })
     }
 
-    /// Of the block.
+    /// Size and alignment of the block.
     pub(super) fn layout(&self) -> Option<Layout> {
         Some(self.plan()?.layout)
     }
 
-    /// Where everything stands. `None` if it is more than there can be.
+    /// Where each part begins. `None` if the size does not fit in `isize`.
     fn plan(&self) -> Option<Plan> {
         let checks = self.checks_max + CHECKS_OWN;
         let checks_list = LONGEST_LIST.get(..checks)?;
         let endpoint = [Endpoint::with_any_names("/healthz", checks_list)];
         let bytes = self.config.buffer_bytes(&Responder::new(&endpoint));
-        let mut layout = Layout::new::<Door>()
+        let mut layout = Layout::new::<Healthz>()
             .align_to(HEALTHZ_MEMORY_ALIGN as usize)
             .ok()?;
-        let mut behind = |part: Layout| -> Option<usize> {
+        let mut append = |part: Layout| -> Option<usize> {
             let (longer, offset) = layout.extend(part).ok()?;
             layout = longer;
             Some(offset)
         };
         Some(Plan {
-            names: behind(Layout::array::<Name>(checks).ok()?)?,
-            checks: behind(Layout::array::<HealthzCheck>(checks).ok()?)?,
-            lists: behind(Layout::array::<&Check>(checks * ENDPOINTS.len()).ok()?)?,
-            endpoints: behind(Layout::new::<[Endpoint<'_>; ENDPOINTS.len()]>())?,
-            slots: behind(Layout::array::<Slot>(self.config.connections).ok()?)?,
-            heads: behind(Layout::new::<HeadCache>())?,
-            bytes: behind(Layout::array::<u8>(bytes).ok()?)?,
+            names: append(Layout::array::<Name>(checks).ok()?)?,
+            checks: append(Layout::array::<HealthzCheck>(checks).ok()?)?,
+            lists: append(Layout::array::<&Check>(checks * ENDPOINTS.len()).ok()?)?,
+            endpoints: append(Layout::new::<[Endpoint<'_>; ENDPOINTS.len()]>())?,
+            slots: append(Layout::array::<Slot>(self.config.connections).ok()?)?,
+            heads: append(Layout::new::<HeadCache>())?,
+            bytes: append(Layout::array::<u8>(bytes).ok()?)?,
             bytes_count: bytes,
             layout: layout.pad_to_align(),
         })
     }
 }
 
-/// Offsets in the block.
+/// Offsets of the parts in the block.
 struct Plan {
     names: usize,
     checks: usize,
@@ -168,7 +174,7 @@ struct Plan {
     layout: Layout,
 }
 
-/// Where the block's parts are. They are the door's alone, and not initialized before it says so.
+/// Pointers to the parts of the block. Only the server uses them. A part is uninitialized until written.
 struct Parts {
     names: *mut Name,
     checks: *mut HealthzCheck,
@@ -180,56 +186,56 @@ struct Parts {
     bytes_count: usize,
 }
 
-/// Room for the name of the check that is being added.
-pub(super) struct NameRoom(*mut Name);
+/// Memory for the name of the check that is being added.
+pub(super) struct NameSlot(*mut Name);
 
-impl NameRoom {
-    /// Keeps a copy of a name.
-    pub(super) fn keep(self, name: &str) -> Result<&'static str, Problem> {
+impl NameSlot {
+    /// Validates and copies a name.
+    pub(super) fn store(self, name: &str) -> Result<&'static str, CallError> {
         if !Check::is_name(name) {
-            return Err(Problem::invalid(format_args!(
-                "{name:?} is no name of a check: 1 to 127 bytes of A-Z a-z 0-9 . _ / -"
+            return Err(CallError::invalid(format_args!(
+                "{name:?} is not a valid check name; use 1 to 127 bytes of A-Z a-z 0-9 . _ / -"
             )));
         }
-        // SAFETY: the room is part of the block, nobody refers to it yet, and a valid name fits.
+        // SAFETY: the slot is part of the block, nothing refers to it yet, and a valid name fits.
         unsafe {
             ptr::copy_nonoverlapping(name.as_ptr(), self.0.cast(), name.len());
             let kept = core::slice::from_raw_parts(self.0.cast::<u8>(), name.len());
-            // It was text before.
+            // A copy of a `str`.
             Ok(core::str::from_utf8_unchecked(kept))
         }
     }
 }
 
-impl Door {
-    /// In a block of its own.
-    pub(super) fn on_heap(settings: Settings) -> Result<*mut Door, HealthzResult> {
+impl Healthz {
+    /// Creates a server in a block from the heap.
+    pub(super) fn on_heap(settings: Settings) -> Result<*mut Healthz, HealthzResult> {
         let layout = settings.layout().ok_or(HEALTHZ_NO_MEMORY)?;
-        // SAFETY: a door is not nothing, so the layout is not either.
+        // SAFETY: the layout contains a `Healthz`, so its size is not 0.
         let block = unsafe { std::alloc::alloc_zeroed(layout) };
         if block.is_null() {
             return Err(HEALTHZ_NO_MEMORY);
         }
-        // SAFETY: just made with this layout.
-        match unsafe { Door::place(settings, block, Some(layout)) } {
-            Some(door) => Ok(door),
+        // SAFETY: just allocated with this layout.
+        match unsafe { Healthz::place(settings, block, Some(layout)) } {
+            Some(server) => Ok(server),
             None => {
-                // SAFETY: as above, and nothing refers to it.
+                // SAFETY: allocated with this layout, and nothing refers to it.
                 unsafe { std::alloc::dealloc(block, layout) };
                 Err(HEALTHZ_BROKEN)
             }
         }
     }
 
-    /// In a block of its caller's.
+    /// Creates a server in a block of the caller.
     ///
     /// # Safety
-    /// `block` is null, or has so many `bytes` that are the door's alone until it is destroyed.
+    /// `block` is null, or `bytes` long and used by nothing else until the server is destroyed.
     pub(super) unsafe fn in_memory(
         settings: Settings,
         block: *mut u8,
         bytes: usize,
-    ) -> Result<*mut Door, HealthzResult> {
+    ) -> Result<*mut Healthz, HealthzResult> {
         if block.is_null() {
             return Err(HEALTHZ_INVALID);
         }
@@ -237,21 +243,21 @@ impl Door {
         if bytes < layout.size() || block.align_offset(layout.align()) != 0 {
             return Err(HEALTHZ_NO_MEMORY);
         }
-        // SAFETY: large enough, aligned, and the door's alone.
-        unsafe { Door::place(settings, block, None) }.ok_or(HEALTHZ_BROKEN)
+        // SAFETY: large enough, aligned, and used by nothing else.
+        unsafe { Healthz::place(settings, block, None) }.ok_or(HEALTHZ_BROKEN)
     }
 
     /// # Safety
-    /// `block` fits the layout of the settings and is the door's alone until it is destroyed.
+    /// `block` fits the layout of the settings and nothing else uses it until the server is destroyed.
     unsafe fn place(
         settings: Settings,
         block: *mut u8,
         owned: Option<Layout>,
-    ) -> Option<*mut Door> {
+    ) -> Option<*mut Healthz> {
         let plan = settings.plan()?;
         let checks = settings.checks_max + CHECKS_OWN;
-        // SAFETY: the plan's offsets are within the block, and aligned for what they are of. The lists
-        // stand one behind the other, each with room for all checks.
+        // SAFETY: the offsets are within the block and aligned for their types. The three lists follow
+        // each other, and each has room for all checks.
         let parts = unsafe {
             let lists: List = block.add(plan.lists).cast();
             Parts {
@@ -265,10 +271,10 @@ impl Door {
                 bytes_count: plan.bytes_count,
             }
         };
-        let mut made = Door {
-            life: Life::Made(Listeners::new().allow_remote(settings.allows_remote)),
+        let mut made = Healthz {
+            state: State::Configuring(Listeners::new().allow_remote(settings.allows_remote)),
             is_broken: false,
-            error: Text::new(format_args!("no call has failed")),
+            error: ErrorText::new(format_args!("no error")),
             parts,
             checks_max: checks,
             checks: 0,
@@ -277,81 +283,82 @@ impl Door {
             connections: settings.config.connections,
             owned,
         };
-        // Its clock's first call may wait for another thread's; later ones may be made in handlers.
+        // The first reading of the clock may block on another thread. Later ones may happen in signal
+        // handlers, so the first one is made here.
         let _ = now();
         let shutdown = || Ok(Check::shutdown().unlisted_while_passing());
         made.add(HEALTHZ_ON_READYZ, |_| shutdown()).ok()?;
-        let door: *mut Door = block.cast();
-        // SAFETY: the plan has a door's room at the beginning.
-        unsafe { door.write(made) };
-        Some(door)
+        let server: *mut Healthz = block.cast();
+        // SAFETY: the block begins with memory for a `Healthz`.
+        unsafe { server.write(made) };
+        Some(server)
     }
 
     /// # Safety
-    /// Nobody uses the door nor its checks any more.
-    pub(super) unsafe fn destroy(door: *mut Door) {
-        // SAFETY: it lives, as our caller promises, and is not used after this. Its server goes first,
-        // and with that every reference into the block. Checks have nothing to drop.
+    /// `server` exists, and neither it nor its checks are used after this.
+    pub(super) unsafe fn destroy(server: *mut Healthz) {
+        // SAFETY: as our caller promises. Dropping it drops every reference into the block. Checks have
+        // nothing to drop.
         unsafe {
-            let owned = (*door).owned;
-            door.drop_in_place();
+            let owned = (*server).owned;
+            server.drop_in_place();
             if let Some(layout) = owned {
-                std::alloc::dealloc(door.cast(), layout);
+                std::alloc::dealloc(server.cast(), layout);
             }
         }
     }
 
-    /// Adds the check that `make` makes to the endpoints, 0 for all of them.
+    /// Adds the check that `make` returns to `endpoints`: a sum of flags, 0 for all.
     pub(super) fn add(
         &mut self,
         endpoints: u32,
-        make: impl FnOnce(NameRoom) -> Result<Check, Problem>,
-    ) -> Result<&'static HealthzCheck, Problem> {
-        let Life::Made(_) = self.life else {
+        make: impl FnOnce(NameSlot) -> Result<Check, CallError>,
+    ) -> Result<&'static HealthzCheck, CallError> {
+        let State::Configuring(_) = self.state else {
             return Err(too_late());
         };
-        if endpoints & !EVERYWHERE != 0 {
-            return Err(Problem::invalid(format_args!(
-                "{endpoints:#x} is no sum of HEALTHZ_ON_..."
+        if endpoints & !ALL_ENDPOINTS != 0 {
+            return Err(CallError::invalid(format_args!(
+                "endpoints is {endpoints:#x}; use a sum of HEALTHZ_ON_HEALTHZ, HEALTHZ_ON_LIVEZ and HEALTHZ_ON_READYZ, or 0 for all"
             )));
         }
         if self.checks >= self.checks_max {
-            return Err(Problem::invalid(format_args!(
-                "there are {} checks already; ask for more with the option checks",
+            return Err(CallError::invalid(format_args!(
+                "there are {} checks already; raise `checks` in struct healthz_options",
                 self.checks_max - CHECKS_OWN
             )));
         }
-        // SAFETY: so many checks were written, one behind the other, and there is room for one more,
-        // with its name, that nobody refers to.
-        let (taken, room, place) = unsafe {
+        // SAFETY: the first `self.checks` checks were written. There is room for one more and its name,
+        // and nothing refers to that yet.
+        let (others, name, slot) = unsafe {
             (
                 core::slice::from_raw_parts(self.parts.checks, self.checks),
                 self.parts.names.add(self.checks),
                 self.parts.checks.add(self.checks),
             )
         };
-        let check = make(NameRoom(room))?;
-        if let Some(other) = taken.iter().find(|other| other.0.name() == check.name()) {
-            return Err(Problem::invalid(format_args!(
-                "there is a check {:?} already",
+        let check = make(NameSlot(name))?;
+        if let Some(other) = others.iter().find(|other| other.0.name() == check.name()) {
+            return Err(CallError::invalid(format_args!(
+                "there is already a check named {:?}",
                 other.0.name()
             )));
         }
-        // SAFETY: as above. From here on it is only ever shared.
+        // SAFETY: as above. After this it is only read.
         let check: &'static HealthzCheck = unsafe {
-            place.write(HealthzCheck(check));
-            &*place
+            slot.write(HealthzCheck(check));
+            &*slot
         };
         self.checks += 1;
         let endpoints = if endpoints == 0 {
-            EVERYWHERE
+            ALL_ENDPOINTS
         } else {
             endpoints
         };
         let lists = self.parts.lists.iter().zip(&mut self.listed);
         for ((list, count), (endpoint, _)) in lists.zip(ENDPOINTS) {
             if endpoints & endpoint != 0 {
-                // SAFETY: a list has room for all checks, and a check is in it once.
+                // SAFETY: a list has room for all checks, and each check is added once.
                 unsafe { list.add(*count).write(&check.0) };
                 *count += 1;
             }
@@ -359,30 +366,30 @@ impl Door {
         Ok(check)
     }
 
-    /// To add to.
-    pub(super) fn listeners(&mut self) -> Result<&mut Listeners, Problem> {
-        match &mut self.life {
-            Life::Made(listeners) => Ok(listeners),
+    /// The listeners, to add one.
+    pub(super) fn listeners(&mut self) -> Result<&mut Listeners, CallError> {
+        match &mut self.state {
+            State::Configuring(listeners) => Ok(listeners),
             _ => Err(too_late()),
         }
     }
 
-    pub(super) fn start(&mut self) -> Result<(), Problem> {
-        let Life::Made(listeners) = &mut self.life else {
+    pub(super) fn start(&mut self) -> Result<(), CallError> {
+        let State::Configuring(listeners) = &mut self.state else {
             return Err(too_late());
         };
         if listeners.is_empty() {
-            return Err(Problem::invalid(format_args!(
-                "there is no address to serve on; call healthz_listen() first"
+            return Err(CallError::invalid(format_args!(
+                "no address to listen on: healthz_listen() was not called, or failed"
             )));
         }
         let listeners = core::mem::take(listeners);
-        self.life = Life::Ended;
+        self.state = State::Failed;
         let [healthz, livez, readyz] = [0, 1, 2].map(|index| self.endpoint(index));
         let endpoints = [healthz?, livez?, readyz?];
         let parts = &self.parts;
-        // SAFETY: parts of the block that nobody refers to yet, each written before it is referred to;
-        // but for the bytes, which are zero from the heap, and whatever C left in memory of its own.
+        // SAFETY: nothing refers to these parts yet, and each is written before it is referred to. The
+        // bytes are not written: they are zero (heap) or what C left there, and any value is valid.
         let (endpoints, memory) = unsafe {
             parts.endpoints.write(endpoints);
             parts.heads.write(HeadCache::new());
@@ -397,32 +404,35 @@ impl Door {
             (&*parts.endpoints, memory)
         };
         let server = Server::with_memory(Responder::new(endpoints), listeners, self.limits, memory);
-        let runner = Runner::new(server)
-            .map_err(|error| Problem::system(format_args!("cannot watch the sockets: {error}")))?;
+        let runner = Runner::new(server).map_err(|error| {
+            CallError::system(format_args!("cannot watch the sockets: {error}"))
+        })?;
         let handle = runner.handle();
-        self.life = Life::Serving(runner, handle);
+        self.state = State::Serving(runner, handle);
         Ok(())
     }
 
-    fn endpoint(&self, index: usize) -> Result<Endpoint<'static>, Problem> {
+    fn endpoint(&self, index: usize) -> Result<Endpoint<'static>, CallError> {
         let parts = self.parts.lists.iter().zip(self.listed).zip(ENDPOINTS);
         let Some(((list, count), (_, path))) = parts.into_iter().nth(index) else {
-            return Err(Problem::invalid(format_args!("there is no such endpoint")));
+            return Err(CallError::invalid(format_args!(
+                "no endpoint with this index"
+            )));
         };
-        // SAFETY: so many were written, and nobody writes to them any more.
+        // SAFETY: `count` entries were written, and none is written after this.
         let checks = unsafe { core::slice::from_raw_parts(*list, count) };
         Ok(Endpoint::new(path, checks))
     }
 
-    pub(super) fn turn(&mut self, timeout: Option<Duration>) -> Result<usize, Problem> {
+    pub(super) fn turn(&mut self, timeout: Option<Duration>) -> Result<usize, CallError> {
         let runner = self.runner()?;
         let turned = runner.poll_once(timeout);
-        turned.map_err(|error| Problem::system(format_args!("cannot wait for events: {error}")))
+        turned.map_err(|error| CallError::system(format_args!("cannot wait for events: {error}")))
     }
 
-    pub(super) fn stop(&mut self) -> Result<(), Problem> {
-        match &self.life {
-            Life::Serving(_, handle) => {
+    pub(super) fn stop(&mut self) -> Result<(), CallError> {
+        match &self.state {
+            State::Serving(_, handle) => {
                 handle.stop();
                 Ok(())
             }
@@ -431,13 +441,13 @@ impl Door {
     }
 
     pub(super) fn begin_shutdown(&self) {
-        // SAFETY: the first check is the door's own, written when it was placed.
+        // SAFETY: the first check is `shutdown`, written by `place`.
         unsafe { &*self.parts.checks }.0.begin_shutdown();
     }
 
-    fn runner(&mut self) -> Result<&mut Runner<'static>, Problem> {
-        match &mut self.life {
-            Life::Serving(runner, _) => Ok(runner),
+    fn runner(&mut self) -> Result<&mut Runner<'static>, CallError> {
+        match &mut self.state {
+            State::Serving(runner, _) => Ok(runner),
             _ => Err(too_early()),
         }
     }
@@ -447,24 +457,24 @@ impl Door {
             Address::Tcp(address) => Some(address.port()),
             _ => None,
         };
-        let port = match &self.life {
-            Life::Made(listeners) => listeners.local_addresses().find_map(port),
-            Life::Serving(runner, _) => runner.server().local_addr().map(|address| address.port()),
-            Life::Ended => None,
+        let port = match &self.state {
+            State::Configuring(listeners) => listeners.local_addresses().find_map(port),
+            State::Serving(runner, _) => runner.server().local_addr().map(|address| address.port()),
+            State::Failed => None,
         };
         port.unwrap_or(0)
     }
 
     pub(super) fn fd(&self) -> i32 {
-        match &self.life {
-            Life::Serving(runner, _) => runner.as_fd().as_raw_fd(),
+        match &self.state {
+            State::Serving(runner, _) => runner.as_fd().as_raw_fd(),
             _ => -1,
         }
     }
 
     pub(super) fn timeout(&self) -> i32 {
-        let timeout = match &self.life {
-            Life::Serving(runner, _) => runner.timeout(),
+        let timeout = match &self.state {
+            State::Serving(runner, _) => runner.timeout(),
             _ => None,
         };
         timeout.map_or(-1, |wait| {
@@ -473,15 +483,15 @@ impl Door {
     }
 
     pub(super) fn is_finished(&self) -> bool {
-        match &self.life {
-            Life::Serving(runner, _) => runner.server().is_finished(),
+        match &self.state {
+            State::Serving(runner, _) => runner.server().is_finished(),
             _ => false,
         }
     }
 
     pub(super) fn counters(&self) -> Counters {
-        match &self.life {
-            Life::Serving(runner, _) => runner.server().counters(),
+        match &self.state {
+            State::Serving(runner, _) => runner.server().counters(),
             _ => Counters::default(),
         }
     }
@@ -490,30 +500,35 @@ impl Door {
         self.error.as_c_str()
     }
 
-    pub(super) fn keep(&mut self, problem: Problem) -> HealthzResult {
-        self.error = problem.text;
-        problem.result
+    /// Stores the message for `healthz_error`.
+    pub(super) fn record(&mut self, error: CallError) -> HealthzResult {
+        self.error = error.text;
+        error.result
     }
 
     pub(super) fn is_broken(&self) -> bool {
         self.is_broken
     }
 
-    /// It panicked somewhere: nothing is known of what it was doing, so it does nothing more.
-    pub(super) fn is_now_broken(&mut self) -> HealthzResult {
+    /// Called after a panic. The state may be inconsistent, so every later call is refused.
+    pub(super) fn mark_broken(&mut self) -> HealthzResult {
         self.is_broken = true;
-        self.error = Text::new(format_args!(
-            "a bug in healthz {}; the door answers nobody any more",
+        self.error = ErrorText::new(format_args!(
+            "a bug in healthz {}: it panicked; the server no longer answers, destroy it",
             env!("CARGO_PKG_VERSION")
         ));
         HEALTHZ_BROKEN
     }
 }
 
-fn too_late() -> Problem {
-    Problem::invalid(format_args!("the door has been started already"))
+fn too_late() -> CallError {
+    CallError::invalid(format_args!(
+        "the server is already started; this call must come before healthz_start()"
+    ))
 }
 
-fn too_early() -> Problem {
-    Problem::invalid(format_args!("the door has not been started"))
+fn too_early() -> CallError {
+    CallError::invalid(format_args!(
+        "the server is not started; call healthz_start() first"
+    ))
 }

@@ -1,4 +1,8 @@
-//! Between C and Rust: pointers that may be null, texts that may be anything, and panics that end here.
+//! Argument checks and panic handling for the functions of the C API.
+//!
+//! Pointers may be null and strings may contain any bytes; both become an error instead of undefined
+//! behaviour. Panics are caught here, so that they do not unwind into C. The functions of `capi` call this
+//! module; it knows nothing about what each of them does.
 
 use core::ffi::{CStr, c_char};
 use core::fmt;
@@ -6,30 +10,32 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use super::HealthzResult::{self, HEALTHZ_BROKEN, HEALTHZ_INVALID, HEALTHZ_OK};
-use super::block::{Door, Settings};
-use super::text::Problem;
+use super::block::{Healthz, Settings};
+use super::error::CallError;
 use super::{HealthzCheck, HealthzOptions};
 use crate::check::Check;
 
+/// Creates a server with `make` and stores it in `*server`.
+///
 /// # Safety
-/// `options` is null or options, `door` null or a place for a pointer.
+/// `options` is null or valid, `server` is null or can be written to.
 pub(super) unsafe fn create(
     options: *const HealthzOptions,
-    door: *mut *mut Door,
-    make: impl FnOnce(Settings) -> Result<*mut Door, HealthzResult>,
+    server: *mut *mut Healthz,
+    make: impl FnOnce(Settings) -> Result<*mut Healthz, HealthzResult>,
 ) -> HealthzResult {
     // SAFETY: as our caller promises.
-    let (options, door) = unsafe { (options.as_ref(), door.as_mut()) };
-    let Some(door) = door else {
+    let (options, server) = unsafe { (options.as_ref(), server.as_mut()) };
+    let Some(server) = server else {
         return HEALTHZ_INVALID;
     };
-    *door = ptr::null_mut();
+    *server = ptr::null_mut();
     let made = catch_unwind(AssertUnwindSafe(|| {
         make(Settings::of(options).ok_or(HEALTHZ_INVALID)?)
     }));
     match made {
         Ok(Ok(made)) => {
-            *door = made;
+            *server = made;
             HEALTHZ_OK
         }
         Ok(Err(result)) => result,
@@ -37,85 +43,94 @@ pub(super) unsafe fn create(
     }
 }
 
-/// Runs `act` on a door that is fit for it, and keeps what went wrong for healthz_error().
+/// Calls `act` with the server, unless it is null or broken, and stores an error for healthz_error().
 ///
 /// # Safety
-/// `door` is null, or a door that lives and that nobody else uses now.
-pub(super) unsafe fn with(
-    door: *mut Door,
-    act: impl FnOnce(&mut Door) -> Result<(), Problem>,
+/// `server` is null, or a server that exists and that no other thread uses now.
+pub(super) unsafe fn with_server(
+    server: *mut Healthz,
+    act: impl FnOnce(&mut Healthz) -> Result<(), CallError>,
 ) -> HealthzResult {
-    if !door.is_aligned() {
+    if !server.is_aligned() {
         return HEALTHZ_INVALID;
     }
     // SAFETY: as our caller promises.
-    let Some(door) = (unsafe { door.as_mut() }) else {
+    let Some(server) = (unsafe { server.as_mut() }) else {
         return HEALTHZ_INVALID;
     };
-    if door.is_broken() {
+    if server.is_broken() {
         return HEALTHZ_BROKEN;
     }
-    match catch_unwind(AssertUnwindSafe(|| act(&mut *door))) {
+    match catch_unwind(AssertUnwindSafe(|| act(&mut *server))) {
         Ok(Ok(())) => HEALTHZ_OK,
-        Ok(Err(problem)) => door.keep(problem),
-        Err(_) => door.is_now_broken(),
+        Ok(Err(error)) => server.record(error),
+        Err(_) => server.mark_broken(),
     }
 }
 
+/// Adds the check that `make` returns for the name.
+///
 /// # Safety
-/// As [`with`]; `name` is null or a text, `check` null or a place for a pointer.
-pub(super) unsafe fn add(
-    door: *mut Door,
+/// As [`with_server`]; `name` is null or a string, `check` is null or can be written to.
+pub(super) unsafe fn add_check(
+    server: *mut Healthz,
     name: *const c_char,
     endpoints: u32,
     check: *mut *const HealthzCheck,
-    make: impl FnOnce(&'static str) -> Result<Check, Problem>,
+    make: impl FnOnce(&'static str) -> Result<Check, CallError>,
 ) -> HealthzResult {
     // SAFETY: as our caller promises.
     unsafe {
-        with(door, |door| {
-            let check = place(check, "check")?;
-            let name = text_of(name, "name")?;
-            *check = door.add(endpoints, |room| make(room.keep(name)?))?;
+        with_server(server, |server| {
+            let check = out_pointer(check, "check")?;
+            let name = str_from_c(name, "name")?;
+            *check = server.add(endpoints, |slot| make(slot.store(name)?))?;
             Ok(())
         })
     }
 }
 
+/// A pointer to write a result to; an error if it is null.
+///
 /// # Safety
-/// Null, or a place for a `T` that is the caller's alone.
-pub(super) unsafe fn place<'a, T>(place: *mut T, what: &str) -> Result<&'a mut T, Problem> {
+/// Null, or valid for writing a `T` and used by nothing else.
+pub(super) unsafe fn out_pointer<'a, T>(
+    pointer: *mut T,
+    what: &str,
+) -> Result<&'a mut T, CallError> {
     // SAFETY: as our caller promises.
-    unsafe { place.as_mut() }.ok_or_else(|| Problem::invalid(format_args!("{what} is NULL")))
+    unsafe { pointer.as_mut() }.ok_or_else(|| CallError::invalid(format_args!("{what} is NULL")))
 }
 
+/// A C string as a `str`; an error if it is null or not UTF-8.
+///
 /// # Safety
-/// Null, or a text that ends with a 0 and stays as it is for as long as the result is used.
-pub(super) unsafe fn text_of<'a>(text: *const c_char, what: &str) -> Result<&'a str, Problem> {
+/// Null, or a string that ends with a NUL and does not change while the result is used.
+pub(super) unsafe fn str_from_c<'a>(text: *const c_char, what: &str) -> Result<&'a str, CallError> {
     if text.is_null() {
-        return Err(Problem::invalid(format_args!("{what} is NULL")));
+        return Err(CallError::invalid(format_args!("{what} is NULL")));
     }
     // SAFETY: as our caller promises.
     let text = unsafe { CStr::from_ptr(text) };
     text.to_str()
-        .map_err(|_| Problem::invalid(format_args!("{what} is not UTF-8")))
+        .map_err(|_| CallError::invalid(format_args!("{what} is not UTF-8")))
 }
 
-/// The first bytes of a text, at most `max`; no byte after its end is touched.
+/// The bytes of a string before its NUL, at most `max`. Reads nothing beyond the NUL.
 ///
 /// # Safety
-/// A text that ends with a 0, or is at least `max` long, and stays as it is.
-pub(super) unsafe fn bytes_of<'a>(text: *const c_char, max: usize) -> &'a [u8] {
+/// A string that ends with a NUL or is at least `max` long, and does not change.
+pub(super) unsafe fn bytes_until_nul<'a>(text: *const c_char, max: usize) -> &'a [u8] {
     let mut count = 0;
-    // SAFETY: no byte before this one was the last.
+    // SAFETY: no byte before this one was the NUL, and it is within `max`.
     while count < max && unsafe { *text.add(count) } != 0 {
         count += 1;
     }
-    // SAFETY: all of them were read just now.
+    // SAFETY: the loop above has read all of these bytes.
     unsafe { core::slice::from_raw_parts(text.cast(), count) }
 }
 
-/// Text as far as it is UTF-8, and question marks. Without the heap.
+/// Formats bytes as text, with a question mark for each invalid UTF-8 sequence. Allocates nothing.
 pub(super) struct Lossy<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Lossy<'_> {

@@ -1,119 +1,126 @@
-//! The door for C: `capi/healthz.h` is made from this file, and what a C author reads there is the
-//! documentation of the functions below.
+//! The C API. `capi/healthz.h` is generated from this file, so the documentation comments below are
+//! written for C programmers.
 //!
-//! Knows nothing of what it hands on. Every function answers with a code, takes any pointer that may be
-//! null, and lets no panic out. A door lives in one block of memory, the caller's or the heap's, see
-//! [`block`]; its checks are in there too, and that is why they may be told things from any thread.
+//! Each function converts its C arguments, calls the Rust library and returns a result code. It accepts
+//! NULL for every pointer, and no panic leaves it. It knows nothing about HTTP.
 //!
-//! The only module, with that one, that may hold `unsafe` for what C promises and Rust cannot check.
+//! A server and its checks live in one block of memory, allocated by the caller or from the heap
+//! (see [`block`]). The checks are never moved, so any thread may update them.
+//!
+//! Only this module and its submodules `block` and `guard` use `unsafe` for what the C caller promises and
+//! Rust cannot check.
 #![allow(unsafe_code)]
 #![allow(
     clippy::missing_safety_doc,
-    reason = "each function's text is for C, and says what must hold in C's words"
+    reason = "the documentation is for C callers and states the requirements in C terms"
 )]
 #![allow(
     clippy::result_large_err,
-    reason = "the words come with the problem, because there may be no heap"
+    reason = "an error carries its text, because there may be no heap to allocate it from"
 )]
 
 mod block;
+mod error;
 mod guard;
-mod text;
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt;
 use core::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use block::Door;
+pub use block::Healthz;
 use block::Settings;
-use guard::{Lossy, add, bytes_of, create, place, text_of, with};
-use text::Problem;
+use error::CallError;
+use guard::{Lossy, add_check, bytes_until_nul, create, out_pointer, str_from_c, with_server};
 
 use crate::check::Check;
 use crate::limits::REASON_BYTES_MAX;
 use crate::server::{Address, adopt, now};
 
-/// What came of a call.
+/// The result of a call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(non_camel_case_types, reason = "these are C's names")]
+#[allow(non_camel_case_types, reason = "these are the names used in C")]
 pub enum HealthzResult {
-    /// It was done.
+    /// The call succeeded.
     HEALTHZ_OK = 0,
-    /// An argument is NULL, out of its bounds, or no name or address; or the call comes too early or
-    /// too late in a door's life.
+    /// An argument is NULL, out of range, or not a valid name or address; or the call came too early
+    /// or too late (see healthz_start()).
     HEALTHZ_INVALID = 1,
-    /// The memory given is too small or not aligned, or there is none.
+    /// The memory given is too small or not aligned, or the heap has none left.
     HEALTHZ_NO_MEMORY = 2,
-    /// The system refused: an address in use or not loopback, no more descriptors, and so on.
+    /// The system refused: the address is in use or not loopback, no descriptor is left, and so on.
     HEALTHZ_SYSTEM = 3,
-    /// healthz itself was wrong somewhere. The door answers nobody any more; destroy it.
+    /// A bug in healthz. The server no longer answers; destroy it.
     HEALTHZ_BROKEN = 4,
 }
 
-/// The check decides the answer of `/healthz`.
+/// The check counts for `/healthz`.
 pub const HEALTHZ_ON_HEALTHZ: u32 = 1;
-/// The check decides the answer of `/livez`.
+/// The check counts for `/livez`.
 pub const HEALTHZ_ON_LIVEZ: u32 = 2;
-/// The check decides the answer of `/readyz`.
+/// The check counts for `/readyz`.
 pub const HEALTHZ_ON_READYZ: u32 = 4;
-/// Most checks of a door.
+/// The most checks that a server can have.
 pub const HEALTHZ_CHECKS_MAX: u32 = 256;
-/// What a door's memory has to be a multiple of, in bytes.
+/// Alignment of the memory given to healthz_create_in(), in bytes.
 pub const HEALTHZ_MEMORY_ALIGN: u32 = 64;
 
-/// What a door may cost. All zero is a good choice: every 0 stands for the default.
+/// Limits of a server. 0 selects the default, so a structure that is all zero is a good choice.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HealthzOptions {
-    /// Connections at once, 1 to 65,535 (64). One more evicts the one that was idle longest.
+    /// Most open connections, 1 to 65,535 (default 64). When all are in use, a new connection replaces
+    /// the one that has been idle longest.
     pub connections: u32,
-    /// Longest request head in bytes, 512 to 65,535 (8,192).
+    /// Longest request head in bytes, 512 to 65,535 (default 8,192).
     pub head_bytes: u32,
-    /// How many checks can be added, 1 to HEALTHZ_CHECKS_MAX (16).
+    /// How many checks can be added, 1 to HEALTHZ_CHECKS_MAX (default 16).
     pub checks: u32,
-    /// Longest time for a request head to arrive, in milliseconds (10,000).
+    /// Longest time for a request head to arrive, in milliseconds (default 10,000).
     pub head_ms: u32,
-    /// Longest time without a request, in milliseconds (60,000).
+    /// Longest time that a connection may stay open without a request, in milliseconds (default
+    /// 60,000).
     pub idle_ms: u32,
-    /// Longest time for the last requests after healthz_stop(), in milliseconds (2,000).
+    /// Longest time for requests in progress to finish after healthz_stop(), in milliseconds (default
+    /// 2,000).
     pub drain_ms: u32,
-    /// Other than 0: addresses that other machines can reach are taken too. There is no
+    /// If not 0, addresses that other machines can reach are allowed too. There is no
     /// authentication.
     pub allow_remote: c_int,
 }
 
-/// What a door has seen since it was started. All but `open` only ever grow.
+/// Counters of a server since it was started. All but `open` only grow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HealthzCounters {
-    /// Connections accepted, foreign ones apart.
+    /// Connections accepted, without those counted in `foreign`.
     pub accepted: u64,
-    /// Requests answered, refused ones included.
+    /// Requests answered, including refused ones.
     pub answered: u64,
-    /// Requests whose head was not acceptable, or did not come in time.
+    /// Requests whose head was malformed or too long, or did not arrive in time.
     pub refused: u64,
-    /// Connections closed because the table was full.
+    /// Connections closed to make room for a new one.
     pub evicted: u64,
     /// Connections closed because a deadline passed.
     pub expired: u64,
-    /// Connections that ended in an error of the socket, such as a reset by the peer.
+    /// Connections that ended with a socket error, such as a reset by the client.
     pub failed: u64,
-    /// Connections that were gone when they were to be accepted.
+    /// Connections that the client had already ended when they were accepted.
     pub aborted: u64,
-    /// Connections to a loopback address from one that is none, closed unread.
+    /// Connections to a loopback address from a non-loopback address; closed without reading.
     pub foreign: u64,
-    /// Spells in which accepting was paused because the system was short of something.
+    /// How often accepting was paused because the system had no descriptors or memory left.
     pub accept_pauses: u64,
-    /// Connections in the table now.
+    /// Connections open now.
     pub open: u64,
 }
 
-/// A named fact about your program: it passes or fails. It lives in its door, and as long.
+/// A health check: a name, and whether it passes or fails. It belongs to its server and is valid until
+/// that is destroyed.
 ///
-/// Every function that takes one may be called from any thread and from a signal handler: it is a few
-/// atomic stores, waits for nobody and calls nothing.
+/// Every function that takes a check may be called from any thread and from a signal handler. It makes
+/// a few atomic stores, never blocks and makes no system call that is unsafe in a handler.
 pub struct HealthzCheck(Check);
 
 /// The version of the library, such as "0.1.0".
@@ -123,110 +130,117 @@ pub extern "C" fn healthz_version() -> *const c_char {
     VERSION.as_ptr().cast()
 }
 
-/// A result in words, never NULL. healthz_error() says more.
+/// A short description of a result, never NULL. healthz_error() has the details.
 #[unsafe(no_mangle)]
 pub extern "C" fn healthz_strerror(result: c_int) -> *const c_char {
     let text: &CStr = match result {
-        0 => c"done",
-        1 => c"invalid argument, or not now",
+        0 => c"success",
+        1 => c"invalid argument, or not allowed at this time",
         2 => c"memory too small or not aligned",
         3 => c"refused by the system",
-        4 => c"bug in healthz; the door is closed",
+        4 => c"bug in healthz; the server no longer answers",
         _ => c"unknown result",
     };
     text.as_ptr()
 }
 
-/// How much memory a door with these options takes, in bytes; 0 if they are out of their bounds.
+/// How much memory a server with these options takes, in bytes; 0 if an option is out of range.
 /// `options` may be NULL, for the defaults.
 ///
-/// It is the most that all peers together can make it use, and what is not used is never touched: a
-/// door at rest stays at a few pages.
+/// Clients cannot make the server use more than this. Memory that is not needed yet is not touched, so
+/// an idle server has only a few pages resident.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_memory_bytes(options: *const HealthzOptions) -> usize {
     let bytes = || {
-        // SAFETY: C promises NULL or options that nobody changes meanwhile.
+        // SAFETY: C promises NULL or options that do not change during the call.
         let settings = Settings::of(unsafe { options.as_ref() })?;
         Some(settings.layout()?.size())
     };
     catch_unwind(bytes).ok().flatten().unwrap_or(0)
 }
 
-/// Makes a door in memory from the heap, and puts it into `*door` (NULL if that fails). `options` may
-/// be NULL.
+/// Creates a server in memory from the heap and stores it in `*server` (NULL if that fails). `options`
+/// may be NULL, for the defaults.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_create(
     options: *const HealthzOptions,
-    door: *mut *mut Door,
+    server: *mut *mut Healthz,
 ) -> HealthzResult {
     // SAFETY: as our caller promises.
-    unsafe { create(options, door, Door::on_heap) }
+    unsafe { create(options, server, Healthz::on_heap) }
 }
 
-/// Makes a door in `memory`, which has `bytes` of it, at least healthz_memory_bytes() and aligned to
-/// HEALTHZ_MEMORY_ALIGN. It need not be zero, and belongs to the door until that is destroyed. From
-/// the heap comes only the list of events that the loop fills, a few KiB, in healthz_start().
+/// Creates a server in `memory`, which is `bytes` long: at least healthz_memory_bytes(), and aligned to
+/// HEALTHZ_MEMORY_ALIGN. It need not be zeroed. The server owns it until healthz_destroy(). Only
+/// healthz_start() takes memory from the heap: a few KiB for the list of events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_create_in(
     options: *const HealthzOptions,
     memory: *mut c_void,
     bytes: usize,
-    door: *mut *mut Door,
+    server: *mut *mut Healthz,
 ) -> HealthzResult {
-    // SAFETY: as our caller promises of `options` and `door`, and of `memory` that it is `bytes` long
-    // and the door's alone.
+    // SAFETY: as our caller promises for `options` and `server`; `memory` is `bytes` long and used by
+    // nothing else.
     unsafe {
-        create(options, door, |settings| {
-            Door::in_memory(settings, memory.cast(), bytes)
+        create(options, server, |settings| {
+            Healthz::in_memory(settings, memory.cast(), bytes)
         })
     }
 }
 
-/// Adds the check `ping`, which always passes: that it is answered at all is the news.
+/// Adds the check `ping`, which always passes: any answer shows that the server is running.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_add_ping(door: *mut Door) -> HealthzResult {
-    // SAFETY: C promises a door, used by this thread alone.
+pub unsafe extern "C" fn healthz_add_ping(server: *mut Healthz) -> HealthzResult {
+    // SAFETY: C promises a server, used by no other thread now.
     unsafe {
-        with(door, |door| {
-            door.add(0, |_| Ok(Check::ping()))?;
+        with_server(server, |server| {
+            server.add(0, |_| Ok(Check::ping()))?;
             Ok(())
         })
     }
 }
 
-/// Adds a check that is what was last said by healthz_pass() or healthz_fail(). Before the first word
-/// it fails with "not reported yet".
+/// Adds a check that your program sets with healthz_pass() and healthz_fail(). Until the first of these
+/// calls it fails with "not reported yet".
 ///
-/// `name` is 1 to 127 bytes of A-Z a-z 0-9 . _ / - and is copied; no other check has it. `endpoints`
-/// says where it counts, as a sum of HEALTHZ_ON_...; 0 is everywhere. The check is put into `*check`.
+/// `name` is 1 to 127 bytes of A-Z a-z 0-9 . _ / - and is copied. No other check of the server may have
+/// it. `endpoints` selects the endpoints that the check counts for: a sum of HEALTHZ_ON_..., or 0 for
+/// all three. The check is stored in `*check`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_add_check(
-    door: *mut Door,
+    server: *mut Healthz,
     name: *const c_char,
     endpoints: u32,
     check: *mut *const HealthzCheck,
 ) -> HealthzResult {
-    // SAFETY: C promises a door, a text or NULL, and a place for a pointer or NULL.
-    unsafe { add(door, name, endpoints, check, |name| Ok(Check::manual(name))) }
+    // SAFETY: C promises a server, NULL or a string, and NULL or a pointer to write to.
+    unsafe {
+        add_check(server, name, endpoints, check, |name| {
+            Ok(Check::manual(name))
+        })
+    }
 }
 
-/// Adds a check that passes while the last healthz_beat() is younger than `limit_ms` milliseconds.
-/// Before the first beat it passes until `limit_ms` after healthz_start(). The rest is as with
-/// healthz_add_check().
+/// Adds a check that fails when the last healthz_beat() was more than `limit_ms` milliseconds ago.
+/// Before the first beat it passes until `limit_ms` after healthz_start(). The other arguments are as for healthz_add_check().
+///
+/// If one loop both beats and calls healthz_turn(), beat before healthz_turn(), and do not wait longer
+/// than a third of the limit: a loop that waits for requests alone beats too late.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_add_heartbeat(
-    door: *mut Door,
+    server: *mut Healthz,
     name: *const c_char,
     limit_ms: u32,
     endpoints: u32,
     check: *mut *const HealthzCheck,
 ) -> HealthzResult {
-    // SAFETY: C promises a door, a text or NULL, and a place for a pointer or NULL.
+    // SAFETY: C promises a server, NULL or a string, and NULL or a pointer to write to.
     unsafe {
-        add(door, name, endpoints, check, |name| {
+        add_check(server, name, endpoints, check, |name| {
             if limit_ms == 0 {
-                return Err(Problem::invalid(format_args!(
-                    "a heartbeat's limit is not 0"
+                return Err(CallError::invalid(format_args!(
+                    "limit_ms is 0; give the limit of the heartbeat in milliseconds"
                 )));
             }
             let limit = Duration::from_millis(limit_ms.into());
@@ -235,113 +249,121 @@ pub unsafe extern "C" fn healthz_add_heartbeat(
     }
 }
 
-/// Listens on `address`: "127.0.0.1:10248", "[::1]:10248", "localhost:10248" (both of them, or the one
-/// that this machine has) or "unix:/path". Port 0 is any free one, see healthz_port(). Only before
-/// healthz_start(); up to 16 times.
+/// Listens on `address`: "127.0.0.1:10248", "[::1]:10248", "unix:/path" or "localhost:10248" (IPv4 and
+/// IPv6, or the one that this machine has). Port 0 selects a free port, see healthz_port(). Call it
+/// before healthz_start(), up to 16 times.
+///
+/// It fails, for example, if the address is in use. Check the result: healthz_start() only fails if no
+/// address at all could be used.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_listen(door: *mut Door, address: *const c_char) -> HealthzResult {
-    // SAFETY: C promises a door, and a text or NULL.
+pub unsafe extern "C" fn healthz_listen(
+    server: *mut Healthz,
+    address: *const c_char,
+) -> HealthzResult {
+    // SAFETY: C promises a server, and NULL or a string.
     unsafe {
-        with(door, |door| {
-            let address = text_of(address, "address")?;
+        with_server(server, |server| {
+            let address = str_from_c(address, "address")?;
             let parsed: Address = address
                 .parse()
-                .map_err(|error| Problem::invalid(format_args!("{address}: {error}")))?;
-            let bound = door.listeners()?.bind(&parsed);
-            bound.map_err(|error| Problem::system(format_args!("{error}")))?;
+                .map_err(|error| CallError::invalid(format_args!("{address}: {error}")))?;
+            let bound = server.listeners()?.bind(&parsed);
+            bound.map_err(|error| CallError::system(format_args!("{error}")))?;
             Ok(())
         })
     }
 }
 
-/// Takes over a socket that listens already, for example from a service manager. The door owns `fd`
-/// from here on, also when this fails, unless it is not open or is a standard stream.
+/// Serves on a socket that already listens, for example one from a service manager. The server owns `fd`
+/// from now on, even if this call fails, unless `fd` is not open or is 0, 1 or 2.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_listen_fd(door: *mut Door, fd: c_int) -> HealthzResult {
-    // SAFETY: C promises a door, and that nobody else owns the descriptor.
+pub unsafe extern "C" fn healthz_listen_fd(server: *mut Healthz, fd: c_int) -> HealthzResult {
+    // SAFETY: C promises a server, and that it hands over the descriptor.
     unsafe {
-        with(door, |door| {
-            let problem = |error: &dyn fmt::Display| {
-                Problem::system(format_args!("descriptor {fd}: {error}"))
+        with_server(server, |server| {
+            let failed = |error: &dyn fmt::Display| {
+                CallError::system(format_args!("descriptor {fd}: {error}"))
             };
-            // Before the door is asked whether it is too late: the socket is its own then as well.
-            let socket = adopt(fd).map_err(|error| problem(&error))?;
-            let added = door.listeners()?.add(socket);
-            added.map_err(|error| problem(&error))
+            // Take the descriptor first, so that it is closed even if it is too late to add it.
+            let socket = adopt(fd).map_err(|error| failed(&error))?;
+            let added = server.listeners()?.add(socket);
+            added.map_err(|error| failed(&error))
         })
     }
 }
 
-/// The port of the first address with one; 0 if there is none.
+/// The port of the first TCP address; 0 if there is none.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_port(door: *mut Door) -> u16 {
+pub unsafe extern "C" fn healthz_port(server: *mut Healthz) -> u16 {
     let mut port = 0;
-    // SAFETY: C promises a door, used by this thread alone.
+    // SAFETY: C promises a server, used by no other thread now.
     unsafe {
-        with(door, |door| {
-            port = door.port();
+        with_server(server, |server| {
+            port = server.port();
             Ok(())
         });
     }
     port
 }
 
-/// Begins to serve. Checks and addresses cannot be added any more. If it fails, only healthz_error()
-/// and healthz_destroy() are left.
+/// Starts the server. After this, checks and addresses cannot be added. If it fails because the system
+/// refused, only healthz_error() and healthz_destroy() may follow.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_start(door: *mut Door) -> HealthzResult {
-    // SAFETY: C promises a door, used by this thread alone.
-    unsafe { with(door, Door::start) }
+pub unsafe extern "C" fn healthz_start(server: *mut Healthz) -> HealthzResult {
+    // SAFETY: C promises a server, used by no other thread now.
+    unsafe { with_server(server, Healthz::start) }
 }
 
-/// A descriptor that is readable (POLLIN, EPOLLIN) when there is something for healthz_turn() to do;
-/// -1 before healthz_start(). It stays the door's: only watch it.
+/// A descriptor that is readable (POLLIN, EPOLLIN) when healthz_turn() has work to do; -1 before
+/// healthz_start(). The server owns it: watch it, but do not read from it or close it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_fd(door: *mut Door) -> c_int {
+pub unsafe extern "C" fn healthz_fd(server: *mut Healthz) -> c_int {
     let mut fd = -1;
-    // SAFETY: C promises a door, used by this thread alone.
+    // SAFETY: C promises a server, used by no other thread now.
     unsafe {
-        with(door, |door| {
-            fd = door.fd();
+        with_server(server, |server| {
+            fd = server.fd();
             Ok(())
         });
     }
     fd
 }
 
-/// When healthz_turn() has to be called at the latest, in milliseconds from now; -1 if only the
-/// descriptor matters. What poll(2) takes.
+/// The longest time until healthz_turn() must be called again, in milliseconds, as poll(2) takes it; -1
+/// for no limit.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_timeout(door: *mut Door) -> c_int {
+pub unsafe extern "C" fn healthz_timeout(server: *mut Healthz) -> c_int {
     let mut timeout = -1;
-    // SAFETY: C promises a door, used by this thread alone.
+    // SAFETY: C promises a server, used by no other thread now.
     unsafe {
-        with(door, |door| {
-            timeout = door.timeout();
+        with_server(server, |server| {
+            timeout = server.timeout();
             Ok(())
         });
     }
     timeout
 }
 
-/// Does what there is to do, after waiting for it for at most `timeout_ms` (0: not at all, -1: for
-/// ever). A bounded amount of work. Signals make it return early, with HEALTHZ_OK. If somebody else
-/// who holds the listening sockets has shut down the last of them, it fails once whoever was connected
-/// has been served, and then every time.
+/// Waits for events for at most `timeout_ms` (0: do not wait, -1: no limit) and handles them: accepts
+/// connections, reads requests and answers them. The amount of work is bounded. A signal ends the wait
+/// early, with HEALTHZ_OK.
 ///
-/// `*events`, if `events` is not NULL, tells how much there was. A loop that is told only once
-/// (EPOLLET) calls again until it is 0.
+/// If another process that shares the listening sockets has shut down all of them, this call fails once
+/// the open connections have been served, and again each time after that.
+///
+/// If `events` is not NULL, `*events` is the number of events handled. A loop that watches the
+/// descriptor edge-triggered (EPOLLET) must call again until it is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_turn(
-    door: *mut Door,
+    server: *mut Healthz,
     timeout_ms: c_int,
     events: *mut usize,
 ) -> HealthzResult {
-    // SAFETY: C promises a door, used by this thread alone, and a place for a number or NULL.
+    // SAFETY: C promises a server, used by no other thread now, and NULL or a size_t to write to.
     unsafe {
-        with(door, |door| {
+        with_server(server, |server| {
             let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
-            let count = door.turn(timeout)?;
+            let count = server.turn(timeout)?;
             if let Some(events) = events.as_mut() {
                 *events = count;
             }
@@ -350,52 +372,52 @@ pub unsafe extern "C" fn healthz_turn(
     }
 }
 
-/// From now on `/readyz` fails with "process is shutting down", and everything else is answered as
-/// before. For the time between SIGTERM and healthz_stop(), in which others learn of it.
+/// From now on `/readyz` fails with "process is shutting down"; all other answers stay as they were. Call
+/// it at SIGTERM, some time before healthz_stop(), so that load balancers stop sending requests.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_shutdown(door: *mut Door) -> HealthzResult {
-    // SAFETY: C promises a door, used by this thread alone.
+pub unsafe extern "C" fn healthz_shutdown(server: *mut Healthz) -> HealthzResult {
+    // SAFETY: C promises a server, used by no other thread now.
     unsafe {
-        with(door, |door| {
-            door.begin_shutdown();
+        with_server(server, |server| {
+            server.begin_shutdown();
             Ok(())
         })
     }
 }
 
-/// Closes the door in good order: with the next healthz_turn() it stops listening, and requests that
-/// are under way have `drain_ms` to end. healthz_is_finished() tells when they have.
+/// Stops the server gracefully. The next healthz_turn() stops listening, and requests in progress get
+/// `drain_ms` to finish. Call healthz_turn() until healthz_is_finished() is not 0.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_stop(door: *mut Door) -> HealthzResult {
-    // SAFETY: C promises a door, used by this thread alone.
-    unsafe { with(door, Door::stop) }
+pub unsafe extern "C" fn healthz_stop(server: *mut Healthz) -> HealthzResult {
+    // SAFETY: C promises a server, used by no other thread now.
+    unsafe { with_server(server, Healthz::stop) }
 }
 
-/// Other than 0 if the door was stopped and has no connection left.
+/// Not 0 if the server was stopped and has no open connection.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_is_finished(door: *mut Door) -> c_int {
+pub unsafe extern "C" fn healthz_is_finished(server: *mut Healthz) -> c_int {
     let mut is_finished = false;
-    // SAFETY: C promises a door, used by this thread alone.
+    // SAFETY: C promises a server, used by no other thread now.
     unsafe {
-        with(door, |door| {
-            is_finished = door.is_finished();
+        with_server(server, |server| {
+            is_finished = server.is_finished();
             Ok(())
         });
     }
     is_finished.into()
 }
 
-/// Copies what the door has seen into `*counters`.
+/// Copies the counters into `*counters`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_counters(
-    door: *mut Door,
+    server: *mut Healthz,
     counters: *mut HealthzCounters,
 ) -> HealthzResult {
-    // SAFETY: C promises a door, and a place for counters or NULL.
+    // SAFETY: C promises a server, and NULL or counters to write to.
     unsafe {
-        with(door, |door| {
-            let counters = place(counters, "counters")?;
-            let seen = door.counters();
+        with_server(server, |server| {
+            let counters = out_pointer(counters, "counters")?;
+            let seen = server.counters();
             *counters = HealthzCounters {
                 accepted: seen.accepted,
                 answered: seen.answered,
@@ -413,75 +435,75 @@ pub unsafe extern "C" fn healthz_counters(
     }
 }
 
-/// Why the door's last call that failed did so, for people: what was tried, what was wrong, what to
-/// do. Never NULL; valid until the next call with this door.
+/// The error message of the last failed call with this server: what was tried, what went wrong and what
+/// to do. Never NULL; valid until the next call with this server.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_error(door: *const Door) -> *const c_char {
-    // SAFETY: C promises a door, used by this thread alone.
-    match unsafe { door.as_ref() } {
-        Some(door) => door.error().as_ptr(),
-        None => c"no door: NULL".as_ptr(),
+pub unsafe extern "C" fn healthz_error(server: *const Healthz) -> *const c_char {
+    // SAFETY: C promises a server, used by no other thread now.
+    match unsafe { server.as_ref() } {
+        Some(server) => server.error().as_ptr(),
+        None => c"the server is NULL; healthz_create() makes one".as_ptr(),
     }
 }
 
-/// Closes the door at once, if healthz_stop() has not, and gives its memory back, the checks' too.
-/// NULL does nothing.
+/// Closes all sockets and frees the memory of the server and its checks. For a graceful end call
+/// healthz_stop() first. NULL does nothing.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_destroy(door: *mut Door) {
-    if !door.is_null() {
-        // A panic in here would be ours; what could not be given back is lost then, and nothing of it is
-        // looked at again, hence AssertUnwindSafe.
-        // SAFETY: C promises a door that nobody uses any more, nor its checks.
-        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { Door::destroy(door) }));
+pub unsafe extern "C" fn healthz_destroy(server: *mut Healthz) {
+    if !server.is_null() {
+        // If this panics, which would be a bug in healthz, the memory leaks. Nothing uses it
+        // afterwards, hence AssertUnwindSafe.
+        // SAFETY: C promises a server that is no longer used, nor are its checks.
+        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { Healthz::destroy(server) }));
     }
 }
 
-/// The check passes until told otherwise. From any thread and any signal handler.
+/// Sets the check to passing. May be called from any thread and any signal handler.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_pass(check: *const HealthzCheck) {
-    // SAFETY: C promises NULL or a check whose door lives.
+    // SAFETY: C promises NULL or a check whose server is not destroyed.
     if let Some(check) = unsafe { check.as_ref() } {
         check.0.pass();
     }
 }
 
-/// The check fails until told otherwise, because of `reason`: up to 255 bytes of UTF-8, copied, shown
-/// under /healthz/NAME. What is not UTF-8 becomes a question mark. NULL is "failing". From any thread
-/// and any signal handler.
+/// Sets the check to failing. `reason` is copied and shown under /healthz/NAME: up to 255 bytes of UTF-8,
+/// where invalid bytes become question marks. NULL means "failing". May be called from any thread and
+/// any signal handler.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_fail(check: *const HealthzCheck, reason: *const c_char) {
-    // SAFETY: C promises NULL or a check whose door lives.
+    // SAFETY: C promises NULL or a check whose server is not destroyed.
     let Some(check) = (unsafe { check.as_ref() }) else {
         return;
     };
     if reason.is_null() {
         return check.0.fail("failing");
     }
-    // SAFETY: not null, so C promises a text that ends with a 0.
-    let bytes = unsafe { bytes_of(reason, REASON_BYTES_MAX + 3) };
+    // SAFETY: not null, so C promises a string that ends with a NUL.
+    let bytes = unsafe { bytes_until_nul(reason, REASON_BYTES_MAX + 3) };
     check.0.fail_fmt(format_args!("{}", Lossy(bytes)));
 }
 
-/// A heartbeat passes until its limit from now; another check passes. From any thread and any signal
-/// handler.
+/// Reports a heartbeat: the check passes until its limit has passed from now. A check from
+/// healthz_add_check() is set to passing. May be called from any thread and any signal handler.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_beat(check: *const HealthzCheck) {
-    // SAFETY: C promises NULL or a check whose door lives.
+    // SAFETY: C promises NULL or a check whose server is not destroyed.
     if let Some(check) = unsafe { check.as_ref() } {
         check.0.beat(now());
     }
 }
 
-/// Other than 0 if the check passes now. From any thread and any signal handler.
+/// Not 0 if the check passes now. May be called from any thread and any signal handler.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_passes(check: *const HealthzCheck) -> c_int {
-    // SAFETY: C promises NULL or a check whose door lives.
+    // SAFETY: C promises NULL or a check whose server is not destroyed.
     let check = unsafe { check.as_ref() };
     check.is_some_and(|check| check.0.passes(now())).into()
 }
 
 #[cfg(test)]
-#[allow(clippy::panic, reason = "a panic is what is tried")]
+#[allow(clippy::panic, reason = "the test causes a panic on purpose")]
 mod tests {
     use std::ptr;
 
@@ -489,53 +511,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_stays_inside_and_the_door_does_nothing_more() {
-        let mut door = ptr::null_mut();
-        // SAFETY: every pointer is a door that lives, null, or a place on this stack.
+    fn a_panic_does_not_leave_the_call_and_later_calls_return_broken() {
+        let mut server = ptr::null_mut();
+        // SAFETY: every pointer is a server that exists, null, or a variable on this stack.
         unsafe {
-            assert_eq!(healthz_create(ptr::null(), &mut door), HEALTHZ_OK);
-            assert_eq!(with(door, |_| panic!("a bug")), HEALTHZ_BROKEN);
-            assert_eq!(healthz_add_ping(door), HEALTHZ_BROKEN);
+            assert_eq!(healthz_create(ptr::null(), &mut server), HEALTHZ_OK);
+            assert_eq!(with_server(server, |_| panic!("a bug")), HEALTHZ_BROKEN);
+            assert_eq!(healthz_add_ping(server), HEALTHZ_BROKEN);
             assert_eq!(
-                healthz_listen(door, c"127.0.0.1:0".as_ptr()),
+                healthz_listen(server, c"127.0.0.1:0".as_ptr()),
                 HEALTHZ_BROKEN
             );
-            assert_eq!(healthz_start(door), HEALTHZ_BROKEN);
-            assert_eq!((healthz_fd(door), healthz_timeout(door)), (-1, -1));
-            let error = CStr::from_ptr(healthz_error(door));
+            assert_eq!(healthz_start(server), HEALTHZ_BROKEN);
+            assert_eq!((healthz_fd(server), healthz_timeout(server)), (-1, -1));
+            let error = CStr::from_ptr(healthz_error(server));
             assert!(error.to_string_lossy().starts_with("a bug in healthz"));
-            healthz_destroy(door);
-            let made = create(ptr::null(), &mut door, |_| panic!("a bug"));
-            assert_eq!((made, door.is_null()), (HEALTHZ_BROKEN, true));
+            healthz_destroy(server);
+            let made = create(ptr::null(), &mut server, |_| panic!("a bug"));
+            assert_eq!((made, server.is_null()), (HEALTHZ_BROKEN, true));
         }
     }
 
-    /// It stayed open, and its owner had been told that it was not its own any more.
+    /// Regression: the descriptor stayed open, although the documentation says that the server owns it.
     #[test]
-    fn a_socket_that_comes_too_late_is_the_doors_all_the_same() {
+    fn a_socket_given_after_start_is_closed() {
         use std::io::Read;
         use std::os::fd::IntoRawFd;
         let (given, mut other) = std::os::unix::net::UnixStream::pair().unwrap();
-        let mut door = ptr::null_mut();
-        // SAFETY: every pointer is a door that lives, or null, and the descriptor was given up.
+        let mut server = ptr::null_mut();
+        // SAFETY: every pointer is a server that exists, or null, and the descriptor is handed over.
         unsafe {
-            assert_eq!(healthz_create(ptr::null(), &mut door), HEALTHZ_OK);
-            assert_eq!(healthz_listen(door, c"127.0.0.1:0".as_ptr()), HEALTHZ_OK);
-            assert_eq!(healthz_start(door), HEALTHZ_OK);
-            let late = healthz_listen_fd(door, given.into_raw_fd());
+            assert_eq!(healthz_create(ptr::null(), &mut server), HEALTHZ_OK);
+            assert_eq!(healthz_listen(server, c"127.0.0.1:0".as_ptr()), HEALTHZ_OK);
+            assert_eq!(healthz_start(server), HEALTHZ_OK);
+            let late = healthz_listen_fd(server, given.into_raw_fd());
             assert_eq!(late, HealthzResult::HEALTHZ_INVALID);
             other.set_nonblocking(true).unwrap();
-            assert_eq!(other.read(&mut [0]).unwrap(), 0, "it is still open");
-            healthz_destroy(door);
+            assert_eq!(other.read(&mut [0]).unwrap(), 0, "the socket is still open");
+            healthz_destroy(server);
         }
     }
 
     #[test]
-    fn a_reason_is_read_no_further_than_its_end() {
-        // SAFETY: both end with a 0, or are longer than what is asked for.
+    fn a_reason_is_not_read_beyond_its_end() {
+        // SAFETY: each ends with a NUL or is as long as the maximum.
         unsafe {
-            assert_eq!(bytes_of(c"short".as_ptr(), 258), b"short");
-            assert_eq!(bytes_of([b'x' as c_char; 4].as_ptr(), 4), b"xxxx");
+            assert_eq!(bytes_until_nul(c"short".as_ptr(), 258), b"short");
+            assert_eq!(bytes_until_nul([b'x' as c_char; 4].as_ptr(), 4), b"xxxx");
         }
     }
 }

@@ -1,8 +1,9 @@
-//! A host with work of its own, and a health endpoint: `host door|axum idle|spin|block|block-yield`.
+//! A busy program with a health endpoint, for the bench `starvation`:
+//! `host healthz|axum idle|spin|block|block-yield`.
 //!
-//! Its work runs in a tokio runtime with a worker a core. With `axum` the endpoint is a task of that
-//! runtime, as is usual; with `door` it is healthz on a thread of its own. Nothing else differs.
-//! Says its address on standard output, and ends when its standard input does.
+//! Its work runs in a tokio runtime with one worker per core. With `axum` the endpoint is a task in that
+//! runtime, as is usual; with `healthz` it is healthz on its own thread. Nothing else differs. It prints its
+//! address and ends when its standard input ends.
 
 use std::error::Error;
 use std::io::Read;
@@ -16,32 +17,32 @@ use tokio::runtime::Runtime;
 static PING: Check = Check::ping();
 static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 
-/// How long a task that blocks does so at a time.
+/// How long a blocking task blocks each time.
 const BLOCK: Duration = Duration::from_millis(200);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [who, load] = &arguments[..] else {
-        return Err("usage: host door|axum idle|spin|block|block-yield".into());
+    let [server, load] = &arguments[..] else {
+        return Err("usage: host healthz|axum idle|spin|block|block-yield".into());
     };
     let workers = std::thread::available_parallelism()?.get();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .enable_io()
         .build()?;
-    let address = match who.as_str() {
-        "door" => serve_door()?,
+    let address = match server.as_str() {
+        "healthz" => serve_healthz()?,
         "axum" => serve_axum(&runtime)?,
-        _ => return Err(format!("{who}: neither door nor axum").into()),
+        _ => return Err(format!("{server}: expected healthz or axum").into()),
     };
     work(&runtime, load, workers)?;
     println!("{address}");
     std::io::stdin().read_to_end(&mut Vec::new())?;
-    // A runtime whose workers never yield cannot be shut down.
+    // Exit at once: a runtime whose workers never yield cannot be shut down.
     std::process::exit(0);
 }
 
-fn serve_door() -> Result<SocketAddr, Box<dyn Error>> {
+fn serve_healthz() -> Result<SocketAddr, Box<dyn Error>> {
     let mut listeners = Listeners::new();
     listeners.bind(&Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))))?;
     let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
@@ -51,7 +52,7 @@ fn serve_door() -> Result<SocketAddr, Box<dyn Error>> {
     });
     // Dropping the handle leaves the thread running.
     healthz::server::spawn(server)?;
-    address.ok_or_else(|| "no address".into())
+    address.ok_or_else(|| "the server has no TCP address".into())
 }
 
 fn serve_axum(runtime: &Runtime) -> Result<SocketAddr, Box<dyn Error>> {
@@ -66,7 +67,7 @@ fn serve_axum(runtime: &Runtime) -> Result<SocketAddr, Box<dyn Error>> {
 fn work(runtime: &Runtime, load: &str, workers: usize) -> Result<(), Box<dyn Error>> {
     match load {
         "idle" => {}
-        // Twice as many as there are cores, so that the machine is full as well.
+        // Two per core, so that other threads must wait for a CPU.
         "spin" => {
             for _ in 0..2 * workers {
                 runtime.spawn(async {
@@ -76,7 +77,7 @@ fn work(runtime: &Runtime, load: &str, workers: usize) -> Result<(), Box<dyn Err
                 });
             }
         }
-        // The cores are free, but no worker is.
+        // The cores are idle, but all workers are blocked.
         "block" => {
             for _ in 0..8 * workers {
                 runtime.spawn(async {
@@ -96,7 +97,7 @@ fn work(runtime: &Runtime, load: &str, workers: usize) -> Result<(), Box<dyn Err
                 });
             }
         }
-        _ => return Err(format!("{load}: not a load").into()),
+        _ => return Err(format!("{load}: expected idle, spin, block or block-yield").into()),
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! What this crate takes for requests.
+//! The requests that healthz finds in a stream.
 
 use std::ops::Range;
 
 use healthz::http::{Connection, Context, Fields, Method, Phase, Request, StatusCode, Writer};
 use healthz::{Instant, Limits};
 
-/// What a request asks for, as far as both readers tell.
+/// The parts of a request that both parsers report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asks {
-    /// Of a method that this crate does not know there is only that.
+pub struct RequestSummary {
+    /// `another` for a method that healthz does not know.
     pub method: &'static str,
     pub authority: Option<String>,
     pub path: String,
@@ -16,30 +16,30 @@ pub struct Asks {
 }
 
 #[derive(Debug)]
-pub struct Taken {
-    pub asks: Asks,
-    /// Where its head is in the stream, with the empty lines before it.
+pub struct AcceptedRequest {
+    pub summary: RequestSummary,
+    /// The place of its head in the stream, including empty lines before it.
     pub head: Range<usize>,
 }
 
 /// Why there are no more requests.
 #[derive(Debug)]
 pub enum End {
-    /// More bytes are waited for.
-    Waits,
-    /// What begins at `at` is none.
-    Refuses { at: usize, status: String },
-    /// The connection was closed without a word behind the last answer.
-    Closes,
+    /// The last request is not complete.
+    Incomplete,
+    /// The head that begins at `at` was refused.
+    Refused { at: usize, status: String },
+    /// The connection was closed after the last response.
+    Closed,
 }
 
-pub struct Ours {
-    pub requests: Vec<Taken>,
+pub struct HealthzReading {
+    pub requests: Vec<AcceptedRequest>,
     pub end: End,
 }
 
-impl Ours {
-    /// Gives the connection byte after byte, so that where a head ends is what it has consumed.
+impl HealthzReading {
+    /// Reads the stream one byte at a time, so that the number of consumed bytes tells where a head ends.
     pub fn read(stream: &[u8]) -> Self {
         let context = Context {
             now: Instant::ZERO,
@@ -48,56 +48,56 @@ impl Ours {
             is_last: false,
         };
         let mut connection = Connection::new(Instant::ZERO);
-        let mut requests: Vec<Taken> = Vec::new();
-        // Where the head begins that is being read, and how far everything is done with.
-        let (mut head, mut done) = (0, 0);
+        let mut requests: Vec<AcceptedRequest> = Vec::new();
+        // Where the current head begins, and how many bytes are consumed.
+        let (mut head, mut consumed) = (0, 0);
         let mut tx = [0; 1024];
         for end in 1..=stream.len() {
-            let mut asks = None;
+            let mut summary = None;
             let mut answer = |request: &Request<'_>, writer: Writer<'_>| {
-                asks = Some(Asks::new(request));
+                summary = Some(RequestSummary::new(request));
                 writer.fixed(StatusCode::OK, Fields::None, b"")
             };
             let was = connection.phase();
-            let rx = &stream[done..end];
+            let rx = &stream[consumed..end];
             let progress = connection.receive(&context, rx, &mut tx, &mut answer);
             if was == Phase::Body && connection.phase() != Phase::Body {
-                head = done + progress.consumed;
+                head = consumed + progress.consumed;
             }
-            done += progress.consumed;
-            if let Some(asks) = asks {
-                requests.push(Taken {
-                    asks,
-                    head: head..done,
+            consumed += progress.consumed;
+            if let Some(summary) = summary {
+                requests.push(AcceptedRequest {
+                    summary,
+                    head: head..consumed,
                 });
-                head = done;
+                head = consumed;
             }
             if connection.phase() == Phase::Closing {
                 let end = refusal(&tx[..progress.written], progress.refused, head);
-                return Ours { requests, end };
+                return HealthzReading { requests, end };
             }
         }
-        Ours {
+        HealthzReading {
             requests,
-            end: End::Waits,
+            end: End::Incomplete,
         }
     }
 }
 
 fn refusal(answer: &[u8], refused: u32, at: usize) -> End {
     if refused == 0 {
-        return End::Closes;
+        return End::Closed;
     }
     let status = &answer["HTTP/1.1 ".len()..][..3];
     let status = String::from_utf8_lossy(status).into_owned();
-    End::Refuses { at, status }
+    End::Refused { at, status }
 }
 
-impl Asks {
+impl RequestSummary {
     fn new(request: &Request<'_>) -> Self {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let target = request.target();
-        Asks {
+        RequestSummary {
             method: match request.method() {
                 Method::Get => "GET",
                 Method::Head => "HEAD",

@@ -1,97 +1,97 @@
-//! Where this crate and hyper may differ, and why. Whatever is not here is a finding.
+//! Where healthz and hyper may differ, and why. Any other difference is a finding.
 
 use std::net::Ipv6Addr;
 
+use super::healthz_reader::{AcceptedRequest, End, RequestSummary};
 use super::model::are_extensions;
-use super::ours::{Asks, End, Taken};
 
-/// The first place where they differ: one of them has a request there.
+/// The first place where they differ: only one of them accepts a request there.
 pub struct Case<'s> {
     pub stream: &'s [u8],
-    /// The last request that both took.
-    pub before: Option<&'s Taken>,
-    pub ours: Option<&'s Taken>,
-    pub theirs: Option<&'s Asks>,
+    /// The last request that both accepted.
+    pub before: Option<&'s AcceptedRequest>,
+    pub healthz: Option<&'s AcceptedRequest>,
+    pub hyper: Option<&'s RequestSummary>,
     pub end: &'s End,
 }
 
-pub struct Row {
-    #[expect(dead_code, reason = "for who reads the table")]
+pub struct Difference {
+    #[expect(dead_code, reason = "documents the entry")]
     what: &'static str,
-    #[expect(dead_code, reason = "for who reads the table")]
+    #[expect(dead_code, reason = "documents the entry")]
     source: &'static str,
-    here: Here,
-    /// Of the head that only one of them takes, or of the last one before.
-    is: fn(&Head<'_>) -> bool,
+    healthz: Healthz,
+    /// True for the head that only one of them accepts, or for the last one before it.
+    applies: fn(&Head<'_>) -> bool,
 }
 
-/// What this crate does.
-enum Here {
-    /// Refuses with this status the head that hyper takes.
+/// What healthz does.
+enum Healthz {
+    /// Refuses with this status a head that hyper accepts.
     Refuses(&'static str),
-    /// Closes behind the last request that both took; hyper goes on.
+    /// Closes after the last request that both accepted; hyper continues.
     Closes,
-    /// Takes the head that hyper refuses.
-    Takes,
-    /// Goes on behind the last request that both took; hyper does not.
-    GoesOn,
+    /// Accepts a head that hyper refuses.
+    Accepts,
+    /// Continues after the last request that both accepted; hyper does not.
+    Continues,
 }
 
-const fn row(
+const fn difference(
     what: &'static str,
     source: &'static str,
-    here: Here,
-    is: fn(&Head<'_>) -> bool,
-) -> Row {
-    Row {
+    healthz: Healthz,
+    applies: fn(&Head<'_>) -> bool,
+) -> Difference {
+    Difference {
         what,
         source,
-        here,
-        is,
+        healthz,
+        applies,
     }
 }
 
-use Here::{Closes, GoesOn, Refuses, Takes};
+use Healthz::{Accepts, Closes, Continues, Refuses};
 
-pub const ROWS: &[Row] = &[
-    row(
+pub const ALLOWED: &[Difference] = &[
+    difference(
         "HTTP/1.1 without Host",
         "RFC 9112 3.2",
         Refuses("400"),
         |head| head.version != "HTTP/1.0" && head.all("host").is_empty(),
     ),
-    row(
+    difference(
         "more than one Host",
         "RFC 9112 3.2",
         Refuses("400"),
         |head| head.all("host").len() > 1,
     ),
-    row(
-        "Host is no host and port",
+    difference(
+        "Host is not a host and port",
         "RFC 9112 3.2, RFC 9110 7.2",
         Refuses("400"),
         |head| head.all("host").iter().any(|host| !is_authority(host, "%")),
     ),
-    row(
+    difference(
         "some lines end in LF, some in CRLF",
         "stricter than RFC 9112 2.2",
         Refuses("400"),
         |head| head.lines_in_crlf != 0 && head.lines_in_crlf != head.lines,
     ),
-    row(
-        "more empty lines in front than a few",
+    difference(
+        "more than 8 empty lines before the request line",
         "stricter than RFC 9112 2.2",
         Refuses("400"),
         |head| head.empty_lines > 8,
     ),
-    row(
-        "Content-Length twice, even the same",
+    difference(
+        "two Content-Length fields, even if equal",
         "stricter than RFC 9112 6.3",
         Refuses("400"),
         |head| head.all("content-length").len() > 1,
     ),
-    row(
-        "Content-Length is no number below 2^63",
+    difference(
+        "Content-Length is not a number below 2^63",
         "RFC 9112 6.3",
         Refuses("400"),
         |head| {
@@ -101,8 +101,8 @@ pub const ROWS: &[Row] = &[
             !head.all("content-length").iter().all(is_number)
         },
     ),
-    row(
-        "a transfer coding but chunked, or chunked twice",
+    difference(
+        "a transfer coding other than chunked, or chunked twice",
         "RFC 9112 6.1",
         Refuses("501"),
         |head| {
@@ -113,8 +113,8 @@ pub const ROWS: &[Row] = &[
                     .any(|coding| !coding.eq_ignore_ascii_case("chunked"))
         },
     ),
-    row(
-        "an expectation that is not known",
+    difference(
+        "an unknown expectation",
         "RFC 9110 10.1.1",
         Refuses("417"),
         |head| {
@@ -124,17 +124,17 @@ pub const ROWS: &[Row] = &[
                     .any(|member| !member.eq_ignore_ascii_case("100-continue"))
         },
     ),
-    row("CONNECT", "RFC 9110 9.3.6", Refuses("501"), |head| {
+    difference("CONNECT", "RFC 9110 9.3.6", Refuses("501"), |head| {
         head.method == "CONNECT"
     }),
-    row(
-        "a target that is no path and no http URI",
+    difference(
+        "a target that is neither a path nor an http URI",
         "RFC 9112 3.2, RFC 3986 3.3",
         Refuses("400"),
         |head| !is_target(head.method, head.target),
     ),
-    row(
-        "a body that was to be asked for",
+    difference(
+        "a body after Expect: 100-continue",
         "RFC 9110 10.1.1",
         Closes,
         |head| {
@@ -144,28 +144,25 @@ pub const ROWS: &[Row] = &[
             head.expectations().next().is_some() && has_body
         },
     ),
-    row(
-        "a chunked body against the grammar",
-        "RFC 9112 7.1",
-        Closes,
-        |head| !head.all("transfer-encoding").is_empty() && chunks_are_wrong(head.behind),
-    ),
-    row(
-        "close beside an option that is not ASCII: hyper passes over the whole field",
+    difference("a malformed chunked body", "RFC 9112 7.1", Closes, |head| {
+        !head.all("transfer-encoding").is_empty() && chunks_are_wrong(head.rest)
+    }),
+    difference(
+        "close together with a non-ASCII option: hyper ignores the whole field",
         "RFC 9110 7.6.1, 5.5",
         Closes,
         |head| head.connection_is_not_ascii("close"),
     ),
-    row(
-        "keep-alive beside an option that is not ASCII",
+    difference(
+        "keep-alive together with a non-ASCII option",
         "RFC 9110 7.6.1, 5.5",
-        GoesOn,
+        Continues,
         |head| head.connection_is_not_ascii("keep-alive"),
     ),
-    row(
-        "HTTP/1.2 to HTTP/1.9, as 1.1",
+    difference(
+        "HTTP/1.2 to HTTP/1.9, treated as 1.1",
         "RFC 9110 2.5",
-        Takes,
+        Accepts,
         |head| {
             matches!(
                 head.version.as_bytes(),
@@ -173,84 +170,84 @@ pub const ROWS: &[Row] = &[
             )
         },
     ),
-    row(
+    difference(
         "Transfer-Encoding in HTTP/1.0: answered, then closed",
         "RFC 9112 6.1",
-        Takes,
+        Accepts,
         |head| head.version == "HTTP/1.0" && !head.all("transfer-encoding").is_empty(),
     ),
-    row(
-        "a query with what RFC 3986 has no place for",
-        "as Go's ParseQuery; laxer than RFC 3986 3.4",
-        Takes,
+    difference(
+        "a query with characters that RFC 3986 does not allow",
+        "same as Go's ParseQuery; laxer than RFC 3986 3.4",
+        Accepts,
         |head| {
             let query = head.target.splitn(2, |byte| *byte == b'?').nth(1);
             query.is_some_and(|query| !is_text(query, "-._~!$&'()*+,;=:@/?"))
         },
     ),
-    row(
-        "an encoded host in the target",
+    difference(
+        "a percent-encoded host in the target",
         "RFC 3986 3.2.2",
-        Takes,
+        Accepts,
         |head| head.authority().contains('%'),
     ),
-    row(
-        "a host literal of a later IP",
+    difference(
+        "an IPvFuture host literal",
         "RFC 3986 3.2.2",
-        Takes,
+        Accepts,
         |head| head.authority().to_ascii_lowercase().starts_with("[v"),
     ),
-    row(
-        "no port behind its colon in the target",
+    difference(
+        "a colon without a port in the target",
         "RFC 3986 3.2.3",
-        Takes,
+        Accepts,
         |head| head.authority().ends_with(':'),
     ),
-    row(
-        "an Upgrade that is not followed",
+    difference(
+        "an Upgrade, which healthz ignores",
         "RFC 9110 7.8",
-        GoesOn,
+        Continues,
         |head| !head.all("upgrade").is_empty(),
     ),
 ];
 
-impl Row {
+impl Difference {
     pub fn allows(&self, case: &Case<'_>) -> bool {
-        let at = match (&self.here, case.end) {
-            (Refuses(wanted), End::Refuses { at, status, .. })
-                if case.theirs.is_some() && status == wanted =>
+        let at = match (&self.healthz, case.end) {
+            (Refuses(wanted), End::Refused { at, status, .. })
+                if case.hyper.is_some() && status == wanted =>
             {
                 *at
             }
-            (Closes, End::Closes) if case.theirs.is_some() => match case.before {
+            (Closes, End::Closed) if case.hyper.is_some() => match case.before {
                 Some(before) => before.head.start,
                 None => return false,
             },
-            (Takes, _) => match case.ours {
-                Some(ours) => ours.head.start,
+            (Accepts, _) => match case.healthz {
+                Some(accepted) => accepted.head.start,
                 None => return false,
             },
-            (GoesOn, _) => match (case.ours, case.before) {
+            (Continues, _) => match (case.healthz, case.before) {
                 (Some(_), Some(before)) => before.head.start,
                 _ => return false,
             },
             _ => return false,
         };
-        Head::new(&case.stream[at..]).is_some_and(|head| (self.is)(&head))
+        Head::new(&case.stream[at..]).is_some_and(|head| (self.applies)(&head))
     }
 }
 
-/// A head, taken apart without asking whether it is one.
+/// A head, split into parts without validating it.
 struct Head<'s> {
     empty_lines: usize,
     method: &'s str,
     target: &'s [u8],
     version: &'s str,
-    /// Names in small letters, values without spaces around them; what is not text is replaced.
+    /// Names in lower case, values without surrounding spaces, invalid UTF-8 replaced.
     fields: Vec<(String, String)>,
     lines: usize,
     lines_in_crlf: usize,
-    behind: &'s [u8],
+    rest: &'s [u8],
 }
 
 impl<'s> Head<'s> {
@@ -288,11 +285,11 @@ impl<'s> Head<'s> {
             fields: fields.collect(),
             lines: head.len(),
             lines_in_crlf: in_crlf,
-            behind: &stream[used..],
+            rest: &stream[used..],
         })
     }
 
-    /// Of a target in absolute-form; else empty.
+    /// The authority of a target in absolute-form; otherwise empty.
     fn authority(&self) -> &str {
         let target = str::from_utf8(self.target).unwrap_or_default();
         let rest = target.split_once("://").map_or("", |(_, rest)| rest);
@@ -346,7 +343,7 @@ fn is_authority(text: &str, zone_separator: &str) -> bool {
             let (address, zone) = address
                 .split_once(zone_separator)
                 .unwrap_or((address, "zone"));
-            // Of a later version: IPvFuture.
+            // IPvFuture: an address of a later IP version.
             let is_future = address
                 .strip_prefix(['v', 'V'])
                 .and_then(|rest| rest.split_once('.'))
@@ -390,29 +387,29 @@ fn is_target(method: &str, target: &[u8]) -> bool {
         && query.chars().all(|c| c.is_ascii_graphic() && c != '#')
 }
 
-/// Letters, digits, what is in `others`, and whole percent-encodings.
+/// True if the text consists of letters, digits, characters of `others` and complete percent-encodings.
 fn is_text(text: &[u8], others: &str) -> bool {
     let mut rest = text;
-    while let [first, behind @ ..] = rest {
-        rest = match (first, behind) {
-            (b'%', [high, low, behind @ ..])
+    while let [first, after @ ..] = rest {
+        rest = match (first, after) {
+            (b'%', [high, low, after @ ..])
                 if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
             {
-                behind
+                after
             }
             (b'%', _) => return false,
-            _ if first.is_ascii_alphanumeric() || others.as_bytes().contains(first) => behind,
+            _ if first.is_ascii_alphanumeric() || others.as_bytes().contains(first) => after,
             _ => return false,
         };
     }
     true
 }
 
-/// Whether what begins like a chunked body goes on otherwise; not if it just ends too early.
+/// True if a chunked body is malformed; false if it only ends too early.
 fn chunks_are_wrong(body: &[u8]) -> bool {
     let mut rest = body;
     loop {
-        let Some((line, behind)) = line(rest) else {
+        let Some((line, after)) = line(rest) else {
             return false;
         };
         let Some(line) = line.strip_suffix(b"\r") else {
@@ -430,10 +427,10 @@ fn chunks_are_wrong(body: &[u8]) -> bool {
             return true;
         };
         if size == 0 {
-            return trailer_is_wrong(behind);
+            return trailer_is_wrong(after);
         }
-        match behind.get(size..) {
-            Some([b'\r', b'\n', behind @ ..]) => rest = behind,
+        match after.get(size..) {
+            Some([b'\r', b'\n', after @ ..]) => rest = after,
             Some([] | [b'\r']) | None => return false,
             Some(_) => return true,
         }
@@ -441,7 +438,7 @@ fn chunks_are_wrong(body: &[u8]) -> bool {
 }
 
 fn trailer_is_wrong(mut rest: &[u8]) -> bool {
-    while let Some((text, behind)) = line(rest) {
+    while let Some((text, after)) = line(rest) {
         let Some(text) = text.strip_suffix(b"\r") else {
             return true;
         };
@@ -459,7 +456,7 @@ fn trailer_is_wrong(mut rest: &[u8]) -> bool {
         {
             return true;
         }
-        rest = behind;
+        rest = after;
     }
     false
 }

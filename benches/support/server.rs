@@ -1,8 +1,8 @@
-//! healthz in a process of its own, and clients of it that count on every answer.
+//! Runs healthz in a separate process, and clients that check each response.
 //!
-//! The process is the bench's own program, started again with `--child serve`, so that what is
-//! measured is the library and nothing else runs in it. It ends when its standard input does. It can
-//! also be the `healthz` program, or run below a program that counts what it does.
+//! The process is the bench program itself, started again with `--child serve`, so that only the library
+//! runs in it. It ends when its standard input ends. Instead it can be the `healthz` program, or run under
+//! a program that counts instructions or system calls.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
 use std::fs::File;
@@ -15,21 +15,21 @@ use std::time::Duration;
 use healthz::server::{Address, Config, Listeners, Server};
 use healthz::{Check, Endpoint, Instant, Limits, Responder};
 
-/// Leaves its connection open.
+/// Keeps the connection open.
 pub const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost:10248\r\n\r\n";
-/// Asks for its connection to be closed.
+/// Requests that the server closes the connection.
 pub const REQUEST_CLOSE: &[u8] =
     b"GET /healthz HTTP/1.1\r\nHost: localhost:10248\r\nConnection: close\r\n\r\n";
 
-/// What a client says in its heads: the same every time, or every other time something else.
+/// Whether all request heads are equal, or every second one differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heads {
     Same,
     Changing,
 }
 
-/// Makes another head of a request that means the same and is as long: it names another port.
-pub fn change(request: &mut [u8]) {
+/// Changes the port in a request: another head with the same meaning and length.
+pub fn change_port(request: &mut [u8]) {
     for port in 0..request.len().saturating_sub(5) {
         if request[port..].starts_with(b"10248") {
             request[port + 4] = b'9';
@@ -38,38 +38,38 @@ pub fn change(request: &mut [u8]) {
 }
 
 impl Heads {
-    /// What is sent at even and at odd times.
+    /// The requests to send alternately.
     fn of(self, request: &[u8]) -> [Vec<u8>; 2] {
         let mut both = [request.to_vec(), request.to_vec()];
         if self == Heads::Changing {
-            change(&mut both[1]);
+            change_port(&mut both[1]);
         }
         both
     }
 }
 
-/// Longer than any run: no connection may end, and no check fail, because a machine is slow.
+/// Longer than any run, so that no connection expires and no check fails on a slow machine.
 const LONG: Duration = Duration::from_secs(3600);
-/// Longer than an answer takes below valgrind on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than a response takes under valgrind on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is served.
+/// The settings of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    /// Places in the table of connections.
+    /// Most open connections.
     pub connections: usize,
-    /// Checks of each endpoint.
+    /// Number of checks of each endpoint.
     pub checks: usize,
 }
 
 impl Setup {
-    /// The kubelet's checks, default limits.
+    /// The checks of the kubelet, and default limits.
     pub const KUBELET: Setup = Setup {
         connections: healthz::limits::CONNECTIONS_DEFAULT,
         checks: 3,
     };
 
-    /// Settings of the server: the defaults but for the table and for times.
+    /// The defaults, except for the number of connections and the time limits.
     pub fn config(&self) -> Config {
         Config {
             connections: self.connections,
@@ -81,7 +81,7 @@ impl Setup {
         }
     }
 
-    /// What makes the bench's own program [`serve`].
+    /// The arguments that make the bench program call [`serve`].
     pub fn arguments(&self) -> Vec<String> {
         let [connections, checks] = [self.connections, self.checks].map(|n| n.to_string());
         ["--child", "serve", &connections, &checks]
@@ -90,8 +90,8 @@ impl Setup {
     }
 }
 
-/// The kubelet's `ping`, `log` and `syncloop`, as many of them as asked for, and heartbeats after
-/// them; all passing from `now` on.
+/// The checks `ping`, `log` and `syncloop` of the kubelet, then heartbeats, `checks` in total. All pass from
+/// `now` on.
 pub fn endpoints(checks: usize, now: Instant) -> &'static [Endpoint<'static>] {
     let kubelet = [
         Check::ping(),
@@ -111,8 +111,8 @@ pub fn endpoints(checks: usize, now: Instant) -> &'static [Endpoint<'static>] {
     Box::leak(Box::new(Endpoint::kubernetes(checks.leak())))
 }
 
-/// `--child serve CONNECTIONS CHECKS`: says its address, serves until standard input ends, and then
-/// says what it counted. A line of input makes the last check fail for good, which it says too.
+/// `--child serve CONNECTIONS CHECKS`: prints its address, serves until standard input ends, then prints its
+/// counters. A line of input makes the last check fail permanently; it prints the name of the check.
 pub fn serve(connections: &str, checks: &str) {
     let setup = Setup {
         connections: connections.parse().unwrap(),
@@ -124,13 +124,13 @@ pub fn serve(connections: &str, checks: &str) {
     let server = Server::new(Responder::new(endpoints), listeners, setup.config());
     let address = server.local_addresses().next();
     let Some(Address::Tcp(address)) = address else {
-        panic!("not on TCP: {address:?}");
+        panic!("the server has no TCP address: {address:?}");
     };
     let handle = healthz::server::spawn(server).unwrap();
     println!("{address}");
     for _ in io::stdin().lines() {
         let check = endpoints[0].checks().last().unwrap();
-        check.fail("somebody said so");
+        check.fail("requested by the bench");
         println!("{}", check.name());
     }
     handle.stop();
@@ -141,53 +141,53 @@ pub fn serve(connections: &str, checks: &str) {
     );
 }
 
-/// What a server says it did.
+/// The counters that a server prints at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tally {
+pub struct ServerCounts {
     pub answered: u64,
     pub accepted: u64,
     pub evicted: u64,
 }
 
-/// A server in a process of its own.
-pub struct Door {
+/// A server in a separate process, which is killed when this is dropped.
+pub struct ServerProcess {
     child: Child,
     output: Box<dyn BufRead>,
     pub address: SocketAddr,
 }
 
-impl Door {
-    /// The library.
-    pub fn start(setup: Setup) -> Door {
+impl ServerProcess {
+    /// Starts a server with the library.
+    pub fn start(setup: Setup) -> ServerProcess {
         let mut program = Command::new(std::env::current_exe().unwrap());
         program.args(setup.arguments());
-        Door::of(program)
+        ServerProcess::spawn(program)
     }
 
-    /// The library, in a process that `command` starts; see [`Setup::arguments`].
-    pub fn of(mut command: Command) -> Door {
+    /// Starts a server with `command`, which ends with [`Setup::arguments`].
+    pub fn spawn(mut command: Command) -> ServerProcess {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
         let Ok(address) = line.trim().parse() else {
-            panic!("{command:?} does not serve");
+            panic!("{command:?} printed no address: {line:?}");
         };
-        Door {
+        ServerProcess {
             child,
             output: Box::new(output),
             address,
         }
     }
 
-    /// The `healthz` program with default settings.
-    pub fn daemon(program: &std::path::Path) -> Door {
-        Door::daemon_with(program, &[])
+    /// Starts the `healthz` program with default settings.
+    pub fn daemon(program: &std::path::Path) -> ServerProcess {
+        ServerProcess::daemon_with(program, &[])
     }
 
-    /// The same with more arguments.
-    pub fn daemon_with(program: &std::path::Path, arguments: &[&str]) -> Door {
+    /// Starts the `healthz` program with more arguments.
+    pub fn daemon_with(program: &std::path::Path, arguments: &[&str]) -> ServerProcess {
         let mut child = Command::new(program)
             .args(["--listen", "127.0.0.1:0"])
             .args(arguments)
@@ -204,16 +204,16 @@ impl Door {
             address.get(..end)?.parse().ok()
         });
         let Some(address) = address else {
-            panic!("{} does not say where it serves: {line}", program.display());
+            panic!("{} printed no address, but: {line}", program.display());
         };
-        Door {
+        ServerProcess {
             child,
             output: Box::new(output),
             address,
         }
     }
 
-    /// Makes a check fail. Returns its name once it does: not for the daemon.
+    /// Makes a check fail and returns its name. Not for the daemon.
     pub fn fail(&mut self) -> String {
         self.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
         let mut line = String::new();
@@ -221,15 +221,14 @@ impl Door {
         line.trim().to_owned()
     }
 
-    /// Of its process.
+    /// The process ID.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Fills the daemon's stderr, which nobody reads meanwhile, so that its log is blocked. Returns how
-    /// many bytes that took.
+    /// Fills the pipe at the daemon's stderr, so that its log blocks. Returns the number of bytes written.
     pub fn block_log(&self) -> usize {
-        // Opened anew: the daemon's own descriptor has to stay one that blocks.
+        // A second description of the pipe: the daemon's own must stay blocking.
         let mut log = File::options()
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
@@ -245,12 +244,12 @@ impl Door {
         }
     }
 
-    /// Reads as much of it as [`block_log`](Door::block_log) wrote.
+    /// Reads the bytes that [`block_log`](ServerProcess::block_log) wrote.
     pub fn unblock_log(&mut self, filled: usize) {
         self.output.read_exact(&mut vec![0; filled]).unwrap();
     }
 
-    /// Asks the daemon to stop; its last word is what it counted.
+    /// Stops the daemon with SIGTERM and returns its last log line: its counters.
     pub fn stop_daemon(mut self) -> String {
         let process = nix::unistd::Pid::from_raw(self.id() as i32);
         nix::sys::signal::kill(process, nix::sys::signal::SIGTERM).unwrap();
@@ -259,20 +258,20 @@ impl Door {
         assert!(self.child.wait().unwrap().success(), "{text}");
         match text.rsplit_once("stopped: ") {
             Some((_, last)) => last.trim().to_owned(),
-            None => panic!("the daemon has no last word: {text}"),
+            None => panic!("the daemon did not log `stopped: ` with its counters: {text}"),
         }
     }
 
-    /// Ends it in good order, and what it counted. Not for the daemon: see
-    /// [`stop_daemon`](Door::stop_daemon).
-    pub fn stop(mut self) -> Tally {
+    /// Stops the server and returns its counters. For the daemon use
+    /// [`stop_daemon`](ServerProcess::stop_daemon).
+    pub fn stop(mut self) -> ServerCounts {
         drop(self.child.stdin.take());
         let mut text = String::new();
         self.output.read_to_string(&mut text).unwrap();
         assert!(self.child.wait().unwrap().success(), "the server failed");
         let mut numbers = text.split_whitespace().map(|word| word.parse().unwrap());
         let mut next = || numbers.next().unwrap();
-        Tally {
+        ServerCounts {
             answered: next(),
             accepted: next(),
             evicted: next(),
@@ -280,34 +279,37 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
-        // After stop() it is gone already.
+        // After stop() it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A connection that is kept, with so many requests under way at a time.
+/// A client with one keep-alive connection and a fixed number of pipelined requests.
 pub struct Client {
     pub stream: TcpStream,
-    /// For this time and the next.
+    /// The next batch of requests, and the one after it.
     requests: [Vec<u8>; 2],
     answers: Vec<u8>,
     depth: usize,
 }
 
 impl Client {
-    /// Connects, and asks once to learn how long an answer is.
+    /// Connects, and sends one request to learn the length of a response.
     pub fn connect(address: SocketAddr, depth: usize, heads: Heads) -> Client {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.write_all(REQUEST).unwrap();
         let mut answer = [0; 512];
         let mut size = 0;
         while !answer[..size].ends_with(b"\r\n\r\nok") {
             let read = stream.read(&mut answer[size..]).unwrap();
-            assert!(read > 0, "closed instead of answered");
+            assert!(
+                read > 0,
+                "the server closed the connection without a response"
+            );
             size += read;
         }
         Client {
@@ -318,8 +320,8 @@ impl Client {
         }
     }
 
-    /// Sends so many requests as the depth is, in one write, and reads the answers to all of them.
-    pub fn ask(&mut self) {
+    /// Sends `depth` requests in one write and reads all responses.
+    pub fn request(&mut self) {
         self.stream.write_all(&self.requests[0]).unwrap();
         self.requests.swap(0, 1);
         self.stream.read_exact(&mut self.answers).unwrap();
@@ -329,10 +331,10 @@ impl Client {
     }
 }
 
-/// One request on a connection of its own, which the server closes.
-pub fn ask_and_close(address: SocketAddr, heads: Heads, index: u64) {
+/// Sends one request on a new connection, which the server closes after the response.
+pub fn request_and_close(address: SocketAddr, heads: Heads, index: u64) {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let request = &heads.of(REQUEST_CLOSE)[index as usize % 2];
     stream.write_all(request).unwrap();
     let mut answer = [0; 512];
@@ -348,5 +350,9 @@ pub fn ask_and_close(address: SocketAddr, heads: Heads, index: u64) {
 
 fn assert_ok(answer: &[u8]) {
     let is_ok = answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(b"\r\n\r\nok");
-    assert!(is_ok, "not ok: {}", answer.escape_ascii());
+    assert!(
+        is_ok,
+        "not a 200 response with the body `ok`: {}",
+        answer.escape_ascii()
+    );
 }

@@ -1,11 +1,12 @@
-//! The door on smoltcp's TCP sockets: all of it, in memory of its caller's, without an operating
-//! system, a heap or a clock.
+//! A health server on the TCP sockets of smoltcp. It needs no operating system, heap or clock; the caller
+//! gives it its memory.
 //!
-//! Knows no device and no interface. To be turned whenever the interface was polled, and when the
-//! time has come that [`Door::turn`] names; [`super::net`] does both.
+//! It knows nothing about the network device and the interface. Call [`HealthServer::turn`] after each
+//! poll of the interface, and at the latest at the time that it returns; [`super::net`] does both.
 //!
-//! Bytes stay in the sockets' own buffers: requests are looked at in a copy that all connections share,
-//! and taken out when they are answered; answers are written to another, and are sent whole.
+//! Received bytes stay in the buffer of their socket until they are processed: all connections share one
+//! buffer into which they are copied to be parsed. A response is written to a second shared buffer and
+//! then sent whole.
 
 use healthz::http::{Connection, Context, Next, Phase, Progress};
 use healthz::{Instant, Limits, Responder};
@@ -13,117 +14,118 @@ use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 
 pub const PORT: u16 = 10248;
-/// Sockets: as many connections at once and one more, which is always kept free for the next probe.
-pub const SEATS: usize = 3;
+/// Number of sockets. One of them is kept free for the next client, the others can have a connection.
+pub const SOCKETS: usize = 3;
 const HEAD_BYTES: usize = 512;
-/// Room for the longest answer to such heads, a redirect of a target full of quotes.
+/// The longest response to such heads: a redirect to a path that consists of quotes.
 const ANSWER_BYTES: usize = 4608;
 const LIMITS: Limits = Limits {
     request_head_bytes: HEAD_BYTES,
     ..Limits::DEFAULT
 };
 
-/// What the door needs: 20 KiB.
+/// The memory of the server: 20 KiB.
 pub struct Memory {
-    sockets: [([u8; HEAD_BYTES], [u8; ANSWER_BYTES]); SEATS],
+    sockets: [([u8; HEAD_BYTES], [u8; ANSWER_BYTES]); SOCKETS],
     shared: ([u8; HEAD_BYTES], [u8; ANSWER_BYTES]),
 }
 
 impl Memory {
     pub const fn new() -> Self {
         Memory {
-            sockets: [([0; HEAD_BYTES], [0; ANSWER_BYTES]); SEATS],
+            sockets: [([0; HEAD_BYTES], [0; ANSWER_BYTES]); SOCKETS],
             shared: ([0; HEAD_BYTES], [0; ANSWER_BYTES]),
         }
     }
 }
 
-/// The door: see the module.
-pub struct Door<'a> {
+/// The server; see the module.
+pub struct HealthServer<'a> {
     responder: Responder<'a>,
-    seats: [Seat; SEATS],
-    /// Connections that have come.
+    slots: [Slot; SOCKETS],
+    /// Connections accepted so far.
     count: u32,
     rx: &'a mut [u8],
     tx: &'a mut [u8],
 }
 
 /// A socket, and the connection in it.
-struct Seat {
+struct Slot {
     socket: SocketHandle,
     connection: Option<Connection>,
-    /// Which one it is of those that have come.
+    /// The number of the connection, counted from the first one accepted.
     number: u32,
 }
 
-impl<'a> Door<'a> {
-    /// Puts the door's sockets into `sockets`, which has room for [`SEATS`] more.
+impl<'a> HealthServer<'a> {
+    /// Adds [`SOCKETS`] sockets to `sockets`, which must have room for them.
     ///
     /// # Panics
-    /// If `responder` has so many checks that an answer may not fit.
+    /// If `responder` has so many checks that a response may not fit.
     pub fn new(
         responder: Responder<'a>,
         sockets: &mut SocketSet<'a>,
         memory: &'a mut Memory,
     ) -> Self {
         assert!(responder.response_bytes_max(&LIMITS) <= ANSWER_BYTES);
-        let seats = memory.sockets.each_mut().map(|(rx, tx)| {
+        let slots = memory.sockets.each_mut().map(|(rx, tx)| {
             let buffers = [&mut rx[..], &mut tx[..]].map(SocketBuffer::new);
             let [rx, tx] = buffers;
             let mut socket = Socket::new(rx, tx);
             socket.set_nagle_enabled(false);
-            // What ends a connection is acknowledged at once, so that its socket can be used again.
+            // Acknowledge the end of a connection at once, so that the socket can be used again.
             socket.set_ack_delay(None);
-            Seat {
+            Slot {
                 socket: sockets.add(socket),
                 connection: None,
                 number: 0,
             }
         });
-        Door {
+        HealthServer {
             responder,
-            seats,
+            slots,
             count: 0,
             rx: &mut memory.shared.0,
             tx: &mut memory.shared.1,
         }
     }
 
-    /// Answers what has come, and ends what is over. Returns when it wants to be turned at the latest.
+    /// Answers received requests and ends connections that are finished or too slow. Returns the latest time
+    /// for the next call.
     pub fn turn(&mut self, sockets: &mut SocketSet<'_>, now: Instant) -> Option<Instant> {
-        for at in 0..SEATS {
+        for at in 0..SOCKETS {
             self.serve(at, sockets, now);
         }
         self.keep_one_free(sockets);
         let connections = self
-            .seats
+            .slots
             .iter()
-            .filter_map(|seat| seat.connection.as_ref());
+            .filter_map(|slot| slot.connection.as_ref());
         connections.map(|open| open.deadline(&LIMITS)).min()
     }
 
     fn serve(&mut self, at: usize, sockets: &mut SocketSet<'_>, now: Instant) {
-        let Some(seat) = self.seats.get_mut(at) else {
+        let Some(slot) = self.slots.get_mut(at) else {
             return;
         };
-        let socket = sockets.get_mut::<Socket>(seat.socket);
+        let socket = sockets.get_mut::<Socket>(slot.socket);
         if !socket.is_active() {
-            seat.connection = None;
+            slot.connection = None;
             if !socket.is_open() {
-                // Fails only for port 0.
+                // Can only fail for port 0.
                 let _ = socket.listen(PORT);
             }
             return;
         }
-        let connection = seat.connection.get_or_insert_with(|| {
+        let connection = slot.connection.get_or_insert_with(|| {
             self.count = self.count.wrapping_add(1);
-            seat.number = self.count;
+            slot.number = self.count;
             Connection::new(now)
         });
         let is_late = connection.deadline(&LIMITS) <= now;
         let is_full = socket.send_capacity() - socket.send_queue() < self.tx.len();
         match connection.phase() {
-            // It was told, and does not go; or it does not take its answers, and is not asked for more.
+            // The client does not close after the last response, or does not read its responses.
             Phase::Closing if is_late => return socket.abort(),
             Phase::Closing => {}
             _ if is_full && is_late => return socket.abort(),
@@ -132,7 +134,7 @@ impl<'a> Door<'a> {
         }
         let context = Context {
             now,
-            // There is no wall clock.
+            // There is no wall clock, so responses have no Date.
             date: None,
             limits: &LIMITS,
             is_last: false,
@@ -143,39 +145,41 @@ impl<'a> Door<'a> {
         let progress = connection.receive(&context, rx, self.tx, &mut |request, writer| {
             responder.respond(now, request, writer)
         });
-        settle(socket, self.tx, &progress);
+        apply(socket, self.tx, &progress);
         if progress.written > 0 || progress.next != Next::Read {
             return;
         }
-        // What is left is the beginning of a head, or nothing.
+        // The rest is the beginning of a request head, or nothing.
         let rest = rx.get(progress.consumed..).unwrap_or_default();
         let progress = if has_ended(socket) {
             connection.receive_end(&context, rest, self.tx)
         } else {
             connection.expire(&context, rest, self.tx)
         };
-        settle(socket, self.tx, &progress);
+        apply(socket, self.tx, &progress);
     }
 
-    /// smoltcp keeps no backlog: without a socket that listens a probe is refused. So when all are
-    /// taken, the connection goes that is missed least: the longest idle one, then the one longest in
-    /// its head; first of those that have taken what they were sent. Not the one that has just come,
-    /// and none whose last answer is on its way: that one has `drain_duration` to take it.
+    /// Ends a connection if all sockets have one. smoltcp has no backlog: if no socket listens, the next
+    /// client is refused.
+    ///
+    /// Connections without unsent data go first; among them the one that has been idle longest, then the
+    /// one whose request head began first. The newest connection stays, and so does one that is being sent
+    /// its last response: it has `drain_duration` to read that.
     fn keep_one_free(&self, sockets: &mut SocketSet<'_>) {
         let mut victim = None;
-        for seat in &self.seats {
-            let socket = sockets.get::<Socket>(seat.socket);
-            let Some(connection) = seat.connection.as_ref().filter(|_| socket.is_open()) else {
+        for slot in &self.slots {
+            let socket = sockets.get::<Socket>(slot.socket);
+            let Some(connection) = slot.connection.as_ref().filter(|_| socket.is_open()) else {
                 return;
             };
             let phase = connection.phase();
             let has_unsent = socket.send_queue() > 0;
-            if seat.number == self.count || has_unsent && phase == Phase::Closing {
+            if slot.number == self.count || has_unsent && phase == Phase::Closing {
                 continue;
             }
             let rank = (has_unsent, phase as u8, connection.since());
             if victim.is_none_or(|(best, _)| rank < best) {
-                victim = Some((rank, seat.socket));
+                victim = Some((rank, slot.socket));
             }
         }
         if let Some((_, socket)) = victim {
@@ -184,11 +188,11 @@ impl<'a> Door<'a> {
     }
 }
 
-/// Sends what was written, takes out what is done with, and ends our side if that is next. What the
-/// peer still sends is read out and thrown away until it ends too.
-fn settle(socket: &mut Socket<'_>, tx: &[u8], progress: &Progress) {
+/// Sends the response, removes the processed bytes from the receive buffer, and closes our direction if
+/// `progress` says so. After that, further bytes from the client are read and discarded.
+fn apply(socket: &mut Socket<'_>, tx: &[u8], progress: &Progress) {
     let mut left = progress.consumed;
-    // Twice at most: the buffer is a ring.
+    // At most two passes, because the buffer is a ring.
     while left > 0 {
         let taken = socket.recv(|bytes| {
             let size = bytes.len().min(left);
@@ -200,14 +204,14 @@ fn settle(socket: &mut Socket<'_>, tx: &[u8], progress: &Progress) {
         }
     }
     let written = tx.get(..progress.written).unwrap_or_default();
-    // Fails only if the peer has reset the connection.
+    // Can only fail if the client has reset the connection.
     let _ = socket.send_slice(written);
     if matches!(progress.next, Next::Close { .. }) {
         socket.close();
     }
 }
 
-/// Whether the peer has ended its side.
+/// True if the client has closed its direction.
 fn has_ended(socket: &Socket<'_>) -> bool {
     let state = socket.state();
     matches!(state, State::CloseWait | State::Closing | State::LastAck)

@@ -1,4 +1,4 @@
-//! What hyper takes for requests.
+//! The requests that hyper finds in a stream.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -15,22 +15,22 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 
-use super::ours::Asks;
+use super::healthz_reader::RequestSummary;
 
-pub struct Theirs {
-    pub requests: Vec<Asks>,
+pub struct HyperReading {
+    pub requests: Vec<RequestSummary>,
     pub error: Option<String>,
 }
 
-impl Theirs {
-    /// Serves the stream and its end; every request is noted when it is handed over, and its body read.
+impl HyperReading {
+    /// Serves the stream until its end and records each request. Bodies are read and discarded.
     pub fn read(stream: &[u8]) -> Self {
         let requests = Rc::new(RefCell::new(Vec::new()));
-        let noted = Rc::clone(&requests);
+        let recorded = Rc::clone(&requests);
         let service = service_fn(move |request: Request<Incoming>| {
-            noted.borrow_mut().push(asks(&request));
+            recorded.borrow_mut().push(summary(&request));
             async move {
-                // An error of the body is one of the connection, which ends by itself.
+                // An error of the body also ends the connection.
                 let _ = request.into_body().collect().await;
                 Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
             }
@@ -38,24 +38,24 @@ impl Theirs {
         let io = Stream(stream.to_vec(), 0);
         let mut builder = http1::Builder::new();
         builder.half_close(true).auto_date_header(false);
-        // As many as here.
+        // The same limit as in healthz.
         builder.max_headers(healthz::limits::FIELDS_MAX);
         let mut connection = pin!(builder.serve_connection(io, service));
         let mut context = Context::from_waker(Waker::noop());
-        // Reading and writing never wait here, so neither does it, but for turns that it gives away.
+        // Reading and writing are always ready, so only hyper's own yields return `Pending`.
         let error = (0..10_000).find_map(|_| match connection.as_mut().poll(&mut context) {
             Poll::Ready(result) => Some(result.err().map(|error| format!("{error:?}"))),
             Poll::Pending => None,
         });
         let error = error.unwrap_or_else(|| Some("still pending".to_owned()));
         let requests = requests.borrow().clone();
-        Theirs { requests, error }
+        HyperReading { requests, error }
     }
 }
 
-fn asks(request: &Request<Incoming>) -> Asks {
+fn summary(request: &Request<Incoming>) -> RequestSummary {
     let uri = request.uri();
-    Asks {
+    RequestSummary {
         method: match request.method().as_str() {
             "GET" => "GET",
             "HEAD" => "HEAD",
@@ -69,7 +69,7 @@ fn asks(request: &Request<Incoming>) -> Asks {
     }
 }
 
-/// Bytes to read and how many were; what is written is thrown away.
+/// Bytes to read, and how many were read. Written bytes are discarded.
 struct Stream(Vec<u8>, usize);
 
 impl Read for Stream {

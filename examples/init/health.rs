@@ -1,4 +1,5 @@
-//! The door as the init's loop sees it: open, a turn each time round, close. The part to copy.
+//! The health server in the event loop of the init: `open` it, `turn` it in each pass of the loop, `close`
+//! it at the end. This is the file to copy.
 
 use std::error::Error;
 use std::time::SystemTime;
@@ -7,56 +8,55 @@ use healthz::server::{Config, Listeners, Server};
 use healthz::{Endpoint, Instant, Responder};
 use mio::{Events, Registry};
 
-use crate::{DOOR, put, say};
+use crate::{SERVER, put, say};
 
-/// The server, and what it wants of its host.
-pub struct Door<'a> {
+/// The server, and whether it was told to stop.
+pub struct HealthServer<'a> {
     server: Server<'a>,
     is_closing: bool,
 }
 
-impl<'a> Door<'a> {
-    /// Whatever goes wrong here is said and nothing more: a machine without a door is better than
-    /// one without its init.
+impl<'a> HealthServer<'a> {
+    /// Errors are only printed: a machine without a health server is better than one without its init.
     pub fn open(endpoints: &'a [Endpoint<'a>], address: &str, registry: &Registry) -> Self {
-        // The library logs what is out of the ordinary, never once a request.
+        // The library logs unusual events, but no line per request.
         let _ = log::set_logger(&Console);
         log::set_max_level(log::LevelFilter::Info);
         let mut listeners = Listeners::new();
         if let Err(error) = listen(&mut listeners, address) {
-            say!("no door: {error}");
+            say!("no health server: {error}");
         }
         let mut server = Server::new(Responder::new(endpoints), listeners, Config::default());
-        if let Err(error) = server.register(registry, DOOR) {
-            say!("no door: {error}");
+        if let Err(error) = server.register(registry, SERVER) {
+            say!("no health server: {error}");
         }
         for address in server.local_addresses() {
             say!("health is answered on {address}");
         }
-        Door {
+        HealthServer {
             server,
             is_closing: false,
         }
     }
 
     pub fn turn(&mut self, registry: &Registry, events: &Events, now: Instant) {
-        // For the Date of answers.
+        // For the Date header of responses.
         if let Ok(since) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
             self.server.set_wall_clock(since.as_secs());
         }
-        // Events that are not the server's do nothing to it.
+        // The server ignores events of other sources.
         for event in events {
             self.server.handle(registry, event, now);
         }
         self.server.advance(registry, now);
     }
 
-    /// When the next turn has to be at the latest.
+    /// The latest time for the next turn.
     pub fn deadline(&self) -> Option<Instant> {
         self.server.deadline()
     }
 
-    /// Who is in the middle of a request gets two seconds to end it; then the door is closed.
+    /// Stops listening. Requests in progress get two seconds to finish; then `is_closed` is true.
     pub fn close(&mut self, registry: &Registry, now: Instant) {
         if !std::mem::replace(&mut self.is_closing, true) {
             self.server.stop(registry, now);
@@ -69,9 +69,9 @@ impl<'a> Door<'a> {
 }
 
 fn listen(listeners: &mut Listeners, address: &str) -> Result<(), Box<dyn Error>> {
-    // A machine may have only one half of localhost. That is fine, and worth a line.
+    // A machine may have localhost for only one of IPv4 and IPv6. That is no error, but worth a line.
     if let Some((missing, error)) = listeners.bind(&address.parse()?)?.missing {
-        say!("no door on {missing}: {error}");
+        say!("no health server on {missing}: {error}");
     }
     Ok(())
 }

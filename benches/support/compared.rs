@@ -1,6 +1,7 @@
-//! The servers that `latency` and `cost` compare, each in a process of its own. Two of them the bench
-//! starts from its own program: healthz, and a floor that knows no HTTP. Others are what a machine may
-//! have: nginx, and Go's `net/http`.
+//! The servers that the benches `latency` and `cost` compare, each in a separate process.
+//!
+//! healthz and the baseline, a mio loop that sends a fixed response and parses no HTTP, are this program
+//! itself. nginx and Go's `net/http` are used if they are installed.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -15,33 +16,33 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::load::{self, Mode, Plan, Right, Tally, Wait};
+use super::load::{self, Expected, Mode, Plan, Results, Wait};
 
-/// Probes before those that count.
+/// Probes before the measured ones.
 const WARM_UP: u64 = 100;
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A server in a process of its own. It ends when this one does: its standard input closes.
+/// A server in a separate process. It ends when its standard input closes, at the latest with this process.
 pub struct Program {
     child: Child,
     output: Box<dyn BufRead>,
-    /// For probes with keep-alive and for those without.
+    /// Addresses for probes with keep-alive and for those without.
     addresses: [SocketAddr; 2],
-    /// Probes that it was sent.
-    pub asked: u64,
-    /// Requests that it says it answered, once it has ended; the floor says nothing.
+    /// Number of probes sent to it.
+    pub sent: u64,
+    /// The number of answered requests that it printed at its end; the baseline prints none.
     pub answered: Option<u64>,
 }
 
 impl Program {
-    /// This program itself, told to be a server.
+    /// Starts this program as the server `what`.
     pub fn start(what: &str) -> Program {
         let mut program = Command::new(std::env::current_exe().unwrap());
         program.arg(what);
-        Program::of(program)
+        Program::spawn(program)
     }
 
-    /// Go's `net/http`; `None`, and it says so, where there is no Go.
+    /// Builds and starts the Go server. If that fails, prints it and returns `None`.
     pub fn go() -> Option<Program> {
         let program = scratch("go").join("healthz");
         let mut go = Command::new("go");
@@ -51,16 +52,16 @@ impl Program {
             "/benches/peers/go/healthz.go"
         ));
         if !go.status().is_ok_and(|status| status.success()) {
-            println!("Go net/http is left out: go is not there, or does not build it");
+            println!("Go net/http is skipped: go is not installed, or the build failed");
             return None;
         }
-        Some(Program::of(Command::new(program)))
+        Some(Program::spawn(Command::new(program)))
     }
 
-    /// nginx as it is installed, one process, a canned answer; `None`, and it says so, where it is not.
+    /// Starts nginx: one process, a fixed response. If it is not installed, prints that and returns `None`.
     pub fn nginx() -> Option<Program> {
         let place = scratch("nginx");
-        // Nginx cannot be asked for any free port.
+        // nginx cannot listen on port 0, so this finds a free port.
         let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
@@ -80,13 +81,13 @@ impl Program {
         let mut nginx = Command::new("nginx");
         nginx.arg("-c").arg(settings).arg("-p").arg(place);
         let Ok(child) = nginx.stdin(Stdio::null()).spawn() else {
-            println!("nginx is left out: it is not installed");
+            println!("nginx is skipped: it is not installed");
             return None;
         };
-        let patience = Instant::now();
+        let started = Instant::now();
         while std::net::TcpStream::connect(address).is_err() {
             assert!(
-                patience.elapsed() < PATIENCE,
+                started.elapsed() < TIMEOUT,
                 "nginx does not listen on {address}"
             );
             std::thread::sleep(Duration::from_millis(10));
@@ -95,13 +96,13 @@ impl Program {
             child,
             output: Box::new(io::empty()),
             addresses: [address; 2],
-            asked: 0,
+            sent: 0,
             answered: None,
         })
     }
 
-    /// A server that says where it listens.
-    fn of(mut program: Command) -> Program {
+    /// Starts a server that prints one or two addresses.
+    fn spawn(mut program: Command) -> Program {
         let program = program.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = program.spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -116,7 +117,7 @@ impl Program {
             child,
             output: Box::new(output),
             addresses,
-            asked: 0,
+            sent: 0,
             answered: None,
         }
     }
@@ -128,18 +129,19 @@ impl Program {
         }
     }
 
-    /// A warm-up, then what is measured. Returns also how long it waited for a CPU.
-    pub fn run(&mut self, mode: Mode, rate: u32, seconds: f64, wait: Wait) -> (Tally, Duration) {
+    /// Sends warm-up probes, then the measured ones. Also returns how long the client and the server waited
+    /// for a CPU.
+    pub fn run(&mut self, mode: Mode, rate: u32, seconds: f64, wait: Wait) -> (Results, Duration) {
         self.run_with(mode, rate, seconds, wait, Program::waited)
     }
 
-    /// The same. Returns also how long the server was on a CPU.
-    pub fn cost(&mut self, mode: Mode, rate: u32, seconds: f64, wait: Wait) -> (Tally, Duration) {
+    /// The same. Also returns the CPU time of the server.
+    pub fn cost(&mut self, mode: Mode, rate: u32, seconds: f64, wait: Wait) -> (Results, Duration) {
         let on_cpu = |program: &Program| super::process::cpu_time(program.child.id());
         self.run_with(mode, rate, seconds, wait, on_cpu)
     }
 
-    /// With what `count` says has come to be since the warm-up.
+    /// Also returns by how much `count` grew since the warm-up.
     fn run_with(
         &mut self,
         mode: Mode,
@@ -147,7 +149,7 @@ impl Program {
         seconds: f64,
         wait: Wait,
         count: impl Fn(&Program) -> Duration,
-    ) -> (Tally, Duration) {
+    ) -> (Results, Duration) {
         let probes = (seconds * f64::from(rate)).max(1.0) as u64;
         let plan = |count| Plan {
             address: self.address(mode),
@@ -155,24 +157,24 @@ impl Program {
             wait,
             rate,
             count,
-            patience: PATIENCE,
-            right: Right::Ok,
+            timeout: TIMEOUT,
+            expected: Expected::Ok,
         };
         let warm_up = WARM_UP.min(probes);
-        run_to_the_end(&plan(warm_up));
+        run_and_check(&plan(warm_up));
         let before = count(self);
-        let tally = run_to_the_end(&plan(probes));
-        let more = count(self).saturating_sub(before);
-        self.asked += warm_up + probes;
-        (tally, more)
+        let results = run_and_check(&plan(probes));
+        let growth = count(self).saturating_sub(before);
+        self.sent += warm_up + probes;
+        (results, growth)
     }
 
-    /// Keeps it on one CPU; `false` if that cannot be had.
+    /// Restricts it to one CPU; `false` if that fails.
     pub fn pin(&self, cpu: usize) -> bool {
         super::support::pin(self.child.id(), cpu)
     }
 
-    /// How long this and the client were ready to run and were not let, since they began.
+    /// How long the server and the client were ready to run but waited for a CPU, since they began.
     fn waited(&self) -> Duration {
         let waited = |process: u32| {
             let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
@@ -186,10 +188,10 @@ impl Program {
         waited(self.child.id()) + waited(std::process::id())
     }
 
-    /// Ends it. Returns what it said about itself.
+    /// Stops it. Returns its last line: the counters.
     pub fn stop(&mut self) -> String {
         if self.child.stdin.take().is_none() {
-            // It has no input whose end would tell it.
+            // nginx has no standard input that could end.
             self.child.kill().unwrap();
         }
         let mut line = String::new();
@@ -203,37 +205,37 @@ impl Program {
     }
 }
 
-/// A directory for what a server needs.
+/// A directory for the files of a server.
 fn scratch(name: &str) -> std::path::PathBuf {
     let place = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench")).join(name);
     std::fs::create_dir_all(&place).unwrap();
     place
 }
 
-/// Runs a plan and accepts nothing but every answer, right, and every connection closed in order.
-fn run_to_the_end(plan: &Plan) -> Tally {
-    let tally = load::run(plan).unwrap_or_else(|error| panic!("{error}"));
-    let what = format!("{:?} at {} a second", plan.mode, plan.rate);
-    assert_eq!(tally.answered, plan.count, "answers with {what}");
+/// Runs a plan. Panics unless each probe got the correct response and each connection was closed in order.
+fn run_and_check(plan: &Plan) -> Results {
+    let results = load::run(plan).unwrap_or_else(|error| panic!("{error}"));
+    let what = format!("{:?} at {} probes per second", plan.mode, plan.rate);
+    assert_eq!(results.answered, plan.count, "responses with {what}");
     assert_eq!(
-        tally.unclosed, 0,
+        results.unclosed, 0,
         "connections not closed in order with {what}"
     );
-    tally
+    results
 }
 
 static PING: Check = Check::ping();
 static SYNCLOOP: Check = Check::heartbeat("syncloop", Duration::from_secs(300));
 static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING, &SYNCLOOP]);
 
-/// healthz with default settings, on a thread of its own.
+/// Serves with healthz, default settings, on its own thread.
 pub fn serve_healthz() {
     let mut listeners = Listeners::new();
     listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
     let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
     let address = server.local_addresses().next();
     let Some(Address::Tcp(address)) = address else {
-        panic!("not on TCP: {address:?}");
+        panic!("the server has no TCP address: {address:?}");
     };
     let handle = healthz::server::spawn(server).unwrap();
     println!("{address}");
@@ -251,11 +253,12 @@ pub fn serve_healthz() {
     );
 }
 
-/// As long as an answer of healthz, so that the kernel moves the same bytes.
-const CANNED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\n\r\nok";
-const CANNED_CLOSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+/// As long as a response of healthz, so that the kernel copies the same number of bytes.
+const FIXED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\n\r\nok";
+const FIXED_CLOSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
-/// mio's own way to listen would let a tenth as many connections wait, and lose more of them.
+/// A listener with the same backlog as healthz. The one of mio's `bind` is a tenth, so that more connections
+/// would be dropped.
 fn listen() -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
@@ -264,10 +267,10 @@ fn listen() -> io::Result<TcpListener> {
     Ok(TcpListener::from_std(socket.into()))
 }
 
-/// The least that can be done with mio: canned bytes for every so many bytes read. It looks at none
-/// of them, so the two kinds of probes come to two listeners. With `stall` it sleeps that long, once,
-/// soon after the warm-up.
-pub fn serve_floor(mut stall: Option<Duration>) -> io::Result<()> {
+/// The baseline: the minimum work with mio. It sends a fixed response for each request's length of received
+/// bytes, without looking at them; so the two kinds of probes need two listeners. With `stall` it sleeps once
+/// for that time, soon after the warm-up.
+pub fn serve_baseline(mut stall: Option<Duration>) -> io::Result<()> {
     std::thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
@@ -312,22 +315,22 @@ pub fn serve_floor(mut stall: Option<Duration>) -> io::Result<()> {
             let Some((stream, is_last)) = &mut streams[index] else {
                 continue;
             };
-            let (request, canned) = match is_last {
-                true => (load::REQUEST_CLOSE, CANNED_CLOSE),
-                false => (load::REQUEST, CANNED),
+            let (request, response) = match is_last {
+                true => (load::REQUEST_CLOSE, FIXED_CLOSE),
+                false => (load::REQUEST, FIXED),
             };
             let is_open = match stream.read(&mut buffer) {
                 Ok(0) => false,
                 Ok(count) => {
-                    let answers = count / request.len();
-                    answered += answers as u64;
+                    let requests = count / request.len();
+                    answered += requests as u64;
                     if answered > WARM_UP + 20
                         && let Some(stall) = stall.take()
                     {
                         std::thread::sleep(stall);
                     }
-                    // In one write: two would wait for each other (Nagle, delayed ACK).
-                    stream.write(&canned.repeat(answers)).is_ok() && !*is_last
+                    // One write, because of Nagle's algorithm and delayed ACKs.
+                    stream.write(&response.repeat(requests)).is_ok() && !*is_last
                 }
                 Err(error) => error.kind() == ErrorKind::WouldBlock,
             };
