@@ -9,6 +9,7 @@
 
 mod daemon_support;
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use daemon_support::{
     Daemon, PATIENCE, complaint, end_of, eventually, get, get_unix, run, shell, socket_path,
-    try_get,
+    try_get, untried,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -485,6 +486,36 @@ fn asked_to_stop_it_stops_and_says_what_it_did() {
             .lines()
             .wait("stopped: 1 requests answered on 1 connections");
     }
+}
+
+/// The nice values of all threads of a process.
+fn nice_values(pid: impl std::fmt::Display) -> BTreeSet<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")));
+    // proc_pid_stat(5): the nice value is field 19, and the second field ends in a parenthesis.
+    let nice = |stat: String| stat.rsplit(')').next()?.split(' ').nth(17)?.parse().ok();
+    stats.map(|stat| nice(stat.unwrap()).unwrap()).collect()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn all_threads_run_at_nice_minus_10_unless_another_nice_value_was_chosen() {
+    let start = |prefix: &str| {
+        let command = format!("exec {prefix} \"$HEALTHZ\" --listen 127.0.0.1:0");
+        let daemon = Daemon::start_as(shell(&command));
+        daemon.address();
+        daemon
+    };
+    let [own] = Vec::from_iter(nice_values("self"))[..] else {
+        panic!("the threads of this test have different nice values");
+    };
+    if own != 0 {
+        untried("this test runs with another nice value than 0");
+    } else if nice_values(start("").pid()) != BTreeSet::from([-10]) {
+        untried("no right to lower the nice value");
+    }
+    let chosen = BTreeSet::from([own + 5]);
+    assert_eq!(nice_values(start("nice -n 5").pid()), chosen);
 }
 
 /// Regression: SIGHUP ended the daemon without draining.

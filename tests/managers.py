@@ -81,7 +81,7 @@ def service(house, kind, port):
     program = shutil.copy(house.args.daemon, house.dir / "healthz")
     drop_root = r"\1nobody " if os.geteuid() == 0 else ""
     run, count = re.subn(
-        r"^exec (s6-setuidgid |chpst -u )healthz healthz",
+        r"^exec (nice -n -10 s6-setuidgid |nice -n -10 chpst -u )healthz healthz",
         f"exec {drop_root}{program} --listen 127.0.0.1:{port}",
         (place / "run").read_text(),
         flags=re.M,

@@ -207,8 +207,19 @@ struct Process {
 }
 
 impl Process {
-    /// As `nobody` if `is_unprivileged` and this process may do that.
-    fn start(arguments: &[&str], is_unprivileged: bool) -> Process {
+    /// A server with the nice value that the daemon asks for.
+    fn start_server(arguments: &[&str]) -> Process {
+        let mut command = Command::new("nice");
+        command
+            .args(["-n", "-10"])
+            .arg(std::env::current_exe().unwrap());
+        command.arg("--child").args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        Process::of(command.spawn().unwrap())
+    }
+
+    /// As `nobody` if this process may do that.
+    fn start_flooder(arguments: &[&str]) -> Process {
         let command = |is_unprivileged: bool| {
             let mut command = Command::new(std::env::current_exe().unwrap());
             command.arg("--child").args(arguments);
@@ -218,8 +229,10 @@ impl Process {
             }
             command.spawn()
         };
-        let child = command(is_unprivileged).or_else(|_| command(false));
-        let mut child = child.unwrap();
+        Process::of(command(true).or_else(|_| command(false)).unwrap())
+    }
+
+    fn of(mut child: Child) -> Process {
         let output = BufReader::new(child.stdout.take().unwrap());
         Process { child, output }
     }
@@ -287,7 +300,7 @@ const HEAD_START: Duration = Duration::from_millis(300);
 pub fn run(plan: &Plan<'_>) -> Outcome {
     let path = std::env::temp_dir().join(format!("healthz-flood-{}.sock", std::process::id()));
     let connections = plan.connections.to_string();
-    let mut server = Process::start(&["flooded", &path.to_string_lossy(), &connections], false);
+    let mut server = Process::start_server(&["flooded", &path.to_string_lossy(), &connections]);
     let address = server.line().parse().unwrap();
     let place = match plan.is_unix {
         true => Place::Unix(path),
@@ -300,7 +313,7 @@ pub fn run(plan: &Plan<'_>) -> Outcome {
     let text = place.text();
     let flooders = plan.floods.iter();
     let flooders: Vec<Process> = flooders
-        .map(|flood| Process::start(&["flood", flood.name(), &text], true))
+        .map(|flood| Process::start_flooder(&["flood", flood.name(), &text]))
         .collect();
     std::thread::sleep(HEAD_START);
     let mut outcome = probe(plan, &place);

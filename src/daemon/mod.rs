@@ -17,6 +17,7 @@ mod memory;
 mod notify;
 pub mod options;
 mod port_owner;
+mod priority;
 mod sandbox;
 mod signals;
 mod start_latch;
@@ -204,6 +205,7 @@ impl Prepared {
         };
         let bytes = bytes(&config);
         memory::apply(options, bytes)?;
+        priority::raise();
         let sandbox = Sandbox::begin(options);
         let urls = listen::urls(&listeners);
         let server = Server::new(checks.responder(), listeners, config);

@@ -1,7 +1,8 @@
-//! Takes over descriptors that the process inherited.
+//! Takes over inherited descriptors, and sets the nice value.
 //!
-//! The only file of the daemon that may contain `unsafe`: the library's function is unsafe, because a
-//! number does not show who owns the descriptor.
+//! The only file of the daemon that may contain `unsafe`. The library's function for descriptors is unsafe,
+//! because a number does not show who owns the descriptor; and no crate that the daemon has wraps
+//! setpriority(2).
 #![allow(unsafe_code)]
 
 use std::io;
@@ -17,4 +18,22 @@ use std::os::fd::{OwnedFd, RawFd};
 pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the caller ensures that nothing was opened, taken over or closed before.
     unsafe { healthz::server::adopt(fd) }
+}
+
+/// The nice value of the calling thread, from -20 to 19: getpriority(2).
+pub fn nice() -> i32 {
+    // SAFETY: getpriority takes numbers only.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
+/// Sets the nice value of the calling thread, on Linux, or of the process: setpriority(2).
+///
+/// # Errors
+/// If the process has no right to lower it.
+pub fn set_nice(nice: i32) -> io::Result<()> {
+    // SAFETY: setpriority takes numbers only.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
