@@ -201,6 +201,13 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
         self.desk.is_last = true;
         self.armed = 0;
+        // From here on nobody stays who is between requests.
+        self.stops_at = Some(now.saturating_add(self.desk.limits.drain_duration));
+        // Before any connection is accepted, or one that has sent a request which was not read yet could
+        // be evicted for it. Also, the idle give back places and descriptors.
+        for index in 0..self.slots.count() as u16 {
+            self.serve(registry, index, now);
+        }
         for index in 0..LISTENERS_MAX {
             // What was short may not be short any more, and there is no later.
             self.accept_paused = None;
@@ -217,11 +224,6 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
         self.acceptable = 0;
         self.accept_paused = None;
-        // From here on nobody stays who is between requests.
-        self.stops_at = Some(now.saturating_add(self.desk.limits.drain_duration));
-        for index in 0..self.slots.count() as u16 {
-            self.serve(registry, index, now);
-        }
     }
 
     pub(super) fn is_finished(&self) -> bool {
