@@ -721,3 +721,53 @@ fn too_little_memory_is_told_at_once() {
     };
     let _ = Server::with_memory(responder, localhost(), config.limits, memory);
 }
+
+/// A server whose buffer takes 512 bytes, and a connection that is in its table.
+fn with_a_small_buffer() -> (Harness, TcpStream) {
+    let limits = Limits {
+        request_head_bytes: 512,
+        ..Limits::DEFAULT
+    };
+    let mut harness = Harness::with(Config {
+        limits,
+        ..Config::default()
+    });
+    let stream = harness.idle();
+    (harness, stream)
+}
+
+/// `head` made as long as `size` bytes by a header field.
+fn padded(head: &[u8], size: usize) -> Vec<u8> {
+    let mut request = head.strip_suffix(b"\r\n").unwrap().to_vec();
+    request.extend(b"X: ");
+    request.resize(size - 4, b'x');
+    request.extend(b"\r\n\r\n");
+    request
+}
+
+/// epoll would not report them again.
+#[test]
+fn requests_behind_those_that_fill_the_buffer_exactly_are_answered() {
+    let (mut harness, mut stream) = with_a_small_buffer();
+    stream.write_all(&padded(GET, 256).repeat(3)).unwrap();
+    harness.work();
+    for _ in 0..3 {
+        answer(&mut stream);
+    }
+}
+
+/// A close with unread input would reset the connection.
+#[test]
+fn a_last_request_that_fills_the_buffer_exactly_is_not_followed_by_a_reset() {
+    let (mut harness, mut stream) = with_a_small_buffer();
+    stream
+        .write_all(&[&padded(LAST, 512), GET].concat())
+        .unwrap();
+    harness.work();
+    assert!(rest(&mut stream).ends_with("\r\n\r\nok"));
+    assert!(stream.take_error().unwrap().is_none());
+    assert_eq!(harness.server.counters().open, 1);
+    drop(stream);
+    harness.work();
+    assert_eq!(harness.server.counters().open, 0);
+}
