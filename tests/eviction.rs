@@ -231,3 +231,23 @@ fn empty_lines_behind_a_body_are_no_request() {
     assert!(harness.server.is_finished());
     assert_eq!(rest(&mut stream), "");
 }
+
+/// Regression: the idle connection was evicted for the newcomer, and its request was reset unread.
+#[test]
+fn a_server_that_stops_answers_an_idle_connection_that_has_just_asked() {
+    let (mut harness, path) = on_unix("asking-at-stop", 1);
+    let mut idle = UnixStream::connect(&path).unwrap();
+    harness.work();
+    assert_eq!(harness.server.counters().open, 1);
+    let mut newcomer = UnixStream::connect(&path).unwrap();
+    idle.write_all(GET).unwrap();
+    newcomer.write_all(HALF).unwrap();
+    harness.server.stop(harness.poll.registry(), harness.now);
+    newcomer.write_all(OTHER_HALF).unwrap();
+    harness.work();
+    for stream in [&mut idle, &mut newcomer] {
+        assert!(rest(stream).ends_with("\r\n\r\nok"));
+    }
+    assert!(harness.server.is_finished());
+    assert_eq!(harness.server.counters().evicted, 0);
+}

@@ -107,6 +107,26 @@ fn stopped_out_of_descriptors() {
     println!("the door came back");
 }
 
+/// As well, with no connection that waits, and a request that was not read yet.
+fn stopped_out_of_descriptors_behind_a_request() {
+    let path = std::env::temp_dir().join(format!("healthz-asked-{}.sock", std::process::id()));
+    let listeners = listening(&Address::Unix(path.clone()));
+    let mut door = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let mut idle = [0; 2].map(|_| UnixStream::connect(&path).unwrap());
+    door.work();
+    assert_eq!(door.server.counters().open, 2);
+    let [asking, silent] = &mut idle;
+    asking.write_all(GET).unwrap();
+    let hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    door.server.stop(door.poll.registry(), door.now);
+    assert!(rest(asking).ends_with("\r\n\r\nok"));
+    assert_eq!(rest(silent), "");
+    assert!(door.server.is_finished());
+    assert_eq!(door.server.counters().evicted, 0);
+    drop(hoard);
+    println!("the door came back");
+}
+
 /// As well, with nobody who waits.
 fn stopped_out_of_descriptors_in_the_middle_of_a_request() {
     let (start, end) = GET.split_at(9);
@@ -156,6 +176,16 @@ fn nobody_is_evicted_in_the_middle_of_a_request_when_a_server_stops_out_of_descr
     in_a_process_of_its_own(
         "nobody_is_evicted_in_the_middle_of_a_request_when_a_server_stops_out_of_descriptors",
         stopped_out_of_descriptors_in_the_middle_of_a_request,
+    );
+}
+
+/// Regression: the longest idle connection was evicted though it had sent a request, for a connection that
+/// might have been waiting to be accepted.
+#[test]
+fn a_server_that_stops_out_of_descriptors_reads_the_idle_before_it_evicts_any() {
+    in_a_process_of_its_own(
+        "a_server_that_stops_out_of_descriptors_reads_the_idle_before_it_evicts_any",
+        stopped_out_of_descriptors_behind_a_request,
     );
 }
 

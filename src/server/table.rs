@@ -208,6 +208,13 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.driver.is_last = true;
         self.driver.is_flooded = false;
         self.armed = 0;
+        // From here on, a connection closes when it is between requests.
+        self.stops_at = Some(now.saturating_add(self.driver.limits.drain_duration));
+        // Serve the connections before accepting more: otherwise one whose request was not read yet could be
+        // evicted for a new one. Idle connections also give back their slots and descriptors now.
+        for index in 0..self.slots.count() as u16 {
+            self.serve(registry, index, now);
+        }
         for index in 0..LISTENERS_MAX {
             // What was short may not be short any more, and there is no later.
             self.accept_paused = None;
@@ -224,11 +231,6 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
         self.acceptable = 0;
         self.accept_paused = None;
-        // From here on nobody stays who is between requests.
-        self.stops_at = Some(now.saturating_add(self.driver.limits.drain_duration));
-        for index in 0..self.slots.count() as u16 {
-            self.serve(registry, index, now);
-        }
     }
 
     pub(super) fn is_finished(&self) -> bool {

@@ -108,6 +108,11 @@ impl Episode<'_> {
             !is_paused || began == now || began < now && now < began.saturating_add(ACCEPT_PAUSE),
             "nobody is accepted at {now:?} because of {began:?}"
         );
+        assert_eq!(
+            self.table.is_unwatched(),
+            world.is_unwatched,
+            "whether connections can be registered"
+        );
         let is_due = self.table.deadline() == Some(Instant::ZERO);
         for index in 0..LISTENERS_MAX {
             assert!(

@@ -430,3 +430,42 @@ fn a_turn_has_an_end_though_no_time_is_allowed_and_two_never_stop_asking() {
     }
     assert_eq!(door.counters().accepted, 2);
 }
+
+/// The client may have sent more meanwhile: a close with unread input would reset the connection, and what
+/// the kernel holds of the answer would be lost.
+#[test]
+fn a_last_answer_that_was_blocked_is_not_followed_by_a_close_at_once() {
+    with_door(|mut door, expected| {
+        let script = door.connect(Script {
+            come: INPUT.len(),
+            room: expected.len() - 1,
+            ..Script::default()
+        });
+        script.borrow_mut().room = usize::MAX;
+        door.tell(&script);
+        assert_eq!(script.borrow().sent, expected);
+        assert!(script.borrow().is_shut && !script.borrow().is_closed);
+        let over = NOW.saturating_add(Limits::DEFAULT.drain_duration);
+        door.table.turn(&(), over);
+        assert!(script.borrow().is_closed);
+    });
+}
+
+/// The bytes that had come are read, and it is seen in the same turn that there are no more: another turn
+/// for that would cost a call of epoll_wait(2).
+#[test]
+fn a_head_that_is_not_whole_wants_no_other_turn() {
+    with_door(|mut door, _| {
+        let script = door.connect(Script {
+            come: 9,
+            room: usize::MAX,
+            ..Script::default()
+        });
+        script.borrow_mut().come = 18;
+        let token = script.borrow().token.unwrap();
+        door.table.handle(&(), token, false, NOW);
+        assert_eq!(script.borrow().read, 18);
+        let late = NOW.saturating_add(Limits::DEFAULT.head_duration);
+        assert_eq!(door.table.deadline(), Some(late));
+    });
+}

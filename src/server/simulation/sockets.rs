@@ -83,6 +83,7 @@ impl ListenSocket for SimulatedListener {
         };
         world.held.push(id);
         world.accepted += 1;
+        world.has_made_room = false;
         world.sockets[id].accepted_at = Some(world.now);
         world.mark(id);
         world.give_reason(id);
@@ -268,9 +269,11 @@ impl StreamSocket for SimulatedStream {
         let mut world = self.call();
         if world.is_faulty() {
             world.sockets[self.id].is_spoilt = true;
+            world.is_unwatched = true;
             world.tally.note(Kind::RegisterFailed);
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
+        world.is_unwatched = false;
         world.sockets[self.id].token = Some(token);
         if !world.is_told_or_idle(self.id) {
             world.tell(self.id);
@@ -300,6 +303,12 @@ impl Drop for SimulatedStream {
         world.calls += 1;
         if core::mem::take(&mut world.is_out_of_descriptors) {
             world.tally.note(Kind::EvictedForDescriptors);
+            let has_made_room = core::mem::replace(&mut world.has_made_room, true);
+            assert!(
+                !has_made_room || std::thread::panicking(),
+                "{} has to go though the last to go has made no room",
+                self.id
+            );
         }
         let socket = &world.sockets[self.id];
         let is_gone = socket.client_ended || socket.client_reset || socket.is_spoilt;

@@ -139,6 +139,10 @@ pub(super) struct World {
     pub(super) refused_at: Instant,
     /// The last call was an accept(2) for which there was no descriptor.
     pub(super) is_out_of_descriptors: bool,
+    /// A connection was closed in this turn because of it, and none was accepted since.
+    pub(super) has_made_room: bool,
+    /// The last registration of a stream failed.
+    pub(super) is_unwatched: bool,
     /// What the server is told that it is, and what `/healthz` has to say now.
     pub(super) now: Instant,
     pub(super) passes: bool,
@@ -186,6 +190,8 @@ impl World {
             accepted: 0,
             refused_at: Instant::ZERO,
             is_out_of_descriptors: false,
+            has_made_room: false,
+            is_unwatched: false,
             now: Instant::ZERO,
             passes: true,
             is_stopping: false,
@@ -359,6 +365,7 @@ impl World {
         self.calls = 0;
         self.reasons = 0;
         self.is_out_of_descriptors = false;
+        self.has_made_room = false;
         for listening in &mut self.listening {
             // In `handle`, and in `turn`.
             let is_told_again = listening.is_level || is_paused;

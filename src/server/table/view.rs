@@ -62,6 +62,10 @@ impl<L: ListenSocket> Table<'_, L> {
         self.accept_paused.is_some()
     }
 
+    pub(in crate::server) fn is_unwatched(&self) -> bool {
+        self.is_unwatched
+    }
+
     pub(in crate::server) fn has_listener(&self, index: usize) -> bool {
         self.listeners.get(index).is_some_and(Option::is_some)
     }

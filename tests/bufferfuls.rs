@@ -1,0 +1,107 @@
+//! Reads that fill the buffer: how much of them is answered at once, and that nothing behind them is lost.
+#![cfg(feature = "server")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod server_support;
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use healthz::Limits;
+use healthz::server::Config;
+use server_support::{GET, Harness, LAST, answer, rest};
+
+/// A server whose buffer takes 512 bytes, and a connection that is in its table.
+fn with_a_small_buffer() -> (Harness, TcpStream) {
+    let limits = Limits {
+        request_head_bytes: 512,
+        ..Limits::DEFAULT
+    };
+    let mut harness = Harness::with(Config {
+        limits,
+        ..Config::default()
+    });
+    let stream = harness.idle();
+    (harness, stream)
+}
+
+/// `head` made as long as `size` bytes by a header field.
+fn padded(head: &[u8], size: usize) -> Vec<u8> {
+    let mut request = head.strip_suffix(b"\r\n").unwrap().to_vec();
+    request.extend(b"X: ");
+    request.resize(size - 4, b'x');
+    request.extend(b"\r\n\r\n");
+    request
+}
+
+/// epoll would not report them again.
+#[test]
+fn requests_behind_those_that_fill_the_buffer_exactly_are_answered() {
+    let (mut harness, mut stream) = with_a_small_buffer();
+    stream.write_all(&padded(GET, 256).repeat(3)).unwrap();
+    harness.work();
+    for _ in 0..3 {
+        answer(&mut stream);
+    }
+}
+
+/// A close with unread input would reset the connection.
+#[test]
+fn a_last_request_that_fills_the_buffer_exactly_is_not_followed_by_a_reset() {
+    let (mut harness, mut stream) = with_a_small_buffer();
+    stream
+        .write_all(&[&padded(LAST, 512), GET].concat())
+        .unwrap();
+    harness.work();
+    assert!(rest(&mut stream).ends_with("\r\n\r\nok"));
+    assert!(stream.take_error().unwrap().is_none());
+    assert_eq!(harness.server.counters().open, 1);
+    drop(stream);
+    harness.work();
+    assert_eq!(harness.server.counters().open, 0);
+}
+
+/// How many answers are given while what epoll reports now is handled, with no turn behind it.
+fn answered_at_once(harness: &mut Harness) -> u64 {
+    let before = harness.server.counters().answered;
+    for event in &harness.events(8) {
+        harness.handle(event);
+    }
+    harness.server.counters().answered - before
+}
+
+/// Others may wait to be accepted behind it, and one bufferful can take a millisecond.
+#[test]
+fn of_a_new_connection_that_fills_the_buffer_only_a_part_is_answered_at_once() {
+    const REQUESTS: usize = 400;
+    let mut harness = Harness::new(4);
+    let mut stream = harness.connect();
+    stream.write_all(&GET.repeat(REQUESTS)).unwrap();
+    let bufferful = (Limits::DEFAULT.request_head_bytes / GET.len()) as u64;
+    let answered = answered_at_once(&mut harness);
+    assert!(
+        (1..bufferful / 8).contains(&answered),
+        "{answered} of {bufferful}"
+    );
+    harness.work();
+    assert_eq!(harness.server.counters().answered, REQUESTS as u64);
+}
+
+/// The others have their turns in between.
+#[test]
+fn no_more_than_a_bufferful_of_a_connection_is_answered_at_once() {
+    const REQUEST_BYTES: usize = 1024;
+    let mut harness = Harness::new(4);
+    let mut stream = harness.idle();
+    let requests = 3 * Limits::DEFAULT.request_head_bytes / REQUEST_BYTES;
+    stream
+        .write_all(&padded(GET, REQUEST_BYTES).repeat(requests))
+        .unwrap();
+    assert_eq!(answered_at_once(&mut harness), requests as u64 / 3);
+    harness.work();
+    assert_eq!(harness.server.counters().answered, 1 + requests as u64);
+}
