@@ -92,7 +92,7 @@ struct healthz_options {
 
 /* Counters of a server since it was started. All but `open` only grow. */
 struct healthz_counters {
-  /* Connections accepted, without those counted in `foreign`. */
+  /* Connections accepted, without those counted in `non_loopback`. */
   uint64_t accepted;
   /* Requests answered, including refused ones. */
   uint64_t answered;
@@ -107,7 +107,7 @@ struct healthz_counters {
   /* Connections that the client had already ended when they were accepted. */
   uint64_t aborted;
   /* Connections to a loopback address from a non-loopback address; closed without reading. */
-  uint64_t foreign;
+  uint64_t non_loopback;
   /* How often accepting was paused because the system had no descriptors or memory left. */
   uint64_t accept_pauses;
   /* Connections open now. */

@@ -21,7 +21,7 @@
 //!
 #![cfg_attr(feature = "server", doc = "```no_run")]
 #![cfg_attr(not(feature = "server"), doc = "```ignore")]
-//! use healthz::server::{Address, Config, Listeners, Server, now, spawn};
+//! use healthz::server::{Address, Server, now, spawn};
 //! use healthz::{Check, Endpoint, Responder};
 //! use std::time::Duration;
 //!
@@ -35,7 +35,7 @@
 //!     WORK.beat(now()); // from any thread, as often as you like
 //!     # break;
 //! }
-//! # handle.stop();
+//! # thread.stop();
 //! # Ok(())
 //! # }
 //! ```

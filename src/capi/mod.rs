@@ -94,7 +94,7 @@ pub struct HealthzOptions {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HealthzCounters {
-    /// Connections accepted, without those counted in `foreign`.
+    /// Connections accepted, without those counted in `non_loopback`.
     pub accepted: u64,
     /// Requests answered, including refused ones.
     pub answered: u64,
@@ -109,7 +109,7 @@ pub struct HealthzCounters {
     /// Connections that the client had already ended when they were accepted.
     pub aborted: u64,
     /// Connections to a loopback address from a non-loopback address; closed without reading.
-    pub foreign: u64,
+    pub non_loopback: u64,
     /// How often accepting was paused because the system had no descriptors or memory left.
     pub accept_pauses: u64,
     /// Connections open now.
@@ -426,7 +426,7 @@ pub unsafe extern "C" fn healthz_counters(
                 expired: seen.expired,
                 failed: seen.failed,
                 aborted: seen.aborted,
-                foreign: seen.foreign,
+                non_loopback: seen.non_loopback,
                 accept_pauses: seen.accept_pauses,
                 open: seen.open,
             };

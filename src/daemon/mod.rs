@@ -300,7 +300,7 @@ fn summary(counters: &Counters) -> String {
         (counters.expired, "expired"),
         (counters.failed, "failed"),
         (counters.aborted, "aborted"),
-        (counters.foreign, "non-loopback"),
+        (counters.non_loopback, "non-loopback"),
         (counters.accept_pauses, "pauses"),
     ] {
         if count > 0 {
@@ -469,7 +469,7 @@ mod tests {
         counters.failed = 3;
         counters.accept_pauses = 4;
         counters.aborted = 5;
-        counters.foreign = 6;
+        counters.non_loopback = 6;
         assert_eq!(
             summary(&counters),
             "2 requests answered on 1 connections, 3 failed, 5 aborted, 6 non-loopback, 4 pauses"

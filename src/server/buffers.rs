@@ -1,11 +1,11 @@
-//! All bytes that requests and answers are kept in, as one piece of zeroed memory.
+//! The memory for the bytes of requests and answers: one piece, zeroed.
 //!
-//! Knows no connection. In front is the pair of buffers that all connections share, one for what was
-//! read and one for what is to be sent; behind it every connection has a pair of its own, for the
-//! half a head or the untaken answer that is left when its turn ends.
+//! First come the two buffers that all connections share: `rx` for received bytes and `tx` for answers. Then each
+//! connection has two of its own, for an unfinished head and an unsent answer. Knows no connection. Used by
+//! [`super::driver`] and [`super::table`].
 //!
-//! It is one allocation because the allocator hands out large ones as fresh pages of the system's,
-//! which are zero without being touched: what is never used is never resident.
+//! It is one allocation, because allocators take large ones from the kernel as fresh pages. These are zero without
+//! being written to, so buffers that are never used are never resident.
 
 use core::ops::Range;
 use std::vec;
@@ -20,7 +20,7 @@ pub(super) struct Buffers<'a> {
 }
 
 impl Buffers<'static> {
-    /// Buffers of their own for so many connections, for heads and answers of at most so many bytes.
+    /// Buffers on the heap, for this many connections, and for heads and answers of at most this many bytes.
     pub(super) fn new(connections: usize, head_bytes: usize, response_bytes: usize) -> Self {
         let memory = vec![0; Buffers::bytes(connections, head_bytes, response_bytes)];
         Buffers::in_memory(Managed::Own(memory.into()), head_bytes, response_bytes)
@@ -28,7 +28,7 @@ impl Buffers<'static> {
 }
 
 impl<'a> Buffers<'a> {
-    /// Buffers in `memory`, which has room for [`bytes`](Buffers::bytes).
+    /// Buffers in `memory`, which has at least [`bytes`](Buffers::bytes) bytes.
     pub(super) fn in_memory(
         memory: Managed<'a, [u8]>,
         head_bytes: usize,
@@ -41,14 +41,14 @@ impl<'a> Buffers<'a> {
         }
     }
 
-    /// Bytes that buffers for so many connections take. Saturates: it is asked about numbers that
-    /// nobody has looked at yet.
+    /// Size of the buffers for this many connections in bytes. Saturates, because the arguments may be unchecked
+    /// settings.
     pub(super) fn bytes(connections: usize, head_bytes: usize, response_bytes: usize) -> usize {
         let pairs = connections.saturating_add(1);
         pairs.saturating_mul(head_bytes.saturating_add(response_bytes))
     }
 
-    /// What is read into, and what is answered into.
+    /// The shared buffers `rx` and `tx`.
     #[inline]
     pub(super) fn shared(&mut self) -> (&mut [u8], &mut [u8]) {
         let pair = self.memory.split_at_mut_checked(self.head_bytes);
@@ -56,15 +56,15 @@ impl<'a> Buffers<'a> {
         (rx, rest.get_mut(..self.response_bytes).unwrap_or_default())
     }
 
-    /// Moves `rest` of what was read to the front.
+    /// Moves `rest` of `rx` to its start.
     pub(super) fn compact(&mut self, rest: Range<usize>) {
         if rest.start > 0 && rest.end <= self.head_bytes && !rest.is_empty() {
             self.memory.copy_within(rest, 0);
         }
     }
 
-    /// Keeps for connection `index` the first `received` bytes that were read and the `unsent` ones
-    /// of what was answered.
+    /// Copies the first `received` bytes of `rx`, and the bytes `unsent` of `tx`, to the buffers of connection
+    /// `index`.
     pub(super) fn keep(&mut self, index: u16, received: usize, unsent: Range<usize>) {
         let head = self.own_head(index);
         debug_assert!(received <= self.head_bytes, "a head is dropped");
@@ -78,7 +78,7 @@ impl<'a> Buffers<'a> {
         }
     }
 
-    /// Brings back what was received and kept for connection `index`, to be read on behind it.
+    /// Copies the received bytes of connection `index` back to the start of `rx`.
     pub(super) fn restore(&mut self, index: u16, received: usize) {
         let head = self.own_head(index);
         if received > 0 && received <= self.head_bytes {
@@ -86,7 +86,7 @@ impl<'a> Buffers<'a> {
         }
     }
 
-    /// What was kept unsent for connection `index`.
+    /// The unsent bytes of connection `index`.
     pub(super) fn unsent(&self, index: u16, unsent: Range<usize>) -> &[u8] {
         let start = self.own_head(index) + self.head_bytes;
         let unsent = start + unsent.start..start + unsent.end;
@@ -98,7 +98,7 @@ impl<'a> Buffers<'a> {
     }
 }
 
-/// What only a simulation looks at.
+/// For the simulation only.
 #[cfg(test)]
 impl Buffers<'_> {
     /// One connection's state says that so much is kept: all of it has room, in memory that is as long

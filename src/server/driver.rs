@@ -1,91 +1,56 @@
-//! Where connections are served, one at a time: bytes read, answered, sent.
+//! Serves one connection at a time: reads, answers and sends.
 //!
-//! Knows one connection at a time and no table. What a connection leaves unfinished stays in the
-//! shared buffers, and [`super::table`] keeps it.
+//! Knows no table. Unfinished heads and unsent answers are left in the shared buffers; the caller,
+//! [`super::table`], copies them to the connection's own.
 
 use core::ops::Range;
 use std::io;
 
-use super::Counters;
 use super::buffers::Buffers;
+use super::conn::Conn;
+use super::counters::Counters;
 use super::memory::Managed;
-use super::policy::Owner;
 use super::socket::StreamSocket;
 use crate::answer::Responder;
-use crate::http::{Connection, Context, Date, HeadCache, Next, Phase, Progress};
+use crate::http::{Context, Date, HeadCache, Next, Phase, Progress};
 use crate::limits::Limits;
 use crate::time::Instant;
 
-/// Reads from one connection in one turn, at most: behind what is left to answer there is more to read,
-/// and behind what was read there is an end. But one bufferful, of requests or of answers, is everybody's
-/// share, for a bufferful can hold requests that take a millisecond. Whoever asks for more waits for its
-/// next turn, so that new connections wait for little.
+/// Most reads from one connection each time it is served: leftover requests are answered before new bytes are
+/// read, and the client's end comes after the bytes. But one buffer full of requests or answers is the quantum of
+/// each connection, because a full buffer can hold requests that take a millisecond. The rest waits in the run
+/// queue, so that new connections do not wait for it.
 const READS_PER_TURN: usize = 4;
-/// If the first read of a connection fills the buffer, or more connections wait to be accepted behind it, so
-/// many bytes are processed when it is accepted: more than a probe has. The rest comes in its turn, unless the
-/// connection is evicted before.
+/// If the first read of a connection fills the buffer, or if more connections wait to be accepted, process only
+/// this many bytes when it is accepted. It is more than a probe sends. The rest waits in the run queue.
 const FIRST_BYTES: usize = 512;
 
-/// One connection.
-pub struct Conn<S> {
-    pub(super) stream: S,
-    pub(super) connection: Connection,
-    /// Bytes of an unfinished head in the connection's own buffer.
-    pub(super) received: usize,
-    /// Unsent bytes of answers in the connection's own buffer.
-    pub(super) unsent: Range<usize>,
-    /// What follows once they are sent.
-    pub(super) after: Next,
-    /// Registered for writing too: it was not taking its answers once.
-    pub(super) is_writing: bool,
-    /// The conn has ended its side; the bytes before its end may not all have been read.
-    pub(super) has_ended: bool,
-    /// Which process made it, where the kernel says so; asked once it stays.
-    pub(super) owner: Option<Owner>,
-}
-
-impl<S> Conn<S> {
-    /// One that was just accepted.
-    pub(super) fn new(stream: S, now: Instant) -> Self {
-        Conn {
-            stream,
-            connection: Connection::new(now),
-            received: 0,
-            unsent: 0..0,
-            after: Next::Read,
-            is_writing: false,
-            has_ended: false,
-            owner: None,
-        }
-    }
-}
-
-/// How serving a connection ended for this turn.
+/// The result of serving a connection.
 pub(super) enum Outcome {
-    /// Over: drop it.
+    /// It ended: drop it.
     Closed,
-    /// Over, by an error of the socket.
+    /// It ended by an error of the socket.
     Failed,
-    /// Drained; waits for the next event. So many bytes at the start of `rx` are to be kept.
+    /// It waits for the next event. This many bytes at the start of `rx` must be kept.
     Waiting { received: usize },
-    /// Not drained; wants another turn.
+    /// It has more to do than one quantum; as above.
     Runnable { received: usize },
-    /// The conn does not take its answers: these bytes of `tx` are to be kept as well.
+    /// Sending is blocked: these bytes of `tx` must be kept as well.
     Blocked {
         received: usize,
         unsent: Range<usize>,
     },
 }
 
-/// Where connections are served, one at a time: what every answer needs.
+/// Serves connections: everything that each answer needs.
 pub(super) struct Driver<'a> {
     pub(super) responder: Responder<'a>,
     pub(super) limits: Limits,
     pub(super) date: Option<Date>,
     pub(super) is_last: bool,
-    /// More connections wait to be accepted than one turn takes.
+    /// More connections wait to be accepted than one call of `advance` accepts.
     pub(super) is_flooded: bool,
-    /// Not here itself: a server is moved a few times before it runs, and stacks are small.
+    /// Behind a pointer, because a server is moved a few times before it runs, and stacks are small.
     pub(super) heads: Managed<'a, HeadCache>,
     pub(super) buffers: Buffers<'a>,
     pub(super) counters: Counters,
@@ -110,8 +75,8 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Reads, answers and sends until the connection is drained, blocked, over, or has had its share.
-    /// The first `filled` bytes of `rx` are left from before.
+    /// Reads, answers and sends until the connection has no more input, is blocked, has ended, or has used its
+    /// quantum. The first `filled` bytes of `rx` are left from the last time.
     pub(super) fn serve<S: StreamSocket>(
         &mut self,
         conn: &mut Conn<S>,
@@ -119,7 +84,7 @@ impl<'a> Driver<'a> {
         is_new: bool,
         now: Instant,
     ) -> Outcome {
-        // Answers that were blocked, or more than a share, leave something to do before more is read.
+        // After blocked answers, or more than one quantum, leftover requests come before new bytes.
         let mut is_behind = false;
         match core::mem::replace(&mut conn.after, Next::Read) {
             Next::Read => {}
@@ -140,11 +105,11 @@ impl<'a> Driver<'a> {
                 let (rx, _) = self.buffers.shared();
                 let room = rx.get_mut(filled..).unwrap_or_default();
                 let size = room.len();
-                debug_assert!(size > 0, "a connection waits with a full buffer");
+                debug_assert!(size > 0, "a connection waits although its buffer is full");
                 match conn.stream.read(room) {
                     Ok(0) => return self.read_end(conn, filled, now),
                     Ok(read) => {
-                        // A short read took all there was; but behind an end there is still the end.
+                        // A short read took all bytes; but if the client has ended, its end is still to be read.
                         is_short = read < size;
                         is_full = !is_short;
                         is_drained = is_short && !conn.has_ended;
@@ -162,8 +127,8 @@ impl<'a> Driver<'a> {
             if let Some(outcome) = self.answer(conn, &mut filled, share, is_short, now) {
                 return outcome;
             }
-            // In the midst of a request a short read may have ended at a mark in the stream (urgent data of
-            // TCP, a message's descriptors or credentials on a Unix socket), and nobody tells of the rest.
+            // In the middle of a request, a short read may have ended at a mark in the stream (urgent data of
+            // TCP; descriptors or credentials on a Unix socket), and epoll does not report the bytes after it.
             if is_drained && conn.connection.phase() == Phase::Idle {
                 return Outcome::Waiting { received: filled };
             }
@@ -174,9 +139,9 @@ impl<'a> Driver<'a> {
         Outcome::Runnable { received: filled }
     }
 
-    /// Answers what is in `rx`, at most `share` bytes of it and as far as one bufferful of answers goes,
-    /// and sends; `None` if more can be read. What is left of `rx` is moved to its start. `is_short`: a
-    /// read has shown that no more had come.
+    /// Answers the requests in `rx`, at most `share` bytes of it and one buffer of answers, and sends. Returns
+    /// `None` if more can be read. The rest of `rx` is moved to its start. `is_short`: the last read took all
+    /// bytes that had arrived.
     fn answer<S: StreamSocket>(
         &mut self,
         conn: &mut Conn<S>,
@@ -213,7 +178,7 @@ impl<'a> Driver<'a> {
                     Some(Outcome::Runnable { received })
                 }
                 Next::Close { .. } if was_closing => None,
-                // The connection knows of no more than it was shown.
+                // `lingers` speaks only of the bytes in `rx`; without a short read there may be more.
                 Next::Close { lingers } => {
                     conn.stream.shutdown();
                     (is_short && !lingers).then_some(Outcome::Closed)
@@ -225,7 +190,7 @@ impl<'a> Driver<'a> {
         outcome
     }
 
-    /// The conn has ended its side.
+    /// Handles the client's end.
     fn read_end<S: StreamSocket>(
         &mut self,
         conn: &mut Conn<S>,
@@ -241,12 +206,12 @@ impl<'a> Driver<'a> {
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..filled).unwrap_or_default();
         let progress = conn.connection.receive_end(&context, rx, tx);
-        // What the conn does not take now it does not get: it has left.
+        // If sending is blocked, the rest is dropped: the client has closed.
         let _ = send(&mut self.counters, tx, conn, &progress);
         Outcome::Closed
     }
 
-    /// The conn has not finished its head in time; what came of it is in `rx`.
+    /// Answers 408, because the head did not arrive in time. Its bytes are in `rx`.
     pub(super) fn send_timeout<S: StreamSocket>(&mut self, conn: &mut Conn<S>, now: Instant) {
         let context = Context {
             now,
@@ -262,7 +227,7 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// Counts and sends what a connection wrote; returns the part of `tx` that the conn did not take.
+/// Counts and sends the answers in `tx`. Returns the part that could not be sent.
 fn send<S: StreamSocket>(
     counters: &mut Counters,
     tx: &[u8],
@@ -285,9 +250,9 @@ fn send<S: StreamSocket>(
     };
     if sent < bytes.len() {
         conn.after = match progress.next {
-            // There may be whole requests left behind these answers, or not: it costs one look.
+            // There may be whole requests after these answers.
             Next::Read | Next::Write => Next::Write,
-            // Nor is it known what comes while the answer waits.
+            // More bytes may arrive while the answer waits.
             Next::Close { .. } => Next::Close { lingers: true },
         };
     }

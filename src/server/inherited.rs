@@ -1,7 +1,7 @@
-//! Sockets that a service manager has opened for us: `LISTEN_FDS` and its like, of sd_listen_fds(3).
+//! Sockets that a service manager passes to the process: `LISTEN_FDS`, sd_listen_fds(3).
 //!
-//! Reads the environment when it is asked to, and changes nothing in it. Knows numbers of descriptors,
-//! not sockets: [`adopt`](super::adopt) makes one of a number, and [`super::Listeners`] takes it.
+//! Reads the environment only when asked to, and does not change it. Knows only numbers of descriptors:
+//! [`adopt`](super::adopt) takes one over, and [`super::Listeners`] accepts it. Called by hosts and the daemon.
 
 use core::ops::Range;
 use std::ffi::OsStr;
@@ -9,13 +9,13 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::string::{String, ToString};
 
-/// The first descriptor that is passed; sd_listen_fds(3).
+/// The first descriptor that a service manager passes: sd_listen_fds(3).
 const FIRST: RawFd = 3;
 
-/// Which descriptors a service manager (systemd, systemd-socket-activate, s6-fdholder's users and
-/// others) has passed to this process.
+/// The descriptors that a service manager (systemd, systemd-socket-activate and others) has passed to this
+/// process.
 ///
-/// To be asked for at the start of `main`, while the descriptors are still nobody's:
+/// Take them over at the start of `main`, before anything else opens descriptors:
 ///
 /// ```
 /// use healthz::server::{ListenFds, Listeners, adopt};
@@ -24,7 +24,7 @@ const FIRST: RawFd = 3;
 /// let mut listeners = Listeners::new();
 /// let passed = ListenFds::from_env()?;
 /// for fd in passed.numbers() {
-///     // A service with sockets of its own looks at their names first, `FileDescriptorName=` in systemd.
+///     // If there are also other sockets, choose by name (`FileDescriptorName=` in systemd).
 ///     if passed.name(fd).is_none_or(|name| name == "healthz.socket") {
 ///         // SAFETY: nothing in this process has opened, taken or closed a descriptor yet.
 ///         listeners.add(unsafe { adopt(fd) }?)?;
@@ -37,22 +37,22 @@ const FIRST: RawFd = 3;
 /// # }
 /// ```
 ///
-/// Programs that may hold no `unsafe` find crates that have it for them (`listenfd`, `libsystemd`):
-/// [`Listeners::add`](super::Listeners::add) takes what those hand out.
+/// Programs without `unsafe` can use a crate for this (`listenfd`, `libsystemd`):
+/// [`Listeners::add`](super::Listeners::add) accepts the sockets that they return.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListenFds {
     count: RawFd,
     names: Option<String>,
 }
 
-/// `LISTEN_FDS` is meant for this process and is no number of descriptors.
+/// `LISTEN_FDS` is for this process, and is not a number of descriptors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenFdsError {
     value: String,
 }
 
 impl ListenFds {
-    /// What the environment says.
+    /// Reads the environment.
     ///
     /// # Errors
     /// As [`parse`](ListenFds::parse).
@@ -67,11 +67,11 @@ impl ListenFds {
         )
     }
 
-    /// What `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` say to the process with number `own_pid`:
-    /// none, if they are not set, or were meant for its parent.
+    /// Parses the values of `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` for the process with number `own_pid`.
+    /// The result is empty if they are not set or are for another process.
     ///
     /// # Errors
-    /// If `LISTEN_FDS` is no number.
+    /// If `LISTEN_FDS` is not a number of descriptors.
     pub fn parse(
         count: Option<&OsStr>,
         pid: Option<&OsStr>,
@@ -102,14 +102,14 @@ impl ListenFds {
         FIRST..FIRST + self.count
     }
 
-    /// What the manager calls descriptor `fd`; `None` if it has no name, or was not passed.
+    /// The name of descriptor `fd`; `None` if it has none, or was not passed.
     pub fn name(&self, fd: RawFd) -> Option<&str> {
         if !self.numbers().contains(&fd) {
             return None;
         }
         let index = usize::try_from(fd - FIRST).ok()?;
         let name = self.names.as_deref()?.split(':').nth(index)?;
-        // So systemd calls those without.
+        // systemd uses this name for sockets without one.
         (!name.is_empty() && name != "unknown").then_some(name)
     }
 }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_meant_for_another_process_are_left_alone() {
+    fn descriptors_for_another_process_are_ignored() {
         assert_eq!(numbers("2", "42"), Some(3..5));
         assert_eq!(numbers("0", "42"), Some(3..3));
         for other in ["1", "", "042x", "-42", "4 2"] {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_of_descriptors_is_told() {
+    fn other_values_of_listen_fds_are_an_error() {
         for bad in ["", "-1", "two", "2147483645", "99999999999", " 1"] {
             let error = parse(bad, "42", None).unwrap_err();
             let text = error.to_string();
@@ -161,7 +161,7 @@ mod tests {
             );
         }
         assert_eq!(numbers("2147483644", "42"), Some(3..RawFd::MAX));
-        // Not ours, so not our error.
+        // For another process, so it is not an error here.
         assert_eq!(numbers("two", "1"), Some(3..3));
     }
 
@@ -169,8 +169,8 @@ mod tests {
     fn names_belong_to_numbers() {
         let passed = parse("4", "42", Some("web:healthz.socket:unknown:")).unwrap();
         let names: std::vec::Vec<_> = (2..8).map(|fd| passed.name(fd)).collect();
-        let [web, door] = ["web", "healthz.socket"].map(Some);
-        assert_eq!(names, [None, web, door, None, None, None]);
+        let [web, server] = ["web", "healthz.socket"].map(Some);
+        assert_eq!(names, [None, web, server, None, None, None]);
         let passed = parse("1", "42", Some("web:too:many")).unwrap();
         assert_eq!((passed.name(3), passed.name(4)), (web, None));
         assert_eq!(parse("1", "42", None).unwrap().name(3), None);

@@ -1,7 +1,6 @@
-//! The sockets to listen on: which addresses, which options, and what to do when bind(2) fails.
+//! The sockets to listen on: addresses, options, and errors of bind(2).
 //!
-//! Knows no connection. [`Listeners`] is filled by the embedder before there is a server;
-//! [`super::Server`] then takes the sockets out of it.
+//! Knows no connection. The host fills [`Listeners`] before it makes a [`super::Server`], which takes the sockets.
 
 use std::fmt;
 use std::io;
@@ -13,44 +12,35 @@ use mio::net::{TcpListener, UnixListener};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::address::Address;
-use super::socket::{File, FileId, Listener, Peers, is_loopback};
+use super::socket::{File, FileId, Listener, Peers, is_loopback, try_option};
+use super::unix::{is_stale, listen_unix, remove_stale};
 use crate::limits::LISTENERS_MAX;
 
-/// Connections that may wait to be accepted at a TCP socket; the kernel lowers it to `net.core.somaxconn`
-/// (4,096 by default since Linux 5.4). Beyond it the kernel drops the SYN, and the client tries again only a
-/// second later. A longer queue covers a longer wait for a CPU, and a connection waits longer in it.
+/// Most connections that wait to be accepted at a TCP socket. The kernel lowers it to `net.core.somaxconn` (4,096 by
+/// default since Linux 5.4). If the queue is full, the kernel drops the SYN, and the client tries again only a
+/// second later. A longer queue covers a longer wait for a CPU, but connections also wait longer in it.
 const BACKLOG_TCP: i32 = 4096;
-/// At a Unix socket. There connect(2) waits for room instead, and every connection that is queued makes a
-/// client wait: with 4,096, half of the probes beside the same programs came too late, with 1,024 none.
-const BACKLOG_UNIX: i32 = 1024;
 
-/// Longest path of a Unix socket, without the NUL behind it (unix(7); 104 with it on the BSDs).
-const UNIX_PATH_BYTES_MAX: usize = if cfg!(any(target_os = "linux", target_os = "android")) {
-    107
-} else {
-    103
-};
-
-/// How long a silent connection is kept from us where the kernel can do that, in seconds.
+/// How long the kernel holds back a connection that sends nothing, in seconds, if it can.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const DEFER_ACCEPT_SECONDS: i32 = 1;
 
-/// What kept an address from being listened on.
+/// Why an address cannot be listened on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BindErrorKind {
-    /// It can be reached from other machines, and nobody said that is meant.
+    /// Other machines can reach it, and [`Listeners::allow_remote`] was not called.
     NotLoopback,
-    /// Somebody else listens there.
+    /// Another socket listens there.
     InUse,
-    /// There are [`LISTENERS_MAX`] already.
+    /// There are already [`LISTENERS_MAX`] listeners.
     TooMany,
-    /// What was handed in is no TCP or Unix stream socket that listens; see the source.
+    /// The socket is not a listening TCP or Unix stream socket; see the source.
     Unusable,
-    /// The system said no; see the source.
+    /// The system returned an error; see the source.
     Other,
 }
 
-/// An address could not be listened on.
+/// An address cannot be listened on.
 #[derive(Debug)]
 pub struct BindError {
     address: Address,
@@ -69,7 +59,7 @@ impl BindError {
 
     fn io(address: Address, source: io::Error) -> Self {
         let kind = match source.kind() {
-            // The latter is a path that exists.
+            // AlreadyExists: a file has the path of a Unix socket.
             io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists => BindErrorKind::InUse,
             _ => BindErrorKind::Other,
         };
@@ -85,7 +75,7 @@ impl BindError {
         &self.address
     }
 
-    /// What kept it from being listened on.
+    /// Why it cannot be listened on.
     pub fn kind(&self) -> BindErrorKind {
         self.kind
     }
@@ -134,35 +124,34 @@ impl core::error::Error for BindError {
     }
 }
 
-/// What [`Listeners::bind`] could not have but could do without.
+/// What [`Listeners::bind`] had to do without.
 #[derive(Debug, Default)]
 pub struct Bound {
-    /// The half of `localhost` that this machine does not have, and what it said.
+    /// The half of `localhost` that this machine does not have, and the system's error.
     pub missing: Option<(SocketAddr, io::Error)>,
 }
 
-/// The sockets to listen on: bound here, or handed in. Dropping it closes them, and removes the
-/// Unix socket files that were made here, if this is the process that made them and no child of it (a
-/// host that turns itself into a daemon by fork(2) binds after that).
+/// The sockets to listen on: bound here or passed in. Dropping it closes them, and removes the files of Unix sockets
+/// that this process bound. A child process does not remove them, so a host that becomes a daemon by fork(2)
+/// binds after that.
 ///
-/// Only loopback and Unix sockets are taken unless [`allow_remote`](Listeners::allow_remote) was
-/// called before: the door has no authentication. What comes to a loopback address from elsewhere all
-/// the same, where the kernel is told to let it (`net.ipv4.conf.*.route_localnet`), is closed unread.
+/// The server has no authentication, so only loopback addresses and Unix sockets are accepted, unless
+/// [`allow_remote`](Listeners::allow_remote) was called before. A connection that reaches a loopback address from
+/// another address (`net.ipv4.conf.*.route_localnet`) is closed unread.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    /// From the front; on no heap, because an embedder may have none to give.
+    /// Filled from the front. An array, because an embedder may have no heap.
     sockets: [Option<Listener>; LISTENERS_MAX],
     allows_remote: bool,
 }
 
 impl Listeners {
-    /// None yet, and loopback only.
+    /// No sockets yet, and loopback only.
     pub fn new() -> Self {
         Listeners::default()
     }
 
-    /// Whether addresses that other machines can reach, and connections from there, are taken from now
-    /// on.
+    /// From now on, accept addresses that other machines can reach, and connections from other machines.
     #[must_use]
     pub fn allow_remote(mut self, allows_remote: bool) -> Self {
         self.allows_remote = allows_remote;
@@ -171,12 +160,12 @@ impl Listeners {
 
     /// Binds `address` and listens there.
     ///
-    /// `localhost` is two addresses; a machine that has only one of them gets that one, and the
-    /// other is returned as missing. On Linux one whose loopback interface is down has both, and is served
-    /// once that is up. A Unix socket file that nobody listens on any more is replaced.
+    /// `localhost` is two addresses. A machine that has only one of them gets that one, and the other is returned as
+    /// missing. On Linux, both are bound while the loopback interface is down, and served once it is up. The file of
+    /// a Unix socket on which no process listens is replaced.
     ///
     /// # Errors
-    /// If the address is not loopback, in use, not to be had, or one too many.
+    /// If the address is not loopback, is in use, is refused by the system, or is one too many.
     pub fn bind(&mut self, address: &Address) -> Result<Bound, BindError> {
         match address {
             Address::Localhost(port) => self.bind_localhost(*port),
@@ -185,12 +174,13 @@ impl Listeners {
         }
     }
 
-    /// Takes a socket that listens already, whoever opened it: a `TcpListener`, a `UnixListener` or an
-    /// `OwnedFd` of either kind, from a service manager for example (see
-    /// [`ListenFds`](super::ListenFds)). For all who share it, and for good, it becomes non-blocking, and
-    /// options are taken back that would hold its connections up: `SO_LINGER`, and on Linux `SO_RCVLOWAT`,
-    /// `TCP_CORK` and, since 6.16, `SO_PASSRIGHTS`. Whoever makes it blocking again may block the server.
-    /// The file of a Unix socket stays when the server ends.
+    /// Adds a socket that already listens: a `TcpListener`, a `UnixListener` or an `OwnedFd` of either kind, for
+    /// example from a service manager (see [`ListenFds`](super::ListenFds)).
+    ///
+    /// It becomes non-blocking, and options that would delay its connections are reset: `SO_LINGER`, and on Linux
+    /// `SO_RCVLOWAT`, `TCP_CORK` and, since 6.16, `SO_PASSRIGHTS`. This affects all processes that share the socket,
+    /// and it lasts. A process that makes it blocking again can block the server. The file of a Unix socket stays
+    /// when the server ends.
     ///
     /// ```
     /// # use healthz::server::Listeners;
@@ -202,17 +192,17 @@ impl Listeners {
     /// ```
     ///
     /// # Errors
-    /// If it is no stream socket, does not listen, is not loopback, or is one too many.
+    /// If it is not a stream socket, does not listen, is not loopback, or is one too many.
     pub fn add(&mut self, socket: impl Into<OwnedFd>) -> Result<(), BindError> {
-        let nowhere = || Address::Unix(PathBuf::new());
+        let no_address = || Address::Unix(PathBuf::new());
         let unusable = |source| BindError {
             source: Some(source),
-            ..BindError::new(nowhere(), BindErrorKind::Unusable)
+            ..BindError::new(no_address(), BindErrorKind::Unusable)
         };
         let socket = Socket::from(socket.into());
         let is_stream = socket.r#type().map_err(unusable)? == Type::STREAM;
         if !is_stream || !is_listening(&socket).map_err(unusable)? {
-            return Err(BindError::new(nowhere(), BindErrorKind::Unusable));
+            return Err(BindError::new(no_address(), BindErrorKind::Unusable));
         }
         let local = socket.local_addr().map_err(unusable)?;
         let listener = if let Some(address) = local.as_socket() {
@@ -223,25 +213,25 @@ impl Listeners {
             let path = unix_path(&local);
             self.check_count(&Address::Unix(path.clone()))?;
             prepare(&socket, false).map_err(unusable)?;
-            Listener::Unix(UnixListener::from_std(socket.into()), path, File::Foreign)
+            Listener::Unix(UnixListener::from_std(socket.into()), path, File::Inherited)
         } else {
-            return Err(BindError::new(nowhere(), BindErrorKind::Unusable));
+            return Err(BindError::new(no_address(), BindErrorKind::Unusable));
         };
         self.push(listener);
         Ok(())
     }
 
-    /// Where the sockets listen, with the ports that the system chose.
+    /// The addresses of the sockets, with the ports that the system chose.
     pub fn local_addresses(&self) -> impl Iterator<Item = Address> + '_ {
         self.sockets.iter().flatten().map(Listener::address)
     }
 
-    /// How many there are.
+    /// The number of sockets.
     pub fn len(&self) -> usize {
         self.sockets.iter().flatten().count()
     }
 
-    /// Whether there are none.
+    /// True if there are no sockets.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -251,7 +241,7 @@ impl Listeners {
         self.sockets
     }
 
-    /// Adds `listener`, for which [`check_count`](Listeners::check_count) found room.
+    /// Adds `listener`, after [`check_count`](Listeners::check_count).
     fn push(&mut self, listener: Listener) {
         let free = self.sockets.iter_mut().find(|socket| socket.is_none());
         debug_assert!(free.is_some(), "more listeners than were counted");
@@ -263,7 +253,7 @@ impl Listeners {
     fn bind_localhost(&mut self, port: u16) -> Result<Bound, BindError> {
         let count = self.len();
         let v4 = self.bind_tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
-        // Port 0: the second half takes the port that the first was given.
+        // For port 0, the second address uses the port that the first one got.
         let port = v4.as_ref().map_or(port, SocketAddr::port);
         let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port);
         let missing = |error: BindError| match (error.address, error.source) {
@@ -278,7 +268,7 @@ impl Listeners {
                 Ok(missing(error))
             }
             (Err(error), _) | (_, Err(error)) => {
-                // Half of what was asked for is nothing to go on with.
+                // Drop the other half, which was bound.
                 self.sockets
                     .iter_mut()
                     .skip(count)
@@ -339,7 +329,7 @@ impl Listeners {
     }
 }
 
-/// Makes a socket that was handed in as one that was opened here.
+/// Sets the options of a passed-in socket to those of a socket that was bound here.
 fn prepare(socket: &Socket, is_tcp: bool) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     try_option("SO_LINGER", socket.set_linger(None));
@@ -356,36 +346,29 @@ fn prepare(socket: &Socket, is_tcp: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Goes on without an option of a listener that the system does not have.
-fn try_option(name: &str, result: io::Result<()>) {
-    if let Err(error) = result {
-        log::debug!("{name} of a listener: {error}");
-    }
-}
-
-/// Whether connections can come; one that does not listen would fail at every accept(2).
+/// Whether the socket listens. If it does not, every accept(2) would fail.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn is_listening(socket: &Socket) -> io::Result<bool> {
     socket.is_listener()
 }
 
-/// Elsewhere nobody can be asked.
+/// Other systems cannot tell.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 fn is_listening(_socket: &Socket) -> io::Result<bool> {
     Ok(true)
 }
 
 fn listen_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    // Close-on-exec is socket2's default; a listener must not outlive us in a child.
+    // socket2 sets close-on-exec: a child process must not keep the listener.
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
-    // Connections of an earlier run that linger in TIME_WAIT must not keep us from the port.
+    // Otherwise connections of an earlier run in TIME_WAIT block the port.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // [::1] and 127.0.0.1 are two sockets; one must not claim the other's port.
+        // [::1] and 127.0.0.1 are separate sockets with the same port.
         socket.set_only_v6(true)?;
     }
     bind_tcp_socket(&socket, address)?;
@@ -401,9 +384,9 @@ fn listen_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     Ok((TcpListener::from_std(listener), local))
 }
 
-/// Binds `socket` to `address`; to `[::1]` of a machine that has IPv6 also while the loopback interface is
-/// down, because it is given its address when it comes up and loses it when it goes down. (127.0.0.1 can
-/// be had at any time.)
+/// Binds `socket` to `address`. On a machine with IPv6, `[::1]` is bound even while the loopback interface is down: the
+/// interface gets that address when it comes up, and loses it when it goes down. (127.0.0.1 can be bound at
+/// any time.)
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn bind_tcp_socket(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     match socket.bind(&address.into()) {
@@ -419,45 +402,18 @@ fn bind_tcp_socket(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// Elsewhere the address is there or is not.
+/// Other systems: binds the address if it exists.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn bind_tcp_socket(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.bind(&address.into())
 }
 
-/// Whether the loopback interface of this network namespace gets an IPv6 address when it comes up. Where
-/// /proc does not tell, nobody says that it will.
+/// Whether the loopback interface of this network namespace gets an IPv6 address when it comes up. False if /proc does
+/// not say.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn has_ipv6() -> bool {
     std::fs::read("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
         .is_ok_and(|disabled| disabled.trim_ascii() == b"0")
-}
-
-/// Listens at a name of our own first, and gives the socket its `path` when it does: between bind(2)
-/// and listen(2) a socket refuses connections, and would look as if nobody listened on it.
-fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    if path.as_os_str().len() > UNIX_PATH_BYTES_MAX {
-        // The file could be had, and no client could name it.
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            std::format!(
-                "a path of more than {UNIX_PATH_BYTES_MAX} bytes is too long for a Unix socket"
-            ),
-        ));
-    }
-    let temporary = name_beside(path);
-    // Only an earlier process of our number can have left it.
-    let _ = std::fs::remove_file(&temporary);
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    // Before anybody can connect: who has may go on.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    try_option("SO_PASSRIGHTS", super::sys::refuse_rights(&socket));
-    socket.bind(&SockAddr::unix(&temporary)?)?;
-    socket.listen(BACKLOG_UNIX)?;
-    let linked = std::fs::hard_link(&temporary, path);
-    std::fs::remove_file(&temporary)?;
-    linked.map(|()| UnixListener::from_std(socket.into()))
 }
 
 /// The path of a passed-in Unix socket, or `@NAME` for an abstract one, as ss(8) shows it.
@@ -475,94 +431,26 @@ fn unix_path(local: &SockAddr) -> PathBuf {
     PathBuf::new()
 }
 
-/// A name in the directory of `path` that no other process uses, unless it is one of another PID namespace.
-fn name_beside(path: &Path) -> PathBuf {
-    let suffix = std::format!(".{}", std::process::id());
-    let mut name = path.as_os_str().to_os_string();
-    name.push(&suffix);
-    if name.len() <= UNIX_PATH_BYTES_MAX {
-        PathBuf::from(name)
-    } else {
-        // A path that just fits leaves no room for more than a name as short as this.
-        path.with_file_name(&suffix)
-    }
-}
-
-/// Removes the socket at `path`, on which nobody listened a moment ago. Somebody else may have found the
-/// same, and listen there by now: so it is moved away first, which only one of us can do to a file, and
-/// put back if it is another one. (Its inode would not tell: the number of one that was removed is free.)
-fn remove_stale(path: &Path) -> io::Result<()> {
-    let aside = name_beside(path);
-    match std::fs::rename(path, &aside) {
-        // Somebody else has just removed it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        result => result?,
-    }
-    if is_stale(&aside) {
-        return std::fs::remove_file(&aside);
-    }
-    match std::fs::hard_link(&aside, path) {
-        Ok(()) => std::fs::remove_file(&aside)?,
-        // A third one has the path by now, and this one goes on under the other name.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        // Links to other users' files can be forbidden (`fs.protected_hardlinks`).
-        Err(_) => std::fs::rename(&aside, path)?,
-    }
-    Err(io::ErrorKind::AlreadyExists.into())
-}
-
-/// Whether `path` is a Unix socket that nobody listens on.
-fn is_stale(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    // Without waiting: somebody who listens and accepts nobody would keep us here for ever.
-    let connect = || {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        socket.connect(&SockAddr::unix(path)?)
-    };
-    is_socket && connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::unix::UNIX_PATH_BYTES_MAX;
     use super::*;
 
     #[test]
-    fn an_address_that_other_machines_reach_is_refused_unless_it_is_meant() {
+    fn an_address_that_other_machines_can_reach_needs_allow_remote() {
         let remote: Address = "0.0.0.0:0".parse().unwrap();
         let error = Listeners::new().bind(&remote).unwrap_err();
         assert_eq!(error.kind(), BindErrorKind::NotLoopback);
-        let handed_in = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let passed_in = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
         assert_eq!(
-            Listeners::new().add(handed_in).unwrap_err().kind(),
+            Listeners::new().add(passed_in).unwrap_err().kind(),
             BindErrorKind::NotLoopback
         );
         Listeners::new().allow_remote(true).bind(&remote).unwrap();
     }
 
-    /// Of two that started at once, both said that they served, and one could not be reached.
     #[test]
-    fn a_socket_that_took_the_place_of_a_stale_one_is_not_removed() {
-        let path = std::env::temp_dir().join(std::format!("healthz-two-{}", std::process::id()));
-        drop(UnixListener::bind(&path).unwrap());
-        assert!(is_stale(&path));
-        // The other one was quicker.
-        remove_stale(&path).unwrap();
-        remove_stale(&path).unwrap();
-        let live = listen_unix(&path).unwrap();
-        let error = remove_stale(&path).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-        assert!(!is_stale(&path));
-        std::os::unix::net::UnixStream::connect(&path).unwrap();
-        // Whoever looked whether it lives, and whoever connected now.
-        assert!(live.accept().is_ok() && live.accept().is_ok());
-        assert!(!name_beside(&path).exists());
-        std::fs::remove_file(&path).unwrap();
-    }
-
-    #[test]
-    fn a_port_in_use_is_told_as_such() {
+    fn a_port_in_use_is_reported_as_in_use() {
         let mut first = Listeners::new();
         first.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
         let taken = first.local_addresses().next().unwrap();
@@ -574,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_localhost_of_which_half_is_in_use_leaves_no_half_behind() {
+    fn localhost_with_one_half_in_use_binds_neither_half() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let mut listeners = Listeners::new();
@@ -583,9 +471,9 @@ mod tests {
         assert!(listeners.is_empty(), "{listeners:?}");
     }
 
-    /// It was removed, and the one who had come after could not be reached any more.
+    /// Regression: it was removed, and the new server could not be reached any more.
     #[test]
-    fn the_socket_file_of_a_successor_stays() {
+    fn the_socket_file_of_a_later_server_is_not_removed() {
         let name = std::format!("healthz-successor-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         let address = Address::Unix(path.clone());
@@ -599,9 +487,9 @@ mod tests {
         assert!(std::fs::symlink_metadata(&path).is_err());
     }
 
-    /// The second one waited in its start until the first accepted somebody.
+    /// Regression: the second server waited until the first one accepted a connection.
     #[test]
-    fn a_unix_socket_whose_owner_accepts_nobody_is_in_use() {
+    fn a_unix_socket_with_a_full_queue_is_in_use() {
         let name = std::format!("healthz-full-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         let owner = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
@@ -623,9 +511,9 @@ mod tests {
         assert_eq!(bound.unwrap().unwrap_err().kind(), BindErrorKind::InUse);
     }
 
-    /// It was served where no client could connect: the name that it has for a moment is shorter.
+    /// Regression: it was served although no client could connect, because the temporary name is shorter.
     #[test]
-    fn a_unix_socket_whose_path_no_client_can_say_is_refused() {
+    fn a_unix_socket_with_a_path_that_no_client_can_use_is_refused() {
         let name = "s".repeat(UNIX_PATH_BYTES_MAX);
         let path = std::env::temp_dir().join(name);
         let error = Listeners::new()
@@ -640,9 +528,9 @@ mod tests {
         assert!(std::fs::symlink_metadata(&path).is_err());
     }
 
-    /// It did, when it let go of the server that its parent goes on with.
+    /// Regression: a child process removed the file when it dropped its copy of the server.
     #[test]
-    fn a_child_leaves_its_parents_socket_file() {
+    fn a_child_process_does_not_remove_the_socket_file() {
         let path = std::env::temp_dir().join(std::format!("healthz-child-{}", std::process::id()));
         let mut listeners = Listeners::new();
         listeners.bind(&Address::Unix(path.clone())).unwrap();
@@ -657,9 +545,9 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
     }
 
-    /// The name that it has for a moment used to be longer, and did not fit.
+    /// Regression: the temporary name was longer, and did not fit.
     #[test]
-    fn a_unix_socket_may_have_the_longest_path_there_is() {
+    fn a_unix_socket_may_have_the_longest_possible_path() {
         let folder = std::env::temp_dir().join(std::format!("healthz-long-{}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
         let room = UNIX_PATH_BYTES_MAX - folder.as_os_str().len() - "/".len();

@@ -1,27 +1,30 @@
 //! Sockets and an event loop for [`Responder`], on mio.
 //!
-//! Knows how bytes come and go; what they mean is [`crate::http`]'s and [`crate::answer`]'s.
-//! Embedders with a mio loop drive a [`Server`] themselves; [`Runner`] is the loop for those who have
-//! none, and [`spawn`] gives it a thread.
+//! Reads and sends bytes; [`crate::http`] and [`crate::answer`] know what they mean. A host with a mio loop drives a
+//! [`Server`] itself. [`Runner`] has a loop of its own, and [`spawn`] runs it on a thread.
 //!
-//! - A connection that was just accepted is read at once: a probe that asks and closes never enters
-//!   the table nor epoll.
-//! - Reads and answers go through one buffer each, shared by all connections. Only what is left over,
-//!   half a head or an answer that its peer does not take, is kept in a connection's own. Those are
-//!   zeroed pages that cost nothing until they are written to.
-//! - The table is fixed. When it is full, the longest idle connection makes room, unless it has just asked
-//!   something. Where others hold half of it, one of theirs is taken: who does not read its answers, then
-//!   one that has its answer, then the one longest in its head. A server that stops begins with the idle.
-//! - On Linux a Unix socket says which process has made a connection. Of the 16 connections that are next to be
-//!   evicted, one of the process that has most of them goes first, so that a process that connects as fast as
-//!   it can evicts its own. A TCP socket does not say it.
-//! - Work per turn is bounded: so many accepts, and a connection one bufferful of requests or of answers.
-//!   What is left over comes next turn, after everybody else.
-//! - Errors of accept(2) that mean the system is short of something pause accepting for
-//!   [`ACCEPT_PAUSE`], and so do 16 others in a row; everything else goes on. No error stops a server.
+//! - A connection is read as soon as it is accepted, so a probe that closes after its answer never enters the table
+//!   nor epoll.
+//! - All connections share one buffer for reading and one for answers. Only an unfinished head, or an answer that the
+//!   client does not read, is copied to the connection's own buffers. These are zeroed pages that cost nothing
+//!   until they are written to.
+//! - The table has a fixed size. When it is full, the longest idle connection is evicted, unless its next request has
+//!   arrived. If others hold half of the table, one of those is evicted: first those that do not read their
+//!   answers, then those that have their answer, then the longest in its head. A server that stops evicts idle
+//!   connections first.
+//! - On Linux, a Unix socket says which process has connected. Among the 16 connections that are next to be evicted,
+//!   one of the process that has most of them is evicted first. So a process that connects as fast as it can
+//!   evicts its own connections. A TCP socket does not say which process has connected.
+//! - The work of each call is bounded: a number of accepts, and for each connection one buffer of requests or of
+//!   answers. The rest waits in a queue, behind new connections.
+//! - If accept(2) fails because the system is short of something, or 16 times in a row for another reason, accepting
+//!   pauses for [`ACCEPT_PAUSE`]. Open connections are still served. No error stops a server.
 
 mod address;
 mod buffers;
+mod config;
+mod conn;
+mod counters;
 mod driver;
 mod inherited;
 mod listeners;
@@ -34,6 +37,7 @@ mod slots;
 mod socket;
 mod sys;
 mod table;
+mod unix;
 
 use core::time::Duration;
 use std::boxed::Box;
@@ -44,19 +48,17 @@ use mio::event::Event;
 use mio::{Registry, Token};
 
 pub use address::{Address, AddressError};
+pub use config::{Config, Memory};
+pub use counters::Counters;
 pub use inherited::{ListenFds, ListenFdsError};
 pub use listeners::{BindError, BindErrorKind, Bound, Listeners};
-pub use memory::Memory;
 pub use run::{Runner, ServerHandle, ServerThread, THREAD_STACK_BYTES, now, spawn, spawn_with};
 pub use slots::Slot;
 pub use sys::adopt;
 
 use crate::answer::Responder;
 use crate::http::{Date, HeadCache};
-use crate::limits::{
-    CONNECTIONS_DEFAULT, CONNECTIONS_MAX, LISTENERS_MAX, Limits, REQUEST_HEAD_BYTES_MAX,
-    REQUEST_HEAD_BYTES_MIN,
-};
+use crate::limits::{CONNECTIONS_MAX, LISTENERS_MAX, Limits};
 use crate::time::Instant;
 use buffers::Buffers;
 use driver::Driver;
@@ -65,108 +67,25 @@ use slots::Slots;
 use socket::Listener;
 use table::Table;
 
-/// How long accepting rests after EMFILE, ENFILE, ENOBUFS or ENOMEM, or when accept(2) keeps failing. Long enough not to spin, short
-/// enough for a probe's patience of one second. If descriptors are short even then, a connection is
-/// closed for the next, as where the table is full.
+/// How long accepting pauses after EMFILE, ENFILE, ENOBUFS or ENOMEM, or when accept(2) keeps failing. Long enough not
+/// to use a whole CPU, and short enough for a probe's usual timeout of one second. If descriptors are still short
+/// then, a connection is evicted, as if the table were full.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Tokens that one server uses, generations aside, from its base on.
+/// How many tokens one server uses, from its base on. Generations are in higher bits.
 pub const TOKENS: usize = LISTENERS_MAX + CONNECTIONS_MAX;
 
-/// What a server may cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Per connection.
-    pub limits: Limits,
-    /// Connections held at once, from 1 to [`CONNECTIONS_MAX`]. One more evicts one. Each takes a
-    /// descriptor. In a process that has no more (`RLIMIT_NOFILE`, often 1,024) every newcomer waits for
-    /// [`ACCEPT_PAUSE`], and then evicts one as well.
-    pub connections: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            limits: Limits::DEFAULT,
-            connections: CONNECTIONS_DEFAULT,
-        }
-    }
-}
-
-impl Config {
-    /// Bytes that a server with these settings takes when every connection holds a full head that
-    /// never ends and the longest answer that is never read. Nothing that peers do takes more. What
-    /// is not used is not resident: a server at rest takes a few pages. Settings out of their bounds
-    /// are no error here; `usize::MAX` is what does not fit.
-    pub fn memory_bytes_max(&self, responder: &Responder<'_>) -> usize {
-        let slots = self.connections.saturating_mul(size_of::<Slot>());
-        let others = size_of::<HeadCache>().saturating_add(self.buffer_bytes(responder));
-        slots.saturating_add(others)
-    }
-
-    /// Of them, the bytes for heads and answers: a pair of buffers for each connection, and one that
-    /// all share.
-    pub fn buffer_bytes(&self, responder: &Responder<'_>) -> usize {
-        let response_bytes = responder.response_bytes_max(&self.limits);
-        Buffers::bytes(
-            self.connections,
-            self.limits.request_head_bytes,
-            response_bytes,
-        )
-    }
-
-    fn assert_valid(&self) {
-        let head_bytes = REQUEST_HEAD_BYTES_MIN..=REQUEST_HEAD_BYTES_MAX;
-        assert!(
-            head_bytes.contains(&self.limits.request_head_bytes),
-            "request_head_bytes is from 512 to 65,535"
-        );
-        assert!(
-            (1..=CONNECTIONS_MAX).contains(&self.connections),
-            "connections is from 1 to 65,535"
-        );
-    }
-}
-
-/// What a server has seen since it was made. All but `open` only ever grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Connections accepted, foreign ones apart.
-    pub accepted: u64,
-    /// Requests answered, refused ones included.
-    pub answered: u64,
-    /// Requests whose head was not acceptable (4xx, 501, 505) or did not come in time (408).
-    pub refused: u64,
-    /// Connections closed because the table was full, or the process out of descriptors.
-    pub evicted: u64,
-    /// Connections closed because a deadline passed.
-    pub expired: u64,
-    /// Connections that ended in an error of the socket, such as a reset by the peer.
-    pub failed: u64,
-    /// Connections that were gone when they were to be accepted: the peer had reset them, a firewall
-    /// refused them, or the network failed (accept(2)).
-    pub aborted: u64,
-    /// Connections to a loopback address from one that is none, another machine's perhaps, closed unread;
-    /// see [`Listeners::allow_remote`].
-    pub foreign: u64,
-    /// Spells in which accepting was paused because the system was short of something or accept(2) kept
-    /// failing.
-    pub accept_pauses: u64,
-    /// Connections in the table.
-    pub open: u64,
-}
-
-/// A health responder on sockets, driven by its caller's mio loop.
+/// A health server in its caller's mio loop.
 ///
-/// It owns no `Poll`: every call takes the caller's `Registry` and the present. Several servers can
-/// live in one `Poll` if their tokens do not overlap.
+/// It owns no `Poll`: every call gets the caller's `Registry` and the present time. Several servers can share one
+/// `Poll` if their tokens do not overlap.
 ///
-/// To be stopped before it is dropped: a listening socket that others hold as well stays registered when
-/// it is closed here, and nobody could take it out any more.
+/// Stop it before dropping it. A listening socket that another process holds too stays registered in epoll when it is
+/// closed here, and then it cannot be removed.
 ///
-/// Order of calls: [`register`](Server::register) once; then, whenever `Poll::poll` returns,
-/// [`handle`](Server::handle) for each event whose token [`owns`](Server::owns) says is ours, and
-/// [`advance`](Server::advance) once after them, and no later than [`deadline`](Server::deadline).
+/// Order of calls: [`register`](Server::register) once. Then, each time `Poll::poll` returns,
+/// [`handle`](Server::handle) for each event for which [`owns`](Server::owns) is true, and
+/// [`advance`](Server::advance) once after them; at [`deadline`](Server::deadline) at the latest.
 ///
 /// ```
 /// # use healthz::{Check, Endpoint, Responder};
@@ -178,7 +97,7 @@ pub struct Counters {
 /// # static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///
-/// const YOURS: Token = Token(TOKENS); // and those above it
+/// const YOURS: Token = Token(TOKENS); // and above
 ///
 /// # let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(16));
 /// let mut server = Server::bind(Responder::new(&ENDPOINTS), &"127.0.0.1:0".parse()?)?;
@@ -210,17 +129,17 @@ pub struct Counters {
 /// # }
 /// ```
 ///
-/// [`Runner`] does just this, and once a second [`set_wall_clock`](Server::set_wall_clock).
+/// [`Runner`] does this, and calls [`set_wall_clock`](Server::set_wall_clock) once a second.
 pub struct Server<'a> {
     table: Table<'a, Listener>,
 }
 
 impl<'a> Server<'a> {
-    /// A server on `listeners` that answers with `responder`. All its memory is reserved here, as
-    /// much as [`Config::memory_bytes_max`] says.
+    /// A server on `listeners` that answers with `responder`. It allocates all its memory here:
+    /// [`Config::memory_bytes_max`].
     ///
     /// # Panics
-    /// If `config` is not within the bounds that its fields name.
+    /// If a field of `config` is out of its bounds.
     pub fn new(responder: Responder<'a>, listeners: Listeners, config: Config) -> Self {
         config.assert_valid();
         let Config {
@@ -250,8 +169,8 @@ impl<'a> Server<'a> {
         Ok(Server::new(responder, listeners, Config::default()))
     }
 
-    /// A server in its caller's memory, which takes nothing from the heap, now or later. It holds as
-    /// many connections as `memory` has slots. When it is dropped, the slots are empty again.
+    /// A server in its caller's memory. It takes nothing from the heap, now or later, and holds as many connections
+    /// as `memory` has slots. Dropping it empties the slots.
     ///
     /// ```no_run
     /// use healthz::http::HeadCache;
@@ -277,8 +196,8 @@ impl<'a> Server<'a> {
     /// ```
     ///
     /// # Panics
-    /// If `limits` are not within their bounds, there are not 1 to 65,535 slots, or there are fewer
-    /// bytes than [`Config::buffer_bytes`] says for them; the message says how many are needed.
+    /// If `limits` are out of bounds, if there are not 1 to 65,535 slots, or if there are fewer bytes than
+    /// [`Config::buffer_bytes`]; the message says how many are needed.
     pub fn with_memory(
         responder: Responder<'a>,
         listeners: Listeners,
@@ -304,7 +223,7 @@ impl<'a> Server<'a> {
         let response_bytes = responder.response_bytes_max(&limits);
         let memory = Managed::Borrowed(bytes);
         let buffers = Buffers::in_memory(memory, limits.request_head_bytes, response_bytes);
-        // What it remembers of an earlier server may have been of other limits.
+        // Its entries may come from an earlier server with other limits.
         *heads = HeadCache::new();
         let driver = Driver::new(responder, limits, buffers, Managed::Borrowed(heads));
         let slots = Slots::in_memory(Managed::Borrowed(slots));
@@ -313,9 +232,9 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Registers the listeners with tokens from `base` on. The server uses `base.0` to
-    /// `base.0 + `[`TOKENS`] in the low 20 bits of a token and any bits above; the caller keeps its
-    /// own tokens below 2^20 and out of that range.
+    /// Registers the listeners with tokens from `base` on. The server uses the numbers from `base.0` to
+    /// `base.0 + `[`TOKENS`] in the low 20 bits of a token, and all bits above. The caller's own tokens must be below
+    /// 2^20 and out of that range.
     ///
     /// # Errors
     /// If the system cannot register a socket.
@@ -326,30 +245,28 @@ impl<'a> Server<'a> {
         self.table.register(registry, base)
     }
 
-    /// Whether an event with this token is for this server.
+    /// True if an event with this token is for this server.
     pub fn owns(&self, token: Token) -> bool {
         self.table.owns(token)
     }
 
-    /// Tells the server the wall clock's time in seconds since 1970, for the Date of its answers.
-    /// To be called once a second when there is something to do; before the first call answers have
-    /// no Date, as RFC 9110 section 6.6.1 asks of a server without a clock.
+    /// Sets the time of the wall clock in seconds since 1970, for the Date of answers. Call it once a second while
+    /// there are events. Before the first call, answers have no Date, as RFC 9110 section 6.6.1 requires of a server
+    /// without a clock.
     pub fn set_wall_clock(&mut self, unix_seconds: u64) {
         self.table.driver_mut().date = Some(Date::from_unix_seconds(unix_seconds));
     }
 
-    /// Deals with one event. Events of sockets that are gone, or that are not this server's, do
-    /// nothing. Bounded work.
+    /// Handles one event. Events of closed sockets, and of other owners, do nothing. Bounded work.
     pub fn handle(&mut self, registry: &Registry, event: &Event, now: Instant) {
         self.table
             .handle(registry, event.token(), event.is_read_closed(), now);
     }
 
-    /// Does what is due at `now` without an event: connections that were not drained, deadlines,
-    /// accepting again after a pause. Bounded work. The first call begins to serve; see
-    /// [`Responder::begin`].
+    /// Does what is due at `now` without an event: connections with more work, deadlines, accepting after a pause.
+    /// Bounded work. The first call begins to serve; see [`Responder::begin`].
     pub fn advance(&mut self, registry: &Registry, now: Instant) {
-        self.table.turn(registry, now);
+        self.table.advance(registry, now);
     }
 
     /// Begins to serve at `now`, before the first call of [`advance`](Server::advance).
@@ -357,31 +274,31 @@ impl<'a> Server<'a> {
         self.table.begin(now);
     }
 
-    /// When [`advance`](Server::advance) has to be called at the latest; `None` if only events matter.
+    /// When [`advance`](Server::advance) must be called at the latest; `None` if only events matter.
     pub fn deadline(&self) -> Option<Instant> {
         self.table.deadline()
     }
 
-    /// List the server in good order: accepts what waits, closes the listeners, answers what has
-    /// come, and closes idle connections. Whoever is in the middle of a request has `drain_duration`
-    /// to finish it; [`is_finished`](Server::is_finished) then says so. A second call does nothing.
+    /// Stops the server: accepts waiting connections, closes the listeners, answers requests that have arrived, and
+    /// closes idle connections. A client in the middle of a request has `drain_duration` to finish it. Then
+    /// [`is_finished`](Server::is_finished) is true. A second call does nothing.
     pub fn stop(&mut self, registry: &Registry, now: Instant) {
         self.table.stop(registry, now);
     }
 
-    /// Whether the server was stopped and has no connection left.
+    /// True if the server was stopped and has no open connection.
     pub fn is_finished(&self) -> bool {
         self.table.is_finished()
     }
 
-    /// What the server has seen.
+    /// What the server has counted.
     pub fn counters(&self) -> Counters {
         self.table.counters()
     }
 
-    /// Whether nobody could come any more before the server was stopped: every listener was shut down by
-    /// somebody else who holds it, or by an administrator (`ss -K`), on Linux. A host that sees this stops
-    /// the server, and ends or makes another; an error was logged for each of them.
+    /// True if every listener was shut down externally before `stop`: by another process that holds it, or by an
+    /// administrator (`ss -K`), on Linux. An error was logged for each. The host should stop the server, and exit or
+    /// make another one.
     pub fn is_abandoned(&self) -> bool {
         self.table.is_abandoned()
     }
@@ -394,7 +311,7 @@ impl<'a> Server<'a> {
         })
     }
 
-    /// Where the server listens.
+    /// The addresses that the server listens on.
     pub fn local_addresses(&self) -> impl Iterator<Item = Address> + '_ {
         self.table.listeners().map(Listener::address)
     }

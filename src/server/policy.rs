@@ -1,5 +1,5 @@
-//! Decisions of the table as functions of what it counts: which connection is evicted, how much one turn
-//! does, and when failing accepts are a reason to pause and to log.
+//! Decides which connection is evicted, how much one call of `advance` does, and when failing accepts are a reason
+//! to pause and to log. Pure functions of counts and times.
 //!
 //! Knows no socket and no slot. Called by [`super::table`], and by the simulation.
 
@@ -7,36 +7,36 @@ use core::time::Duration;
 
 use crate::time::Instant;
 
-/// Connections accepted from one listener in one turn, at most. Where the kernel tells again of those
-/// that wait it is one, unless there is a crowd.
+/// Most connections accepted from one listener before others are served. With level-triggered listeners it is one,
+/// unless the table is full or the run queue is not empty.
 pub(super) const ACCEPTS_PER_TURN: usize = 64;
-/// And the part of the table, as its divisor: after each such part the connections that it holds are looked
-/// at again.
+/// The same as a share of the table (a divisor), so that a new connection is not evicted before it was served
+/// again.
 pub(super) const ACCEPTS_PER_TABLE: usize = 2;
-/// Connections served in one turn because they wanted another; one in a crowd, where the rest wait behind
-/// new connections.
+/// Connections of the run queue that are served in one call of `advance`. Only one if the table is full, so that new
+/// connections do not wait.
 pub(super) const RUNNABLES_PER_TURN: usize = 4;
-/// Connections at the front of a queue among which the one to evict is chosen.
+/// Connections at the front of a list among which the one to evict is chosen.
 pub(super) const EVICTION_WINDOW: usize = 16;
-/// Of them, so many are asked whether they have input, at most. The work of a turn has a bound.
+/// Most of them that are examined for input, so that the work is bounded.
 pub(super) const EVICTION_LOOKS: usize = 8;
-/// Accepts that fail in a row, each as if the fault were its connection's, before accepting is paused:
-/// with so many the fault is elsewhere, and the next would fail as well.
+/// Consecutive accepts that fail with an error of the connection before accepting is paused. After this many, the
+/// cause is not the connection, and the next accept would fail as well.
 pub(super) const ACCEPT_FAILURES: u32 = 16;
-/// A trouble that is not seen for so long is over, and is logged when it comes again.
+/// A trouble that was not seen for this long is over. When it comes again, it is logged again.
 pub(super) const TROUBLE_ENDS_AFTER: Duration = Duration::from_secs(1);
 
-/// Which process has made a connection, as the kernel says of Unix sockets (`SO_PEERCRED`, unix(7)).
+/// The process that connected to a Unix socket: `SO_PEERCRED`, unix(7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
-    /// 0 for every process outside the server's PID namespace.
+    /// 0 for every process outside of the server's PID namespace.
     pub(super) process: u32,
     pub(super) user: u32,
 }
 
-/// How many connections to accept from a listener in one turn. `is_armed`: the kernel tells again of those
-/// that wait. One more accept(2) than there are connections is dear; but in a crowd a turn is dearer, and a
-/// connection that waits may wait behind a thousand others.
+/// How many connections to accept from a listener now. `is_armed`: epoll reports it as long as connections wait.
+/// An accept(2) that finds no connection is expensive for a probe; but with many waiting connections a poll for
+/// each is more expensive, and a probe may wait behind a thousand others.
 #[inline]
 pub(super) fn accepts_max(
     connections: usize,
@@ -53,7 +53,7 @@ pub(super) fn accepts_max(
     (connections / ACCEPTS_PER_TABLE).clamp(1, ACCEPTS_PER_TURN)
 }
 
-/// How many connections that want another turn are served in one.
+/// How many connections of the run queue to serve now.
 #[inline]
 pub(super) fn runnables_max(is_crowded: bool) -> usize {
     match is_crowded {
@@ -62,12 +62,12 @@ pub(super) fn runnables_max(is_crowded: bool) -> usize {
     }
 }
 
-/// The order in which the connections at the front of a queue are evicted, as indexes of `owners`: those of
-/// the process that has most of them first, then those of the user that has most, then the longest in the
-/// queue. All whose owner is not known count as one process: the order of the queue is left if all are.
+/// The order in which the connections at the front of a list are evicted, as indexes of `owners`: first those of the
+/// process that has most of them, then those of the user that has most, then the first in the list. Connections
+/// of unknown owners count as one process; if all are unknown, the order of the list remains.
 ///
-/// So a process that connects as fast as it can evicts its own connections, and a client that has one and
-/// pauses before its request keeps it, for as long as fewer than [`EVICTION_WINDOW`] processes flood.
+/// So a process that connects as fast as it can evicts its own connections. A client that has one, and pauses before
+/// its request, keeps it as long as fewer than [`EVICTION_WINDOW`] processes flood.
 pub(super) fn eviction_order(owners: &[Option<Owner>]) -> [u8; EVICTION_WINDOW] {
     let mut order: [u8; EVICTION_WINDOW] = core::array::from_fn(|index| index as u8);
     if owners.iter().all(Option::is_none) {
@@ -89,17 +89,17 @@ pub(super) fn eviction_order(owners: &[Option<Owner>]) -> [u8; EVICTION_WINDOW] 
     order
 }
 
-/// A trouble that may last, and is logged when it begins.
+/// A lasting trouble, which is logged when it begins.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Trouble {
     seen: Option<Instant>,
 }
 
 impl Trouble {
-    /// It is seen. Returns whether that is its beginning.
+    /// The trouble is seen at `now`. Returns whether it begins.
     pub(super) fn begins(&mut self, now: Instant) -> bool {
         let seen = self.seen.replace(now);
-        // A clock that goes back says nothing.
+        // If the clock goes back, it has not ended.
         seen.is_none_or(|seen| seen.saturating_add(TROUBLE_ENDS_AFTER) <= now)
     }
 }
@@ -119,14 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn where_no_owner_is_known_the_longest_waiting_goes_first() {
+    fn without_known_owners_the_first_in_the_list_is_evicted_first() {
         assert_eq!(order(&[None; 5]), [0, 1, 2, 3, 4]);
         assert_eq!(order(&[None; EVICTION_WINDOW]).len(), EVICTION_WINDOW);
         assert_eq!(order(&[]), []);
     }
 
     #[test]
-    fn the_process_that_has_most_goes_first_and_the_longest_waiting_of_it() {
+    fn the_process_with_most_connections_is_evicted_first_from_the_front() {
         let (probe, flooder) = (owner(1, 0), owner(2, 0));
         assert_eq!(order(&[probe, flooder, flooder]), [1, 2, 0]);
         let other = owner(3, 0);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_whose_processes_have_one_each_goes_first() {
+    fn a_user_with_many_processes_of_one_connection_each_is_evicted_first() {
         let owners = [owner(1, 0), owner(2, 7), owner(3, 7)];
         assert_eq!(order(&owners), [1, 2, 0]);
     }
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trouble_begins_once_until_it_was_not_seen_for_a_while() {
+    fn a_trouble_begins_again_only_after_it_was_not_seen_for_a_while() {
         let mut trouble = Trouble::default();
         let at = Instant::from_millis;
         let rest = TROUBLE_ENDS_AFTER.as_millis() as u64;
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn one_is_accepted_a_turn_unless_there_is_a_crowd() {
+    fn one_connection_is_accepted_at_a_time_unless_there_is_a_crowd() {
         assert_eq!(accepts_max(64, true, false, false), 1);
         assert_eq!(accepts_max(64, true, true, false), 32);
         assert_eq!(accepts_max(64, false, false, false), 32);

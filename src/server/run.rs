@@ -185,7 +185,7 @@ struct AtomicCounters {
     expired: AtomicU64,
     failed: AtomicU64,
     aborted: AtomicU64,
-    foreign: AtomicU64,
+    non_loopback: AtomicU64,
     accept_pauses: AtomicU64,
     open: AtomicU64,
 }
@@ -200,7 +200,7 @@ impl AtomicCounters {
             expired,
             failed,
             aborted,
-            foreign,
+            non_loopback,
             accept_pauses,
             open,
         } = *counters;
@@ -212,7 +212,7 @@ impl AtomicCounters {
             (&self.expired, expired),
             (&self.failed, failed),
             (&self.aborted, aborted),
-            (&self.foreign, foreign),
+            (&self.non_loopback, non_loopback),
             (&self.accept_pauses, accept_pauses),
             (&self.open, open),
         ] {
@@ -230,7 +230,7 @@ impl AtomicCounters {
             expired: load(&self.expired),
             failed: load(&self.failed),
             aborted: load(&self.aborted),
-            foreign: load(&self.foreign),
+            non_loopback: load(&self.non_loopback),
             accept_pauses: load(&self.accept_pauses),
             open: load(&self.open),
         }

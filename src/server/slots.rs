@@ -1,32 +1,32 @@
-//! A fixed table of connections: who sits where, for how long, and who is evicted when it is full.
+//! A fixed number of slots for connections, in lists by what they wait for.
 //!
-//! Knows no socket: a slot holds whatever [`super`] puts there. Every occupied slot is in one queue,
-//! ordered by when it came there. All members of a queue have the same time to live, so the front of
-//! each queue is both its next deadline and its next victim, and nothing here searches. Slots that want
-//! another turn are in a list beside the queues, each at most once.
+//! Knows no socket: a slot holds whatever the caller puts there. Every occupied slot is in one list, ordered by
+//! when it entered the list. All members of a list have the same time to live, so the front of a list is both its
+//! next deadline and its next connection to evict, and nothing here searches. Slots with more work than one
+//! quantum are also in the run queue, each at most once. Used by [`super::table`].
 
 use std::boxed::Box;
 use std::fmt;
 
-use super::driver::Conn;
+use super::conn::Conn;
 use super::memory::Managed;
 use super::socket::Stream;
 use crate::limits::CONNECTIONS_MAX;
 use crate::time::Instant;
 
-/// No slot.
+/// The index that means no slot.
 const NONE: u16 = u16::MAX;
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum WaitReason {
-    /// Between requests: the longest idle one is missed least.
+    /// The next request.
     Idle,
-    /// Has its answer; a body or the conn's end is still to come.
+    /// The rest of a body, or the client's close, after the answer.
     Drain,
-    /// In the middle of a head.
+    /// The rest of a request head.
     Head,
-    /// Does not read its answers.
+    /// The client to read answers.
     Write,
 }
 
@@ -39,27 +39,27 @@ impl WaitReason {
     ];
 }
 
-/// Room for one connection in memory that an embedder gives, see [`Memory`](super::Memory). What is in
-/// it is the server's own.
+/// Room for one connection in memory that an embedder provides; see [`Memory`](super::Memory). Its content is
+/// private to the server.
 pub struct Slot<T = Conn<Stream>> {
     content: Option<T>,
-    /// Counts the contents that this slot has had, so that events for an earlier one are recognised.
+    /// How many contents this slot has had, so that events of an earlier one are recognized.
     generation: u32,
-    /// When the slot entered its queue.
+    /// When the slot entered its list.
     since: Instant,
     queue: WaitReason,
-    /// In the list of those that want another turn.
+    /// It is in the run queue.
     is_in_run_queue: bool,
-    /// And it is this content that wants one, not an earlier one.
+    /// It is in the run queue because of this content, not of an earlier one.
     is_runnable: bool,
-    /// Neighbours in the queue; `next` also links free slots.
+    /// Neighbours in the list; `next` also links free slots.
     previous: u16,
     next: u16,
     next_runnable: u16,
 }
 
 impl<T> Slot<T> {
-    /// An empty one.
+    /// An empty slot.
     pub const fn new() -> Self {
         Slot {
             content: None,
@@ -87,8 +87,8 @@ impl<T> fmt::Debug for Slot<T> {
     }
 }
 
-/// The part of a table, as its divisor, that is left to those between requests when others hold the
-/// rest: newcomers that have said nothing yet are among them, and one of them may be a probe.
+/// The share of the table, as a divisor, that idle connections keep when others hold the rest. New connections
+/// that have sent nothing yet are among the idle ones, and one of them may be a probe.
 const IDLE_SHARE: usize = 2;
 
 #[derive(Clone, Copy)]
@@ -117,7 +117,7 @@ pub(super) struct Slots<'a, T> {
 }
 
 impl<T> Slots<'static, T> {
-    /// `count` slots of their own.
+    /// `count` slots on the heap.
     ///
     /// # Panics
     /// If `count` is not from 1 to 65,535.
@@ -128,10 +128,10 @@ impl<T> Slots<'static, T> {
 }
 
 impl<'a, T> Slots<'a, T> {
-    /// Empties `slots` and keeps its contents there.
+    /// Slots in the memory of `slots`, which is emptied.
     ///
     /// # Panics
-    /// If there are not 1 to 65,535.
+    /// If there are not 1 to 65,535 slots.
     pub(super) fn in_memory(mut slots: Managed<'a, [Slot<T>]>) -> Self {
         let count = slots.len();
         assert!(
@@ -158,7 +158,7 @@ impl<'a, T> Slots<'a, T> {
         }
     }
 
-    /// Puts `content` into a free slot at the back of `queue`; hands it back if there is none.
+    /// Puts `content` into a free slot at the back of a list. Returns it if no slot is free.
     pub(super) fn insert(&mut self, content: T, queue: WaitReason, now: Instant) -> Result<u16, T> {
         let index = self.free;
         let Some(slot) = self.slot_mut(index) else {
@@ -188,9 +188,8 @@ impl<'a, T> Slots<'a, T> {
         Some(content)
     }
 
-    /// Puts the slot at the back of `queue`, even if it is in it. If `since` is earlier than when the
-    /// last one came there, because the slot was in another queue in between, it counts as having
-    /// come with that one: order is what makes the front the next deadline.
+    /// Moves the slot to the back of a list, even if it is in that list. If `since` is earlier than that of the
+    /// last slot there, the later time counts: the order makes the front the next deadline.
     pub(super) fn move_to(&mut self, index: u16, queue: WaitReason, since: Instant) {
         let back = self.list(queue).back;
         if back == index {
@@ -204,8 +203,8 @@ impl<'a, T> Slots<'a, T> {
         self.push_back(index, queue, since.max(last));
     }
 
-    /// Has the slot's turn come again, once, even if it asks twice. If it has changed hands by then its
-    /// turn is in vain, no more.
+    /// Puts the slot into the run queue, if it is not there. If its content changes before it is served, serving
+    /// it finds nothing to do.
     pub(super) fn push_run_queue(&mut self, index: u16) {
         let last = self.runnable.back;
         let Some(slot) = self.slot_mut(index) else {
@@ -224,7 +223,7 @@ impl<'a, T> Slots<'a, T> {
         self.runnable_count += 1;
     }
 
-    /// Whose turn it is, first come, first served.
+    /// Takes the first slot from the run queue.
     pub(super) fn pop_run_queue(&mut self) -> Option<u16> {
         let index = self.runnable.front;
         let slot = self.slot_mut(index)?;
@@ -239,29 +238,30 @@ impl<'a, T> Slots<'a, T> {
         Some(index)
     }
 
-    /// Whether a connection wants another turn.
+    /// Whether the content of the slot is in the run queue.
     #[inline]
     pub(super) fn is_runnable(&self, index: u16) -> bool {
         let slot = self.slots.get(usize::from(index));
         slot.is_some_and(|slot| slot.is_runnable)
     }
 
-    /// How many want another turn.
+    /// Length of the run queue.
     #[inline]
     pub(super) fn runnable_count(&self) -> usize {
         self.runnable_count
     }
 
-    /// The slot longest in `queue`, and since when it is.
+    /// The front of a list, and when it entered.
     pub(super) fn front(&self, queue: WaitReason) -> Option<(u16, Instant)> {
         let index = self.list(queue).front;
         self.slot(index).map(|slot| (index, slot.since))
     }
 
-    /// The queue that loses a connection if one has to go: of the longest idle, unless most of the table is taken by
-    /// others. Of these, who does not read goes before who has its answer, and who is in its head last.
-    /// If `is_last`, the idle have nothing to wait for: they go first in any case.
-    pub(super) fn victim_queue(&self, is_last: bool) -> Option<WaitReason> {
+    /// The list from which a connection is evicted: idle ones first, unless others hold most of the table. Of
+    /// the others, those that do not read their answers come first, then those that have their answer, and
+    /// those in the middle of a head last. If `is_last`, idle connections always come first, because a server
+    /// that stops closes them anyway.
+    pub(super) fn eviction_list(&self, is_last: bool) -> Option<WaitReason> {
         let is_idle_scarce = self.list(WaitReason::Idle).count <= self.count() / IDLE_SHARE;
         let order = if is_idle_scarce && !is_last {
             [
@@ -276,19 +276,19 @@ impl<'a, T> Slots<'a, T> {
         order.into_iter().find(|queue| self.list(*queue).count > 0)
     }
 
-    /// How many are in `queue`.
+    /// Length of a list.
     pub(super) fn count_in(&self, queue: WaitReason) -> usize {
         self.list(queue).count
     }
 
-    /// Who is in `queue`, from the front, and since when.
+    /// The members of a list from the front, and when each entered.
     pub(super) fn queued(&self, queue: WaitReason) -> impl Iterator<Item = (u16, &T, Instant)> {
         let at = |index| self.slot(index).map(|slot| (index, slot));
         core::iter::successors(at(self.list(queue).front), move |(_, slot)| at(slot.next))
             .filter_map(|(index, slot)| Some((index, slot.content.as_ref()?, slot.since)))
     }
 
-    /// What is in the slot, if it is occupied.
+    /// The content of the slot, if it is occupied.
     pub(super) fn peek(&self, index: u16) -> Option<&T> {
         self.slot(index)?.content.as_ref()
     }
@@ -298,7 +298,7 @@ impl<'a, T> Slots<'a, T> {
         self.slot_mut(index)?.content.as_mut()
     }
 
-    /// The queue the slot is in, and since when.
+    /// The list that the slot is in, and when it entered.
     #[inline]
     pub(super) fn place(&self, index: u16) -> Option<(WaitReason, Instant)> {
         self.slot(index).map(|slot| (slot.queue, slot.since))
@@ -383,7 +383,7 @@ impl<'a, T> Slots<'a, T> {
 }
 
 impl<T> Drop for Slots<'_, T> {
-    /// Memory that was lent goes back empty.
+    /// An embedder gets its memory back with empty slots.
     fn drop(&mut self) {
         for slot in self.slots.iter_mut() {
             slot.content = None;
@@ -391,7 +391,7 @@ impl<T> Drop for Slots<'_, T> {
     }
 }
 
-/// What only tests look at.
+/// For tests only.
 #[cfg(test)]
 impl<T> Slots<'_, T> {
     pub(super) fn contents(&self) -> impl Iterator<Item = &T> {
@@ -402,8 +402,7 @@ impl<T> Slots<'_, T> {
         self.slot(index)?.content.as_ref()
     }
 
-    /// Who is in the list of those that want another turn, from the front; one more than there can be
-    /// if it has no end.
+    /// The run queue from the front. If it has no end, one more than there are slots.
     pub(super) fn run_queue(&self) -> impl Iterator<Item = u16> {
         let known = |index| (index != NONE).then_some(index);
         core::iter::successors(known(self.runnable.front), move |index| {
@@ -412,7 +411,7 @@ impl<T> Slots<'_, T> {
         .take(self.count() + 1)
     }
 
-    /// Every slot is occupied or free, and the list of those that want another turn says so of each.
+    /// Panics unless every slot is either occupied or free, and the run queue is consistent.
     pub(super) fn assert_whole(&self) {
         let free = core::iter::successors(self.slot(self.free), |slot| self.slot(slot.next))
             .take(self.count() + 1)
@@ -425,18 +424,20 @@ impl<T> Slots<'_, T> {
             .iter()
             .filter(|slot| slot.is_in_run_queue)
             .count();
-        assert_eq!(listed, self.runnable_count, "who is listed is not counted");
         assert_eq!(
-            self.run_queue().count(),
-            listed,
-            "somebody is lost in the line"
+            listed, self.runnable_count,
+            "the length of the run queue is wrong"
         );
+        assert_eq!(self.run_queue().count(), listed, "the run queue is broken");
         let last = self.run_queue().last().unwrap_or(NONE);
-        assert_eq!(self.runnable.back, last, "who comes next is lost");
+        assert_eq!(
+            self.runnable.back, last,
+            "the back of the run queue is wrong"
+        );
         for slot in self.slots.iter() {
             assert!(
                 slot.is_in_run_queue || !slot.is_runnable,
-                "a turn never comes"
+                "a runnable slot is not in the run queue"
             );
         }
     }
@@ -468,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_takes_no_more_until_one_is_removed() {
+    fn a_full_table_accepts_no_more_until_one_is_removed() {
         let mut slots = Slots::new(2);
         assert_eq!(slots.insert('a', WaitReason::Idle, at(0)), Ok(0));
         assert_eq!(slots.insert('b', WaitReason::Idle, at(0)), Ok(1));
@@ -481,37 +482,37 @@ mod tests {
         assert_ne!(slots.generation(0), before);
     }
 
-    fn victims(members: &[(char, WaitReason)]) -> std::string::String {
+    fn evicted(members: &[(char, WaitReason)]) -> std::string::String {
         let mut slots = Slots::new(members.len());
         for (content, queue) in members {
             slots.insert(*content, *queue, at(0)).unwrap();
         }
         core::iter::from_fn(|| {
-            let (victim, _) = slots.front(slots.victim_queue(false)?)?;
+            let (victim, _) = slots.front(slots.eviction_list(false)?)?;
             slots.remove(victim)
         })
         .collect()
     }
 
     #[test]
-    fn the_longest_idle_goes_first() {
+    fn the_longest_idle_is_evicted_first() {
         use WaitReason::{Drain, Head, Idle, Write};
         let members = [('w', Write), ('h', Head), ('d', Drain)];
         let idle = [('i', Idle), ('j', Idle), ('k', Idle), ('l', Idle)];
-        // Seven places: three are left to the idle.
-        assert_eq!(victims(&[members.as_slice(), &idle].concat()), "iwdhjkl");
+        // Of seven slots, three are kept for idle connections.
+        assert_eq!(evicted(&[members.as_slice(), &idle].concat()), "iwdhjkl");
     }
 
     #[test]
-    fn a_newcomer_is_not_the_first_victim_where_others_hold_most_of_the_table() {
+    fn a_new_connection_is_not_evicted_first_if_others_hold_most_of_the_table() {
         use WaitReason::{Drain, Head, Idle, Write};
         let others = [Head, Head, Drain, Write, Write, Head, Head].map(|queue| ('x', queue));
         let members = [others.as_slice(), &[('n', Idle)]].concat();
-        assert_eq!(victims(&members), "xxxxxxxn");
+        assert_eq!(evicted(&members), "xxxxxxxn");
     }
 
     #[test]
-    fn a_slot_that_comes_back_late_keeps_its_queue_in_order() {
+    fn a_slot_with_an_earlier_time_keeps_its_list_in_order() {
         let mut slots = Slots::new(3);
         for (index, queue) in [
             (0, WaitReason::Write),
@@ -526,13 +527,13 @@ mod tests {
             .map(|(.., since)| since)
             .collect();
         assert_eq!(since, [at(1), at(2), at(2)]);
-        // And once more changes nothing.
+        // The same move again changes nothing.
         slots.move_to(0, WaitReason::Head, at(1));
         assert_eq!(slots.place(0), Some((WaitReason::Head, at(2))));
     }
 
     #[test]
-    fn who_wants_another_turn_gets_one_in_order_and_once() {
+    fn the_run_queue_is_first_come_first_served_and_has_each_slot_once() {
         let mut slots = Slots::<char>::new(3);
         for index in [2, 0, 2, 1, 7] {
             slots.push_run_queue(index);
@@ -547,9 +548,9 @@ mod tests {
         assert_eq!(slots.pop_run_queue(), Some(0));
     }
 
-    /// It was: what it said was then looked at in the turn of whoever had been evicted for it.
+    /// Regression: a new connection waited for the quantum of the one that was evicted for it.
     #[test]
-    fn who_takes_the_place_of_one_that_waits_for_a_turn_does_not_wait_for_it() {
+    fn new_content_in_a_slot_of_the_run_queue_is_not_runnable() {
         let mut slots = Slots::new(2);
         assert_eq!(slots.insert('a', WaitReason::Head, at(0)), Ok(0));
         slots.push_run_queue(0);
@@ -557,7 +558,7 @@ mod tests {
         assert_eq!(slots.remove(0), Some('a'));
         assert_eq!(slots.insert('b', WaitReason::Idle, at(1)), Ok(0));
         assert!(!slots.is_runnable(0));
-        // It is in the list once, whether it asks for a turn itself or not.
+        // It is in the run queue once, also if the new content is runnable too.
         slots.push_run_queue(0);
         assert!(slots.is_runnable(0));
         assert_eq!(slots.runnable_count(), 1);
@@ -568,7 +569,7 @@ mod tests {
         assert!(!slots.is_runnable(0));
     }
 
-    /// A table of three with one content and one turn to come.
+    /// Three slots with one content and one entry in the run queue.
     fn broken(damage: impl FnOnce(&mut Slots<'static, char>)) {
         let mut slots = Slots::new(3);
         slots.insert('a', WaitReason::Idle, at(0)).unwrap();
@@ -580,36 +581,36 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "slots are lost")]
-    fn a_lost_slot_is_noticed() {
+    fn a_lost_slot_is_detected() {
         broken(|slots| slots.free = 2);
     }
 
     #[test]
     #[should_panic(expected = "slots are lost")]
-    fn a_free_list_without_end_is_noticed() {
+    fn a_free_list_without_end_is_detected() {
         broken(|slots| slots.slots[2].next = 1);
     }
 
     #[test]
     #[should_panic(expected = "a free slot is occupied")]
-    fn a_slot_both_free_and_occupied_is_noticed() {
+    fn a_slot_both_free_and_occupied_is_detected() {
         broken(|slots| slots.slots[2].next = 0);
     }
 
     #[test]
-    #[should_panic(expected = "somebody is lost in the line")]
-    fn a_line_without_end_is_noticed() {
+    #[should_panic(expected = "the run queue is broken")]
+    fn a_run_queue_without_end_is_detected() {
         broken(|slots| slots.slots[0].next_runnable = 0);
     }
 
     #[test]
-    #[should_panic(expected = "a turn never comes")]
-    fn a_turn_that_never_comes_is_noticed() {
+    #[should_panic(expected = "a runnable slot is not in the run queue")]
+    fn a_runnable_slot_outside_the_run_queue_is_detected() {
         broken(|slots| slots.slots[1].is_runnable = true);
     }
 
     #[test]
-    fn lent_slots_go_back_empty() {
+    fn borrowed_slots_are_returned_empty() {
         let held = std::rc::Rc::new(());
         let mut memory = [const { Slot::new() }; 2];
         for _ in 0..2 {
@@ -621,9 +622,9 @@ mod tests {
         }
     }
 
-    /// Every sequence of five moves, insertions and removals over three slots.
+    /// Runs every sequence of five insertions, moves and removals over three slots.
     #[test]
-    fn queues_stay_whole_whatever_is_done() {
+    fn lists_stay_consistent_in_every_sequence_of_operations() {
         const OPERATIONS: usize = 3 * 3;
         const STEPS: u32 = 5;
         for sequence in 0..OPERATIONS.pow(STEPS) {

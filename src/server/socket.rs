@@ -1,8 +1,8 @@
-//! What the server asks of sockets, and how those of the kernel answer.
+//! Sockets as the server uses them.
 //!
-//! [`ListenSocket`] and [`StreamSocket`] are all that the table and its driver know of sockets, so that
-//! their decisions can be put before others: a simulation's, which fail at every turn.
-//! [`Listener`] and [`Stream`] are those of the kernel, TCP or Unix.
+//! [`ListenSocket`] and [`StreamSocket`] are all that the table and the driver know of sockets, so that the simulation
+//! can replace them. [`Listener`] and [`Stream`] are the kernel's, TCP or Unix. Used by [`super::table`],
+//! [`super::driver`] and [`super::listeners`].
 
 use std::fmt;
 use std::io;
@@ -19,28 +19,28 @@ use super::policy::Owner;
 pub(super) trait ListenSocket {
     type Stream: StreamSocket;
 
-    /// Takes the next connection, without waiting.
+    /// Accepts the next connection, without waiting.
     fn accept(&self) -> io::Result<Self::Stream>;
 
-    /// Has connections reported under `token`, once when some begin to wait.
+    /// Makes epoll report waiting connections under `token`, once when the queue gets the first.
     fn register(&mut self, registry: &RegistryOf<Self>, token: Token) -> io::Result<()>;
 
-    /// Asks to be told of waiting connections as long as there are some, instead of once. Returns
-    /// whether that can be had.
+    /// Makes epoll report waiting connections as long as there are some (level-triggered). Returns false if
+    /// the system cannot do that.
     fn arm(&self, registry: &RegistryOf<Self>, token: Token) -> bool;
 
-    /// Has them reported once again, after [`arm`](ListenSocket::arm).
+    /// Undoes [`arm`](ListenSocket::arm).
     fn disarm(&mut self, registry: &RegistryOf<Self>, token: Token) -> io::Result<()>;
 
     fn deregister(&mut self, registry: &RegistryOf<Self>) -> io::Result<()>;
 
-    /// Its address, for people.
+    /// Its address, for log lines.
     fn name(&self) -> impl fmt::Display;
 }
 
-/// A connection's socket.
+/// The socket of a connection.
 pub(super) trait StreamSocket {
-    /// Where sockets are registered for events.
+    /// The registry for its events.
     type Registry;
 
     /// Reads once, retrying only EINTR.
@@ -49,43 +49,43 @@ pub(super) trait StreamSocket {
     /// Whether a read would find bytes. Reads none.
     fn has_input(&self) -> bool;
 
-    /// Which process made the connection, if the kernel says so.
+    /// The process that connected, if the kernel says so.
     fn owner(&self) -> Option<Owner>;
 
     /// Sends once, retrying only EINTR; never raises SIGPIPE. If `is_last`, the bytes wait for the
     /// shutdown that must follow, so that data and FIN leave in one segment.
     fn send(&mut self, bytes: &[u8], is_last: bool) -> io::Result<usize>;
 
-    /// List the sending side: what was sent, and FIN, reach the peer even if its input is unread.
+    /// Ends the sending side. The bytes that were sent, and FIN, reach the client even if input is unread.
     fn shutdown(&mut self);
 
-    /// Has it reported under `token`, once whenever it becomes readable.
+    /// Makes epoll report it under `token`, once each time it becomes readable.
     fn register(&mut self, registry: &Self::Registry, token: Token) -> io::Result<()>;
 
-    /// Has it reported whenever it becomes writable as well.
+    /// Makes epoll also report when it becomes writable.
     fn register_writing(&mut self, registry: &Self::Registry, token: Token) -> io::Result<()>;
 }
 
-/// Where a listening socket and its connections are registered.
+/// The registry of a listening socket and its connections.
 pub(super) type RegistryOf<L> = <<L as ListenSocket>::Stream as StreamSocket>::Registry;
 
-/// Who made the file of a Unix socket, and so who removes it.
+/// Whether the file of a Unix socket was made here, and so is removed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum File {
-    /// That of the process with this number, not of its children.
+    /// Made by the process with this number. Its children do not remove it.
     Ours {
         id: Option<FileId>,
         process: u32,
     },
-    Foreign,
+    Inherited,
 }
 
-/// Which file it is, however it is called: its device and inode.
+/// Device and inode of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId(u64, u64);
 
 impl FileId {
-    /// Of the file at `path`, if the system says.
+    /// Those of the file at `path`, if the system says.
     pub(super) fn at(path: &Path) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
         let file = std::fs::symlink_metadata(path).ok()?;
@@ -93,17 +93,16 @@ impl FileId {
     }
 }
 
-/// Whose connections a TCP socket takes.
+/// From which addresses a TCP socket accepts connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peers {
-    /// Those of loopback addresses. That its own address is one is not enough: with
-    /// `net.ipv4.conf.*.route_localnet`, which kube-proxy sets, a neighbour on the network can send to
-    /// 127.0.0.1 (CVE-2020-8558).
+    /// Only loopback addresses. To listen on one is not enough: with `net.ipv4.conf.*.route_localnet`, which
+    /// kube-proxy sets, a neighbour on the network can send to 127.0.0.1 (CVE-2020-8558).
     Loopback,
     Any,
 }
 
-/// One listening socket.
+/// A listening socket of the kernel.
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener, SocketAddr, Peers),
@@ -111,7 +110,7 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    /// Where it listens, with the port that the system chose.
+    /// Its address, with the port that the system chose.
     pub(super) fn address(&self) -> Address {
         match self {
             Listener::Tcp(_, address, _) => Address::Tcp(*address),
@@ -126,7 +125,7 @@ impl ListenSocket for Listener {
     fn accept(&self) -> io::Result<Stream> {
         match self {
             Listener::Tcp(listener, _, peers) => match (listener.accept()?, peers) {
-                ((_, peer), Peers::Loopback) if !is_loopback(peer) => Err(foreign()),
+                ((_, peer), Peers::Loopback) if !is_loopback(peer) => Err(non_loopback()),
                 ((stream, _), _) => Ok(Stream::Tcp(stream)),
             },
             Listener::Unix(listener, ..) => accept_unix(listener).map(Stream::Unix),
@@ -187,8 +186,8 @@ impl Drop for Listener {
             && std::process::id() == *process
         {
             let found = FileId::at(path);
-            // Somebody may have removed it, and our successor may listen there by now. Where the system
-            // does not say (a sandbox), it is ours as far as we know.
+            // The file may have been removed, and another server may listen there now. If the system does not
+            // say (in a sandbox), assume that it is the same file.
             if found.is_none() || found == *id {
                 let _ = std::fs::remove_file(path);
             }
@@ -196,14 +195,21 @@ impl Drop for Listener {
     }
 }
 
-/// Whether it is an address that only this machine has.
+/// Whether this is an address that only this machine can reach.
 pub(super) fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// The error for a peer that is none of ours. No system call says it, because it has no number.
-fn foreign() -> io::Error {
+/// The error for a connection that is not from loopback. It has no number, so no system call returns it.
+fn non_loopback() -> io::Error {
     io::ErrorKind::PermissionDenied.into()
+}
+
+/// Ignores the error of a socket option that the system does not have.
+pub(super) fn try_option(name: &str, result: io::Result<()>) {
+    if let Err(error) = result {
+        log::debug!("{name} of a listener: {error}");
+    }
 }
 
 /// What to do about an error of accept(2).
@@ -211,15 +217,15 @@ fn foreign() -> io::Error {
 pub(super) enum AcceptError {
     /// There is no connection to accept.
     Empty,
-    /// A signal came; nothing has happened.
+    /// A signal interrupted the call.
     Interrupted,
-    /// This one is gone; the next may be fine.
+    /// The connection has failed; the next may not.
     Gone,
-    /// This one came to a loopback address from one that is none, and was closed.
-    Foreign,
-    /// None will ever come: the listener listens no more.
+    /// The connection came to a loopback address from another address, and was closed.
+    NonLoopback,
+    /// The listener was shut down.
     Dead,
-    /// The system is short of something; accepting has to wait while connections end.
+    /// The system is short of something. Accepting must wait until connections end.
     Pause,
 }
 
@@ -230,15 +236,15 @@ impl AcceptError {
             io::ErrorKind::Interrupted => return AcceptError::Interrupted,
             io::ErrorKind::ConnectionAborted => return AcceptError::Gone,
             io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => {
-                return AcceptError::Foreign;
+                return AcceptError::NonLoopback;
             }
             _ => {}
         }
         match error.raw_os_error() {
             #[cfg(any(target_os = "linux", target_os = "android"))]
             Some(libc::ENONET) => AcceptError::Gone,
-            // accept(2): pending network errors of the new connection are passed on like this, and
-            // EPERM is a firewall's no to it.
+            // accept(2) returns pending network errors of the new connection, and EPERM if a firewall forbids
+            // it.
             Some(
                 libc::EPROTO
                 | libc::ENOPROTOOPT
@@ -249,33 +255,32 @@ impl AcceptError {
                 | libc::EOPNOTSUPP
                 | libc::EPERM,
             ) => AcceptError::Gone,
-            // Elsewhere it may be about the new connection: its options are set in a second step.
+            // On other systems it may concern the new connection, whose options are set in a second step.
             #[cfg(any(target_os = "linux", target_os = "android"))]
             Some(libc::EINVAL) => AcceptError::Dead,
-            // EMFILE, ENFILE, ENOBUFS, ENOMEM; and what is not known is no reason to spin either.
+            // EMFILE, ENFILE, ENOBUFS, ENOMEM; and unknown errors, because retrying at once could spin.
             _ => AcceptError::Pause,
         }
     }
 
-    /// Whether one descriptor less would do.
+    /// Whether closing a descriptor would help.
     pub(super) fn is_of_descriptors(error: &io::Error) -> bool {
         matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
     }
 
-    /// What the system is short of, in words. (The system's own would be allocated, at a time when
-    /// there may be no memory.)
+    /// What the system is short of, as text. `io::Error` would allocate its text, and there may be no memory.
     pub(super) fn shortage(error: &io::Error) -> &'static str {
         match error.raw_os_error() {
-            Some(libc::EMFILE) => "this process has as many descriptors open as it may (EMFILE)",
-            Some(libc::ENFILE) => "the system has as many files open as it can (ENFILE)",
+            Some(libc::EMFILE) => "this process has reached its limit of open descriptors (EMFILE)",
+            Some(libc::ENFILE) => "the system has reached its limit of open files (ENFILE)",
             Some(libc::ENOBUFS) => "the system has no buffer space (ENOBUFS)",
             Some(libc::ENOMEM) => "the system has no memory (ENOMEM)",
-            _ => "the system refuses",
+            _ => "the system returned an error",
         }
     }
 }
 
-/// One accepted socket.
+/// An accepted socket of the kernel.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
@@ -335,7 +340,7 @@ impl StreamSocket for Stream {
 
     #[inline]
     fn shutdown(&mut self) {
-        // Fails only if the peer is gone already.
+        // This fails only if the client is gone already.
         let _ = match self {
             Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
@@ -364,7 +369,7 @@ fn accept_unix(listener: &UnixListener) -> io::Result<UnixStream> {
     Ok(UnixStream::from_std(stream.into()))
 }
 
-/// socket2 looks at no path either.
+/// socket2 does not parse the path either.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn accept_unix(listener: &UnixListener) -> io::Result<UnixStream> {
     let (stream, _) = socket2::SockRef::from(listener).accept()?;
@@ -378,7 +383,7 @@ fn send(stream: &impl std::os::fd::AsFd, bytes: &[u8], is_last: bool) -> io::Res
     socket2::SockRef::from(stream).send_with_flags(bytes, libc::MSG_NOSIGNAL | more)
 }
 
-/// mio's and std's own send keeps SIGPIPE away here.
+/// Here, the write of mio and std does not raise SIGPIPE.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn send(stream: &mut impl std::io::Write, bytes: &[u8], _is_last: bool) -> io::Result<usize> {
     stream.write(bytes)
@@ -389,11 +394,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accept_errors_are_sorted_by_what_is_to_be_done() {
+    fn accept_errors_are_sorted_by_what_to_do() {
         let of = |code| AcceptError::of(&io::Error::from_raw_os_error(code));
         assert_eq!(of(libc::EAGAIN), AcceptError::Empty);
         assert_eq!(of(libc::EINTR), AcceptError::Interrupted);
-        assert_eq!(AcceptError::of(&foreign()), AcceptError::Foreign);
+        assert_eq!(AcceptError::of(&non_loopback()), AcceptError::NonLoopback);
         for code in [
             libc::ECONNABORTED,
             libc::EPROTO,

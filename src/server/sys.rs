@@ -1,8 +1,8 @@
-//! What mio, socket2 and std do not wrap, or not well. Options of sockets, and how a listener is watched:
-//! if one is refused, the server goes on without. One call that asks no more than is needed, accept(2).
-//! And the way from a number to a descriptor, for who inherits one.
+//! System calls that mio, socket2 and std do not wrap, or not well: socket options, level-triggered listeners,
+//! accept(2) without an address, and taking over inherited descriptors.
 //!
-//! With the C API, all of the library that may hold `unsafe`.
+//! Apart from the C API, the only file of the library that may contain `unsafe`. Used by [`super::socket`] and
+//! [`super::listeners`]. If the system refuses an option, the server goes on without it.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -13,14 +13,13 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use mio::{Registry, Token};
 
-/// Takes over descriptor `fd`, which this process was started with, and marks it close-on-exec. For
-/// the sockets of [`ListenFds`](super::ListenFds), and any other number that a parent has agreed on.
+/// Takes over the inherited descriptor `fd` and marks it close-on-exec. For the sockets of
+/// [`ListenFds`](super::ListenFds), and other numbers that were agreed on with the parent process.
 ///
 /// # Safety
-/// Nothing in this process may own `fd`: it was open when the program began, nobody has taken it over
-/// since, and nobody will. That is so at the start of `main`, once for each number. A number that was
-/// never open is told as an error only as long as nothing has opened a descriptor, for a new one may
-/// have been given that number.
+/// Nothing else in this process may own `fd`, now or later: it was open when the program started. This is true
+/// at the start of `main`, once for each number. A number that was not inherited is an error only as long as
+/// nothing has opened a descriptor, because a new descriptor may get that number.
 ///
 /// # Errors
 /// If it is not open, or one of the standard streams, which belong to std.
@@ -30,26 +29,25 @@ pub unsafe fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: F_SETFD takes an int and touches no memory; a number that is not open gives EBADF.
     check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // SAFETY: the call above found it open, and our caller promises that nothing owns it.
+    // SAFETY: the call above found it open, and the caller promises that nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Asks the kernel to hand out a connection only once its first bytes are there, so that accepting
-/// it is followed by a read that finds a whole request: one wake-up a probe instead of two
-/// (`TCP_DEFER_ACCEPT`, tcp(7)). A connection that stays silent for longer than about `seconds` is
-/// handed out all the same.
+/// Makes the kernel report a connection only when its first bytes have arrived, so that the first read finds a whole
+/// request: one wake-up for a probe instead of two (`TCP_DEFER_ACCEPT`, tcp(7)). A connection that sends nothing
+/// is reported after about `seconds`.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn set_defer_accept(listener: &impl AsFd, seconds: i32) -> io::Result<()> {
     set_option(listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
 }
 
-/// Has the kernel take no descriptors (unix(7), `SCM_RIGHTS`) from who connects to this Unix socket.
+/// Makes the kernel refuse descriptors (unix(7), `SCM_RIGHTS`) that clients of this Unix socket send.
 ///
-/// They come whether or not they are asked for, and who reads past one closes it: a socket that lingers
-/// (socket(7), `SO_LINGER`) is then waited for, for as long as who has sent it likes. Since Linux 6.16.
+/// Otherwise they arrive unasked, and reading past one closes it. Closing a socket with `SO_LINGER` (socket(7)) can
+/// block for as long as its sender likes. Since Linux 6.16.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn refuse_rights(listener: &impl AsFd) -> io::Result<()> {
-    // Not among libc's names yet (include/uapi/asm-generic/socket.h; SPARC's own, arch/sparc).
+    // The libc crate does not have it yet (include/uapi/asm-generic/socket.h; SPARC differs).
     const SO_PASSRIGHTS: libc::c_int =
         match cfg!(any(target_arch = "sparc", target_arch = "sparc64")) {
             true => 0x5c,
@@ -58,14 +56,14 @@ pub(super) fn refuse_rights(listener: &impl AsFd) -> io::Result<()> {
     set_option(listener, libc::SOL_SOCKET, SO_PASSRIGHTS, 0)
 }
 
-/// Has every byte reported, whatever `listener` was told by who opened it (`SO_RCVLOWAT`, socket(7)):
-/// connections have the options of their listener.
+/// Makes the kernel report every byte, whatever the process that opened `listener` has set (`SO_RCVLOWAT`,
+/// socket(7)): connections inherit the options of their listener.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn report_every_byte(listener: &impl AsFd) -> io::Result<()> {
     set_option(listener, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)
 }
 
-/// Sets an option of `socket` that is an int (setsockopt(2)).
+/// Sets an integer option of `socket`: setsockopt(2).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn set_option(
     socket: &impl AsFd,
@@ -88,12 +86,12 @@ fn set_option(
     check(result)
 }
 
-/// Makes the registration of `listener` under `token` level-triggered: it is reported as long as a
-/// connection waits, or if none can come any more.
+/// Makes the registration of `listener` under `token` level-triggered: epoll reports it as long as a connection
+/// waits, or if it was shut down.
 ///
-/// mio registers edge-triggered, which has to be followed by accepting until there is no more; and an
-/// accept(2) that finds nothing costs as much as one that finds something, because the kernel makes
-/// the socket and the descriptor first. Level-triggered, one accept a report is enough.
+/// mio registers edge-triggered, so one must accept until no connection waits. An accept(2) that finds none costs
+/// as much as one that finds one, because the kernel first makes the socket and the descriptor. With a
+/// level-triggered listener, one accept for each report is enough.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn set_level_triggered(
     registry: &Registry,
@@ -102,7 +100,7 @@ pub(super) fn set_level_triggered(
 ) -> io::Result<()> {
     let mut event = libc::epoll_event {
         events: (libc::EPOLLIN | libc::EPOLLRDHUP) as u32,
-        // As mio does: the token is what epoll gives back.
+        // As mio does: epoll returns this value with each event.
         u64: token.0 as u64,
     };
     // SAFETY: both descriptors are open, because they are borrowed for the length of the call;
@@ -119,28 +117,27 @@ pub(super) fn set_level_triggered(
     check(result)
 }
 
-/// Accepts a connection of a Unix socket without asking who it is, close-on-exec and non-blocking.
+/// Accepts a connection of a Unix socket without asking for its address; close-on-exec and non-blocking.
 ///
-/// mio's own accept(2) asks, and panics if the peer has bound itself to a path that fills its address
-/// (108 bytes): the kernel then tells one byte more than the address has (unix(7), "Pathname sockets").
-/// So anybody who may connect could end us. socket2's takes a call more, and one that the daemon's
-/// filter has no need of otherwise.
+/// mio's accept(2) asks, and panics if the client is bound to a path that fills the address (108 bytes): the kernel
+/// then returns one byte more than the address has (unix(7), "Pathname sockets"). So every client could end the
+/// process. socket2's version makes one more system call, which the daemon's filter would have to allow.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn accept_unix(listener: &impl AsFd) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     let listener = listener.as_fd().as_raw_fd();
-    let nobody = core::ptr::null_mut();
-    // SAFETY: the descriptor is open, because it is borrowed for the length of the call; with no place
-    // for the peer's address (accept(2)) the kernel writes to no memory of ours.
-    let fd = unsafe { libc::accept4(listener, nobody, core::ptr::null_mut(), flags) };
+    let no_address = core::ptr::null_mut();
+    // SAFETY: the descriptor is open, because it is borrowed for the length of the call; without a buffer for
+    // the address (accept(2)), the kernel writes to no memory of this process.
+    let fd = unsafe { libc::accept4(listener, no_address, core::ptr::null_mut(), flags) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made it for us, and nobody else knows it.
+    // SAFETY: the kernel has just made this descriptor, and nothing else uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Which process made a connection of a Unix socket (`SO_PEERCRED`, unix(7)).
+/// The process that connected to a Unix socket: `SO_PEERCRED`, unix(7).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn owner(stream: &impl AsFd) -> Option<super::policy::Owner> {
     let mut peer = libc::ucred {
@@ -182,15 +179,15 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::ffi::OsStrExt;
 
-    /// It was one of mio's: the path was cut out of an address of 108 bytes with a length of 109.
+    /// Regression: mio panicked, because it cut a path of 109 bytes out of an address of 108.
     #[test]
     fn a_peer_whose_path_fills_its_address_is_no_panic() {
         let directory = std::env::temp_dir().join(std::format!("healthz-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).unwrap();
-        let at = directory.join("door");
+        let at = directory.join("server");
         let listener = mio::net::UnixListener::bind(&at).unwrap();
-        let listener = Listener::Unix(listener, at.clone(), File::Foreign);
+        let listener = Listener::Unix(listener, at.clone(), File::Inherited);
         let mut address = libc::sockaddr_un {
             sun_family: libc::AF_UNIX as libc::sa_family_t,
             sun_path: [0; 108],
@@ -217,7 +214,7 @@ mod tests {
         std::fs::remove_dir_all(&directory).unwrap();
     }
 
-    /// Nothing was reported of a request that is shorter than whoever opened the socket had asked for.
+    /// Regression: a request shorter than the `SO_RCVLOWAT` of a passed-in socket was not reported.
     #[test]
     fn a_socket_that_was_to_report_thousands_of_bytes_reports_one() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

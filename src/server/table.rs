@@ -1,21 +1,23 @@
-//! The table of connections and the listeners that fill it: who is accepted, whose turn it is, who
-//! has to go, and when.
+//! The table of connections and its listeners: accepts, serves, evicts and expires connections.
 //!
-//! Decides, and leaves bytes to [`super::driver`]. Knows sockets only as [`super::socket`]'s traits, and
-//! the time as an argument, so that all of it runs in a simulation too.
+//! Knows no bytes ([`super::driver`] reads and answers) and takes its decisions from [`super::policy`]. It
+//! knows sockets only through the traits of [`super::socket`] and gets the time as an argument, so that it
+//! also runs in a simulation. Called by [`super::Server`].
 
 use core::time::Duration;
 use std::io;
 
 use mio::Token;
 
-use super::driver::{Conn, Driver, Outcome};
+use super::conn::Conn;
+use super::counters::Counters;
+use super::driver::{Driver, Outcome};
 use super::policy::{
     self, ACCEPT_FAILURES, ACCEPTS_PER_TURN, EVICTION_LOOKS, EVICTION_WINDOW, Trouble,
 };
 use super::slots::{Slots, WaitReason};
 use super::socket::{AcceptError, ListenSocket, RegistryOf, StreamSocket};
-use super::{ACCEPT_PAUSE, Counters, TOKENS};
+use super::{ACCEPT_PAUSE, TOKENS};
 use crate::http::{Next, Phase};
 use crate::limits::LISTENERS_MAX;
 use crate::time::Instant;
@@ -23,8 +25,8 @@ use crate::time::Instant;
 #[cfg(test)]
 mod view;
 
-/// Times so many when the server stops: all that wait in a queue of the kernel's default length
-/// (`net.core.somaxconn`). Who is not accepted then is reset.
+/// Rounds of [`ACCEPTS_PER_TURN`] when the server stops: as many connections as the longest queue holds by
+/// default (`net.core.somaxconn`). A connection that is still in the queue when the listener closes is reset.
 const ACCEPT_ROUNDS_AT_STOP: usize = 4096 / ACCEPTS_PER_TURN;
 
 /// Token layout: the base and the index in the low bits, the slot's generation above them.
@@ -34,35 +36,36 @@ const _: () = assert!(TOKENS < TOKEN_MASK);
 
 /// See the module.
 pub(super) struct Table<'a, L: ListenSocket> {
-    /// From the front.
+    /// Without gaps at first; a listener that was shut down leaves one.
     listeners: [Option<L>; LISTENERS_MAX],
     slots: Slots<'a, Conn<L::Stream>>,
     driver: Driver<'a>,
     base: Token,
-    /// Listeners, as bits, that may still have connections to accept.
+    /// A bit for each listener that may have connections to accept.
     acceptable: u32,
-    /// Listeners, as bits, that are reported again as long as connections wait.
+    /// A bit for each listener that epoll reports as long as connections wait (level-triggered).
     armed: u32,
-    /// When the pause in accepting began, in one.
+    /// When the present pause in accepting began.
     accept_paused: Option<Instant>,
-    /// Listeners, as bits, to which nobody can come any more; who waits is still accepted.
+    /// A bit for each listener that was shut down; connections in its queue are still accepted.
     ended: u32,
-    /// Accepting was paused for want of something, and has not succeeded since.
+    /// Accepting was paused because the system is short of something, and has not succeeded since.
     is_short: bool,
-    /// The same, as it is logged.
+    /// Decides whether a shortage is logged.
     shortage: Trouble,
-    /// Accepts that failed in a row, each as if by its connection's fault, and what is logged of that.
+    /// Consecutive calls of accept(2) that failed with an error of the connection.
     failures: u32,
+    /// Decides whether such failures are logged.
     refusal: Trouble,
-    /// Somebody had to go in it, and nobody has come since.
+    /// A connection was evicted for its descriptor, and none was accepted since.
     has_made_room: bool,
-    /// The same of a connection that could not be registered.
+    /// The last connection could not be registered with epoll.
     is_unwatched: bool,
     has_logged_non_loopback: bool,
-    /// The checks were told that serving has begun.
+    /// The checks know when serving began.
     has_begun: bool,
     stops_at: Option<Instant>,
-    /// Every listener had to be given up.
+    /// Every listener was shut down externally before `stop`.
     is_abandoned: bool,
 }
 
@@ -117,7 +120,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             .is_some_and(|index| index < TOKENS)
     }
 
-    /// Deals with an event of `token`'s socket.
+    /// Handles an event of the socket with `token`.
     pub(super) fn handle(
         &mut self,
         registry: &RegistryOf<L>,
@@ -138,12 +141,12 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             }
             Some(index) => {
                 let index = index as u16;
-                // An event for a connection that was closed earlier in this batch is for nobody.
+                // An event of a connection that was closed earlier in this batch has an old generation.
                 if token == self.token(index) {
                     if let Some(conn) = self.slots.content_mut(index) {
                         conn.has_ended |= is_read_closed;
                     }
-                    // Who waits for its turn anyway does not get another one before it.
+                    // A connection in the run queue is served in its order there.
                     if !self.slots.is_runnable(index) {
                         self.serve(registry, index, now);
                     }
@@ -152,7 +155,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
     }
 
-    /// Tells the checks, once, that serving begins at `now`.
+    /// Tells the checks that serving begins at `now`, at the first call.
     pub(super) fn begin(&mut self, now: Instant) {
         if !self.has_begun {
             self.has_begun = true;
@@ -160,20 +163,20 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
     }
 
-    pub(super) fn turn(&mut self, registry: &RegistryOf<L>, now: Instant) {
+    pub(super) fn advance(&mut self, registry: &RegistryOf<L>, now: Instant) {
         self.begin(now);
-        // Who asks for another turn in this one comes in the next.
-        let share = policy::runnables_max(self.slots.is_full() || self.driver.is_flooded);
-        for _ in 0..self.slots.runnable_count().min(share) {
+        // A connection that enters the run queue meanwhile is served in the next call.
+        let runnables_max = policy::runnables_max(self.slots.is_full() || self.driver.is_flooded);
+        for _ in 0..self.slots.runnable_count().min(runnables_max) {
             if let Some(index) = self.slots.pop_run_queue() {
                 self.serve(registry, index, now);
             }
         }
         self.expire(registry, now);
-        // A host's clock that goes back must not keep the door closed until it is there again.
-        let is_resting =
+        // If the host's clock goes back, the pause ends, so that it is not prolonged by as much.
+        let is_in_pause =
             |began: Instant| (began..began.saturating_add(ACCEPT_PAUSE)).contains(&now);
-        if !self.accept_paused.is_some_and(is_resting) {
+        if !self.accept_paused.is_some_and(is_in_pause) {
             if self.accept_paused.take().is_some() {
                 self.arm(registry);
             }
@@ -216,7 +219,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             self.serve(registry, index, now);
         }
         for index in 0..LISTENERS_MAX {
-            // What was short may not be short any more, and there is no later.
+            // A shortage may be over, and there is no later attempt.
             self.accept_paused = None;
             for _ in 0..ACCEPT_ROUNDS_AT_STOP {
                 self.accept(registry, index, now);
@@ -226,7 +229,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             }
         }
         for mut listener in self.listeners.iter_mut().filter_map(Option::take) {
-            // Dropped next, which takes it out of epoll as well.
+            // An error does not matter: closing the listener removes it from epoll too.
             let _ = listener.deregister(registry);
         }
         self.acceptable = 0;
@@ -237,7 +240,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.stops_at.is_some() && self.slots.occupied() == 0
     }
 
-    /// Whether every listener had to be given up before the server was stopped.
+    /// True if every listener was shut down externally before `stop`.
     pub(super) fn is_abandoned(&self) -> bool {
         self.is_abandoned
     }
@@ -267,7 +270,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
     }
 
-    /// Accepts what waits at a listener, as far as one turn goes.
+    /// Accepts connections that wait at a listener, at most as many as the policy allows now.
     fn accept(&mut self, registry: &RegistryOf<L>, index: usize, now: Instant) {
         let bit = 1 << index;
         let is_armed = self.armed & bit != 0;
@@ -279,7 +282,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
         let is_crowded = self.slots.is_full() || self.slots.runnable_count() > 0;
         let connections = self.slots.count();
-        // One a turn finds no end of the queue, but also no crowd.
+        // Accepting one at a time does not find the end of the queue; a table with free slots does as well.
         self.driver.is_flooded &= is_crowded;
         let accepts_max =
             policy::accepts_max(connections, is_armed, is_crowded, self.driver.is_last);
@@ -290,19 +293,19 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             };
             match listener.accept() {
                 Ok(stream) => {
-                    // Room that was made is no end of a shortage.
+                    // If a connection was evicted for this one, the shortage has not ended.
                     let was_made = core::mem::take(&mut self.has_made_room);
                     self.is_short &= was_made;
                     self.failures = 0;
                     self.driver.counters.accepted += 1;
                     self.admit(registry, stream, now);
                     if was_made {
-                        // Without a descriptor accept(2) does not say that nobody waits any more.
+                        // Without a free descriptor, accept(2) fails also if no connection waits.
                         return;
                     }
                 }
                 Err(error) => match AcceptError::of(&error) {
-                    // Of a Unix socket that listens no more accept(2) says only that nobody waits.
+                    // For a Unix socket that was shut down, accept(2) says only that its queue is empty.
                     AcceptError::Empty if self.ended & bit != 0 => {
                         return self.give_up(registry, index);
                     }
@@ -317,12 +320,12 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                         self.driver.counters.aborted += 1;
                         self.failures = self.failures.saturating_add(1);
                         if self.failures >= ACCEPT_FAILURES && !self.driver.is_last {
-                            return self.rest_from_failures(registry, &error, now);
+                            return self.pause_for_failures(registry, &error, now);
                         }
                     }
-                    AcceptError::Foreign => self.count_non_loopback(),
+                    AcceptError::NonLoopback => self.count_non_loopback(),
                     AcceptError::Dead => return self.give_up(registry, index),
-                    AcceptError::Pause if self.makes_room(&error, now) => {}
+                    AcceptError::Pause if self.make_room(&error, now) => {}
                     AcceptError::Pause => return self.pause_accepting(registry, &error, now),
                 },
             }
@@ -330,55 +333,55 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.driver.is_flooded = accepts_max > 1 && !self.driver.is_last;
     }
 
-    /// Goes on without a listener to which nobody can come any more: somebody else who holds it has shut it
-    /// down, or the machine's administrator has (ss -K). It would be reported for ever.
+    /// Drops a listener that was shut down by another process that holds it, or by an administrator (`ss -K`).
+    /// Epoll would report it for ever.
     #[cold]
     fn give_up(&mut self, registry: &RegistryOf<L>, index: usize) {
         let Some(mut listener) = self.listeners.get_mut(index).and_then(Option::take) else {
             return;
         };
         log::error!(
-            "{} listens no more: it was shut down from outside",
+            "{} was shut down externally; no longer listening there",
             listener.name()
         );
         // Dropped next, which takes it out of epoll as well.
         let _ = listener.deregister(registry);
         self.armed &= !(1 << index);
         self.acceptable &= !(1 << index);
-        let are_all_gone = self.listeners.iter().all(Option::is_none);
-        self.is_abandoned = are_all_gone && !self.driver.is_last;
+        let is_last_listener = self.listeners.iter().all(Option::is_none);
+        self.is_abandoned = is_last_listener && !self.driver.is_last;
     }
 
-    /// Out of descriptors is a full table, for the connections take them: with fewer than there are
-    /// places, who sits here would keep everybody else out. So if a pause was no help one has to go; but
-    /// no more than one a pause if somebody else takes what that gives back. When the server stops there
-    /// is no later that a pause could wait for; but then only the idle go, because nobody may be waiting,
-    /// and accept(2) does not say so.
+    /// Evicts a connection if accept(2) found no free descriptor and a pause did not help. Otherwise, in a
+    /// process with fewer descriptors than slots, connections could stay for ever and keep others out. At most
+    /// one is evicted for each pause, in case another part of the process takes its descriptor. When the server
+    /// stops there is no pause, and only idle connections are evicted, because accept(2) does not say whether
+    /// a connection waits at all.
     #[cold]
-    fn makes_room(&mut self, error: &io::Error, now: Instant) -> bool {
-        let is_worse = match self.driver.is_last {
+    fn make_room(&mut self, error: &io::Error, now: Instant) -> bool {
+        let may_evict = match self.driver.is_last {
             true => self.slots.front(WaitReason::Idle).is_some(),
             false => self.is_short,
         };
-        if !is_worse || self.has_made_room || !AcceptError::is_of_descriptors(error) {
+        if !may_evict || self.has_made_room || !AcceptError::is_of_descriptors(error) {
             return false;
         }
         self.has_made_room = self.evict();
         if self.is_short {
-            // It lasts.
+            // The shortage lasts, so it is not logged again.
             self.shortage.begins(now);
         }
         self.has_made_room
     }
 
-    /// Has somebody go. Returns whether there was anybody.
+    /// Evicts one connection. Returns false if there is none.
     ///
-    /// The longest idle may have asked something since this batch of events was made: it is passed over.
-    /// If all that are looked at have, it goes nevertheless; for that is no more than half of the idle,
-    /// and who has just come, and said nothing yet, shall not go for those who talk all the time.
+    /// An idle connection whose request has arrived since the last poll is passed over. If all that are examined
+    /// have one, the first is evicted anyway: at most half of the idle connections are examined, so that new
+    /// connections, which have sent nothing yet, do not go for those that send requests all the time.
     #[cold]
     fn evict(&mut self) -> bool {
-        let Some(queue) = self.slots.victim_queue(self.driver.is_last) else {
+        let Some(queue) = self.slots.eviction_list(self.driver.is_last) else {
             return false;
         };
         let mut owners = [None; EVICTION_WINDOW];
@@ -399,8 +402,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let mut victim = first;
         if queue == WaitReason::Idle {
             let looks = self.slots.count_in(WaitReason::Idle).div_ceil(2);
-            let mut looked_at = order.by_ref().take(looks.min(EVICTION_LOOKS));
-            let silent = looked_at.find(|index| {
+            let mut examined = order.by_ref().take(looks.min(EVICTION_LOOKS));
+            let silent = examined.find(|index| {
                 let conn = self.slots.peek(**index);
                 conn.is_some_and(|conn| !conn.stream.has_input())
             });
@@ -411,7 +414,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         true
     }
 
-    /// Has waiting connections reported again and again, where that can be had.
+    /// Makes epoll report listeners as long as connections wait, where the system can do that.
     fn arm(&mut self, registry: &RegistryOf<L>) {
         for (index, listener) in present(&mut self.listeners) {
             if listener.arm(registry, Token(self.base.0 + index)) {
@@ -421,7 +424,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
     }
 
-    /// The system is short of something.
+    /// Pauses accepting because the system is short of something.
     #[cold]
     fn pause_accepting(&mut self, registry: &RegistryOf<L>, error: &io::Error, now: Instant) {
         self.pause(registry, now);
@@ -430,7 +433,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             self.driver.counters.accept_pauses += 1;
             if has_begun {
                 log::warn!(
-                    "cannot accept connections: {} (error {}); trying again every {} ms and serving those that are open",
+                    "cannot accept connections: {} (error {}); trying again every {} ms; open connections are served",
                     AcceptError::shortage(error),
                     error.raw_os_error().unwrap_or_default(),
                     ACCEPT_PAUSE.as_millis()
@@ -439,16 +442,16 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
     }
 
-    /// accept(2) keeps failing, and each time as if the fault were the connection's: a firewall or a security
-    /// module refuses all of them, or the network is down. To go on would be to spin. After the pause one
-    /// more failure is enough for the next.
+    /// Pauses accepting because accept(2) keeps failing with errors of the connection. The cause is elsewhere: a
+    /// firewall or a security module refuses all of them, or the network is down. Going on would use a whole
+    /// CPU. After the pause, one more failure starts the next one.
     #[cold]
-    fn rest_from_failures(&mut self, registry: &RegistryOf<L>, error: &io::Error, now: Instant) {
+    fn pause_for_failures(&mut self, registry: &RegistryOf<L>, error: &io::Error, now: Instant) {
         self.pause(registry, now);
         if self.refusal.begins(now) {
             self.driver.counters.accept_pauses += 1;
             log::warn!(
-                "cannot accept connections: {ACCEPT_FAILURES} in a row failed, the last with {error}; trying again every {} ms and serving those that are open",
+                "cannot accept connections: accept(2) failed {ACCEPT_FAILURES} times in a row, last with: {error}; trying again every {} ms; open connections are served",
                 ACCEPT_PAUSE.as_millis()
             );
         }
@@ -458,7 +461,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     fn pause(&mut self, registry: &RegistryOf<L>, now: Instant) {
         self.accept_paused = Some(now);
         self.has_made_room = false;
-        // What waits would be reported all the while.
+        // Epoll would report waiting connections during the whole pause.
         for (index, listener) in present(&mut self.listeners) {
             let is_armed = self.armed & 1 << index != 0;
             if is_armed
@@ -472,27 +475,27 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
     }
 
-    fn tell_unwatched(&mut self, error: &io::Error) {
+    fn log_unwatched(&mut self, error: &io::Error) {
         if !core::mem::replace(&mut self.is_unwatched, true) {
             log::warn!(
-                "cannot register connections with epoll (error {}); those that have to be waited for are closed",
+                "cannot register connections with epoll (error {}); closing those that cannot be answered at once",
                 error.raw_os_error().unwrap_or_default()
             );
         }
     }
 
-    /// Once is enough: who can send us one can send many.
+    /// Counts a connection from another machine to a loopback address. Logs only the first.
     #[cold]
     fn count_non_loopback(&mut self) {
-        self.driver.counters.foreign += 1;
+        self.driver.counters.non_loopback += 1;
         if !core::mem::replace(&mut self.has_logged_non_loopback, true) {
             log::warn!(
-                "a connection to a loopback address came from one that is none, and was closed; another machine's can where net.ipv4.conf.*.route_localnet is set"
+                "closed a connection to a loopback address that came from another address; set net.ipv4.conf.*.route_localnet to 0 to keep other machines out"
             );
         }
     }
 
-    /// Serves a connection that was just accepted, and finds it a place if it stays.
+    /// Serves a connection that was just accepted. If it stays open, gives it a slot.
     fn admit(&mut self, registry: &RegistryOf<L>, stream: L::Stream, now: Instant) {
         let mut conn = Conn::new(stream, now);
         let outcome = self.driver.serve(&mut conn, 0, true, now);
@@ -507,14 +510,14 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         conn.owner = conn.stream.owner();
         let is_silent = conn.connection.phase() == Phase::Idle;
         if self.slots.is_full() && self.driver.is_last && is_silent {
-            // It would be let go a moment later.
+            // It would be closed a moment later.
             return;
         }
         if self.slots.is_full() {
             self.evict();
         }
         let Ok(index) = self.slots.insert(conn, WaitReason::Idle, now) else {
-            debug_assert!(false, "an eviction made no room");
+            debug_assert!(false, "an eviction freed no slot");
             return;
         };
         let token = self.token(index);
@@ -522,7 +525,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             return;
         };
         if let Err(error) = conn.stream.register(registry, token) {
-            self.tell_unwatched(&error);
+            self.log_unwatched(&error);
             self.driver.counters.failed += 1;
             self.slots.remove(index);
             return;
@@ -531,7 +534,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.requeue(registry, index, outcome, now);
     }
 
-    /// Serves a connection of the table.
+    /// Serves a connection that has a slot.
     fn serve(&mut self, registry: &RegistryOf<L>, index: u16, now: Instant) {
         let Some(conn) = self.slots.content_mut(index) else {
             return;
@@ -549,19 +552,20 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                 Err(_) => return self.requeue(registry, index, Outcome::Failed, now),
             }
         }
-        // What is left of a head goes back to where the rest of it will be read.
+        // An unfinished head goes back into the shared buffer, where the rest of it will be read.
         let received = core::mem::take(&mut conn.received);
         self.driver.buffers.restore(index, received);
         let answered = self.driver.counters.answered;
         let outcome = self.driver.serve(conn, received, false, now);
         if self.driver.counters.answered != answered {
-            // Several answers may come within a millisecond; the last is still the last.
+            // To the back of its list, also if the last answer was in the same millisecond.
             self.slots.move_to(index, WaitReason::Idle, now);
         }
         self.requeue(registry, index, outcome, now);
     }
 
-    /// Keeps what a connection left in the shared buffers, and puts it into its queue.
+    /// Copies what a connection left in the shared buffers into its own, and puts it into the list of what it
+    /// waits for.
     fn requeue(&mut self, registry: &RegistryOf<L>, index: u16, outcome: Outcome, now: Instant) {
         let (received, unsent, is_runnable) = match outcome {
             Outcome::Closed => {
@@ -591,8 +595,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         {
             return self.requeue(registry, index, Outcome::Failed, now);
         }
-        // For the connection an answer is given once it is written down; who had to be waited for has
-        // it only now.
+        // `Connection` counts from when the answer was written to the buffer. If sending was blocked, count from
+        // now.
         let answered = match place {
             Some((WaitReason::Write, _)) => now,
             _ => conn.connection.since(),
@@ -606,27 +610,28 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         if is_runnable {
             self.slots.push_run_queue(index);
         }
-        // Staying where one is does not prolong it.
+        // A connection that stays in its list keeps its deadline.
         if place.is_none_or(|(was, then)| was != queue || then < since) {
             self.slots.move_to(index, queue, since);
         }
-        // Empty lines are no request yet.
+        // Empty lines are not a request yet.
         let is_between = queue == WaitReason::Idle || queue == WaitReason::Head && received == 0;
         if is_between && !is_runnable && self.stops_at.is_some() {
             self.slots.remove(index);
         }
     }
 
-    /// List every connection whose time is up. Each queue is ordered by time: only fronts are looked at.
+    /// Ends every connection whose deadline has passed. Each list is ordered by time, so only its front is
+    /// examined.
     fn expire(&mut self, registry: &RegistryOf<L>, now: Instant) {
         let is_over = self.stops_at.is_some_and(|stops_at| stops_at <= now);
         if is_over {
-            // As below, for everybody; and then they go.
+            // Serve each connection once more, as below; then all of them end.
             for index in 0..self.slots.count() as u16 {
                 self.serve(registry, index, now);
             }
         }
-        // Who has been waited for may turn out to be in a head that is overdue as well: that comes later.
+        // `Write` first: a connection whose answer was sent may turn out to be in an overdue head.
         for queue in [
             WaitReason::Write,
             WaitReason::Idle,
@@ -634,8 +639,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             WaitReason::Drain,
         ] {
             let time_to_live = self.time_to_live(queue);
-            // Each of them once: who is served goes to the back, and where no time is allowed at all
-            // its time would be up there again.
+            // Each connection at most once: a served one goes to the back, and with a limit of zero it would
+            // be overdue again there.
             for _ in 0..self.slots.count() {
                 let Some((index, since)) = self.slots.front(queue) else {
                     break;
@@ -643,8 +648,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                 if !is_over && since.saturating_add(time_to_live) > now {
                     break;
                 }
-                // It may have spoken in time and not been reported yet: after a stall there can be
-                // more to tell of than a batch of events holds.
+                // Bytes may have arrived in time without having been reported: after a stall there can be
+                // more events than one batch holds.
                 if !is_over {
                     self.serve(registry, index, now);
                     if self.slots.front(queue) != Some((index, since)) {
@@ -669,8 +674,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     }
 }
 
-/// The listeners that there are, and their places.
+/// The listeners that still exist, with their indexes.
 fn present<L>(listeners: &mut [Option<L>]) -> impl Iterator<Item = (usize, &mut L)> {
-    let places = listeners.iter_mut().enumerate();
-    places.filter_map(|(index, listener)| Some((index, listener.as_mut()?)))
+    let listeners = listeners.iter_mut().enumerate();
+    listeners.filter_map(|(index, listener)| Some((index, listener.as_mut()?)))
 }

@@ -179,7 +179,7 @@ impl<'a> Episode<'a> {
         match choice {
             0..100 => self.let_somebody_act(),
             100..140 => self.arrive(),
-            140..225 => self.turn(),
+            140..225 => self.advance(),
             225..240 => self.pass_time(),
             240..248 => self.change_health(),
             _ => self.change_conditions(),
@@ -283,7 +283,7 @@ impl<'a> Episode<'a> {
     }
 
     /// What a loop does when its poll returns.
-    fn turn(&mut self) {
+    fn advance(&mut self) {
         let now = self.tell_time();
         let is_well = self.world.borrow().is_well() && !self.table.is_paused();
         let before = self.watch(now);
@@ -308,7 +308,7 @@ impl<'a> Episode<'a> {
         let line = self.assert_line(&before);
         let (served, rest) = line.split_at(line.len().min(self.serves_max()));
         self.give_reasons(self.table.streams_at(served));
-        self.table.turn(&(), now);
+        self.table.advance(&(), now);
         self.assert_line(rest);
         if is_well && !self.is_stopped {
             self.world.borrow_mut().wait_a_turn();
@@ -413,7 +413,7 @@ impl<'a> Episode<'a> {
                 world.drain(id, usize::MAX);
                 Self::send(&mut world, id, usize::MAX);
             }
-            self.turn();
+            self.advance();
             if let Some(at) = self.table.deadline()
                 && self.table.is_paused()
             {
@@ -456,7 +456,7 @@ impl<'a> Episode<'a> {
             let choice = self.world.borrow_mut().rng.u8(..9);
             match choice {
                 0..5 => self.let_somebody_act(),
-                5 | 6 => self.turn(),
+                5 | 6 => self.advance(),
                 7 => self.connect(),
                 _ => {
                     let middle = self.now.saturating_add(Duration::from_millis(9));
@@ -466,7 +466,7 @@ impl<'a> Episode<'a> {
             }
         }
         self.now = over;
-        self.turn();
+        self.advance();
         // At the end of time nothing can be waited for.
         let is_end = self.now == Instant::from_millis(u64::MAX);
         assert!(self.table.is_finished() || is_end, "never finished");

@@ -224,7 +224,7 @@ impl<'a> Door<'a> {
 
     fn work(&mut self) {
         for _ in 0..100 {
-            self.table.turn(&(), NOW);
+            self.table.advance(&(), NOW);
             if self.table.deadline() != Some(Instant::ZERO) {
                 return;
             }
@@ -279,14 +279,14 @@ fn accepts_that_keep_failing_are_paused() {
             for pauses in 1..30 {
                 now = now.saturating_add(ACCEPT_PAUSE);
                 assert_eq!(door.table.deadline(), Some(now));
-                door.table.turn(&(), now);
+                door.table.advance(&(), now);
                 assert_eq!(refusal.calls.get(), ACCEPT_FAILURES + pauses);
             }
             refusal.code.set(None);
             now = now.saturating_add(ACCEPT_PAUSE);
-            door.table.turn(&(), now);
+            door.table.advance(&(), now);
             for _ in 0..10 {
-                door.table.turn(&(), now);
+                door.table.advance(&(), now);
             }
             assert_eq!(waiting.borrow().sent, expected);
             let counters = door.counters();
@@ -426,7 +426,7 @@ fn a_turn_has_an_end_though_no_time_is_allowed_and_two_never_stop_asking() {
     }
     door.table.handle(&(), Token(0), false, NOW);
     for _ in 0..10 {
-        door.table.turn(&(), NOW);
+        door.table.advance(&(), NOW);
     }
     assert_eq!(door.counters().accepted, 2);
 }
@@ -446,7 +446,7 @@ fn a_last_answer_that_was_blocked_is_not_followed_by_a_close_at_once() {
         assert_eq!(script.borrow().sent, expected);
         assert!(script.borrow().is_shut && !script.borrow().is_closed);
         let over = NOW.saturating_add(Limits::DEFAULT.drain_duration);
-        door.table.turn(&(), over);
+        door.table.advance(&(), over);
         assert!(script.borrow().is_closed);
     });
 }

@@ -1,0 +1,82 @@
+//! The settings of a server, the memory that it needs with them, and memory that a host provides.
+//!
+//! Knows no socket. Read by [`super::Server`] when it is made.
+
+use super::buffers::Buffers;
+use super::slots::Slot;
+use crate::answer::Responder;
+use crate::http::HeadCache;
+use crate::limits::{
+    CONNECTIONS_DEFAULT, CONNECTIONS_MAX, Limits, REQUEST_HEAD_BYTES_MAX, REQUEST_HEAD_BYTES_MIN,
+};
+
+/// What a server may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Limits of each connection.
+    pub limits: Limits,
+    /// Most connections open at once, from 1 to [`CONNECTIONS_MAX`]. One more evicts one. Each takes a descriptor. In
+    /// a process without free descriptors (`RLIMIT_NOFILE`, often 1,024), each new connection waits for
+    /// [`ACCEPT_PAUSE`] and then evicts one too.
+    pub connections: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            limits: Limits::DEFAULT,
+            connections: CONNECTIONS_DEFAULT,
+        }
+    }
+}
+
+impl Config {
+    /// Memory of a server with these settings in bytes, if every connection holds the longest unfinished head and
+    /// the longest unread answer. Clients cannot make it use more. Unused buffers are not resident: an idle server
+    /// touches a few pages. Settings out of bounds are not an error here; too large a size is `usize::MAX`.
+    pub fn memory_bytes_max(&self, responder: &Responder<'_>) -> usize {
+        let slots = self.connections.saturating_mul(size_of::<Slot>());
+        let others = size_of::<HeadCache>().saturating_add(self.buffer_bytes(responder));
+        slots.saturating_add(others)
+    }
+
+    /// The part of [`memory_bytes_max`](Config::memory_bytes_max) for heads and answers: two buffers for each
+    /// connection, and two that all share.
+    pub fn buffer_bytes(&self, responder: &Responder<'_>) -> usize {
+        let response_bytes = responder.response_bytes_max(&self.limits);
+        Buffers::bytes(
+            self.connections,
+            self.limits.request_head_bytes,
+            response_bytes,
+        )
+    }
+
+    /// Panics if a field is out of its bounds.
+    pub(super) fn assert_valid(&self) {
+        let head_bytes = REQUEST_HEAD_BYTES_MIN..=REQUEST_HEAD_BYTES_MAX;
+        assert!(
+            head_bytes.contains(&self.limits.request_head_bytes),
+            "request_head_bytes is from 512 to 65,535"
+        );
+        assert!(
+            (1..=CONNECTIONS_MAX).contains(&self.connections),
+            "connections is from 1 to 65,535"
+        );
+    }
+}
+
+/// Memory for a server that takes nothing from the heap; see
+/// [`Server::with_memory`](super::Server::with_memory).
+///
+/// All of it can be static: a `std::sync::Mutex` makes it mutable without `unsafe`, and its guard
+/// lives as long as the server.
+#[derive(Debug)]
+pub struct Memory<'a> {
+    /// One for each connection that can be open at once, from 1 to
+    /// [`CONNECTIONS_MAX`](crate::limits::CONNECTIONS_MAX).
+    pub slots: &'a mut [Slot],
+    /// Buffers: at least [`Config::buffer_bytes`](super::Config::buffer_bytes). They need not be zero.
+    pub bytes: &'a mut [u8],
+    /// The cache of request heads.
+    pub heads: &'a mut HeadCache,
+}
