@@ -4,7 +4,7 @@
 //! object from paths to checks, such as `{"/healthz":["ping","bad"]}`. FAILING is a JSON object from names
 //! of failing checks to their messages. It prints its port on 127.0.0.1, which the system selects.
 
-#[path = "../tests/common/profile.rs"]
+#[path = "../tests/support/http/profile.rs"]
 mod profile;
 
 use std::collections::BTreeMap;

@@ -6,14 +6,15 @@
     reason = "a test fails by panicking"
 )]
 
-mod server_support;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::io::Write;
 use std::net::TcpStream;
 
+use harness::{GET, Harness, LAST, answer, rest};
 use healthz::Limits;
 use healthz::server::Config;
-use server_support::{GET, Harness, LAST, answer, rest};
 
 /// A server whose buffer takes 512 bytes, and a connection that is in its table.
 fn with_a_small_buffer() -> (Harness, TcpStream) {

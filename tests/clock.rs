@@ -7,14 +7,15 @@
     reason = "a test fails by panicking"
 )]
 
-mod server_support;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::io::Write;
 use std::time::Duration;
 
+use harness::{GET, Harness, LAST, answer, is_silent, rest};
 use healthz::server::Config;
 use healthz::{Instant, Limits};
-use server_support::{GET, Harness, LAST, answer, is_silent, rest};
 
 /// A server that was opened at 1 ms and finds itself at `now`.
 fn door_at(now: u64) -> Harness {

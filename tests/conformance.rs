@@ -7,17 +7,18 @@
     reason = "a test fails by panicking"
 )]
 
-mod common;
+#[path = "support/http/mod.rs"]
+mod http;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use common::judge::{answers, judge, methods};
-use common::rows::{self, End, FILES, Row, Segment};
-use common::wire::{Outcome, Wire};
-use common::{profile, rows::Expect};
 use healthz::http::HeadCache;
 use healthz::{Limits, Responder};
+use http::judge::{answers, judge, methods};
+use http::rows::{self, End, FILES, Row, Segment};
+use http::wire::{Outcome, Wire};
+use http::{profile, rows::Expect};
 
 /// Rows longer than this are not cut: what is cut in them is more of the same.
 const CUT_BYTES_MAX: usize = 500;

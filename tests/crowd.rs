@@ -7,15 +7,16 @@
     reason = "a test fails by panicking"
 )]
 
-mod server_support;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
+use harness::{ENDPOINTS, GET, Harness, LAST, TIMEOUT, listening, rest};
 use healthz::Responder;
 use healthz::server::{Address, Config};
-use server_support::{ENDPOINTS, GET, Harness, LAST, PATIENCE, listening, rest};
 
 /// Adds what is there to be read. Returns how many answers that is in all.
 fn answers(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> usize {
@@ -150,7 +151,7 @@ fn a_newcomer_keeps_its_place_while_others_sit_in_their_heads() {
         .collect();
     newcomer.write_all(LAST).unwrap();
     door.work();
-    newcomer.set_read_timeout(Some(PATIENCE)).unwrap();
+    newcomer.set_read_timeout(Some(TIMEOUT)).unwrap();
     let text = rest(&mut newcomer);
     assert!(text.ends_with("\r\n\r\nok"), "{text:?}");
 }

@@ -7,7 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
-mod daemon_support;
+#[path = "support/daemon.rs"]
+mod daemon;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -16,8 +17,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::Duration;
 
-use daemon_support::{
-    Daemon, PATIENCE, complaint, end_of, eventually, get, get_unix, run, shell, socket_path,
+use daemon::{
+    Daemon, TIMEOUT, complaint, end_of, eventually, get, get_unix, run, shell, socket_path,
     try_get, untried,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -60,7 +61,7 @@ fn it_says_where_it_serves_and_serves_there() {
 
 #[test]
 fn localhost_is_both_loopback_addresses() {
-    let mut command = daemon_support::healthz(&["--listen", "localhost:0"]);
+    let mut command = daemon::healthz(&["--listen", "localhost:0"]);
     command.env("RUST_LOG", "info");
     let daemon = Daemon::start_as(command);
     let v4 = daemon.address();
@@ -183,7 +184,7 @@ fn wrong_usage_exits_2_though_nobody_can_be_told() {
 /// The logger's parser told stderr itself: it waited there before anything was served, or panicked.
 #[test]
 fn a_wrong_rust_log_is_a_record_like_any_other() {
-    let mut command = daemon_support::healthz(&["--listen", "127.0.0.1:0"]);
+    let mut command = daemon::healthz(&["--listen", "127.0.0.1:0"]);
     command.env("RUST_LOG", "healthz=debug=info");
     let daemon = Daemon::start_as(command);
     let line = daemon.lines().wait("RUST_LOG: ");
@@ -271,13 +272,13 @@ fn no_descriptors_left_is_no_interface_that_is_down() {
 #[test]
 fn a_manager_that_cannot_be_told_is_complained_of_once_a_spell() {
     let path = socket_path();
-    let mut command = daemon_support::healthz(&["--listen", "127.0.0.1:0"]);
+    let mut command = daemon::healthz(&["--listen", "127.0.0.1:0"]);
     command.env("NOTIFY_SOCKET", &path);
     command.env("WATCHDOG_USEC", "200000");
     let daemon = Daemon::start_as(command);
     daemon.lines().wait("cannot send READY=1");
     let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut word = [0; 64];
     // Beats, and what is owed: that it is ready.
     for expected in ["READY=1\n", "WATCHDOG=1"] {
@@ -301,7 +302,7 @@ fn a_manager_that_cannot_be_told_is_complained_of_once_a_spell() {
 
 #[test]
 fn remote_addresses_are_served_if_that_is_meant() {
-    let daemon = Daemon::start_as(daemon_support::healthz(&[
+    let daemon = Daemon::start_as(daemon::healthz(&[
         "--listen",
         "0.0.0.0:0",
         "--allow-remote",
@@ -347,7 +348,7 @@ fn a_stale_unix_socket_is_replaced_and_without_a_sandbox_removed_at_the_end() {
     drop(UnixListener::bind(&path).unwrap());
     let address = format!("unix:{}", path.display());
     let args = ["--listen", &address, "--no-sandbox"];
-    let mut daemon = Daemon::start_as(daemon_support::healthz(&args));
+    let mut daemon = Daemon::start_as(daemon::healthz(&args));
     let line = daemon.lines().wait("serving");
     assert!(line.ends_with(&format!(" on {address}")), "{line}");
     assert_eq!(get_unix(&path, "/healthz"), (200, "ok".to_owned()));
@@ -369,7 +370,7 @@ fn a_restart_gets_its_port_while_connections_of_the_run_before_linger() {
     let bound = plain.bind(&address.into()).map_err(|error| error.kind());
     assert_eq!(bound, Err(std::io::ErrorKind::AddrInUse));
     let listen = address.to_string();
-    let second = Daemon::start_as(daemon_support::healthz(&["--listen", &listen]));
+    let second = Daemon::start_as(daemon::healthz(&["--listen", &listen]));
     let line = second.lines().wait("healthz: ");
     assert!(line.contains(" serving "), "{line}");
     assert_eq!(get(address, "/healthz"), (200, "ok".to_owned()));
@@ -380,7 +381,7 @@ fn a_restart_gets_its_port_while_connections_of_the_run_before_linger() {
 fn another_healthz_on_a_unix_socket_is_named() {
     let path = socket_path();
     let address = format!("unix:{}", path.display());
-    let daemon = Daemon::start_as(daemon_support::healthz(&["--listen", &address]));
+    let daemon = Daemon::start_as(daemon::healthz(&["--listen", &address]));
     daemon.lines().wait("serving");
     let output = run(&["--listen", &address]);
     let holder = format!("is in use by healthz (pid {});", daemon.pid());
@@ -396,7 +397,7 @@ fn the_holder_of_a_relative_path_is_the_one_in_the_same_directory() {
     let folders = [socket_path(), socket_path()];
     let [there, here] = &folders;
     let at = |folder: &std::path::Path| {
-        let mut command = daemon_support::healthz(&["--listen", "unix:h.sock"]);
+        let mut command = daemon::healthz(&["--listen", "unix:h.sock"]);
         command.current_dir(folder);
         command
     };
@@ -432,10 +433,10 @@ fn the_socket_of_a_successor_is_left_alone() {
     let path = socket_path();
     let listen = format!("unix:{}", path.display());
     let args = ["--listen", &listen, "--no-sandbox"];
-    let mut first = Daemon::start_as(daemon_support::healthz(&args));
+    let mut first = Daemon::start_as(daemon::healthz(&args));
     first.lines().wait("serving");
     std::fs::remove_file(&path).unwrap();
-    let mut second = Daemon::start_as(daemon_support::healthz(&["--listen", &listen]));
+    let mut second = Daemon::start_as(daemon::healthz(&["--listen", &listen]));
     second.lines().wait("serving");
     first.signal(Signal::SIGTERM);
     assert_eq!(first.wait().code(), Some(0));
@@ -448,7 +449,7 @@ fn the_socket_of_a_successor_is_left_alone() {
 fn what_is_left_when_it_stops_at_once_is_replaced_by_the_next() {
     let path = socket_path();
     let args = ["--listen", &format!("unix:{}", path.display())];
-    let mut command = daemon_support::healthz(&args);
+    let mut command = daemon::healthz(&args);
     command.args(["--shutdown-delay", "1h"]);
     let mut daemon = Daemon::start_as(command);
     daemon.lines().wait("serving");
@@ -457,7 +458,7 @@ fn what_is_left_when_it_stops_at_once_is_replaced_by_the_next() {
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));
     assert!(path.exists(), "at once is at once");
-    let mut daemon = Daemon::start_as(daemon_support::healthz(&args));
+    let mut daemon = Daemon::start_as(daemon::healthz(&args));
     daemon.lines().wait("serving");
     assert_eq!(get_unix(&path, "/healthz"), (200, "ok".to_owned()));
     daemon.signal(Signal::SIGTERM);

@@ -7,12 +7,13 @@
     reason = "a test fails by panicking"
 )]
 
-mod daemon_support;
+#[path = "support/daemon.rs"]
+mod daemon;
 
 use std::process::Stdio;
 use std::time::Instant;
 
-use daemon_support::{Daemon, address_in, eventually, get, healthz, untried};
+use daemon::{Daemon, address_in, eventually, get, healthz, untried};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::ptrace;
@@ -44,7 +45,7 @@ fn start_unread(
     let line = eventually("the line that says where", || {
         let (line, rest) = match stderr.take() {
             None => daemon.first_line(),
-            Some(rest) => daemon_support::next_line(rest),
+            Some(rest) => daemon::next_line(rest),
         };
         stderr = Some(rest);
         line.contains("serving").then_some(line)
@@ -233,21 +234,21 @@ fn a_stderr_that_nobody_can_read_any_more_fails_log_and_is_no_end() {
 #[test]
 fn a_stderr_that_is_closed_or_null_is_as_its_user_wants_it() {
     for redirection in ["2>&-", "2>/dev/null"] {
-        let path = daemon_support::socket_path();
+        let path = daemon::socket_path();
         let script = format!(
             "exec \"$HEALTHZ\" --listen unix:{} --log-limit 100ms {redirection}",
             path.display()
         );
-        let mut daemon = Daemon::of(daemon_support::shell(&script));
+        let mut daemon = Daemon::of(daemon::shell(&script));
         eventually("it serves", || path.exists().then_some(()));
         // After the limit a log that nothing can be written to fails for good; one that a busy machine
         // has kept waiting passes the next time.
         let begun = Instant::now();
         while begun.elapsed().as_millis() < 300 {
-            daemon_support::get_unix(&path, "/healthz");
+            daemon::get_unix(&path, "/healthz");
         }
         eventually("log passes", || {
-            (daemon_support::get_unix(&path, "/healthz").0 == 200).then_some(())
+            (daemon::get_unix(&path, "/healthz").0 == 200).then_some(())
         });
         daemon.signal(Signal::SIGTERM);
         assert_eq!(daemon.wait().code(), Some(0));
@@ -256,15 +257,15 @@ fn a_stderr_that_is_closed_or_null_is_as_its_user_wants_it() {
 
 #[test]
 fn a_full_disk_fails_log() {
-    let path = daemon_support::socket_path();
+    let path = daemon::socket_path();
     let script = format!(
         "exec \"$HEALTHZ\" --listen unix:{} --log-limit 100ms 2>/dev/full",
         path.display()
     );
-    let daemon = Daemon::of(daemon_support::shell(&script));
+    let daemon = Daemon::of(daemon::shell(&script));
     eventually("it serves", || path.exists().then_some(()));
     eventually("log fails", || {
-        (daemon_support::get_unix(&path, "/healthz/log") == blocked()).then_some(())
+        (daemon::get_unix(&path, "/healthz/log") == blocked()).then_some(())
     });
     drop(daemon);
     std::fs::remove_file(path).unwrap();
@@ -273,17 +274,17 @@ fn a_full_disk_fails_log() {
 /// SIGXFSZ used to end it.
 #[test]
 fn a_log_file_that_may_not_grow_any_more_fails_log_and_is_no_end() {
-    let (path, file) = (daemon_support::socket_path(), daemon_support::socket_path());
+    let (path, file) = (daemon::socket_path(), daemon::socket_path());
     let script = format!(
         "ulimit -f 8; exec \"$HEALTHZ\" --listen unix:{} --log-limit 100ms --sync-period 1ms \
          --log-level trace 2>{}",
         path.display(),
         file.display()
     );
-    let mut daemon = Daemon::of(daemon_support::shell(&script));
+    let mut daemon = Daemon::of(daemon::shell(&script));
     eventually("it serves", || path.exists().then_some(()));
     eventually("log fails", || {
-        (daemon_support::get_unix(&path, "/healthz/log") == blocked()).then_some(())
+        (daemon::get_unix(&path, "/healthz/log") == blocked()).then_some(())
     });
     assert!(daemon.is_running());
     daemon.signal(Signal::SIGTERM);
@@ -294,13 +295,13 @@ fn a_log_file_that_may_not_grow_any_more_fails_log_and_is_no_end() {
 /// The limit counts from the start of the server: a loop that is never entered fails like one that hangs.
 #[test]
 fn a_sync_loop_that_never_begins_fails_syncloop() {
-    let path = daemon_support::socket_path();
+    let path = daemon::socket_path();
     // It waits to be traced before there is any thread but main.
     let script = format!(
         "kill -STOP $$; exec \"$HEALTHZ\" --listen unix:{} --sync-period 10ms --sync-limit 300ms",
         path.display()
     );
-    let daemon = Daemon::start_as(daemon_support::shell(&script));
+    let daemon = Daemon::start_as(daemon::shell(&script));
     let main = daemon.pid();
     waitpid(main, Some(WaitPidFlag::WUNTRACED)).unwrap();
     match ptrace::seize(main, ptrace::Options::PTRACE_O_TRACECLONE) {
@@ -331,7 +332,7 @@ fn a_sync_loop_that_never_begins_fails_syncloop() {
     waitpid(server, Some(WaitPidFlag::__WALL)).unwrap();
     ptrace::detach(server, None).unwrap();
     eventually("syncloop fails", || {
-        let (code, body) = daemon_support::get_unix(&path, "/healthz/syncloop");
+        let (code, body) = daemon::get_unix(&path, "/healthz/syncloop");
         (code == 500 && body.contains("sync Loop took longer than expected")).then_some(())
     });
 }

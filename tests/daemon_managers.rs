@@ -7,7 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
-mod daemon_support;
+#[path = "support/daemon.rs"]
+mod daemon;
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -16,7 +17,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use daemon_support::{Daemon, PATIENCE, TempPath, eventually, get, get_unix, shell, socket_path};
+use daemon::{Daemon, TIMEOUT, TempPath, eventually, get, get_unix, shell, socket_path};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
@@ -173,12 +174,12 @@ impl Manager {
     fn new() -> Self {
         let path = socket_path();
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         Manager { socket, path }
     }
 
     fn start(&self, args: &[&str], watchdog: Option<&str>) -> Daemon {
-        let mut command = daemon_support::healthz(&["--listen", "127.0.0.1:0"]);
+        let mut command = daemon::healthz(&["--listen", "127.0.0.1:0"]);
         command.args(args).env("NOTIFY_SOCKET", &self.path);
         if let Some(microseconds) = watchdog {
             command.env("WATCHDOG_USEC", microseconds);
@@ -256,7 +257,7 @@ fn the_watchdog_is_beaten_in_time() {
 #[test]
 fn the_watchdog_of_another_process_is_not_beaten() {
     let manager = Manager::new();
-    let mut command = daemon_support::healthz(&["--listen", "127.0.0.1:0", "--sync-period", "5ms"]);
+    let mut command = daemon::healthz(&["--listen", "127.0.0.1:0", "--sync-period", "5ms"]);
     command.env("NOTIFY_SOCKET", &manager.path);
     command
         .env("WATCHDOG_USEC", "2000")
@@ -271,7 +272,7 @@ fn the_watchdog_of_another_process_is_not_beaten() {
 #[test]
 fn a_daemon_that_is_not_well_does_not_beat_the_watchdog() {
     let manager = Manager::new();
-    let mut command = daemon_support::healthz(&["--listen", "127.0.0.1:0", "--log-limit", "100ms"]);
+    let mut command = daemon::healthz(&["--listen", "127.0.0.1:0", "--log-limit", "100ms"]);
     command
         .env("NOTIFY_SOCKET", &manager.path)
         .env("WATCHDOG_USEC", "20000");
@@ -285,7 +286,7 @@ fn a_daemon_that_is_not_well_does_not_beat_the_watchdog() {
     });
     // Its log has no reader any more.
     drop(stderr);
-    let address = daemon_support::address_in(&line);
+    let address = daemon::address_in(&line);
     eventually("log fails", || {
         (get(address, "/healthz").0 == 500).then_some(())
     });
@@ -302,7 +303,7 @@ fn a_daemon_that_is_not_well_does_not_beat_the_watchdog() {
 #[test]
 fn the_status_tells_what_fails_and_when_it_is_over() {
     let manager = Manager::new();
-    let mut command = daemon_support::healthz(&["--listen", "127.0.0.1:0", "--log-limit", "300ms"]);
+    let mut command = daemon::healthz(&["--listen", "127.0.0.1:0", "--log-limit", "300ms"]);
     command
         .args(["--sync-period", "1ms", "--log-level", "trace"])
         .env("NOTIFY_SOCKET", &manager.path);
@@ -322,7 +323,7 @@ fn the_status_tells_what_fails_and_when_it_is_over() {
 
 #[test]
 fn a_service_manager_that_is_gone_is_no_trouble() {
-    let mut command = daemon_support::healthz(&["--listen", "127.0.0.1:0"]);
+    let mut command = daemon::healthz(&["--listen", "127.0.0.1:0"]);
     command.env("NOTIFY_SOCKET", socket_path());
     let daemon = Daemon::start_as(command);
     daemon

@@ -8,15 +8,16 @@
     reason = "a test fails by panicking"
 )]
 
-mod daemon_support;
+#[path = "support/daemon.rs"]
+mod daemon;
 
 use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 
-use daemon_support::{
-    Daemon, PATIENCE, complaint, eventually, get_unix, healthz, kernel, run, shell, socket_path,
+use daemon::{
+    Daemon, TIMEOUT, complaint, eventually, get_unix, healthz, kernel, run, shell, socket_path,
     untried,
 };
 use nix::sys::signal::Signal;
@@ -186,7 +187,7 @@ fn all_memory_is_locked_if_that_is_wanted() {
 fn a_service_manager_with_an_abstract_name_is_told_of_both_ends() {
     let name = format!("healthz-sandbox-{}", std::process::id());
     let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.set_read_timeout(Some(TIMEOUT)).unwrap();
     let next = || {
         let mut state = [0; 256];
         let length = manager.recv(&mut state).unwrap();

@@ -7,20 +7,21 @@
     reason = "a test fails by panicking"
 )]
 
-mod common;
+#[path = "support/http/mod.rs"]
+mod http;
 
 use std::collections::BTreeMap;
 
-use common::judge::answers;
-use common::profile;
-use common::rows::End;
-use common::wire::{Outcome, Wire};
 use healthz::http::{BodyWriter, StatusCode};
 use healthz::limits::{
     CHECK_NAME_BYTES_MAX, FIELDS_MAX, LEADING_EMPTY_LINES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
     REQUEST_HEAD_BYTES_MIN, RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
 };
 use healthz::{Check, Endpoint, Instant, Limits, Responder};
+use http::judge::answers;
+use http::profile;
+use http::rows::End;
+use http::wire::{Outcome, Wire};
 
 fn kubelet() -> Responder<'static> {
     profile::responder("kubelet", &BTreeMap::new()).unwrap()

@@ -8,8 +8,10 @@
     reason = "a test fails by panicking"
 )]
 
-mod counting;
-mod roles;
+#[path = "support/allocations.rs"]
+mod allocations;
+#[path = "support/threads.rs"]
+mod threads;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,7 +22,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use counting::Counting;
+use allocations::Counting;
 use healthz::http::HeadCache;
 use healthz::server::{Address, Config, Listeners, Memory, Runner, Server, Slot, now, spawn};
 use healthz::{Check, Endpoint, Limits, Responder};
@@ -41,13 +43,13 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 static IN_USE: AtomicI64 = AtomicI64::new(0);
 
 /// Nothing is waited for longer than this, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting(count);
 
 fn count(bytes: i64) {
-    if roles::is_server() {
+    if threads::is_server() {
         CALLS.fetch_add(1, Ordering::SeqCst);
         IN_USE.fetch_add(bytes, Ordering::SeqCst);
     }
@@ -116,11 +118,11 @@ struct Client {
 
 impl Client {
     fn start() -> Self {
-        roles::set_server(false);
+        threads::set_server(false);
         let (ask, asked) = channel();
         let (answer, answered) = channel();
         thread::spawn(move || {
-            roles::set_server(false);
+            threads::set_server(false);
             answer.send(()).unwrap();
             for address in asked {
                 probe(address);
@@ -128,7 +130,7 @@ impl Client {
             }
         });
         answered.recv().unwrap();
-        roles::set_server(true);
+        threads::set_server(true);
         Client { ask, answered }
     }
 
@@ -136,22 +138,22 @@ impl Client {
     fn probe(&self, address: SocketAddr, mut turn: impl FnMut()) {
         let calls = CALLS.load(Ordering::SeqCst);
         let started = Instant::now();
-        roles::set_server(false);
+        threads::set_server(false);
         self.ask.send(address).unwrap();
         while self.answered.try_recv().is_err() {
-            assert!(started.elapsed() < PATIENCE, "no answer");
-            roles::set_server(true);
+            assert!(started.elapsed() < TIMEOUT, "no answer");
+            threads::set_server(true);
             turn();
-            roles::set_server(false);
+            threads::set_server(false);
         }
-        roles::set_server(true);
+        threads::set_server(true);
         assert_eq!(CALLS.load(Ordering::SeqCst), calls, "serving allocates");
     }
 }
 
 fn probe(address: SocketAddr) {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     for _ in 0..100 {
         let head = b"GET /healthz?verbose HTTP/1.1\r\nHost: a\r\n\r\n";
         stream.write_all(head).unwrap();
@@ -269,7 +271,7 @@ fn kib(bytes: i64) -> String {
 /// In one test, for the counters are everybody's.
 #[test]
 fn the_table_in_the_document_says_what_embedding_costs() {
-    roles::begin();
+    threads::begin();
     now();
     // What is made at the first use of a thread or a directory is nobody's cost.
     descriptors();

@@ -7,16 +7,17 @@
     reason = "a test fails by panicking"
 )]
 
-mod server_support;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use harness::{ENDPOINTS, GET, Harness, LAST, answer, listening, rest};
 use healthz::server::{Address, Config};
 use healthz::{Limits, Responder};
 use mio::Token;
-use server_support::{ENDPOINTS, GET, Harness, LAST, answer, listening, rest};
 
 const HALF: &[u8] = b"GET /healthz HTTP/1.1\r\nHos";
 const OTHER_HALF: &[u8] = b"t: a\r\n\r\n";

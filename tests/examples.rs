@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 /// No test waits longer than this for anything, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running example. It is killed when dropped.
 struct Example {
@@ -50,11 +50,11 @@ impl Example {
         let started = Instant::now();
         loop {
             if let Ok(stream) = UnixStream::connect(&self.path) {
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(TIMEOUT)).unwrap();
                 return stream;
             }
             assert!(self.child.try_wait().unwrap().is_none(), "it has ended");
-            assert!(started.elapsed() < PATIENCE, "no door in {:?}", self.path);
+            assert!(started.elapsed() < TIMEOUT, "no door in {:?}", self.path);
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -71,7 +71,7 @@ impl Example {
             if answer.ends_with(end) {
                 return;
             }
-            assert!(started.elapsed() < PATIENCE, "waited in vain: {answer}");
+            assert!(started.elapsed() < TIMEOUT, "waited in vain: {answer}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }

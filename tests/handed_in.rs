@@ -7,7 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
-mod server_support;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -16,10 +17,10 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::time::Duration;
 
+use harness::{ENDPOINTS, Harness, LAST, TIMEOUT, rest};
 use healthz::Responder;
 use healthz::limits::LISTENERS_MAX;
 use healthz::server::{BindErrorKind, Config, Listeners, Runner, Server, spawn};
-use server_support::{ENDPOINTS, Harness, LAST, PATIENCE, rest};
 use socket2::Socket;
 
 fn assert_answers(mut stream: impl Read + Write) {
@@ -69,12 +70,12 @@ fn sockets_from_anywhere_are_served_side_by_side() {
     .unwrap();
     for address in addresses {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         assert_answers(stream);
     }
     for stream in [UnixStream::connect(&path), UnixStream::connect_addr(&name)] {
         let stream = stream.unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         assert_answers(stream);
     }
     door.stop();
@@ -153,7 +154,7 @@ fn a_listener_that_another_holder_shuts_down_is_given_up_and_the_others_go_on() 
             // Comes to rest: it is not reported for ever.
             door.work();
             let mut client = TcpStream::connect(address).unwrap();
-            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.set_read_timeout(Some(TIMEOUT)).unwrap();
             client.write_all(LAST).unwrap();
             door.work();
             assert!(rest(&mut client).ends_with("\r\n\r\nok"));
@@ -179,7 +180,7 @@ fn who_waits_at_a_unix_socket_that_is_shut_down_is_answered() {
     let (mut door, [unix]) = shared([unix]);
     let mut waiting = [0; 3].map(|_| {
         let mut client = UnixStream::connect_addr(&name).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(TIMEOUT)).unwrap();
         client.write_all(LAST).unwrap();
         client
     });
@@ -200,14 +201,14 @@ fn a_runner_whose_last_listener_is_shut_down_says_so_and_ends() {
     let runner = Runner::new(server).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let mut client = TcpStream::connect(address).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     let (start, end) = LAST.split_at(9);
     client.write_all(start).unwrap();
     while runner.server().counters().accepted == 0 {
-        runner.poll_once(Some(PATIENCE)).unwrap();
+        runner.poll_once(Some(TIMEOUT)).unwrap();
     }
     listener.shutdown(std::net::Shutdown::Both).unwrap();
-    runner.poll_once(Some(PATIENCE)).unwrap();
+    runner.poll_once(Some(TIMEOUT)).unwrap();
     assert!(runner.server().is_abandoned());
     client.write_all(end).unwrap();
     let error = runner.run().unwrap_err();
@@ -237,10 +238,10 @@ fn options_of_a_socket_that_would_hold_up_its_connections_are_taken_back() {
     let [corked, _] = &sockets;
     assert!(!corked.tcp_cork().unwrap());
     let mut tcp = TcpStream::connect(address).unwrap();
-    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    tcp.set_read_timeout(Some(TIMEOUT)).unwrap();
     tcp.write_all(LAST).unwrap();
     let mut unix = UnixStream::connect_addr(&name).unwrap();
-    unix.set_read_timeout(Some(PATIENCE)).unwrap();
+    unix.set_read_timeout(Some(TIMEOUT)).unwrap();
     unix.write_all(LAST).unwrap();
     door.work();
     assert!(rest(&mut tcp).ends_with("\r\n\r\nok"));

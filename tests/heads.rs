@@ -8,16 +8,12 @@
     reason = "a test fails by panicking"
 )]
 
-mod common;
+#[path = "support/http/mod.rs"]
+mod http;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::judge::{answers, answers_to};
-use common::model::{Reading, behind_empty_lines, readings};
-use common::profile;
-use common::rows::End;
-use common::wire::{Outcome, Wire};
 use healthz::http::HeadCache;
 use healthz::limits::{
     EXCLUDES_MAX, FIELDS_MAX, HEAD_CACHE_HEAD_BYTES, LEADING_EMPTY_LINES_MAX,
@@ -25,6 +21,11 @@ use healthz::limits::{
     REQUEST_HEAD_BYTES_MIN,
 };
 use healthz::{Check, Endpoint, Limits, Responder};
+use http::judge::{answers, answers_to};
+use http::model::{Reading, behind_empty_lines, readings};
+use http::profile;
+use http::rows::End;
+use http::wire::{Outcome, Wire};
 
 /// Requests as short as they get, one of each kind: with and without Host, bodies of both kinds,
 /// either line end, two in a row.

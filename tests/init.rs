@@ -22,7 +22,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// No test waits longer than this for any one thing, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_killed_service_is_told_of_and_started_again() {
@@ -284,7 +284,7 @@ impl Init {
         let address = self.line("health is answered on ", 0);
         let address: SocketAddr = address.parse().unwrap();
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -314,7 +314,7 @@ fn until<T>(what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
     loop {
         match condition() {
             Ok(value) => return value,
-            Err(last) => assert!(started.elapsed() < PATIENCE, "no {what}, but:\n{last}"),
+            Err(last) => assert!(started.elapsed() < TIMEOUT, "no {what}, but:\n{last}"),
         }
         std::thread::sleep(Duration::from_millis(5));
     }

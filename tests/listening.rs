@@ -7,16 +7,17 @@
     reason = "a test fails by panicking"
 )]
 
-mod server_support;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::error::Error;
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use harness::{ENDPOINTS, TIMEOUT};
 use healthz::Responder;
 use healthz::server::{Address, Config, Listeners, Runner, Server};
-use server_support::{ENDPOINTS, PATIENCE};
 
 #[test]
 fn listeners_are_empty_until_one_is_bound() {
@@ -47,7 +48,7 @@ fn a_loop_may_wait_no_longer_than_an_unfinished_request() {
     let mut client = TcpStream::connect(address).unwrap();
     client.write_all(b"GET /healthz").unwrap();
     while runner.server().counters().accepted == 0 {
-        runner.poll_once(Some(PATIENCE)).unwrap();
+        runner.poll_once(Some(TIMEOUT)).unwrap();
     }
     let timeout = runner.timeout().unwrap();
     assert!(timeout <= Duration::from_secs(10), "{timeout:?}");

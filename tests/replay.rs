@@ -9,7 +9,8 @@
     reason = "a test fails by panicking"
 )]
 
-mod common;
+#[path = "support/http/mod.rs"]
+mod http;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -18,17 +19,17 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::judge::judge;
-use common::profile;
-use common::rows::{self, End, FILES, Row, Segment};
-use common::wire::{Outcome, Wire};
 use healthz::Responder;
 use healthz::server::{Address, Server, ServerThread, spawn};
+use http::judge::judge;
+use http::profile;
+use http::rows::{self, End, FILES, Row, Segment};
+use http::wire::{Outcome, Wire};
 
 /// Exchanges at a time. Most of them wait for silence most of the time.
 const CLIENTS: usize = 12;
 /// No exchange waits longer than this for what must come.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long nothing may come where nothing should.
 const SILENCE: Duration = Duration::from_millis(40);
 /// A row that takes its time is not waited for longer than this at each pause.
@@ -117,7 +118,7 @@ impl Servers {
 /// Everything that the server sent, and how it ended.
 fn exchange(address: &Address, segments: &[Segment], wanted: &Outcome) -> (Vec<u8>, End) {
     let mut stream = connect(address);
-    stream.patience(PATIENCE);
+    stream.patience(TIMEOUT);
     for segment in segments {
         match segment {
             // Who is refused may find nobody listening to the rest.
@@ -132,7 +133,7 @@ fn exchange(address: &Address, segments: &[Segment], wanted: &Outcome) -> (Vec<u
     loop {
         // All that is expected has come: now nothing more may.
         let is_whole = wanted.end == End::Open && got.len() >= wanted.sent.len();
-        stream.patience(if is_whole { SILENCE } else { PATIENCE });
+        stream.patience(if is_whole { SILENCE } else { TIMEOUT });
         match stream.read(&mut buffer) {
             Ok(0) => return (got, End::Closed),
             Ok(size) => got.extend_from_slice(&buffer[..size]),
@@ -142,7 +143,7 @@ fn exchange(address: &Address, segments: &[Segment], wanted: &Outcome) -> (Vec<u
             }
             Err(error) => panic!("{error}"),
         }
-        assert!(begun.elapsed() < PATIENCE, "the server never stops talking");
+        assert!(begun.elapsed() < TIMEOUT, "the server never stops talking");
     }
 }
 

@@ -8,21 +8,22 @@
     reason = "a test fails by panicking"
 )]
 
-mod server_support;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use harness::{
+    ENDPOINTS, GET, Harness, LAST, TIMEOUT, address_of, answer, is_closed, is_silent, localhost,
+    rest,
+};
 use healthz::http::HeadCache;
 use healthz::server::{Address, Config, Listeners, Memory, Runner, Server, Slot, now, spawn};
 use healthz::{Check, Endpoint, Health, Instant, Limits, Responder};
 use mio::{Events, Interest, Poll, Token};
-use server_support::{
-    ENDPOINTS, GET, Harness, LAST, PATIENCE, address_of, answer, is_closed, is_silent, localhost,
-    rest,
-};
 use socket2::SockRef;
 
 #[test]
@@ -247,7 +248,7 @@ fn a_thousand_clients_that_send_too_much_read_the_whole_answer_and_the_end() {
     let handle = spawn(server).unwrap();
     for client in 0..1000 {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.write_all(&[LAST, GET].concat()).unwrap();
         // Half of them go on while the answer may be on its way; a reset by then is a failed write.
         if client % 2 == 0 {
@@ -474,7 +475,7 @@ fn a_unix_socket_answers_and_its_file_goes_with_the_server() {
         let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
         let handle = spawn(server).unwrap();
         let mut stream = UnixStream::connect(&path).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.write_all(LAST).unwrap();
         assert!(rest(&mut stream).ends_with("ok"));
         handle.stop();
@@ -630,7 +631,7 @@ fn a_runner_is_turned_from_any_other_loop() {
     let runner = Runner::new(server).unwrap();
     runner.poll_once(Some(Duration::ZERO)).unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(LAST).unwrap();
     // The outer loop sees the runner's descriptor become readable.
     let mut outer = Poll::new().unwrap();
@@ -641,7 +642,7 @@ fn a_runner_is_turned_from_any_other_loop() {
         .register(&mut source, Token(0), Interest::READABLE)
         .unwrap();
     let mut events = Events::with_capacity(1);
-    outer.poll(&mut events, Some(PATIENCE)).unwrap();
+    outer.poll(&mut events, Some(TIMEOUT)).unwrap();
     assert!(!events.is_empty());
     runner.poll_once(Some(Duration::ZERO)).unwrap();
     assert!(rest(&mut stream).ends_with("ok"));
@@ -690,9 +691,9 @@ fn a_server_lives_in_its_callers_memory_and_leaves_it_empty() {
         let mut clients: Vec<_> = (0..3)
             .map(|_| {
                 let mut client = TcpStream::connect(address).unwrap();
-                client.set_read_timeout(Some(PATIENCE)).unwrap();
+                client.set_read_timeout(Some(TIMEOUT)).unwrap();
                 client.write_all(GET).unwrap();
-                runner.poll_once(Some(PATIENCE)).unwrap();
+                runner.poll_once(Some(TIMEOUT)).unwrap();
                 client
             })
             .collect();

@@ -7,7 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
-mod server_support;
+#[path = "support/harness.rs"]
+mod harness;
 
 use std::fs::File;
 use std::io::Write;
@@ -15,9 +16,9 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use harness::{ENDPOINTS, GET, Harness, answer, is_closed, listening, rest};
 use healthz::server::{ACCEPT_PAUSE, Address, Config};
 use healthz::{Instant, Responder};
-use server_support::{ENDPOINTS, GET, Harness, answer, is_closed, listening, rest};
 
 const CHILD: &str = "HEALTHZ_TEST_SHORTAGE_CHILD";
 

@@ -9,7 +9,8 @@
     reason = "a test fails by panicking"
 )]
 
-mod counting;
+#[path = "support/allocations.rs"]
+mod allocations;
 
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use counting::Counting;
+use allocations::Counting;
 use healthz::server::{Address, Config, Listeners, Runner, Server, ServerHandle, now};
 use healthz::{Check, Endpoint, Health, Limits, Responder};
 use nix::sys::pthread::{pthread_kill, pthread_self};
@@ -28,7 +29,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, si
 
 const SIGNALS: u64 = 1_000;
 /// No signal is waited for longer than this, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 static DISK: Check = Check::manual("disk");
 static LOOP: Check = Check::heartbeat("loop", Duration::from_secs(3600)).initially_failing();
@@ -170,7 +171,7 @@ fn send(to: nix::sys::pthread::Pthread) -> bool {
         pthread_kill(to, Signal::SIGUSR1).unwrap();
         let sent = Instant::now();
         while HANDLED.load(Ordering::Acquire) != count + 1 {
-            if sent.elapsed() > PATIENCE {
+            if sent.elapsed() > TIMEOUT {
                 return false;
             }
             // Another reader, which no signal interrupts.
@@ -230,7 +231,7 @@ fn signals_do_not_keep_deadlines_from_passing() {
         if let Ok(size) = client.read(&mut answer) {
             break size;
         }
-        assert!(started.elapsed() < PATIENCE, "the deadline never comes");
+        assert!(started.elapsed() < TIMEOUT, "the deadline never comes");
     };
     assert!(answer[..size].starts_with(b"HTTP/1.1 408 Request Timeout\r\n"));
     handle.stop();

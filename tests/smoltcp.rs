@@ -8,7 +8,8 @@
     reason = "a test fails by panicking"
 )]
 
-mod counting;
+#[path = "support/allocations.rs"]
+mod allocations;
 #[path = "../examples/smoltcp/net.rs"]
 mod net;
 #[path = "../examples/smoltcp/server.rs"]
@@ -20,7 +21,7 @@ use healthz::{Check, Endpoint, Limits, Responder};
 use smoltcp::iface::{SocketHandle, SocketSet, SocketStorage};
 use smoltcp::socket::tcp::{Socket, State};
 
-use counting::Counting;
+use allocations::Counting;
 use net::{Net, Wire};
 use server::{HealthServer, Memory, PORT, SOCKETS};
 

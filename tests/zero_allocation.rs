@@ -11,8 +11,10 @@
     reason = "a test fails by panicking"
 )]
 
-mod counting;
-mod roles;
+#[path = "support/allocations.rs"]
+mod allocations;
+#[path = "support/threads.rs"]
+mod threads;
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
@@ -22,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use counting::Counting;
+use allocations::Counting;
 use healthz::server::{Address, Config, Counters, Listeners, Runner, Server, spawn};
 use healthz::{Check, Endpoint, Limits, Responder};
 
@@ -35,7 +37,7 @@ static RECORDS: AtomicU64 = AtomicU64::new(0);
 static ALLOCATOR: Counting = Counting(count);
 
 fn count(_bytes: i64) {
-    if roles::is_server() {
+    if threads::is_server() {
         CALLS.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -87,7 +89,7 @@ static HOSTS: [&str; 2] = ["a", "localhost"];
 const CHILD: &str = "HEALTHZ_TEST_ALLOCATION_CHILD";
 
 const CONNECTIONS: usize = 4;
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Every deadline of the server here. The cases that wait for one wait this long; the others have as
 /// long to do what they do.
 const DEADLINE: Duration = Duration::from_millis(300);
@@ -237,7 +239,7 @@ fn play(address: SocketAddr, case: &Case) {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.set_nodelay(true).unwrap();
     stream
 }
@@ -301,7 +303,7 @@ fn calls(work: impl FnOnce()) -> u64 {
 /// In one test, for the counter is everybody's.
 #[test]
 fn the_serving_thread_leaves_the_allocator_alone() {
-    roles::begin();
+    threads::begin();
     log::set_logger(&Logger).unwrap();
     log::set_max_level(log::LevelFilter::Info);
     if std::env::var_os(CHILD).is_some() {
@@ -394,9 +396,9 @@ fn the_serving_thread_leaves_the_allocator_alone() {
 fn out_of_descriptors() {
     // The canary: this thread is counted when it serves.
     let server_box = || {
-        roles::set_server(true);
+        threads::set_server(true);
         drop(Box::new(1));
-        roles::set_server(false);
+        threads::set_server(false);
     };
     assert_eq!(calls(server_box), 2);
     let mut listeners = Listeners::new();
@@ -408,11 +410,11 @@ fn out_of_descriptors() {
     let runner = Runner::new(server).unwrap();
     let turns = |count: u32| {
         let calls = calls(|| {
-            roles::set_server(true);
+            threads::set_server(true);
             for _ in 0..count {
                 runner.poll_once(Some(Duration::from_millis(5))).unwrap();
             }
-            roles::set_server(false);
+            threads::set_server(false);
         });
         (calls, runner.server().counters())
     };

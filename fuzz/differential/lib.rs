@@ -8,7 +8,7 @@ mod differences;
 mod healthz_reader;
 mod hyper_reader;
 // A third parser, which shares no code with the two, written for `tests/heads.rs`.
-#[path = "../../tests/common/model.rs"]
+#[path = "../../tests/support/http/model.rs"]
 #[allow(dead_code, reason = "`tests/heads.rs` uses more of it")]
 mod model;
 

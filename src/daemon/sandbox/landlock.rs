@@ -65,7 +65,7 @@ mod tests {
     use nix::sys::signal::kill;
     use nix::unistd::{Pid, truncate};
 
-    include!("../../../tests/daemon_support/untried.rs");
+    include!("../../../tests/support/untried.rs");
 
     /// What there is to be reached.
     struct Outside {

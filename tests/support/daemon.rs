@@ -1,5 +1,5 @@
 //! Runs the real daemon and asks it, for the tests that do. No fixed sleeps: what is waited for is
-//! polled, and not for longer than [`PATIENCE`].
+//! polled, and not for longer than [`TIMEOUT`].
 #![allow(dead_code, reason = "no test uses all of it")]
 
 use std::ffi::{OsStr, OsString};
@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 include!("untried.rs");
 
 /// No test waits longer than this for any one thing, however busy the machine is.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub fn healthz(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_healthz"));
@@ -85,7 +85,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
         if let Some(value) = condition() {
             return value;
         }
-        assert!(started.elapsed() < PATIENCE, "waited in vain: {what}");
+        assert!(started.elapsed() < TIMEOUT, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -322,13 +322,13 @@ pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
 /// As [`get`], for a daemon that may be gone.
 pub fn try_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     ask(stream, path)
 }
 
 pub fn get_unix(path: &std::path::Path, target: &str) -> (u16, String) {
     let stream = UnixStream::connect(path).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     ask(stream, target).unwrap()
 }
 

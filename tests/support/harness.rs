@@ -16,7 +16,7 @@ pub static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 pub const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 pub const LAST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 /// No test waits longer than this for anything.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// Far more than any test takes to come to rest.
 const TURNS_MAX: usize = 100_000;
 
@@ -115,7 +115,7 @@ impl Harness {
 
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(address_of(&self.server)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
         stream
     }
