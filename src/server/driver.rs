@@ -8,7 +8,7 @@ use std::io;
 
 use super::buffers::Buffers;
 use super::conn::Conn;
-use super::counters::Counters;
+use super::counters::{LiveCounters, ServerCounters};
 use super::memory::Managed;
 use super::socket::StreamSocket;
 use crate::answer::Responder;
@@ -53,7 +53,7 @@ pub(super) struct Driver<'a> {
     /// Behind a pointer, because a server is moved a few times before it runs, and stacks are small.
     pub(super) heads: Managed<'a, HeadCache>,
     pub(super) buffers: Buffers<'a>,
-    pub(super) counters: Counters,
+    pub(super) counters: ServerCounters,
 }
 
 impl<'a> Driver<'a> {
@@ -71,7 +71,7 @@ impl<'a> Driver<'a> {
             is_flooded: false,
             heads,
             buffers,
-            counters: Counters::default(),
+            counters: ServerCounters::Own(LiveCounters::default()),
         }
     }
 
@@ -168,7 +168,7 @@ impl<'a> Driver<'a> {
             &mut |request, writer| responder.respond(now, request, writer),
         );
         let received = *filled - progress.consumed;
-        let outcome = match send(&mut self.counters, tx, conn, &progress) {
+        let outcome = match send(&self.counters, tx, conn, &progress) {
             Ok(unsent) if !unsent.is_empty() => Some(Outcome::Blocked { received, unsent }),
             Err(_) => Some(Outcome::Failed),
             Ok(_) => match progress.next {
@@ -207,7 +207,7 @@ impl<'a> Driver<'a> {
         let rx = rx.get(..filled).unwrap_or_default();
         let progress = conn.connection.receive_end(&context, rx, tx);
         // If sending is blocked, the rest is dropped: the client has closed.
-        let _ = send(&mut self.counters, tx, conn, &progress);
+        let _ = send(&self.counters, tx, conn, &progress);
         Outcome::Closed
     }
 
@@ -222,20 +222,20 @@ impl<'a> Driver<'a> {
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..conn.received).unwrap_or_default();
         let progress = conn.connection.expire(&context, rx, tx);
-        let _ = send(&mut self.counters, tx, conn, &progress);
+        let _ = send(&self.counters, tx, conn, &progress);
         conn.stream.shutdown();
     }
 }
 
 /// Counts and sends the answers in `tx`. Returns the part that could not be sent.
 fn send<S: StreamSocket>(
-    counters: &mut Counters,
+    counters: &LiveCounters,
     tx: &[u8],
     conn: &mut Conn<S>,
     progress: &Progress,
 ) -> io::Result<Range<usize>> {
-    counters.answered += u64::from(progress.answered);
-    counters.refused += u64::from(progress.refused);
+    counters.answered.add(u64::from(progress.answered));
+    counters.refused.add(u64::from(progress.refused));
     let bytes = tx.get(..progress.written).unwrap_or_default();
     if bytes.is_empty() {
         return Ok(0..0);

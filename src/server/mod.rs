@@ -43,6 +43,7 @@ use core::time::Duration;
 use std::boxed::Box;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use mio::event::Event;
 use mio::{Registry, Token};
@@ -289,6 +290,11 @@ impl<'a> Server<'a> {
     /// True if the server was stopped and has no open connection.
     pub fn is_finished(&self) -> bool {
         self.table.is_finished()
+    }
+
+    /// Shares the counters with handles. They begin at zero again.
+    fn share_counters(&mut self) -> Arc<counters::LiveCounters> {
+        self.table.driver_mut().counters.share()
     }
 
     /// What the server has counted.

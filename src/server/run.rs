@@ -15,6 +15,7 @@ use std::time::SystemTime;
 
 use mio::{Events, Poll, Registry, Token, Waker};
 
+use super::counters::LiveCounters;
 use super::{Counters, Server, TOKENS};
 use crate::time::Instant;
 
@@ -167,75 +168,13 @@ struct Shared {
     /// When the poll returned whose events are being handled, in milliseconds; or one of the two values
     /// below.
     busy_since_ms: AtomicU64,
-    counters: AtomicCounters,
+    counters: Arc<LiveCounters>,
 }
 
 /// The runner waits for events.
 const WAITING: u64 = u64::MAX;
 /// The runner was dropped.
 const ENDED: u64 = u64::MAX - 1;
-
-/// [`Counters`] as the runner last published them, after each poll. Each is read by itself.
-#[derive(Default)]
-struct AtomicCounters {
-    accepted: AtomicU64,
-    answered: AtomicU64,
-    refused: AtomicU64,
-    evicted: AtomicU64,
-    expired: AtomicU64,
-    failed: AtomicU64,
-    aborted: AtomicU64,
-    non_loopback: AtomicU64,
-    accept_pauses: AtomicU64,
-    open: AtomicU64,
-}
-
-impl AtomicCounters {
-    fn store(&self, counters: &Counters) {
-        let Counters {
-            accepted,
-            answered,
-            refused,
-            evicted,
-            expired,
-            failed,
-            aborted,
-            non_loopback,
-            accept_pauses,
-            open,
-        } = *counters;
-        for (atomic, value) in [
-            (&self.accepted, accepted),
-            (&self.answered, answered),
-            (&self.refused, refused),
-            (&self.evicted, evicted),
-            (&self.expired, expired),
-            (&self.failed, failed),
-            (&self.aborted, aborted),
-            (&self.non_loopback, non_loopback),
-            (&self.accept_pauses, accept_pauses),
-            (&self.open, open),
-        ] {
-            atomic.store(value, Ordering::Relaxed);
-        }
-    }
-
-    fn load(&self) -> Counters {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counters {
-            accepted: load(&self.accepted),
-            answered: load(&self.answered),
-            refused: load(&self.refused),
-            evicted: load(&self.evicted),
-            expired: load(&self.expired),
-            failed: load(&self.failed),
-            aborted: load(&self.aborted),
-            non_loopback: load(&self.non_loopback),
-            accept_pauses: load(&self.accept_pauses),
-            open: load(&self.open),
-        }
-    }
-}
 
 impl ServerHandle {
     /// Asks the server to stop as [`Server::stop`] does, and returns at once. The runner does so in its
@@ -268,7 +207,7 @@ impl ServerHandle {
         }
     }
 
-    /// The server's counters as of the end of its last [`poll_once`](Runner::poll_once).
+    /// The server's counters. Each is read by itself, so while the server runs, one can be newer than another.
     pub fn counters(&self) -> Counters {
         self.0.counters.load()
     }
@@ -288,6 +227,7 @@ impl<'a> Runner<'a> {
         let registry = poll.registry().try_clone()?;
         server.register(&registry, SERVER)?;
         let waker = Waker::new(&registry, WAKER)?;
+        let counters = server.share_counters();
         // The first call of the clock, which may block.
         let now = now();
         // The first turn may come much later, with the first connection.
@@ -306,7 +246,7 @@ impl<'a> Runner<'a> {
                 is_stop_requested: AtomicBool::new(false),
                 waker,
                 busy_since_ms: AtomicU64::new(WAITING),
-                counters: AtomicCounters::default(),
+                counters,
             })),
         })
     }
@@ -428,7 +368,6 @@ impl Loop<'_> {
             self.is_stopping = true;
             self.server.stop(self.poll.registry(), now);
         }
-        handle.0.counters.store(&self.server.counters());
         handle.set_busy_since(WAITING);
         if self.server.is_abandoned() && self.server.is_finished() {
             return Err(io::Error::new(

@@ -186,6 +186,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                 acceptable &= acceptable - 1;
             }
         }
+        self.driver.counters.open.set(self.slots.occupied() as u64);
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -248,7 +249,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     pub(super) fn counters(&self) -> Counters {
         Counters {
             open: self.slots.occupied() as u64,
-            ..self.driver.counters
+            ..self.driver.counters.load()
         }
     }
 
@@ -297,7 +298,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     let was_made = core::mem::take(&mut self.has_made_room);
                     self.is_short &= was_made;
                     self.failures = 0;
-                    self.driver.counters.accepted += 1;
+                    self.driver.counters.accepted.add(1);
                     self.admit(registry, stream, now);
                     if was_made {
                         // Without a free descriptor, accept(2) fails also if no connection waits.
@@ -317,7 +318,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     }
                     AcceptError::Interrupted => {}
                     AcceptError::Gone => {
-                        self.driver.counters.aborted += 1;
+                        self.driver.counters.aborted.add(1);
                         self.failures = self.failures.saturating_add(1);
                         if self.failures >= ACCEPT_FAILURES && !self.driver.is_last {
                             return self.pause_for_failures(registry, &error, now);
@@ -409,7 +410,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             });
             victim = silent.copied().unwrap_or(first);
         }
-        self.driver.counters.evicted += 1;
+        self.driver.counters.evicted.add(1);
         self.slots.remove(victim);
         true
     }
@@ -430,7 +431,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.pause(registry, now);
         let has_begun = self.shortage.begins(now);
         if !core::mem::replace(&mut self.is_short, true) {
-            self.driver.counters.accept_pauses += 1;
+            self.driver.counters.accept_pauses.add(1);
             if has_begun {
                 log::warn!(
                     "cannot accept connections: {} (error {}); trying again every {} ms; open connections are served",
@@ -449,7 +450,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     fn pause_for_failures(&mut self, registry: &RegistryOf<L>, error: &io::Error, now: Instant) {
         self.pause(registry, now);
         if self.refusal.begins(now) {
-            self.driver.counters.accept_pauses += 1;
+            self.driver.counters.accept_pauses.add(1);
             log::warn!(
                 "cannot accept connections: accept(2) failed {ACCEPT_FAILURES} times in a row, last with: {error}; trying again every {} ms; open connections are served",
                 ACCEPT_PAUSE.as_millis()
@@ -487,7 +488,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     /// Counts a connection from another machine to a loopback address. Logs only the first.
     #[cold]
     fn count_non_loopback(&mut self) {
-        self.driver.counters.non_loopback += 1;
+        self.driver.counters.non_loopback.add(1);
         if !core::mem::replace(&mut self.has_logged_non_loopback, true) {
             log::warn!(
                 "closed a connection to a loopback address that came from another address; set net.ipv4.conf.*.route_localnet to 0 to keep other machines out"
@@ -502,7 +503,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let outcome = match outcome {
             Outcome::Closed => return,
             Outcome::Failed => {
-                self.driver.counters.failed += 1;
+                self.driver.counters.failed.add(1);
                 return;
             }
             outcome => outcome,
@@ -526,7 +527,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         };
         if let Err(error) = conn.stream.register(registry, token) {
             self.log_unwatched(&error);
-            self.driver.counters.failed += 1;
+            self.driver.counters.failed.add(1);
             self.slots.remove(index);
             return;
         }
@@ -555,9 +556,9 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         // An unfinished head goes back into the shared buffer, where the rest of it will be read.
         let received = core::mem::take(&mut conn.received);
         self.driver.buffers.restore(index, received);
-        let answered = self.driver.counters.answered;
+        let answered = self.driver.counters.answered.get();
         let outcome = self.driver.serve(conn, received, false, now);
-        if self.driver.counters.answered != answered {
+        if self.driver.counters.answered.get() != answered {
             // To the back of its list, also if the last answer was in the same millisecond.
             self.slots.move_to(index, WaitReason::Idle, now);
         }
@@ -573,7 +574,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                 return;
             }
             Outcome::Failed => {
-                self.driver.counters.failed += 1;
+                self.driver.counters.failed.add(1);
                 self.slots.remove(index);
                 return;
             }
@@ -656,7 +657,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                         continue;
                     }
                 }
-                self.driver.counters.expired += 1;
+                self.driver.counters.expired.add(1);
                 if let Some(conn) = self.slots.content_mut(index)
                     && queue == WaitReason::Head
                 {
