@@ -290,7 +290,13 @@ fn unix_line(line: &OsStr, path: &OsStr) {
 mod tests {
     #[test]
     fn corpus_of_options_has_no_finding() {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/options");
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        // Cargo adds this file to a published crate, which has no corpus.
+        if root.join("Cargo.toml.orig").exists() {
+            println!("no corpus in a published crate");
+            return;
+        }
+        let directory = &root.join("fuzz/corpus/options");
         let mut count = 0;
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
@@ -299,6 +305,6 @@ mod tests {
             super::options(&std::fs::read(&path).unwrap());
             count += 1;
         }
-        assert!(count > 50, "only {count} inputs in {directory}");
+        assert!(count > 50, "only {count} inputs in {directory:?}");
     }
 }
