@@ -16,6 +16,7 @@ mod log;
 mod memory;
 mod notify;
 pub mod options;
+mod outage;
 mod port_owner;
 mod sandbox;
 mod signals;
