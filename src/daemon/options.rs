@@ -404,7 +404,7 @@ Usage: healthz [OPTION]...  (default: listen on 127.0.0.1:10248, [::1]:10248)
   --lock-memory          keep all memory in RAM
   --no-sandbox           keep rights that are not needed (files, programs)
   -h, --help   -V, --version   print this text, or the version
-TIME is 500ms, 10s, 2m or 1h. Memory: connections take up to {memory} KiB.
+TIME is 500ms, 10s, 2m or 1h. Connections take up to {memory} KiB of memory.
 SIGTERM, SIGINT: drain; again: stop. Exit: 0 stopped, 1 failed, 2 wrong usage
 "
     )
