@@ -271,10 +271,10 @@ mod tests {
         let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
         let beats = || {
-            let mut word = [0; 256];
-            let words =
-                std::iter::from_fn(|| socket.recv(&mut word).ok().map(|n| word[..n].to_vec()));
-            words.filter(|word| word == b"WATCHDOG=1").count()
+            let mut state = [0; 256];
+            let states =
+                std::iter::from_fn(|| socket.recv(&mut state).ok().map(|n| state[..n].to_vec()));
+            states.filter(|state| state == b"WATCHDOG=1").count()
         };
         let half = Duration::from_secs(8);
         let manager = ServiceManager::named(path.as_os_str(), Some(half));
@@ -311,13 +311,13 @@ mod tests {
         let path = std::env::temp_dir().join(format!("healthz-retry-{}", std::process::id()));
         let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let words = || {
-            let mut word = [0; 256];
-            let words = std::iter::from_fn(|| {
-                let length = socket.recv(&mut word).ok()?;
-                Some(String::from_utf8(word[..length].to_vec()).unwrap())
+        let states = || {
+            let mut state = [0; 256];
+            let states = std::iter::from_fn(|| {
+                let length = socket.recv(&mut state).ok()?;
+                Some(String::from_utf8(state[..length].to_vec()).unwrap())
             });
-            words.filter(|word| word != "X=1").collect::<Vec<_>>()
+            states.filter(|state| state != "X=1").collect::<Vec<_>>()
         };
         let others = std::os::unix::net::UnixDatagram::unbound().unwrap();
         others.set_nonblocking(true).unwrap();
@@ -331,21 +331,21 @@ mod tests {
         fill();
         let next = sync.round(first);
         assert_eq!(next, first.saturating_add(RETRY_PERIOD));
-        assert!(words().is_empty());
+        assert!(states().is_empty());
         sync.round(next);
-        assert_eq!(words(), ["STATUS=healthz fails: log (logging blocked)"]);
+        assert_eq!(states(), ["STATUS=healthz fails: log (logging blocked)"]);
         assert!(RETRY_PERIOD < sync.round(next).saturating_since(next));
         // The status that is sent is that of the moment when it can be sent.
         fill();
         checks.log.pass();
         let next = sync.round(next);
-        assert!(words().is_empty());
+        assert!(states().is_empty());
         checks.log.fail("logging blocked");
         checks.log.pass();
         sync.round(next);
-        assert_eq!(words(), ["STATUS=healthz passes"]);
+        assert_eq!(states(), ["STATUS=healthz passes"]);
         sync.round(next.saturating_add(RETRY_PERIOD));
-        assert!(words().is_empty(), "once");
+        assert!(states().is_empty(), "once");
         std::fs::remove_file(&path).unwrap();
     }
 
