@@ -1,7 +1,7 @@
 //! Takes over descriptors that the process inherited.
 //!
 //! The only file of the daemon that may contain `unsafe`: the library's function is unsafe, because a
-//! number does not show who owns the descriptor.
+//! number does not show what else uses the descriptor.
 #![allow(unsafe_code)]
 
 use std::io;

@@ -1,9 +1,9 @@
 //! Gives up every right that the daemon does not need after its start, so that an intruder can do little
 //! with it.
 //!
-//! Two steps, because Landlock binds only the calling thread and threads that start later, and starting a
-//! thread takes calls that the filter does not allow: [`Sandbox::begin`] after everything is open and before
-//! other threads start, [`Sandbox::complete`] when all threads run.
+//! It takes two steps. [`Sandbox::begin`] is called after everything is open and before other threads start,
+//! because Landlock binds only the calling thread and threads that start later. [`Sandbox::complete`] is
+//! called when all threads run, because the filter does not allow the calls that start a thread.
 //!
 //! - No new privileges: a set-user-ID program would run without its rights.
 //! - No core dumps, which would fill a disk if the daemon crashes again and again.
