@@ -28,7 +28,7 @@ TESTS = {
     "connection": [".", "--lib", "corpus_of_connections_has_no_finding"],
     "target": [".", "--lib", "corpus_of_targets_has_no_finding"],
     "checks": [".", "--lib", "corpus_of_checks_has_no_finding"],
-    "options": [".", "--bin=healthz", "kept_texts_are_read_and_shown"],
+    "options": [".", "--bin=healthz", "corpus_of_options_has_no_finding"],
     "differential": ["fuzz", "--lib", "kept_streams_are_read_alike"],
 }
 

@@ -47,7 +47,7 @@
 //! | any program | [`server::spawn`]: a thread that a busy or blocked runtime cannot delay |
 //! | a thread with nothing else to do | [`server::Runner::run`] |
 //! | a mio loop | [`server::Server`] with your `Registry`, tokens and time |
-//! | any other loop | [`server::Runner::turn`] when the descriptor of its `AsFd` is readable |
+//! | any other loop | [`server::Runner::poll_once`] when the descriptor of its `AsFd` is readable |
 //! | no operating system | [`http::Connection`] and [`Responder`] over your own bytes; `examples/smoltcp` |
 //!
 //! Each is a short program in `examples/`. [`server::Server::with_memory`] takes all memory from its

@@ -441,7 +441,7 @@ def out_of_descriptors(house):
 def promised(house, *options):
     """Bytes that connections may take, as the daemon says itself."""
     text = house.run([house.args.daemon, *options, "--help"]).stdout
-    return int(re.search(r"connections take up to (\d+) KiB", text)[1]) * 1024
+    return int(re.search(r"Connections take up to (\d+) KiB", text)[1]) * 1024
 
 
 def limit_data(size):

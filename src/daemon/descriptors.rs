@@ -7,8 +7,8 @@
 use healthz::limits::LISTENERS_MAX;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
-/// Descriptors that are not connections: standard streams, listeners, epoll instances, and the new
-/// connection for which another is evicted. 16 were seen with one listener and standard error in a pipe.
+/// Descriptors that are not connections: standard streams, listeners, epoll instances and others. The new
+/// connection for which another is evicted also counts. 16 were seen with one listener.
 const OTHERS: usize = 16 + LISTENERS_MAX;
 
 /// Raises the limit for `wanted` connections if necessary and possible. Returns how many connections fit

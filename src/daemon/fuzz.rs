@@ -1,7 +1,7 @@
-//! What the fuzz target `options` runs: everything that the daemon reads as text, read back.
+//! The fuzz target `options`: the parsers of the daemon, compared with slower ones and with what they print.
 //!
-//! Called by `fuzz/` with bytes that nobody chose, and by `cargo test` with those that are kept. The
-//! target compiles this file and its neighbours into itself: a program is no crate to depend on.
+//! Called by `fuzz/` with random bytes, and by `cargo test` with the corpus. The fuzz target compiles this
+//! file and the modules it uses into itself, because a crate cannot depend on a program.
 
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
@@ -17,12 +17,13 @@ use super::notify;
 use super::options::{self, Command, Options};
 use super::port_owner;
 
-/// - A command line is taken or refused. What is taken means the same when it is written out; what is
-///   refused is said in one line that names the argument.
-/// - The same for durations, addresses, `LISTEN_FDS` and its like, and `WATCHDOG_USEC`.
-/// - A line of /proc/net is that of a listening socket or not; what is read of one is what it says.
+/// Asserts, for a text of any bytes:
+/// - A command line that is accepted has the same meaning when it is written out again. The error of another
+///   is one line that names the argument.
+/// - The same for durations, addresses, `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES` and `WATCHDOG_USEC`.
+/// - A line of /proc/net that is accepted contains the socket number and the address that were parsed.
 pub fn options(data: &[u8]) {
-    // As the kernel hands them over: no argument and no variable has a NUL.
+    // Arguments and environment variables cannot contain NUL.
     let texts: Vec<&OsStr> = data
         .split(|byte| *byte == 0)
         .map(OsStr::from_bytes)
@@ -79,23 +80,25 @@ fn command_line(args: &[&OsStr]) {
     }
 }
 
-/// Whether `message` speaks of `arg`: the option's name, or all of what is none.
+/// Whether `message` contains the name of the option `arg`, or all of `arg` if it is not an option.
 fn is_named(arg: &OsStr, message: &str) -> bool {
-    let says = |text: &str| {
+    let contains = |text: &str| {
         let quoted = format!("{:?}", OsStr::new(text));
         message.contains(text) || message.contains(quoted.trim_matches('"'))
     };
     let text = arg.to_string_lossy();
     if let Some(long) = text.strip_prefix("--") {
-        return says(long.split('=').next().unwrap());
+        return contains(long.split('=').next().unwrap());
     }
     match text.strip_prefix('-') {
-        Some(short) if !short.is_empty() => short.chars().any(|letter| says(&format!("-{letter}"))),
-        _ => says(&text) || message.contains(format!("{arg:?}").trim_matches('"')),
+        Some(short) if !short.is_empty() => {
+            short.chars().any(|letter| contains(&format!("-{letter}")))
+        }
+        _ => contains(&text) || message.contains(format!("{arg:?}").trim_matches('"')),
     }
 }
 
-/// The command line that says all of `options`. Whoever adds an option is asked for it here.
+/// A command line that sets all of `options`. A new field does not compile until it is added here.
 fn written(options: &Options) -> Vec<OsString> {
     let Options {
         listen,
@@ -142,7 +145,7 @@ fn written(options: &Options) -> Vec<OsString> {
     for address in listen {
         let mut argument = OsString::from("--listen=");
         match address {
-            // A path need not be text.
+            // A path can be other bytes than UTF-8.
             Address::Unix(path) => {
                 argument.push("unix:");
                 argument.push(path);
@@ -156,12 +159,12 @@ fn written(options: &Options) -> Vec<OsString> {
 
 fn listen_fds(count: Option<&OsStr>, pid: Option<&OsStr>, names: Option<&OsStr>) {
     let text = |value: Option<&OsStr>| value.and_then(OsStr::to_str).map(str::to_owned);
-    // Minus zero is zero.
+    // `-0` is 0.
     let number = |value: Option<&OsStr>| text(value)?.parse::<i64>().ok();
     match ListenFds::parse(count, pid, names, 42) {
         Ok(passed) => {
-            let is_ours = count.is_some() && number(pid) == Some(42);
-            let want = if is_ours { number(count).unwrap() } else { 0 };
+            let is_for_us = count.is_some() && number(pid) == Some(42);
+            let want = if is_for_us { number(count).unwrap() } else { 0 };
             assert_eq!(passed.numbers().len() as i64, want);
             let names = text(names).unwrap_or_default();
             let names: Vec<&str> = names.split(':').collect();
@@ -173,7 +176,11 @@ fn listen_fds(count: Option<&OsStr>, pid: Option<&OsStr>, names: Option<&OsStr>)
             assert_eq!(passed.name(passed.numbers().end), None);
         }
         Err(error) => {
-            assert_eq!(number(pid), Some(42), "another's mistake");
+            assert_eq!(
+                number(pid),
+                Some(42),
+                "an error in variables for another process"
+            );
             let message = error.to_string();
             assert!(message.starts_with("LISTEN_FDS=") && !message.contains(char::is_control));
             assert!(
@@ -207,7 +214,7 @@ fn time(text: &str) {
     }
 }
 
-/// Digits and letters in turn, added up with room to spare.
+/// A second parser: splits digits from units, and adds without overflow.
 fn slow_time(text: &str) -> Option<Duration> {
     let mut millis: u128 = 0;
     let mut rest = text;
@@ -239,7 +246,7 @@ fn address(text: &str) {
     }
 }
 
-/// As the kernel writes it (net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c).
+/// Writes the parsed line as the kernel does (net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c).
 fn tcp_line(text: &str) {
     let Some((address, inode)) = port_owner::tcp_listener(text) else {
         return;
@@ -258,17 +265,17 @@ fn tcp_line(text: &str) {
     assert!(!inode.is_empty() && text.contains(inode));
 }
 
-/// As the kernel writes it (net/unix/af_unix.c): whatever the path, a line that says it is found.
+/// Writes a line with `path` as the kernel does (net/unix/af_unix.c). It is found for every path.
 fn unix_line(line: &OsStr, path: &OsStr) {
     let path = Path::new(path);
     if let Some(inode) = port_owner::unix_listener(line.as_bytes(), path) {
         assert!(line.to_string_lossy().contains(&inode));
     }
     for suffix in ["", ".4711"] {
-        let mut says = OsString::from("ffff888000000000: 00000002 00000000 00010000 0001 01 17 ");
-        says.push(path);
-        says.push(suffix);
-        let inode = port_owner::unix_listener(says.as_bytes(), path);
+        let mut line = OsString::from("ffff888000000000: 00000002 00000000 00010000 0001 01 17 ");
+        line.push(path);
+        line.push(suffix);
+        let inode = port_owner::unix_listener(line.as_bytes(), path);
         assert_eq!(inode.as_deref(), Some("17"), "{path:?}");
     }
     let connected = [
@@ -282,16 +289,22 @@ fn unix_line(line: &OsStr, path: &OsStr) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn kept_texts_are_read_and_shown() {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/options");
+    fn corpus_of_options_has_no_finding() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        // Cargo adds this file to a published crate, which has no corpus.
+        if root.join("Cargo.toml.orig").exists() {
+            println!("no corpus in a published crate");
+            return;
+        }
+        let directory = &root.join("fuzz/corpus/options");
         let mut count = 0;
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
-            // Shown if the body fails.
+            // The test prints it if it fails.
             println!("{}", path.display());
             super::options(&std::fs::read(&path).unwrap());
             count += 1;
         }
-        assert!(count > 50, "only {count} inputs in {directory}");
+        assert!(count > 50, "only {count} inputs in {directory:?}");
     }
 }

@@ -68,8 +68,8 @@ pub fn apply(options: &Options, _server_bytes: usize) -> Result<(), Failure> {
 pub fn try_bytes(bytes: usize) -> bool {
     let mut trial = Vec::<u8>::new();
     let is_available = trial.try_reserve_exact(bytes).is_ok();
-    // glibc raises its mmap threshold to the size of a block that is freed, and would then take the
-    // server's buffers from the heap and clear them: 120 KiB of touched pages. So a small block is freed.
+    // glibc raises its mmap threshold to the size of a block that is freed. Then it would take the server's
+    // buffers from the heap and clear them: 120 KiB of touched pages. So only a small block is freed.
     trial.shrink_to(1);
     is_available
 }

@@ -16,6 +16,7 @@ mod log;
 mod memory;
 mod notify;
 pub mod options;
+mod outage;
 mod port_owner;
 mod priority;
 mod sandbox;
@@ -131,8 +132,8 @@ pub fn print_error(what: &dyn fmt::Display) {
 /// the log, which cannot block; or to standard error, if it is the log's thread that panics. In case that
 /// write blocks, `notifier` makes the main thread exit.
 ///
-/// Call this before other threads start: std's own panic output allocates, which fails if a new thread
-/// panics because memory is short, and it takes a lock that the main thread could wait for.
+/// Call this before other threads start. std's own panic output allocates, which fails if a new thread
+/// panics because memory is short. It also takes a lock that the main thread could wait for.
 fn exit_on_panic(latch: StartLatch, notifier: ExitNotifier) {
     std::panic::set_hook(Box::new(move |info| {
         let payload = info.payload();

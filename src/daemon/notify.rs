@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use super::outage::{Change, Outage};
+
 /// Longest time that a service manager with a full queue can block the sync loop.
 const SEND_DURATION_MAX: Duration = Duration::from_secs(1);
 
@@ -20,8 +22,8 @@ pub const PERIOD_MIN: Duration = Duration::from_millis(1);
 pub struct ServiceManager {
     socket: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
-    /// The last notification could not be sent.
-    is_unreachable: Cell<bool>,
+    /// Fails while notifications cannot be sent.
+    outage: Outage,
     /// `READY=1` could not be sent, and the service manager waits for it.
     is_ready_pending: Cell<bool>,
     /// The last status could not be sent, so the service manager shows an old one.
@@ -35,7 +37,7 @@ impl ServiceManager {
         ServiceManager {
             socket: connect(name).ok(),
             watchdog,
-            is_unreachable: Cell::new(false),
+            outage: Outage::default(),
             is_ready_pending: Cell::new(false),
             is_status_pending: Cell::new(false),
         }
@@ -56,7 +58,7 @@ impl ServiceManager {
         ServiceManager {
             watchdog: watchdog.filter(|_| socket.is_some()),
             socket,
-            is_unreachable: Cell::new(false),
+            outage: Outage::default(),
             is_ready_pending: Cell::new(false),
             is_status_pending: Cell::new(false),
         }
@@ -109,17 +111,16 @@ impl ServiceManager {
                 result => break result,
             }
         };
-        let was_unreachable = self.is_unreachable.replace(result.is_err());
-        match result {
-            // Not each time: the watchdog's beats would fill the log.
-            Err(error) if !was_unreachable => {
+        // Not each failure: the watchdog's beats would fill the log.
+        match (self.outage.update(result.is_err()), &result) {
+            (Some(Change::Failed), Err(error)) => {
                 let state = state.replace('\n', ", ");
                 log::warn!("cannot send {state} to the service manager: {error}");
             }
-            Ok(_) if was_unreachable => log::info!("the service manager can be notified again"),
-            _ => {}
+            (Some(_), _) => log::info!("the service manager can be notified again"),
+            (None, _) => {}
         }
-        !self.is_unreachable.get()
+        result.is_ok()
     }
 
     fn is_pending(&self, is_sent: bool) -> bool {

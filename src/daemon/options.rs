@@ -1,6 +1,6 @@
-//! The command line: options, their bounds, `--help`, and errors that name what is allowed.
+//! The command line: options, their bounds, `--help`, and errors that say what is allowed.
 //!
-//! Opens nothing and starts nothing. Called once, by `main`.
+//! Opens nothing and starts nothing. Called by `main`; the other modules of the daemon read [`Options`].
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -18,27 +18,28 @@ use log::LevelFilter;
 
 use super::duration::{self, Shown};
 
-/// The kubelet's: its log health is what was flushed within the last two minutes.
+/// As in the kubelet, whose `log` check fails if nothing was flushed for two minutes.
 const LOG_LIMIT_DEFAULT: Duration = Duration::from_secs(120);
-/// Verified at half of it, in whole milliseconds; and a scheduler's hiccup is no blocked log.
+/// The log is verified at half of the limit, in whole milliseconds. A thread can also get no CPU time for
+/// some milliseconds, which must not look like a blocked log.
 const LOG_LIMIT_MIN: Duration = Duration::from_millis(10);
-/// A beat that is seldom enough to let a small machine sleep.
+/// Long enough for a small machine to sleep between rounds.
 const SYNC_PERIOD_DEFAULT: Duration = Duration::from_secs(10);
-/// The kubelet's: the longer of twice the period and this.
+/// As in the kubelet, the limit is twice the period, but at least this.
 const SYNC_LIMIT_DEFAULT_MIN: Duration = Duration::from_secs(5 * 60);
-/// What times are counted in.
+/// The resolution of the clock.
 const DURATION_MIN: Duration = Duration::from_millis(1);
-/// Longer is a slip of the unit, not a wish.
+/// A longer time is probably a wrong unit.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 const TIMES: RangeInclusive<Duration> = DURATION_MIN..=DURATION_MAX;
-/// What the longest period makes of it if nothing is said.
+/// The default limit for the longest period.
 const SYNC_LIMIT_MAX: Duration = Duration::from_secs(2 * 24 * 3600);
 
 const _: () = assert!(LOG_LIMIT_MIN.as_millis() >= 2 * DURATION_MIN.as_millis());
 const _: () = assert!(SYNC_LIMIT_MAX.as_millis() == 2 * DURATION_MAX.as_millis());
 const _: () = assert!(SYNC_PERIOD_DEFAULT.as_millis() < SYNC_LIMIT_DEFAULT_MIN.as_millis());
 
-/// All long options, to find what a misspelt one may have meant.
+/// All long options. An error suggests one of them for a name that is misspelt.
 const NAMES: [&str; 20] = [
     "listen",
     "allow-remote",
@@ -62,19 +63,19 @@ const NAMES: [&str; 20] = [
     "version",
 ];
 
-/// What the command line asks for.
+/// What the command line says to do.
 #[derive(Debug)]
 pub enum Command {
     Serve(Options),
-    /// Help, with figures for these options.
+    /// Print the help, with the memory for these options.
     Help(Options),
     Version,
 }
 
-/// Everything that can be set.
+/// All options, with their defaults where the command line does not set them.
 #[derive(Debug)]
 pub struct Options {
-    /// Empty if nothing was said: inherited sockets then, or else localhost.
+    /// If empty, the daemon uses inherited sockets, or else both addresses of localhost.
     pub listen: Vec<Address>,
     pub allow_remote: bool,
     pub allow_hosts: Vec<String>,
@@ -84,12 +85,12 @@ pub struct Options {
     pub sync_limit: Duration,
     pub shutdown_delay: Duration,
     pub ready_fd: Option<RawFd>,
-    /// What `--log-level` said; else `RUST_LOG` decides.
+    /// From `--log-level`. If `None`, `RUST_LOG` decides.
     pub log_level: Option<LevelFilter>,
-    /// What to write to /proc/self/oom_score_adj.
+    /// The value for /proc/self/oom_score_adj.
     pub oom_score_adj: Option<i32>,
     pub lock_memory: bool,
-    /// Whether to give up all powers that are not needed.
+    /// Whether to use the sandbox.
     pub sandbox: bool,
 }
 
@@ -117,7 +118,7 @@ fn sync_limit_default(period: Duration) -> Duration {
     period.saturating_mul(2).max(SYNC_LIMIT_DEFAULT_MIN)
 }
 
-/// What is wrong with a command line, in words for whoever typed it.
+/// The first error in a command line. Its text names the option and says what is allowed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UsageError(String);
 
@@ -129,10 +130,10 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// Reads the arguments that follow the program's name.
+/// Parses the arguments after the program's name.
 ///
 /// # Errors
-/// The first thing that is wrong with them.
+/// The first argument that is wrong.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     use lexopt::Arg::{Long, Short, Value};
     let mut parser = lexopt::Parser::from_args(args);
@@ -189,7 +190,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
 
 const SEE_HELP: &str = "see healthz --help";
 
-/// Sets the option `name`, one that takes a value.
+/// Sets the option `name` to `value`.
 fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageError> {
     let option = &format!("--{name}");
     let config = &mut options.config;
@@ -214,7 +215,7 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
             options.shutdown_delay = time(option, value, Duration::ZERO..=DURATION_MAX)?
         }
         "ready-fd" => {
-            // Below are the standard streams.
+            // Smaller numbers are the standard streams.
             let fd = number(option, value, 3..=RawFd::MAX as u64)?;
             options.ready_fd = Some(fd as RawFd);
         }
@@ -260,19 +261,19 @@ fn level(option: &str, value: &OsStr) -> Result<LevelFilter, UsageError> {
 }
 
 /// A whole number within `allowed`.
-#[inline(never)] // Once in the program's file, not once an option.
+#[inline(never)] // One copy in the program, instead of one for each option.
 fn number(option: &str, value: &OsStr, allowed: RangeInclusive<u64>) -> Result<u64, UsageError> {
     match value.to_str().and_then(|text| text.parse().ok()) {
         Some(number) if allowed.contains(&number) => Ok(number),
         _ => {
             let (min, max) = (allowed.start(), allowed.end());
-            let expected = format_args!("expected a whole number from {min} to {max}");
+            let expected = format!("expected a whole number from {min} to {max}");
             Err(refused(option, value, &expected))
         }
     }
 }
 
-/// What the OOM killer takes: proc_pid_oom_score_adj(5).
+/// A value for oom_score_adj (proc_pid_oom_score_adj(5)).
 fn adjustment(option: &str, value: &OsStr) -> Result<i32, UsageError> {
     match value.to_str().and_then(|text| text.parse().ok()) {
         Some(number @ -1000..=1000) => Ok(number),
@@ -284,7 +285,7 @@ fn adjustment(option: &str, value: &OsStr) -> Result<i32, UsageError> {
     }
 }
 
-/// A duration that is in `times`.
+/// A duration within `times`.
 #[inline(never)]
 fn time(
     option: &str,
@@ -295,7 +296,7 @@ fn time(
         Some(time) if times.contains(&time) => Ok(time),
         _ => {
             let (min, max) = (Shown(*times.start()), Shown(*times.end()));
-            let expected = format_args!("expected {min} to {max}, written as 500ms, 10s, 2m or 1h");
+            let expected = format!("expected {min} to {max}, written as 500ms, 10s, 2m or 1h");
             Err(refused(option, value, &expected))
         }
     }
@@ -306,7 +307,7 @@ fn refused(option: &str, value: &OsStr, why: &dyn fmt::Display) -> UsageError {
     UsageError(format!("{option} {}: {why}", shown(value)))
 }
 
-/// A value as it was typed if that is plain text, else quoted and escaped.
+/// `value` as it is if it is visible ASCII, else quoted and escaped.
 fn shown(value: &OsStr) -> String {
     match value.to_str() {
         Some(text) if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) => {
@@ -325,7 +326,7 @@ fn unknown(name: &str) -> UsageError {
     })
 }
 
-/// How many letters have to be put in, left out or changed to make `from` into `to`.
+/// The edit distance: how many bytes must be inserted, deleted or changed to make `from` into `to`.
 fn distance(from: &str, to: &str) -> usize {
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (i, a) in from.bytes().enumerate() {
@@ -359,8 +360,8 @@ fn misuse(error: lexopt::Error) -> UsageError {
     })
 }
 
-/// The text of `--help`: one screen of 24 lines of 80 characters.
-/// `memory_bytes` is what the given options let connections take.
+/// The text of `--help`. It fits a screen of 24 lines of 80 characters. `memory_bytes` is the most that
+/// connections can take with the given options.
 pub fn help(memory_bytes: usize) -> String {
     let Limits {
         request_head_bytes,
@@ -383,27 +384,27 @@ pub fn help(memory_bytes: usize) -> String {
     format!(
         "\
 healthz answers /healthz, /livez and /readyz as the kubelet does.
-Usage: healthz [OPTION]...  without any: on 127.0.0.1:10248 and [::1]:10248
+Usage: healthz [OPTION]...  (default: listen on 127.0.0.1:10248, [::1]:10248)
   --listen ADDR          IP:PORT, localhost:PORT or unix:PATH; up to {LISTENERS_MAX} times
-  --allow-remote         take addresses that other machines can reach
-  --allow-host NAME      give other Host names 421; repeatable
-  --connections N        how many at once, 1 to {CONNECTIONS_MAX} ({connections})
-  --head-bytes N         of a request head, {REQUEST_HEAD_BYTES_MIN} to {REQUEST_HEAD_BYTES_MAX} ({request_head_bytes})
-  --body-bytes N         of a body, read and ignored; more closes ({body_drain_bytes})
-  --head-timeout TIME    for a request head to arrive ({head})
-  --idle-timeout TIME    for the next request to begin ({idle})
-  --drain-timeout TIME   for the rest of a body, and for the last requests ({drain})
-  --log-limit TIME       log fails if stderr blocks so long ({log})
-  --sync-period TIME     from one round of the sync loop to the next ({period})
-  --sync-limit TIME      syncloop fails after so long without a round ({sync})
-  --shutdown-delay TIME  from readyz failing to listeners closing (0s)
-  --ready-fd N           write a newline there once serving, then close it
+  --allow-remote         allow addresses that other machines can reach
+  --allow-host NAME      answer 421 to requests for other hosts; repeatable
+  --connections N        most connections at once, 1 to {CONNECTIONS_MAX} ({connections})
+  --head-bytes N         most bytes of a request head, {REQUEST_HEAD_BYTES_MIN} to {REQUEST_HEAD_BYTES_MAX} ({request_head_bytes})
+  --body-bytes N         most bytes of a body to read and ignore ({body_drain_bytes})
+  --head-timeout TIME    longest wait for a whole request head ({head})
+  --idle-timeout TIME    longest wait for the next request ({idle})
+  --drain-timeout TIME   longest wait for a body, and for requests at exit ({drain})
+  --log-limit TIME       log fails if stderr has blocked for this long ({log})
+  --sync-period TIME     time between rounds of the sync loop ({period})
+  --sync-limit TIME      syncloop fails after this long without a round ({sync})
+  --shutdown-delay TIME  time from failing /readyz to closing listeners (0s)
+  --ready-fd N           descriptor that gets a newline when ready, then closes
   --log-level LEVEL      error, warn, info, debug or trace (RUST_LOG or info)
-  --oom-score-adj N      -1000 to 1000; the OOM killer takes 1000 first
+  --oom-score-adj N      -1000 to 1000; the OOM killer takes the highest first
   --lock-memory          keep all memory in RAM
   --no-sandbox           keep rights that are not needed (files, programs)
   -h, --help   -V, --version   print this text, or the version
-TIME is 500ms, 10s, 2m or 1h. Connections use {memory} KiB at most.
+TIME is 500ms, 10s, 2m or 1h. Connections take up to {memory} KiB of memory.
 SIGTERM, SIGINT: drain; again: stop. Exit: 0 stopped, 1 failed, 2 wrong usage
 "
     )
@@ -429,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_the_kubelets() {
+    fn defaults_are_those_of_the_kubelet() {
         let options = options("");
         assert!(options.listen.is_empty() && !options.allow_remote);
         assert_eq!(options.config, Config::default());
@@ -439,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sync_limit_follows_the_period_unless_it_is_said() {
+    fn the_default_sync_limit_depends_on_the_period() {
         assert_eq!(
             options("--sync-period 10m").sync_limit,
             Duration::from_secs(1200)
@@ -453,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sync_limit_that_follows_the_longest_period_can_be_said() {
+    fn the_default_sync_limit_of_the_longest_period_can_be_set() {
         let followed = options("--sync-period 24h");
         assert_eq!(followed.sync_limit, SYNC_LIMIT_MAX);
         let said = options("--sync-period 24h --sync-limit 48h");
@@ -465,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_can_be_said() {
+    fn every_option_can_be_set() {
         let options = options(
             "--listen 127.0.0.1:1 --listen unix:/a --allow-remote --allow-host localhost \
              --allow-host [::1] --connections 3 --head-bytes 1024 --body-bytes 0 --head-timeout 1s \
@@ -501,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_allowed_and_what_is_beyond_them_is_not() {
+    fn values_at_the_bounds_are_allowed_and_values_beyond_them_are_not() {
         for value in ["-1000", "0", "1000"] {
             let options = options(&format!("--oom-score-adj {value}"));
             assert_eq!(options.oom_score_adj, value.parse().ok());
@@ -535,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn the_distance_counts_letters_put_in_left_out_and_changed() {
+    fn the_distance_counts_bytes_inserted_deleted_and_changed() {
         for (from, to, expected) in [
             ("", "", 0),
             ("", "abc", 3),
@@ -611,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_plain_text_is_escaped() {
+    fn control_characters_in_a_value_are_escaped() {
         let error = super::parse([OsString::from("--connections"), OsString::from("\u{1b}[2J")]);
         let error = error.unwrap_err().to_string();
         assert!(
@@ -621,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_option_that_is_no_letter_is_escaped() {
+    fn a_short_option_that_is_a_control_character_is_escaped() {
         let error = super::parse([OsString::from("-\u{1b}[2J")]);
         let error = error.unwrap_err().to_string();
         assert_eq!(error, "unknown option \"-\\u{1b}\"; see healthz --help");
@@ -629,7 +630,7 @@ mod tests {
 
     /// Regression: lists and patterns were accepted, and no client could match them.
     #[test]
-    fn a_host_that_no_client_sends_is_refused() {
+    fn a_host_that_clients_cannot_send_is_refused() {
         for host in [
             "localhost,127.0.0.1",
             "*.a",
@@ -672,7 +673,7 @@ mod tests {
     }
 
     #[test]
-    fn help_and_version_win_over_serving_but_not_over_mistakes() {
+    fn help_and_version_replace_serving_but_not_errors() {
         assert!(matches!(parse("--connections 9 -h"), Ok(Command::Help(_))));
         assert!(matches!(parse("-V"), Ok(Command::Version)));
         assert!(parse("--help --lisen").is_err());

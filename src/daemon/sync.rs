@@ -11,6 +11,7 @@ use healthz::Instant;
 use super::checks::Checks;
 use super::log as sink;
 use super::notify::{PERIOD_MIN, ServiceManager};
+use super::outage::{Change, Outage};
 
 /// How long to wait before a failed notification of the service manager is sent again. Longer than one
 /// attempt can take, or the loop would do nothing else.
@@ -59,7 +60,7 @@ struct ServerWatch<'a> {
     is_responsive: Box<dyn FnMut() -> bool + 'a>,
     /// When it was first seen unresponsive.
     unresponsive_since: Option<Instant>,
-    is_logged: bool,
+    outage: Outage,
 }
 
 impl ServerWatch<'_> {
@@ -67,7 +68,7 @@ impl ServerWatch<'_> {
     fn check(&mut self, now: Instant) -> (bool, Option<Instant>) {
         if (self.is_responsive)() {
             self.unresponsive_since = None;
-            if core::mem::take(&mut self.is_logged) {
+            if self.outage.update(false) == Some(Change::Recovered) {
                 log::info!("server thread responds again");
             }
             return (true, None);
@@ -75,7 +76,7 @@ impl ServerWatch<'_> {
         let since = *self.unresponsive_since.get_or_insert(now);
         let duration = now.saturating_since(since);
         let is_stuck = duration >= STUCK_DURATION;
-        if self.must_log(is_stuck) {
+        if self.outage.update(is_stuck) == Some(Change::Failed) {
             log::error!(
                 "server thread stuck for {} s; not answering",
                 duration.as_secs()
@@ -86,11 +87,6 @@ impl ServerWatch<'_> {
             false => since,
         };
         (!is_stuck, Some(next.saturating_add(STUCK_DURATION)))
-    }
-
-    /// True for the first check that finds the server stuck, until it responds again.
-    fn must_log(&mut self, is_stuck: bool) -> bool {
-        is_stuck && !core::mem::replace(&mut self.is_logged, true)
     }
 }
 
@@ -103,8 +99,8 @@ pub struct SyncLoop<'a> {
     watchdog: Option<Timer>,
     notify_retry: Timer,
     server: ServerWatch<'a>,
-    /// For each of the daemon's checks, whether it passed in the last round.
-    passed: Vec<bool>,
+    /// One for each of the daemon's checks.
+    outages: Vec<Outage>,
 }
 
 impl<'a> SyncLoop<'a> {
@@ -127,9 +123,14 @@ impl<'a> SyncLoop<'a> {
             server: ServerWatch {
                 is_responsive,
                 unresponsive_since: None,
-                is_logged: false,
+                outage: Outage::default(),
             },
-            passed: vec![true; checks.healthz().checks().len()],
+            outages: checks
+                .healthz()
+                .checks()
+                .iter()
+                .map(|_| Outage::default())
+                .collect(),
         }
     }
 
@@ -168,17 +169,19 @@ impl<'a> SyncLoop<'a> {
     /// Reports changes of the daemon's checks to the log and to the service manager.
     fn report_changes(&mut self, now: Instant) {
         let mut is_changed = false;
-        for (check, passed) in self.checks.healthz().checks().iter().zip(&mut self.passed) {
+        for (check, outage) in self.checks.healthz().checks().iter().zip(&self.outages) {
             let reason = check.reason(now);
-            if *passed == reason.is_none() {
-                continue;
-            }
-            is_changed = true;
-            *passed = reason.is_none();
-            match reason {
-                Some(reason) => log::warn!("check {} fails: {}", check.name(), reason.as_str()),
-                None => log::info!("check {} passes again", check.name()),
-            }
+            is_changed |= match (outage.update(reason.is_some()), reason) {
+                (Some(Change::Failed), Some(reason)) => {
+                    log::warn!("check {} fails: {}", check.name(), reason.as_str());
+                    true
+                }
+                (Some(_), _) => {
+                    log::info!("check {} passes again", check.name());
+                    true
+                }
+                (None, _) => false,
+            };
         }
         if is_changed {
             self.manager.notify_status(&status(self.checks, now));
@@ -226,26 +229,6 @@ mod tests {
         Box::new(|| true)
     }
 
-    #[test]
-    fn a_stuck_server_is_logged_once() {
-        let is_responsive = std::cell::Cell::new(false);
-        let mut watch = ServerWatch {
-            is_responsive: Box::new(|| is_responsive.get()),
-            unresponsive_since: None,
-            is_logged: false,
-        };
-        for _ in 0..2 {
-            assert_eq!(
-                [false, true, true].map(|is_stuck| watch.must_log(is_stuck)),
-                [false, true, false]
-            );
-            is_responsive.set(true);
-            let now = Instant::from_millis(1000);
-            assert_eq!(watch.check(now), (true, None));
-            is_responsive.set(false);
-        }
-    }
-
     /// Regression: the watchdog was beaten while the server's thread was stuck, so the daemon was not
     /// restarted.
     #[test]
@@ -288,10 +271,10 @@ mod tests {
         let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
         let beats = || {
-            let mut word = [0; 256];
-            let words =
-                std::iter::from_fn(|| socket.recv(&mut word).ok().map(|n| word[..n].to_vec()));
-            words.filter(|word| word == b"WATCHDOG=1").count()
+            let mut state = [0; 256];
+            let states =
+                std::iter::from_fn(|| socket.recv(&mut state).ok().map(|n| state[..n].to_vec()));
+            states.filter(|state| state == b"WATCHDOG=1").count()
         };
         let half = Duration::from_secs(8);
         let manager = ServiceManager::named(path.as_os_str(), Some(half));
@@ -328,13 +311,13 @@ mod tests {
         let path = std::env::temp_dir().join(format!("healthz-retry-{}", std::process::id()));
         let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let words = || {
-            let mut word = [0; 256];
-            let words = std::iter::from_fn(|| {
-                let length = socket.recv(&mut word).ok()?;
-                Some(String::from_utf8(word[..length].to_vec()).unwrap())
+        let states = || {
+            let mut state = [0; 256];
+            let states = std::iter::from_fn(|| {
+                let length = socket.recv(&mut state).ok()?;
+                Some(String::from_utf8(state[..length].to_vec()).unwrap())
             });
-            words.filter(|word| word != "X=1").collect::<Vec<_>>()
+            states.filter(|state| state != "X=1").collect::<Vec<_>>()
         };
         let others = std::os::unix::net::UnixDatagram::unbound().unwrap();
         others.set_nonblocking(true).unwrap();
@@ -348,21 +331,21 @@ mod tests {
         fill();
         let next = sync.round(first);
         assert_eq!(next, first.saturating_add(RETRY_PERIOD));
-        assert!(words().is_empty());
+        assert!(states().is_empty());
         sync.round(next);
-        assert_eq!(words(), ["STATUS=healthz fails: log (logging blocked)"]);
+        assert_eq!(states(), ["STATUS=healthz fails: log (logging blocked)"]);
         assert!(RETRY_PERIOD < sync.round(next).saturating_since(next));
         // The status that is sent is that of the moment when it can be sent.
         fill();
         checks.log.pass();
         let next = sync.round(next);
-        assert!(words().is_empty());
+        assert!(states().is_empty());
         checks.log.fail("logging blocked");
         checks.log.pass();
         sync.round(next);
-        assert_eq!(words(), ["STATUS=healthz passes"]);
+        assert_eq!(states(), ["STATUS=healthz passes"]);
         sync.round(next.saturating_add(RETRY_PERIOD));
-        assert!(words().is_empty(), "once");
+        assert!(states().is_empty(), "once");
         std::fs::remove_file(&path).unwrap();
     }
 

@@ -17,7 +17,7 @@ pub struct Config {
     pub limits: Limits,
     /// Most connections open at once, from 1 to [`CONNECTIONS_MAX`]. One more evicts one. Each takes a descriptor. In
     /// a process without free descriptors (`RLIMIT_NOFILE`, often 1,024), each new connection waits for
-    /// [`ACCEPT_PAUSE`] and then evicts one too.
+    /// [`ACCEPT_PAUSE`](super::ACCEPT_PAUSE) and then evicts one too.
     pub connections: usize,
 }
 

@@ -1,55 +1,60 @@
-//! The filter for system calls: a program that the kernel runs before each of them, for every thread.
+//! The filter for system calls: a program that the kernel runs before each call of every thread.
 //!
-//! Only what the daemon does after its start is allowed, so it cannot open a file or a socket, start a
-//! program or a thread, or make memory executable. A feature that needs one more call lists it here.
+//! It allows only what the daemon does after its start. So the daemon cannot open a file or a socket, start
+//! a program or a thread, or make memory executable. A feature that needs another call adds it here.
 //!
-//! What happens otherwise:
-//! - Calls that std and no libc would make on its own account, and that an intruder begins with, end
-//!   the process. Its supervisor starts it again, clean, and the kernel's audit log has it: a door that
-//!   goes on with a stranger inside could say `ok` when it is not.
-//! - All others fail with ENOSYS and do nothing. A libc that is newer than this list tries what it has
-//!   just learned, and takes the old way when the kernel seems not to know it. To end a healthy door
-//!   for that, or for one call forgotten here, would be the worse fault.
+//! | calls | result | reason |
+//! |---|---|---|
+//! | [`ALLOWED`]; `sendto`, `mmap` and others with some arguments | allowed | the daemon or its libc makes them |
+//! | [`FATAL`], and some arguments of `sendto` and [`MAPPING`] | the process ends | only an intruder makes them |
+//! | all others | ENOSYS | a newer libc then makes an older call |
 //!
-//! The program is put together by the compiler and lies in the program's file: seccompiler's own way of
-//! making one takes a heap of maps, which would be a third of what the daemon needs after its start.
+//! A daemon that goes on with an intruder inside could answer `ok` when that is wrong. If its process ends,
+//! the service manager starts it again, and the kernel's audit log names the call. But to end a healthy
+//! daemon for a call that is missing in these lists would be worse than to refuse the call.
+//!
+//! The program is written here step by step, and not compiled by seccompiler, which only gives it to the
+//! kernel. A program of seccompiler has one result for all calls that match, so the table above takes two
+//! programs, and they compare calls in the order of their numbers. For `sendto`, the kernel would run 166
+//! steps instead of 7, or 75 if a wrong flag does not end the process; for `shutdown`, 78 to 108 instead
+//! of 8. To compile them at build time, also for another processor, it needs serde and serde_json.
 
 use libc::c_long;
 use seccompiler::sock_filter;
 
-/// Calls that are allowed whatever their arguments.
+/// Calls that are allowed with all arguments.
 #[rustfmt::skip]
 const ALLOWED: &[c_long] = &[
-    // The door.
+    // The server.
     libc::SYS_epoll_pwait, libc::SYS_epoll_ctl, libc::SYS_accept4, libc::SYS_recvfrom,
     libc::SYS_close,
-    // Which process made a connection, of a Unix socket's.
+    // Which process made a connection to a Unix socket (SO_PEERCRED).
     libc::SYS_getsockopt,
     #[cfg(target_arch = "x86_64")] libc::SYS_epoll_wait,
-    // The log, wakers, locks and clocks. writev is glibc's for the words before an abort,
-    // when it finds its heap damaged.
+    // The log, wakers, locks and clocks. glibc prints with writev before it aborts because its heap is
+    // damaged.
     libc::SYS_read, libc::SYS_write, libc::SYS_writev, libc::SYS_futex, libc::SYS_clock_gettime,
-    // Signals, and what goes on after one. Without rt_sigaction std's handler could not step aside,
-    // and a crash would go round for ever.
+    // Signals. std's handler for crashes removes itself with rt_sigaction; without that call, a crash
+    // would repeat for ever.
     libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn,
-    // The kernel's own, to go on with a wait of limited time behind SIGSTOP and SIGCONT.
+    // The kernel continues a wait with a timeout by this call after SIGSTOP and SIGCONT.
     libc::SYS_restart_syscall,
-    // The heap. It has room when it comes here, and brk is seldom made; but glibc takes one that is
-    // refused for granted, and writes where nothing is. Without mremap it copies, as musl does.
+    // The heap. It rarely grows after the start, but glibc assumes that brk succeeds, and would write to
+    // memory that does not exist. Without mremap, glibc and musl copy.
     libc::SYS_brk, libc::SYS_munmap, libc::SYS_madvise, libc::SYS_getrandom,
-    // Last steps of a thread, and of the process. The first ones are behind all of them by now: nobody
-    // needs rseq, set_robust_list, sched_getaffinity or a name any more.
+    // The end of a thread, and of the process. All threads have started, so rseq, set_robust_list,
+    // sched_getaffinity and prctl are not needed.
     libc::SYS_sigaltstack, libc::SYS_sched_yield, libc::SYS_getpid,
     libc::SYS_gettid, libc::SYS_exit, libc::SYS_exit_group,
-    // With debug assertions std asks whether what it closes is open.
+    // With debug assertions, std checks that a descriptor is open before it closes it.
     #[cfg(debug_assertions)] libc::SYS_fcntl,
 ];
 
-/// What a word is sent with: to a probe, to a service manager, from a signal's handler. With any other
-/// flag it ends the process: MSG_FASTOPEN connects, and needs no `connect` for it.
+/// The flags that the server, the service manager's notifications and the signal handler send with. Any
+/// other flag ends the process: with MSG_FASTOPEN, sendto connects.
 const SEND_FLAGS: u32 = (libc::MSG_NOSIGNAL | libc::MSG_MORE | libc::MSG_DONTWAIT) as u32;
 
-/// Allowed if the memory does not become executable; else they end the process.
+/// Calls that are allowed unless they make memory executable. Then they end the process.
 const MAPPING: [c_long; 2] = [libc::SYS_mmap, libc::SYS_mprotect];
 
 /// Calls that end the process.
@@ -63,176 +68,152 @@ const FATAL: &[c_long] = &[
     libc::SYS_pkey_mprotect, libc::SYS_memfd_create,
 ];
 
-/// linux/audit.h: the processor and its byte order, as seccomp names them.
+/// The processor and its byte order (linux/audit.h).
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xc000_00b7;
 
-/// The program's verdicts.
+/// The results of the program.
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
-/// Operations of the classic BPF machine, which has one register.
+/// What the program depends on besides the lists.
+#[derive(Clone, Copy)]
+struct Process {
+    id: u32,
+    /// A service manager is notified by address. A connection to it would not survive its restart.
+    has_manager: bool,
+}
+
+/// Applies the filter to all threads.
+///
+/// # Errors
+/// If the kernel has no filters, or not this kind.
+pub fn apply() -> Result<(), String> {
+    let program = program(Process {
+        id: std::process::id(),
+        has_manager: super::manager().is_some(),
+    });
+    seccompiler::apply_filter_all_threads(&program).map_err(|error| match error {
+        seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error.to_string(),
+        _ => "a thread already has another filter".to_owned(),
+    })
+}
+
+/// The steps in their order: for each call a comparison, and what follows if it is this call.
+fn program(process: Process) -> Vec<sock_filter> {
+    let is_executable = if_any_bit(libc::PROT_EXEC as u32);
+    let is_write_side = if_equal(libc::SHUT_WR as u32);
+    let is_this = if_equal(process.id);
+    let sendto = match process.has_manager {
+        true => SENDTO,
+        false => SENDTO_CONNECTED,
+    };
+    // Since Linux 5.11, the kernel caches which calls are allowed with all arguments. Of the calls that an
+    // answer takes, only the first two here run the program.
+    #[rustfmt::skip]
+    let rules: [(&[c_long], &[sock_filter]); 6] = [
+        (&[libc::SYS_sendto], sendto),
+        // Only the write side of a connection. A listener whose read side is shut down could connect.
+        (&[libc::SYS_shutdown], &[load(argument_at(1)), is_write_side, finish(ALLOW), finish(REFUSE)]),
+        (ALLOWED, &[finish(ALLOW)]),
+        (FATAL, &[finish(KILL)]),
+        (&MAPPING, &[load(argument_at(2)), is_executable, finish(KILL), finish(ALLOW)]),
+        // abort(3) sends a signal to its own process.
+        (&[libc::SYS_tgkill], &[load(argument_at(0)), is_this, finish(ALLOW), finish(REFUSE)]),
+    ];
+    let mut program = vec![
+        // Another instruction set has other numbers.
+        load(ARCHITECTURE_AT),
+        unless_equal(ARCHITECTURE),
+        finish(KILL),
+        load(NUMBER_AT),
+    ];
+    for (calls, steps) in rules {
+        for call in calls {
+            program.push(skip_unless_equal(*call as u32, steps.len()));
+            program.extend_from_slice(steps);
+        }
+    }
+    program.push(finish(REFUSE));
+    program
+}
+
+/// Rejects flags that are not in [`SEND_FLAGS`]. The kernel uses only the lower half of an `int`.
+const SENDTO: &[sock_filter] = &[
+    load(argument_at(3)),
+    if_any_bit(!SEND_FLAGS),
+    finish(KILL),
+    finish(ALLOW),
+];
+
+/// Rejects an address as well: the socket must be connected.
+const SENDTO_CONNECTED: &[sock_filter] = &[
+    load(argument_at(3)),
+    if_any_bit(!SEND_FLAGS),
+    finish(KILL),
+    load(argument_at(4)),
+    unless_equal(0),
+    finish(KILL),
+    load(upper_half(argument_at(4))),
+    unless_equal(0),
+    finish(KILL),
+    finish(ALLOW),
+];
+
+/// Operations of classic BPF, a machine with one register (linux/filter.h).
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const JUMP_IF_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
-/// Where things stand in `struct seccomp_data`.
+/// Offsets in `struct seccomp_data` (linux/seccomp.h).
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
 /// The lower half of an argument.
 const fn argument_at(index: u32) -> u32 {
     16 + 8 * index
 }
-/// Its upper half.
-const fn argument_top_at(index: u32) -> u32 {
-    argument_at(index) + 4
+const fn upper_half(argument_at: u32) -> u32 {
+    argument_at + 4
 }
 
-/// Load the architecture, compare, load the number; then one comparison a call; then the rest.
-const HEAD: usize = 3;
-const CHECKS: usize = HEAD + 1 + ALLOWED.len() + FATAL.len() + MAPPING.len() + 2;
-/// Where the rest stands, in this order.
-const REFUSE_AT: usize = CHECKS;
-const MAPPING_AT: usize = REFUSE_AT + 1;
-const SENDTO_AT: usize = MAPPING_AT + 2;
-const ADDRESS_AT: usize = SENDTO_AT + 2;
-const SHUTDOWN_AT: usize = ADDRESS_AT + 4;
-const TGKILL_AT: usize = SHUTDOWN_AT + 2;
-const REFUSE_TOO_AT: usize = TGKILL_AT + 2;
-const ALLOW_AT: usize = REFUSE_TOO_AT + 1;
-const KILL_AT: usize = ALLOW_AT + 1;
-const LENGTH: usize = KILL_AT + 1;
-
-// The longest jump there is.
-const _: () = assert!(LENGTH <= u8::MAX as usize);
-
-type Program = [sock_filter; LENGTH];
-
-/// Everything but what only this process knows.
-const PROGRAM: Program = program();
-
-/// What a process knows of itself.
-#[derive(Clone, Copy)]
-struct Process {
-    id: u32,
-    /// It has somebody to tell, by a name: a connection would end with a manager that starts again.
-    has_manager: bool,
+/// Loads four bytes of the call's description.
+const fn load(offset: u32) -> sock_filter {
+    step(LOAD, offset, 0, 0)
 }
 
-/// Puts all threads under the filter.
-///
-/// # Errors
-/// If the kernel has none, or not this kind.
-pub fn apply() -> Result<(), String> {
-    let filter = for_process(Process {
-        id: std::process::id(),
-        has_manager: super::manager().is_some(),
-    });
-    seccompiler::apply_filter_all_threads(&filter).map_err(|error| match error {
-        seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error.to_string(),
-        _ => "a thread has another one".to_owned(),
-    })
+/// Ends the program with this result.
+const fn finish(result: u32) -> sock_filter {
+    step(RETURN, result, 0, 0)
 }
 
-fn for_process(process: Process) -> Program {
-    let mut program = PROGRAM;
-    if let Some(comparison) = program.get_mut(TGKILL_AT + 1) {
-        comparison.k = process.id;
-    }
-    if process.has_manager
-        && let Some(first) = program.get_mut(ADDRESS_AT)
-    {
-        *first = step(RETURN, ALLOW);
-    }
-    program
+/// Runs the next step only if the loaded bytes are `value`.
+const fn if_equal(value: u32) -> sock_filter {
+    skip_unless_equal(value, 1)
 }
 
-#[expect(clippy::indexing_slicing, reason = "the compiler runs it")]
-const fn program() -> Program {
-    let mut program = [const { step(RETURN, KILL) }; LENGTH];
-    program[0] = step(LOAD, ARCHITECTURE_AT);
-    // Another instruction set has other numbers.
-    program[1] = jump(1, JUMP_IF_EQUAL, ARCHITECTURE, 2, KILL_AT);
-    program[2] = step(LOAD, NUMBER_AT);
-    let mut at = HEAD;
-    // First what every answer takes: a call that is allowed whatever its arguments the kernel remembers,
-    // since 5.11, and for this one it comes here each time.
-    at = compare(&mut program, at, &[libc::SYS_sendto], SENDTO_AT);
-    at = compare(&mut program, at, ALLOWED, ALLOW_AT);
-    at = compare(&mut program, at, FATAL, KILL_AT);
-    at = compare(&mut program, at, &MAPPING, MAPPING_AT);
-    at = compare(&mut program, at, &[libc::SYS_shutdown], SHUTDOWN_AT);
-    at = compare(&mut program, at, &[libc::SYS_tgkill], TGKILL_AT);
-    assert!(at == REFUSE_AT);
-    program[REFUSE_AT] = step(RETURN, REFUSE);
-
-    let executable = libc::PROT_EXEC as u32;
-    program[MAPPING_AT] = step(LOAD, argument_at(2));
-    at = MAPPING_AT + 1;
-    program[at] = jump(at, JUMP_IF_ANY_BIT, executable, KILL_AT, ALLOW_AT);
-
-    at = SENDTO_AT;
-    program[at] = step(LOAD, argument_at(3));
-    // Of an int the kernel sees the lower half, and the other may hold anything.
-    program[at + 1] = jump(at + 1, JUMP_IF_ANY_BIT, !SEND_FLAGS, KILL_AT, ADDRESS_AT);
-    // A connected socket needs no address.
-    at = ADDRESS_AT;
-    program[at] = step(LOAD, argument_at(4));
-    program[at + 1] = jump(at + 1, JUMP_IF_EQUAL, 0, at + 2, KILL_AT);
-    program[at + 2] = step(LOAD, argument_top_at(4));
-    program[at + 3] = jump(at + 3, JUMP_IF_EQUAL, 0, ALLOW_AT, KILL_AT);
-
-    // The end of what we write. The other direction of a listener would make it a socket that can
-    // connect.
-    let write = libc::SHUT_WR as u32;
-    at = SHUTDOWN_AT;
-    program[at] = step(LOAD, argument_at(1));
-    program[at + 1] = jump(at + 1, JUMP_IF_EQUAL, write, ALLOW_AT, REFUSE_TOO_AT);
-
-    // abort(3) signals its own process; the number is filled in later.
-    at = TGKILL_AT;
-    program[at] = step(LOAD, argument_at(0));
-    program[at + 1] = jump(at + 1, JUMP_IF_EQUAL, 0, ALLOW_AT, REFUSE_TOO_AT);
-    program[REFUSE_TOO_AT] = step(RETURN, REFUSE);
-    program[ALLOW_AT] = step(RETURN, ALLOW);
-    program[KILL_AT] = step(RETURN, KILL);
-    program
+/// Runs the next step only if the loaded bytes are not `value`.
+const fn unless_equal(value: u32) -> sock_filter {
+    step(JUMP_IF_EQUAL, value, 1, 0)
 }
 
-/// Sends each of `calls` to `target`; returns where it goes on for all others.
-#[expect(clippy::indexing_slicing, reason = "the compiler runs it")]
-const fn compare(program: &mut Program, at: usize, calls: &[c_long], target: usize) -> usize {
-    let mut index = 0;
-    while index < calls.len() {
-        let here = at + index;
-        program[here] = jump(here, JUMP_IF_EQUAL, calls[index] as u32, target, here + 1);
-        index += 1;
-    }
-    at + calls.len()
+/// Runs the next step only if the loaded bytes have one of these bits.
+const fn if_any_bit(bits: u32) -> sock_filter {
+    step(JUMP_IF_ANY_BIT, bits, 0, 1)
 }
 
-const fn step(code: u16, k: u32) -> sock_filter {
-    sock_filter {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    }
+/// Runs the next `count` steps only if the loaded bytes are `value`.
+const fn skip_unless_equal(value: u32, count: usize) -> sock_filter {
+    debug_assert!(count <= u8::MAX as usize, "a jump is longer than BPF has");
+    step(JUMP_IF_EQUAL, value, 0, count as u8)
 }
 
-/// A jump at `here`, with its targets as they are counted from the next step.
-const fn jump(here: usize, code: u16, k: u32, to: usize, else_to: usize) -> sock_filter {
-    assert!(here < to && here < else_to && to < LENGTH && else_to < LENGTH);
-    sock_filter {
-        code,
-        jt: (to - here - 1) as u8,
-        jf: (else_to - here - 1) as u8,
-        k,
-    }
+/// `jt` and `jf` are the steps that are skipped if the comparison is true or false.
+const fn step(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code, jt, jf, k }
 }
 
 #[cfg(test)]
@@ -241,24 +222,25 @@ mod tests {
     use std::collections::BTreeSet;
     use std::io;
 
-    /// It can do the most.
-    const US: Process = Process {
+    /// This process with a service manager: more is allowed.
+    const MANAGED: Process = Process {
         id: 4711,
         has_manager: true,
     };
-    /// It can do the least.
-    const BARE: Process = Process {
+    /// The same without one.
+    const UNMANAGED: Process = Process {
         has_manager: false,
-        ..US
+        ..MANAGED
     };
 
-    /// What the program says of a call, by a machine of our own.
-    fn verdict(us: Process, architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
-        let program = for_process(us);
-        let (mut at, mut register) = (0, 0);
+    /// The result of the program for a call, from a second interpreter; and how many steps it runs.
+    fn run(process: Process, architecture: u32, number: u32, arguments: [u64; 6]) -> (u32, usize) {
+        let program = program(process);
+        let (mut at, mut register, mut count) = (0, 0, 0);
         loop {
             let sock_filter { code, jt, jf, k } = &program[at];
             at += 1;
+            count += 1;
             let mut jump = |is_true| at += usize::from(if is_true { *jt } else { *jf });
             match *code {
                 LOAD => {
@@ -273,24 +255,24 @@ mod tests {
                 }
                 JUMP_IF_EQUAL => jump(register == *k),
                 JUMP_IF_ANY_BIT => jump(register & *k != 0),
-                RETURN => return *k,
+                RETURN => return (*k, count),
                 code => panic!("operation {code}"),
             }
         }
     }
 
-    fn of(us: Process, call: c_long, arguments: [u64; 6]) -> u32 {
-        verdict(us, ARCHITECTURE, call as u32, arguments)
+    fn of(process: Process, call: c_long, arguments: [u64; 6]) -> u32 {
+        run(process, ARCHITECTURE, call as u32, arguments).0
     }
 
-    /// Calls with a verdict for each argument.
+    /// Calls whose result depends on their arguments.
     #[rustfmt::skip]
     const SPECIAL: &[c_long] = &[
         MAPPING[0], MAPPING[1], libc::SYS_sendto, libc::SYS_shutdown, libc::SYS_tgkill,
     ];
 
     #[test]
-    fn every_number_has_the_verdict_of_its_list_and_what_is_in_none_is_refused() {
+    fn every_call_has_the_result_of_its_list_and_calls_in_no_list_are_refused() {
         let all: Vec<_> = [ALLOWED, FATAL, SPECIAL].concat();
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
         for number in (0..2000).filter(|number| !SPECIAL.contains(number)) {
@@ -299,53 +281,68 @@ mod tests {
                 number if FATAL.contains(&number) => KILL,
                 _ => REFUSE,
             };
-            for us in [US, BARE] {
-                assert_eq!(of(us, number, [0; 6]), expected, "{number}");
-                // x32, which shares x86-64's architecture.
-                assert_eq!(of(us, number | 0x4000_0000, [0; 6]), REFUSE, "{number}");
+            for process in [MANAGED, UNMANAGED] {
+                assert_eq!(of(process, number, [0; 6]), expected, "{number}");
+                // x32 has the architecture of x86-64 and this bit in its numbers.
+                assert_eq!(
+                    of(process, number | 0x4000_0000, [0; 6]),
+                    REFUSE,
+                    "{number}"
+                );
             }
         }
     }
 
     #[test]
-    fn arguments_decide_where_they_have_to() {
+    fn arguments_that_matter_are_compared() {
         let executable = (libc::PROT_READ | libc::PROT_EXEC) as u64;
         let writable = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         for call in MAPPING {
-            assert_eq!(of(US, call, [0, 0, writable, 0, 0, 0]), ALLOW);
-            assert_eq!(of(US, call, [0, 0, executable, 0, 0, 0]), KILL);
+            assert_eq!(of(MANAGED, call, [0, 0, writable, 0, 0, 0]), ALLOW);
+            assert_eq!(of(MANAGED, call, [0, 0, executable, 0, 0, 0]), KILL);
         }
-        let tgkill = |process| of(US, libc::SYS_tgkill, [process, 1, 6, 0, 0, 0]);
-        assert_eq!(tgkill(US.id.into()), ALLOW);
+        let tgkill = |process| of(MANAGED, libc::SYS_tgkill, [process, 1, 6, 0, 0, 0]);
+        assert_eq!(tgkill(MANAGED.id.into()), ALLOW);
         assert_eq!(tgkill(1), REFUSE);
-        let shutdown = |how| of(US, libc::SYS_shutdown, [8, how as u64, 0, 0, 0, 0]);
+        let shutdown = |how| of(MANAGED, libc::SYS_shutdown, [8, how as u64, 0, 0, 0, 0]);
         assert_eq!(shutdown(libc::SHUT_WR), ALLOW);
         assert_eq!(shutdown(libc::SHUT_RD), REFUSE);
         assert_eq!(shutdown(libc::SHUT_RDWR), REFUSE);
     }
 
-    /// It was allowed with any, and MSG_FASTOPEN connects.
+    /// Regression: sendto was allowed with all flags, and MSG_FASTOPEN connects.
     #[test]
-    fn a_word_is_sent_with_known_flags_and_to_an_address_only_if_somebody_has_one() {
-        let sendto = |us, flags, address| of(us, libc::SYS_sendto, [8, 1, 1, flags, address, 16]);
+    fn sendto_takes_known_flags_and_an_address_only_with_a_service_manager() {
+        let sendto =
+            |process, flags, address| of(process, libc::SYS_sendto, [8, 1, 1, flags, address, 16]);
         let known =
             [libc::MSG_NOSIGNAL, libc::MSG_MORE, libc::MSG_DONTWAIT].map(|flag| flag as u64);
-        for us in [US, BARE] {
-            assert_eq!(sendto(us, 0, 0), ALLOW);
-            assert_eq!(sendto(us, known.iter().sum(), 0), ALLOW);
-            // The kernel sees an int.
-            assert_eq!(sendto(us, known[0] | 1 << 32, 0), ALLOW);
+        for process in [MANAGED, UNMANAGED] {
+            assert_eq!(sendto(process, 0, 0), ALLOW);
+            assert_eq!(sendto(process, known.iter().sum(), 0), ALLOW);
+            // The kernel ignores the upper half.
+            assert_eq!(sendto(process, known[0] | 1 << 32, 0), ALLOW);
             for flag in (0..u32::BITS).map(|bit| 1 << bit) {
                 let expected = if known.contains(&flag) { ALLOW } else { KILL };
-                assert_eq!(sendto(us, flag, 0), expected, "{flag:#x}");
-                assert_eq!(sendto(us, flag | known[0], 0), expected, "{flag:#x}");
+                assert_eq!(sendto(process, flag, 0), expected, "{flag:#x}");
+                assert_eq!(sendto(process, flag | known[0], 0), expected, "{flag:#x}");
             }
         }
         for address in (0..u64::BITS).map(|bit| 1 << bit) {
-            assert_eq!(sendto(US, known[0], address), ALLOW, "{address:#x}");
-            assert_eq!(sendto(BARE, known[0], address), KILL, "{address:#x}");
-            assert_eq!(sendto(US, libc::MSG_FASTOPEN as u64, address), KILL);
+            assert_eq!(sendto(MANAGED, known[0], address), ALLOW, "{address:#x}");
+            assert_eq!(sendto(UNMANAGED, known[0], address), KILL, "{address:#x}");
+            assert_eq!(sendto(MANAGED, libc::MSG_FASTOPEN as u64, address), KILL);
         }
+    }
+
+    /// The kernel caches the result for the other calls of an answer.
+    #[test]
+    fn the_calls_of_an_answer_that_the_kernel_does_not_cache_run_few_steps() {
+        let count = |process, call, arguments| run(process, ARCHITECTURE, call as u32, arguments).1;
+        let arguments = [8, 1, 0, 0, 0, 0];
+        assert_eq!(count(MANAGED, libc::SYS_sendto, arguments), 7);
+        assert_eq!(count(UNMANAGED, libc::SYS_sendto, arguments), 11);
+        assert_eq!(count(UNMANAGED, libc::SYS_shutdown, arguments), 8);
     }
 
     #[test]
@@ -362,20 +359,20 @@ mod tests {
     }
 
     #[test]
-    fn another_instruction_set_is_nobody_we_know() {
+    fn a_call_of_another_instruction_set_ends_the_process() {
         let i386 = 0x4000_0003;
         let read = libc::SYS_read as u32;
-        assert_eq!(verdict(US, i386, read, [0; 6]), KILL);
+        assert_eq!(run(MANAGED, i386, read, [0; 6]).0, KILL);
     }
 
-    /// The kernel's machine agrees. Threads of this process that are not the test's stay as they are.
+    /// The kernel's interpreter agrees. Only the thread of this test gets the filter.
     #[test]
-    fn a_thread_under_the_filter_can_do_what_it_may_and_nothing_else() {
+    fn the_kernel_allows_a_thread_with_the_filter_what_is_allowed_and_nothing_else() {
         use std::io::{Read, Write};
         let (mut near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
         let done = std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
-                seccompiler::apply_filter(&for_process(BARE)).unwrap();
+                seccompiler::apply_filter(&program(UNMANAGED)).unwrap();
                 let opened = std::fs::File::open("/dev/null").map(drop);
                 let changed = near.set_nonblocking(true);
                 near.write_all(b"x").unwrap();

@@ -1,36 +1,36 @@
-//! Landlock: which files, ports and processes the daemon may still reach, which is nearly none.
+//! Landlock: denies files, TCP ports, and signals to other processes.
 //!
-//! What is open already is not affected. Called once, by [`super::Sandbox`], before there are threads.
+//! Descriptors that are already open are not affected. Called once, by [`super::Sandbox`], before other
+//! threads start.
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CreateRulesetError, LandlockStatus,
     RestrictSelfError, RestrictionStatus, Ruleset, RulesetAttr, RulesetError, Scope,
 };
 
-/// The last version whose rights were read one by one. A later one knows the right to reach a Unix
-/// socket by its path, and that is how a service manager is told.
+/// The newest version whose rights were reviewed. A later one can deny connecting to a Unix socket by its
+/// path, which the daemon needs to notify a service manager.
 const KNOWN: ABI = ABI::V7;
 
-/// Restricts this thread and those that it will start. As much as the kernel has: on one before 6.7
-/// ports are not restricted, on one before 6.12 signals are not; the filter does without those calls
-/// anyway.
+/// Restricts this thread and those that it will start, as far as the kernel can: ports since 6.7, signals
+/// since 6.12. On older kernels the filter denies the same calls.
 ///
 /// # Errors
-/// If there is no Landlock at all.
+/// If the kernel has no Landlock.
 pub fn restrict() -> Result<(), String> {
     let status = apply().map_err(refused)?;
     match status.landlock {
         LandlockStatus::Available { .. } => Ok(()),
-        LandlockStatus::NotEnabled => Err("this kernel has it switched off".to_owned()),
+        LandlockStatus::NotEnabled => Err("this kernel has it turned off".to_owned()),
         LandlockStatus::NotImplemented => Err("this kernel has none".to_owned()),
     }
 }
 
-/// No rule gives a right back. A rule covers everything below its directory, so the right to remove the
-/// daemon's own Unix socket would be the right to remove every file below `/run`.
+/// Denies everything that [`KNOWN`] can, without exceptions. An exception applies to a whole directory:
+/// one for removing the daemon's own Unix socket would allow removing every file below `/run`.
 fn apply() -> Result<RestrictionStatus, RulesetError> {
     let mut scope = BitFlags::from(Scope::Signal);
-    // A service manager with such a name is outside.
+    // An abstract name of a service manager belongs to another process.
     if super::manager() != Some(b'@') {
         scope |= Scope::AbstractUnixSocket;
     }
@@ -40,7 +40,7 @@ fn apply() -> Result<RestrictionStatus, RulesetError> {
     ruleset.scope(scope)?.create()?.restrict_self()
 }
 
-/// In the system's words. (The crate's own are a hundred, and take 8 KiB of program.)
+/// The system's error. (The crate's own messages take 8 KiB of the program.)
 fn refused(error: RulesetError) -> String {
     match error {
         RulesetError::CreateRuleset(CreateRulesetError::CreateRulesetCall { source, .. })
@@ -67,10 +67,10 @@ mod tests {
 
     include!("../../../tests/support/untried.rs");
 
-    /// What there is to be reached.
+    /// What the restricted thread tries to reach.
     struct Outside {
-        /// The directory of the daemon's socket `s`.
-        ours: PathBuf,
+        /// The directory with the listener's socket `s`.
+        directory: PathBuf,
         port: TcpListener,
         name: net::SocketAddr,
         _named: UnixListener,
@@ -80,20 +80,20 @@ mod tests {
     impl Outside {
         fn new(label: &str) -> Self {
             let label = format!("healthz-landlock-{label}-{}", std::process::id());
-            let ours = std::env::temp_dir().join(&label);
+            let directory = std::env::temp_dir().join(&label);
             for name in ["directory", "empty"] {
-                fs::create_dir_all(ours.join(name)).unwrap();
+                fs::create_dir_all(directory.join(name)).unwrap();
             }
             for name in ["file", "removed", "directory/removed"] {
-                fs::write(ours.join(name), "text").unwrap();
+                fs::write(directory.join(name), "text").unwrap();
             }
             let name = net::SocketAddr::from_abstract_name(&label).unwrap();
             Outside {
-                ours,
+                directory,
                 port: TcpListener::bind("127.0.0.1:0").unwrap(),
                 _named: UnixListener::bind_addr(&name).unwrap(),
                 name,
-                // It ends with its input, if not before.
+                // It exits at the end of its input, at the latest.
                 child: Command::new("cat").stdin(Stdio::piped()).spawn().unwrap(),
             }
         }
@@ -102,43 +102,43 @@ mod tests {
             self.port.local_addr().unwrap()
         }
 
-        /// What is to be denied, since when Landlock can, and how it went.
+        /// What Landlock denies, the version that can, and the result of the attempt.
         fn tried(&self) -> Vec<(&'static str, ABI, io::Result<()>)> {
-            let ours = |name| self.ours.join(name);
+            let path = |name| self.directory.join(name);
             let pid = Pid::from_raw(self.child.id() as i32);
-            let write = || File::options().write(true).open(ours("file"));
+            let write = || File::options().write(true).open(path("file"));
             let run = || Command::new("true").status();
             vec![
-                ("read", ABI::V1, File::open(ours("file")).map(drop)),
+                ("read", ABI::V1, File::open(path("file")).map(drop)),
                 ("write", ABI::V1, write().map(drop)),
-                ("list", ABI::V1, fs::read_dir(&self.ours).map(drop)),
+                ("list", ABI::V1, fs::read_dir(&self.directory).map(drop)),
                 ("run a program", ABI::V1, run().map(drop)),
                 (
                     "make a file",
                     ABI::V1,
-                    File::create_new(ours("new")).map(drop),
+                    File::create_new(path("new")).map(drop),
                 ),
-                ("make a directory", ABI::V1, fs::create_dir(ours("d"))),
+                ("make a directory", ABI::V1, fs::create_dir(path("d"))),
                 (
                     "make a socket",
                     ABI::V1,
-                    UnixListener::bind(ours("t")).map(drop),
+                    UnixListener::bind(path("t")).map(drop),
                 ),
-                ("remove a directory", ABI::V1, fs::remove_dir(ours("empty"))),
+                ("remove a directory", ABI::V1, fs::remove_dir(path("empty"))),
                 (
                     "remove a file beside the socket",
                     ABI::V1,
-                    fs::remove_file(ours("removed")),
+                    fs::remove_file(path("removed")),
                 ),
                 (
                     "remove a file below the socket's directory",
                     ABI::V1,
-                    fs::remove_file(ours("directory/removed")),
+                    fs::remove_file(path("directory/removed")),
                 ),
                 (
-                    "cut a file",
+                    "truncate a file",
                     ABI::V3,
-                    truncate(&ours("file"), 1).map_err(Into::into),
+                    truncate(&path("file"), 1).map_err(Into::into),
                 ),
                 (
                     "bind a port",
@@ -156,7 +156,7 @@ mod tests {
                     kill(pid, None).map_err(Into::into),
                 ),
                 (
-                    "connect to a name",
+                    "connect to an abstract name",
                     ABI::V6,
                     UnixStream::connect_addr(&self.name).map(drop),
                 ),
@@ -168,32 +168,32 @@ mod tests {
         fn drop(&mut self) {
             let _ = self.child.kill();
             let _ = self.child.wait();
-            let _ = fs::remove_dir_all(&self.ours);
+            let _ = fs::remove_dir_all(&self.directory);
         }
     }
 
-    /// A byte comes in on a connection that `accept` gives, and one goes out.
+    /// Reads a byte from an accepted connection, and writes one.
     fn answer<S: Read + Write>(accepted: io::Result<S>) -> io::Result<()> {
         let mut stream = accepted?;
         stream.read_exact(&mut [0])?;
         stream.write_all(b"a")
     }
 
-    /// In the daemon the filter would answer first: here is none.
+    /// In the daemon, the filter denies these calls first. Here there is no filter.
     #[test]
-    fn what_landlock_denies_on_its_own_and_what_it_leaves() {
+    fn landlock_denies_files_ports_and_processes_and_open_sockets_go_on() {
         for (what, _, result) in Outside::new("free").tried() {
             assert!(result.is_ok(), "{what} without Landlock: {result:?}");
         }
 
         let outside = Outside::new("bound");
-        let socket = outside.ours.join("s");
+        let socket = outside.directory.join("s");
         let listener = UnixListener::bind(&socket).unwrap();
         let mut near = UnixStream::connect(&socket).unwrap();
         let mut far = TcpStream::connect(outside.port()).unwrap();
         near.write_all(b"q").unwrap();
         far.write_all(b"q").unwrap();
-        // Returns what this kernel cannot deny.
+        // Returns what Landlock of this kernel cannot deny.
         let restricted = || {
             let status = apply().unwrap();
             let LandlockStatus::Available { effective_abi, .. } = status.landlock else {
@@ -214,7 +214,7 @@ mod tests {
             far.read_exact(&mut [0]).unwrap();
             undenied
         };
-        // It binds the thread that asks for it.
+        // Only this thread is restricted.
         let undenied = std::thread::scope(|scope| scope.spawn(restricted).join().unwrap());
         if !undenied.is_empty() {
             let what = undenied.join(", ");

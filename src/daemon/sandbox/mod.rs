@@ -1,20 +1,20 @@
-//! The daemon gives up what it does not need: it serves on sockets that are open already, and whoever
-//! gets into it shall find little to do there.
+//! Gives up every right that the daemon does not need after its start, so that an intruder can do little
+//! with it.
 //!
-//! In two steps, because Landlock binds the thread that asks for it and its descendants, and threads
-//! take calls to start: [`Sandbox::begin`] after everything was opened and before there are threads,
-//! [`Sandbox::complete`] when all of them are there.
+//! It takes two steps. [`Sandbox::begin`] is called after everything is open and before other threads start,
+//! because Landlock binds only the calling thread and threads that start later. [`Sandbox::complete`] is
+//! called when all threads run, because the filter does not allow the calls that start a thread.
 //!
-//! - No new privileges: set-user-ID programs are none for us.
-//! - No core dumps, which would fill a disk while the daemon restarts again and again.
-//! - Landlock: no file can be opened, made, changed or removed. No TCP port can be bound or connected
-//!   to, no other process signalled.
-//! - seccomp: only the calls that [`filter`] lists, with only the arguments that we have for them.
+//! - No new privileges: a set-user-ID program would run without its rights.
+//! - No core dumps, which would fill a disk if the daemon crashes again and again.
+//! - [`landlock`]: no file can be opened, made, changed or removed, no TCP port bound or connected to, no
+//!   other process signalled.
+//! - [`filter`]: only a list of system calls, some of them only with certain arguments.
 //!
-//! So the file of our own Unix socket stays behind when the daemon ends. The next start replaces it.
+//! So the file of the daemon's Unix socket stays behind at the end. The next start replaces it.
 //!
-//! A system that lacks one of them is served without, and told so in one line: a door that does not
-//! open is worse than one with fewer locks.
+//! On a system that lacks one of these, the daemon serves without it and logs that in one line: no answer
+//! would be worse than a weaker sandbox. Called by [`super::serve`].
 
 #[cfg(all(
     target_os = "linux",
@@ -25,36 +25,52 @@ mod filter;
 #[cfg(target_os = "linux")]
 mod landlock;
 
+#[cfg(not(all(
+    target_os = "linux",
+    target_endian = "little",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+mod filter {
+    pub fn apply() -> Result<(), String> {
+        Err("not written for this processor or system".to_owned())
+    }
+}
+#[cfg(not(target_os = "linux"))]
+mod landlock {
+    pub fn restrict() -> Result<(), String> {
+        Err("only Linux has it".to_owned())
+    }
+}
+
 use super::options::Options;
 
-/// A sandbox that is being built.
+/// A sandbox between its two steps.
 #[must_use]
 pub struct Sandbox {
     is_wanted: bool,
-    /// What this system does not offer, in words.
+    /// What this system does not provide, for the log.
     missing: String,
 }
 
 impl Sandbox {
-    /// What has to be done before there are threads. No file or socket can be opened by name from now
-    /// on; those that are open stay so.
+    /// The first step, before other threads start. From now on no file or socket can be opened by name;
+    /// what is open stays open.
     pub fn begin(options: &Options) -> Self {
         let mut sandbox = Sandbox {
             is_wanted: options.sandbox,
             missing: String::new(),
         };
         if sandbox.is_wanted {
-            sandbox.note("core dumps stay on", no_core_dumps());
-            sandbox.note("no Landlock", restrict());
+            sandbox.note("core dumps stay on", limit_core_dumps());
+            sandbox.note("no Landlock", landlock::restrict());
         }
         sandbox
     }
 
-    /// The rest, for all threads, and the line that says what could not be had.
+    /// The second step, for all threads. Logs what is missing.
     pub fn complete(mut self) {
         if self.is_wanted {
-            let filtered = filter();
-            self.note("no filter for system calls", filtered);
+            self.note("no filter for system calls", filter::apply());
         }
         if !self.missing.is_empty() {
             log::warn!("the sandbox is not complete: {}", self.missing);
@@ -62,27 +78,32 @@ impl Sandbox {
     }
 
     fn note(&mut self, what: &str, result: Result<(), String>) {
-        if let Err(why) = result {
+        if let Err(reason) = result {
             let separator = if self.missing.is_empty() { "" } else { ", " };
-            self.missing += &format!("{separator}{what} ({why})");
+            self.missing += &format!("{separator}{what} ({reason})");
         }
     }
 }
 
 #[cfg(target_os = "linux")]
-fn no_core_dumps() -> Result<(), String> {
+fn limit_core_dumps() -> Result<(), String> {
     use nix::sys::resource::{Resource, setrlimit};
-    // One byte is too few for any file, and core(5)'s word for no piped handler either, which a limit
-    // of 0 would still start. PR_SET_DUMPABLE would do as well, but hides /proc/PID/fd from our own
-    // user: then nobody could say who holds a port.
+    // One byte is too small for a core file. It also stops a handler that core_pattern pipes to, which a
+    // limit of 0 does not (core(5)). PR_SET_DUMPABLE would hide /proc/PID/fd from the daemon's own user, so
+    // that the owner of a port could not be found.
     let limit = |bytes| setrlimit(Resource::RLIMIT_CORE, bytes, bytes);
-    // Who may have none at all may not have that byte, and has what was wanted; handlers are told so.
+    // A hard limit of 0 cannot be raised to one byte. Then there are no core files, but a handler is started.
     let limited = limit(1).or_else(|_| limit(0));
     limited.map_err(|error| std::io::Error::from(error).to_string())
 }
 
-/// The first byte of the name by which a service manager is told: `/` of a path, `@` of an abstract
-/// name. There are no others.
+#[cfg(not(target_os = "linux"))]
+fn limit_core_dumps() -> Result<(), String> {
+    Ok(())
+}
+
+/// The first byte of the service manager's address: `/` of a path or `@` of an abstract name. `None` if
+/// there is no service manager that the daemon can notify.
 #[cfg(target_os = "linux")]
 fn manager() -> Option<u8> {
     use std::os::unix::ffi::OsStrExt;
@@ -91,64 +112,21 @@ fn manager() -> Option<u8> {
     first.copied().filter(|first| matches!(first, b'/' | b'@'))
 }
 
-#[cfg(target_os = "linux")]
-fn restrict() -> Result<(), String> {
-    landlock::restrict()
-}
-
-#[cfg(all(
-    target_os = "linux",
-    target_endian = "little",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-))]
-fn filter() -> Result<(), String> {
-    filter::apply()
-}
-
-#[cfg(all(
-    target_os = "linux",
-    not(all(
-        target_endian = "little",
-        any(target_arch = "x86_64", target_arch = "aarch64")
-    ))
-))]
-fn filter() -> Result<(), String> {
-    Err("none is known for this processor".to_owned())
-}
-
-#[cfg(not(target_os = "linux"))]
-const LINUX_ONLY: &str = "only Linux has one";
-
-#[cfg(not(target_os = "linux"))]
-fn no_core_dumps() -> Result<(), String> {
-    Ok(())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn restrict() -> Result<(), String> {
-    Err(LINUX_ONLY.to_owned())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn filter() -> Result<(), String> {
-    Err(LINUX_ONLY.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn everything_that_is_missing_is_named_with_its_reason() {
+    fn what_is_missing_is_logged_with_its_reason() {
         let mut sandbox = Sandbox {
             is_wanted: true,
             missing: String::new(),
         };
         sandbox.note("this", Ok(()));
         assert_eq!(sandbox.missing, "");
-        sandbox.note("one", Err("why".to_owned()));
-        assert_eq!(sandbox.missing, "one (why)");
-        sandbox.note("another", Err("because".to_owned()));
-        assert_eq!(sandbox.missing, "one (why), another (because)");
+        sandbox.note("one", Err("first".to_owned()));
+        assert_eq!(sandbox.missing, "one (first)");
+        sandbox.note("another", Err("second".to_owned()));
+        assert_eq!(sandbox.missing, "one (first), another (second)");
     }
 }
