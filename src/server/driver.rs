@@ -12,7 +12,7 @@ use super::counters::{LiveCounters, ServerCounters};
 use super::memory::Managed;
 use super::socket::StreamSocket;
 use crate::answer::Responder;
-use crate::http::{Context, Date, HeadCache, Next, Phase, Progress};
+use crate::http::{Context, Date, HeadCache, Next, Phase, Progress, Request};
 use crate::limits::Limits;
 use crate::time::Instant;
 
@@ -24,6 +24,9 @@ const READS_PER_TURN: usize = 4;
 /// If the first read of a connection fills the buffer, or if more connections wait to be accepted, process only
 /// this many bytes when it is accepted. It is more than a probe sends. The rest waits in the run queue.
 const FIRST_BYTES: usize = 512;
+
+/// Most bytes of a request's path in a log record.
+const LOGGED_PATH_BYTES_MAX: usize = 100;
 
 /// The result of serving a connection.
 pub(super) enum Outcome {
@@ -165,7 +168,12 @@ impl<'a> Driver<'a> {
             &mut self.heads,
             rx,
             tx,
-            &mut |request, writer| responder.respond(now, request, writer),
+            &mut |request, writer| {
+                if log::log_enabled!(log::Level::Trace) {
+                    log_request(request);
+                }
+                responder.respond(now, request, writer)
+            },
         );
         let received = *filled - progress.consumed;
         let outcome = match send(&self.counters, tx, conn, &progress) {
@@ -225,6 +233,15 @@ impl<'a> Driver<'a> {
         let _ = send(&self.counters, tx, conn, &progress);
         conn.stream.shutdown();
     }
+}
+
+/// Logs a request. Its path comes from the client, so it is cut and escaped.
+#[cold]
+fn log_request(request: &Request<'_>) {
+    let path = request.target().path();
+    let logged = path.get(..path.len().min(LOGGED_PATH_BYTES_MAX));
+    let (method, path) = (request.method(), logged.unwrap_or_default());
+    log::trace!("request: {method:?} {}", path.escape_ascii());
 }
 
 /// Counts and sends the answers in `tx`. Returns the part that could not be sent.
