@@ -1,25 +1,28 @@
-//! What has happened: a simulation in which nothing goes wrong would pass as well.
+//! Counts the situations that occurred, so that a simulation in which nothing goes wrong fails.
+//!
+//! Knows nothing of how a situation arises. [`world`](super::world), the sockets and the checks record
+//! situations; the test in `mod.rs` checks the sum.
 
 use std::fmt;
 use std::vec::Vec;
 
 use crate::server::Counters;
 
-macro_rules! kinds {
+macro_rules! situations {
     ($($kind:ident,)*) => {
-        /// What may happen, and has to now and then.
+        /// A situation that must occur in a long simulation.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Kind {
+        pub(super) enum Situation {
             $($kind,)*
         }
 
-        impl Kind {
-            const ALL: &'static [Kind] = &[$(Kind::$kind,)*];
+        impl Situation {
+            const ALL: &'static [Situation] = &[$(Situation::$kind,)*];
         }
     };
 }
 
-kinds! {
+situations! {
     // accept(2) fails.
     AcceptEmfile,
     AcceptEnfile,
@@ -30,7 +33,7 @@ kinds! {
     AcceptEproto,
     AcceptEperm,
     AcceptEinval,
-    // A listener is shut down, with or without somebody in its queue; and it is given up.
+    // A listener is shut down, with or without queued connections; then the server closes it.
     EndedTcp,
     EndedTcpInQueue,
     EndedUnix,
@@ -41,7 +44,7 @@ kinds! {
     GivenUpLast,
     LateListenerEvent,
     RefusedAfterEnd,
-    // A stream does.
+    // A stream fails.
     ShortRead,
     ShortSend,
     FullSend,
@@ -49,10 +52,10 @@ kinds! {
     SendBrokenPipe,
     RegisterFailed,
     RegisterWritingFailed,
-    // The server has to do something about it.
+    // The server evicts, times out or stops.
     EvictedForDescriptors,
-    EvictedUnheard,
-    EvictedAsking,
+    EvictedUnread,
+    EvictedWithInput,
     EvictedInHead,
     Late408,
     EndOfTime,
@@ -63,78 +66,78 @@ kinds! {
     RefusedAfterStop,
 }
 
-impl Kind {
-    /// accept(2) has failed with `code`.
+impl Situation {
+    /// The situation of an accept(2) that failed with `code`.
     pub(super) fn of_accept(code: i32) -> Self {
         match code {
-            libc::EMFILE => Kind::AcceptEmfile,
-            libc::ENFILE => Kind::AcceptEnfile,
-            libc::ENOBUFS => Kind::AcceptEnobufs,
-            libc::ENOMEM => Kind::AcceptEnomem,
-            libc::ECONNABORTED => Kind::AcceptEconnaborted,
-            libc::EINTR => Kind::AcceptEintr,
-            libc::EPROTO => Kind::AcceptEproto,
-            libc::EPERM => Kind::AcceptEperm,
+            libc::EMFILE => Situation::AcceptEmfile,
+            libc::ENFILE => Situation::AcceptEnfile,
+            libc::ENOBUFS => Situation::AcceptEnobufs,
+            libc::ENOMEM => Situation::AcceptEnomem,
+            libc::ECONNABORTED => Situation::AcceptEconnaborted,
+            libc::EINTR => Situation::AcceptEintr,
+            libc::EPROTO => Situation::AcceptEproto,
+            libc::EPERM => Situation::AcceptEperm,
             _ => panic!("accept(2) does not fail with {code} here"),
         }
     }
 }
 
-/// How often each kind of thing has happened.
+/// How often each situation occurred.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tally([u64; Kind::ALL.len()]);
+pub(super) struct Coverage([u64; Situation::ALL.len()]);
 
-/// Longer arrays have none of their own.
-impl Default for Tally {
+/// Arrays of this length have no `Default`.
+impl Default for Coverage {
     fn default() -> Self {
-        Tally([0; Kind::ALL.len()])
+        Coverage([0; Situation::ALL.len()])
     }
 }
 
-impl Tally {
-    pub(super) fn note(&mut self, kind: Kind) {
+impl Coverage {
+    pub(super) fn record(&mut self, kind: Situation) {
         self.0[kind as usize] += 1;
     }
 
-    fn add(&mut self, other: &Tally) {
+    fn add(&mut self, other: &Coverage) {
         for (count, more) in self.0.iter_mut().zip(other.0) {
             *count += more;
         }
     }
 
-    fn counts(&self) -> impl Iterator<Item = (Kind, u64)> {
-        Kind::ALL.iter().copied().zip(self.0)
+    fn counts(&self) -> impl Iterator<Item = (Situation, u64)> {
+        Situation::ALL.iter().copied().zip(self.0)
     }
 
-    /// Everything has happened.
-    pub(super) fn assert_full(&self) {
+    /// Every situation must have occurred, or the simulation does not test it.
+    pub(super) fn assert_complete(&self) {
         let missing = self.counts().filter(|(_, count)| *count == 0);
-        let missing: Vec<Kind> = missing.map(|(kind, _)| kind).collect();
+        let missing: Vec<Situation> = missing.map(|(kind, _)| kind).collect();
         assert!(missing.is_empty(), "never happened: {missing:?}");
     }
 }
 
-impl fmt::Debug for Tally {
+impl fmt::Debug for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.counts()).finish()
     }
 }
 
-/// What an episode came to.
+/// Result of an episode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) clients: u64,
-    /// Clients at once, at most.
+    /// Most clients at once.
     pub(super) peak: usize,
-    /// Answers that were read by those who came to an end.
+    /// Answers that clients received.
     pub(super) answers: u64,
     pub(super) evicted: u64,
     pub(super) expired: u64,
     pub(super) failed: u64,
     pub(super) accept_pauses: u64,
-    /// The most calls that a turn has made for each connection it had reason to look at, in hundredths.
+    /// Most calls of one advance for each connection served, in hundredths.
     pub(super) calls: usize,
-    pub(super) tally: Tally,
+    pub(super) coverage: Coverage,
 }
 
 impl Outcome {
@@ -154,16 +157,19 @@ impl Outcome {
         self.failed += other.failed;
         self.accept_pauses += other.accept_pauses;
         self.calls = self.calls.max(other.calls);
-        self.tally.add(&other.tally);
+        self.coverage.add(&other.coverage);
     }
 }
 
 #[test]
 #[should_panic(expected = "never happened: [EndOfTime]")]
-fn what_never_happens_is_missed() {
-    let mut tally = Tally::default();
-    for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::EndOfTime) {
-        tally.note(*kind);
+fn a_situation_that_never_occurred_is_reported() {
+    let mut coverage = Coverage::default();
+    for kind in Situation::ALL
+        .iter()
+        .filter(|kind| **kind != Situation::EndOfTime)
+    {
+        coverage.record(*kind);
     }
-    tally.assert_full();
+    coverage.assert_complete();
 }
