@@ -13,7 +13,7 @@ use fastrand::Rng;
 
 use super::super::slots::WaitReason;
 
-/// What a request asks for.
+/// The kind of a request, which decides its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RequestKind {
     /// `/healthz`, which depends on a check.
@@ -93,6 +93,7 @@ pub(super) struct Client {
     is_last: bool,
 }
 
+/// Content of request bodies: a request that must not be answered.
 const BODY_REQUEST: &str = "GET /bait HTTP/1.1\r\nHost: a\r\n\r\n";
 
 impl Client {

@@ -39,11 +39,11 @@ situations! {
     EndedUnix,
     EndedUnixInQueue,
     EndedInPause,
-    GivenUp,
-    GivenUpInTheMiddle,
-    GivenUpLast,
+    EndedClosed,
+    EndedClosedBetweenOthers,
+    EndedClosedLast,
     LateListenerEvent,
-    RefusedAfterEnd,
+    ConnectedAfterEnd,
     // A stream fails.
     ShortRead,
     ShortSend,
@@ -58,12 +58,12 @@ situations! {
     EvictedWithInput,
     EvictedInHead,
     Late408,
-    EndOfTime,
+    MaximumTime,
     ClockSetBack,
     HeartbeatExpired,
     StoppedWhileBusy,
     StoppedWithEnded,
-    RefusedAfterStop,
+    ConnectedAfterStop,
 }
 
 impl Situation {
@@ -162,12 +162,12 @@ impl Outcome {
 }
 
 #[test]
-#[should_panic(expected = "never happened: [EndOfTime]")]
+#[should_panic(expected = "never happened: [MaximumTime]")]
 fn a_situation_that_never_occurred_is_reported() {
     let mut coverage = Coverage::default();
     for kind in Situation::ALL
         .iter()
-        .filter(|kind| **kind != Situation::EndOfTime)
+        .filter(|kind| **kind != Situation::MaximumTime)
     {
         coverage.record(*kind);
     }

@@ -91,14 +91,14 @@ impl World {
             "{waiting} queued connections were discarded with listener {index}"
         );
         if !self.is_stopping {
-            self.coverage.record(Situation::GivenUp);
+            self.coverage.record(Situation::EndedClosed);
             let is_left = |others: &[ListenerState]| others.iter().any(|other| !other.is_closed);
             let (before, behind) = self.listeners.split_at(index);
             if is_left(before) && is_left(&behind[1..]) {
-                self.coverage.record(Situation::GivenUpInTheMiddle);
+                self.coverage.record(Situation::EndedClosedBetweenOthers);
             }
             if self.is_abandoned() {
-                self.coverage.record(Situation::GivenUpLast);
+                self.coverage.record(Situation::EndedClosedLast);
             }
         }
         while let Some(id) = self.listeners[index].backlog.pop_front() {
@@ -169,7 +169,7 @@ impl Episode<'_> {
     }
 
     /// True if the episode may end early, because no listener is left.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(super) fn may_end_early(&self) -> bool {
         self.table.is_abandoned() && self.world.borrow_mut().rng.u8(..STEPS_AFTER_ALL) == 0
     }
 
@@ -199,7 +199,7 @@ impl Episode<'_> {
 
     /// A listener that was unusable when an advance without faults began must be closed after it: else
     /// epoll would report it for ever.
-    pub(super) fn assert_given_up(&self, unusable: &[usize]) {
+    pub(super) fn assert_ended_listeners_closed(&self, unusable: &[usize]) {
         let world = self.world.borrow();
         for index in unusable {
             assert!(
@@ -209,8 +209,8 @@ impl Episode<'_> {
         }
     }
 
-    /// `is_abandoned` must be true exactly if all listeners were closed before `stop`: the embedder
-    /// restarts the server by it.
+    /// `is_abandoned` must be true exactly if all listeners were closed before `stop`: the run loop
+    /// stops and finishes by it.
     pub(super) fn assert_abandoned(&self) {
         let is_abandoned = match self.is_stopped {
             true => self.was_abandoned,

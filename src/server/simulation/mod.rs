@@ -157,7 +157,7 @@ impl<'a> Episode<'a> {
     fn run(mut self) -> Outcome {
         for _ in 0..STEPS_PER_EPISODE {
             self.step();
-            if self.is_quiet() {
+            if self.may_end_early() {
                 break;
             }
         }
@@ -312,7 +312,7 @@ impl<'a> Episode<'a> {
         self.assert_run_queue_order(rest);
         if has_no_faults && !self.is_stopped {
             self.world.borrow_mut().count_waiting();
-            self.assert_given_up(&unusable);
+            self.assert_ended_listeners_closed(&unusable);
         }
         self.assert_bounded();
         self.assert_invariants(now);
@@ -332,7 +332,7 @@ impl<'a> Episode<'a> {
             world.coverage.record(Situation::HeartbeatExpired);
         }
         if self.now == Instant::from_millis(u64::MAX) {
-            world.coverage.record(Situation::EndOfTime);
+            world.coverage.record(Situation::MaximumTime);
         }
         world.now
     }

@@ -235,8 +235,8 @@ impl World {
         self.sockets[id].queued_ahead = listener.backlog.len();
         if listener.is_closed || listener.end.is_some() {
             self.coverage.record(match self.is_stopping {
-                true => Situation::RefusedAfterStop,
-                false => Situation::RefusedAfterEnd,
+                true => Situation::ConnectedAfterStop,
+                false => Situation::ConnectedAfterEnd,
             });
             self.reset_client(id);
         } else {
