@@ -1,4 +1,7 @@
-//! What clients send, what they are owed for it, and whether they get it.
+//! Simulated clients: what each sends, and a check of every answer that it receives.
+//!
+//! Knows the requests and the answers as bytes; knows no socket and no table. Called by the episode
+//! (`mod.rs`) to send, and by [`world`](super::world) to deliver answers.
 
 use core::cmp::Ordering;
 use std::collections::VecDeque;
@@ -10,142 +13,156 @@ use fastrand::Rng;
 
 use super::super::slots::WaitReason;
 
-/// What a request asks for.
+/// The kind of a request, which decides its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ask {
+enum RequestKind {
     /// `/healthz`, which depends on a check.
     Health,
     /// The same without a body.
     Head,
-    /// `/livez`, which passes always.
+    /// `/livez`, which always passes.
     Live,
     Missing,
-    /// Cannot be understood.
+    /// Invalid: answered with 400.
     Malformed,
 }
 
-/// Who this is.
+/// How a client behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Manner {
-    /// Sends one whole request at once, reads, closes. Must be answered whatever happens to others.
+pub(super) enum ClientKind {
+    /// Sends one whole request at once, reads, closes. Must be answered whatever other clients do.
     Probe,
-    /// The same, and ends its side at once.
+    /// As `Probe`, and shuts down its sending side at once.
     HalfClosed,
-    /// The same as a probe, but it is accepted before it speaks, as on Unix sockets or behind SYN
-    /// cookies: then all of it comes at once.
+    /// As `Probe`, but accepted before it sends, as on Unix sockets or with SYN cookies. Then the
+    /// whole request arrives at once.
     Late,
-    /// As a probe, but its head comes in two pieces: the first before it is accepted, the second soon.
+    /// As `Probe`, but its head arrives in two pieces: the first before accept(2), the second soon after.
     Halved,
-    /// Request after request, whole or in whatever pieces.
+    /// Several requests, whole or in arbitrary pieces.
     KeepAlive,
-    /// Many requests at once; reads little or nothing.
+    /// Sends many requests at once and reads little or nothing.
     Pipeliner,
-    /// A byte now and then.
+    /// Sends single bytes.
     Slow,
-    /// Nothing at all.
+    /// Sends nothing.
     Silent,
-    /// No HTTP.
+    /// Sends random bytes, no HTTP.
     Garbage,
 }
 
-impl Manner {
-    /// Whether this is one that asks once and waits for its answer: it must have it.
-    pub(super) fn is_honest(self) -> bool {
+impl ClientKind {
+    /// True if the client sends one request and waits: it must receive its answer.
+    pub(super) fn is_well_behaved(self) -> bool {
         matches!(
             self,
-            Manner::Probe | Manner::HalfClosed | Manner::Late | Manner::Halved
+            ClientKind::Probe | ClientKind::HalfClosed | ClientKind::Late | ClientKind::Halved
         )
     }
 }
 
-/// What bytes of answers have to say, apart from what was asked.
+/// The facts that an answer must agree with, apart from its request.
 #[derive(Clone, Copy)]
-pub(super) struct Truth {
-    /// `/healthz` passed at the time of the turn in which they were written.
+pub(super) struct Expected {
+    /// `/healthz` passed during the advance in which the answer was written.
     pub(super) passes: bool,
-    /// Something that the client had sent was not read then.
+    /// The server had unread input from the client at that time.
     pub(super) has_unread: bool,
-    /// They are taken for the contrary.
-    pub(super) is_lying: bool,
+    /// Mutation: read 200 as 500 and 500 as 200.
+    pub(super) is_status_inverted: bool,
 }
 
-/// One client's side.
+/// One client's end of a connection.
 #[derive(Debug)]
 pub(super) struct Client {
-    pub(super) manner: Manner,
-    /// Bytes to be sent, and behind which of them an answer is owed.
+    pub(super) kind: ClientKind,
+    /// Bytes not yet sent, and the offset after which each request must be answered.
     script: VecDeque<u8>,
-    ends: VecDeque<(u64, Ask)>,
-    /// Where the head of each request ends, and where its body does.
+    head_ends: VecDeque<(u64, RequestKind)>,
+    /// The offsets at which the head and the body of each request end.
     requests: Vec<(u64, u64)>,
     pub(super) sent: u64,
-    /// In the order of the requests.
-    owed: VecDeque<Ask>,
-    /// Of an answer that has not come whole.
+    /// Requests sent and not yet answered, in order.
+    unanswered: VecDeque<RequestKind>,
+    /// Received bytes of an incomplete answer.
     partial: Vec<u8>,
     pub(super) answers: usize,
-    /// Was told that it took too long.
+    /// Received a 408.
     pub(super) is_timed_out: bool,
-    /// Told of a mistake, or that this is the last: nothing may come any more.
+    /// Received `Connection: close`: no further answer may arrive.
     is_last: bool,
 }
 
-const BAIT: &str = "GET /bait HTTP/1.1\r\nHost: a\r\n\r\n";
+/// Content of request bodies: a request that must not be answered.
+const BODY_REQUEST: &str = "GET /bait HTTP/1.1\r\nHost: a\r\n\r\n";
 
 impl Client {
     pub(super) fn new(rng: &mut Rng) -> Self {
-        let manners = [
-            Manner::Probe,
-            Manner::Probe,
-            Manner::HalfClosed,
-            Manner::Late,
-            Manner::Halved,
-            Manner::KeepAlive,
-            Manner::KeepAlive,
-            Manner::Pipeliner,
-            Manner::Slow,
-            Manner::Silent,
-            Manner::Garbage,
+        let kinds = [
+            ClientKind::Probe,
+            ClientKind::Probe,
+            ClientKind::HalfClosed,
+            ClientKind::Late,
+            ClientKind::Halved,
+            ClientKind::KeepAlive,
+            ClientKind::KeepAlive,
+            ClientKind::Pipeliner,
+            ClientKind::Slow,
+            ClientKind::Silent,
+            ClientKind::Garbage,
         ];
         let mut client = Client {
-            manner: rng.choice(manners).unwrap_or(Manner::Probe),
+            kind: rng.choice(kinds).unwrap_or(ClientKind::Probe),
             script: VecDeque::new(),
-            ends: VecDeque::new(),
+            head_ends: VecDeque::new(),
             requests: Vec::new(),
             sent: 0,
-            owed: VecDeque::new(),
+            unanswered: VecDeque::new(),
             partial: Vec::new(),
             answers: 0,
             is_timed_out: false,
             is_last: false,
         };
-        let count = match client.manner {
-            Manner::Probe | Manner::HalfClosed | Manner::Late | Manner::Halved | Manner::Slow => 1,
-            Manner::KeepAlive => rng.usize(1..6),
-            Manner::Pipeliner => rng.usize(10..200),
-            Manner::Silent => 0,
-            Manner::Garbage => {
+        let count = match client.kind {
+            ClientKind::Probe
+            | ClientKind::HalfClosed
+            | ClientKind::Late
+            | ClientKind::Halved
+            | ClientKind::Slow => 1,
+            ClientKind::KeepAlive => rng.usize(1..6),
+            ClientKind::Pipeliner => rng.usize(10..200),
+            ClientKind::Silent => 0,
+            ClientKind::Garbage => {
                 let size = rng.usize(1..800);
                 client.script.extend((0..size).map(|_| rng.u8(..)));
                 0
             }
         };
         for _ in 0..count {
-            client.ask(rng);
+            client.add_request(rng);
         }
         client
     }
 
-    fn ask(&mut self, rng: &mut Rng) {
-        let is_probe = self.manner.is_honest();
-        let asks = [Ask::Health, Ask::Head, Ask::Live, Ask::Missing];
-        let mut ask = rng.choice(asks).unwrap_or(Ask::Health);
-        let target = match ask {
-            Ask::Health | Ask::Head => "/healthz",
-            Ask::Live => "/livez",
-            Ask::Missing | Ask::Malformed => "/nowhere",
+    fn add_request(&mut self, rng: &mut Rng) {
+        let is_probe = self.kind.is_well_behaved();
+        let choices = [
+            RequestKind::Health,
+            RequestKind::Head,
+            RequestKind::Live,
+            RequestKind::Missing,
+        ];
+        let mut request = rng.choice(choices).unwrap_or(RequestKind::Health);
+        let target = match request {
+            RequestKind::Health | RequestKind::Head => "/healthz",
+            RequestKind::Live => "/livez",
+            RequestKind::Missing | RequestKind::Malformed => "/nowhere",
         };
-        let method = if ask == Ask::Head { "HEAD" } else { "GET" };
+        let method = if request == RequestKind::Head {
+            "HEAD"
+        } else {
+            "GET"
+        };
         let connection = if is_probe {
             "Connection: close\r\n"
         } else {
@@ -153,9 +170,11 @@ impl Client {
         };
         let (mut host, mut body) = ("Host: a\r\n", String::new());
         match rng.u8(..32) {
-            // Host is missing. (To HEAD even that answer has no body.)
-            0 if !is_probe && ask != Ask::Head => (host, ask) = ("", Ask::Malformed),
-            1 | 2 => body = BAIT.repeat(rng.usize(1..20)),
+            // No Host. Not for HEAD, whose answer has no body even then.
+            0 if !is_probe && request != RequestKind::Head => {
+                (host, request) = ("", RequestKind::Malformed)
+            }
+            1 | 2 => body = BODY_REQUEST.repeat(rng.usize(1..20)),
             _ => {}
         }
         let length = match body.len() {
@@ -165,7 +184,7 @@ impl Client {
         let head = format!("{method} {target} HTTP/1.1\r\n{host}{connection}{length}\r\n");
         self.script.extend(head.bytes());
         let end = self.script.len() as u64;
-        self.ends.push_back((end, ask));
+        self.head_ends.push_back((end, request));
         self.script.extend(body.bytes());
         self.requests.push((end, self.script.len() as u64));
     }
@@ -175,30 +194,30 @@ impl Client {
         let count = count.min(self.script.len());
         let bytes: Vec<u8> = self.script.drain(..count).collect();
         self.sent += count as u64;
-        while let Some((end, ask)) = self.ends.front().copied()
+        while let Some((end, request)) = self.head_ends.front().copied()
             && end <= self.sent
         {
-            self.ends.pop_front();
-            self.owed.push_back(ask);
+            self.head_ends.pop_front();
+            self.unanswered.push_back(request);
         }
         bytes
     }
 
-    /// What is left of the request that it is about to say.
+    /// Unsent bytes of the next request.
     pub(super) fn size_of_request(&self) -> usize {
         let said = self.requests.partition_point(|(_, end)| *end <= self.sent);
         let next = self.requests.get(said);
         next.map_or(0, |(_, end)| (end - self.sent) as usize)
     }
 
-    /// A part of the first head, and not all of it.
+    /// A random size that is less than the first head.
     pub(super) fn size_of_piece(&self, rng: &mut Rng) -> usize {
         let head = self.requests.first().map_or(0, |(head, _)| *head);
         rng.usize(1..head as usize)
     }
 
-    /// What a server waits for that has read so many bytes, as far as that can be known out here: it
-    /// may have more to answer.
+    /// The wait reason of a connection of which `read` bytes were read. `None` if it cannot be known
+    /// from outside, because answers may be outstanding.
     pub(super) fn place(&self, read: u64) -> Option<WaitReason> {
         if self.is_last {
             return Some(WaitReason::Drain);
@@ -214,35 +233,35 @@ impl Client {
         })
     }
 
-    /// Where the request behind the last one starts whose head is among the first `read` bytes.
+    /// The end of the last request whose head lies within the first `read` bytes.
     pub(super) fn start(&self, read: u64) -> u64 {
         let asked = self.requests.partition_point(|(head, _)| *head <= read);
         let last = asked.checked_sub(1).and_then(|at| self.requests.get(at));
         last.map_or(0, |(_, end)| *end)
     }
 
-    pub(super) fn has_said_all(&self) -> bool {
+    pub(super) fn has_sent_all(&self) -> bool {
         self.script.is_empty()
     }
 
-    /// Whether every request that was sent has its answer, as far as answers are to be expected.
-    pub(super) fn has_all(&self) -> bool {
-        self.partial.is_empty() && (self.owed.is_empty() || self.is_last)
+    /// True if every request that was sent has its answer, or the connection was closed by an answer.
+    pub(super) fn has_all_answers(&self) -> bool {
+        self.partial.is_empty() && (self.unanswered.is_empty() || self.is_last)
     }
 
-    /// Bytes of answers arrive; each answer must be the one that is owed.
-    pub(super) fn is_told(&mut self, bytes: &[u8], truth: Truth) {
+    /// Receives bytes; each answer must match the oldest unanswered request.
+    pub(super) fn receive(&mut self, bytes: &[u8], expected: Expected) {
         self.partial.extend_from_slice(bytes);
         while let Some(end) = find(&self.partial, b"\r\n\r\n") {
             let head = std::str::from_utf8(&self.partial[..end])
                 .unwrap()
                 .to_string();
             let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
-            let is_head = self.owed.front() == Some(&Ask::Head);
+            let is_head = self.unanswered.front() == Some(&RequestKind::Head);
             let length = head.split("Content-Length: ").nth(1).unwrap();
             let length: usize = length.split('\r').next().unwrap().parse().unwrap();
             let body_size = match status {
-                // Who asked for a head has no body, if so much of it was read; and nothing follows.
+                // A 408 to HEAD has a body only if the method was not read yet; nothing follows it.
                 408 => length.min(self.partial.len() - (end + 4)),
                 _ if is_head => 0,
                 _ => length,
@@ -252,40 +271,49 @@ impl Client {
             };
             let is_ok = body == b"ok" || (is_head && status == 200);
             let status = match status {
-                200 if truth.is_lying => 500,
-                500 if truth.is_lying => 200,
+                200 if expected.is_status_inverted => 500,
+                500 if expected.is_status_inverted => 200,
                 status => status,
             };
-            self.judge(status, is_ok || truth.is_lying, &head, truth);
+            self.check_answer(
+                status,
+                is_ok || expected.is_status_inverted,
+                &head,
+                expected,
+            );
             self.partial.drain(..end + 4 + body_size);
         }
     }
 
-    fn judge(&mut self, status: u16, is_ok: bool, head: &str, truth: Truth) {
-        assert!(!self.is_last, "an answer behind the last: {head}");
+    fn check_answer(&mut self, status: u16, is_ok: bool, head: &str, expected: Expected) {
+        assert!(!self.is_last, "an answer after `Connection: close`: {head}");
         self.answers += 1;
         self.is_last = head.contains("Connection: close");
         self.is_timed_out |= status == 408;
-        let Some(ask) = self.owed.pop_front() else {
+        let Some(request) = self.unanswered.pop_front() else {
             let is_refusal = matches!(status, 400..=499 | 501 | 505);
             assert!(
                 is_refusal
                     && self.is_last
-                    && (self.manner == Manner::Garbage || status == 408 || status == 400),
-                "an answer to no request: {head}"
+                    && (self.kind == ClientKind::Garbage || status == 408 || status == 400),
+                "an answer without a request: {head}"
             );
             return;
         };
-        let passes = truth.passes;
-        match (ask, status) {
-            (Ask::Health | Ask::Head, 200) => assert!(is_ok && passes, "a wrong ok: {head}"),
-            (Ask::Health | Ask::Head, 500) => assert!(!passes, "a wrong failure: {head}"),
-            (Ask::Live, 200) => assert!(is_ok),
-            (Ask::Missing, 404) => {}
-            (Ask::Malformed, 400) => assert!(self.is_last),
-            // Its end had come, but not been read when its time was over.
-            (_, 408) => assert!(truth.has_unread && self.is_last, "a wrong 408"),
-            _ => panic!("a wrong answer to {ask:?}: {head}"),
+        let passes = expected.passes;
+        match (request, status) {
+            (RequestKind::Health | RequestKind::Head, 200) => {
+                assert!(is_ok && passes, "a wrong ok: {head}")
+            }
+            (RequestKind::Health | RequestKind::Head, 500) => {
+                assert!(!passes, "a wrong failure: {head}")
+            }
+            (RequestKind::Live, 200) => assert!(is_ok),
+            (RequestKind::Missing, 404) => {}
+            (RequestKind::Malformed, 400) => assert!(self.is_last),
+            // The rest of the head had arrived, but was not read before the timeout.
+            (_, 408) => assert!(expected.has_unread && self.is_last, "a wrong 408"),
+            _ => panic!("a wrong answer to {request:?}: {head}"),
         }
     }
 }

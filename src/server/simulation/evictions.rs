@@ -1,96 +1,104 @@
-//! Who may be sent away, and who must not: a look at every connection that the server closes while
-//! nothing went wrong with it.
+//! Checks every connection that the server closes without an error: was it the right one to close?
 //!
-//! Knows where each of them was from what was read of it and said to it, and no queue of the server's.
+//! Derives the state of each connection from the bytes read from it and sent to it. Knows none of the
+//! server's own queues. Called by [`sockets`](super::sockets) when a stream is dropped or is asked for
+//! unread input.
 
-use super::client::Manner;
-use super::sabotage::Sabotage;
-use super::tally::Kind;
+use super::client::ClientKind;
+use super::coverage::Situation;
+use super::mutations::Mutation;
 use super::world::{Socket, World};
 use crate::server::slots::WaitReason;
 use crate::time::Instant;
 
-/// The part of a table, as its divisor, that nobody is sent out of who has just come there.
+/// 1/IDLE_SHARE of the table is left to connections that just became idle; they are not evicted.
 const IDLE_SHARE: usize = 2;
-/// The idle that are looked at before one is evicted, at most.
-const EVICTION_LOOKS: usize = 8;
+/// Most idle connections that are checked for unread input before one is evicted.
+const EVICTION_CANDIDATES_MAX: usize = 8;
 
 impl World {
-    /// A look at who is about to be evicted. Such looks have a bound of their own, and are no turns.
-    pub(super) fn is_passed_over(&mut self, id: usize) -> bool {
-        let is_hidden = self.sabotage == Sabotage::HideInput && self.rng.bool();
+    /// The server asks an eviction candidate for unread input. Such calls have their own bound, and do
+    /// not count as work on the connection.
+    pub(super) fn has_input_at_eviction(&mut self, id: usize) -> bool {
+        let is_hidden = self.mutation == Mutation::HideInput && self.rng.bool();
         if self.sockets[id].to_server.is_empty() || is_hidden {
             return false;
         }
-        self.passed_over.push(id);
-        assert!(self.passed_over.len() <= EVICTION_LOOKS, "a look too many");
-        self.sockets[id].is_passed_over = true;
+        self.skipped_candidates.push(id);
+        assert!(
+            self.skipped_candidates.len() <= EVICTION_CANDIDATES_MAX,
+            "too many eviction candidates"
+        );
+        self.sockets[id].was_skipped = true;
         true
     }
 
-    /// A connection is closed though nothing went wrong.
-    pub(super) fn is_closed(&mut self, id: usize) {
+    /// Checks a connection that the server closes without an error.
+    pub(super) fn on_close(&mut self, id: usize) {
         match self.sockets[id].place.queue {
-            Some(WaitReason::Idle) if self.sockets[id].is_heard() => self.is_closed_between(id),
-            Some(WaitReason::Idle) => self.is_closed_unheard(id),
-            Some(WaitReason::Head) => self.is_closed_in_head(id),
+            Some(WaitReason::Idle) if self.sockets[id].has_been_read() => {
+                self.check_idle_eviction(id)
+            }
+            Some(WaitReason::Idle) => self.check_unread_eviction(id),
+            Some(WaitReason::Head) => self.check_head_eviction(id),
             _ => {}
         }
     }
 
-    /// Those who have a place, as they were accepted: who is just coming has none yet.
-    fn seated(&self) -> impl Iterator<Item = (usize, &Socket)> {
+    /// Connections in the table, in accept order, without one that is just being accepted.
+    fn registered(&self) -> impl Iterator<Item = (usize, &Socket)> {
         let held = self.held.iter().map(|id| (*id, &self.sockets[*id]));
         held.filter(|(_, socket)| socket.token.is_some())
     }
 
     fn count_in(&self, queue: WaitReason) -> usize {
-        let members = self.seated();
+        let members = self.registered();
         members
             .filter(|(_, socket)| socket.place.queue == Some(queue))
             .count()
     }
 
-    /// Everybody has to go, wherever they are.
+    /// True if the server closes all connections, whatever their state.
     fn is_over(&self) -> bool {
-        self.is_stopping && self.is_turn || self.now == Instant::from_millis(u64::MAX)
+        self.is_stopping && self.is_advancing || self.now == Instant::from_millis(u64::MAX)
     }
 
-    /// An idle one has to go. If it has said something, all that were looked at before it had, and the
-    /// server does not stop.
-    fn assert_asking(&self, id: usize) {
-        let is_first = self.passed_over.first() == Some(&id);
-        let looks = self
+    /// An idle connection with unread input may be closed only if it was the first candidate and every
+    /// candidate had input: else a request would be reset that could be answered.
+    fn assert_may_evict(&self, id: usize) {
+        let is_first = self.skipped_candidates.first() == Some(&id);
+        let candidates_max = self
             .count_in(WaitReason::Idle)
             .div_ceil(2)
-            .min(EVICTION_LOOKS);
-        let have_all_asked = self.passed_over.len() >= looks;
-        // A server that stops has served all of them before it accepts more.
-        let may_go = is_first && have_all_asked && !self.is_stopping;
+            .min(EVICTION_CANDIDATES_MAX);
+        let had_all_input = self.skipped_candidates.len() >= candidates_max;
+        // A server that stops serves all connections before it accepts more.
+        let may_evict = is_first && had_all_input && !self.is_stopping;
         assert!(
-            self.sockets[id].to_server.is_empty() || may_go,
-            "{id} has to go although it has said something"
+            self.sockets[id].to_server.is_empty() || may_evict,
+            "{id} was closed although it has unread input"
         );
     }
 
-    /// One is closed that has its answers, and has begun nothing new.
-    fn is_closed_between(&mut self, id: usize) {
-        // Some of what came before the stop may be read behind it.
-        if self.is_over() || self.is_stopping && self.sockets[id].is_delayed {
+    /// Checks the close of a connection that has all its answers and has begun no new request.
+    fn check_idle_eviction(&mut self, id: usize) {
+        // Input that arrived before the stop may be read after it.
+        if self.is_over() || self.is_stopping && self.sockets[id].was_cut_short {
             return;
         }
-        self.assert_asking(id);
+        self.assert_may_evict(id);
         if !self.sockets[id].to_server.is_empty() {
-            self.tally.note(Kind::EvictedAsking);
+            self.coverage.record(Situation::EvictedWithInput);
         }
     }
 
-    /// One is closed in the middle of its head, and was not told that it is late: it must have been the
-    /// one to go, the longest in its head where most of the table is taken by those in theirs.
-    fn is_closed_in_head(&mut self, id: usize) {
+    /// A connection that is reading a head may be closed without a 408 only if too few idle or answered
+    /// connections could be closed instead, and it has been reading its head for the longest time: a
+    /// slow client must not displace a faster one.
+    fn check_head_eviction(&mut self, id: usize) {
         let socket = &self.sockets[id];
-        // Empty lines are no head, and nothing is said about them.
-        if self.is_over() || socket.client.manner == Manner::Garbage {
+        // Empty lines are not a head, and get no 408.
+        if self.is_over() || socket.client.kind == ClientKind::Garbage {
             return;
         }
         let idle = self.count_in(WaitReason::Idle);
@@ -103,31 +111,31 @@ impl World {
         };
         assert!(
             idle <= idle_max,
-            "{id} has to go in the middle of its head, for {idle} idle"
+            "{id} was closed while reading its head, although {idle} are idle"
         );
         let answered = self.count_in(WaitReason::Drain) + writing;
         assert!(
             answered == 0,
-            "{id} has to go in the middle of its head, and {answered} have their answers"
+            "{id} was closed while reading its head, although {answered} have their answers"
         );
-        let is_first = self.seated().all(|(_, other)| {
+        let is_first = self.registered().all(|(_, other)| {
             other.place.queue != Some(WaitReason::Head)
-                || other.place.moment >= socket.place.moment
-                || other.is_unsure
-                || socket.is_unsure
+                || other.place.sequence >= socket.place.sequence
+                || other.is_place_uncertain
+                || socket.is_place_uncertain
         });
         assert!(
             is_first,
-            "{id} has to go before one that is longer in its head"
+            "{id} was closed before one that has been reading its head for longer"
         );
-        self.tally.note(Kind::EvictedInHead);
+        self.coverage.record(Situation::EvictedInHead);
     }
 
-    /// A connection is closed of which not one byte was read, though nothing went wrong: it was idle
-    /// from its accept on. Its time must be over, or it must have been the one to go: the longest
-    /// idle, and so many that came to be idle behind it as are left to the idle anyway; or all are.
-    fn is_closed_unheard(&mut self, id: usize) {
-        self.assert_asking(id);
+    /// A connection of which no byte was read may be closed only after its idle timeout, or if it was
+    /// idle for the longest time and at least the idle share of the table became active after it: a new
+    /// client must have time to send its request.
+    fn check_unread_eviction(&mut self, id: usize) {
+        self.assert_may_evict(id);
         let socket = &self.sockets[id];
         let is_silent = socket.to_server.is_empty();
         let accepted_at = socket.accepted_at.unwrap_or(self.now);
@@ -137,25 +145,28 @@ impl World {
         {
             return;
         }
-        assert!(socket.token.is_some(), "{id} is closed without a place");
+        assert!(
+            socket.token.is_some(),
+            "{id} was closed before it was registered"
+        );
         let is_first = self
-            .seated()
+            .registered()
             .take_while(|(other, _)| *other != id)
-            .all(|(_, other)| other.is_heard() || other.is_passed_over);
+            .all(|(_, other)| other.has_been_read() || other.was_skipped);
         assert!(
             is_first,
-            "{id} has to go before one that is idle for longer"
+            "{id} was closed before one that has been idle for longer"
         );
-        let others = self.seated().count() - 1;
-        // Who has just asked is as good as behind it.
-        let behind = self
-            .seated()
-            .filter(|(id, other)| other.moment > socket.moment || self.passed_over.contains(id));
+        let others = self.registered().count() - 1;
+        // A skipped candidate has unread input, so it counts as active later.
+        let behind = self.registered().filter(|(id, other)| {
+            other.sequence > socket.sequence || self.skipped_candidates.contains(id)
+        });
         let behind = behind.count();
         assert!(
             behind >= others.min(self.connections / IDLE_SHARE),
-            "{id} has to go and only {behind} of {others} came behind it"
+            "{id} was closed and only {behind} of {others} were active after it"
         );
-        self.tally.note(Kind::EvictedUnheard);
+        self.coverage.record(Situation::EvictedUnread);
     }
 }

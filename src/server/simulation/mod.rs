@@ -1,28 +1,26 @@
-//! The table's decisions against thousands of clients that do not exist, on a time that does not
-//! pass: seeded, deterministic, with the invariants checked after every step.
+//! Seeded simulation of the connection table: thousands of simulated clients, virtual time, and
+//! injected faults. The invariants are checked after every step.
 //!
-//! An episode is one server's life: some thousands of steps, each a client's doing, a turn of the
-//! server, some time, a change of health or of the system's condition; then everybody is let finish,
-//! and the server stops. What is checked is in [`invariants`](self::invariants), in
-//! [`world`](self::world), in [`ends`](self::ends), in [`evictions`](self::evictions) and in
-//! [`client`](self::client); that there was something to check is seen from its
-//! [`tally`](self::tally).
+//! An episode is the life of one server. Each of its steps is one of: a client acts, clients connect,
+//! the server advances once, time passes, a check changes, or the fault conditions change. At the end
+//! all clients may be served, and the server stops.
+//!
+//! Uses no real socket, no clock and no thread, and knows nothing of `run.rs`. The same seed gives the
+//! same run: random draws must not be reordered. Called only by the tests at the bottom and in
+//! [`mutations`](self::mutations).
 //!
 //!     cargo test --profile checked --lib simulation
 //!     HEALTHZ_STEPS=1000000000 cargo test --profile checked --lib simulation -- --nocapture
 //!     HEALTHZ_SEED=17 cargo test --lib simulation
-//!
-//! A seed that fails is printed; given as HEALTHZ_SEED it is the only one, and fails again, for an
-//! episode is a function of its seed. HEALTHZ_FIRST_SEED says where to begin instead of at 0.
 
 mod client;
-mod ends;
+mod coverage;
+mod ended_listeners;
 mod evictions;
 mod invariants;
-mod sabotage;
+mod mutations;
 mod short;
 mod sockets;
-mod tally;
 mod world;
 
 use core::time::Duration;
@@ -46,60 +44,60 @@ use crate::check::{Check, Endpoint};
 use crate::http::HeadCache;
 use crate::limits::{LISTENERS_MAX, Limits};
 use crate::time::Instant;
-use client::{Client, Manner};
-use sabotage::Sabotage;
+use client::{Client, ClientKind};
+use coverage::{Outcome, Situation};
+use mutations::Mutation;
 use sockets::{Shared, SimulatedListener};
-use tally::{Kind, Outcome};
 use world::World;
 
 const STEPS_PER_EPISODE: usize = 5_000;
-/// Steps if HEALTHZ_STEPS does not say how many: a second where nothing is optimized.
+/// Default for HEALTHZ_STEPS: takes about a second without optimization.
 const STEPS: u64 = 200_000;
-/// Clients at once; the table holds far fewer.
+/// Most clients at once; the table holds far fewer.
 const CLIENTS_MAX: usize = 60;
-/// Of so many episodes one is a crowd: a table as they are in use, so many clients at once, and at
-/// most so many that come together.
+/// One of this many episodes is a crowd: a table of realistic size, at most CROWD_MAX clients at once,
+/// and at most CROWD_ARRIVALS_MAX that connect in one step.
 const CROWD_EPISODES: u64 = 32;
 const CROWD_MAX: usize = 2_000;
 const CROWD_ARRIVALS_MAX: usize = 64;
-/// At most, so that one may be missing between others.
+/// Most listeners; more than two, so that one between two others can end.
 const LISTENERS: usize = 4;
-/// The check of half of the episodes.
+/// Name of the check that half of the episodes use.
 const HEARTBEAT: &str = "heartbeat";
 const BASE: Token = Token(3);
-/// From so many on, everything has to have happened that is in the tally.
+/// From this many steps on, every situation in the coverage must have occurred.
 const STEPS_FOR_EVERYTHING: u64 = 1_000_000;
 
 struct Episode<'a> {
     table: Table<'a, SimulatedListener>,
     world: Shared,
     now: Instant,
-    /// When the turn before this one was.
+    /// Time of the previous advance.
     before: Instant,
-    /// The latest that it ever was; and whether it was set back from there.
+    /// The latest time so far, and whether the clock was ever set back.
     latest: Instant,
-    has_gone_back: bool,
-    /// The clock is one that is set back now and then.
-    is_erratic: bool,
-    /// Listeners are shut down from outside now and then.
-    ends_now_and_then: bool,
+    clock_went_back: bool,
+    /// The clock may be set back.
+    may_clock_go_back: bool,
+    /// Listeners may be shut down externally.
+    ends_listeners: bool,
     connections: usize,
     is_crowd: bool,
     limits: Limits,
     health: &'a Check,
-    /// It is one that is overdue now and then.
+    /// The check is a heartbeat, which can expire.
     is_heartbeat: bool,
     open: Vec<usize>,
     is_stopped: bool,
-    /// Every listener had been given up when it was.
+    /// Every listener was closed before `stop`.
     was_abandoned: bool,
-    /// When the stop is over.
+    /// Deadline of the stop.
     stops_at: Option<Instant>,
     outcome: Outcome,
 }
 
 impl<'a> Episode<'a> {
-    fn new(seed: u64, sabotage: Sabotage, responder: Responder<'a>, health: &'a Check) -> Self {
+    fn new(seed: u64, mutation: Mutation, responder: Responder<'a>, health: &'a Check) -> Self {
         let mut rng = Rng::with_seed(seed);
         let is_crowd = seed % CROWD_EPISODES == CROWD_EPISODES - 1;
         let connections = match is_crowd {
@@ -111,16 +109,16 @@ impl<'a> Episode<'a> {
             body_drain_bytes: rng.u64(..2000),
             ..Limits::DEFAULT
         };
-        // The clock may be about to come to its end.
+        // The clock may be close to its maximum.
         let now = match rng.u8(..8) {
             0 => u64::MAX - rng.u64(..1 << 20),
             1 => 0,
             _ => rng.u64(..1 << 40),
         };
-        let is_erratic = rng.u8(..4) == 0;
-        let ends_now_and_then = rng.bool();
+        let may_clock_go_back = rng.u8(..4) == 0;
+        let ends_listeners = rng.bool();
         let listeners = rng.usize(1..=LISTENERS);
-        let world = World::new(rng, sabotage, listeners, connections, limits);
+        let world = World::new(rng, mutation, listeners, connections, limits);
         let world = Rc::new(RefCell::new(world));
         let sockets: [_; LISTENERS_MAX] = core::array::from_fn(|index| {
             (index < listeners).then(|| SimulatedListener {
@@ -140,9 +138,9 @@ impl<'a> Episode<'a> {
             now: Instant::from_millis(now),
             before: Instant::from_millis(now),
             latest: Instant::from_millis(now),
-            has_gone_back: false,
-            is_erratic,
-            ends_now_and_then,
+            clock_went_back: false,
+            may_clock_go_back,
+            ends_listeners,
             connections,
             is_crowd,
             limits,
@@ -159,26 +157,26 @@ impl<'a> Episode<'a> {
     fn run(mut self) -> Outcome {
         for _ in 0..STEPS_PER_EPISODE {
             self.step();
-            if self.is_quiet() {
+            if self.may_end_early() {
                 break;
             }
         }
-        // Some are stopped in the midst of it.
+        // Half of the servers stop while clients are active.
         let is_settled = self.world.borrow_mut().rng.bool();
         if is_settled {
-            self.requeue();
+            self.serve_all();
         }
         self.stop();
         self.outcome.count(self.table.counters());
-        self.outcome.tally = self.world.borrow().tally;
+        self.outcome.coverage = self.world.borrow().coverage;
         self.outcome
     }
 
     fn step(&mut self) {
         let choice = self.world.borrow_mut().rng.u8(..);
         match choice {
-            0..100 => self.let_somebody_act(),
-            100..140 => self.arrive(),
+            0..100 => self.act_as_client(),
+            100..140 => self.connect_clients(),
             140..225 => self.advance(),
             225..240 => self.pass_time(),
             240..248 => self.change_health(),
@@ -186,7 +184,7 @@ impl<'a> Episode<'a> {
         }
     }
 
-    fn arrive(&mut self) {
+    fn connect_clients(&mut self) {
         let (clients_max, count) = match self.is_crowd {
             true => {
                 let count = self.world.borrow_mut().rng.usize(1..=CROWD_ARRIVALS_MAX);
@@ -206,14 +204,14 @@ impl<'a> Episode<'a> {
         self.outcome.clients += 1;
         let mut world = self.world.borrow_mut();
         let client = Client::new(&mut world.rng);
-        let manner = client.manner;
+        let kind = client.kind;
         let id = world.connect(client);
-        if matches!(manner, Manner::Probe | Manner::HalfClosed) {
-            // All of it is there before the server can accept: as with TCP_DEFER_ACCEPT.
+        if matches!(kind, ClientKind::Probe | ClientKind::HalfClosed) {
+            // The whole request arrives before accept(2), as with TCP_DEFER_ACCEPT.
             Self::send(&mut world, id, usize::MAX);
-            world.sockets[id].client_ended = manner == Manner::HalfClosed;
+            world.sockets[id].client_ended = kind == ClientKind::HalfClosed;
         }
-        if manner == Manner::Halved {
+        if kind == ClientKind::Halved {
             let World { rng, sockets, .. } = &mut *world;
             let size = sockets[id].client.size_of_piece(rng);
             Self::send(&mut world, id, size);
@@ -224,18 +222,18 @@ impl<'a> Episode<'a> {
 
     fn send(world: &mut World, id: usize, count: usize) {
         let socket = &mut world.sockets[id];
-        // Probes end before anybody looks, others when they like; then it is too late.
+        // A client that has ended its side sends nothing more.
         if socket.client_ended {
             return;
         }
         let bytes = socket.client.send(count);
         if !bytes.is_empty() && !socket.server_closed {
             socket.to_server.extend(bytes);
-            world.tell(id);
+            world.notify(id);
         }
     }
 
-    fn let_somebody_act(&mut self) {
+    fn act_as_client(&mut self) {
         if self.open.is_empty() {
             return;
         }
@@ -243,29 +241,31 @@ impl<'a> Episode<'a> {
         let at = world.rng.usize(..self.open.len());
         let id = self.open[at];
         let choice = world.rng.u8(..);
-        let manner = world.sockets[id].client.manner;
-        match (manner, choice) {
-            // Whoever is honest goes when it has what it came for.
-            (Manner::Late | Manner::Halved, _) if !world.sockets[id].client.has_said_all() => {
+        let kind = world.sockets[id].client.kind;
+        match (kind, choice) {
+            // A well-behaved client closes only after its answer.
+            (ClientKind::Late | ClientKind::Halved, _)
+                if !world.sockets[id].client.has_sent_all() =>
+            {
                 Self::send(&mut world, id, usize::MAX);
             }
-            (manner, _) if manner.is_honest() => world.drain(id, usize::MAX),
+            (kind, _) if kind.is_well_behaved() => world.drain(id, usize::MAX),
             (_, 0..4) => {
                 world.sockets[id].client_reset = true;
-                world.tell(id);
+                world.notify(id);
             }
             (_, 4..8) => {
                 world.sockets[id].client_ended = true;
-                world.tell(id);
+                world.notify(id);
             }
-            (Manner::Pipeliner, 8..224) => {
+            (ClientKind::Pipeliner, 8..224) => {
                 Self::send(&mut world, id, 1 << (choice % 14));
             }
-            (Manner::KeepAlive, 8..96) => {
+            (ClientKind::KeepAlive, 8..96) => {
                 let size = world.sockets[id].client.size_of_request();
                 Self::send(&mut world, id, size);
             }
-            (Manner::Slow, _) => Self::send(&mut world, id, 1),
+            (ClientKind::Slow, _) => Self::send(&mut world, id, 1),
             (_, 8..128) => {
                 let count = 1 << world.rng.u32(..10);
                 Self::send(&mut world, id, count);
@@ -282,21 +282,21 @@ impl<'a> Episode<'a> {
         }
     }
 
-    /// What a loop does when its poll returns.
+    /// Does what the event loop does when poll returns: one advance of the server, then all checks.
     fn advance(&mut self) {
-        let now = self.tell_time();
-        let is_well = self.world.borrow().is_well() && !self.table.is_paused();
-        let before = self.watch(now);
-        let useless: Vec<usize> = self.world.borrow().useless().collect();
+        let now = self.update_time();
+        let has_no_faults = self.world.borrow().has_no_faults() && !self.table.is_paused();
+        let before = self.prepare_advance(now);
+        let unusable: Vec<usize> = self.world.borrow().unusable().collect();
         let events = {
             let mut world = self.world.borrow_mut();
             let count_max = world.rng.usize(1..20);
             world.events(count_max)
         };
-        self.tell_late(now);
+        self.send_late_listener_event(now);
         for event in &events {
             assert!(self.table.owns(event.token));
-            // Who waits for its turn does not get another one before it.
+            // A connection in the run queue is not served twice.
             if let Some(id) = event.id
                 && !self.table.is_runnable(event.token)
             {
@@ -305,41 +305,41 @@ impl<'a> Episode<'a> {
             self.table
                 .handle(&(), event.token, event.is_read_closed, now);
         }
-        let line = self.assert_line(&before);
-        let (served, rest) = line.split_at(line.len().min(self.serves_max()));
+        let line = self.assert_run_queue_order(&before);
+        let (served, rest) = line.split_at(line.len().min(self.runs_max()));
         self.give_reasons(self.table.streams_at(served));
         self.table.advance(&(), now);
-        self.assert_line(rest);
-        if is_well && !self.is_stopped {
-            self.world.borrow_mut().wait_a_turn();
-            self.assert_given_up(&useless);
+        self.assert_run_queue_order(rest);
+        if has_no_faults && !self.is_stopped {
+            self.world.borrow_mut().count_waiting();
+            self.assert_ended_listeners_closed(&unusable);
         }
         self.assert_bounded();
         self.assert_invariants(now);
     }
 
-    /// What the table is told that it is; answers that it gives now say what is so now.
-    fn tell_time(&mut self) -> Instant {
+    /// Returns the time that the table is given; answers must match the health at that time.
+    fn update_time(&mut self) -> Instant {
         let before = core::mem::replace(&mut self.before, self.now);
         self.latest = self.latest.max(self.now);
         let mut world = self.world.borrow_mut();
-        world.now = match world.sabotage {
-            Sabotage::StaleClock if !self.is_stopped => before,
+        world.now = match world.mutation {
+            Mutation::StaleClock if !self.is_stopped => before,
             _ => self.now,
         };
         world.passes = self.health.passes(self.now);
         if world.passes != self.health.passes(before) {
-            world.tally.note(Kind::HeartbeatExpired);
+            world.coverage.record(Situation::HeartbeatExpired);
         }
         if self.now == Instant::from_millis(u64::MAX) {
-            world.tally.note(Kind::EndOfTime);
+            world.coverage.record(Situation::MaximumTime);
         }
         world.now
     }
 
     fn pass_time(&mut self) {
-        if self.is_erratic && self.world.borrow_mut().rng.u8(..16) == 0 {
-            return self.set_back_time();
+        if self.may_clock_go_back && self.world.borrow_mut().rng.u8(..16) == 0 {
+            return self.set_clock_back();
         }
         let deadline = self.deadline();
         let mut world = self.world.borrow_mut();
@@ -352,29 +352,29 @@ impl<'a> Episode<'a> {
         self.now = self.now.saturating_add(duration);
     }
 
-    /// No clock of ours goes back; an embedder's may, by a little or a lot.
-    fn set_back_time(&mut self) {
+    /// Our clock never goes back, but an embedder's may, by any amount.
+    fn set_clock_back(&mut self) {
         let world = &mut self.world.borrow_mut();
         let millis = self.now.as_millis();
         let bits = world.rng.u32(..41);
         let back = world.rng.u64(..1 << bits);
         self.now = Instant::from_millis(millis.saturating_sub(back));
-        self.has_gone_back |= back > 0;
-        world.tally.note(Kind::ClockSetBack);
+        self.clock_went_back |= back > 0;
+        world.coverage.record(Situation::ClockSetBack);
     }
 
-    /// When the server asks to be woken.
+    /// The time at which the server asks to be woken.
     fn deadline(&self) -> Option<Instant> {
         let world = self.world.borrow();
-        let delay = match world.sabotage {
-            Sabotage::Oversleep => Duration::from_millis(1),
+        let delay = match world.mutation {
+            Mutation::WakeLate => Duration::from_millis(1),
             _ => Duration::ZERO,
         };
         let deadline = self.table.deadline();
         deadline.map(|at| at.saturating_add(delay))
     }
 
-    /// A beat, where beats are asked for; or another word.
+    /// Beats a heartbeat, or changes the result of the check.
     fn change_health(&mut self) {
         let is_beat = self.world.borrow_mut().rng.u8(..8) < 5;
         if is_beat && self.is_heartbeat {
@@ -389,24 +389,24 @@ impl<'a> Episode<'a> {
     fn change_conditions(&mut self) {
         let mut world = self.world.borrow_mut();
         let codes = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-        world.shortage = match world.rng.u8(..4) {
+        world.accept_error = match world.rng.u8(..4) {
             0 => world.rng.choice(codes),
             _ => None,
         };
         world.descriptors = world.held.len();
         world.fault_rate = world.rng.choice([0, 0, 0, 2, 40]).unwrap();
         drop(world);
-        self.end_somewhere();
+        self.end_listener_sometimes();
     }
 
-    /// Everything is well again: everybody is served, in bounded time.
-    fn requeue(&mut self) {
+    /// Ends all faults. Every client must then be served within a bounded number of advances.
+    fn serve_all(&mut self) {
         {
             let mut world = self.world.borrow_mut();
-            world.shortage = None;
+            world.accept_error = None;
             world.fault_rate = 0;
         }
-        // One is accepted a turn, at least.
+        // Each advance accepts at least one connection.
         for _ in 0..200 + self.open.len() {
             for id in self.open.clone() {
                 let mut world = self.world.borrow_mut();
@@ -423,15 +423,23 @@ impl<'a> Episode<'a> {
         }
         let world = self.world.borrow();
         assert!(!world.is_waiting(), "a connection was never accepted");
-        assert_eq!(world.useless().next(), None, "never given up");
-        assert_ne!(self.table.deadline(), Some(Instant::ZERO), "never at rest");
+        assert_eq!(
+            world.unusable().next(),
+            None,
+            "an ended listener was never closed"
+        );
+        assert_ne!(
+            self.table.deadline(),
+            Some(Instant::ZERO),
+            "the server never became idle"
+        );
         for id in &self.open {
             let socket = &world.sockets[*id];
-            let is_over = socket.server_closed || socket.client_reset || socket.is_spoilt;
+            let is_over = socket.server_closed || socket.client_reset || socket.had_fault;
             let client = &socket.client;
             assert!(
-                is_over || (client.has_said_all() && client.has_all()),
-                "{id} waits for an answer: {client:?}"
+                is_over || (client.has_sent_all() && client.has_all_answers()),
+                "connection {id} was never answered: {client:?}"
             );
         }
     }
@@ -440,7 +448,7 @@ impl<'a> Episode<'a> {
         self.end_before_stop();
         self.was_abandoned = self.world.borrow().is_abandoned();
         self.is_stopped = true;
-        let now = self.tell_time();
+        let now = self.update_time();
         self.world.borrow_mut().is_stopping = true;
         self.table.stop(&(), now);
         let over = now.saturating_add(self.limits.drain_duration);
@@ -448,14 +456,14 @@ impl<'a> Episode<'a> {
         self.assert_deadline();
         self.assert_abandoned();
         if !self.table.is_finished() {
-            let tally = &mut self.world.borrow_mut().tally;
-            tally.note(Kind::StoppedWhileBusy);
+            let coverage = &mut self.world.borrow_mut().coverage;
+            coverage.record(Situation::StoppedWhileBusy);
         }
         let steps = self.world.borrow_mut().rng.usize(..40);
         for _ in 0..steps {
             let choice = self.world.borrow_mut().rng.u8(..9);
             match choice {
-                0..5 => self.let_somebody_act(),
+                0..5 => self.act_as_client(),
                 5 | 6 => self.advance(),
                 7 => self.connect(),
                 _ => {
@@ -467,13 +475,16 @@ impl<'a> Episode<'a> {
         }
         self.now = over;
         self.advance();
-        // At the end of time nothing can be waited for.
+        // At the maximum time no deadline can pass.
         let is_end = self.now == Instant::from_millis(u64::MAX);
-        assert!(self.table.is_finished() || is_end, "never finished");
+        assert!(
+            self.table.is_finished() || is_end,
+            "the stop never finished"
+        );
         let world = self.world.borrow();
         assert!(
             world.held.is_empty() || is_end,
-            "a connection outlives the server"
+            "a connection is open after the server finished"
         );
         for id in &self.open {
             self.outcome.answers += world.sockets[*id].client.answers as u64;
@@ -481,10 +492,10 @@ impl<'a> Episode<'a> {
     }
 }
 
-/// Prints the seed of an episode that panics, and is not meant to.
-struct Witness(u64);
+/// Prints the seed of an episode that panics unexpectedly.
+struct SeedPrinter(u64);
 
-impl Drop for Witness {
+impl Drop for SeedPrinter {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("seed {0} fails; HEALTHZ_SEED={0} repeats it", self.0);
@@ -492,11 +503,11 @@ impl Drop for Witness {
     }
 }
 
-/// A function of the seed: nothing is left of those before it.
-fn episode(seed: u64, sabotage: Sabotage) -> Outcome {
-    let witness = (sabotage == Sabotage::None).then_some(Witness(seed));
+/// Runs one episode. The result depends only on the arguments.
+fn episode(seed: u64, mutation: Mutation) -> Outcome {
+    let printer = (mutation == Mutation::None).then_some(SeedPrinter(seed));
     let ping = Check::ping();
-    // Not the numbers of the episode itself, lest one goes with the other.
+    // A separate generator, so that these draws do not correlate with the episode's.
     let mut rng = Rng::with_seed(!seed);
     let limit = Duration::from_millis(1 << rng.u32(..18));
     let health = match rng.bool() {
@@ -508,8 +519,8 @@ fn episode(seed: u64, sabotage: Sabotage) -> Outcome {
         Endpoint::new("/healthz", &healthz),
         Endpoint::new("/livez", &live),
     ];
-    let outcome = Episode::new(seed, sabotage, Responder::new(&endpoints), &health).run();
-    drop(witness);
+    let outcome = Episode::new(seed, mutation, Responder::new(&endpoints), &health).run();
+    drop(printer);
     outcome
 }
 
@@ -521,7 +532,7 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn simulation() {
     if let Some(seed) = number("HEALTHZ_SEED") {
-        println!("{:?}", episode(seed, Sabotage::None));
+        println!("{:?}", episode(seed, Mutation::None));
         return;
     }
     let steps = number("HEALTHZ_STEPS").unwrap_or(STEPS);
@@ -530,10 +541,10 @@ fn simulation() {
     println!("{episodes} episodes of {STEPS_PER_EPISODE} steps, from seed {first} on");
     let mut sum = Outcome::default();
     for seed in first..first + episodes {
-        sum.add(&episode(seed, Sabotage::None));
+        sum.add(&episode(seed, Mutation::None));
     }
     println!("{sum:?}");
-    // A simulation in which nothing happens would pass as well.
+    // A simulation in which nothing happens must fail.
     for (what, count) in [
         ("answers", sum.answers),
         ("evictions", sum.evicted),
@@ -547,18 +558,18 @@ fn simulation() {
         assert!(sum.peak > CROWD_MAX / 2, "no crowd: {}", sum.peak);
     }
     if steps >= STEPS_FOR_EVERYTHING {
-        sum.tally.assert_full();
+        sum.coverage.assert_complete();
     }
 }
 
 #[test]
 fn an_episode_is_a_function_of_its_seed() {
-    // A crowd among them, and what comes before makes no difference.
+    // One of them is a crowd; the order of episodes must not matter.
     let last = CROWD_EPISODES - 1;
     let seeds = [0, 1, last];
-    let first = seeds.map(|seed| episode(seed, Sabotage::None));
+    let first = seeds.map(|seed| episode(seed, Mutation::None));
     for (seed, outcome) in seeds.into_iter().zip(first).rev() {
-        assert_eq!(episode(seed, Sabotage::None), outcome, "seed {seed}");
+        assert_eq!(episode(seed, Mutation::None), outcome, "seed {seed}");
     }
     assert!(first[2].peak > CLIENTS_MAX && first[0] != first[1]);
 }

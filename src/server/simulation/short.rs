@@ -1,5 +1,7 @@
-//! Short reads, short sends and errors at every byte: one connection whose socket takes and gives
-//! exactly as much as it is told to, through the table as it is.
+//! Short reads, short sends and errors at every byte. One scripted socket accepts and returns exactly as
+//! many bytes as the test says; the table is the real one.
+//!
+//! Knows nothing of the seeded simulation. Called only by the tests at the bottom.
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
@@ -27,8 +29,8 @@ use crate::time::Instant;
 
 const NOW: Instant = Instant::from_millis(1);
 
-/// Every state that a connection passes through: whole and verbose answers, both kinds of bodies, a
-/// refused method, and the end that was asked for.
+/// Passes a connection through every state: plain and verbose answers, both kinds of bodies, a refused
+/// method, and a requested close.
 const INPUT: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n\
     POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\
     PUT /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n\
@@ -36,49 +38,49 @@ const INPUT: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n\
 
 const ENDLESS: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// One socket, as its peer and the kernel would have it.
+/// The client's and the kernel's side of one socket.
 #[derive(Default)]
 struct Script {
     read: usize,
-    /// So much of the input has come, and what follows it: nothing yet, or an error.
-    come: usize,
+    /// Bytes of the input that have arrived, and the error that follows, if any.
+    available: usize,
     read_error: Option<i32>,
     sent: Vec<u8>,
-    /// So much of the answers is taken, and what follows.
+    /// Bytes of the answers that are accepted, and the error that follows, if any.
     room: usize,
     send_error: Option<i32>,
     is_shut: bool,
     is_closed: bool,
     token: Option<Token>,
-    /// Requests come for ever, as fast as they are read.
+    /// Requests arrive without end, as fast as they are read.
     is_endless: bool,
     reads: usize,
 }
 
-type Shared = Rc<RefCell<Script>>;
+type SharedScript = Rc<RefCell<Script>>;
 
-struct Waiting(Rc<RefCell<VecDeque<Shared>>>, Rc<Refusal>);
+struct ScriptedListener(Rc<RefCell<VecDeque<SharedScript>>>, Rc<AcceptFailure>);
 
-/// What every accept(2) fails with, if anything, and how many there were.
+/// The error of every accept(2), if any, and the number of calls.
 #[derive(Default)]
-struct Refusal {
+struct AcceptFailure {
     code: Cell<Option<i32>>,
     calls: Cell<u32>,
 }
 
-struct Socket(Shared);
+struct ScriptedStream(SharedScript);
 
-impl ListenSocket for Waiting {
-    type Stream = Socket;
+impl ListenSocket for ScriptedListener {
+    type Stream = ScriptedStream;
 
-    fn accept(&self) -> io::Result<Socket> {
-        let Refusal { code, calls } = &*self.1;
+    fn accept(&self) -> io::Result<ScriptedStream> {
+        let AcceptFailure { code, calls } = &*self.1;
         calls.set(calls.get() + 1);
         if let Some(code) = code.get() {
             return Err(io::Error::from_raw_os_error(code));
         }
         let next = self.0.borrow_mut().pop_front();
-        next.map(Socket)
+        next.map(ScriptedStream)
             .ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
@@ -110,21 +112,21 @@ fn nothing_more<T>(error: Option<i32>) -> io::Result<T> {
     })
 }
 
-impl StreamSocket for Socket {
+impl StreamSocket for ScriptedStream {
     type Registry = ();
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut script = self.0.borrow_mut();
         script.reads += 1;
         if script.is_endless {
-            assert!(script.reads < 1000, "a turn has no end");
+            assert!(script.reads < 1000, "an advance does not end");
             for byte in buffer.iter_mut() {
                 *byte = ENDLESS[script.read % ENDLESS.len()];
                 script.read += 1;
             }
             return Ok(buffer.len());
         }
-        let rest = &INPUT[script.read..script.come];
+        let rest = &INPUT[script.read..script.available];
         if rest.is_empty() {
             return nothing_more(script.read_error);
         }
@@ -136,7 +138,7 @@ impl StreamSocket for Socket {
 
     fn has_input(&self) -> bool {
         let script = self.0.borrow();
-        script.is_endless || script.read < script.come
+        script.is_endless || script.read < script.available
     }
 
     fn owner(&self) -> Option<Owner> {
@@ -145,7 +147,7 @@ impl StreamSocket for Socket {
 
     fn send(&mut self, bytes: &[u8], _: bool) -> io::Result<usize> {
         let mut script = self.0.borrow_mut();
-        assert!(!script.is_shut, "sent behind its own end");
+        assert!(!script.is_shut, "bytes are sent after shutdown");
         let size = bytes.len().min(script.room - script.sent.len());
         if size == 0 {
             return nothing_more(script.send_error);
@@ -168,68 +170,69 @@ impl StreamSocket for Socket {
     }
 }
 
-impl Drop for Socket {
+impl Drop for ScriptedStream {
     fn drop(&mut self) {
         self.0.borrow_mut().is_closed = true;
     }
 }
 
-/// A table, and those who wait to be accepted.
-struct Door<'a> {
-    table: Table<'a, Waiting>,
-    waiting: Rc<RefCell<VecDeque<Shared>>>,
-    refusal: Rc<Refusal>,
+/// A table, and the connections queued at its listener.
+struct TestServer<'a> {
+    table: Table<'a, ScriptedListener>,
+    backlog: Rc<RefCell<VecDeque<SharedScript>>>,
+    failure: Rc<AcceptFailure>,
 }
 
-impl<'a> Door<'a> {
+impl<'a> TestServer<'a> {
     fn new(responder: Responder<'a>) -> Self {
-        Door::with(responder, Limits::DEFAULT, 1)
+        TestServer::with(responder, Limits::DEFAULT, 1)
     }
 
     fn with(responder: Responder<'a>, limits: Limits, connections: usize) -> Self {
-        let waiting = Rc::new(RefCell::new(VecDeque::new()));
-        let mut listeners: [Option<Waiting>; LISTENERS_MAX] = core::array::from_fn(|_| None);
-        let refusal = Rc::new(Refusal::default());
-        listeners[0] = Some(Waiting(waiting.clone(), refusal.clone()));
+        let backlog = Rc::new(RefCell::new(VecDeque::new()));
+        let mut listeners: [Option<ScriptedListener>; LISTENERS_MAX] =
+            core::array::from_fn(|_| None);
+        let failure = Rc::new(AcceptFailure::default());
+        listeners[0] = Some(ScriptedListener(backlog.clone(), failure.clone()));
         let response_bytes = responder.response_bytes_max(&limits);
         let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
         let heads = Managed::Own(std::boxed::Box::new(HeadCache::new()));
         let driver = Driver::new(responder, limits, buffers, heads);
         let mut table = Table::new(listeners, Slots::new(connections), driver);
         table.register(&(), Token(0)).unwrap();
-        Door {
+        TestServer {
             table,
-            waiting,
-            refusal,
+            backlog,
+            failure,
         }
     }
 
-    fn connect(&mut self, script: Script) -> Shared {
+    fn connect(&mut self, script: Script) -> SharedScript {
         let script = Rc::new(RefCell::new(script));
-        self.waiting.borrow_mut().push_back(script.clone());
+        self.backlog.borrow_mut().push_back(script.clone());
         self.table.handle(&(), Token(0), false, NOW);
-        self.work();
+        self.advance_until_idle();
         script
     }
 
-    /// The socket has changed, and epoll says so.
-    fn tell(&mut self, script: &Shared) {
+    /// epoll reports that the socket has changed.
+    fn notify(&mut self, script: &SharedScript) {
         let token = script.borrow().token;
         if let Some(token) = token {
             assert!(token.0 & 0xf_ffff < TOKENS);
             self.table.handle(&(), token, false, NOW);
         }
-        self.work();
+        self.advance_until_idle();
     }
 
-    fn work(&mut self) {
+    fn advance_until_idle(&mut self) {
         for _ in 0..100 {
             self.table.advance(&(), NOW);
             if self.table.deadline() != Some(Instant::ZERO) {
                 return;
             }
         }
-        panic!("never at rest");
+        panic!("the server never became idle");
     }
 
     fn counters(&self) -> Counters {
@@ -237,20 +240,20 @@ impl<'a> Door<'a> {
     }
 }
 
-fn with_door(test: impl FnOnce(Door<'_>, &[u8])) {
+fn with_server(test: impl FnOnce(TestServer<'_>, &[u8])) {
     let ping = Check::ping();
     let checks = [&ping];
     let endpoints = Endpoint::kubernetes(&checks);
-    let mut door = Door::new(Responder::new(&endpoints));
-    let whole = door.connect(Script {
-        come: INPUT.len(),
+    let mut server = TestServer::new(Responder::new(&endpoints));
+    let whole = server.connect(Script {
+        available: INPUT.len(),
         room: usize::MAX,
         ..Script::default()
     });
     let expected = whole.borrow().sent.clone();
     assert!(whole.borrow().is_shut && expected.ends_with(b"healthz check passed\n"));
-    assert_eq!(door.counters().answered, 4);
-    test(door, &expected);
+    assert_eq!(server.counters().answered, 4);
+    test(server, &expected);
 }
 
 /// Regression: the server called accept(2) again and again, 35,000 times in 3 s, and logged nothing.
@@ -262,34 +265,34 @@ fn accepts_that_keep_failing_are_paused() {
         libc::ECONNABORTED,
         libc::EOPNOTSUPP,
     ] {
-        with_door(|mut door, expected| {
-            let refusal = door.refusal.clone();
-            refusal.calls.set(0);
-            refusal.code.set(Some(code));
-            let waiting = Rc::new(RefCell::new(Script {
-                come: INPUT.len(),
+        with_server(|mut server, expected| {
+            let failure = server.failure.clone();
+            failure.calls.set(0);
+            failure.code.set(Some(code));
+            let backlog = Rc::new(RefCell::new(Script {
+                available: INPUT.len(),
                 room: usize::MAX,
                 ..Script::default()
             }));
-            door.waiting.borrow_mut().push_back(waiting.clone());
-            door.table.handle(&(), Token(0), false, NOW);
-            door.work();
-            assert_eq!(refusal.calls.get(), ACCEPT_FAILURES);
+            server.backlog.borrow_mut().push_back(backlog.clone());
+            server.table.handle(&(), Token(0), false, NOW);
+            server.advance_until_idle();
+            assert_eq!(failure.calls.get(), ACCEPT_FAILURES);
             let mut now = NOW;
             for pauses in 1..30 {
                 now = now.saturating_add(ACCEPT_PAUSE);
-                assert_eq!(door.table.deadline(), Some(now));
-                door.table.advance(&(), now);
-                assert_eq!(refusal.calls.get(), ACCEPT_FAILURES + pauses);
+                assert_eq!(server.table.deadline(), Some(now));
+                server.table.advance(&(), now);
+                assert_eq!(failure.calls.get(), ACCEPT_FAILURES + pauses);
             }
-            refusal.code.set(None);
+            failure.code.set(None);
             now = now.saturating_add(ACCEPT_PAUSE);
-            door.table.advance(&(), now);
+            server.table.advance(&(), now);
             for _ in 0..10 {
-                door.table.advance(&(), now);
+                server.table.advance(&(), now);
             }
-            assert_eq!(waiting.borrow().sent, expected);
-            let counters = door.counters();
+            assert_eq!(backlog.borrow().sent, expected);
+            let counters = server.counters();
             assert_eq!(counters.aborted, u64::from(ACCEPT_FAILURES) + 29);
             assert_eq!(counters.accept_pauses, 1, "one spell is counted once");
         });
@@ -297,61 +300,64 @@ fn accepts_that_keep_failing_are_paused() {
 }
 
 #[test]
-fn a_few_accepts_that_fail_are_no_reason_to_pause() {
-    with_door(|mut door, _| {
-        let refusal = door.refusal.clone();
+fn a_few_failed_accepts_do_not_pause() {
+    with_server(|mut server, _| {
+        let failure = server.failure.clone();
         for _ in 0..3 {
-            refusal.code.set(Some(libc::EPERM));
+            failure.code.set(Some(libc::EPERM));
             for _ in 1..ACCEPT_FAILURES {
-                door.table.handle(&(), Token(0), false, NOW);
+                server.table.handle(&(), Token(0), false, NOW);
             }
-            // That nobody waits ends the row.
-            refusal.code.set(None);
-            door.table.handle(&(), Token(0), false, NOW);
+            // EAGAIN ends the series of failures.
+            failure.code.set(None);
+            server.table.handle(&(), Token(0), false, NOW);
         }
-        assert_eq!(door.counters().accept_pauses, 0);
-        assert_eq!(door.counters().aborted, 3 * u64::from(ACCEPT_FAILURES - 1));
+        assert_eq!(server.counters().accept_pauses, 0);
+        assert_eq!(
+            server.counters().aborted,
+            3 * u64::from(ACCEPT_FAILURES - 1)
+        );
     });
 }
 
 #[test]
 fn short_sends_of_every_length_lose_and_repeat_nothing() {
-    with_door(|mut door, expected| {
+    with_server(|mut server, expected| {
         for taken in 0..=expected.len() {
             for step in [1, 7, usize::MAX] {
-                let script = door.connect(Script {
-                    come: INPUT.len(),
+                let script = server.connect(Script {
+                    available: INPUT.len(),
                     room: taken,
                     ..Script::default()
                 });
                 while script.borrow().sent != expected {
                     let before = script.borrow().sent.len();
                     script.borrow_mut().room = before.saturating_add(step);
-                    door.tell(&script);
+                    server.notify(&script);
                     assert!(script.borrow().sent.len() > before, "stuck at {before}");
                 }
-                door.tell(&script);
+                server.notify(&script);
                 assert!(script.borrow().is_shut, "cut at {taken}, then {step}");
             }
         }
-        assert_eq!(door.counters().failed, 0);
+        assert_eq!(server.counters().failed, 0);
     });
 }
 
 #[test]
 fn short_reads_of_every_length_make_no_difference() {
-    with_door(|mut door, expected| {
+    with_server(|mut server, expected| {
         for first in 0..INPUT.len() {
             for step in [1, 5, INPUT.len()] {
-                let script = door.connect(Script {
-                    come: first,
+                let script = server.connect(Script {
+                    available: first,
                     room: usize::MAX,
                     ..Script::default()
                 });
-                while script.borrow().come < INPUT.len() {
-                    let come = script.borrow().come + step;
-                    script.borrow_mut().come = come.min(INPUT.len());
-                    door.tell(&script);
+                while script.borrow().available < INPUT.len() {
+                    let available = script.borrow().available + step;
+                    script.borrow_mut().available = available.min(INPUT.len());
+                    server.notify(&script);
                 }
                 assert!(
                     script.borrow().sent == expected,
@@ -359,13 +365,13 @@ fn short_reads_of_every_length_make_no_difference() {
                 );
             }
         }
-        assert_eq!(door.counters().failed, 0);
+        assert_eq!(server.counters().failed, 0);
     });
 }
 
 #[test]
 fn an_error_at_every_byte_ends_that_connection_and_is_counted() {
-    with_door(|mut door, expected| {
+    with_server(|mut server, expected| {
         let mut failed = 0;
         for code in [
             libc::ECONNRESET,
@@ -373,39 +379,42 @@ fn an_error_at_every_byte_ends_that_connection_and_is_counted() {
             libc::ETIMEDOUT,
             libc::ENOBUFS,
         ] {
-            let reads = (0..INPUT.len()).map(|come| Script {
-                come,
+            let reads = (0..INPUT.len()).map(|available| Script {
+                available,
                 read_error: Some(code),
                 room: usize::MAX,
                 ..Script::default()
             });
             let sends = (0..expected.len()).map(|room| Script {
-                come: INPUT.len(),
+                available: INPUT.len(),
                 room,
                 send_error: Some(code),
                 ..Script::default()
             });
             for script in reads.chain(sends) {
-                let script = door.connect(script);
-                door.tell(&script);
+                let script = server.connect(script);
+                server.notify(&script);
                 failed += 1;
                 let script = script.borrow();
                 assert!(
                     script.is_closed,
                     "error {code} at {} of the input",
-                    script.come
+                    script.available
                 );
                 assert!(expected.starts_with(&script.sent));
-                assert_eq!((door.counters().failed, door.counters().open), (failed, 0));
+                assert_eq!(
+                    (server.counters().failed, server.counters().open),
+                    (failed, 0)
+                );
             }
         }
-        assert_eq!(door.counters().evicted, 0, "nobody sat in the way");
+        assert_eq!(server.counters().evicted, 0, "no eviction was needed");
     });
 }
 
-/// Each was served, went to the back, and was overdue there again: for as long as both went on.
+/// Regression: each connection was served, moved to the back, and was overdue again, without end.
 #[test]
-fn a_turn_has_an_end_though_no_time_is_allowed_and_two_never_stop_asking() {
+fn an_advance_ends_although_timeouts_are_zero_and_two_clients_never_stop_sending() {
     let ping = Check::ping();
     let checks = [&ping];
     let endpoints = Endpoint::kubernetes(&checks);
@@ -414,7 +423,7 @@ fn a_turn_has_an_end_though_no_time_is_allowed_and_two_never_stop_asking() {
         idle_duration: Duration::ZERO,
         ..Limits::DEFAULT
     };
-    let mut door = Door::with(Responder::new(&endpoints), limits, 64);
+    let mut server = TestServer::with(Responder::new(&endpoints), limits, 64);
     for _ in 0..2 {
         let script = Script {
             is_endless: true,
@@ -422,50 +431,50 @@ fn a_turn_has_an_end_though_no_time_is_allowed_and_two_never_stop_asking() {
             ..Script::default()
         };
         let script = Rc::new(RefCell::new(script));
-        door.waiting.borrow_mut().push_back(script);
+        server.backlog.borrow_mut().push_back(script);
     }
-    door.table.handle(&(), Token(0), false, NOW);
+    server.table.handle(&(), Token(0), false, NOW);
     for _ in 0..10 {
-        door.table.advance(&(), NOW);
+        server.table.advance(&(), NOW);
     }
-    assert_eq!(door.counters().accepted, 2);
+    assert_eq!(server.counters().accepted, 2);
 }
 
-/// The client may have sent more meanwhile: a close with unread input would reset the connection, and what
-/// the kernel holds of the answer would be lost.
+/// The client may have sent more meanwhile. A close with unread input resets the connection, and the part of the
+/// answer that the kernel still holds would be lost.
 #[test]
 fn a_last_answer_that_was_blocked_is_not_followed_by_a_close_at_once() {
-    with_door(|mut door, expected| {
-        let script = door.connect(Script {
-            come: INPUT.len(),
+    with_server(|mut server, expected| {
+        let script = server.connect(Script {
+            available: INPUT.len(),
             room: expected.len() - 1,
             ..Script::default()
         });
         script.borrow_mut().room = usize::MAX;
-        door.tell(&script);
+        server.notify(&script);
         assert_eq!(script.borrow().sent, expected);
         assert!(script.borrow().is_shut && !script.borrow().is_closed);
         let over = NOW.saturating_add(Limits::DEFAULT.drain_duration);
-        door.table.advance(&(), over);
+        server.table.advance(&(), over);
         assert!(script.borrow().is_closed);
     });
 }
 
-/// The bytes that had come are read, and it is seen in the same turn that there are no more: another turn
-/// for that would cost a call of epoll_wait(2).
+/// One advance reads the bytes that have arrived, and finds that there are no more. Another advance for that would
+/// cost a call of epoll_wait(2).
 #[test]
-fn a_head_that_is_not_whole_wants_no_other_turn() {
-    with_door(|mut door, _| {
-        let script = door.connect(Script {
-            come: 9,
+fn an_unfinished_head_needs_no_other_advance() {
+    with_server(|mut server, _| {
+        let script = server.connect(Script {
+            available: 9,
             room: usize::MAX,
             ..Script::default()
         });
-        script.borrow_mut().come = 18;
+        script.borrow_mut().available = 18;
         let token = script.borrow().token.unwrap();
-        door.table.handle(&(), token, false, NOW);
+        server.table.handle(&(), token, false, NOW);
         assert_eq!(script.borrow().read, 18);
         let late = NOW.saturating_add(Limits::DEFAULT.head_duration);
-        assert_eq!(door.table.deadline(), Some(late));
+        assert_eq!(server.table.deadline(), Some(late));
     });
 }

@@ -1,5 +1,7 @@
-//! Sockets that do not exist: what the server holds of the [`world`](super::world), and what goes
-//! wrong with it.
+//! Simulated sockets: the server's end of the [`world`](super::world), with injected faults.
+//!
+//! Implements the traits of `server/socket.rs`; knows no table. Created by the episode (`mod.rs`), called
+//! by the table.
 
 use std::cell::{RefCell, RefMut};
 use std::fmt;
@@ -8,14 +10,14 @@ use std::rc::Rc;
 
 use mio::Token;
 
-use super::ends::End;
-use super::sabotage::Sabotage;
-use super::tally::Kind;
-use super::world::{Listening, World};
+use super::coverage::Situation;
+use super::ended_listeners::ListenerEnd;
+use super::mutations::Mutation;
+use super::world::{ListenerState, World};
 use crate::server::policy::Owner;
 use crate::server::socket::{ListenSocket, StreamSocket};
 
-/// The world as its sockets share it.
+/// The world, shared by its sockets.
 pub(super) type Shared = Rc<RefCell<World>>;
 
 pub(super) struct SimulatedListener {
@@ -24,10 +26,10 @@ pub(super) struct SimulatedListener {
 }
 
 impl SimulatedListener {
-    fn with<R>(&self, ask: impl FnOnce(&mut Listening) -> R) -> R {
+    fn with<R>(&self, ask: impl FnOnce(&mut ListenerState) -> R) -> R {
         let mut world = self.world.borrow_mut();
         world.calls += 1;
-        ask(&mut world.listening[self.index])
+        ask(&mut world.listeners[self.index])
     }
 }
 
@@ -37,55 +39,57 @@ impl ListenSocket for SimulatedListener {
     fn accept(&self) -> io::Result<SimulatedStream> {
         let mut world = self.world.borrow_mut();
         world.is_out_of_descriptors = false;
-        world.listening[self.index].accepts += 1;
-        world.listening[self.index].is_empty = false;
-        // Before it is looked whether anybody waits, as in the kernel.
-        if let Some(code) = world.shortage
+        world.listeners[self.index].accepts += 1;
+        world.listeners[self.index].found_empty = false;
+        // Checked before the queue, as in the kernel.
+        if let Some(code) = world.accept_error
             && (code != libc::EMFILE || world.held.len() >= world.descriptors)
         {
-            world.tally.note(Kind::of_accept(code));
+            world.coverage.record(Situation::of_accept(code));
             world.is_out_of_descriptors = true;
-            world.refused_at = world.now;
+            world.accept_failed_at = world.now;
             return Err(io::Error::from_raw_os_error(code));
         }
-        let end = world.listening[self.index].end;
-        if end == Some(End::Tcp) {
-            world.tally.note(Kind::AcceptEinval);
+        let end = world.listeners[self.index].end;
+        if end == Some(ListenerEnd::Tcp) {
+            world.coverage.record(Situation::AcceptEinval);
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        let is_hidden = match world.sabotage {
-            Sabotage::HideArrivals => {
-                let is_level = world.listening[self.index].is_level;
+        let is_hidden = match world.mutation {
+            Mutation::DelayAccepts => {
+                let is_level = world.listeners[self.index].is_level;
                 is_level && end.is_none() && !world.is_stopping && world.rng.u8(..) < 64
             }
-            Sabotage::HideLast => end.is_some() && world.listening[self.index].backlog.len() == 1,
+            Mutation::HideLastInBacklog => {
+                end.is_some() && world.listeners[self.index].backlog.len() == 1
+            }
             _ => false,
         };
-        if is_hidden || world.listening[self.index].backlog.is_empty() {
-            world.listening[self.index].is_empty = true;
+        if is_hidden || world.listeners[self.index].backlog.is_empty() {
+            world.listeners[self.index].found_empty = true;
             return Err(io::ErrorKind::WouldBlock.into());
         }
         if world.is_faulty() {
             let codes = [libc::ECONNABORTED, libc::EINTR, libc::EPROTO, libc::EPERM];
             let code = world.rng.choice(codes).unwrap();
-            world.tally.note(Kind::of_accept(code));
+            world.coverage.record(Situation::of_accept(code));
             if code != libc::EINTR
-                && let Some(id) = world.listening[self.index].backlog.pop_front()
+                && let Some(id) = world.listeners[self.index].backlog.pop_front()
             {
-                world.refuse(id);
+                world.reset_client(id);
             }
-            // Edge-triggered, the next one is there without another event; so it is here.
+            // Edge-triggered: the next connection is not reported by another event.
             return Err(io::Error::from_raw_os_error(code));
         }
-        let Some(id) = world.listening[self.index].backlog.pop_front() else {
-            world.listening[self.index].is_empty = true;
+        let Some(id) = world.listeners[self.index].backlog.pop_front() else {
+            world.listeners[self.index].found_empty = true;
             return Err(io::ErrorKind::WouldBlock.into());
         };
         world.held.push(id);
         world.accepted += 1;
         world.has_made_room = false;
         world.sockets[id].accepted_at = Some(world.now);
-        world.mark(id);
+        world.mark_active(id);
         world.give_reason(id);
         Ok(SimulatedStream {
             world: self.world.clone(),
@@ -94,35 +98,35 @@ impl ListenSocket for SimulatedListener {
     }
 
     fn register(&mut self, _: &(), token: Token) -> io::Result<()> {
-        self.with(|listening| {
-            listening.token = Some(token);
-            listening.is_pending = listening.is_ready();
+        self.with(|listener| {
+            listener.token = Some(token);
+            listener.is_pending = listener.is_ready();
         });
         Ok(())
     }
 
     fn arm(&self, _: &(), token: Token) -> bool {
         let can = self.world.borrow().can_arm;
-        self.with(|listening| {
-            listening.is_level = can;
+        self.with(|listener| {
+            listener.is_level = can;
             if can {
-                listening.token = Some(token);
+                listener.token = Some(token);
             }
         });
         can
     }
 
     fn disarm(&mut self, _: &(), token: Token) -> io::Result<()> {
-        self.with(|listening| {
-            listening.token = Some(token);
-            listening.is_level = false;
-            listening.is_pending = listening.is_ready();
+        self.with(|listener| {
+            listener.token = Some(token);
+            listener.is_level = false;
+            listener.is_pending = listener.is_ready();
         });
         Ok(())
     }
 
     fn deregister(&mut self, _: &()) -> io::Result<()> {
-        self.with(|listening| listening.token = None);
+        self.with(|listener| listener.token = None);
         Ok(())
     }
 
@@ -145,16 +149,16 @@ pub(super) struct SimulatedStream {
 }
 
 impl SimulatedStream {
-    /// The world, and one call more.
+    /// Records a call and returns the world.
     fn call(&self) -> RefMut<'_, World> {
         let mut world = self.world.borrow_mut();
-        world.touch(self.id);
+        world.record_call(self.id);
         world
     }
 }
 
 impl SimulatedStream {
-    /// How much of so many bytes the kernel takes.
+    /// How many of `wanted` bytes the kernel accepts.
     fn room(&self, world: &mut World, wanted: usize, is_faulty: bool) -> usize {
         let socket = &mut world.sockets[self.id];
         let room = socket.capacity - socket.to_client.min(socket.capacity);
@@ -164,13 +168,13 @@ impl SimulatedStream {
         let size = wanted.min(room);
         socket.is_full = true;
         if !is_faulty {
-            world.tally.note(Kind::FullSend);
+            world.coverage.record(Situation::FullSend);
             return size;
         }
-        socket.is_delayed = true;
-        world.tally.note(Kind::ShortSend);
+        socket.was_cut_short = true;
+        world.coverage.record(Situation::ShortSend);
         let size = world.rng.usize(..=size);
-        // The client makes room just now, or when it reads next.
+        // The client makes room now, or at its next read.
         if world.rng.bool() {
             world.drain(self.id, 0);
         }
@@ -187,13 +191,13 @@ impl StreamSocket for SimulatedStream {
         let is_broken = is_faulty && world.rng.bool();
         let socket = &mut world.sockets[self.id];
         if socket.client_reset || (is_broken && socket.token.is_some()) {
-            socket.is_spoilt = true;
-            world.tally.note(Kind::ReadReset);
+            socket.had_fault = true;
+            world.coverage.record(Situation::ReadReset);
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         if socket.to_server.is_empty() {
             let is_ended = socket.client_ended;
-            world.is_read(self.id, 0);
+            world.on_read(self.id, 0);
             return match is_ended {
                 true => Ok(0),
                 false => Err(io::ErrorKind::WouldBlock.into()),
@@ -201,25 +205,25 @@ impl StreamSocket for SimulatedStream {
         }
         let mut size = buffer.len().min(socket.to_server.len());
         if is_faulty {
-            // The rest arrives just now.
-            world.sockets[self.id].is_delayed = true;
+            // The rest arrives now.
+            world.sockets[self.id].was_cut_short = true;
             size = world.rng.usize(1..=size);
-            world.tally.note(Kind::ShortRead);
+            world.coverage.record(Situation::ShortRead);
         }
         let socket = &mut world.sockets[self.id];
         for (to, from) in buffer.iter_mut().zip(socket.to_server.drain(..size)) {
             *to = from;
         }
-        world.mark(self.id);
-        world.is_read(self.id, size);
+        world.mark_active(self.id);
+        world.on_read(self.id, size);
         if is_faulty {
-            world.tell(self.id);
+            world.notify(self.id);
         }
         Ok(size)
     }
 
     fn has_input(&self) -> bool {
-        self.world.borrow_mut().is_passed_over(self.id)
+        self.world.borrow_mut().has_input_at_eviction(self.id)
     }
 
     fn owner(&self) -> Option<Owner> {
@@ -231,17 +235,17 @@ impl StreamSocket for SimulatedStream {
         let is_faulty = world.is_faulty();
         let is_broken = is_faulty && world.rng.u8(..) < 64;
         let socket = &mut world.sockets[self.id];
-        assert!(!socket.server_ended, "something is sent behind the end");
-        assert!(!bytes.is_empty(), "nothing is sent");
+        assert!(!socket.server_ended, "bytes are sent after shutdown");
+        assert!(!bytes.is_empty(), "an empty send");
         socket.client_reset |= is_broken;
         if socket.client_reset {
-            socket.is_spoilt = true;
-            world.tally.note(Kind::SendBrokenPipe);
+            socket.had_fault = true;
+            world.coverage.record(Situation::SendBrokenPipe);
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        world.is_offered(self.id, bytes);
+        world.on_send_attempt(self.id, bytes);
         let size = self.room(&mut world, bytes.len(), is_faulty);
-        world.take(self.id, bytes, size);
+        world.deliver(self.id, bytes, size);
         let socket = &mut world.sockets[self.id];
         if size == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -256,9 +260,9 @@ impl StreamSocket for SimulatedStream {
 
     fn shutdown(&mut self) {
         let mut world = self.call();
-        let is_sabotaged = world.sabotage == Sabotage::LoseAnswers && world.rng.u8(..) < 16;
+        let is_mutated = world.mutation == Mutation::LoseAnswers && world.rng.u8(..) < 16;
         let socket = &mut world.sockets[self.id];
-        if is_sabotaged {
+        if is_mutated {
             return;
         }
         socket.to_client += core::mem::take(&mut socket.corked);
@@ -268,15 +272,15 @@ impl StreamSocket for SimulatedStream {
     fn register(&mut self, _: &(), token: Token) -> io::Result<()> {
         let mut world = self.call();
         if world.is_faulty() {
-            world.sockets[self.id].is_spoilt = true;
+            world.sockets[self.id].had_fault = true;
             world.is_unwatched = true;
-            world.tally.note(Kind::RegisterFailed);
+            world.coverage.record(Situation::RegisterFailed);
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
         world.is_unwatched = false;
         world.sockets[self.id].token = Some(token);
-        if !world.is_told_or_idle(self.id) {
-            world.tell(self.id);
+        if !world.is_notified_or_idle(self.id) {
+            world.notify(self.id);
         }
         Ok(())
     }
@@ -284,14 +288,14 @@ impl StreamSocket for SimulatedStream {
     fn register_writing(&mut self, _: &(), _: Token) -> io::Result<()> {
         let mut world = self.call();
         if world.is_faulty() {
-            world.sockets[self.id].is_spoilt = true;
-            world.tally.note(Kind::RegisterWritingFailed);
+            world.sockets[self.id].had_fault = true;
+            world.coverage.record(Situation::RegisterWritingFailed);
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
         let socket = &mut world.sockets[self.id];
         socket.is_writing = true;
         if !socket.is_full || !socket.to_server.is_empty() || socket.client_ended {
-            world.tell(self.id);
+            world.notify(self.id);
         }
         Ok(())
     }
@@ -302,20 +306,20 @@ impl Drop for SimulatedStream {
         let mut world = self.world.borrow_mut();
         world.calls += 1;
         if core::mem::take(&mut world.is_out_of_descriptors) {
-            world.tally.note(Kind::EvictedForDescriptors);
+            world.coverage.record(Situation::EvictedForDescriptors);
             let has_made_room = core::mem::replace(&mut world.has_made_room, true);
             assert!(
                 !has_made_room || std::thread::panicking(),
-                "{} has to go though the last to go has made no room",
+                "{} was evicted although the last eviction freed no descriptor",
                 self.id
             );
         }
         let socket = &world.sockets[self.id];
-        let is_gone = socket.client_ended || socket.client_reset || socket.is_spoilt;
+        let is_gone = socket.client_ended || socket.client_reset || socket.had_fault;
         if !(is_gone || std::thread::panicking()) {
-            world.is_closed(self.id);
+            world.on_close(self.id);
         }
-        world.passed_over.clear();
+        world.skipped_candidates.clear();
         world.held.retain(|held| *held != self.id);
         let socket = &mut world.sockets[self.id];
         socket.token = None;

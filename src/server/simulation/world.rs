@@ -1,9 +1,11 @@
-//! A kernel in a few lines, which tells of every event once, is short of everything now and then, and
-//! checks what the server does to it. [`sockets`](super::sockets) are what the server holds of it.
+//! A small model of the kernel. It reports each event once, injects errors, and checks each call of the
+//! server. [`sockets`](super::sockets) are the server's handles to it.
 //!
-//! As on Linux: a stream is reported when something new becomes readable or writable, and again when
-//! its registration is made or changed; a listening socket that is armed is reported as long as
-//! connections wait; closing a socket with unread input throws away what was held back for the FIN.
+//! As on Linux: a stream is reported when new input or room arrives, and again when its registration is
+//! made or changed. An armed listener is reported while connections are queued. Closing a socket with
+//! unread input discards the bytes that were held back until the FIN.
+//!
+//! Knows no table. Called by the simulated sockets and by the episode (`mod.rs`).
 
 use std::collections::VecDeque;
 use std::vec::Vec;
@@ -11,82 +13,82 @@ use std::vec::Vec;
 use fastrand::Rng;
 use mio::Token;
 
-use super::client::{Client, Truth};
-use super::ends::End;
-use super::sabotage::Sabotage;
-use super::tally::{Kind, Tally};
+use super::client::{Client, Expected};
+use super::coverage::{Coverage, Situation};
+use super::ended_listeners::ListenerEnd;
+use super::mutations::Mutation;
 use crate::limits::Limits;
 use crate::server::slots::WaitReason;
 use crate::time::Instant;
 
-/// Of a first read that fills the buffer, so many bytes are looked at before others have their turn.
+/// If the first read fills the buffer, the server parses only this many bytes at once.
 const FIRST_BYTES: usize = 512;
 
-/// One side is the server's, the other is `client`.
+/// A connection: the server's end and the client's end.
 pub(super) struct Socket {
     pub(super) to_server: VecDeque<u8>,
     pub(super) client_ended: bool,
     pub(super) client_reset: bool,
-    /// Bytes on their way to the client, which it has not read.
+    /// Bytes that the client has not read.
     pub(super) to_client: usize,
     pub(super) capacity: usize,
-    /// Of what the server offered, what was not taken: it will be offered again as it is.
-    pub(super) untaken: Vec<u8>,
-    /// `/healthz` passed when it was written.
+    /// Bytes of an answer that were not accepted; the server must send the same bytes again.
+    pub(super) unsent: Vec<u8>,
+    /// `/healthz` passed when the answer was written.
     passed: bool,
-    /// The server was told that there is no room, and waits to be told that there is.
+    /// A send was short; the server waits for an event that there is room.
     pub(super) is_full: bool,
-    /// Held back until the FIN.
+    /// Bytes held back until the FIN.
     pub(super) corked: usize,
     pub(super) server_ended: bool,
     pub(super) server_closed: bool,
     pub(super) token: Option<Token>,
     pub(super) is_writing: bool,
     pub(super) pending: Option<Pending>,
-    /// An error was injected here: nothing is owed to this client.
-    pub(super) is_spoilt: bool,
-    /// A read or send was cut short here, so that it was in the table and could be evicted.
-    pub(super) is_delayed: bool,
+    /// An error was injected here: this client need not be answered.
+    pub(super) had_fault: bool,
+    /// A read or send was cut short, so that the connection stayed in the table and could be evicted.
+    pub(super) was_cut_short: bool,
     /// When it was accepted.
     pub(super) accepted_at: Option<Instant>,
-    /// So many of its bytes were read, and a first read left it to a later turn to look at them all.
+    /// Bytes read by the server, and whether the first read left some for a later advance to parse.
     pub(super) read: u64,
-    is_behind: bool,
-    /// Its first read was longer than a flooded server looks at: when it came to its place is not known.
-    pub(super) is_unsure: bool,
-    /// When the first byte of its last head was.
-    begun_at: Instant,
+    has_unparsed_input: bool,
+    /// The first read was longer than a flooded server parses at once: when its state changed is unknown.
+    pub(super) is_place_uncertain: bool,
+    /// When the first byte of its last head was read.
+    head_began_at: Instant,
     pub(super) place: Place,
-    /// It was to be evicted, and had something to say.
-    pub(super) is_passed_over: bool,
-    /// When something was done about it last, as a number that grows with everything that is done.
-    pub(super) moment: u64,
-    /// The last turn in which there was a reason to.
+    /// It was an eviction candidate and was skipped because it had unread input.
+    pub(super) was_skipped: bool,
+    /// Sequence number of its last activity.
+    pub(super) sequence: u64,
+    /// The last advance that had a reason to serve it.
     reason_in: u64,
-    /// Those who waited at its listener when it came, and turns of a well server that it has waited.
-    ahead: usize,
-    turns: usize,
+    /// Connections queued before it at its listener, and advances without faults that it has waited.
+    queued_ahead: usize,
+    advances: usize,
     pub(super) client: Client,
 }
 
 impl Socket {
     /// Whether some of its bytes were read.
-    pub(super) fn is_heard(&self) -> bool {
+    pub(super) fn has_been_read(&self) -> bool {
         self.read > 0
     }
 }
 
-/// What the server has to wait for on a connection.
+/// What the server waits for on a connection.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Place {
-    /// Unless that cannot be known.
+    /// `None` if it cannot be known.
     pub(super) queue: Option<WaitReason>,
-    /// It may have come back there with an answer in between.
+    /// Distinguishes the same state before and after an answer.
     answers: usize,
-    pub(super) moment: u64,
+    pub(super) sequence: u64,
 }
 
-/// What an event will say.
+/// Contents of an event not yet delivered.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Pending {
     is_read_closed: bool,
@@ -94,78 +96,77 @@ pub(super) struct Pending {
 
 /// One listening socket.
 #[derive(Default)]
-pub(super) struct Listening {
+pub(super) struct ListenerState {
     pub(super) backlog: VecDeque<usize>,
     pub(super) token: Option<Token>,
     pub(super) is_level: bool,
     pub(super) is_pending: bool,
     pub(super) is_closed: bool,
-    pub(super) end: Option<End>,
-    /// The last accept(2) said that nobody waits.
-    pub(super) is_empty: bool,
-    /// accept(2)s since the turn began, and as many as it may be.
+    pub(super) end: Option<ListenerEnd>,
+    /// The last accept(2) returned EAGAIN.
+    pub(super) found_empty: bool,
+    /// Calls of accept(2) since the advance began, and the most allowed.
     pub(super) accepts: usize,
     pub(super) accepts_max: usize,
 }
 
-/// Everything outside the server.
+/// All simulated state outside the server.
 pub(super) struct World {
     pub(super) rng: Rng,
-    pub(super) sabotage: Sabotage,
+    pub(super) mutation: Mutation,
     pub(super) sockets: Vec<Socket>,
-    pub(super) listening: Vec<Listening>,
+    pub(super) listeners: Vec<ListenerState>,
     pending: VecDeque<usize>,
     /// Whether listening sockets can be reported again and again.
     pub(super) can_arm: bool,
-    /// What accept(2) fails with.
-    pub(super) shortage: Option<i32>,
-    /// With EMFILE it fails if so many streams are held; with anything else, always.
+    /// The error that accept(2) fails with.
+    pub(super) accept_error: Option<i32>,
+    /// EMFILE fails only if this many streams are held; any other error always.
     pub(super) descriptors: usize,
-    /// Out of 256 calls, so many fail in one way or other.
+    /// Of 256 calls, this many fail.
     pub(super) fault_rate: u8,
-    /// Calls since the turn began but for accept(2), and reasons that there were to do something about
-    /// a connection.
+    /// Calls since the advance began, without accept(2), and the reasons to serve a connection.
     pub(super) calls: usize,
     pub(super) reasons: usize,
-    turns: u64,
-    pub(super) is_turn: bool,
-    moments: u64,
-    /// Connections that were to be evicted in a row and had something to say.
-    pub(super) passed_over: Vec<usize>,
-    /// Streams that the server holds, as they were accepted, and how many it ever accepted.
+    advances: u64,
+    pub(super) is_advancing: bool,
+    last_sequence: u64,
+    /// Eviction candidates skipped in a row because they had unread input.
+    pub(super) skipped_candidates: Vec<usize>,
+    /// Streams that the server holds, in accept order, and the number accepted so far.
     pub(super) held: Vec<usize>,
     pub(super) accepted: u64,
-    /// When accept(2) last failed for want of something.
-    pub(super) refused_at: Instant,
-    /// The last call was an accept(2) for which there was no descriptor.
+    /// When accept(2) last failed with `accept_error`.
+    pub(super) accept_failed_at: Instant,
+    /// The last call was an accept(2) that failed with `accept_error`.
     pub(super) is_out_of_descriptors: bool,
-    /// A connection was closed in this turn because of it, and none was accepted since.
+    /// A connection was evicted in this advance for its descriptor, and none was accepted since.
     pub(super) has_made_room: bool,
     /// The last registration of a stream failed.
     pub(super) is_unwatched: bool,
-    /// What the server is told that it is, and what `/healthz` has to say now.
+    /// The time given to the server, and whether `/healthz` passes at that time.
     pub(super) now: Instant,
     pub(super) passes: bool,
     pub(super) is_stopping: bool,
-    /// As the server was made.
+    /// The server's configuration.
     pub(super) connections: usize,
     pub(super) limits: Limits,
-    pub(super) tally: Tally,
+    pub(super) coverage: Coverage,
 }
 
 /// An event as the server sees it.
 pub(super) struct Event {
     pub(super) token: Token,
-    /// Whose, unless it is a listener's.
+    /// The connection, or `None` for a listener.
     pub(super) id: Option<usize>,
     pub(super) is_read_closed: bool,
 }
 
 impl World {
-    /// For a server of so many listeners and connections, with these limits.
+    /// A world for a server with this many listeners and connection slots.
     pub(super) fn new(
         mut rng: Rng,
-        sabotage: Sabotage,
+        mutation: Mutation,
         listeners: usize,
         connections: usize,
         limits: Limits,
@@ -173,22 +174,22 @@ impl World {
         World {
             can_arm: rng.bool(),
             rng,
-            sabotage,
+            mutation,
             sockets: Vec::new(),
-            listening: (0..listeners).map(|_| Listening::default()).collect(),
+            listeners: (0..listeners).map(|_| ListenerState::default()).collect(),
             pending: VecDeque::new(),
-            shortage: None,
+            accept_error: None,
             descriptors: 0,
             fault_rate: 0,
             calls: 0,
             reasons: 0,
-            turns: 0,
-            is_turn: false,
-            moments: 0,
-            passed_over: Vec::new(),
+            advances: 0,
+            is_advancing: false,
+            last_sequence: 0,
+            skipped_candidates: Vec::new(),
             held: Vec::new(),
             accepted: 0,
-            refused_at: Instant::ZERO,
+            accept_failed_at: Instant::ZERO,
             is_out_of_descriptors: false,
             has_made_room: false,
             is_unwatched: false,
@@ -197,13 +198,13 @@ impl World {
             is_stopping: false,
             connections,
             limits,
-            tally: Tally::default(),
+            coverage: Coverage::default(),
         }
     }
 
     pub(super) fn connect(&mut self, client: Client) -> usize {
         let id = self.sockets.len();
-        // The kernel's send buffer holds an answer; only who asks for many and reads none fills it.
+        // The send buffer holds one answer; only many requests whose answers are not read fill it.
         let capacity = 1 << self.rng.u32(10..18);
         self.sockets.push(Socket {
             to_server: VecDeque::new(),
@@ -211,7 +212,7 @@ impl World {
             client_reset: false,
             to_client: 0,
             capacity,
-            untaken: Vec::new(),
+            unsent: Vec::new(),
             passed: false,
             is_full: false,
             corked: 0,
@@ -220,44 +221,44 @@ impl World {
             token: None,
             is_writing: false,
             pending: None,
-            is_spoilt: false,
-            is_delayed: false,
+            had_fault: false,
+            was_cut_short: false,
             accepted_at: None,
             read: 0,
-            is_behind: false,
-            is_unsure: false,
-            begun_at: Instant::ZERO,
+            has_unparsed_input: false,
+            is_place_uncertain: false,
+            head_began_at: Instant::ZERO,
             place: Place::default(),
-            is_passed_over: false,
-            moment: 0,
+            was_skipped: false,
+            sequence: 0,
             reason_in: 0,
-            ahead: 0,
-            turns: 0,
+            queued_ahead: 0,
+            advances: 0,
             client,
         });
-        let at = self.rng.usize(..self.listening.len());
-        let listening = &mut self.listening[at];
-        self.sockets[id].ahead = listening.backlog.len();
-        if listening.is_closed || listening.end.is_some() {
-            self.tally.note(match self.is_stopping {
-                true => Kind::RefusedAfterStop,
-                false => Kind::RefusedAfterEnd,
+        let at = self.rng.usize(..self.listeners.len());
+        let listener = &mut self.listeners[at];
+        self.sockets[id].queued_ahead = listener.backlog.len();
+        if listener.is_closed || listener.end.is_some() {
+            self.coverage.record(match self.is_stopping {
+                true => Situation::ConnectedAfterStop,
+                false => Situation::ConnectedAfterEnd,
             });
-            self.refuse(id);
+            self.reset_client(id);
         } else {
-            listening.backlog.push_back(id);
-            listening.is_pending = true;
+            listener.backlog.push_back(id);
+            listener.is_pending = true;
         }
         id
     }
 
-    /// The client sends, ends or resets: the server is told.
-    pub(super) fn tell(&mut self, id: usize) {
+    /// Queues an event: the client has sent, ended its side or reset.
+    pub(super) fn notify(&mut self, id: usize) {
         let socket = &mut self.sockets[id];
         if socket.token.is_none() || socket.server_closed {
             return;
         }
-        if self.sabotage == Sabotage::LoseEvents && self.rng.u8(..) == 0 {
+        if self.mutation == Mutation::LoseEvents && self.rng.u8(..) == 0 {
             return;
         }
         let is_read_closed = socket.client_ended || socket.client_reset;
@@ -275,21 +276,21 @@ impl World {
         let socket = &mut self.sockets[id];
         socket.to_client -= count.min(socket.to_client);
         if core::mem::take(&mut socket.is_full) && socket.is_writing {
-            self.tell(id);
+            self.notify(id);
         }
     }
 
-    /// What epoll_wait(2) returns.
+    /// The events that epoll_wait(2) returns.
     pub(super) fn events(&mut self, count_max: usize) -> Vec<Event> {
         let mut events = Vec::new();
-        for listening in &mut self.listening {
-            let is_level = listening.is_level && listening.is_ready();
-            if let Some(token) = listening.token
-                && (core::mem::take(&mut listening.is_pending) || is_level)
-                && !listening.is_closed
+        for listener in &mut self.listeners {
+            let is_level = listener.is_level && listener.is_ready();
+            if let Some(token) = listener.token
+                && (core::mem::take(&mut listener.is_pending) || is_level)
+                && !listener.is_closed
             {
-                let is_end_hidden = self.sabotage == Sabotage::HideEnds;
-                events.push(Event::of(listening, token, is_end_hidden));
+                let is_end_hidden = self.mutation == Mutation::HideListenerEnds;
+                events.push(Event::of(listener, token, is_end_hidden));
             }
         }
         while events.len() < count_max
@@ -309,115 +310,122 @@ impl World {
         events
     }
 
-    /// Whether the server will be told of this socket, or has nothing to be told.
-    pub(super) fn is_told_or_idle(&self, id: usize) -> bool {
+    /// True if an event of this socket is queued, or there is nothing to report.
+    pub(super) fn is_notified_or_idle(&self, id: usize) -> bool {
         let socket = &self.sockets[id];
         let has_input = !socket.to_server.is_empty() || socket.client_ended || socket.client_reset;
         socket.server_closed || socket.pending.is_some() || !has_input
     }
 
-    /// Whether the server waits for the client to read.
+    /// True if the server waits for the client to read.
     pub(super) fn is_blocked(&self, id: usize) -> bool {
         self.sockets[id].is_full
     }
 
-    /// Whether connections wait at listener `index`, or it has ended, and nobody will tell the server.
-    pub(super) fn is_forgotten(&self, index: usize) -> bool {
-        let listening = &self.listening[index];
-        !listening.is_closed && listening.is_ready() && !listening.is_level && !listening.is_pending
+    /// True if listener `index` has queued connections or has ended, and no event will report it.
+    pub(super) fn is_missed(&self, index: usize) -> bool {
+        let listener = &self.listeners[index];
+        !listener.is_closed && listener.is_ready() && !listener.is_level && !listener.is_pending
     }
 
-    /// Whether the server may find somebody at a listener of which it will not be told.
-    pub(super) fn is_accepting(&self) -> bool {
-        self.listening
+    /// True if the server must call accept(2) again without an event.
+    pub(super) fn may_accept(&self) -> bool {
+        self.listeners
             .iter()
-            .any(|listening| !(listening.is_closed || listening.is_level || listening.is_empty))
+            .any(|listener| !(listener.is_closed || listener.is_level || listener.found_empty))
     }
 
     pub(super) fn is_waiting(&self) -> bool {
-        self.listening
+        self.listeners
             .iter()
-            .any(|listening| !listening.is_closed && !listening.backlog.is_empty())
+            .any(|listener| !listener.is_closed && !listener.backlog.is_empty())
     }
 
-    /// Whether nothing is refused to the server.
-    pub(super) fn is_well(&self) -> bool {
-        self.shortage.is_none() && self.fault_rate == 0
+    /// True if no fault is injected.
+    pub(super) fn has_no_faults(&self) -> bool {
+        self.accept_error.is_none() && self.fault_rate == 0
     }
 
-    /// A turn of a server that is well is over, and has taken at least one who waited at each of its
-    /// listeners: nobody waits for more turns than there were clients ahead of it.
-    pub(super) fn wait_a_turn(&mut self) {
-        for listening in &self.listening {
-            for id in &listening.backlog {
-                let Socket { ahead, turns, .. } = &mut self.sockets[*id];
-                *turns += 1;
-                assert!(turns <= ahead, "{id} waits longer than its place in line");
+    /// Each advance without faults must accept at least one connection from each listener, so that no
+    /// connection waits for more advances than there were connections queued before it.
+    pub(super) fn count_waiting(&mut self) {
+        for listener in &self.listeners {
+            for id in &listener.backlog {
+                let Socket {
+                    queued_ahead,
+                    advances,
+                    ..
+                } = &mut self.sockets[*id];
+                *advances += 1;
+                assert!(
+                    advances <= queued_ahead,
+                    "{id} waits longer than its queue position"
+                );
             }
         }
     }
 
-    /// A turn begins, in which so many may be accepted from a listener at once: when it is told of, and
-    /// once more unless the server will be told again.
-    pub(super) fn begin_turn(&mut self, accepts_share: usize, is_paused: bool) {
-        self.turns += 1;
-        self.is_turn = true;
+    /// An advance begins. It may accept `accepts_share` connections from a listener when the listener is
+    /// reported, and again unless the listener will be reported again.
+    pub(super) fn begin_advance(&mut self, accepts_share: usize, is_paused: bool) {
+        self.advances += 1;
+        self.is_advancing = true;
         self.calls = 0;
         self.reasons = 0;
         self.is_out_of_descriptors = false;
         self.has_made_room = false;
-        for listening in &mut self.listening {
-            // In `handle`, and in `turn`.
-            let is_told_again = listening.is_level || is_paused;
-            let again = if is_told_again { 0 } else { accepts_share };
-            listening.accepts = 0;
-            listening.accepts_max = accepts_share + again;
+        for listener in &mut self.listeners {
+            // Once in `Table::handle`, once in the advance itself.
+            let is_notified_again = listener.is_level || is_paused;
+            let again = if is_notified_again { 0 } else { accepts_share };
+            listener.accepts = 0;
+            listener.accepts_max = accepts_share + again;
         }
     }
 
-    /// Whatever is done about a connection in this turn has a reason, or one more.
+    /// Adds a reason to serve a connection in this advance.
     pub(super) fn give_reason(&mut self, id: usize) {
         self.reasons += 1;
-        self.sockets[id].reason_in = self.turns;
+        self.sockets[id].reason_in = self.advances;
     }
 
-    /// The server does something about a connection.
-    pub(super) fn touch(&mut self, id: usize) {
+    /// Records a call of the server on a connection. It must have a reason, so that an advance stays short.
+    pub(super) fn record_call(&mut self, id: usize) {
         self.calls += 1;
         self.is_out_of_descriptors = false;
         let socket = &mut self.sockets[id];
         assert!(
-            !self.is_turn || socket.reason_in == self.turns,
-            "{id} is looked at out of its turn"
+            !self.is_advancing || socket.reason_in == self.advances,
+            "{id} is served without a reason"
         );
-        // Who has said nothing is where it was, however often it is asked.
-        if socket.is_heard() {
-            self.mark(id);
+        // A read that returns nothing does not make a silent connection active.
+        if socket.has_been_read() {
+            self.mark_active(id);
         }
     }
 
-    pub(super) fn mark(&mut self, id: usize) {
-        self.moments += 1;
-        self.sockets[id].moment = self.moments;
+    pub(super) fn mark_active(&mut self, id: usize) {
+        self.last_sequence += 1;
+        self.sockets[id].sequence = self.last_sequence;
     }
 
-    /// The server has read so much; a whole bufferful is perhaps not looked at yet if it came first.
-    pub(super) fn is_read(&mut self, id: usize, size: usize) {
+    /// The server has read `size` bytes; a long first read is perhaps not parsed yet.
+    pub(super) fn on_read(&mut self, id: usize, size: usize) {
         let socket = &mut self.sockets[id];
         let start = socket.client.start(socket.read + size as u64);
         if size > 0 && socket.read <= start {
-            socket.begun_at = self.now;
+            socket.head_began_at = self.now;
         }
         socket.read += size as u64;
         // In a flood, or if the buffer was full.
-        socket.is_behind = size > FIRST_BYTES && socket.token.is_none();
-        socket.is_unsure |= socket.is_behind;
+        socket.has_unparsed_input = size > FIRST_BYTES && socket.token.is_none();
+        socket.is_place_uncertain |= socket.has_unparsed_input;
         self.find_place(id);
     }
 
     fn find_place(&mut self, id: usize) {
         let socket = &self.sockets[id];
-        let queue = match (socket.untaken.is_empty(), socket.is_behind) {
+        let queue = match (socket.unsent.is_empty(), socket.has_unparsed_input) {
             (false, _) => Some(WaitReason::Write),
             (true, true) => None,
             (true, false) => socket.client.place(socket.read),
@@ -426,42 +434,45 @@ impl World {
         if (queue, answers) == (socket.place.queue, socket.place.answers) {
             return;
         }
-        self.moments += 1;
+        self.last_sequence += 1;
         self.sockets[id].place = Place {
             queue,
             answers,
-            moment: self.moments,
+            sequence: self.last_sequence,
         };
     }
 
-    /// Answers are offered. New ones have to say what is so now; what was not taken is offered again.
-    pub(super) fn is_offered(&mut self, id: usize, bytes: &[u8]) {
+    /// The server sends. A new answer must match the health now; unsent bytes must be sent again
+    /// unchanged, or the client would receive a corrupt answer.
+    pub(super) fn on_send_attempt(&mut self, id: usize, bytes: &[u8]) {
         let socket = &mut self.sockets[id];
-        if socket.untaken.is_empty() {
+        if socket.unsent.is_empty() {
             socket.passed = self.passes;
         } else {
-            assert!(socket.untaken == bytes, "{id} is offered another answer");
+            assert!(socket.unsent == bytes, "{id} is sent different bytes");
         }
     }
 
-    /// The client is told the first `size` of `bytes`.
-    pub(super) fn take(&mut self, id: usize, bytes: &[u8], size: usize) {
-        let is_lying = self.sabotage == Sabotage::Lie && self.rng.u8(..) == 0;
+    /// The client receives the first `size` of `bytes`.
+    pub(super) fn deliver(&mut self, id: usize, bytes: &[u8], size: usize) {
+        let is_status_inverted = self.mutation == Mutation::InvertStatus && self.rng.u8(..) == 0;
         let socket = &mut self.sockets[id];
-        socket.untaken = bytes[size..].to_vec();
-        if self.sabotage == Sabotage::MixAnswers {
-            socket.untaken.reverse();
+        socket.unsent = bytes[size..].to_vec();
+        if self.mutation == Mutation::CorruptUnsent {
+            socket.unsent.reverse();
         }
-        let truth = Truth {
+        let expected = Expected {
             passes: socket.passed,
             has_unread: !socket.to_server.is_empty(),
-            is_lying,
+            is_status_inverted,
         };
-        socket.client.is_told(&bytes[..size], truth);
+        socket.client.receive(&bytes[..size], expected);
         if core::mem::take(&mut socket.client.is_timed_out) {
-            let end = socket.begun_at.saturating_add(self.limits.head_duration);
-            assert!(end <= self.now, "{id} is told too early that it is late");
-            self.tally.note(Kind::Late408);
+            let end = socket
+                .head_began_at
+                .saturating_add(self.limits.head_duration);
+            assert!(end <= self.now, "{id} got a 408 too early");
+            self.coverage.record(Situation::Late408);
         }
         self.find_place(id);
     }
