@@ -1,4 +1,4 @@
-//! The daemon as whoever starts and stops it sees it.
+//! The daemon from outside: start, usage errors, addresses, signals, draining and exit codes.
 #![cfg(feature = "daemon")]
 #![allow(
     clippy::unwrap_used,
@@ -27,7 +27,7 @@ use nix::sys::signal::Signal;
 const VERBOSE: &str = "[+]ping ok\n[+]log ok\n[+]syncloop ok\n";
 
 #[test]
-fn it_says_where_it_serves_and_serves_there() {
+fn the_daemon_logs_its_addresses_and_serves_there() {
     let daemon = Daemon::start(&[]);
     let address = daemon.address();
     let line = daemon.lines().wait("serving");
@@ -78,9 +78,9 @@ fn localhost_is_both_loopback_addresses() {
     }
 }
 
-/// Whoever starts it may have kept them from itself, and a new program begins with what its parent blocked.
+/// A program inherits the signals that its parent has blocked.
 #[test]
-fn a_stop_is_heard_though_its_signal_was_blocked_by_who_started_it() {
+fn a_stop_signal_that_the_parent_has_blocked_still_stops_the_daemon() {
     use nix::sys::signal::{SigSet, SigmaskHow};
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut blocked = SigSet::empty();
@@ -95,7 +95,7 @@ fn a_stop_is_heard_though_its_signal_was_blocked_by_who_started_it() {
 }
 
 #[test]
-fn hosts_can_be_limited() {
+fn a_host_that_is_not_allowed_is_refused() {
     let daemon = Daemon::start(&["--allow-host", "node.example"]);
     assert_eq!(daemon.get("/healthz").0, 421);
     let daemon = Daemon::start(&["--allow-host", "node.example", "--allow-host", "localhost"]);
@@ -133,13 +133,13 @@ fn help_and_version_are_for_people() {
 }
 
 #[test]
-fn a_reader_of_help_may_leave_early() {
+fn help_written_to_a_closed_pipe_is_no_error() {
     let mut command = shell("\"$HEALTHZ\" --help | true");
     assert!(command.status().unwrap().success());
 }
 
 #[test]
-fn wrong_usage_is_told_and_exits_2() {
+fn wrong_usage_prints_one_line_and_exits_2() {
     for (args, expected) in [
         (
             &["--lissten", "x"][..],
@@ -172,18 +172,19 @@ fn wrong_usage_is_told_and_exits_2() {
     }
 }
 
-/// It used to panic where it could not complain, and to exit with 101.
+/// Regression: the daemon panicked and exited with 101 if it could not write its error message.
 #[test]
-fn wrong_usage_exits_2_though_nobody_can_be_told() {
+fn wrong_usage_exits_2_if_stderr_cannot_be_written() {
     for args in ["--frob", "--ready-fd 77"] {
         let command = shell(&format!("exec \"$HEALTHZ\" {args} 2>/dev/full"));
         assert_eq!(Daemon::of(command).wait().code(), Some(2), "{args}");
     }
 }
 
-/// The logger's parser told stderr itself: it waited there before anything was served, or panicked.
+/// Regression: the log library wrote a wrong RUST_LOG to stderr itself, so the daemon blocked or panicked
+/// before it served.
 #[test]
-fn a_wrong_rust_log_is_a_record_like_any_other() {
+fn a_wrong_rust_log_is_logged_as_a_warning() {
     let mut command = daemon::healthz(&["--listen", "127.0.0.1:0"]);
     command.env("RUST_LOG", "healthz=debug=info");
     let daemon = Daemon::start_as(command);
@@ -198,14 +199,14 @@ fn a_wrong_rust_log_is_a_record_like_any_other() {
         path.display()
     );
     let mut daemon = Daemon::of(shell(&script));
-    eventually("it serves", || path.exists().then_some(()));
+    eventually("the socket file", || path.exists().then_some(()));
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
-/// The readiness of a daemon that nobody could stop any more: its main thread waited for the pipe.
+/// Regression: the main thread waited for a full pipe of `--ready-fd`, so the daemon could not be stopped.
 #[test]
-fn a_descriptor_that_takes_no_newline_is_refused() {
+fn a_ready_fd_that_cannot_be_written_is_refused() {
     let (reader, writer) = std::io::pipe().unwrap();
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     while (&writer).write(&[b'.'; 4096]).is_ok() {}
@@ -223,10 +224,10 @@ fn a_descriptor_that_takes_no_newline_is_refused() {
     }
 }
 
-/// Those who took all descriptors and said nothing kept everybody else out: the table was not full, so
-/// nobody had to go.
+/// Regression: silent connections that used all descriptors kept all others out, because the table was not
+/// full and so none was evicted.
 #[test]
-fn a_probe_is_answered_though_there_are_fewer_descriptors_than_connections() {
+fn a_probe_is_answered_if_there_are_fewer_descriptors_than_connections() {
     for (limit, is_raised) in [("-S -n 60", true), ("-n 60", false)] {
         let path = socket_path();
         let listen = path.display();
@@ -243,7 +244,7 @@ fn a_probe_is_answered_though_there_are_fewer_descriptors_than_connections() {
         let is_told =
             |line: &String| line.contains("RLIMIT_NOFILE is 60: enough for 28 connections");
         assert_eq!(lines.iter().any(is_told), !is_raised, "{lines:?}");
-        // A limit that could be raised far enough is no news.
+        // A limit that could be raised far enough is not logged.
         let is_mentioned = lines.iter().any(|line| line.contains("RLIMIT_NOFILE"));
         assert_eq!(is_mentioned, !is_raised, "{lines:?}");
         assert!(!lines.iter().any(|line| line.contains("cannot accept")));
@@ -252,9 +253,9 @@ fn a_probe_is_answered_though_there_are_fewer_descriptors_than_connections() {
     }
 }
 
-/// Only the network tells whether somebody can reach an address.
+/// A lack of descriptors must not look like an address that is not on this machine.
 #[test]
-fn no_descriptors_left_is_no_interface_that_is_down() {
+fn a_start_without_free_descriptors_fails_with_that_error() {
     for limit in 5..=11 {
         let script = format!("ulimit -n {limit}; exec \"$HEALTHZ\" --listen localhost:0");
         let output = end_of(shell(&script));
@@ -268,9 +269,9 @@ fn no_descriptors_left_is_no_interface_that_is_down() {
     }
 }
 
-/// Each beat of a watchdog used to be a line.
+/// Regression: each failed watchdog beat was logged.
 #[test]
-fn a_manager_that_cannot_be_told_is_complained_of_once_a_spell() {
+fn a_manager_that_cannot_be_notified_is_logged_once_until_it_can_be_again() {
     let path = socket_path();
     let mut command = daemon::healthz(&["--listen", "127.0.0.1:0"]);
     command.env("NOTIFY_SOCKET", &path);
@@ -279,19 +280,19 @@ fn a_manager_that_cannot_be_told_is_complained_of_once_a_spell() {
     daemon.lines().wait("cannot send READY=1");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(TIMEOUT)).unwrap();
-    let mut word = [0; 64];
-    // Beats, and what is owed: that it is ready.
+    let mut message = [0; 64];
+    // The manager still has to get watchdog beats and READY=1.
     for expected in ["READY=1\n", "WATCHDOG=1"] {
         while {
-            let length = manager.recv(&mut word).unwrap();
-            !word[..length].starts_with(expected.as_bytes())
+            let length = manager.recv(&mut message).unwrap();
+            !message[..length].starts_with(expected.as_bytes())
         } {}
     }
     daemon
         .lines()
         .wait("the service manager can be notified again");
     drop(manager);
-    eventually("it is told of again", || {
+    eventually("the second failure to be logged", || {
         let lines = daemon.lines().all();
         let complaints = lines.iter().filter(|line| line.contains("cannot send"));
         (complaints.count() == 2).then_some(())
@@ -301,7 +302,7 @@ fn a_manager_that_cannot_be_told_is_complained_of_once_a_spell() {
 }
 
 #[test]
-fn remote_addresses_are_served_if_that_is_meant() {
+fn allow_remote_serves_addresses_that_are_not_loopback() {
     let daemon = Daemon::start_as(daemon::healthz(&[
         "--listen",
         "0.0.0.0:0",
@@ -312,8 +313,8 @@ fn remote_addresses_are_served_if_that_is_meant() {
 }
 
 #[test]
-fn an_address_in_use_names_its_holder_and_exits_1() {
-    // The child's sight of this very process: its name in /proc is that of the test's thread leader.
+fn the_error_for_an_address_in_use_names_the_process_and_exits_1() {
+    // The test process holds the address. Its name in /proc is that of its main thread.
     let name = std::fs::read_to_string("/proc/self/comm").unwrap();
     let holder = format!("{} (pid {})", name.trim_end(), std::process::id());
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -334,7 +335,7 @@ fn an_address_in_use_names_its_holder_and_exits_1() {
 }
 
 #[test]
-fn one_half_of_localhost_in_use_is_no_machine_without_it() {
+fn a_localhost_port_in_use_in_one_family_is_an_error() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = tcp.local_addr().unwrap().port();
     let output = run(&["--listen", &format!("localhost:{port}")]);
@@ -357,9 +358,9 @@ fn a_stale_unix_socket_is_replaced_and_without_a_sandbox_removed_at_the_end() {
     assert!(!path.exists());
 }
 
-/// The last connections of the one before stay in TIME_WAIT for a minute, because the server closes first.
+/// Connections of the previous run stay in TIME_WAIT for a minute, because the server closes first.
 #[test]
-fn a_restart_gets_its_port_while_connections_of_the_run_before_linger() {
+fn a_restart_binds_its_port_while_old_connections_are_in_time_wait() {
     let mut first = Daemon::start(&[]);
     let address = first.address();
     assert_eq!(first.get("/healthz"), (200, "ok".to_owned()));
@@ -376,7 +377,7 @@ fn a_restart_gets_its_port_while_connections_of_the_run_before_linger() {
     assert_eq!(get(address, "/healthz"), (200, "ok".to_owned()));
 }
 
-/// /proc knows a socket by the name that it was bound to first.
+/// /proc/net/unix lists a socket under the name that it was bound to.
 #[test]
 fn another_healthz_on_a_unix_socket_is_named() {
     let path = socket_path();
@@ -391,7 +392,7 @@ fn another_healthz_on_a_unix_socket_is_named() {
     std::fs::remove_file(path).unwrap();
 }
 
-/// The first process with a socket of that name was named, wherever it was.
+/// Regression: the error named the first process with a socket of that relative path, in any directory.
 #[test]
 fn the_holder_of_a_relative_path_is_the_one_in_the_same_directory() {
     let folders = [socket_path(), socket_path()];
@@ -406,7 +407,7 @@ fn the_holder_of_a_relative_path_is_the_one_in_the_same_directory() {
     }
     let mut elsewhere = Daemon::start_as(at(there));
     elsewhere.lines().wait("serving");
-    // Bound by another name, which the table does not connect with ours.
+    // Bound under another name, so the table has no entry with this path.
     let holder = UnixListener::bind(here.join("h.sock")).unwrap();
     let unknown = end_of(at(here));
     drop(holder);
@@ -427,9 +428,9 @@ fn the_holder_of_a_relative_path_is_the_one_in_the_same_directory() {
     assert!(line.contains(&name), "{line}");
 }
 
-/// Otherwise the one that serves now could not be reached any more.
+/// Otherwise clients could not reach the new daemon.
 #[test]
-fn the_socket_of_a_successor_is_left_alone() {
+fn a_daemon_that_stops_does_not_remove_the_socket_of_its_successor() {
     let path = socket_path();
     let listen = format!("unix:{}", path.display());
     let args = ["--listen", &listen, "--no-sandbox"];
@@ -446,7 +447,7 @@ fn the_socket_of_a_successor_is_left_alone() {
 }
 
 #[test]
-fn what_is_left_when_it_stops_at_once_is_replaced_by_the_next() {
+fn a_socket_file_left_by_an_immediate_stop_is_replaced_at_the_next_start() {
     let path = socket_path();
     let args = ["--listen", &format!("unix:{}", path.display())];
     let mut command = daemon::healthz(&args);
@@ -457,7 +458,7 @@ fn what_is_left_when_it_stops_at_once_is_replaced_by_the_next() {
     daemon.lines().wait("asked to stop:");
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));
-    assert!(path.exists(), "at once is at once");
+    assert!(path.exists(), "an immediate stop removed the socket file");
     let mut daemon = Daemon::start_as(daemon::healthz(&args));
     daemon.lines().wait("serving");
     assert_eq!(get_unix(&path, "/healthz"), (200, "ok".to_owned()));
@@ -466,7 +467,7 @@ fn what_is_left_when_it_stops_at_once_is_replaced_by_the_next() {
 }
 
 #[test]
-fn a_file_that_is_no_socket_is_not_replaced() {
+fn a_file_that_is_not_a_socket_is_not_replaced() {
     let path = socket_path();
     std::fs::write(&path, "precious").unwrap();
     let output = run(&["--listen", &format!("unix:{}", path.display())]);
@@ -477,7 +478,7 @@ fn a_file_that_is_no_socket_is_not_replaced() {
 }
 
 #[test]
-fn asked_to_stop_it_stops_and_says_what_it_did() {
+fn a_stopped_daemon_exits_0_and_logs_its_counters() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut daemon = Daemon::start(&[]);
         assert_eq!(daemon.get("/healthz").0, 200);
@@ -534,11 +535,11 @@ fn sighup_is_logged_and_changes_nothing() {
 }
 
 #[test]
-fn draining_fails_readyz_while_the_door_stays_open() {
+fn draining_fails_readyz_while_the_listeners_stay_open() {
     let mut daemon = Daemon::start(&["--shutdown-delay", "1h"]);
     let address = daemon.address();
     daemon.signal(Signal::SIGTERM);
-    eventually("readyz fails", || {
+    eventually("readyz to fail", || {
         (get(address, "/readyz").0 == 500).then_some(())
     });
     let failing = format!("{VERBOSE}[-]shutdown failed: reason withheld\nreadyz check failed\n");
@@ -556,13 +557,17 @@ fn draining_fails_readyz_while_the_door_stays_open() {
     assert!(daemon.is_running());
 
     daemon.signal(Signal::SIGINT);
-    assert_eq!(daemon.wait().code(), Some(0), "asked twice is still asked");
+    assert_eq!(
+        daemon.wait().code(),
+        Some(0),
+        "exit code after two stop signals"
+    );
     daemon.lines().wait("asked to stop again: exiting at once");
     assert!(try_get(address, "/healthz").is_err());
 }
 
 #[test]
-fn the_delay_ends_on_its_own() {
+fn the_shutdown_delay_ends_without_another_signal() {
     let mut daemon = Daemon::start(&["--shutdown-delay", "50ms"]);
     daemon.address();
     daemon.signal(Signal::SIGTERM);
@@ -571,7 +576,7 @@ fn the_delay_ends_on_its_own() {
 }
 
 #[test]
-fn a_request_that_has_begun_is_answered_before_the_end() {
+fn an_unfinished_request_is_answered_before_the_daemon_exits() {
     let mut daemon = Daemon::start(&["--drain-timeout", "1m"]);
     let address = daemon.address();
     let mut idle = TcpStream::connect(address).unwrap();
@@ -581,14 +586,16 @@ fn a_request_that_has_begun_is_answered_before_the_end() {
     idle.read_exact(&mut first).unwrap();
     let mut begun = TcpStream::connect(address).unwrap();
     begun.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
-    // Its bytes are with the server before the next connection's answer is.
+    // When the next connection has its answer, the server has read these bytes.
     assert_eq!(get(address, "/healthz").0, 200);
 
     daemon.signal(Signal::SIGTERM);
     daemon.lines().wait("asked to stop");
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).unwrap();
-    eventually("the listener closes", || try_get(address, "/healthz").err());
+    eventually("the listener to close", || {
+        try_get(address, "/healthz").err()
+    });
     assert!(daemon.is_running());
     begun.write_all(b"Host: a\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -600,9 +607,10 @@ fn a_request_that_has_begun_is_answered_before_the_end() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
-/// Found by reading: both the door's time and the time for the door had passed then, and it had failed.
+/// Regression: after SIGSTOP and SIGCONT both the server's drain time and the wait for the server were over,
+/// and the daemon exited with an error.
 #[test]
-fn a_process_that_is_stopped_while_it_drains_ends_well_all_the_same() {
+fn a_daemon_that_is_suspended_while_draining_still_exits_0() {
     let mut daemon = Daemon::start(&["--drain-timeout", "1s"]);
     let mut begun = TcpStream::connect(daemon.address()).unwrap();
     begun.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
@@ -610,7 +618,7 @@ fn a_process_that_is_stopped_while_it_drains_ends_well_all_the_same() {
     daemon.signal(Signal::SIGTERM);
     daemon.lines().wait("asked to stop");
     daemon.signal(Signal::SIGSTOP);
-    // Longer than it would wait for its door; how much longer does not matter.
+    // Longer than the daemon waits for its server.
     std::thread::sleep(Duration::from_millis(2500));
     daemon.signal(Signal::SIGCONT);
     assert_eq!(daemon.wait().code(), Some(0));
@@ -618,7 +626,7 @@ fn a_process_that_is_stopped_while_it_drains_ends_well_all_the_same() {
 }
 
 #[test]
-fn a_request_that_never_ends_does_not_keep_it() {
+fn a_request_that_never_ends_does_not_prevent_the_exit() {
     let mut daemon = Daemon::start(&["--drain-timeout", "50ms"]);
     let mut begun = TcpStream::connect(daemon.address()).unwrap();
     begun.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();

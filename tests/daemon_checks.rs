@@ -1,4 +1,4 @@
-//! The daemon's own checks fail when what they are about fails, and only then.
+//! The daemon's own checks, `log` and `syncloop`, fail when the log or the sync loop fails, and only then.
 #![cfg(feature = "daemon")]
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +25,7 @@ fn blocked() -> (u16, String) {
     (500, "internal server error: logging blocked\n".to_owned())
 }
 
-/// A daemon whose stderr is a small pipe that nobody reads any more, after its first line.
+/// A daemon whose stderr is a small pipe. The test reads its first line and then stops reading.
 fn start_unread(
     args: &[&str],
 ) -> (
@@ -42,7 +42,7 @@ fn start_unread(
     );
     assert_eq!(size, Ok(4096));
     let mut stderr = None;
-    let line = eventually("the line that says where", || {
+    let line = eventually("the `serving` line", || {
         let (line, rest) = match stderr.take() {
             None => daemon.first_line(),
             Some(rest) => daemon::next_line(rest),
@@ -54,13 +54,13 @@ fn start_unread(
 }
 
 #[test]
-fn a_blocked_stderr_fails_log_and_nothing_else_waits() {
-    // Enough to say to fill the pipe and then the queue.
+fn a_blocked_stderr_fails_log_and_delays_nothing_else() {
+    // So many records that the pipe is full, and then the queue.
     let (daemon, address, stderr) = start_unread(&["--sync-period", "1ms", "--log-level", "trace"]);
-    eventually("log fails", || {
+    eventually("`log` to fail", || {
         (get(address, "/healthz/log") == blocked()).then_some(())
     });
-    // The door goes on, and so does the loop, whose records are dropped by now or soon.
+    // The server still answers and the sync loop still runs. Their records are dropped now or soon.
     let failing =
         "[+]ping ok\n[-]log failed: reason withheld\n[+]syncloop ok\nhealthz check failed\n";
     for _ in 0..100 {
@@ -70,17 +70,17 @@ fn a_blocked_stderr_fails_log_and_nothing_else_waits() {
     assert_eq!(get(address, "/healthz/syncloop").0, 200);
 
     // A pipe of 4 KiB and a queue of 64 KiB at some 60 bytes a record are full after 1,200 rounds.
-    // In steps, each with patience of its own: on a busy machine a round takes many milliseconds.
+    // In steps with a timeout each: on a busy machine a round takes many milliseconds.
     let begun = rounds(&daemon);
     for step in 1..=10 {
-        eventually("the loop goes on until the queue is full", || {
+        eventually("the sync loop to fill the queue", || {
             (rounds(&daemon) > begun + 250 * step).then_some(())
         });
     }
     assert_eq!(get(address, "/healthz/log"), blocked());
 
     daemon.read_from(stderr);
-    eventually("log passes again", || {
+    eventually("`log` to pass again", || {
         (get(address, "/healthz").0 == 200).then_some(())
     });
     let report = daemon
@@ -94,7 +94,7 @@ fn a_blocked_stderr_fails_log_and_nothing_else_waits() {
         .next()
         .unwrap();
     assert!(count.parse::<u32>().unwrap() > 100, "{report}");
-    // Whole lines only, before and after the gap, and after others where this test reads too slowly.
+    // Only complete lines, before and after the gap. This test may read too slowly and see more gaps.
     for line in daemon.lines().all() {
         assert!(
             line.contains("Z TRACE healthz: ")
@@ -107,7 +107,7 @@ fn a_blocked_stderr_fails_log_and_nothing_else_waits() {
     }
 }
 
-/// How often the main thread has slept: at least as often as its loop went round.
+/// How often the main thread has slept: at least once for each round of the sync loop.
 fn rounds(daemon: &Daemon) -> u64 {
     let pid = daemon.pid();
     let status = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/status")).unwrap();
@@ -123,107 +123,108 @@ fn rounds(daemon: &Daemon) -> u64 {
 }
 
 #[test]
-fn a_full_pipe_fails_log_though_there_is_nothing_to_say() {
+fn a_full_pipe_fails_log_even_if_the_daemon_has_nothing_to_log() {
     let mut command = healthz(&["--listen", "127.0.0.1:0", "--log-limit", "300ms"]);
     command.stderr(Stdio::piped());
     let mut daemon = Daemon::of(command);
     let (line, stderr) = daemon.first_line();
     let address = address_in(&line);
-    // Another writer to the same pipe fills it.
+    // The test writes to the same pipe until it is full.
     let pid = daemon.pid();
     let other = std::fs::File::options()
         .write(true)
         .open(format!("/proc/{pid}/fd/2"))
         .unwrap();
     fill(other);
-    eventually("log fails", || {
+    eventually("`log` to fail", || {
         (get(address, "/healthz/log") == blocked()).then_some(())
     });
     daemon.read_from(stderr);
-    eventually("log passes again", || {
+    eventually("`log` to pass again", || {
         (get(address, "/healthz").0 == 200).then_some(())
     });
 }
 
-/// Writes full lines until the pipe takes no more.
+/// Writes complete lines until the pipe is full.
 fn fill(pipe: std::fs::File) {
     use std::io::Write;
-    // A description of its own: what the daemon holds stays blocking.
+    // A new open file description, so that the daemon's stays blocking.
     fcntl(&pipe, FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
     let line = [[b'x'; 127].as_slice(), b"\n"].concat();
     while (&pipe).write(&line).is_ok() {}
 }
 
 #[test]
-fn a_blocked_stderr_does_not_keep_it_from_stopping() {
+fn a_daemon_with_a_blocked_stderr_stops_on_sigterm() {
     let (mut daemon, address, _stderr) =
         start_unread(&["--sync-period", "1ms", "--log-level", "trace"]);
-    eventually("log fails", || {
+    eventually("`log` to fail", || {
         (get(address, "/healthz/log") == blocked()).then_some(())
     });
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
-/// The kernel goes on with that wait by a call of its own, which the sandbox has to know.
+/// After SIGSTOP and SIGCONT the kernel continues the wait with restart_syscall(2), which the sandbox must
+/// allow.
 #[cfg(target_os = "linux")]
 #[test]
-fn its_wait_for_a_blocked_stderr_goes_on_behind_a_stop() {
+fn the_wait_for_a_blocked_stderr_continues_after_sigstop_and_sigcont() {
     use nix::libc::{SYS_futex, SYS_restart_syscall};
     let read = |daemon: &Daemon, name: &str| {
         let path = format!("/proc/{}/{name}", daemon.pid());
         std::fs::read_to_string(path).unwrap_or_default()
     };
     let mut daemon = None;
-    // It is a second long; a machine that is slower than that has another try.
-    eventually("the wait goes on", || {
+    // The wait lasts one second. A machine that is slower than that tries again.
+    eventually("the wait to continue with restart_syscall", || {
         let (daemon, address, _stderr) = daemon.insert(start_unread(&[
             "--sync-period",
             "1ms",
             "--log-level",
             "trace",
         ]));
-        eventually("log fails", || {
+        eventually("`log` to fail", || {
             (get(*address, "/healthz/log") == blocked()).then_some(())
         });
         daemon.signal(Signal::SIGTERM);
-        // Its number, and six arguments: the fourth is the limit.
+        // The number of the system call and its six arguments. The fourth is the timeout.
         let is_waiting = |call: &str| {
             let mut words = call.split(' ');
             words.next() == Some(&SYS_futex.to_string()) && words.nth(3) != Some("0x0")
         };
-        eventually("its last wait, or its end", || {
+        eventually("the daemon to wait or exit", || {
             (is_waiting(&read(daemon, "syscall")) || !daemon.is_running()).then_some(())
         });
         if !daemon.is_running() {
             return None;
         }
         daemon.signal(Signal::SIGSTOP);
-        eventually("it stands still, or is at its end", || {
+        eventually("the daemon to stop or exit", || {
             let state = read(daemon, "stat");
             (state.contains(") T ") || state.contains(") Z ")).then_some(())
         });
         daemon.signal(Signal::SIGCONT);
-        let goes_on = eventually("it goes on, or ends", || {
+        let continues = eventually("the wait to continue, or the daemon to exit", || {
             let call = read(daemon, "syscall");
-            let goes_on = call.starts_with(&SYS_restart_syscall.to_string());
-            (goes_on || !daemon.is_running()).then_some(goes_on)
+            let continues = call.starts_with(&SYS_restart_syscall.to_string());
+            (continues || !daemon.is_running()).then_some(continues)
         });
-        goes_on.then_some(())
+        continues.then_some(())
     });
     let (daemon, ..) = daemon.as_mut().unwrap();
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
 #[test]
-fn a_stderr_that_nobody_can_read_any_more_fails_log_and_is_no_end() {
+fn a_stderr_pipe_without_a_reader_fails_log_and_does_not_end_the_daemon() {
     let mut command = healthz(&["--listen", "127.0.0.1:0", "--log-limit", "300ms"]);
     command.stderr(Stdio::piped());
     let mut daemon = Daemon::of(command);
     let (line, stderr) = daemon.first_line();
     let address = address_in(&line);
     drop(stderr);
-    eventually("log fails", || {
+    eventually("`log` to fail", || {
         (get(address, "/healthz/log") == blocked()).then_some(())
     });
     assert_eq!(get(address, "/livez/ping").0, 200);
@@ -232,7 +233,7 @@ fn a_stderr_that_nobody_can_read_any_more_fails_log_and_is_no_end() {
 }
 
 #[test]
-fn a_stderr_that_is_closed_or_null_is_as_its_user_wants_it() {
+fn log_passes_if_stderr_is_closed_or_dev_null() {
     for redirection in ["2>&-", "2>/dev/null"] {
         let path = daemon::socket_path();
         let script = format!(
@@ -240,14 +241,14 @@ fn a_stderr_that_is_closed_or_null_is_as_its_user_wants_it() {
             path.display()
         );
         let mut daemon = Daemon::of(daemon::shell(&script));
-        eventually("it serves", || path.exists().then_some(()));
-        // After the limit a log that nothing can be written to fails for good; one that a busy machine
-        // has kept waiting passes the next time.
+        eventually("the socket file", || path.exists().then_some(()));
+        // If nothing can be written, `log` fails after its limit and stays failed. A delay by a busy
+        // machine ends with the next write.
         let begun = Instant::now();
         while begun.elapsed().as_millis() < 300 {
             daemon::get_unix(&path, "/healthz");
         }
-        eventually("log passes", || {
+        eventually("`log` to pass", || {
             (daemon::get_unix(&path, "/healthz").0 == 200).then_some(())
         });
         daemon.signal(Signal::SIGTERM);
@@ -263,17 +264,17 @@ fn a_full_disk_fails_log() {
         path.display()
     );
     let daemon = Daemon::of(daemon::shell(&script));
-    eventually("it serves", || path.exists().then_some(()));
-    eventually("log fails", || {
+    eventually("the socket file", || path.exists().then_some(()));
+    eventually("`log` to fail", || {
         (daemon::get_unix(&path, "/healthz/log") == blocked()).then_some(())
     });
     drop(daemon);
     std::fs::remove_file(path).unwrap();
 }
 
-/// SIGXFSZ used to end it.
+/// Regression: SIGXFSZ ended the daemon when its log file reached the size limit.
 #[test]
-fn a_log_file_that_may_not_grow_any_more_fails_log_and_is_no_end() {
+fn a_log_file_at_its_size_limit_fails_log_and_does_not_end_the_daemon() {
     let (path, file) = (daemon::socket_path(), daemon::socket_path());
     let script = format!(
         "ulimit -f 8; exec \"$HEALTHZ\" --listen unix:{} --log-limit 100ms --sync-period 1ms \
@@ -282,8 +283,8 @@ fn a_log_file_that_may_not_grow_any_more_fails_log_and_is_no_end() {
         file.display()
     );
     let mut daemon = Daemon::of(daemon::shell(&script));
-    eventually("it serves", || path.exists().then_some(()));
-    eventually("log fails", || {
+    eventually("the socket file", || path.exists().then_some(()));
+    eventually("`log` to fail", || {
         (daemon::get_unix(&path, "/healthz/log") == blocked()).then_some(())
     });
     assert!(daemon.is_running());
@@ -292,11 +293,11 @@ fn a_log_file_that_may_not_grow_any_more_fails_log_and_is_no_end() {
     std::fs::remove_file(file).unwrap();
 }
 
-/// The limit counts from the start of the server: a loop that is never entered fails like one that hangs.
+/// The limit counts from the start of the server, so a sync loop that is never entered fails as well.
 #[test]
-fn a_sync_loop_that_never_begins_fails_syncloop() {
+fn a_sync_loop_that_is_never_entered_fails_syncloop() {
     let path = daemon::socket_path();
-    // It waits to be traced before there is any thread but main.
+    // The daemon waits for the tracer while main is its only thread.
     let script = format!(
         "kill -STOP $$; exec \"$HEALTHZ\" --listen unix:{} --sync-period 10ms --sync-limit 300ms",
         path.display()
@@ -314,7 +315,7 @@ fn a_sync_loop_that_never_begins_fails_syncloop() {
         result => result.unwrap(),
     }
     daemon.signal(Signal::SIGCONT);
-    // Main stays where it has made the server's thread, which is the first one.
+    // Stops main after it has created its first thread, the server's.
     let server = loop {
         match waitpid(main, None).unwrap() {
             WaitStatus::PtraceEvent(_, _, event)
@@ -331,20 +332,20 @@ fn a_sync_loop_that_never_begins_fails_syncloop() {
     };
     waitpid(server, Some(WaitPidFlag::__WALL)).unwrap();
     ptrace::detach(server, None).unwrap();
-    eventually("syncloop fails", || {
+    eventually("`syncloop` to fail", || {
         let (code, body) = daemon::get_unix(&path, "/healthz/syncloop");
         (code == 500 && body.contains("sync Loop took longer than expected")).then_some(())
     });
 }
 
 #[test]
-fn a_sync_loop_that_stands_still_fails_syncloop() {
+fn a_sync_loop_that_hangs_fails_syncloop() {
     let daemon = Daemon::start(&["--sync-period", "10ms", "--sync-limit", "300ms"]);
     let address = daemon.address();
-    eventually("syncloop passes", || {
+    eventually("`syncloop` to pass", || {
         (get(address, "/healthz/syncloop").0 == 200).then_some(())
     });
-    // Stops the thread whose number is the process's: main, and no other.
+    // Stops only the main thread: its thread id is the process id.
     let main = daemon.pid();
     match ptrace::seize(main, ptrace::Options::empty()) {
         Err(error @ (Errno::EPERM | Errno::ENOSYS)) => {
@@ -361,20 +362,20 @@ fn a_sync_loop_that_stands_still_fails_syncloop() {
         500,
         "internal server error: sync Loop took longer than expected\n".to_owned(),
     );
-    eventually("syncloop fails", || {
+    eventually("`syncloop` to fail", || {
         (get(address, "/healthz/syncloop") == failing).then_some(())
     });
     assert_eq!(get(address, "/livez").0, 500);
     assert_eq!(get(address, "/livez?exclude=syncloop").0, 200);
     ptrace::detach(main, None).unwrap();
-    eventually("syncloop passes again", || {
+    eventually("`syncloop` to pass again", || {
         (get(address, "/healthz").0 == 200).then_some(())
     });
-    // The loop itself notices that it was late.
+    // The sync loop logs that it was late.
     let failed = daemon
         .lines()
         .wait("check syncloop fails: sync Loop took longer than expected");
-    // Regression: at `info`, `--log-level warn` hid it.
+    // Regression: a failing check was logged at `info`, so `--log-level warn` hid it.
     assert!(failed.contains("WARN"), "{failed}");
     let passed = daemon.lines().wait("check syncloop passes again");
     assert!(passed.contains("INFO"), "{passed}");

@@ -1,4 +1,4 @@
-//! The daemon under service managers: readiness, sockets handed in, the watchdog.
+//! The daemon under service managers: readiness, inherited sockets, status and watchdog.
 #![cfg(feature = "daemon")]
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ use daemon::{Daemon, TIMEOUT, TempPath, eventually, get, get_unix, shell, socket
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
-/// A shell that hands its stdin and stdout over as descriptors 3 and 4.
+/// A shell that passes its stdin and stdout to the daemon as descriptors 3 and 4.
 fn activate(
     stdin: impl Into<OwnedFd>,
     stdout: impl Into<OwnedFd>,
@@ -38,7 +38,7 @@ fn activate(
 }
 
 #[test]
-fn sockets_handed_in_are_served_instead_of_the_default() {
+fn inherited_sockets_replace_the_default_listeners() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
     let path = socket_path();
@@ -51,12 +51,15 @@ fn sockets_handed_in_are_served_instead_of_the_default() {
     assert_eq!(get_unix(&path, "/healthz"), (200, "ok".to_owned()));
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));
-    assert!(path.exists(), "the file is its maker's");
+    assert!(
+        path.exists(),
+        "the daemon removed a socket file that it did not create"
+    );
     std::fs::remove_file(path).unwrap();
 }
 
 #[test]
-fn sockets_handed_in_come_beside_what_was_asked_for() {
+fn inherited_sockets_are_served_in_addition_to_those_of_listen() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
     let null = std::fs::File::open("/dev/null").unwrap();
@@ -75,7 +78,7 @@ fn sockets_handed_in_come_beside_what_was_asked_for() {
 }
 
 #[test]
-fn sockets_for_another_process_are_left_alone() {
+fn inherited_sockets_with_another_listen_pid_are_ignored() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
     let null = std::fs::File::open("/dev/null").unwrap();
@@ -90,7 +93,7 @@ fn sockets_for_another_process_are_left_alone() {
 }
 
 #[test]
-fn what_is_handed_in_is_checked() {
+fn inherited_descriptors_that_cannot_serve_end_the_daemon_with_2() {
     let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
     let remote = TcpListener::bind("0.0.0.0:0").unwrap();
     let address = remote.local_addr().unwrap();
@@ -143,20 +146,20 @@ fn what_is_handed_in_is_checked() {
 }
 
 #[test]
-fn readiness_is_one_newline_and_then_the_end() {
+fn ready_fd_gets_one_newline_and_is_closed() {
     let mut command = shell("exec \"$HEALTHZ\" --listen 127.0.0.1:0 --ready-fd 5 5>&1 1>/dev/null");
     command.stdout(Stdio::piped());
     let mut daemon = Daemon::start_as(command);
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     daemon
         .child
         .stdout
         .take()
         .unwrap()
-        .read_to_end(&mut told)
+        .read_to_end(&mut received)
         .unwrap();
-    assert_eq!(told, b"\n");
-    // It serves by then, and goes on.
+    assert_eq!(received, b"\n");
+    // The daemon serves by then, and keeps running.
     assert_eq!(daemon.get("/healthz").0, 200);
     assert!(daemon.is_running());
 }
@@ -164,7 +167,7 @@ fn readiness_is_one_newline_and_then_the_end() {
 const READY: &str = "READY=1\nSTATUS=healthz passes";
 const STOPPING: &str = "STOPPING=1\nSTATUS=shutting down";
 
-/// A service manager's socket.
+/// The notification socket of a service manager.
 struct Manager {
     socket: UnixDatagram,
     path: TempPath,
@@ -193,8 +196,8 @@ impl Manager {
         String::from_utf8(state[..length].to_vec()).unwrap()
     }
 
-    /// The next that is no beat of the watchdog.
-    fn next_word(&self) -> String {
+    /// The next message that is not a watchdog beat.
+    fn next_message(&self) -> String {
         loop {
             match self.next() {
                 beat if beat == "WATCHDOG=1" => {}
@@ -205,57 +208,61 @@ impl Manager {
 }
 
 #[test]
-fn a_service_manager_is_told_of_both_ends() {
+fn a_service_manager_is_notified_of_ready_and_stopping() {
     let manager = Manager::new();
     let mut daemon = manager.start(&[], None);
     assert_eq!(manager.next(), READY);
-    assert_eq!(daemon.get("/readyz").0, 200, "ready when it says so");
+    assert_eq!(
+        daemon.get("/readyz").0,
+        200,
+        "READY=1 was sent before the daemon serves"
+    );
     daemon.signal(Signal::SIGTERM);
     assert_eq!(manager.next(), STOPPING);
     assert_eq!(daemon.wait().code(), Some(0));
     manager.socket.set_nonblocking(true).unwrap();
     assert!(
         manager.socket.recv(&mut [0]).is_err(),
-        "nothing else was said"
+        "there was a third message"
     );
 }
 
-/// It was said once, and a manager that never hears it ends what it has started.
+/// Regression: READY=1 was sent once and lost if the queue was full, and a manager that never gets it ends the daemon.
 #[test]
-fn a_manager_whose_queue_was_full_is_told_of_readiness_later() {
+fn ready_is_sent_again_if_the_managers_queue_was_full() {
     let manager = Manager::new();
     let others = UnixDatagram::unbound().unwrap();
     others.set_nonblocking(true).unwrap();
     while others.send_to(b"X=1", &manager.path).is_ok() {}
     let mut daemon = manager.start(&[], None);
     daemon.lines().wait("cannot send READY=1");
-    let word = std::iter::repeat_with(|| manager.next()).find(|word| word != "X=1");
-    assert_eq!(word.as_deref(), Some(READY));
+    let message = std::iter::repeat_with(|| manager.next()).find(|message| message != "X=1");
+    assert_eq!(message.as_deref(), Some(READY));
     daemon
         .lines()
         .wait("the service manager can be notified again");
-    // Once, and not again when it ends.
+    // Exactly once, and not again when the daemon stops.
     daemon.signal(Signal::SIGTERM);
     assert_eq!(manager.next(), STOPPING);
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
 #[test]
-fn the_watchdog_is_beaten_in_time() {
+fn the_watchdog_gets_a_beat_at_half_of_its_limit() {
     let manager = Manager::new();
     let begun = Instant::now();
     let _daemon = manager.start(&[], Some("400000"));
     assert_eq!(manager.next(), READY);
     for beats in 0..4 {
         assert_eq!(manager.next(), "WATCHDOG=1");
-        // Half of the limit, and what a busy machine adds to all of them.
+        // Half of the limit for each beat, or later on a busy machine.
         let passed = begun.elapsed().as_millis();
         assert!(passed >= beats * 190, "{beats} beats before in {passed} ms");
     }
 }
 
 #[test]
-fn the_watchdog_of_another_process_is_not_beaten() {
+fn no_watchdog_beats_are_sent_with_another_watchdog_pid() {
     let manager = Manager::new();
     let mut command = daemon::healthz(&["--listen", "127.0.0.1:0", "--sync-period", "5ms"]);
     command.env("NOTIFY_SOCKET", &manager.path);
@@ -270,7 +277,7 @@ fn the_watchdog_of_another_process_is_not_beaten() {
 }
 
 #[test]
-fn a_daemon_that_is_not_well_does_not_beat_the_watchdog() {
+fn a_daemon_with_a_failing_check_does_not_beat_the_watchdog() {
     let manager = Manager::new();
     let mut command = daemon::healthz(&["--listen", "127.0.0.1:0", "--log-limit", "100ms"]);
     command
@@ -279,21 +286,21 @@ fn a_daemon_that_is_not_well_does_not_beat_the_watchdog() {
     command.stderr(Stdio::piped());
     let mut daemon = Daemon::of(command);
     let (line, stderr) = daemon.first_line();
-    // A busy machine may have it fail for a moment before.
+    // On a busy machine a check may fail for a moment before.
     assert!(manager.next().starts_with("READY=1\n"));
-    eventually("it beats", || {
+    eventually("a watchdog beat", || {
         (manager.next() == "WATCHDOG=1").then_some(())
     });
-    // Its log has no reader any more.
+    // Closes the read end of the log's pipe, so that `log` fails.
     drop(stderr);
     let address = daemon::address_in(&line);
-    eventually("log fails", || {
+    eventually("`log` to fail", || {
         (get(address, "/healthz").0 == 500).then_some(())
     });
-    // What was said until then, and after it nothing for a time of many beats.
+    // Reads the messages sent before, and then waits many beat intervals without a message.
     let silence = Some(std::time::Duration::from_millis(200));
     manager.socket.set_read_timeout(silence).unwrap();
-    eventually("nothing more is said", || {
+    eventually("no more messages", || {
         manager.socket.recv(&mut [0]).is_err().then_some(())
     });
     assert_eq!(get(address, "/healthz").0, 500);
@@ -301,7 +308,7 @@ fn a_daemon_that_is_not_well_does_not_beat_the_watchdog() {
 }
 
 #[test]
-fn the_status_tells_what_fails_and_when_it_is_over() {
+fn the_status_names_the_failing_check_and_reports_recovery() {
     let manager = Manager::new();
     let mut command = daemon::healthz(&["--listen", "127.0.0.1:0", "--log-limit", "300ms"]);
     command
@@ -312,17 +319,17 @@ fn the_status_tells_what_fails_and_when_it_is_over() {
     let stderr = daemon.child.stderr.as_ref().unwrap();
     assert_eq!(fcntl(stderr, FcntlArg::F_SETPIPE_SZ(4096)), Ok(4096));
     assert!(manager.next().starts_with("READY=1\n"));
-    // Nobody reads the log, and it is full soon.
+    // The test does not read the log, so the pipe is full soon.
     assert_eq!(
-        manager.next_word(),
+        manager.next_message(),
         "STATUS=healthz fails: log (logging blocked)"
     );
     daemon.read_on();
-    assert_eq!(manager.next_word(), "STATUS=healthz passes");
+    assert_eq!(manager.next_message(), "STATUS=healthz passes");
 }
 
 #[test]
-fn a_service_manager_that_is_gone_is_no_trouble() {
+fn a_daemon_serves_if_the_managers_socket_does_not_exist() {
     let mut command = daemon::healthz(&["--listen", "127.0.0.1:0"]);
     command.env("NOTIFY_SOCKET", socket_path());
     let daemon = Daemon::start_as(command);

@@ -1,5 +1,5 @@
-//! The daemon's sandbox, seen from outside: what it may not do any more, and that it still does all else.
-//! That all else works is what every other test of the daemon shows, because there it is on.
+//! The daemon's sandbox, seen from outside: what it denies. All other tests of the daemon run with the
+//! sandbox on and show that it denies nothing that the daemon needs.
 #![cfg(all(feature = "daemon", target_os = "linux"))]
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use daemon::{
 };
 use nix::sys::signal::Signal;
 
-/// Lines of /proc/PID/task/TID/status that begin with `name`, one a thread.
+/// The value of the field `name` in /proc/PID/task/TID/status, one for each thread.
 fn of_threads(daemon: &Daemon, name: &str) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
     let status = |task: std::io::Result<std::fs::DirEntry>| {
@@ -33,7 +33,7 @@ fn of_threads(daemon: &Daemon, name: &str) -> Vec<String> {
     tasks.map(status).collect()
 }
 
-/// What the daemon said could not be had.
+/// The sandbox features that the daemon logged as missing.
 fn missing(daemon: &Daemon) -> String {
     daemon.lines().wait("serving");
     let lines = daemon.lines().all();
@@ -56,7 +56,7 @@ fn every_thread_is_under_the_filter_and_gets_no_new_privileges() {
 }
 
 #[test]
-fn without_a_sandbox_all_is_as_it_was() {
+fn without_a_sandbox_no_thread_has_a_filter() {
     let daemon = Daemon::start(&["--no-sandbox"]);
     assert_eq!(missing(&daemon), "");
     assert_eq!(of_threads(&daemon, "NoNewPrivs:"), ["0", "0", "0"]);
@@ -64,10 +64,10 @@ fn without_a_sandbox_all_is_as_it_was() {
     assert_eq!(daemon.get("/healthz"), (200, "ok".to_owned()));
 }
 
-/// The sandbox removes no file. Clients are refused until the next start replaces the socket, and the log
-/// does not mention it.
+/// The sandbox cannot remove files. Clients are refused until the next start replaces the socket file. The
+/// log does not mention it.
 #[test]
-fn the_socket_file_that_stays_behind_refuses_clients_and_is_replaced_by_the_next_start() {
+fn a_socket_file_left_by_the_sandbox_refuses_clients_and_is_replaced_at_the_next_start() {
     if !kernel::has_landlock() && !kernel::has_filters() {
         untried("this kernel has nothing that keeps the file from being removed");
         return;
@@ -91,7 +91,7 @@ fn the_socket_file_that_stays_behind_refuses_clients_and_is_replaced_by_the_next
 }
 
 #[test]
-fn both_limits_of_core_dumps_are_one_byte_or_none() {
+fn both_core_dump_limits_are_at_most_one_byte() {
     let daemon = Daemon::start(&[]);
     daemon.lines().wait("serving");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
@@ -103,7 +103,7 @@ fn both_limits_of_core_dumps_are_one_byte_or_none() {
 }
 
 #[test]
-fn a_crash_leaves_no_core() {
+fn a_crash_leaves_no_core_dump() {
     let directory = socket_path();
     std::fs::create_dir(&directory).unwrap();
     let crash = |option: &str| {
@@ -112,8 +112,9 @@ fn a_crash_leaves_no_core() {
             format!("cd {at} && ulimit -c unlimited && exec \"$HEALTHZ\" --listen unix:s {option}");
         let mut daemon = Daemon::start_as(shell(&script));
         daemon.lines().wait("serving");
-        // std's handler steps aside at the first that is no overflow of a stack; the next one counts.
-        let status = eventually("its end", || {
+        // std's handler removes itself at the first SIGSEGV that is not a stack overflow; the second one ends
+        // the process.
+        let status = eventually("the daemon to end", || {
             daemon.signal(Signal::SIGSEGV);
             daemon.child.try_wait().unwrap()
         });
@@ -124,15 +125,16 @@ fn a_crash_leaves_no_core() {
     let (with, without) = (crash(""), crash("--no-sandbox"));
     std::fs::remove_dir_all(&directory).unwrap();
     assert!(!with);
-    // Where nobody's crash leaves one, the line above shows nothing.
+    // If no crash on this system leaves a core dump, the assertion above shows nothing.
     if !without {
         untried("this system makes no core dumps");
     }
 }
 
-/// It said that core dumps stay on, because the limit of none could not be raised to one byte.
+/// Regression: the daemon reported that core dumps stay on, because a limit of 0 could not be raised to one
+/// byte.
 #[test]
-fn who_may_have_no_core_dumps_is_not_told_that_they_stay_on() {
+fn a_core_dump_limit_of_0_is_not_reported_as_missing() {
     let run = match nix::unistd::geteuid().is_root() {
         true => UNPRIVILEGED,
         false => "exec \"$HEALTHZ\"",
@@ -143,7 +145,7 @@ fn who_may_have_no_core_dumps_is_not_told_that_they_stay_on() {
 }
 
 #[test]
-fn the_oom_killer_is_told_whom_to_take() {
+fn the_oom_score_is_set_as_the_option_says() {
     let daemon = Daemon::start(&["--oom-score-adj", "321"]);
     daemon.lines().wait("serving");
     let path = format!("/proc/{}/oom_score_adj", daemon.pid());
@@ -159,11 +161,11 @@ fn the_oom_killer_is_told_whom_to_take() {
 }
 
 #[test]
-fn all_memory_is_locked_if_that_is_wanted() {
+fn the_option_to_lock_memory_locks_all_of_it() {
     let daemon = Daemon::start_as(shell(
         "ulimit -S -l 65536; exec \"$HEALTHZ\" --listen 127.0.0.1:0 --lock-memory",
     ));
-    let line = eventually("a word of it", || {
+    let line = eventually("a log line about it", || {
         let mut lines = daemon.lines().all().into_iter();
         lines.find(|line| line.contains("serving") || line.contains("--lock-memory"))
     });
@@ -177,14 +179,14 @@ fn all_memory_is_locked_if_that_is_wanted() {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
     let (locked, resident): (u64, u64) = (kib("VmLck:"), kib("VmRSS:"));
-    // The buffers of 64 connections, which are hardly touched without it.
+    // The buffers of 64 connections. Without the lock most of their pages are not resident.
     assert!(locked > 1600 && resident > 1600, "{status}");
     assert_eq!(daemon.get("/healthz"), (200, "ok".to_owned()));
 }
 
-/// Landlock can keep a process from all abstract names outside of it.
+/// Landlock can deny a process all abstract sockets of other processes.
 #[test]
-fn a_service_manager_with_an_abstract_name_is_told_of_both_ends() {
+fn a_service_manager_with_an_abstract_socket_is_notified_of_ready_and_stopping() {
     let name = format!("healthz-sandbox-{}", std::process::id());
     let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     manager.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -202,11 +204,11 @@ fn a_service_manager_with_an_abstract_name_is_told_of_both_ends() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
-/// A shell's word to go on as root without any of its rights: limits count then.
+/// A shell command that stays root without capabilities, so that limits apply.
 const UNPRIVILEGED: &str = "exec setpriv --bounding-set=-all --inh-caps=-all -- \"$HEALTHZ\"";
 
 #[test]
-fn a_limit_or_right_that_is_missing_is_named() {
+fn an_error_names_the_missing_limit_or_capability() {
     if !nix::unistd::geteuid().is_root() {
         untried("only root can give up rights");
         return;
@@ -222,7 +224,7 @@ fn a_limit_or_right_that_is_missing_is_named() {
             "--lock-memory",
             "healthz: --lock-memory: RLIMIT_MEMLOCK is 0 KiB, and ",
         ),
-        // Enough for the program, and too little for what it will take.
+        // Enough for the program, but not for the memory that it allocates later.
         (
             "6000",
             "--lock-memory",
@@ -239,13 +241,13 @@ fn a_limit_or_right_that_is_missing_is_named() {
         daemon.lines().wait(expected);
         assert_eq!(daemon.wait().code(), Some(1), "{option}");
     }
-    // And what the message says is enough, is.
+    // The limit that the message asks for is enough.
     let script = format!("ulimit -l 8796; {UNPRIVILEGED} --listen 127.0.0.1:0 --lock-memory");
     let daemon = Daemon::start_as(shell(&script));
     assert_eq!(daemon.get("/healthz?verbose").0, 200);
 }
 
-/// Calls made in the daemon's name, as an intruder would.
+/// System calls that a tracer makes the daemon execute, as an attacker in the process would.
 #[cfg(target_arch = "x86_64")]
 mod intruder {
     use super::*;
@@ -258,7 +260,7 @@ mod intruder {
     use std::path::Path;
     use std::process::Command;
 
-    /// Stops the daemon's main thread, or says why that cannot be.
+    /// Stops the daemon's main thread. Reports the test as skipped if that is not possible.
     fn seize(daemon: &Daemon) -> Option<()> {
         seize_thread(daemon.pid())
     }
@@ -266,15 +268,15 @@ mod intruder {
     fn seize_thread(thread: Pid) -> Option<()> {
         match ptrace::seize(thread, ptrace::Options::empty()) {
             Err(error @ (Errno::EPERM | Errno::ENOSYS)) => {
-                untried(&format!("ptrace says {error}"));
+                untried(&format!("ptrace failed: {error}"));
                 return None;
             }
             result => result.unwrap(),
         }
-        // It is to be stopped where it waits, and may still be on its way there.
-        eventually("its thread waits", || {
+        // The thread must be stopped in epoll_wait, and may not have reached it yet.
+        eventually("the thread to wait", || {
             ptrace::interrupt(thread).unwrap();
-            // One that is not its process's first is waited for by this word.
+            // waitpid(2) needs this flag for a thread that is not the first of its process.
             waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
             let registers = ptrace::getregs(thread).unwrap();
             let waits = [nix::libc::SYS_epoll_wait, nix::libc::SYS_epoll_pwait];
@@ -285,7 +287,7 @@ mod intruder {
         Some(())
     }
 
-    /// Lets the stopped main thread make `call`, and no further. `Err` is how it ended for that.
+    /// Makes the stopped main thread execute `call` and stop again. `Err` if the process ended.
     fn call<const COUNT: usize>(
         daemon: &Daemon,
         call: i64,
@@ -294,12 +296,16 @@ mod intruder {
         let pid = daemon.pid();
         let before = ptrace::getregs(pid).unwrap();
         let mut registers = before;
-        // It waits in epoll_wait, so the instruction before the next is the one that calls.
+        // The thread is in epoll_wait, so the instruction before the next one is `syscall`.
         registers.rip -= 2;
         let instruction = ptrace::read(pid, registers.rip as ptrace::AddressType).unwrap();
-        assert_eq!(instruction & 0xffff, 0x050f, "no system call");
+        assert_eq!(
+            instruction & 0xffff,
+            0x050f,
+            "the instruction is not `syscall`"
+        );
         registers.rax = call as u64;
-        // Nothing is to be called again on the way out.
+        // Prevents a restart of the interrupted system call.
         registers.orig_rax = u64::MAX;
         let mut all = [0; 6];
         all[..COUNT].copy_from_slice(&arguments);
@@ -316,12 +322,12 @@ mod intruder {
         Ok(result)
     }
 
-    /// Puts `path` where the stopped thread's stack is not in use, and gives its address.
+    /// Writes `path` to an unused part of the stopped thread's stack and returns its address.
     fn put(daemon: &Daemon, path: &Path) -> u64 {
         put_bytes(daemon, path.as_os_str().as_bytes())
     }
 
-    /// The same with any bytes, and a zero behind them.
+    /// As above, for any bytes, with a zero byte after them.
     fn put_bytes(daemon: &Daemon, bytes: &[u8]) -> u64 {
         let at = ptrace::getregs(daemon.pid()).unwrap().rsp - 4096;
         let mut bytes = bytes.to_vec();
@@ -338,7 +344,7 @@ mod intruder {
         seized(healthz(&["--listen", "127.0.0.1:0"]))
     }
 
-    /// A daemon under its filter, whose main thread is stopped.
+    /// A daemon with its filter, whose main thread is stopped.
     fn seized(command: Command) -> Option<Daemon> {
         let daemon = Daemon::start_as(command);
         daemon.lines().wait("serving");
@@ -361,7 +367,7 @@ mod intruder {
             (nix::libc::SYS_open, [here, 0, 0]),
             (nix::libc::SYS_kill, [1, 0, 0]),
             (nix::libc::SYS_tgkill, [1, 1, 0]),
-            // A thread's first steps, which all of them have behind them.
+            // System calls at the start of a thread. All threads have made them.
             (nix::libc::SYS_set_robust_list, [here, 24, 0]),
             (nix::libc::SYS_sched_getaffinity, [0, 8, here]),
             (nix::libc::SYS_sendmsg, [0, here, 0]),
@@ -380,10 +386,10 @@ mod intruder {
         ] {
             assert_eq!(call(&daemon, number, arguments), refused, "{number}");
         }
-        // The machinery of this test can do what is allowed.
+        // Shows that this test can make system calls that are allowed.
         let pid = call(&daemon, nix::libc::SYS_getpid, [0; 3]);
         assert_eq!(pid, Ok(i64::from(daemon.pid().as_raw())));
-        // What glibc makes when its heap grows, and when it is damaged: neither comes by itself.
+        // System calls that glibc makes when its heap grows or is damaged. No other test causes them.
         let end = call(&daemon, nix::libc::SYS_brk, [0; 3]);
         assert!(end.is_ok_and(|end| end > 0), "{end:?}");
         assert_eq!(call(&daemon, nix::libc::SYS_writev, [2, here, 0]), Ok(0));
@@ -405,7 +411,7 @@ mod intruder {
     }
 
     #[test]
-    fn a_call_that_only_an_intruder_makes_is_the_end() {
+    fn a_system_call_that_only_an_attacker_makes_kills_the_daemon() {
         let executable = (nix::libc::PROT_READ | nix::libc::PROT_EXEC) as u64;
         for (number, arguments) in [
             (nix::libc::SYS_execve, [0, 0, 0]),
@@ -421,7 +427,7 @@ mod intruder {
         }
     }
 
-    /// `sendto` in its name, with five bytes and `address`.
+    /// `sendto` by the daemon, with five bytes and `address`.
     fn send(daemon: &Daemon, socket: u64, flags: i32, address: &[u8]) -> Result<i64, WaitStatus> {
         let at = put_bytes(daemon, address);
         let length = address.len() as u64;
@@ -429,7 +435,7 @@ mod intruder {
         call(daemon, nix::libc::SYS_sendto, arguments)
     }
 
-    /// The descriptors of its sockets.
+    /// The daemon's socket descriptors.
     fn sockets(daemon: &Daemon) -> Vec<u64> {
         let directory = format!("/proc/{}/fd", daemon.pid());
         let entries = std::fs::read_dir(directory)
@@ -448,7 +454,7 @@ mod intruder {
         WaitStatus::Signaled(daemon.pid(), Signal::SIGSYS, false)
     }
 
-    /// A listener that was shut down connected to any port when it was sent from with MSG_FASTOPEN.
+    /// Regression: sendto with MSG_FASTOPEN on a listener that was shut down connected to any port.
     #[test]
     fn a_listener_cannot_be_made_to_connect() {
         let Some(daemon) = started() else { return };
@@ -468,9 +474,9 @@ mod intruder {
             let flags = nix::libc::MSG_FASTOPEN | nix::libc::MSG_DONTWAIT;
             send(&daemon, *socket, flags, &address)
         });
-        // The listener's was EINPROGRESS, and the other one had its connection.
+        // Without the filter the listener gave EINPROGRESS, and the other one was connected.
         assert_eq!(sent.next(), Some(Err(killed(&daemon))));
-        // And the first step is refused already.
+        // The first step, the shutdown, is refused as well.
         let refused = Ok(-i64::from(Errno::ENOSYS as i32));
         assert!(shut.iter().all(|result| *result == refused), "{shut:?}");
         other.set_nonblocking(true).unwrap();
@@ -478,7 +484,7 @@ mod intruder {
         assert_eq!(accepted, Err(std::io::ErrorKind::WouldBlock));
     }
 
-    /// Whoever has a datagram socket reaches whatever it names.
+    /// A datagram socket can send to any address that sendto names.
     #[test]
     fn nothing_is_sent_to_an_address_without_a_service_manager() {
         let path = socket_path();
@@ -491,11 +497,11 @@ mod intruder {
             command.envs(manager.map(|path| ("NOTIFY_SOCKET", path)));
             seized(command)
         };
-        let told = || {
-            let mut word = [0; 256];
+        let received = || {
+            let mut message = [0; 256];
             manager.set_nonblocking(true).unwrap();
-            let length = manager.recv(&mut word).unwrap();
-            word[..length].to_vec()
+            let length = manager.recv(&mut message).unwrap();
+            message[..length].to_vec()
         };
 
         let Some(daemon) = seized_with(None) else {
@@ -505,17 +511,17 @@ mod intruder {
         let sent = send(&daemon, socket, no_signal, &address);
         assert_eq!(sent, Err(killed(&daemon)));
 
-        // It has to be told by its name, and in no other way.
+        // With a manager, sendto is allowed in the form that the daemon uses: an address and MSG_NOSIGNAL.
         let Some(daemon) = seized_with(Some(&path)) else {
             return;
         };
-        assert!(told().starts_with(b"READY=1"));
+        assert!(received().starts_with(b"READY=1"));
         let sent = sockets(&daemon).into_iter().find(|socket| {
             let sent = send(&daemon, *socket, no_signal, &address);
             sent == Ok(address.len() as i64)
         });
-        assert_eq!(told(), address);
-        // Abstract names are Landlock's to deny: the filter does not see where an address points.
+        assert_eq!(received(), address);
+        // Landlock denies abstract names: the filter cannot read the memory that an address points to.
         if kernel::has_landlock_scopes() {
             let name = format!("healthz-denied-{}", std::process::id());
             let named = SocketAddr::from_abstract_name(&name).unwrap();
@@ -531,9 +537,9 @@ mod intruder {
         std::fs::remove_file(path).unwrap();
     }
 
-    /// The words and the signal of an abort take calls of their own.
+    /// The message and the signal of an abort need system calls of their own.
     #[test]
-    fn an_abort_has_its_words_and_its_signal() {
+    fn a_stack_overflow_is_logged_and_ends_with_sigabrt() {
         for backtrace in ["0", "1"] {
             let mut command = healthz(&["--listen", "127.0.0.1:0"]);
             command.env("RUST_BACKTRACE", backtrace);
@@ -543,7 +549,7 @@ mod intruder {
             let Some(()) = seize_thread(thread) else {
                 return;
             };
-            // Its stack is used up: what it does next touches the page below it.
+            // Moves the stack pointer below the stack, so that the thread touches the guard page next.
             let mut registers = ptrace::getregs(thread).unwrap();
             registers.rsp = bottom(&daemon, registers.rsp) - 1024;
             registers.orig_rax = u64::MAX;
@@ -555,7 +561,7 @@ mod intruder {
         }
     }
 
-    /// The daemon's thread with this name that is not its first.
+    /// The daemon's thread with this name, other than the main thread.
     fn thread(daemon: &Daemon, name: &str) -> Pid {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
         let mut others = tasks.map(|task| task.unwrap()).filter(|task| {
@@ -566,7 +572,7 @@ mod intruder {
         Pid::from_raw(id.to_str().unwrap().parse().unwrap())
     }
 
-    /// The lowest address of the mapping with `address` in it.
+    /// The lowest address of the mapping that contains `address`.
     fn bottom(daemon: &Daemon, address: u64) -> u64 {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", daemon.pid())).unwrap();
         let ranges = maps.lines().map(|line| {

@@ -1,4 +1,4 @@
-//! The example programs do what they say: each is started as its users start it, asked, and let go.
+//! Starts each example program as a user does, sends it requests, and lets it end.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-/// No test waits longer than this for anything, however busy the machine is.
+/// The longest wait for one condition. A busy machine does not reach it.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running example. It is killed when dropped.
@@ -25,7 +25,7 @@ impl Example {
     fn start(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("healthz-{name}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
-        // Beside the directory of this test; `cargo test` builds examples first.
+        // In the directory next to this test's. `cargo test` builds the examples first.
         let test = std::env::current_exe().unwrap();
         let target = test.parent().and_then(Path::parent).unwrap();
         let program = target.join("examples").join(name);
@@ -45,7 +45,7 @@ impl Example {
         Example { child, path }
     }
 
-    /// Asks once the door is there.
+    /// Connects as soon as the example listens.
     fn connect(&mut self) -> UnixStream {
         let started = Instant::now();
         loop {
@@ -53,17 +53,24 @@ impl Example {
                 stream.set_read_timeout(Some(TIMEOUT)).unwrap();
                 return stream;
             }
-            assert!(self.child.try_wait().unwrap().is_none(), "it has ended");
-            assert!(started.elapsed() < TIMEOUT, "no door in {:?}", self.path);
+            assert!(
+                self.child.try_wait().unwrap().is_none(),
+                "the example has exited"
+            );
+            assert!(
+                started.elapsed() < TIMEOUT,
+                "nothing listens at {:?}",
+                self.path
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
     fn get(&mut self, target: &str) -> String {
-        ask(&mut self.connect(), target)
+        request(&mut self.connect(), target)
     }
 
-    /// Asks until the answer is as wanted: what was written to a program is not what it has read.
+    /// Sends requests until the answer ends with `end`: the program may not have read its input yet.
     fn wait_for(&mut self, target: &str, end: &str) {
         let started = Instant::now();
         loop {
@@ -71,19 +78,22 @@ impl Example {
             if answer.ends_with(end) {
                 return;
             }
-            assert!(started.elapsed() < TIMEOUT, "waited in vain: {answer}");
+            assert!(
+                started.elapsed() < TIMEOUT,
+                "timed out; last answer: {answer}"
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// Its end, once its input has ended, and its last line.
+    /// Closes the example's input, waits for its exit, and returns the last line of its output.
     fn end(mut self) -> String {
         drop(self.child.stdin.take());
         let mut text = String::new();
         let mut out = self.child.stdout.take().unwrap();
         out.read_to_string(&mut text).unwrap();
         assert!(self.child.wait().unwrap().success(), "{text}");
-        assert!(!self.path.exists(), "its socket is left behind");
+        assert!(!self.path.exists(), "the socket file still exists");
         text.lines().last().unwrap_or_default().to_owned()
     }
 }
@@ -96,12 +106,12 @@ impl Drop for Example {
     }
 }
 
-/// When a file was last changed, if it is there.
+/// The time of the last change of a file; `None` if there is no file.
 fn changed(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|file| file.modified()).ok()
 }
 
-fn ask(stream: &mut UnixStream, target: &str) -> String {
+fn request(stream: &mut UnixStream, target: &str) -> String {
     let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     let mut answer = String::new();
@@ -127,10 +137,10 @@ fn assert_serves(name: &str) {
     }
 }
 
-/// Those whose own work is lines of input: before the first the check fails, after it it passes, and
-/// the end of the input is the end of the program.
+/// For the examples whose own work is to read lines: the check fails before the first line and passes
+/// after it. The program ends when its input ends.
 #[track_caller]
-fn assert_lives_beside_other_work(name: &str) {
+fn assert_serves_beside_other_work(name: &str) {
     const REQUESTS: usize = 20;
     let mut example = Example::start(name);
     let unknown = "\r\n\r\ninternal server error: not reported yet\n";
@@ -144,7 +154,7 @@ fn assert_lives_beside_other_work(name: &str) {
         .write_all(b"x\n")
         .unwrap();
     example.wait_for("/healthz/lines", "\r\n\r\nok");
-    // At once: a loop that is told only once must not forget those that wait behind the first.
+    // All at once: a loop that gets one event for several connections must serve all of them.
     let mut probes: Vec<_> = (0..REQUESTS).map(|_| example.connect()).collect();
     let head = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
     for _ in 0..3 {
@@ -158,7 +168,7 @@ fn assert_lives_beside_other_work(name: &str) {
             assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
         }
     }
-    // Somebody in the middle of a request is waited for, and the idle ones are not.
+    // At its end the server waits for a connection with an unfinished request, and closes idle ones.
     let mut busy = example.connect();
     busy.write_all(b"GET /healthz HTTP/1.0\r\n").unwrap();
     example.get("/healthz");
@@ -179,26 +189,26 @@ fn assert_lives_beside_other_work(name: &str) {
 }
 
 #[test]
-fn the_spawn_example_serves_beside_a_thread_that_waits() {
-    assert_lives_beside_other_work("spawn");
+fn the_spawn_example_serves_while_the_main_thread_waits() {
+    assert_serves_beside_other_work("spawn");
 }
 
 #[test]
 fn the_mio_example_serves_in_its_own_poll() {
-    assert_lives_beside_other_work("mio");
+    assert_serves_beside_other_work("mio");
 }
 
 #[test]
-fn the_poll_example_serves_from_a_bare_loop() {
-    assert_lives_beside_other_work("poll");
+fn the_poll_example_serves_from_a_loop_around_poll() {
+    assert_serves_beside_other_work("poll");
 }
 
 #[test]
 fn the_tokio_example_serves_inside_a_runtime() {
-    assert_lives_beside_other_work("tokio");
+    assert_serves_beside_other_work("tokio");
 }
 
 #[test]
-fn the_calloop_example_serves_from_a_loop_of_shared_references() {
-    assert_lives_beside_other_work("calloop");
+fn the_calloop_example_serves_from_a_loop_with_only_shared_references() {
+    assert_serves_beside_other_work("calloop");
 }

@@ -1,7 +1,8 @@
-//! The mutants that no test kills, in `tests/mutants/AREA.txt`: each line is one of them and says why.
+//! Checks `tests/mutants/AREA.txt`, the lists of mutants that no test kills. Each line is one mutant and the
+//! reason why it survives.
 //!
-//! `.ci/mutants AREA` makes the mutants and compares; this only sees to it that the lines are whole,
-//! and go when the code goes that they are about.
+//! `.ci/mutants AREA` makes the mutants and compares them with the list. These tests only check that each
+//! line is complete and that its file and function still exist.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -11,22 +12,24 @@
 use std::fs;
 use std::path::Path;
 
-/// A reason shorter than this says nothing.
+/// The fewest bytes of a reason.
 const REASON_BYTES_MIN: usize = 20;
 
-/// What is wrong with a line `FILE: MUTANT | REASON`, if anything is; `source` reads a file.
-fn complaint(line: &str, source: impl Fn(&str) -> Option<String>) -> Option<String> {
+/// The fault of a line `FILE: MUTANT | REASON`, or `None` if it has none. `source` reads a file.
+fn fault(line: &str, source: impl Fn(&str) -> Option<String>) -> Option<String> {
     let Some((mutant, reason)) = line.rsplit_once(" | ") else {
-        return Some("there is no ` | ` with a reason behind it".into());
+        return Some("there is no ` | ` followed by a reason".into());
     };
     if reason.trim().len() < REASON_BYTES_MIN {
-        return Some("there is no reason".into());
+        return Some("the reason is missing or too short".into());
     }
     let Some((file, change)) = mutant.split_once(": ") else {
         return Some("there is no `FILE: ` before the mutant".into());
     };
     if !file.starts_with("src/") || !file.ends_with(".rs") {
-        return Some(format!("`{file}` is not src/...rs: no line, no column"));
+        return Some(format!(
+            "`{file}` is not src/...rs; leave out line and column"
+        ));
     }
     if !change.starts_with("replace ") && !change.starts_with("delete ") {
         return Some(format!("`{change}` is not what cargo-mutants prints"));
@@ -61,9 +64,9 @@ fn source(file: &str) -> Option<String> {
 }
 
 #[test]
-fn every_mutant_that_survives_is_explained_and_is_one_of_code_that_exists() {
+fn every_surviving_mutant_has_a_reason_and_is_in_a_function_that_exists() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mutants");
-    let mut complaints = Vec::new();
+    let mut faults = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         assert!(
@@ -72,18 +75,18 @@ fn every_mutant_that_survives_is_explained_and_is_one_of_code_that_exists() {
             path.display()
         );
         for (at, line) in (1..).zip(fs::read_to_string(&path).unwrap().lines()) {
-            if let Some(why) = complaint(line, source) {
-                complaints.push(format!("{}:{at}: {why}", path.display()));
+            if let Some(why) = fault(line, source) {
+                faults.push(format!("{}:{at}: {why}", path.display()));
             }
         }
     }
-    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
-fn a_line_that_is_wrong_is_seen() {
+fn a_line_without_a_reason_or_with_an_unknown_function_is_refused() {
     let source = |file: &str| (file == "src/a.rs").then(|| "fn f(\nfn g<T>(".to_owned());
-    let is_right = |line: &str| complaint(line, source).is_none();
+    let is_right = |line: &str| fault(line, source).is_none();
     for mutant in [
         "replace f -> bool with true",
         "replace A<'a>::f with ()",

@@ -1,5 +1,5 @@
-//! Checks updated by a signal handler, while the thread that it interrupts updates and reads the same
-//! checks: nothing hangs, nothing is torn, nothing is allocated.
+//! A signal handler updates checks while the thread that it interrupts updates and reads the same checks.
+//! No update hangs, no reason is a mixture of two, and the handler allocates nothing.
 #![cfg(feature = "server")]
 #![allow(unsafe_code, reason = "installing a real signal handler is unsafe")]
 #![allow(
@@ -28,7 +28,7 @@ use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
 const SIGNALS: u64 = 1_000;
-/// No signal is waited for longer than this, however busy the machine is.
+/// The longest wait for one signal. A busy machine does not reach it.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 static DISK: Check = Check::manual("disk");
@@ -36,11 +36,11 @@ static LOOP: Check = Check::heartbeat("loop", Duration::from_secs(3600)).initial
 static GATE: Check = Check::gate("gate");
 static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&DISK, &LOOP, &GATE]);
 
-/// Handlers that have returned.
+/// Calls of the handler that have returned.
 static HANDLED: AtomicU64 = AtomicU64::new(0);
-/// Those that found an update of the same check in their way.
+/// Calls of the handler that interrupted an update of the same check.
 static IN_THE_WAY: AtomicU64 = AtomicU64::new(0);
-/// Reasons read, by handlers and by another thread, that nobody gave.
+/// Reasons read, by the handler or by another thread, that no update set.
 static TORN: AtomicU64 = AtomicU64::new(0);
 /// Calls of the allocator in a handler.
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -58,35 +58,35 @@ fn count(_bytes: i64) {
     CALLS.fetch_add(IS_HANDLING.get().into(), Ordering::Relaxed);
 }
 
-/// Whether `text` is a reason that [`reason_of`] made: the same number all along, whole or cut.
+/// True if `text` is a reason that [`fail_disk`] made: the same number repeated, the last one perhaps cut.
 fn is_whole(text: &str) -> bool {
-    let Some((who, rest)) = text.split_once(' ') else {
+    let Some((writer, rest)) = text.split_once(' ') else {
         return text == "failing";
     };
     let Some((number, _)) = rest.split_once(' ') else {
         return false;
     };
-    let mut words = rest.split(' ').peekable();
+    let mut numbers = rest.split(' ').peekable();
     let mut is_same = true;
-    while let Some(word) = words.next() {
-        is_same &= match words.peek() {
-            Some(_) => word == number,
-            // The last one is cut where the room ends.
-            None => number.starts_with(word),
+    while let Some(text) = numbers.next() {
+        is_same &= match numbers.peek() {
+            Some(_) => text == number,
+            // The last one is cut at the maximal length of a reason.
+            None => number.starts_with(text),
         };
     }
-    is_same && (who == "main" || who == "handler") && text.len() == 255
+    is_same && (writer == "main" || writer == "handler") && text.len() == 255
 }
 
-/// Fails `DISK` with a text that is longer than fits, and says the same all along.
-fn fail_disk(who: &str, number: u64) {
+/// Fails `DISK` with one number repeated until it is longer than a reason can be.
+fn fail_disk(writer: &str, number: u64) {
     struct Repeated(u64);
     impl std::fmt::Display for Repeated {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             (0..130).try_for_each(|_| write!(f, " {}", self.0))
         }
     }
-    DISK.fail_fmt(format_args!("{who}{}", Repeated(number)));
+    DISK.fail_fmt(format_args!("{writer}{}", Repeated(number)));
 }
 
 extern "C" fn update(_signal: i32) {
@@ -98,7 +98,7 @@ extern "C" fn update(_signal: i32) {
     fail_disk("handler", number);
     LOOP.beat(now());
     GATE.open();
-    // The interrupted thread cannot have gone on: what is read here is the handler's, or nobody's.
+    // The interrupted thread cannot continue yet, so this is the handler's reason, or the plain `failing`.
     let reason = DISK.reason(now());
     let text = reason.as_ref().map_or("", |reason| reason.as_str());
     TORN.fetch_add((!is_whole(text)).into(), Ordering::Relaxed);
@@ -116,14 +116,14 @@ extern "C" fn stop(_signal: i32) {
 fn install(signal: Signal, handler: extern "C" fn(i32)) {
     let handler = SigHandler::Handler(handler);
     let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handler does what handlers may: atomics, the clock, and a write(2). That checks and
-    // stoppers do no more is what this test is about.
+    // SAFETY: the handler does only what is async-signal-safe: atomics, the clock, and a write(2). This test
+    // shows that checks and `ServerHandle::stop` do no more.
     unsafe { sigaction(signal, &action) }.unwrap();
 }
 
 #[test]
 fn a_handler_updates_the_checks_that_its_thread_is_updating() {
-    now(); // The first call is not for a handler.
+    now(); // A handler must not make the first call.
     install(Signal::SIGUSR1, update);
     raise(Signal::SIGUSR1).unwrap();
     assert_eq!(HANDLED.load(Ordering::Acquire), 1);
@@ -142,7 +142,7 @@ fn a_handler_updates_the_checks_that_its_thread_is_updating() {
         while !is_over.load(Ordering::Acquire) {
             number += 1;
             fail_disk("main", number);
-            // Neither has passed it since.
+            // The handler fails the check again after each pass.
             let reason = DISK.reason(now());
             assert!(
                 reason.is_some_and(|reason| is_whole(reason.as_str())),
@@ -151,21 +151,21 @@ fn a_handler_updates_the_checks_that_its_thread_is_updating() {
             LOOP.beat(now());
             assert!(LOOP.passes(now()));
         }
-        assert!(sender.join().unwrap(), "a handler does not return");
+        assert!(sender.join().unwrap(), "the handler does not return");
     });
     assert_eq!(HANDLED.load(Ordering::Acquire), SIGNALS + 1);
     assert_eq!(TORN.load(Ordering::Relaxed), 0);
     assert_eq!(CALLS.load(Ordering::Relaxed), 0, "calls of the allocator");
-    // The case that this is about did happen.
+    // The case under test did happen.
     let count = IN_THE_WAY.load(Ordering::Relaxed);
     println!("{count} of {SIGNALS} handlers interrupted an update of the same check");
     assert!(count > 0);
-    // And left nothing behind: the next reason is kept.
+    // The next reason is stored as usual.
     DISK.fail("full");
     assert_eq!(DISK.reason(now()).unwrap().as_str(), "full");
 }
 
-/// One signal after the other, and looks on; `false` if one is not handled.
+/// Sends one signal after the other and reads the check meanwhile. False if one is not handled in time.
 fn send(to: nix::sys::pthread::Pthread) -> bool {
     for count in 1..=SIGNALS {
         pthread_kill(to, Signal::SIGUSR1).unwrap();
@@ -174,7 +174,7 @@ fn send(to: nix::sys::pthread::Pthread) -> bool {
             if sent.elapsed() > TIMEOUT {
                 return false;
             }
-            // Another reader, which no signal interrupts.
+            // A reader on a thread that no signal interrupts.
             let reason = DISK.reason(now());
             let is_whole = reason.is_none_or(|reason| is_whole(reason.as_str()));
             TORN.fetch_add((!is_whole).into(), Ordering::Relaxed);
@@ -199,7 +199,7 @@ fn a_handler_stops_a_server_that_its_thread_runs() {
 
 extern "C" fn nothing(_signal: i32) {}
 
-/// A host with an interval timer, or a profiler: its signals come more often than deadlines pass.
+/// A host with an interval timer or a profiler gets signals more often than deadlines pass.
 #[test]
 fn signals_do_not_keep_deadlines_from_passing() {
     const WAIT: Duration = Duration::from_millis(5);
@@ -231,7 +231,7 @@ fn signals_do_not_keep_deadlines_from_passing() {
         if let Ok(size) = client.read(&mut answer) {
             break size;
         }
-        assert!(started.elapsed() < TIMEOUT, "the deadline never comes");
+        assert!(started.elapsed() < TIMEOUT, "the request did not time out");
     };
     assert!(answer[..size].starts_with(b"HTTP/1.1 408 Request Timeout\r\n"));
     handle.stop();

@@ -1,5 +1,5 @@
-//! Runs the real daemon and asks it, for the tests that do. No fixed sleeps: what is waited for is
-//! polled, and not for longer than [`TIMEOUT`].
+//! Starts the real daemon and sends it requests. There are no fixed sleeps: a test polls for the
+//! condition it needs, for at most [`TIMEOUT`].
 #![allow(dead_code, reason = "no test uses all of it")]
 
 use std::ffi::{OsStr, OsString};
@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 
 include!("untried.rs");
 
-/// No test waits longer than this for any one thing, however busy the machine is.
+/// The longest wait for one condition. A busy machine does not reach it.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub fn healthz(args: &[&str]) -> Command {
@@ -36,12 +36,12 @@ pub fn healthz(args: &[&str]) -> Command {
     command
 }
 
-/// Runs healthz to its end, which must come on its own.
+/// Runs healthz until it exits by itself.
 pub fn run(args: &[&str]) -> Output {
     end_of(healthz(args))
 }
 
-/// Runs `command` to its end, which must come on its own.
+/// Runs `command` until it exits by itself.
 pub fn end_of(mut command: Command) -> Output {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut daemon = Daemon::of(command);
@@ -69,7 +69,7 @@ pub fn end_of(mut command: Command) -> Output {
     }
 }
 
-/// The one line of a failure, without its end.
+/// The error message on stderr: exactly one line, returned without its line feed.
 pub fn complaint(output: &Output) -> &str {
     let text = std::str::from_utf8(&output.stderr).unwrap();
     let line = text.strip_suffix('\n').unwrap();
@@ -77,7 +77,7 @@ pub fn complaint(output: &Output) -> &str {
     line
 }
 
-/// Waits until `condition` gives something.
+/// Polls `condition` until it returns a value. Fails after [`TIMEOUT`].
 #[track_caller]
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
@@ -85,13 +85,13 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
         if let Some(value) = condition() {
             return value;
         }
-        assert!(started.elapsed() < TIMEOUT, "waited in vain: {what}");
+        assert!(started.elapsed() < TIMEOUT, "timed out waiting for: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// A path that no other test uses. What is there is removed when this is dropped: a daemon in its sandbox
-/// leaves the file of its socket behind.
+/// A path that no other test uses. The file is removed on drop, because a daemon in its sandbox cannot
+/// remove its own socket file.
 pub struct TempPath(PathBuf);
 
 /// A path for a socket.
@@ -142,12 +142,12 @@ pub struct Daemon {
     lines: Lines,
 }
 
-/// What it has said on stderr.
+/// The lines that the daemon wrote to stderr.
 #[derive(Clone, Default)]
 pub struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
-    /// The first line that has `text` in it, once there is one.
+    /// Waits for a line that contains `text` and returns the first one.
     #[track_caller]
     pub fn wait(&self, text: &str) -> String {
         eventually(text, || {
@@ -168,14 +168,14 @@ impl Lines {
 }
 
 impl Daemon {
-    /// Starts healthz on a port of its own, with what it says being read.
+    /// Starts healthz on a free port. A thread collects its stderr.
     pub fn start(args: &[&str]) -> Self {
         let mut command = healthz(&["--listen", "127.0.0.1:0"]);
         command.args(args);
         Daemon::start_as(command)
     }
 
-    /// Starts `command`, with what it says being read.
+    /// Starts `command`. A thread collects its stderr.
     pub fn start_as(mut command: Command) -> Self {
         command.stderr(Stdio::piped());
         let mut daemon = Daemon::of(command);
@@ -183,7 +183,7 @@ impl Daemon {
         daemon
     }
 
-    /// Starts `command` and leaves its standard streams alone.
+    /// Starts `command` without changing its standard streams.
     pub fn of(mut command: Command) -> Self {
         Daemon {
             child: command.spawn().unwrap(),
@@ -191,7 +191,7 @@ impl Daemon {
         }
     }
 
-    /// Reads the first line that it says, and no further.
+    /// Reads the first line of stderr only; the rest stays in the pipe.
     pub fn first_line(&mut self) -> (String, BufReader<ChildStderr>) {
         // A small buffer, so that the rest stays in the pipe.
         next_line(BufReader::with_capacity(
@@ -200,7 +200,7 @@ impl Daemon {
         ))
     }
 
-    /// Reads what it says from now on.
+    /// Starts a thread that collects stderr from here on.
     pub fn read_on(&mut self) {
         let stderr = self.child.stderr.take().unwrap();
         self.read_from(BufReader::new(stderr));
@@ -215,7 +215,7 @@ impl Daemon {
         &self.lines
     }
 
-    /// The first TCP address that it serves.
+    /// The first TCP address in the daemon's `serving` line. Waits for that line.
     pub fn address(&self) -> SocketAddr {
         address_in(&self.lines.wait("serving "))
     }
@@ -232,9 +232,9 @@ impl Daemon {
         Pid::from_raw(self.child.id() as i32)
     }
 
-    /// Waits for its end.
+    /// Waits until the daemon exits.
     pub fn wait(&mut self) -> std::process::ExitStatus {
-        eventually("the end of healthz", || self.child.try_wait().unwrap())
+        eventually("healthz to exit", || self.child.try_wait().unwrap())
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -246,43 +246,46 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Whoever has read that it serves has read this as well, if it was said.
+        // The daemon logs this line before its `serving` line, so a test that waited for that one has both.
         #[cfg(target_os = "linux")]
         if !std::thread::panicking() {
             let mut lines = self.lines.all().into_iter();
-            let line = lines.find(|line| kernel::has_what_is_missed(line));
-            assert_eq!(line, None, "this kernel has it");
+            let line = lines.find(|line| kernel::reports_available_as_missing(line));
+            assert_eq!(
+                line, None,
+                "the daemon reports a missing sandbox feature that this kernel has"
+            );
         }
     }
 }
 
-/// What this kernel has of what the sandbox is made of, asked without the daemon: a fault of ours must
-/// not look like a kernel that lacks something.
+/// Which features of the sandbox this kernel has, found out without the daemon, so that a fault of the
+/// daemon cannot look like a kernel without the feature.
 #[cfg(target_os = "linux")]
 pub mod kernel {
     use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
 
-    /// Whether it has Landlock, in any version.
+    /// True if the kernel has Landlock, in any version.
     pub fn has_landlock() -> bool {
         let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         strict.handle_access(AccessFs::Execute).is_ok()
     }
 
-    /// Whether its Landlock can keep a process from abstract names outside of it.
+    /// True if the kernel's Landlock can deny abstract Unix sockets of processes outside the sandbox.
     pub fn has_landlock_scopes() -> bool {
         let strict = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         strict.scope(Scope::AbstractUnixSocket).is_ok()
     }
 
-    /// Whether it has filters for system calls, and we know one for this processor.
+    /// True if the kernel has seccomp filters and the daemon has one for this processor.
     pub fn has_filters() -> bool {
         let actions = std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail");
         cfg!(any(target_arch = "x86_64", target_arch = "aarch64"))
             && actions.is_ok_and(|actions| actions.contains("kill_process"))
     }
 
-    /// Whether `line` says that the daemon goes without something that could be had.
-    pub fn has_what_is_missed(line: &str) -> bool {
+    /// True if `line` reports a sandbox feature as missing that this kernel has.
+    pub fn reports_available_as_missing(line: &str) -> bool {
         let Some((_, missing)) = line.split_once("the sandbox is not complete: ") else {
             return false;
         };
@@ -296,14 +299,14 @@ pub mod kernel {
     }
 }
 
-/// The next line, and the rest.
+/// Reads one line. Returns it and the reader.
 pub fn next_line(mut stderr: BufReader<ChildStderr>) -> (String, BufReader<ChildStderr>) {
     let mut line = String::new();
     stderr.read_line(&mut line).unwrap();
     (line, stderr)
 }
 
-/// The first TCP address in the line that announces where it serves.
+/// The first TCP address in a `serving` line.
 pub fn address_in(line: &str) -> SocketAddr {
     let (_, url) = line
         .split_once("http://")
@@ -314,25 +317,25 @@ pub fn address_in(line: &str) -> SocketAddr {
         .unwrap_or_else(|_| panic!("no address: {line}"))
 }
 
-/// Asks for `path` on a connection of its own: status code and body.
+/// Sends a GET for `path` on a new connection. Returns status code and body.
 pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
     try_get(address, path).unwrap()
 }
 
-/// As [`get`], for a daemon that may be gone.
+/// As [`get`], for a daemon that may have exited.
 pub fn try_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    ask(stream, path)
+    request(stream, path)
 }
 
 pub fn get_unix(path: &std::path::Path, target: &str) -> (u16, String) {
     let stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-    ask(stream, target).unwrap()
+    request(stream, target).unwrap()
 }
 
-fn ask(mut stream: impl Read + Write, path: &str) -> std::io::Result<(u16, String)> {
+fn request(mut stream: impl Read + Write, path: &str) -> std::io::Result<(u16, String)> {
     stream.write_all(
         format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes(),
     )?;
@@ -346,7 +349,7 @@ fn ask(mut stream: impl Read + Write, path: &str) -> std::io::Result<(u16, Strin
     ))
 }
 
-/// The arguments to run `script` in a shell that knows healthz as `$HEALTHZ`.
+/// A shell that runs `script`, with the path of healthz in `$HEALTHZ`.
 pub fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");
     command

@@ -1,7 +1,7 @@
-// Included by tests of the daemon, in tests/ and in src/: a test that cannot try what it is for says so.
+// Included by tests of the daemon in tests/ and in src/. A test that this machine cannot run reports it here.
 
-/// The calling test could not be tried here, or only in part. `.ci/run` lists `reason` at its end: it names
-/// a file in `HEALTHZ_UNTRIED`, because the output of a test that passes is not shown.
+/// Reports that the calling test was skipped, or ran only in part. `.ci/run` lists `reason` at its end. It
+/// reads the file named by `HEALTHZ_UNTRIED`, because the output of a test that passes is not shown.
 pub fn untried(reason: &str) {
     println!("skipped: {reason}");
     let Some(path) = std::env::var_os("HEALTHZ_UNTRIED") else {

@@ -1,7 +1,7 @@
-//! Whether what came back is what a row asks for.
+//! Compares answers with what a row expects.
 //!
 //! [`judge`] is the contract. [`answers`] is stricter than the contract: every answer of this server
-//! has a Date and a Content-Length and says when it is the last.
+//! has a Date and a Content-Length, and the last one before a close has `Connection: close`.
 
 use super::rows::{End, Expect, Row, Strict};
 
@@ -21,20 +21,20 @@ impl Answer {
     }
 }
 
-/// Takes a stream of answers to `request` apart.
+/// Parses a stream of answers to `request`.
 ///
 /// # Errors
-/// If it is not a sequence of whole and well-formed answers.
+/// If the stream is not a sequence of complete and well-formed answers.
 pub fn answers(request: &[u8], stream: &[u8]) -> Result<Vec<Answer>, String> {
     let methods = methods(request);
     let is_head = |index| methods.get(index).is_some_and(|m: &&[u8]| *m == b"HEAD");
     answers_to(is_head, stream)
 }
 
-/// Takes a stream of answers apart, of which those that `is_head` says so about have no body.
+/// Parses a stream of answers. An answer has no body if `is_head` is true for its index.
 ///
 /// # Errors
-/// If it is not a sequence of whole and well-formed answers.
+/// If the stream is not a sequence of complete and well-formed answers.
 pub fn answers_to(
     is_head: impl Fn(usize) -> bool,
     mut stream: &[u8],
@@ -51,7 +51,7 @@ pub fn answers_to(
             .iter()
             .any(|a| a.field("connection") == Some("close"))
     {
-        return Err("an answer follows one that said Connection: close".into());
+        return Err("an answer follows one with Connection: close".into());
     }
     Ok(answers)
 }
@@ -100,7 +100,7 @@ fn answer(stream: &[u8], is_head: bool) -> Result<(Answer, &[u8]), String> {
         answer.field("connection"),
         None | Some("close" | "keep-alive")
     ) {
-        return Err("a Connection option that nobody knows".into());
+        return Err("an unknown Connection option".into());
     }
     let length = answer.field("content-length").ok_or("no Content-Length")?;
     if !length.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -120,10 +120,10 @@ fn answer(stream: &[u8], is_head: bool) -> Result<(Answer, &[u8]), String> {
     Ok((answer, rest))
 }
 
-/// Says what of `row` is not met.
+/// Checks the answers in `stream` against `row`.
 ///
 /// # Errors
-/// That.
+/// The first expectation that is not met.
 pub fn judge(row: &Row, stream: &[u8], end: End) -> Result<(), String> {
     let expect = &row.expect;
     let got = answers(&row.request, stream)?;
@@ -230,7 +230,7 @@ fn judge_sequence(expect: &Expect, statuses: &[u16], end: End) -> Result<(), Str
     }
 }
 
-/// The method of everything in `request` that looks like a request line.
+/// The method of each line in `request` that looks like a request line.
 pub fn methods(request: &[u8]) -> Vec<&[u8]> {
     let method = |line| {
         let line: &[u8] = line;

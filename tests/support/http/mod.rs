@@ -1,5 +1,5 @@
-//! What the tests of the wire contract share: rows, the checks they ask for, the judge, a
-//! strict reader that is slow and plain, and a connection without sockets.
+//! Shared by the tests of the wire contract: the rows, the checks that a row installs, the judge of the
+//! answers, a second parser of requests, and a connection without sockets.
 
 #![allow(dead_code, reason = "each test uses its part")]
 

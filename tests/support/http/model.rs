@@ -1,25 +1,25 @@
-//! A second reader of requests: RFC 9112 and this crate's own rows of being stricter, written out
-//! slowly and plainly, and with nothing of the crate in it. It says what a stream of bytes asks for.
+//! A second parser of requests, to compare the crate's parser with. It follows RFC 9112 and the rows where
+//! this crate is stricter, is written for clarity instead of speed, and uses no code of the crate.
 //!
-//! It knows the fields that a short probe has (Host, Content-Length, Transfer-Encoding, Connection)
-//! and no Expect; a test that uses it sends none.
+//! It knows the fields of a short probe (Host, Content-Length, Transfer-Encoding, Connection). It does
+//! not know Expect, so a test that uses it sends none.
 
-/// What the bytes at one place of a stream are.
+/// The kind of one request in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// A request for one of the endpoints by a method that runs checks: `ok` if all pass.
+    /// A request for an endpoint, with a method that runs its checks: the answer is `ok` if all pass.
     Asks,
     /// A well-formed request for something else.
     Other,
-    /// No request; a strict server says so and closes.
+    /// Not a valid request; a strict server answers with an error and closes.
     Wrong,
 }
 
-/// Empty lines that are passed over before a request line.
+/// The most empty lines that are skipped before a request line.
 const EMPTY_LINES_MAX: usize = 8;
 
-/// Everything in `stream`, in order, as far as it is there; nothing is read behind what is wrong or
-/// closes the connection.
+/// The complete requests in `stream`, in order. Stops after a request that is invalid or that closes the
+/// connection.
 pub fn readings(mut stream: &[u8]) -> Vec<Reading> {
     let mut readings = Vec::new();
     loop {
@@ -47,7 +47,7 @@ pub fn readings(mut stream: &[u8]) -> Vec<Reading> {
     }
 }
 
-/// Where the request line is that `stream` begins with.
+/// `stream` without the empty lines at its start.
 pub fn behind_empty_lines(mut stream: &[u8]) -> &[u8] {
     for _ in 0..EMPTY_LINES_MAX {
         stream = match stream {
@@ -58,8 +58,8 @@ pub fn behind_empty_lines(mut stream: &[u8]) -> &[u8] {
     stream
 }
 
-/// The lines of a head with their ends, without the empty one, and what is behind; `None` if it has
-/// no end yet.
+/// The lines of a head with their line ends, and the bytes after the head. `None` if the head is not
+/// complete.
 fn head(stream: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
     let mut lines = Vec::new();
     let mut rest = stream;
@@ -137,18 +137,18 @@ fn request(lines: &[&[u8]]) -> Option<Request> {
         .flat_map(|value| value.split(|byte| *byte == b','))
         .map(|option| trim(option).to_ascii_lowercase())
         .collect();
-    let says = |option: &str| options.iter().any(|said| said == option.as_bytes());
+    let has = |option: &str| options.iter().any(|known| known == option.as_bytes());
     let is_doubtful = is_chunked && (length.is_some() || is_http10);
     let runs_checks: [&[u8]; 4] = [b"GET", b"HEAD", b"OPTIONS", b"POST"];
     Some(Request {
         asks: is_endpoint && runs_checks.contains(&method),
-        closes: says("close") || is_doubtful || is_http10 && !says("keep-alive"),
+        closes: has("close") || is_doubtful || is_http10 && !has("keep-alive"),
         length: length.unwrap_or(0),
         is_chunked,
     })
 }
 
-/// Whether a target that is well-formed is an endpoint's; `None` if it is not well-formed.
+/// True if `target` is an endpoint. `None` if it is not well-formed.
 fn is_endpoint(method: &[u8], target: &[u8]) -> Option<bool> {
     if target == b"*" {
         // An empty 200: the target is the server.
@@ -182,7 +182,8 @@ fn is_endpoint(method: &[u8], target: &[u8]) -> Option<bool> {
     Some(is_root || endpoints.contains(&path))
 }
 
-/// What is behind the body of a request; `None` if it is not there yet, or if nothing is read any more.
+/// The bytes after the body of a request. `None` if the body is not complete, or if the connection closes
+/// after this request.
 fn body<'a>(request: &Request, rest: &'a [u8]) -> Option<&'a [u8]> {
     if request.closes {
         return None;
@@ -260,7 +261,7 @@ fn after_quoted_string(text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// A line that ends in CRLF, without it, and what is behind.
+/// A line without its CRLF, and the bytes after it.
 fn line(stream: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = stream.iter().position(|byte| *byte == b'\n')?;
     let line = stream[..end].strip_suffix(b"\r")?;
@@ -284,7 +285,8 @@ fn is_value(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
 
-/// A name or an IPv4 address, and a port: literals of IPv6 are not one byte away from any of ours.
+/// True for a name or an IPv4 address with an optional port. IPv6 literals are left out: no change of one
+/// byte in a test's requests makes one.
 fn is_host(host: &[u8]) -> bool {
     let (name, port) = match host.iter().position(|byte| *byte == b':') {
         Some(at) => (&host[..at], &host[at + 1..]),

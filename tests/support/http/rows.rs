@@ -1,4 +1,4 @@
-//! The rows of `tests/conformance`, whose README says what the fields mean.
+//! Reads the rows of `tests/conformance`. The README there describes the fields.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,35 +10,35 @@ pub struct Row {
     pub name: String,
     /// Which checks are installed; see `profile`.
     pub profile: String,
-    /// Check to text.
+    /// Name of each failing check, and its reason.
     pub failing: BTreeMap<String, String>,
     pub request: Vec<u8>,
     pub segments: Vec<Segment>,
     pub expect: Expect,
 }
 
-/// What the client does next.
+/// One step of the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {
     Bytes(Vec<u8>),
     Pause(Duration),
-    /// Ends its sending side.
+    /// Shuts down the client's sending side.
     Shut,
 }
 
-/// Which state the connection is in when all is said.
+/// The state of the connection after the last answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Open,
     Closed,
 }
 
-/// What the answers must be. What is `None` is not looked at.
+/// What the answers must be. A field that is `None` is not checked.
 #[derive(Debug, Default)]
 pub struct Expect {
     pub strict: Option<Strict>,
     pub anything_valid: bool,
-    /// Waiting for more is as good as an answer.
+    /// No answer, because the server waits for more bytes, is correct as well.
     pub or_silence: bool,
     pub statuses: Option<Vec<u16>>,
     pub statuses_prefix_of: Option<Vec<u16>>,
@@ -52,7 +52,7 @@ pub struct Expect {
     pub after: Option<End>,
     /// A 500 may come although every check passes.
     pub allows_500: bool,
-    /// Nothing but `strict` is asked for.
+    /// Only `strict` is checked.
     pub is_strict_only: bool,
 }
 
@@ -64,7 +64,7 @@ pub struct Strict {
     pub closes: bool,
 }
 
-/// The files that say what must be answered.
+/// The files with rows that expect an answer.
 pub const FILES: [&str; 3] = ["kubernetes.jsonl", "healthz_test.jsonl", "anomalies.jsonl"];
 
 /// All rows of `file`, in order.
@@ -158,7 +158,7 @@ fn payload(row: &Map<String, Value>) -> Vec<u8> {
 
 fn segment(segment: &Value) -> Segment {
     match segment {
-        Value::String(word) if word == "shut" => Segment::Shut,
+        Value::String(text) if text == "shut" => Segment::Shut,
         Value::String(bytes) => Segment::Bytes(latin1(bytes)),
         pause => Segment::Pause(Duration::from_secs_f64(pause.as_f64().unwrap().min(1.0))),
     }
@@ -166,7 +166,7 @@ fn segment(segment: &Value) -> Segment {
 
 fn expect(row: &Map<String, Value>, name: &str) -> Expect {
     let strict = row.get("strict_status").map(|status| Strict {
-        // `null` there means that no answer at all is right as well.
+        // `null` there means that no answer at all is correct as well.
         status: numbers(status),
         responses: row
             .get("strict_responses")
@@ -219,7 +219,7 @@ fn ours(expect: &Map<String, Value>, name: &str) -> Expect {
             "after" if value == "open" => ours.after = Some(End::Open),
             "after" if value == "closed" => ours.after = Some(End::Closed),
             "why" | "note" => {}
-            _ => panic!("{name}: nobody knows what {key}: {value} asks for"),
+            _ => panic!("{name}: unknown expectation {key}: {value}"),
         }
     }
     ours

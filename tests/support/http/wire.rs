@@ -8,7 +8,7 @@ use healthz::{Instant, Limits, Responder};
 
 use super::rows::{End, Segment};
 
-/// A connection and everything it has said.
+/// A connection, and every byte it has sent.
 pub struct Wire<'a> {
     responder: &'a Responder<'static>,
     limits: Limits,
@@ -32,12 +32,12 @@ pub struct Outcome {
     pub phase: Phase,
     /// Received, and kept for later.
     pub kept: Vec<u8>,
-    /// Answers that the connection says it gave.
+    /// The number of answers that the connection reported.
     pub answered: usize,
 }
 
 impl<'a> Wire<'a> {
-    /// A connection whose transmit buffer has `tx_bytes`.
+    /// A connection with a transmit buffer of `tx_bytes`.
     pub fn new(
         responder: &'a Responder<'static>,
         cache: Option<&'a mut HeadCache>,
@@ -78,9 +78,12 @@ impl<'a> Wire<'a> {
 
     pub fn receive(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let room = self.limits.request_head_bytes - self.rx.len();
-            assert!(room > 0, "a full buffer, and the connection wants more");
-            let (read, rest) = bytes.split_at(room.min(bytes.len()));
+            let free = self.limits.request_head_bytes - self.rx.len();
+            assert!(
+                free > 0,
+                "the buffer is full and the connection waits for more bytes"
+            );
+            let (read, rest) = bytes.split_at(free.min(bytes.len()));
             bytes = rest;
             self.rx.extend_from_slice(read);
             self.answer();
@@ -95,13 +98,13 @@ impl<'a> Wire<'a> {
             rx.drain(..progress.consumed);
             self.take(&progress);
             match progress.next {
-                Next::Write => assert!(progress.written > 0, "nothing written, nothing read"),
+                Next::Write => assert!(
+                    progress.written > 0,
+                    "`Next::Write`, but no byte was written"
+                ),
                 Next::Read => break,
                 Next::Close { .. } => {
-                    assert!(
-                        rx.is_empty(),
-                        "a closed connection keeps what it will not read"
-                    );
+                    assert!(rx.is_empty(), "a closed connection left bytes unconsumed");
                     break;
                 }
             }
@@ -123,7 +126,7 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// The client ends its side.
+    /// The client shuts down its sending side.
     pub fn shut(&mut self) {
         let rx = std::mem::take(&mut self.rx);
         let context = context(self.now, &self.date, &self.limits);
@@ -132,7 +135,7 @@ impl<'a> Wire<'a> {
         self.take(&progress);
     }
 
-    /// Time passes, and with it perhaps the deadline.
+    /// Advances the clock by `duration`, which may reach the deadline.
     pub fn pass(&mut self, duration: Duration) {
         self.now = self.now.saturating_add(duration);
         let context = context(self.now, &self.date, &self.limits);
@@ -146,7 +149,7 @@ impl<'a> Wire<'a> {
         self.take(&progress);
     }
 
-    /// How long until the deadline.
+    /// The time left until the deadline.
     pub fn time_left(&self) -> Duration {
         self.connection
             .deadline(&self.limits)
@@ -175,7 +178,7 @@ impl<'a> Wire<'a> {
         );
         assert!(
             !is_closed || matches!(progress.next, Next::Close { .. }),
-            "a closed connection opened again"
+            "a closed connection is open again"
         );
         assert!(progress.refused <= progress.answered);
         self.sent.extend_from_slice(&self.tx[..progress.written]);
