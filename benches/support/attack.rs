@@ -1,8 +1,7 @@
-//! Clients that mean no good, as many at once as their process may have files.
+//! Hostile clients, as many at once as their process may open files.
 //!
-//! One thread and one epoll for all of them; how they are told what to do and when to end is their
-//! caller's. They come from addresses of their own, 127.0.1.1 and on, so that whoever probes honestly
-//! does not run out of ports because of them.
+//! One thread and one epoll serve all of them. The caller chooses the attack and its end. They connect from
+//! addresses of their own, 127.0.1.1 and on, so that probes do not run out of ports.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
 use std::collections::VecDeque;
@@ -73,7 +72,7 @@ const HALF: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ";
 const BUFFER_BYTES: usize = 16 * 1024;
 /// Source addresses, and ports enough behind each.
 const SOURCES: usize = 200;
-/// Connections that an attack which is a loop has at once: whoever is new ends the oldest. One thread
+/// Connections that a repeating attack has at once: a new one ends the oldest. One thread
 /// has them all, because on two cores a second would be in the server's way more than any connection.
 const LOOP_OPEN: usize = 64;
 /// Connections begun in a row before what is open gets its turn.
@@ -120,13 +119,13 @@ impl Attack {
         }
     }
 
-    /// Whether its connections fill the table, so that whoever is new has somebody thrown out.
+    /// Whether its connections fill the table, so that a new one evicts another.
     pub fn is_occupying(self) -> bool {
         !matches!(self, Attack::Reset | Attack::Close)
     }
 
-    /// Of `made` connections, how many a server may never have been shown: its kernel keeps who has said
-    /// nothing to itself (`TCP_DEFER_ACCEPT`), and what is reset there is gone.
+    /// Of `made` connections, how many the server may never see: the kernel holds back a connection that has sent
+    /// nothing (`TCP_DEFER_ACCEPT`), and drops it if it is reset then.
     pub fn unseen(self, made: u64) -> u64 {
         match self {
             Attack::Reset => made.div_ceil(STATES.len() as u64),
@@ -146,7 +145,7 @@ impl FromStr for Attack {
 
 /// Attacks `address` with `count` connections at once, or [`LOOP_OPEN`] at once and more after them where
 /// an attack is a loop, until `is_over`. `made` counts connections that were established: once it has
-/// reached `count`, everybody is there.
+/// reached `count`, all attackers are connected.
 ///
 /// A connection that the server ends is made anew, `again` later.
 ///
@@ -240,7 +239,7 @@ fn socket(index: usize) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_send_buffer_size(BUFFER_BYTES)?;
     socket.set_recv_buffer_size(BUFFER_BYTES)?;
-    // Whoever closes first keeps a port for a minute; the next may have it all the same.
+    // The side that closes first keeps its port for a minute (TIME_WAIT); the next connection may reuse it.
     socket.set_reuse_address(true)?;
     let source = Ipv4Addr::new(127, 0, 1, 1 + (index % SOURCES) as u8);
     socket.bind(&SocketAddr::from((source, 0)).into())?;
@@ -393,7 +392,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Lets those say their byte whose turn it is: each once a second, evenly. Returns who is gone.
+    /// Sends a byte on each connection that is due: each once a second, evenly spread. Returns the closed ones.
     fn drip(&mut self) -> Vec<usize> {
         let count = self.attackers.len() as u128;
         let due = (self.began.elapsed().as_micros() * count / DRIP.as_micros()) as u64;

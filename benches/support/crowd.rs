@@ -42,7 +42,7 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Returns once everybody has come. Who is thrown out comes back `again` seconds later.
+    /// Returns when all attackers are connected. An evicted one comes back `again` seconds later.
     pub fn start(attack: Attack, address: SocketAddr, count: usize, again: u64) -> Crowd {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--child", "attack", attack.name()])
