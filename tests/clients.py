@@ -782,7 +782,7 @@ class Haproxy:
                 lines.append(f"  server {state} 127.0.0.1:{port} check inter 200ms fall 1 rise 1")
         for state, port in house.servers.ports.items():
             lines += [
-                f"frontend door-{state}",
+                f"frontend healthz-{state}",
                 f"  bind {house.dir}/haproxy.{state}",
                 f"  use_backend proxy-{state}",
                 f"backend proxy-{state}",

@@ -211,7 +211,7 @@ def thread_of(daemon, wanted):
     raise Wrong(f"threads: expected one named {wanted}, came none")
 
 
-def door(daemon):
+def server_thread(daemon):
     """The thread that serves: the one that is named so and is not the first."""
     return thread_of(daemon, "healthz")
 
@@ -259,7 +259,7 @@ def accept_fails(error, is_short):
         kept.sendall(GET)
         answer_on(kept)
         with injected(daemon, "accept4", f"error={error}", "1..3"):
-            # Who is connected is served while accepting rests.
+            # Open connections are served while accepting is paused.
             kept.sendall(GET)
             answer_on(kept)
             daemon.probe(3, f"a probe while accept fails with {error}")
@@ -295,7 +295,7 @@ def accept_stays_short(house):
         spent = cpu_ticks(daemon) - before
         if spent > 30:
             raise Wrong(f"a second of shortage: expected rest, came {spent * 10} ms on a CPU")
-    want_ok("who waited", rest(waiting))
+    want_ok("the client that waited", rest(waiting))
     daemon.probe(3)
     want("pauses", daemon.stop().get("pauses"), 1)
     want("lines about it", daemon.text().count("cannot accept connections"), 1)
@@ -319,12 +319,12 @@ CALLS = (
     # Every other one, but not up to the end: a tracer that leaves in the midst of it leaves ENOSYS behind.
     ("epoll_wait", "EINTR", "1..21+2", 0),
     ("shutdown", "ENOTCONN", "1..2", 0),
-    # Whatever close says, it is not asked again: the number may be somebody else's by then.
-    ("close", "EINTR", "1..2", 0, door),
-    ("close", "EIO", "1..2", 0, door),
-    # Only the door's: the other thread that receives does so from itself.
-    ("recvfrom", "ECONNRESET", "1", 1, door),
-    ("recvfrom", "ETIMEDOUT", "1", 1, door),
+    # close(2) is not retried after an error: the number may belong to another descriptor by then.
+    ("close", "EINTR", "1..2", 0, server_thread),
+    ("close", "EIO", "1..2", 0, server_thread),
+    # Only those of the server thread: the other thread that receives does so from itself.
+    ("recvfrom", "ECONNRESET", "1", 1, server_thread),
+    ("recvfrom", "ETIMEDOUT", "1", 1, server_thread),
     ("recvfrom", "ENOBUFS", "1", 1),
     ("recvfrom", "ENOMEM", "1", 1),
     ("sendto", "EPIPE", "1", 1),
@@ -426,10 +426,10 @@ def out_of_descriptors(house):
     waiting = daemon.connect()
     waiting.sendall(LAST)
     daemon.said("EMFILE")
-    # Who sits has to go, and what that gives back is enough for one after the other.
-    want_ok("who waited", rest(waiting))
+    # An open connection is evicted, and its descriptor is enough for one after the other.
+    want_ok("the client that waited", rest(waiting))
     daemon.probe(5)
-    want("what who had to go still reads", kept.recv(1), b"")
+    want("what the evicted client still reads", kept.recv(1), b"")
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
     daemon.probe(5)
     counted = daemon.stop()
@@ -602,7 +602,7 @@ def suspended(house):
     time.sleep(2)
     daemon.process.send_signal(signal.SIGCONT)
     for stream in waiting:
-        want_ok("who asked meanwhile", rest(stream))
+        want_ok("the client that asked meanwhile", rest(stream))
     kept.sendall(GET)
     answer_on(kept)
     want_match("half a head", rest(half).decode(), r"\AHTTP/1\.1 408 ")
@@ -610,7 +610,7 @@ def suspended(house):
     want("expired", daemon.stop().get("expired"), 1)
 
 
-@case("SIGPIPE and SIGHUP's kin that nobody should send")
+@case("SIGPIPE and other signals that change nothing")
 def stray_signals(house):
     daemon = house.daemon()
     for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT):
@@ -686,7 +686,7 @@ def full_disk(house):
         return daemon.ask(LAST.replace(b"/healthz", b"/healthz?verbose"))
 
     wait_for("log failing on a full disk", 15, lambda: b"[-]log failed" in verdict())
-    # The door itself is as well as ever.
+    # The server thread is not affected.
     want_ok("ping", daemon.ask(LAST.replace(b"/healthz", b"/healthz/ping")))
     (disk / "ballast").unlink()
     wait_for("log passing once there is room", 15, lambda: b"[+]log ok" in verdict())
@@ -783,7 +783,7 @@ def from_another_namespace(house):
     daemon.stop()
 
 
-@case("a neighbour whom the kernel lets through to 127.0.0.1 gets no answer, unless it is meant to", "ip")
+@case("a neighbour that reaches 127.0.0.1 gets no answer without --allow-remote", "ip")
 def through_route_localnet(house):
     networks = Networks(house)
     networks.wire()
@@ -927,7 +927,7 @@ def slow_descriptor(house):
         send_slow_to_close(house, path)
         daemon.said(r"server thread stuck for \d+ s; not answering")
         beats(0.1)
-        want("beats of a daemon that answers nobody", beats(2.5), 0)
+        want("watchdog beats while the server thread is stuck", beats(2.5), 0)
         daemon.kill()
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Boots a Linux kernel with examples/init.rs as PID 1, in qemu, and reads the serial console.
 
-The init must not fall, and its door must answer, while things happen around it that tests on a desk
+The init must not fall, and its server must answer, while things happen around it that tests on a desk
 cannot have: PID 1's own signals and orphans, cgroups that deny memory and processes, a power-off. What
 happens inside is tests/vm/guest.sh, which says so line by line; this script builds the machine, boots it
 three times (the second time without IPv6, with a word that is for nobody on the kernel's command line, and
@@ -46,7 +46,7 @@ BOOTED = [
     "init: web: started, PID",
     "vm: ok a service that has just started does not count yet",
     "vm: ok a healthy machine says ok",
-    "vm: ok nobody else writes to /run",
+    "vm: ok no other user writes to /run",
 ]
 STOPPED = [
     "init: stopping",
@@ -87,7 +87,7 @@ BOOTS = {
             "vm: ok it is started once there is one",
             "vm: ok a daemon without rights says ok",
             "vm: ok a machine out of files is what it says",
-            "vm: ok and who asks waits",
+            "vm: ok and a client waits",
             "vm: ok until there are some again",
             "vm: ok it was out of them once",
             *STOPPED,
@@ -115,14 +115,14 @@ BOOTS = {
             "vm: ok the daemon says ok",
             "vm: ok the machine was suspended",
             "vm: ok a loop that stood still with the machine is not late",
-            "vm: ok nor is PID 1's door",
+            "vm: ok nor is PID 1's server",
             "vm: ok a connection that was idle meanwhile is still there",
             "vm: ok a loop is not late because the wall clock goes back",
             "vm: ok its Date does too",
             "vm: ok nor because it leaps",
             "vm: ok and so does the Date",
             "vm: ok a connection that was idle meanwhile knows nothing of it",
-            "vm: ok the Date of PID 1's door is in that year as well",
+            "vm: ok the Date of PID 1's server is in that year as well",
             *STOPPED,
             "reboot: Power down",
         ],

@@ -56,7 +56,7 @@ always() {
 
 uptime() { sed 's/ .*//' /proc/uptime; }
 
-# Connections that the door has in its table.
+# Connections in the server's table.
 connections() { grep -c '^ *[0-9]*: 0100007F:2808 [0-9A-F]*:[0-9A-F]* 01 ' /proc/net/tcp; }
 connections_enough() { [ "$(connections)" -ge 64 ] && echo yes || echo "no, $(connections)"; }
 
@@ -67,7 +67,7 @@ usage() {
         $(grep -E '^(Rss|Pss_Anon|Private_Clean|Private_Dirty):' /proc/1/smaps_rollup | tr -s ' \n' ' ')
 }
 
-# The machine stops: who asks now learns of it, and then we go like everybody else.
+# The machine stops: probes report it now, and then this service ends like all others.
 at_the_end() {
     check "readyz fails while the machine stops" "*process is shutting down*" "$(text /readyz/shutdown)"
     check "livez does not" ok "$(probe /livez)"
@@ -83,7 +83,7 @@ else
     say "ok without IPv6"
 fi
 usage "at rest"
-check "nobody else writes to /run" "drwxr-xr-x *" "$(ls -ld /run)"
+check "no other user writes to /run" "drwxr-xr-x *" "$(ls -ld /run)"
 mkdir -p "/a blank"
 mount -t tmpfs none "/a blank" || say "FAIL no mount"
 
@@ -109,7 +109,7 @@ if grep -q vm=suspend /proc/cmdline; then
     check "the machine was suspended" yes "$slept"
     check "a loop that stood still with the machine is not late" ok "$(probe /healthz/syncloop)"
     PORT=10248
-    check "nor is PID 1's door" ok "$(probe /healthz)"
+    check "nor is PID 1's server" ok "$(probe /healthz)"
     wait $kept
     check "a connection that was idle meanwhile is still there" 2 "$(grep -c 'HTTP/1.1 200 OK' /kept)"
 
@@ -126,7 +126,7 @@ if grep -q vm=suspend /proc/cmdline; then
     wait $kept
     check "a connection that was idle meanwhile knows nothing of it" 2 "$(grep -c 'HTTP/1.1 200 OK' /kept)"
     PORT=10248
-    eventually "the Date of PID 1's door is in that year as well" "*Date: Fri, 01 Jan 2100 *" head_of /healthz
+    eventually "the Date of PID 1's server is in that year as well" "*Date: Fri, 01 Jan 2100 *" head_of /healthz
     kill -TERM 1
     while :; do sleep 1; done
 fi
@@ -237,7 +237,7 @@ probe /healthz >/late &
 late=$!
 eventually "a machine out of files is what it says" \
     "*cannot accept connections: the system has as many files open as it can (ENFILE)*" cat /files.log
-check "and who asks waits" "" "$(cat /late)"
+check "and a client waits" "" "$(cat /late)"
 echo "$files" >/proc/sys/fs/file-max
 wait $late
 check "until there are some again" ok "$(cat /late)"
