@@ -20,7 +20,7 @@ use crate::time::Instant;
 /// read, and the client's end comes after the bytes. But one buffer full of requests or answers is the quantum of
 /// each connection, because a full buffer can hold requests that take a millisecond. The rest waits in the run
 /// queue, so that new connections do not wait for it.
-const READS_PER_TURN: usize = 4;
+const READS_MAX: usize = 4;
 /// If the first read of a connection fills the buffer, or if more connections wait to be accepted, process only
 /// this many bytes when it is accepted. It is more than a probe sends. The rest waits in the run queue.
 const FIRST_BYTES: usize = 512;
@@ -99,7 +99,7 @@ impl<'a> Driver<'a> {
                 }
             }
         }
-        for _ in 0..READS_PER_TURN {
+        for _ in 0..READS_MAX {
             let mut is_drained = false;
             let mut is_short = false;
             let mut is_full = false;

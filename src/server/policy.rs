@@ -9,13 +9,13 @@ use crate::time::Instant;
 
 /// Most connections accepted from one listener before others are served. With level-triggered listeners it is one,
 /// unless the table is full or the run queue is not empty.
-pub(super) const ACCEPTS_PER_TURN: usize = 64;
+pub(super) const ACCEPTS_MAX: usize = 64;
 /// The same as a share of the table (a divisor), so that a new connection is not evicted before it was served
 /// again.
 pub(super) const ACCEPTS_PER_TABLE: usize = 2;
 /// Connections of the run queue that are served in one call of `advance`. Only one if the table is full, so that new
 /// connections do not wait.
-pub(super) const RUNNABLES_PER_TURN: usize = 4;
+pub(super) const RUNNABLES_MAX: usize = 4;
 /// Connections at the front of a list among which the one to evict is chosen.
 pub(super) const EVICTION_WINDOW: usize = 16;
 /// Most of them that are examined for input, so that the work is bounded.
@@ -48,9 +48,9 @@ pub(super) fn accepts_max(
         return 1;
     }
     if is_last {
-        return ACCEPTS_PER_TURN;
+        return ACCEPTS_MAX;
     }
-    (connections / ACCEPTS_PER_TABLE).clamp(1, ACCEPTS_PER_TURN)
+    (connections / ACCEPTS_PER_TABLE).clamp(1, ACCEPTS_MAX)
 }
 
 /// How many connections of the run queue to serve now.
@@ -58,7 +58,7 @@ pub(super) fn accepts_max(
 pub(super) fn runnables_max(is_crowded: bool) -> usize {
     match is_crowded {
         true => 1,
-        false => RUNNABLES_PER_TURN,
+        false => RUNNABLES_MAX,
     }
 }
 
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(accepts_max(64, true, true, false), 32);
         assert_eq!(accepts_max(64, false, false, false), 32);
         assert_eq!(accepts_max(1, true, true, false), 1);
-        assert_eq!(accepts_max(65_535, true, true, false), ACCEPTS_PER_TURN);
-        assert_eq!(accepts_max(1, false, false, true), ACCEPTS_PER_TURN);
+        assert_eq!(accepts_max(65_535, true, true, false), ACCEPTS_MAX);
+        assert_eq!(accepts_max(1, false, false, true), ACCEPTS_MAX);
     }
 }

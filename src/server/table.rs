@@ -12,9 +12,7 @@ use mio::Token;
 use super::conn::Conn;
 use super::counters::Counters;
 use super::driver::{Driver, Outcome};
-use super::policy::{
-    self, ACCEPT_FAILURES, ACCEPTS_PER_TURN, EVICTION_LOOKS, EVICTION_WINDOW, Trouble,
-};
+use super::policy::{self, ACCEPT_FAILURES, ACCEPTS_MAX, EVICTION_LOOKS, EVICTION_WINDOW, Trouble};
 use super::slots::{Slots, WaitReason};
 use super::socket::{AcceptError, ListenSocket, RegistryOf, StreamSocket};
 use super::{ACCEPT_PAUSE, TOKENS};
@@ -25,9 +23,9 @@ use crate::time::Instant;
 #[cfg(test)]
 mod view;
 
-/// Rounds of [`ACCEPTS_PER_TURN`] when the server stops: as many connections as the longest queue holds by
+/// Rounds of [`ACCEPTS_MAX`] when the server stops: as many connections as the longest queue holds by
 /// default (`net.core.somaxconn`). A connection that is still in the queue when the listener closes is reset.
-const ACCEPT_ROUNDS_AT_STOP: usize = 4096 / ACCEPTS_PER_TURN;
+const ACCEPT_ROUNDS_AT_STOP: usize = 4096 / ACCEPTS_MAX;
 
 /// Token layout: the base and the index in the low bits, the slot's generation above them.
 const TOKEN_BITS: u32 = 20;
@@ -508,12 +506,12 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             }
             outcome => outcome,
         };
-        conn.owner = conn.stream.owner();
         let is_silent = conn.connection.phase() == Phase::Idle;
         if self.slots.is_full() && self.driver.is_last && is_silent {
             // It would be closed a moment later.
             return;
         }
+        conn.owner = conn.stream.owner();
         if self.slots.is_full() {
             self.evict();
         }
