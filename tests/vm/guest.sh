@@ -236,13 +236,13 @@ echo 0 >/proc/sys/fs/file-max
 probe /healthz >/late &
 late=$!
 eventually "a machine out of files is what it says" \
-    "*cannot accept connections: the system has as many files open as it can (ENFILE)*" cat /files.log
+    "*cannot accept connections: the system has reached its limit of open files (ENFILE)*" cat /files.log
 check "and a client waits" "" "$(cat /late)"
 echo "$files" >/proc/sys/fs/file-max
 wait $late
 check "until there are some again" ok "$(cat /late)"
 kill -TERM "$(pidof healthz)"
-eventually "it was out of them once" "*, 1 shortages*" cat /files.log
+eventually "it was out of them once" "*, 1 pauses*" cat /files.log
 PORT=10248
 
 kill -TERM 1
