@@ -1,7 +1,8 @@
-//! The house keeps its shape: imports go one way, every file is part of it, and `unsafe` has its room.
+//! Imports between modules go one way, every source file is part of the crate, and only listed files have
+//! `unsafe`.
 //!
-//! Reads the sources as text, with comments and literals taken out. That is enough for code that
-//! rustfmt has formatted, and cheaper than a parser.
+//! Reads the sources as text, with comments and literals removed. That is enough for code that rustfmt has
+//! formatted, and needs no parser.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -14,9 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room, and the rooms it may speak of besides itself:
+/// Each top-level module, and the modules that it may import:
 /// `time, limits <- check, http <- answer <- server <- main, daemon`.
-const ROOMS: [(&str, &[&str]); 10] = [
+const MODULES: [(&str, &[&str]); 10] = [
     ("time", &[]),
     ("limits", &[]),
     ("check", &["time", "limits"]),
@@ -27,17 +28,17 @@ const ROOMS: [(&str, &[&str]); 10] = [
         "capi",
         &["time", "limits", "check", "http", "answer", "server"],
     ),
-    // The crate's own front: re-exports.
+    // The root of the crate: re-exports.
     (
         "lib",
         &["time", "limits", "check", "http", "answer", "server"],
     ),
-    // The program is a crate of its own, and uses the library as everybody does.
+    // The program is a separate crate and uses only the public API of the library.
     ("daemon", &[]),
     ("main", &["daemon"]),
 ];
 
-/// Where `unsafe` may stand: what the kernel offers and no crate wraps, and what C promises.
+/// Files that may have `unsafe`: system calls that no crate wraps, and the C API.
 const UNSAFE_FILES: [&str; 5] = [
     "src/server/sys.rs",
     "src/daemon/sys.rs",
@@ -47,22 +48,25 @@ const UNSAFE_FILES: [&str; 5] = [
 ];
 
 #[test]
-fn imports_go_one_way() {
-    let names = names_of_the_front();
-    let rooms: BTreeMap<_, _> = ROOMS.into_iter().collect();
+fn modules_import_only_the_modules_below_them() {
+    let names = reexported_names();
+    let modules: BTreeMap<_, _> = MODULES.into_iter().collect();
     let mut wrong = Vec::new();
     let mut seen = 0;
     for file in files() {
-        let room = room_of(&file);
-        let Some(allowed) = rooms.get(room.as_str()) else {
-            wrong.push(format!("{}: no room is called {room}", file.display()));
+        let module = module_of(&file);
+        let Some(allowed) = modules.get(module.as_str()) else {
+            wrong.push(format!(
+                "{}: no module {module} in the list",
+                file.display()
+            ));
             continue;
         };
-        for name in spoken_of(&read(&file), depth_of(&file)) {
+        for name in imported_by(&read(&file), depth_of(&file)) {
             let other = names.get(&name).unwrap_or(&name);
             seen += 1;
-            if *other != room && !allowed.contains(&other.as_str()) {
-                wrong.push(format!("{}: {room} speaks of {other}", file.display()));
+            if *other != module && !allowed.contains(&other.as_str()) {
+                wrong.push(format!("{}: {module} imports {other}", file.display()));
             }
         }
     }
@@ -71,18 +75,18 @@ fn imports_go_one_way() {
 }
 
 #[test]
-fn every_file_is_named_by_a_mod() {
+fn every_source_file_is_declared_by_a_mod() {
     let named: BTreeSet<PathBuf> = files().iter().flat_map(|file| named_by(file)).collect();
     let roots = [PathBuf::from("src/lib.rs"), PathBuf::from("src/main.rs")];
     let stray: Vec<_> = files()
         .into_iter()
         .filter(|file| !named.contains(file) && !roots.contains(file))
         .collect();
-    assert!(stray.is_empty(), "no mod names {stray:?}");
+    assert!(stray.is_empty(), "no mod declares {stray:?}");
 }
 
 #[test]
-fn unsafe_stands_in_its_rooms_and_says_why_it_is_sound() {
+fn unsafe_is_only_in_listed_files_and_has_a_safety_comment() {
     let mut wrong = Vec::new();
     let mut seen = 0;
     for file in files() {
@@ -95,7 +99,7 @@ fn unsafe_stands_in_its_rooms_and_says_why_it_is_sound() {
             if !words(line).contains(&"unsafe") {
                 continue;
             }
-            // What C calls is documented for C.
+            // The contract of a C function is in the documentation for C.
             if line.contains("unsafe(no_mangle)") || line.contains("pub unsafe extern") {
                 continue;
             }
@@ -105,24 +109,24 @@ fn unsafe_stands_in_its_rooms_and_says_why_it_is_sound() {
                 .iter()
                 .rev()
                 .take_while(|line| line.trim_start().starts_with("//"));
-            // Who declares asks for something; who uses says that it is given.
+            // A declaration states its contract, and a use states why the contract holds.
             let note = match line.contains("unsafe fn") {
                 true => "/// # Safety",
                 false => "// SAFETY:",
             };
             if !is_allowed {
-                wrong.push(format!("{place}: unsafe has no business here"));
+                wrong.push(format!("{place}: unsafe is not allowed in this file"));
             } else if !comment.into_iter().any(|line| line.contains(note)) {
                 wrong.push(format!("{place}: no {note} above"));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(seen > 0, "the reader of sources is blind");
+    assert!(seen > 0, "no unsafe was found at all");
 }
 
 #[test]
-fn the_reader_of_sources_sees_what_it_should() {
+fn imports_and_unsafe_are_found_in_code_and_not_in_comments_or_literals() {
     let text = r###"
         //! crate::comment
         use crate::one::{A, B}; /* crate::block */
@@ -138,8 +142,8 @@ fn the_reader_of_sources_sees_what_it_should() {
         macro_rules! m { () => { $crate::nine::h() } }
         unsafe_code; r#unsafe;
     "###;
-    let names: Vec<String> = spoken_of(&code(text), 1).into_iter().collect();
-    // `super::super` out of a nested module of a file at depth 1 is the crate itself.
+    let names: Vec<String> = imported_by(&code(text), 1).into_iter().collect();
+    // In a nested module of a file at depth 1, `super::super` is the crate root.
     let want = [
         "five", "four", "nine", "one", "seven", "six", "three", "two",
     ];
@@ -152,7 +156,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All sources, from the root on.
+/// All source files, relative to the root.
 fn files() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directories = vec![PathBuf::from("src")];
@@ -170,13 +174,13 @@ fn files() -> Vec<PathBuf> {
     found
 }
 
-/// The code of a file.
+/// The code of a file, without comments and literals.
 fn read(file: &Path) -> String {
     code(&fs::read_to_string(root().join(file)).unwrap())
 }
 
 /// `http` of `src/http/target.rs`.
-fn room_of(file: &Path) -> String {
+fn module_of(file: &Path) -> String {
     let mut parts = file.iter().skip(1);
     let part = Path::new(parts.next().unwrap());
     part.file_stem().unwrap().to_str().unwrap().into()
@@ -190,7 +194,7 @@ fn depth_of(file: &Path) -> usize {
     directories + usize::from(!is_directory)
 }
 
-/// Files that the `mod` lines of `file` name.
+/// The files that the `mod` lines of `file` declare.
 fn named_by(file: &Path) -> Vec<PathBuf> {
     let text = read(file);
     assert!(
@@ -224,8 +228,8 @@ fn named_by(file: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Which module each name belongs to that `lib.rs` re-exports.
-fn names_of_the_front() -> BTreeMap<String, String> {
+/// The names that `lib.rs` re-exports, and the module of each.
+fn reexported_names() -> BTreeMap<String, String> {
     let mut names = BTreeMap::new();
     for line in read(Path::new("src/lib.rs")).lines() {
         let words = words(line);
@@ -248,12 +252,12 @@ fn words(line: &str) -> Vec<&str> {
     words.filter(|word| !word.is_empty()).collect()
 }
 
-/// The first name behind every `crate::`, and behind every `super::` that leads out of the top room.
+/// The first name after every `crate::`, and after every `super::` that leads to the crate root.
 /// `depth` is that of the file.
-fn spoken_of(code: &str, depth: usize) -> BTreeSet<String> {
+fn imported_by(code: &str, depth: usize) -> BTreeSet<String> {
     let tokens = tokens(code);
     let mut names = BTreeSet::new();
-    // The braces that are open, and whether each is that of a module.
+    // The open braces: true for each brace of a `mod`.
     let mut braces = Vec::new();
     let mut supers = 0;
     for (at, token) in tokens.iter().enumerate() {
@@ -265,12 +269,12 @@ fn spoken_of(code: &str, depth: usize) -> BTreeSet<String> {
             _ => {}
         }
         let nested = braces.iter().filter(|is_module| **is_module).count();
-        let is_front = match *token {
+        let is_root = match *token {
             "crate" => true,
             "super" => supers == depth + nested,
             _ => false,
         };
-        if is_front && tokens.get(at + 1) == Some(&"::") {
+        if is_root && tokens.get(at + 1) == Some(&"::") {
             names.extend(first_names(&tokens[at + 2..]));
         }
     }
@@ -326,7 +330,7 @@ fn tokens(code: &str) -> Vec<&str> {
     tokens
 }
 
-/// `text` without comments and without what is in literals; its lines keep their numbers.
+/// `text` without comments and without the contents of literals. Line numbers stay the same.
 fn code(text: &str) -> String {
     let mut code = String::new();
     let mut rest = text;
@@ -362,7 +366,7 @@ fn string_length(text: &str) -> usize {
     end.map_or(text.len(), |(at, _)| at + 1)
 }
 
-/// Of `r"..."`, `br#"..."#` and the like; 0 if it is none.
+/// The length of a raw string such as `r"..."` or `br#"..."#`; 0 if `text` does not start with one.
 fn raw_string_length(text: &str) -> usize {
     let body = text.strip_prefix('b').unwrap_or(text);
     let Some(body) = body.strip_prefix('r') else {
@@ -379,12 +383,12 @@ fn raw_string_length(text: &str) -> usize {
         .map_or(text.len(), |at| start + at + end.len())
 }
 
-/// Of a character literal; 0 if it is a lifetime.
+/// The length of a character literal; 0 for a lifetime.
 fn character_length(text: &str) -> usize {
     let mut characters = text.char_indices().skip(1);
     match characters.next() {
         Some((_, '\\')) => {
-            // What is escaped may be a quote.
+            // The escaped character may be a quote.
             characters.next();
             let end = characters.find(|(_, character)| *character == '\'');
             end.map_or(text.len(), |(at, _)| at + 1)

@@ -1,5 +1,5 @@
-//! What an embedder gets besides healthz: mio, httparse, socket2, log, and nothing that those do not
-//! bring. Asks cargo, which answers from the lock file.
+//! The crates that an embedder gets with healthz: mio, httparse, socket2, log, and their own dependencies.
+//! The list comes from `cargo tree`, which reads the lock file.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -9,13 +9,13 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// What the crate asks for when it is built with `server` alone. libc is what mio and socket2 bring.
+/// Direct dependencies with the feature `server` alone. mio and socket2 depend on libc too.
 const SERVER: [&str; 5] = ["httparse", "libc", "log", "mio", "socket2"];
-/// And without any feature.
+/// Direct dependencies without any feature.
 const CORE: [&str; 1] = ["httparse"];
 
-/// Names of the crates in a normal build for this machine, healthz itself aside; `depth` 1 is those it
-/// asks for.
+/// Names of the crates in a normal build for this machine, without healthz itself. A `depth` of 1 lists
+/// the direct dependencies.
 fn crates(features: &str, depth: &str) -> BTreeSet<String> {
     let arguments = "tree --offline --locked --no-default-features --edges normal --prefix none";
     let output = Command::new(env!("CARGO"))
@@ -33,23 +33,23 @@ fn crates(features: &str, depth: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn an_embedder_gets_the_crates_that_were_promised_and_no_other() {
+fn the_server_feature_brings_only_the_listed_crates() {
     let want = SERVER.map(ToOwned::to_owned).into();
     assert_eq!(crates("server", "1"), want);
-    // mio, socket2 and log bring nothing on this machine that is not in the list already.
+    // On Linux, mio, socket2 and log depend on no crate that is not in the list.
     if cfg!(target_os = "linux") {
         assert_eq!(crates("server", "99"), want);
     }
 }
 
 #[test]
-fn the_core_needs_a_parser_and_nothing_else() {
+fn without_features_httparse_is_the_only_dependency() {
     assert_eq!(crates("", "99"), CORE.map(ToOwned::to_owned).into());
 }
 
 #[test]
-fn what_the_program_needs_besides_is_seen() {
-    // The canary: had cargo nothing to say, the lists above would not hold either.
+fn the_dependencies_of_the_program_are_found() {
+    // Asserts that the output of `cargo tree` is read at all.
     let all = crates("daemon", "1");
     assert!(
         all.contains("lexopt") && all.contains("env_logger"),

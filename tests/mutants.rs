@@ -1,7 +1,7 @@
-//! The mutants that no test kills, in `tests/mutants/AREA.txt`: each line is one of them and says why.
+//! `tests/mutants/AREA.txt` lists the mutants that no test kills, one per line, each with a reason.
 //!
-//! `.ci/mutants AREA` makes the mutants and compares; this only sees to it that the lines are whole,
-//! and go when the code goes that they are about.
+//! `.ci/mutants AREA` creates the mutants and compares them with the list. This test only asserts that each
+//! line is complete, and that the file and function that it names exist.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -11,13 +11,13 @@
 use std::fs;
 use std::path::Path;
 
-/// A reason shorter than this says nothing.
+/// A shorter reason cannot explain a mutant.
 const REASON_BYTES_MIN: usize = 20;
 
-/// What is wrong with a line `FILE: MUTANT | REASON`, if anything is; `source` reads a file.
-fn complaint(line: &str, source: impl Fn(&str) -> Option<String>) -> Option<String> {
+/// The error in a line `FILE: MUTANT | REASON`, if there is one. `source` reads a file.
+fn line_error(line: &str, source: impl Fn(&str) -> Option<String>) -> Option<String> {
     let Some((mutant, reason)) = line.rsplit_once(" | ") else {
-        return Some("there is no ` | ` with a reason behind it".into());
+        return Some("there is no ` | ` followed by a reason".into());
     };
     if reason.trim().len() < REASON_BYTES_MIN {
         return Some("there is no reason".into());
@@ -41,7 +41,7 @@ fn complaint(line: &str, source: impl Fn(&str) -> Option<String>) -> Option<Stri
     (!is_there).then(|| format!("there is no function {function} in {file}"))
 }
 
-/// The function that a mutant is in, without its type; `None` if it is in a constant.
+/// The name of the function that has the mutant, without its type. `None` if the mutant is in a constant.
 fn function_of(change: &str) -> Option<&str> {
     let path = match change.rsplit_once(" in ") {
         Some((_, path)) => path,
@@ -61,9 +61,9 @@ fn source(file: &str) -> Option<String> {
 }
 
 #[test]
-fn every_mutant_that_survives_is_explained_and_is_one_of_code_that_exists() {
+fn every_listed_mutant_has_a_reason_and_is_in_existing_code() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mutants");
-    let mut complaints = Vec::new();
+    let mut errors = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         assert!(
@@ -72,18 +72,18 @@ fn every_mutant_that_survives_is_explained_and_is_one_of_code_that_exists() {
             path.display()
         );
         for (at, line) in (1..).zip(fs::read_to_string(&path).unwrap().lines()) {
-            if let Some(why) = complaint(line, source) {
-                complaints.push(format!("{}:{at}: {why}", path.display()));
+            if let Some(why) = line_error(line, source) {
+                errors.push(format!("{}:{at}: {why}", path.display()));
             }
         }
     }
-    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
 }
 
 #[test]
-fn a_line_that_is_wrong_is_seen() {
+fn a_malformed_line_is_rejected() {
     let source = |file: &str| (file == "src/a.rs").then(|| "fn f(\nfn g<T>(".to_owned());
-    let is_right = |line: &str| complaint(line, source).is_none();
+    let is_right = |line: &str| line_error(line, source).is_none();
     for mutant in [
         "replace f -> bool with true",
         "replace A<'a>::f with ()",

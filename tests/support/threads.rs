@@ -1,5 +1,5 @@
-//! Which threads may be a server's: all that begin after the test, unless they say that they are not.
-//! Those that were there before are the test harness's, and allocate when they begin to wait.
+//! Which threads count as a server's: all that start after [`begin`], unless they call [`set_server`].
+//! Earlier threads belong to libtest, and allocate when they start to wait.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,18 +11,18 @@ thread_local! {
     static IS_SERVER: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
-/// Threads whose first allocation is after this are a server's. The caller's own is none yet.
+/// From now on, a thread counts as a server's at its first allocation. The calling thread does not count.
 pub fn begin() {
     HAS_BEGUN.store(true, Ordering::SeqCst);
     set_server(false);
 }
 
-/// Says whether what this thread does from here on is a server's work.
+/// Sets whether the calling thread counts as a server's from now on.
 pub fn set_server(is_server: bool) {
     IS_SERVER.set(Some(is_server));
 }
 
-/// Whether what this thread does is. For an allocator: it allocates nothing.
+/// True if the calling thread counts as a server's. Allocates nothing, so an allocator can call it.
 pub fn is_server() -> bool {
     IS_SERVER.get().unwrap_or_else(|| {
         let is_server = HAS_BEGUN.load(Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! The rows of `tests/conformance`, whose README says what the fields mean.
+//! Reads the rows of `tests/conformance`. The README there explains the fields.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,37 +8,37 @@ use serde_json::{Map, Value};
 /// One row of any of the files.
 pub struct Row {
     pub name: String,
-    /// Which checks are installed; see `profile`.
+    /// The checks that are installed; see `profile`.
     pub profile: String,
-    /// Check to text.
+    /// The failing checks: name to reason.
     pub failing: BTreeMap<String, String>,
     pub request: Vec<u8>,
     pub segments: Vec<Segment>,
     pub expect: Expect,
 }
 
-/// What the client does next.
+/// One action of the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {
     Bytes(Vec<u8>),
     Pause(Duration),
-    /// Ends its sending side.
+    /// Shut down the sending side.
     Shut,
 }
 
-/// Which state the connection is in when all is said.
+/// The state of the connection after the exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Open,
     Closed,
 }
 
-/// What the answers must be. What is `None` is not looked at.
+/// The expected answers. A field that is `None` is not compared.
 #[derive(Debug, Default)]
 pub struct Expect {
     pub strict: Option<Strict>,
     pub anything_valid: bool,
-    /// Waiting for more is as good as an answer.
+    /// No answer yet is valid as well.
     pub or_silence: bool,
     pub statuses: Option<Vec<u16>>,
     pub statuses_prefix_of: Option<Vec<u16>>,
@@ -47,16 +47,16 @@ pub struct Expect {
     pub body: Option<Vec<u8>>,
     pub location: Option<String>,
     pub content_type: Option<String>,
-    /// Of the first answer: names in lower case, and their values.
+    /// Fields of the first answer: names in lower case, and their values.
     pub fields: BTreeMap<String, String>,
     pub after: Option<End>,
-    /// A 500 may come although every check passes.
+    /// A 500 is valid although every check passes.
     pub allows_500: bool,
-    /// Nothing but `strict` is asked for.
+    /// Only `strict` is compared.
     pub is_strict_only: bool,
 }
 
-/// What a strict origin server does with an anomaly.
+/// The answer of a strict origin server to an anomaly.
 #[derive(Debug)]
 pub struct Strict {
     pub status: Vec<u16>,
@@ -64,7 +64,7 @@ pub struct Strict {
     pub closes: bool,
 }
 
-/// The files that say what must be answered.
+/// The files with expected answers.
 pub const FILES: [&str; 3] = ["kubernetes.jsonl", "healthz_test.jsonl", "anomalies.jsonl"];
 
 /// All rows of `file`, in order.
@@ -166,7 +166,7 @@ fn segment(segment: &Value) -> Segment {
 
 fn expect(row: &Map<String, Value>, name: &str) -> Expect {
     let strict = row.get("strict_status").map(|status| Strict {
-        // `null` there means that no answer at all is right as well.
+        // `null` in the list means that no answer is valid as well.
         status: numbers(status),
         responses: row
             .get("strict_responses")
@@ -219,7 +219,7 @@ fn ours(expect: &Map<String, Value>, name: &str) -> Expect {
             "after" if value == "open" => ours.after = Some(End::Open),
             "after" if value == "closed" => ours.after = Some(End::Closed),
             "why" | "note" => {}
-            _ => panic!("{name}: nobody knows what {key}: {value} asks for"),
+            _ => panic!("{name}: unknown expectation {key}: {value}"),
         }
     }
     ours

@@ -1,5 +1,5 @@
-//! One connection without sockets, driven as a server drives it: a receive buffer of the size of a
-//! head, what was not consumed offered again, and a transmit buffer that is emptied between calls.
+//! One connection without sockets, driven like a server does. The receive buffer holds one head. Bytes that
+//! were not consumed are passed again, and the transmit buffer is emptied between calls.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use healthz::{Instant, Limits, Responder};
 
 use super::rows::{End, Segment};
 
-/// A connection and everything it has said.
+/// A connection and everything that it has sent.
 pub struct Wire<'a> {
     responder: &'a Responder<'static>,
     limits: Limits,
@@ -16,7 +16,7 @@ pub struct Wire<'a> {
     date: Date,
     now: Instant,
     connection: Connection,
-    /// Not consumed yet.
+    /// Received bytes that are not consumed yet.
     rx: Vec<u8>,
     tx: Vec<u8>,
     end: End,
@@ -24,20 +24,20 @@ pub struct Wire<'a> {
     answered: usize,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub sent: Vec<u8>,
     pub end: End,
     pub phase: Phase,
-    /// Received, and kept for later.
+    /// Received bytes that are not consumed.
     pub kept: Vec<u8>,
-    /// Answers that the connection says it gave.
+    /// The number of answers that the connection reported.
     pub answered: usize,
 }
 
 impl<'a> Wire<'a> {
-    /// A connection whose transmit buffer has `tx_bytes`.
+    /// A connection with a transmit buffer of `tx_bytes`.
     pub fn new(
         responder: &'a Responder<'static>,
         cache: Option<&'a mut HeadCache>,
@@ -59,7 +59,7 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// With other limits than the default ones.
+    /// Replaces the default limits.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
@@ -95,13 +95,10 @@ impl<'a> Wire<'a> {
             rx.drain(..progress.consumed);
             self.take(&progress);
             match progress.next {
-                Next::Write => assert!(progress.written > 0, "nothing written, nothing read"),
+                Next::Write => assert!(progress.written > 0, "wants to write, and wrote nothing"),
                 Next::Read => break,
                 Next::Close { .. } => {
-                    assert!(
-                        rx.is_empty(),
-                        "a closed connection keeps what it will not read"
-                    );
+                    assert!(rx.is_empty(), "a closed connection keeps unread bytes");
                     break;
                 }
             }
@@ -123,7 +120,7 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// The client ends its side.
+    /// The client shuts down its sending side.
     pub fn shut(&mut self) {
         let rx = std::mem::take(&mut self.rx);
         let context = context(self.now, &self.date, &self.limits);
@@ -132,7 +129,7 @@ impl<'a> Wire<'a> {
         self.take(&progress);
     }
 
-    /// Time passes, and with it perhaps the deadline.
+    /// Advances the clock, which may pass the deadline.
     pub fn pass(&mut self, duration: Duration) {
         self.now = self.now.saturating_add(duration);
         let context = context(self.now, &self.date, &self.limits);
@@ -146,7 +143,7 @@ impl<'a> Wire<'a> {
         self.take(&progress);
     }
 
-    /// How long until the deadline.
+    /// The time until the deadline.
     pub fn time_left(&self) -> Duration {
         self.connection
             .deadline(&self.limits)
