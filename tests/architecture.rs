@@ -1,7 +1,7 @@
-//! Checks the structure of `src`: imports go one way, every file belongs to a module, and `unsafe` is only
-//! in the files listed here.
+//! Imports between modules go one way, every source file is part of the crate, and only listed files have
+//! `unsafe`.
 //!
-//! Reads the sources as text, without comments and literals. That is enough for code that rustfmt has
+//! Reads the sources as text, with comments and literals removed. That is enough for code that rustfmt has
 //! formatted, and needs no parser.
 #![allow(
     clippy::unwrap_used,
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each top module, and the modules that it may import besides itself:
+/// Each top-level module, and the modules that it may import:
 /// `time, limits <- check, http <- answer <- server <- main, daemon`.
 const MODULES: [(&str, &[&str]); 10] = [
     ("time", &[]),
@@ -28,17 +28,17 @@ const MODULES: [(&str, &[&str]); 10] = [
         "capi",
         &["time", "limits", "check", "http", "answer", "server"],
     ),
-    // The re-exports.
+    // The root of the crate: re-exports.
     (
         "lib",
         &["time", "limits", "check", "http", "answer", "server"],
     ),
-    // The program is a separate crate and uses the public API of the library, not `crate::`.
+    // The program is a separate crate and uses only the public API of the library.
     ("daemon", &[]),
     ("main", &["daemon"]),
 ];
 
-/// The files that may have `unsafe`: system calls that no crate wraps, and pointers from C.
+/// Files that may have `unsafe`: system calls that no crate wraps, and the C API.
 const UNSAFE_FILES: [&str; 5] = [
     "src/server/sys.rs",
     "src/daemon/sys.rs",
@@ -48,7 +48,7 @@ const UNSAFE_FILES: [&str; 5] = [
 ];
 
 #[test]
-fn imports_go_one_way() {
+fn modules_import_only_the_modules_below_them() {
     let names = reexported_names();
     let modules: BTreeMap<_, _> = MODULES.into_iter().collect();
     let mut wrong = Vec::new();
@@ -57,7 +57,7 @@ fn imports_go_one_way() {
         let module = module_of(&file);
         let Some(allowed) = modules.get(module.as_str()) else {
             wrong.push(format!(
-                "{}: the module {module} is not in MODULES",
+                "{}: no module {module} in the list",
                 file.display()
             ));
             continue;
@@ -75,18 +75,18 @@ fn imports_go_one_way() {
 }
 
 #[test]
-fn every_source_file_belongs_to_a_module() {
+fn every_source_file_is_declared_by_a_mod() {
     let named: BTreeSet<PathBuf> = files().iter().flat_map(|file| named_by(file)).collect();
     let roots = [PathBuf::from("src/lib.rs"), PathBuf::from("src/main.rs")];
     let stray: Vec<_> = files()
         .into_iter()
         .filter(|file| !named.contains(file) && !roots.contains(file))
         .collect();
-    assert!(stray.is_empty(), "no `mod` line names {stray:?}");
+    assert!(stray.is_empty(), "no mod declares {stray:?}");
 }
 
 #[test]
-fn unsafe_is_only_in_the_listed_files_and_has_a_safety_note() {
+fn unsafe_is_only_in_listed_files_and_has_a_safety_comment() {
     let mut wrong = Vec::new();
     let mut seen = 0;
     for file in files() {
@@ -99,7 +99,7 @@ fn unsafe_is_only_in_the_listed_files_and_has_a_safety_note() {
             if !words(line).contains(&"unsafe") {
                 continue;
             }
-            // Functions that C calls have their contract in the header.
+            // The contract of a C function is in the documentation for C.
             if line.contains("unsafe(no_mangle)") || line.contains("pub unsafe extern") {
                 continue;
             }
@@ -109,24 +109,24 @@ fn unsafe_is_only_in_the_listed_files_and_has_a_safety_note() {
                 .iter()
                 .rev()
                 .take_while(|line| line.trim_start().starts_with("//"));
-            // A declaration states the contract; a block states why the contract is kept.
+            // A declaration states its contract, and a use states why the contract holds.
             let note = match line.contains("unsafe fn") {
                 true => "/// # Safety",
                 false => "// SAFETY:",
             };
             if !is_allowed {
-                wrong.push(format!("{place}: unsafe outside of UNSAFE_FILES"));
+                wrong.push(format!("{place}: unsafe is not allowed in this file"));
             } else if !comment.into_iter().any(|line| line.contains(note)) {
                 wrong.push(format!("{place}: no {note} above"));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(seen > 0, "no unsafe was found, so this test reads nothing");
+    assert!(seen > 0, "no unsafe was found at all");
 }
 
 #[test]
-fn imports_and_words_are_found_in_code_and_not_in_comments_or_literals() {
+fn imports_and_unsafe_are_found_in_code_and_not_in_comments_or_literals() {
     let text = r###"
         //! crate::comment
         use crate::one::{A, B}; /* crate::block */
@@ -156,7 +156,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All source files, with paths relative to the repository.
+/// All source files, relative to the root.
 fn files() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directories = vec![PathBuf::from("src")];
@@ -179,7 +179,7 @@ fn read(file: &Path) -> String {
     code(&fs::read_to_string(root().join(file)).unwrap())
 }
 
-/// The top module of a file: `http` for `src/http/target.rs`.
+/// `http` of `src/http/target.rs`.
 fn module_of(file: &Path) -> String {
     let mut parts = file.iter().skip(1);
     let part = Path::new(parts.next().unwrap());
@@ -194,12 +194,12 @@ fn depth_of(file: &Path) -> usize {
     directories + usize::from(!is_directory)
 }
 
-/// The files that the `mod` lines of `file` name.
+/// The files that the `mod` lines of `file` declare.
 fn named_by(file: &Path) -> Vec<PathBuf> {
     let text = read(file);
     assert!(
         !text.contains("#[path"),
-        "{}: #[path] hides the module's file from this test",
+        "{}: a file under another name than its mod's",
         file.display()
     );
     let stem = file.file_stem().unwrap();
@@ -228,7 +228,7 @@ fn named_by(file: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Each name that `lib.rs` re-exports, and its module.
+/// The names that `lib.rs` re-exports, and the module of each.
 fn reexported_names() -> BTreeMap<String, String> {
     let mut names = BTreeMap::new();
     for line in read(Path::new("src/lib.rs")).lines() {
@@ -252,12 +252,12 @@ fn words(line: &str) -> Vec<&str> {
     words.filter(|word| !word.is_empty()).collect()
 }
 
-/// The first name after every `crate::`, and after every `super::` chain that reaches the crate root.
+/// The first name after every `crate::`, and after every `super::` that leads to the crate root.
 /// `depth` is that of the file.
 fn imported_by(code: &str, depth: usize) -> BTreeSet<String> {
     let tokens = tokens(code);
     let mut names = BTreeSet::new();
-    // One entry for each open brace: true if it opens a module.
+    // The open braces: true for each brace of a `mod`.
     let mut braces = Vec::new();
     let mut supers = 0;
     for (at, token) in tokens.iter().enumerate() {
@@ -313,7 +313,7 @@ fn first_names(tokens: &[&str]) -> Vec<String> {
     names
 }
 
-/// Words, `::`, and each other character as a token of its own.
+/// Words, `::`, and every other character by itself.
 fn tokens(code: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = code.trim_start();
@@ -330,7 +330,7 @@ fn tokens(code: &str) -> Vec<&str> {
     tokens
 }
 
-/// `text` without comments and literals. Line numbers stay the same.
+/// `text` without comments and without the contents of literals. Line numbers stay the same.
 fn code(text: &str) -> String {
     let mut code = String::new();
     let mut rest = text;

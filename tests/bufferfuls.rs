@@ -1,4 +1,5 @@
-//! Reads that fill the buffer: how much of them is answered at once, and that nothing behind them is lost.
+//! Reads that fill the receive buffer: how many requests are answered at once, and that no later request is
+//! lost.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +17,7 @@ use harness::{GET, Harness, LAST, answer, rest};
 use healthz::Limits;
 use healthz::server::Config;
 
-/// A server whose buffer takes 512 bytes, and a connection that is in its table.
+/// A server with a receive buffer of 512 bytes, and a connection in its table.
 fn with_a_small_buffer() -> (Harness, TcpStream) {
     let limits = Limits {
         request_head_bytes: 512,
@@ -30,7 +31,7 @@ fn with_a_small_buffer() -> (Harness, TcpStream) {
     (harness, stream)
 }
 
-/// `head` made as long as `size` bytes by a header field.
+/// `head` with one more header field, which makes it `size` bytes long.
 fn padded(head: &[u8], size: usize) -> Vec<u8> {
     let mut request = head.strip_suffix(b"\r\n").unwrap().to_vec();
     request.extend(b"X: ");
@@ -39,9 +40,9 @@ fn padded(head: &[u8], size: usize) -> Vec<u8> {
     request
 }
 
-/// epoll would not report them again.
+/// The server must read again after a full read: epoll does not report the remaining requests again.
 #[test]
-fn requests_behind_those_that_fill_the_buffer_exactly_are_answered() {
+fn requests_after_those_that_fill_the_buffer_exactly_are_answered() {
     let (mut harness, mut stream) = with_a_small_buffer();
     stream.write_all(&padded(GET, 256).repeat(3)).unwrap();
     harness.work();
@@ -50,7 +51,7 @@ fn requests_behind_those_that_fill_the_buffer_exactly_are_answered() {
     }
 }
 
-/// A close with unread input would reset the connection.
+/// The server must drain the input before it closes: a close with unread input resets the connection.
 #[test]
 fn a_last_request_that_fills_the_buffer_exactly_is_not_followed_by_a_reset() {
     let (mut harness, mut stream) = with_a_small_buffer();
@@ -66,8 +67,9 @@ fn a_last_request_that_fills_the_buffer_exactly_is_not_followed_by_a_reset() {
     assert_eq!(harness.server.counters().open, 0);
 }
 
-/// How many answers are given while what epoll reports now is handled, with no turn behind it.
-fn answered_at_once(harness: &mut Harness) -> u64 {
+/// The number of requests answered while the events of one poll are handled, without a call of
+/// `Server::advance`.
+fn answered_by_one_poll(harness: &mut Harness) -> u64 {
     let before = harness.server.counters().answered;
     for event in &harness.events(8) {
         harness.handle(event);
@@ -75,15 +77,15 @@ fn answered_at_once(harness: &mut Harness) -> u64 {
     harness.server.counters().answered - before
 }
 
-/// Others may wait to be accepted behind it, and one bufferful can take a millisecond.
+/// Other connections may be in the backlog, and one full buffer of requests can take a millisecond.
 #[test]
-fn of_a_new_connection_that_fills_the_buffer_only_a_part_is_answered_at_once() {
+fn a_new_connection_that_fills_the_buffer_is_answered_only_in_part_when_accepted() {
     const REQUESTS: usize = 400;
     let mut harness = Harness::new(4);
     let mut stream = harness.connect();
     stream.write_all(&GET.repeat(REQUESTS)).unwrap();
     let bufferful = (Limits::DEFAULT.request_head_bytes / GET.len()) as u64;
-    let answered = answered_at_once(&mut harness);
+    let answered = answered_by_one_poll(&mut harness);
     assert!(
         (1..bufferful / 8).contains(&answered),
         "{answered} of {bufferful}"
@@ -92,9 +94,9 @@ fn of_a_new_connection_that_fills_the_buffer_only_a_part_is_answered_at_once() {
     assert_eq!(harness.server.counters().answered, REQUESTS as u64);
 }
 
-/// The others have their turns in between.
+/// The remaining requests wait until the other connections have been served.
 #[test]
-fn no_more_than_a_bufferful_of_a_connection_is_answered_at_once() {
+fn one_event_of_a_connection_answers_at_most_one_bufferful_of_requests() {
     const REQUEST_BYTES: usize = 1024;
     let mut harness = Harness::new(4);
     let mut stream = harness.idle();
@@ -102,7 +104,7 @@ fn no_more_than_a_bufferful_of_a_connection_is_answered_at_once() {
     stream
         .write_all(&padded(GET, REQUEST_BYTES).repeat(requests))
         .unwrap();
-    assert_eq!(answered_at_once(&mut harness), requests as u64 / 3);
+    assert_eq!(answered_by_one_poll(&mut harness), requests as u64 / 3);
     harness.work();
     assert_eq!(harness.server.counters().answered, 1 + requests as u64);
 }

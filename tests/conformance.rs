@@ -1,5 +1,5 @@
-//! Every row of `tests/conformance` through a connection alone, without sockets: whole, cut at every
-//! byte, and byte by byte.
+//! Every row of `tests/conformance` through a `Connection` alone, without sockets: in one piece, split at
+//! every byte, and byte by byte.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -20,7 +20,7 @@ use http::rows::{self, End, FILES, Row, Segment};
 use http::wire::{Outcome, Wire};
 use http::{profile, rows::Expect};
 
-/// Rows longer than this are not cut: what is cut in them is more of the same.
+/// Longer rows are not split: their extra bytes repeat, so more splits would test nothing new.
 const CUT_BYTES_MAX: usize = 500;
 
 /// Room for every answer of a pipelined row.
@@ -29,11 +29,11 @@ const TX_LARGE: usize = 1 << 20;
 struct State {
     responder: Responder<'static>,
     tx_small: usize,
-    /// As in a server, shared by all connections.
+    /// Shared by all connections, as in a server.
     cache: HeadCache,
 }
 
-/// Responders by what they serve, made once each.
+/// One state for each distinct set of checks.
 #[derive(Default)]
 struct States(BTreeMap<(String, BTreeMap<String, String>), State>);
 
@@ -58,7 +58,7 @@ impl State {
             .outcome()
     }
 
-    /// As a server does it: the smallest buffer, heads remembered.
+    /// Like a server: with the smallest response buffer and with the head cache.
     fn served(&mut self, segments: &[Segment]) -> Outcome {
         Wire::new(&self.responder, Some(&mut self.cache), self.tx_small)
             .run(segments)
@@ -66,7 +66,7 @@ impl State {
     }
 }
 
-/// What is wrong with each row, and how many there are.
+/// The number of rows, and the failures among them.
 #[derive(Default)]
 struct Verdict {
     rows: usize,
@@ -81,8 +81,9 @@ impl Verdict {
         }
     }
 
-    /// Past the harness, which keeps what a passing test prints to itself.
-    fn tell(&self, what: &str) {
+    /// Asserts that no row failed. Prints to standard error, because libtest hides the output of passing
+    /// tests.
+    fn report(&self, what: &str) {
         let met = self.rows - self.wrong.len();
         let _ = writeln!(std::io::stderr(), "{what}: {met} of {} met", self.rows);
         assert!(self.rows > 0 && self.wrong.is_empty(), "{:#?}", self.wrong);
@@ -90,7 +91,7 @@ impl Verdict {
 }
 
 #[test]
-fn every_row_is_answered_as_it_asks() {
+fn every_row_gets_the_answer_that_it_expects() {
     let mut states = States::default();
     for file in FILES {
         let mut verdict = Verdict::default();
@@ -99,7 +100,7 @@ fn every_row_is_answered_as_it_asks() {
             let whole = state.whole(&row.segments);
             verdict.note(&row.name, judge_outcome(&row, &whole));
         }
-        verdict.tell(file);
+        verdict.report(file);
     }
 }
 
@@ -108,7 +109,7 @@ fn judge_outcome(row: &Row, outcome: &Outcome) -> Result<(), String> {
     let answers = answers(&row.request, &outcome.sent)?;
     if answers.len() != outcome.answered {
         return Err(format!(
-            "{} answers, said {}",
+            "{} answers, the connection reported {}",
             answers.len(),
             outcome.answered
         ));
@@ -122,9 +123,9 @@ fn judge_outcome(row: &Row, outcome: &Outcome) -> Result<(), String> {
         || row.name.starts_with("pipeline/");
     let most = match methods(&row.request).len() {
         _ if has_sequence => usize::MAX,
-        // Where a row speaks of one answer, whatever else looks like a request is in a body.
+        // If a row expects one answer, every other request line is part of a body.
         _ if expect.status.is_some() => 1,
-        // One behind the last request line can only be the refusal of what is no request line.
+        // One more answer can only be the refusal of bytes that are no request line.
         requests => requests + usize::from(is_refused),
     };
     if answers.len() > most {
@@ -132,14 +133,14 @@ fn judge_outcome(row: &Row, outcome: &Outcome) -> Result<(), String> {
     }
     let is_last = last.and_then(|answer| answer.field("connection")) == Some("close");
     if is_last && outcome.end == End::Open {
-        return Err("said Connection: close, and did not".into());
+        return Err("sent Connection: close, and stayed open".into());
     }
     Ok(())
 }
 
-/// A judge that nods at everything would pass every row as well.
+/// A judge that accepts every answer would pass every row too.
 #[test]
-fn the_judge_sees_what_is_wrong() {
+fn the_judge_rejects_a_wrong_answer_to_every_row() {
     let mut states = States::default();
     let mut seen = 0;
     let files = ["kubernetes.jsonl", "anomalies.jsonl"];
@@ -151,7 +152,7 @@ fn the_judge_sees_what_is_wrong() {
         let Outcome { sent, end, .. } = states.of(&row).whole(&row.segments);
         let mut wrong = |what: &str, sent: &[u8], end| {
             let verdict = judge(&row, sent, end);
-            assert!(verdict.is_err(), "{}: {what} is fine with it", row.name);
+            assert!(verdict.is_err(), "{}: accepted: {what}", row.name);
             seen += 1;
         };
         let other_end = match end {
@@ -182,23 +183,23 @@ fn the_judge_sees_what_is_wrong() {
 }
 
 #[test]
-fn a_small_buffer_and_remembered_heads_change_no_answer() {
+fn a_small_response_buffer_and_the_head_cache_change_no_answer() {
     let mut states = States::default();
     for file in FILES {
         let mut verdict = Verdict::default();
         let rows = rows::read(file);
-        // The second time round, every head that can be is remembered.
+        // In the second round, every cacheable head is in the cache.
         for row in rows.iter().chain(&rows) {
             let state = states.of(row);
             let whole = state.whole(&row.segments);
             verdict.note(&row.name, same(&state.served(&row.segments), &whole));
         }
-        verdict.tell(&format!("{file}, small buffer and cache"));
+        verdict.report(&format!("{file}, small buffer and cache"));
     }
 }
 
 #[test]
-fn every_row_cut_anywhere_gets_the_same_answers() {
+fn every_row_split_at_any_byte_gets_the_same_answers() {
     let mut states = States::default();
     for file in FILES {
         let mut verdict = Verdict::default();
@@ -209,11 +210,11 @@ fn every_row_cut_anywhere_gets_the_same_answers() {
                 verdict.note(&row.name, cut(state, &row.request, is_shut));
             }
         }
-        verdict.tell(&format!("{file}, cut"));
+        verdict.report(&format!("{file}, cut"));
     }
 }
 
-/// Runs `request` in one piece, in two for every place to cut it, and in single bytes.
+/// Runs `request` in one piece, in two pieces for every place to split it, and in single bytes.
 fn cut(state: &mut State, request: &[u8], is_shut: bool) -> Result<(), String> {
     let segments = |pieces: &[&[u8]]| -> Vec<Segment> {
         let pieces = pieces.iter().map(|piece| Segment::Bytes(piece.to_vec()));
@@ -251,7 +252,7 @@ fn same(outcome: &Outcome, whole: &Outcome) -> Result<(), String> {
 }
 
 #[test]
-fn no_row_outlives_its_deadline_and_nothing_is_answered_after_a_close() {
+fn every_connection_is_closed_at_its_deadline_and_answers_nothing_afterwards() {
     let mut states = States::default();
     for file in FILES {
         for row in rows::read(file) {
@@ -264,7 +265,7 @@ fn no_row_outlives_its_deadline_and_nothing_is_answered_after_a_close() {
                 wire.pass(std::time::Duration::from_millis(1));
             }
             assert_eq!(wire.end(), End::Closed, "{}", row.name);
-            // `Wire` itself insists on silence from here on.
+            // From here on, `Wire` asserts that the connection sends nothing.
             wire.receive(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
             wire.pass(std::time::Duration::from_secs(3600));
             wire.shut();
@@ -275,9 +276,9 @@ fn no_row_outlives_its_deadline_and_nothing_is_answered_after_a_close() {
     }
 }
 
-/// What clients really send is answered, one answer a request; what is no HTTP/1 gets one refusal.
+/// Requests recorded from real clients get one answer each. Bytes that are not HTTP/1 get one refusal.
 #[test]
-fn every_recorded_client_gets_its_answers_however_its_bytes_arrive() {
+fn every_recorded_request_is_answered_however_it_is_split() {
     let mut states = States::default();
     let mut verdict = Verdict::default();
     for (name, request) in rows::clients() {
@@ -303,5 +304,5 @@ fn every_recorded_client_gets_its_answers_however_its_bytes_arrive() {
         });
         verdict.note(&row.name, result);
     }
-    verdict.tell("clients.jsonl");
+    verdict.report("clients.jsonl");
 }

@@ -1,5 +1,5 @@
-//! What every answer promises whatever is asked: methods, HEAD, and that nothing in it is stale.
-//! Through a connection alone, without sockets.
+//! The contract of every answer: which methods run the check, what HEAD gets, and that no answer is stale.
+//! Uses a `Connection` alone, without sockets.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -12,17 +12,17 @@ use std::time::Duration;
 use healthz::http::{Connection, Context, Date, HeadCache};
 use healthz::{Check, Endpoint, Instant, Limits, Responder};
 
-/// A server's share of a connection, with a clock that the test sets.
-struct Door<'a> {
+/// A server without sockets, with a clock that the test sets.
+struct TestServer<'a> {
     responder: Responder<'a>,
     cache: HeadCache,
     date: Date,
     now: Instant,
 }
 
-impl<'a> Door<'a> {
+impl<'a> TestServer<'a> {
     fn new(endpoints: &'a [Endpoint<'a>]) -> Self {
-        Door {
+        TestServer {
             responder: Responder::new(endpoints),
             cache: HeadCache::new(),
             date: Date::from_unix_seconds(0),
@@ -30,14 +30,14 @@ impl<'a> Door<'a> {
         }
     }
 
-    /// All that comes back for `request` on a connection of its own.
-    fn ask(&mut self, request: &str) -> String {
+    /// Everything that is sent in reply to `request` on a new connection.
+    fn exchange(&mut self, request: &str) -> String {
         let mut connection = Connection::new(self.now);
-        self.ask_on(&mut connection, request)
+        self.exchange_on(&mut connection, request)
     }
 
-    fn ask_on(&mut self, connection: &mut Connection, request: &str) -> String {
-        let Door {
+    fn exchange_on(&mut self, connection: &mut Connection, request: &str) -> String {
+        let TestServer {
             responder,
             cache,
             date,
@@ -69,35 +69,43 @@ fn the_methods_that_405_allows_run_the_check_and_no_others_do() {
     let disk = Check::manual("disk");
     let checks = [&disk];
     let endpoints = [Endpoint::new("/healthz", &checks)];
-    let mut door = Door::new(&endpoints);
+    let mut server = TestServer::new(&endpoints);
     for target in [
         "/healthz",
         "/healthz?verbose",
         "/healthz/disk",
         "http://a/healthz",
     ] {
-        let ask = |door: &mut Door<'_>, method: &str| {
-            door.ask(&format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        let send = |server: &mut TestServer<'_>, method: &str| {
+            server.exchange(&format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n"))
         };
         for method in ["PUT", "DELETE", "PATCH", "TRACE", "get", "GETS", "PROPFIND"] {
             disk.pass();
-            let refused = ask(&mut door, method);
+            let refused = send(&mut server, method);
             assert_eq!(status(&refused), "405", "{refused}");
             let allow = refused.split_once("\r\nAllow: ").unwrap().1;
             let allow = allow.split_once("\r\n").unwrap().0;
             assert_eq!(allow, "GET, HEAD, OPTIONS, POST");
             for method in allow.split(", ") {
                 disk.pass();
-                assert_eq!(status(&ask(&mut door, method)), "200", "{method} {target}");
+                assert_eq!(
+                    status(&send(&mut server, method)),
+                    "200",
+                    "{method} {target}"
+                );
                 disk.fail("full");
-                assert_eq!(status(&ask(&mut door, method)), "500", "{method} {target}");
+                assert_eq!(
+                    status(&send(&mut server, method)),
+                    "500",
+                    "{method} {target}"
+                );
             }
         }
     }
 }
 
 #[test]
-fn head_gets_the_fields_of_get_and_no_body_whatever_the_answer() {
+fn head_gets_the_fields_of_get_and_no_body_for_every_status() {
     let disk = Check::manual("disk");
     let checks = [&disk];
     let endpoints = [Endpoint::new("/healthz", &checks)];
@@ -121,9 +129,9 @@ fn head_gets_the_fields_of_get_and_no_body_whatever_the_answer() {
         (&long, "414"),
         (&large, "431"),
     ] {
-        let mut door = Door::new(&endpoints);
-        let got = door.ask(&format!("GET {rest}"));
-        let head = door.ask(&format!("HEAD {rest}"));
+        let mut server = TestServer::new(&endpoints);
+        let got = server.exchange(&format!("GET {rest}"));
+        let head = server.exchange(&format!("HEAD {rest}"));
         assert_eq!(status(&got), expected, "{got}");
         let (fields, body) = got.split_once("\r\n\r\n").unwrap();
         assert_eq!(head, format!("{fields}\r\n\r\n"), "{rest}");
@@ -133,33 +141,33 @@ fn head_gets_the_fields_of_get_and_no_body_whatever_the_answer() {
 }
 
 #[test]
-fn a_change_of_state_of_time_or_of_the_second_is_in_the_next_answer() {
+fn a_change_of_a_check_or_of_the_time_shows_in_the_next_answer() {
     const GET: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
     let disk = Check::manual("disk");
     let beats = Check::heartbeat("loop", Duration::from_millis(10));
     let checks = [&disk, &beats];
     let endpoints = [Endpoint::new("/healthz", &checks)];
-    let mut door = Door::new(&endpoints);
-    let mut connection = Connection::new(door.now);
+    let mut server = TestServer::new(&endpoints);
+    let mut connection = Connection::new(server.now);
     for round in 0..100 {
-        let mut next = |door: &mut Door<'_>| {
-            let answer = door.ask_on(&mut connection, GET);
+        let mut next = |server: &mut TestServer<'_>| {
+            let answer = server.exchange_on(&mut connection, GET);
             let second = round % 60;
             let date = format!("Date: Thu, 01 Jan 1970 00:0{}:{second:02} GMT", round / 60);
             assert!(answer.contains(&date), "{answer}");
             status(&answer).to_owned()
         };
-        door.date = Date::from_unix_seconds(round);
+        server.date = Date::from_unix_seconds(round);
         disk.pass();
-        beats.beat(door.now);
-        assert_eq!(next(&mut door), "200");
+        beats.beat(server.now);
+        assert_eq!(next(&mut server), "200");
         disk.fail("full");
-        assert_eq!(next(&mut door), "500");
+        assert_eq!(next(&mut server), "500");
         disk.pass();
-        assert_eq!(next(&mut door), "200");
-        door.now = door.now.saturating_add(Duration::from_millis(9));
-        assert_eq!(next(&mut door), "200");
-        door.now = door.now.saturating_add(Duration::from_millis(1));
-        assert_eq!(next(&mut door), "500");
+        assert_eq!(next(&mut server), "200");
+        server.now = server.now.saturating_add(Duration::from_millis(9));
+        assert_eq!(next(&mut server), "200");
+        server.now = server.now.saturating_add(Duration::from_millis(1));
+        assert_eq!(next(&mut server), "500");
     }
 }

@@ -1,5 +1,5 @@
-//! Who waits beside a crowd does not wait for the crowd: what one turn of the server does for the
-//! greedy, and how many newcomers it takes in.
+//! Many clients at once do not delay one probe: how many answers one call of `Server::advance` gives to
+//! clients that pipeline requests, and how many new connections it accepts.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
@@ -18,7 +18,7 @@ use harness::{ENDPOINTS, GET, Harness, LAST, TIMEOUT, listening, rest};
 use healthz::Responder;
 use healthz::server::{Address, Config};
 
-/// Adds what is there to be read. Returns how many answers that is in all.
+/// Appends what can be read now to `bytes`. Returns the number of answers in all of `bytes`.
 fn answers(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> usize {
     stream.set_nonblocking(true).unwrap();
     let result = stream.read_to_end(bytes);
@@ -26,132 +26,132 @@ fn answers(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> usize {
     String::from_utf8_lossy(bytes).matches("\r\n\r\nok").count()
 }
 
-/// Requests that the buffer holds; their answers fit into the other.
+/// Requests that fill the receive buffer. Their answers fit into the response buffer.
 const BUFFERFUL: u64 = 8192 / GET.len() as u64;
 
-/// Found with 10,000 clients that pipelined and never read: every one of them got four bufferfuls
-/// answered in a turn, 64 of them in every turn, and probes waited for four seconds.
+/// Regression: with 10,000 clients that pipelined and never read, one `advance` answered four full buffers
+/// for each of 64 clients, and probes waited for four seconds.
 #[test]
-fn whoever_asks_for_much_gets_one_bufferful_of_answers_a_turn() {
-    const ASKED: usize = 4000;
-    let mut door = Harness::new(4);
-    let mut greedy = door.connect();
-    greedy.write_all(&GET.repeat(ASKED)).unwrap();
+fn a_pipelining_client_gets_at_most_one_bufferful_of_answers_per_advance() {
+    const REQUESTS: usize = 4000;
+    let mut harness = Harness::new(4);
+    let mut pipelining = harness.connect();
+    pipelining.write_all(&GET.repeat(REQUESTS)).unwrap();
     let mut last = 0;
     let (mut read, mut seen) = (Vec::new(), 0);
     let mut most = 0;
-    // Bounded, and far more than it takes.
+    // Far more calls than are needed.
     for _ in 0..10_000 {
-        door.turn();
-        let answered = door.server.counters().answered;
+        harness.advance();
+        let answered = harness.server.counters().answered;
         most = most.max(answered - last);
         last = answered;
-        seen = answers(&mut greedy, &mut read);
-        if seen == ASKED {
+        seen = answers(&mut pipelining, &mut read);
+        if seen == REQUESTS {
             break;
         }
     }
-    assert_eq!(seen, ASKED, "and nothing is lost for it");
-    // Neither when it is accepted nor when it is reported does it get another share.
-    assert!(most <= BUFFERFUL, "{most} answers in one turn");
+    assert_eq!(seen, REQUESTS, "answers are missing");
+    // Neither accepting the connection nor handling its event answers another bufferful.
+    assert!(most <= BUFFERFUL, "{most} answers in one call");
 }
 
-/// With the same clients, all of whom want another turn, a probe comes when one has just begun: that one
-/// serves four of them, or one in a full table, and the next begins with the probe.
+/// A probe connects just after a poll, while all other connections still have requests to read. That
+/// `advance` serves four of them, or one if the table is full. The next call accepts the probe first.
 #[test]
-fn a_newcomer_waits_for_a_few_bufferfuls_however_many_are_greedy() {
-    const GREEDY: usize = 64;
-    for (connections, bufferfuls) in [(GREEDY, 1), (2 * GREEDY, 4)] {
-        let mut door = Harness::new(connections);
-        let greedy: Vec<TcpStream> = (0..GREEDY)
+fn a_new_probe_waits_for_a_few_bufferfuls_however_many_clients_pipeline() {
+    const PIPELINING: usize = 64;
+    for (connections, bufferfuls) in [(PIPELINING, 1), (2 * PIPELINING, 4)] {
+        let mut harness = Harness::new(connections);
+        let pipelining: Vec<TcpStream> = (0..PIPELINING)
             .map(|_| {
-                let mut stream = door.connect();
+                let mut stream = harness.connect();
                 stream.write_all(&GET.repeat(2000)).unwrap();
                 stream
             })
             .collect();
-        while door.server.counters().accepted < GREEDY as u64 {
-            door.turn();
+        while harness.server.counters().accepted < PIPELINING as u64 {
+            harness.advance();
         }
-        let events = door.events(256);
-        let mut probe = door.connect();
+        let events = harness.events(256);
+        let mut probe = harness.connect();
         probe.write_all(LAST).unwrap();
-        let before = door.server.counters().answered;
-        events.iter().for_each(|event| door.handle(event));
-        door.server.advance(door.poll.registry(), door.now);
-        for event in &door.events(256) {
-            door.handle(event);
+        let before = harness.server.counters().answered;
+        events.iter().for_each(|event| harness.handle(event));
+        harness.server.advance(harness.poll.registry(), harness.now);
+        for event in &harness.events(256) {
+            harness.handle(event);
         }
         assert_eq!(answers(&mut probe, &mut Vec::new()), 1, "of {connections}");
-        let answered = door.server.counters().answered - before;
+        let answered = harness.server.counters().answered - before;
         assert!(
             answered <= bufferfuls * BUFFERFUL + 1,
             "{answered} answers before it of {connections}"
         );
-        let evicted = door.server.counters().evicted;
-        assert_eq!((evicted, greedy.len()), (0, GREEDY), "nobody had to go");
+        let evicted = harness.server.counters().evicted;
+        assert_eq!((evicted, pipelining.len()), (0, PIPELINING), "evicted");
     }
 }
 
-/// Found with the same clients: where every turn is long, one connection accepted a turn leaves a
-/// probe behind a thousand others.
+/// Regression: a server with a full table accepted one connection per `advance`. When each call took long,
+/// a probe waited in the backlog behind a thousand other connections.
 #[test]
-fn a_full_table_takes_in_several_newcomers_a_turn() {
-    let mut door = Harness::new(32);
-    let connect = |door: &Harness, bytes: &[u8]| {
-        let mut stream = door.connect();
+fn a_server_with_a_full_table_accepts_several_connections_per_advance() {
+    let mut harness = Harness::new(32);
+    let connect = |harness: &Harness, bytes: &[u8]| {
+        let mut stream = harness.connect();
         stream.write_all(bytes).unwrap();
         stream
     };
-    let held: Vec<TcpStream> = (0..32).map(|_| connect(&door, GET)).collect();
-    door.work();
-    assert_eq!(door.server.counters().open, held.len() as u64);
-    let mut probes: Vec<TcpStream> = (0..12).map(|_| connect(&door, LAST)).collect();
-    let mut turns = 0;
-    while door.server.counters().accepted < 32 + 12 {
-        door.turn();
-        turns += 1;
+    let held: Vec<TcpStream> = (0..32).map(|_| connect(&harness, GET)).collect();
+    harness.work();
+    assert_eq!(harness.server.counters().open, held.len() as u64);
+    let mut probes: Vec<TcpStream> = (0..12).map(|_| connect(&harness, LAST)).collect();
+    let mut calls = 0;
+    while harness.server.counters().accepted < 32 + 12 {
+        harness.advance();
+        calls += 1;
     }
-    assert!(turns <= 4, "{turns} turns for 12 newcomers");
+    assert!(calls <= 4, "{calls} calls for 12 connections");
     assert!(
         probes
             .iter_mut()
             .all(|probe| answers(probe, &mut Vec::new()) == 1)
     );
-    assert_eq!(door.server.counters().evicted, 0, "nobody had to go");
+    assert_eq!(harness.server.counters().evicted, 0, "evicted");
 }
 
-/// Found with 10,000 clients that said a byte a second: they held all places but one, and whoever was
-/// accepted before its request came lost that one to the next.
+/// Regression: 10,000 clients that sent one byte per second held all slots but one. A connection that was
+/// accepted before its request arrived was then evicted for the next one.
 #[test]
-fn a_newcomer_keeps_its_place_while_others_sit_in_their_heads() {
+fn a_new_connection_keeps_its_slot_while_others_hold_unfinished_heads() {
     let path = std::env::temp_dir().join(format!("healthz-crowd-{}", std::process::id()));
-    // A Unix socket, because there a connection is accepted before it has said anything.
+    // A Unix socket, because there a connection is accepted before it has sent anything.
     let listeners = listening(&Address::Unix(path.clone()));
     let config = Config {
         connections: 16,
         ..Config::default()
     };
-    let mut door = Harness::on(Responder::new(&ENDPOINTS), listeners, config);
+    let mut harness = Harness::on(Responder::new(&ENDPOINTS), listeners, config);
     let connect = || UnixStream::connect(&path).unwrap();
     let half = |mut stream: UnixStream| {
         stream.write_all(b"GET /he").unwrap();
         stream
     };
     let _held: Vec<UnixStream> = (0..16).map(|_| half(connect())).collect();
-    door.work();
-    let mut newcomer = connect();
-    door.work();
+    harness.work();
+    let mut new_client = connect();
+    harness.work();
     let _more: Vec<UnixStream> = (0..7)
         .map(|_| {
             let stream = connect();
-            door.work();
+            harness.work();
             stream
         })
         .collect();
-    newcomer.write_all(LAST).unwrap();
-    door.work();
-    newcomer.set_read_timeout(Some(TIMEOUT)).unwrap();
-    let text = rest(&mut newcomer);
+    new_client.write_all(LAST).unwrap();
+    harness.work();
+    new_client.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let text = rest(&mut new_client);
     assert!(text.ends_with("\r\n\r\nok"), "{text:?}");
 }

@@ -1,5 +1,5 @@
-//! The crates that an embedder builds with healthz: mio, httparse, socket2, log, and their dependencies.
-//! Runs `cargo tree`, which reads the lock file.
+//! The crates that an embedder gets with healthz: mio, httparse, socket2, log, and their own dependencies.
+//! The list comes from `cargo tree`, which reads the lock file.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -9,13 +9,13 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// The direct dependencies with the feature `server` alone. mio and socket2 depend on libc as well.
+/// Direct dependencies with the feature `server` alone. mio and socket2 depend on libc too.
 const SERVER: [&str; 5] = ["httparse", "libc", "log", "mio", "socket2"];
-/// The direct dependencies without features.
+/// Direct dependencies without any feature.
 const CORE: [&str; 1] = ["httparse"];
 
-/// The names of the crates in a normal build for this machine, without healthz itself. A `depth` of 1
-/// gives the direct dependencies.
+/// Names of the crates in a normal build for this machine, without healthz itself. A `depth` of 1 lists
+/// the direct dependencies.
 fn crates(features: &str, depth: &str) -> BTreeSet<String> {
     let arguments = "tree --offline --locked --no-default-features --edges normal --prefix none";
     let output = Command::new(env!("CARGO"))
@@ -33,23 +33,23 @@ fn crates(features: &str, depth: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_server_feature_depends_on_the_listed_crates_only() {
+fn the_server_feature_brings_only_the_listed_crates() {
     let want = SERVER.map(ToOwned::to_owned).into();
     assert_eq!(crates("server", "1"), want);
-    // On Linux, mio, socket2 and log depend on no crate that is not in the list already.
+    // On Linux, mio, socket2 and log depend on no crate that is not in the list.
     if cfg!(target_os = "linux") {
         assert_eq!(crates("server", "99"), want);
     }
 }
 
 #[test]
-fn the_core_depends_on_httparse_only() {
+fn without_features_httparse_is_the_only_dependency() {
     assert_eq!(crates("", "99"), CORE.map(ToOwned::to_owned).into());
 }
 
 #[test]
-fn the_dependencies_of_the_daemon_are_found() {
-    // Shows that `crates` finds the dependencies of a feature, so that the tests above can fail.
+fn the_dependencies_of_the_program_are_found() {
+    // Asserts that the output of `cargo tree` is read at all.
     let all = crates("daemon", "1");
     assert!(
         all.contains("lexopt") && all.contains("env_logger"),

@@ -1,5 +1,5 @@
-//! What lies just beside a rule of the wire: each was once changed in the code without any test
-//! failing. Through a connection alone, without sockets.
+//! Edge cases of the wire rules. For each, a change of the code once passed every test. Uses a `Connection`
+//! alone, without sockets.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -38,7 +38,7 @@ fn statuses(request: &[u8], outcome: &Outcome) -> Vec<u16> {
     answers.iter().map(|answer| answer.status).collect()
 }
 
-/// `count` checks of one group, with names as long as they may be.
+/// `count` checks of one group, with names of the maximum length.
 fn checks_in_a_group(count: usize, group: &'static str) -> &'static [&'static Check] {
     let check = |n: usize| {
         let name: &'static str = format!("{n:0width$}", width = CHECK_NAME_BYTES_MAX).leak();
@@ -47,9 +47,9 @@ fn checks_in_a_group(count: usize, group: &'static str) -> &'static [&'static Ch
     (0..count).map(check).collect::<Vec<_>>().leak()
 }
 
-/// Regression: a bound that leaves out the names of groups makes the answer a 500.
+/// Regression: the maximum answer size did not count the names of groups, so a long answer became a 500.
 #[test]
-fn an_answer_that_names_a_long_group_in_every_line_has_room() {
+fn an_answer_that_names_a_long_group_in_every_line_fits_the_buffer() {
     let group: &'static str = "g".repeat(CHECK_NAME_BYTES_MAX).leak();
     let checks = checks_in_a_group(100, group);
     let responder = Responder::new(Box::leak(Box::new([Endpoint::new("/healthz", checks)])));
@@ -69,10 +69,9 @@ fn an_answer_that_names_a_long_group_in_every_line_has_room() {
     assert_eq!(body.matches(&lines).count(), checks.len());
 }
 
-/// Every byte of the longest answer is counted: what is left of the bound is what a query can add and a
-/// head.
+/// The bound counts every byte of the longest answer. What remains is room for a query and a head.
 #[test]
-fn the_bound_of_an_answer_is_no_longer_than_its_lines_a_query_and_a_head() {
+fn the_maximum_answer_size_is_its_lines_plus_a_query_and_a_head() {
     let group: &'static str = "g".repeat(100).leak();
     let check = |name: String| Check::manual(name.leak());
     let of_each_kind = |number: usize| {
@@ -107,9 +106,9 @@ fn the_bound_of_an_answer_is_no_longer_than_its_lines_a_query_and_a_head() {
     assert_eq!(bound, lines + query + RESPONSE_HEAD_BYTES_MAX);
 }
 
-/// A server without endpoints redirects, and needs a buffer for that and nothing else.
+/// A server without endpoints sends redirects, and its response buffer needs no room for a check report.
 #[test]
-fn the_bound_of_a_redirect_is_no_longer_than_it_needs_and_a_head() {
+fn the_maximum_redirect_size_is_its_target_plus_a_head() {
     let responder = Responder::new(&[]);
     let limits = Limits {
         request_head_bytes: 1024,
@@ -131,9 +130,9 @@ fn the_bound_of_a_redirect_is_no_longer_than_it_needs_and_a_head() {
     );
 }
 
-/// As Go: others would not show it to anybody.
+/// Same as Go's net/http, which writes the note only in answers to GET and HEAD.
 #[test]
-fn a_redirect_explains_itself_to_get_and_head_only() {
+fn a_redirect_has_a_note_for_get_and_head_only() {
     let responder = kubelet();
     for (method, has_note) in [
         ("GET", true),
@@ -152,11 +151,11 @@ fn a_redirect_explains_itself_to_get_and_head_only() {
     }
 }
 
-/// RFC 9112 section 3 asks for request lines of at least 8,000 bytes; Go reads out bodies of 256 KiB.
+/// RFC 9112 section 3 recommends request lines of at least 8,000 bytes. Go drains bodies of up to 256 KiB.
 #[test]
-fn the_default_limits_are_those_that_the_documents_name() {
+fn the_default_limits_accept_request_lines_of_8000_bytes_and_bodies_of_256_kib() {
     let responder = kubelet();
-    let ask = |request: &str| {
+    let exchange = |request: &str| {
         let mut wire = wire(&responder);
         wire.receive(request.as_bytes());
         let outcome = wire.outcome();
@@ -164,15 +163,15 @@ fn the_default_limits_are_those_that_the_documents_name() {
     };
     let query = "x".repeat(8000 - "GET /healthz? HTTP/1.1\r\n".len());
     let request = format!("GET /healthz?{query} HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(ask(&request), (vec![200], End::Open));
+    assert_eq!(exchange(&request), (vec![200], End::Open));
     for (length, end) in [(256 * 1024, End::Open), (256 * 1024 + 1, End::Closed)] {
         let head = format!("POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
-        assert_eq!(ask(&head), (vec![200], end), "{length}");
+        assert_eq!(exchange(&head), (vec![200], end), "{length}");
     }
 }
 
 #[test]
-fn an_endpoint_passes_while_all_its_checks_do() {
+fn an_endpoint_passes_while_all_its_checks_pass() {
     let (disk, loads) = (Check::manual("disk"), Check::manual("loads"));
     let checks = [&disk, &loads];
     let endpoint = Endpoint::new("/healthz", &checks);
@@ -188,7 +187,7 @@ fn an_endpoint_passes_while_all_its_checks_do() {
 }
 
 #[test]
-fn dots_are_refused_only_where_a_whole_segment_is_dots() {
+fn a_check_name_may_not_have_a_segment_of_one_or_two_dots() {
     for name in [".a", "a.", "x/.a", "x/a.", ".a/x", "a./x", "...", "x/..."] {
         assert!(Check::is_name(name), "{name}");
     }
@@ -198,7 +197,7 @@ fn dots_are_refused_only_where_a_whole_segment_is_dots() {
 }
 
 #[test]
-fn a_path_has_one_byte_more_than_the_longest_name() {
+fn the_longest_endpoint_path_is_a_slash_and_the_longest_check_name() {
     let longest: &'static str = ("/".to_owned() + &"n".repeat(CHECK_NAME_BYTES_MAX)).leak();
     assert_eq!(Endpoint::new(longest, &[]).path(), longest);
     let longer: &'static str = (longest.to_owned() + "n").leak();
@@ -206,7 +205,7 @@ fn a_path_has_one_byte_more_than_the_longest_name() {
 }
 
 #[test]
-fn a_check_is_printed_with_its_name_and_a_reason_as_its_text() {
+fn debug_output_has_the_name_of_a_check_and_the_text_of_a_reason() {
     let check = Check::manual("disk");
     assert!(format!("{check:?}").contains("disk"));
     check.fail("99 % \"full\"");
@@ -214,12 +213,12 @@ fn a_check_is_printed_with_its_name_and_a_reason_as_its_text() {
     assert_eq!(format!("{reason:?}"), r#""99 % \"full\"""#);
 }
 
-/// RFC 9112 section 9.3: HTTP/1.1 stays open unless told otherwise, HTTP/1.0 the other way round.
+/// RFC 9112 section 9.3: by default, an HTTP/1.1 connection stays open and an HTTP/1.0 connection is closed.
 #[test]
-fn an_answer_says_whether_the_connection_stays_where_its_version_does_not() {
+fn an_answer_has_a_connection_field_only_if_it_differs_from_the_default_of_the_version() {
     let responder = kubelet();
     const CHUNKED: &str = "Transfer-Encoding: chunked";
-    for (version, fields, body, said, end) in [
+    for (version, fields, body, connection, end) in [
         ("1.1", "", "", None, End::Open),
         ("1.1", "Connection: keep-alive", "", None, End::Open),
         ("1.1", "Connection: close", "", Some("close"), End::Closed),
@@ -263,7 +262,7 @@ fn an_answer_says_whether_the_connection_stays_where_its_version_does_not() {
             wire.receive(request.as_bytes());
             let outcome = wire.outcome();
             let answers = answers(request.as_bytes(), &outcome.sent).unwrap();
-            assert_eq!(answers[0].field("connection"), said, "{request}");
+            assert_eq!(answers[0].field("connection"), connection, "{request}");
             assert_eq!((answers.len(), outcome.end), (1, end), "{request}");
         }
     }
@@ -311,7 +310,7 @@ fn a_zone_after_a_raw_percent_sign_is_accepted_in_host_only() {
             "GET http://[fe80::1%eth0]/healthz HTTP/1.1\r\nHost: a\r\n\r\n",
             400,
         ),
-        // A raw zone called 25, or an encoded one without a name.
+        // Either a raw zone named 25, or an encoded zone without a name.
         ("GET /healthz HTTP/1.1\r\nHost: [fe80::1%25]\r\n\r\n", 200),
         (
             "GET http://[fe80::1%25]/healthz HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -325,9 +324,9 @@ fn a_zone_after_a_raw_percent_sign_is_accepted_in_host_only() {
     }
 }
 
-/// What an embedder's own answers are written with.
+/// For embedders that write their own answers.
 #[test]
-fn a_text_keeps_what_came_before_the_first_piece_that_does_not_fit() {
+fn a_body_writer_keeps_the_pieces_before_the_first_one_that_does_not_fit() {
     let mut buffer = [0; 8];
     let mut text = BodyWriter::new(&mut buffer);
     assert!(text.is_empty());
@@ -348,14 +347,14 @@ fn a_text_keeps_what_came_before_the_first_piece_that_does_not_fit() {
 }
 
 #[test]
-fn a_status_is_a_number_and_a_phrase() {
+fn a_status_has_a_code_and_a_reason_phrase() {
     let statuses = [StatusCode::OK, StatusCode::NOT_FOUND].map(|one| (one.code(), one.phrase()));
     assert_eq!(statuses, [(200, "OK"), (404, "Not Found")]);
 }
 
-/// Fields are told apart by their length first.
+/// The parser compares the lengths of field names first.
 #[test]
-fn a_field_as_long_as_one_that_matters_means_nothing() {
+fn an_unknown_field_with_the_length_of_a_known_one_is_ignored() {
     let responder = kubelet();
     for field in [
         "Date: a",
@@ -381,9 +380,9 @@ fn a_field_as_long_as_one_that_matters_means_nothing() {
     }
 }
 
-/// Who gets a refusal by hand can read what to mend.
+/// An operator that sends a request by hand can read in the answer what to correct.
 #[test]
-fn a_refusal_names_the_part_that_is_wrong() {
+fn a_refusal_names_the_part_of_the_request_that_is_wrong() {
     let responder = kubelet();
     let fields = "X: y\r\n".repeat(FIELDS_MAX);
     for (request, status, part) in [
@@ -463,7 +462,7 @@ fn a_refusal_names_the_part_that_is_wrong() {
         let text = str::from_utf8(&answers[0].body).unwrap();
         let is_right = answers[0].status == status && text.contains(part);
         assert!(is_right, "{}: {text}", request.escape_debug());
-        // As in the status line.
+        // The body starts with the code and phrase of the status line.
         let line = outcome.sent.split(|byte| *byte == b'\r').next().unwrap();
         let line = str::from_utf8(line).unwrap();
         let code_and_phrase = line.strip_prefix("HTTP/1.1 ").unwrap();
@@ -471,9 +470,9 @@ fn a_refusal_names_the_part_that_is_wrong() {
     }
 }
 
-/// Regression: a lone CR, which may be half of an empty line, was a head that deserves a 408.
+/// Regression: a lone CR, which may be half of an empty line, counted as a started head and got a 408.
 #[test]
-fn half_an_empty_line_is_no_head_that_could_be_late() {
+fn a_lone_cr_before_a_request_gets_no_408() {
     let responder = kubelet();
     let limits = Limits::DEFAULT;
     for (sent, statuses_expected) in [
@@ -484,7 +483,7 @@ fn half_an_empty_line_is_no_head_that_could_be_late() {
             b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx\r",
             &[200],
         ),
-        // A letter makes it a head.
+        // A letter starts a head.
         (b"\r\nG", &[408]),
     ] {
         let mut wire = wire(&responder);
@@ -497,9 +496,9 @@ fn half_an_empty_line_is_no_head_that_could_be_late() {
     }
 }
 
-/// Regression: a CR that could only begin one empty line too many was waited for.
+/// Regression: a CR after the maximum number of empty lines was not refused until more bytes arrived.
 #[test]
-fn a_cr_after_as_many_empty_lines_as_are_allowed_is_refused_at_once() {
+fn a_cr_after_the_maximum_number_of_empty_lines_is_refused_at_once() {
     let responder = kubelet();
     let max = usize::from(LEADING_EMPTY_LINES_MAX);
     for line in ["\r\n", "\n"] {
@@ -517,10 +516,10 @@ fn a_cr_after_as_many_empty_lines_as_are_allowed_is_refused_at_once() {
 
 /// RFC 9110 section 10.1.1: an expectation in HTTP/1.0 must be ignored.
 #[test]
-fn an_expectation_means_nothing_in_http_1_0() {
+fn expect_is_ignored_in_http_1_0() {
     let responder = kubelet();
     for expectation in ["100-continue", "x", ""] {
-        let ask = |head: &str| {
+        let exchange = |head: &str| {
             let request = format!(
                 "{head}Connection: keep-alive\r\nContent-Length: 1\r\nExpect: {expectation}\r\n\r\nx"
             );
@@ -529,14 +528,14 @@ fn an_expectation_means_nothing_in_http_1_0() {
             let outcome = wire.outcome();
             (statuses(request.as_bytes(), &outcome), outcome.end)
         };
-        let old = ask("POST /healthz HTTP/1.0\r\n");
+        let old = exchange("POST /healthz HTTP/1.0\r\n");
         assert_eq!(old, (vec![200], End::Open), "{expectation:?}");
         let expected = match expectation {
             "100-continue" => (vec![200], End::Closed),
             "" => (vec![200], End::Open),
             _ => (vec![417], End::Closed),
         };
-        let new = ask("POST /healthz HTTP/1.1\r\nHost: a\r\n");
+        let new = exchange("POST /healthz HTTP/1.1\r\nHost: a\r\n");
         assert_eq!(new, expected, "{expectation:?}");
     }
 }

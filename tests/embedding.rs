@@ -1,5 +1,5 @@
-//! What each way of embedding costs its user: lines of code, descriptors and memory. Prints the README's
-//! table (`cargo test --test embedding -- --nocapture`) and fails where the README says otherwise.
+//! What each way of embedding costs: lines of code, descriptors and memory. Prints the table of
+//! `docs/embed.md` (`cargo test --test embedding -- --nocapture`) and fails if the document differs.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
@@ -32,17 +32,17 @@ static PING: Check = Check::ping();
 static WORK: Check = Check::heartbeat("work", Duration::from_secs(30));
 static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING, &WORK]);
 
-/// As many as by default.
+/// The default number of connections.
 const CONNECTIONS: usize = healthz::limits::CONNECTIONS_DEFAULT;
 static SLOTS: Mutex<[Slot; CONNECTIONS]> = Mutex::new([const { Slot::new() }; CONNECTIONS]);
 static BYTES: Mutex<[u8; 2 << 20]> = Mutex::new([0; 2 << 20]);
 static HEADS: Mutex<HeadCache> = Mutex::new(HeadCache::new());
 
-/// Calls of the allocator, and bytes that are in use, of threads that may be the server's.
+/// Calls of the allocator by threads that count as a server's, and the bytes that they have allocated.
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static IN_USE: AtomicI64 = AtomicI64::new(0);
 
-/// Nothing is waited for longer than this, however busy the machine is.
+/// Maximum wait, long enough for a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[global_allocator]
@@ -55,14 +55,14 @@ fn count(bytes: i64) {
     }
 }
 
-/// What has been added since it was taken.
+/// The resources in use before a server is created.
 struct Before {
     calls: u64,
     bytes: i64,
     descriptors: usize,
 }
 
-/// What a way of embedding adds besides its listening sockets.
+/// The resources that a server adds, apart from its listening sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Added {
     calls: u64,
@@ -71,7 +71,7 @@ struct Added {
 }
 
 fn descriptors() -> usize {
-    // One is that of the directory itself.
+    // One of them is the descriptor of the directory itself.
     std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
 }
 
@@ -110,40 +110,43 @@ fn server(listeners: Listeners) -> Server<'static> {
     Server::new(Responder::new(&ENDPOINTS), listeners, Config::default())
 }
 
-/// A thread that probes, whose memory is not counted. It is there before anything is counted.
+/// A thread that sends probes. It starts before the counting, and its memory is not counted.
 struct Client {
-    ask: Sender<SocketAddr>,
+    addresses: Sender<SocketAddr>,
     answered: Receiver<()>,
 }
 
 impl Client {
     fn start() -> Self {
         threads::set_server(false);
-        let (ask, asked) = channel();
+        let (addresses, received) = channel();
         let (answer, answered) = channel();
         thread::spawn(move || {
             threads::set_server(false);
             answer.send(()).unwrap();
-            for address in asked {
+            for address in received {
                 probe(address);
                 answer.send(()).unwrap();
             }
         });
         answered.recv().unwrap();
         threads::set_server(true);
-        Client { ask, answered }
+        Client {
+            addresses,
+            answered,
+        }
     }
 
-    /// Has it probe, while `turn` serves it and leaves the allocator alone.
-    fn probe(&self, address: SocketAddr, mut turn: impl FnMut()) {
+    /// Sends one probe while `advance` serves it. Asserts that `advance` does not call the allocator.
+    fn probe(&self, address: SocketAddr, mut advance: impl FnMut()) {
         let calls = CALLS.load(Ordering::SeqCst);
         let started = Instant::now();
         threads::set_server(false);
-        self.ask.send(address).unwrap();
+        self.addresses.send(address).unwrap();
         while self.answered.try_recv().is_err() {
             assert!(started.elapsed() < TIMEOUT, "no answer");
             threads::set_server(true);
-            turn();
+            advance();
             threads::set_server(false);
         }
         threads::set_server(true);
@@ -163,8 +166,8 @@ fn probe(address: SocketAddr) {
     }
 }
 
-/// A server that is turned by its caller's mio loop.
-fn turn(poll: &mut Poll, events: &mut Events, server: &mut Server<'_>) {
+/// One iteration of the caller's mio loop.
+fn advance(poll: &mut Poll, events: &mut Events, server: &mut Server<'_>) {
     poll.poll(events, Some(Duration::from_millis(5))).unwrap();
     for event in &*events {
         server.handle(poll.registry(), event, now());
@@ -179,11 +182,11 @@ fn in_a_poll(client: &Client) -> Added {
     let mut server = server(listeners);
     server.register(poll.registry(), Token(0)).unwrap();
     let added = before.added();
-    client.probe(address, || turn(&mut poll, &mut events, &mut server));
+    client.probe(address, || advance(&mut poll, &mut events, &mut server));
     added
 }
 
-/// And nothing is asked of the allocator by serving either.
+/// Asserts also that creating, serving and dropping the server does not call the allocator.
 fn in_a_poll_from_statics(client: &Client) -> Added {
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(16));
     let before = Before::now();
@@ -199,13 +202,17 @@ fn in_a_poll_from_statics(client: &Client) -> Added {
     let mut server = Server::with_memory(responder, listeners, Limits::DEFAULT, memory);
     server.register(poll.registry(), Token(0)).unwrap();
     let mut added = before.added();
-    // Its listener; in the other ways it is there before.
+    // The listener. In the other ways of embedding it is created before the count.
     added.descriptors -= 1;
     let calls = CALLS.load(Ordering::SeqCst);
-    client.probe(address, || turn(&mut poll, &mut events, &mut server));
+    client.probe(address, || advance(&mut poll, &mut events, &mut server));
     server.stop(poll.registry(), now());
     drop(server);
-    assert_eq!(CALLS.load(Ordering::SeqCst), calls, "ending it frees");
+    assert_eq!(
+        CALLS.load(Ordering::SeqCst),
+        calls,
+        "dropping the server calls the allocator"
+    );
     added
 }
 
@@ -223,9 +230,9 @@ fn in_a_runner(client: &Client) -> Added {
 fn on_a_thread(client: &Client) -> Added {
     let (listeners, address) = listeners();
     let before = Before::now();
-    let door = spawn(server(listeners)).unwrap();
+    let server_thread = spawn(server(listeners)).unwrap();
     let descriptors = before.added().descriptors;
-    // The thread has begun, and has what it needs, once it has answered.
+    // After its first answer, the thread has allocated everything that it needs.
     let mut first = TcpStream::connect(address).unwrap();
     first.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
     assert!(first.read(&mut [0; 1024]).unwrap() > 0);
@@ -235,17 +242,17 @@ fn on_a_thread(client: &Client) -> Added {
         ..before.added()
     };
     client.probe(address, thread::yield_now);
-    door.stop();
-    door.join().unwrap();
+    server_thread.stop();
+    server_thread.join().unwrap();
     added
 }
 
-/// Lines of an example that would not be there without the door: those with code on them that are not
-/// marked as its user's own.
+/// The lines of an example that embedding the server takes: lines of code that are not marked as the
+/// user's own.
 fn lines(example: &str) -> usize {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let path = match example {
-        // In a directory of its own, of which this is the part to copy.
+        // This example is a directory, and this file is the part to copy.
         "smoltcp" => path.join("smoltcp/server.rs"),
         example => path.join(example).with_extension("rs"),
     };
@@ -260,7 +267,7 @@ fn lines(example: &str) -> usize {
 fn kib(bytes: i64) -> String {
     match bytes {
         0 => "0".into(),
-        // As the README writes them.
+        // The format of the document.
         bytes => match (bytes as u64).div_ceil(1024) {
             kib @ 0..1000 => format!("{kib} KiB"),
             kib => format!("{},{:03} KiB", kib / 1000, kib % 1000),
@@ -268,22 +275,26 @@ fn kib(bytes: i64) -> String {
     }
 }
 
-/// In one test, for the counters are everybody's.
+/// One test for all ways of embedding, because the counters are global.
 #[test]
-fn the_table_in_the_document_says_what_embedding_costs() {
+fn the_table_in_embed_md_has_the_measured_cost_of_each_way_of_embedding() {
     threads::begin();
     now();
-    // What is made at the first use of a thread or a directory is nobody's cost.
+    // Allocations at the first use of a thread or a directory do not count.
     descriptors();
     let client = &Client::start();
     let (mio, statics) = (in_a_poll(client), in_a_poll_from_statics(client));
     let (runner, thread) = (in_a_runner(client), on_a_thread(client));
-    assert_eq!((statics.calls, statics.bytes), (0, 0), "on the heap");
+    assert_eq!(
+        (statics.calls, statics.bytes),
+        (0, 0),
+        "a server from statics uses the heap"
+    );
     let config = Config::default();
     let most = config.memory_bytes_max(&Responder::new(&ENDPOINTS)) as i64;
     assert!((most..most + 1024).contains(&mio.bytes), "{mio:?}, {most}");
 
-    // Seen by tests/smoltcp.rs.
+    // Asserted by tests/smoltcp.rs.
     let nothing = Added {
         calls: 0,
         bytes: 0,
@@ -315,11 +326,11 @@ fn the_table_in_the_document_says_what_embedding_costs() {
     for row in table.lines() {
         assert!(document.contains(row), "docs/embed.md does not have: {row}");
     }
-    the_document_says_how_much_of_the_init_is_the_server();
+    assert_embed_md_has_the_line_count_of_the_init_example();
 }
 
-/// The init is mostly an init: of its own file only the lines that say so are the door's.
-fn the_document_says_how_much_of_the_init_is_the_server() {
+/// In the init example, a line that is there for the server is marked `// healthz`.
+fn assert_embed_md_has_the_line_count_of_the_init_example() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let text = std::fs::read_to_string(examples.join("init.rs")).unwrap();
     let marked = text.lines().filter(|line| line.ends_with("// healthz"));

@@ -1,5 +1,5 @@
-//! Who has to go when there is no room, and who must not: who has asked, and who is in the middle of it
-//! when the server stops.
+//! Which connection is evicted from a full table, and which never is: a connection that has just sent a
+//! request, and one with a started request when the server stops.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use mio::Token;
 const HALF: &[u8] = b"GET /healthz HTTP/1.1\r\nHos";
 const OTHER_HALF: &[u8] = b"t: a\r\n\r\n";
 
-/// A server on a Unix socket, where a connection can be accepted before it has said anything.
+/// A server on a Unix socket, where a connection can be accepted before it has sent anything.
 fn on_unix(name: &str, connections: usize) -> (Harness, PathBuf) {
     let path = std::env::temp_dir().join(format!("healthz-{name}-{}.sock", std::process::id()));
     let listeners = listening(&Address::Unix(path.clone()));
@@ -34,7 +34,7 @@ fn on_unix(name: &str, connections: usize) -> (Harness, PathBuf) {
     (Harness::on(responder, listeners, config), path)
 }
 
-/// A connection that the server has in its table, between two requests.
+/// A connection in the server's table that has no open request.
 fn idle(harness: &mut Harness, path: &Path) -> UnixStream {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.write_all(GET).unwrap();
@@ -43,36 +43,36 @@ fn idle(harness: &mut Harness, path: &Path) -> UnixStream {
     stream
 }
 
-/// It was, if the newcomer's event came before its own: its request was there, and was reset.
+/// Regression: the longest idle connection was evicted although its request had arrived, if the event of
+/// the listener came before the event of the connection.
 #[test]
-fn the_longest_idle_is_passed_over_if_it_has_just_asked() {
-    let (mut harness, path) = on_unix("asking", 4);
+fn the_longest_idle_connection_is_not_evicted_if_it_has_just_sent_a_request() {
+    let (mut harness, path) = on_unix("requesting", 4);
     let mut idle = [0; 4].map(|_| idle(&mut harness, &path));
-    let mut newcomer = UnixStream::connect(&path).unwrap();
-    newcomer.write_all(GET).unwrap();
+    let mut new_client = UnixStream::connect(&path).unwrap();
+    new_client.write_all(GET).unwrap();
     let [oldest, second, ..] = &mut idle;
     oldest.write_all(GET).unwrap();
     let events = harness.events(8);
-    // The listener's before all others.
+    // Handle the event of the listener before all others.
     let (first, others): (Vec<_>, Vec<_>) = events.iter().partition(|e| e.token() == Token(7));
     assert_eq!((first.len(), others.len()), (1, 1));
     let events = first.into_iter().chain(others);
     events.for_each(|event| harness.handle(event));
     harness.work();
-    for stream in [&mut newcomer, oldest] {
+    for stream in [&mut new_client, oldest] {
         assert!(answer(stream).starts_with("HTTP/1.1 200 OK\r\n"));
     }
     assert_eq!(rest(second), "");
     assert_eq!(harness.server.counters().evicted, 1);
 }
 
-/// All of them have asked, and one goes all the same: the longest idle.
 #[test]
-fn the_longest_idle_goes_if_everybody_has_just_asked() {
-    let (mut harness, path) = on_unix("all-asking", 12);
+fn the_longest_idle_connection_is_evicted_if_every_connection_has_just_sent_a_request() {
+    let (mut harness, path) = on_unix("all-requesting", 12);
     let mut idle = [0; 12].map(|_| idle(&mut harness, &path));
-    let mut newcomer = UnixStream::connect(&path).unwrap();
-    newcomer.write_all(GET).unwrap();
+    let mut new_client = UnixStream::connect(&path).unwrap();
+    new_client.write_all(GET).unwrap();
     for stream in &mut idle {
         stream.write_all(GET).unwrap();
     }
@@ -82,22 +82,25 @@ fn the_longest_idle_goes_if_everybody_has_just_asked() {
     }
     assert_eq!(harness.server.counters().evicted, 1);
     harness.work();
-    answer(&mut newcomer);
+    answer(&mut new_client);
     let [oldest, others @ ..] = &mut idle;
     others.iter_mut().for_each(|stream| drop(answer(stream)));
-    assert!(oldest.read(&mut [0]).is_err(), "who is reset has asked");
+    assert!(
+        oldest.read(&mut [0]).is_err(),
+        "evicted with an unread request, so reset"
+    );
 }
 
-/// As many of the oldest have asked: the first of the others goes, if it is one of eight, and else the
-/// oldest, because nobody looks further.
+/// `requesting` of the oldest connections have sent a request. The first of the others is evicted if it is
+/// among the eight oldest. Otherwise the oldest is evicted, because the search stops after eight.
 #[test]
-fn eight_of_the_idle_are_looked_at_before_one_goes() {
-    for (asking, goes) in [(7, 7), (8, 0)] {
+fn the_search_for_an_idle_connection_to_evict_reads_the_eight_oldest() {
+    for (requesting, evicted) in [(7, 7), (8, 0)] {
         let (mut harness, path) = on_unix("looks", 24);
         let mut idle = [0; 24].map(|_| idle(&mut harness, &path));
-        let mut newcomer = UnixStream::connect(&path).unwrap();
-        newcomer.write_all(GET).unwrap();
-        for stream in idle.iter_mut().take(asking) {
+        let mut new_client = UnixStream::connect(&path).unwrap();
+        new_client.write_all(GET).unwrap();
+        for stream in idle.iter_mut().take(requesting) {
             stream.write_all(GET).unwrap();
         }
         for event in &harness.events(1) {
@@ -105,7 +108,7 @@ fn eight_of_the_idle_are_looked_at_before_one_goes() {
             harness.handle(event);
         }
         harness.work();
-        answer(&mut newcomer);
+        answer(&mut new_client);
         for (index, stream) in idle.iter_mut().enumerate() {
             stream.set_nonblocking(true).unwrap();
             let result = stream.read(&mut [0; 4096]);
@@ -113,28 +116,36 @@ fn eight_of_the_idle_are_looked_at_before_one_goes() {
                 Ok(size) => *size > 0,
                 Err(error) => error.kind() == ErrorKind::WouldBlock,
             };
-            assert_eq!(is_open, index != goes, "{index} of {asking}: {result:?}");
-            assert_eq!(result.is_ok_and(|size| size > 0), index < asking && is_open);
+            assert_eq!(
+                is_open,
+                index != evicted,
+                "{index} of {requesting}: {result:?}"
+            );
+            assert_eq!(
+                result.is_ok_and(|size| size > 0),
+                index < requesting && is_open
+            );
         }
     }
 }
 
-/// They were: requests were cut off for the sake of connections that were closed a moment later.
+/// Regression: a stopping server evicted connections with a started request and kept idle ones, which it
+/// closed right after.
 #[test]
-fn who_is_in_the_middle_of_a_request_does_not_go_for_the_idle_of_a_server_that_stops() {
+fn a_stopping_server_evicts_idle_connections_before_started_requests() {
     let (mut harness, path) = on_unix("stopping", 2);
-    let [mut old, mut idle, mut newcomer] = [0; 3].map(|_| UnixStream::connect(&path).unwrap());
+    let [mut old, mut idle, mut new_client] = [0; 3].map(|_| UnixStream::connect(&path).unwrap());
     old.write_all(HALF).unwrap();
     idle.write_all(GET).unwrap();
-    // Two are accepted, one a turn.
-    harness.turn();
-    harness.turn();
+    // The server accepts two connections, one for each call.
+    harness.advance();
+    harness.advance();
     answer(&mut idle);
     assert_eq!(harness.server.counters().accepted, 2);
-    newcomer.write_all(HALF).unwrap();
+    new_client.write_all(HALF).unwrap();
     harness.server.stop(harness.poll.registry(), harness.now);
     assert_eq!(harness.server.counters().accepted, 3);
-    for stream in [&mut old, &mut newcomer] {
+    for stream in [&mut old, &mut new_client] {
         stream.write_all(OTHER_HALF).unwrap();
         harness.work();
         assert!(rest(stream).ends_with("\r\n\r\nok"));
@@ -143,34 +154,34 @@ fn who_is_in_the_middle_of_a_request_does_not_go_for_the_idle_of_a_server_that_s
     assert!(harness.server.is_finished());
 }
 
-/// Where [`flood`] is to connect to; only its process has it.
+/// The path to which [`flood`] connects. Set only in the child process.
 const FLOODED: &str = "HEALTHZ_TEST_FLOODED";
-/// Many times more than the server has places.
+/// Many times the capacity of the server's table.
 const FLOOD: usize = 300;
 
-/// Runs in a process of its own: connects again and again, and says nothing.
+/// Runs in a child process: opens connections and sends nothing.
 fn flood(path: &str) {
     let held: Vec<_> = (0..FLOOD)
         .map(|_| UnixStream::connect(path).unwrap())
         .collect();
     println!("connected");
-    // Until the test has looked.
+    // Keep the connections open until the test closes standard input.
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     drop(held);
 }
 
-/// Regression: a client that paused between connect(2) and its request was evicted once another process had
-/// connected as often as the table has places.
+/// Regression: a client that paused between connect(2) and its request was evicted as soon as another
+/// process had opened as many connections as the table holds.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_client_that_has_not_asked_yet_is_not_evicted_by_another_process_that_floods() {
+fn connections_of_another_process_do_not_evict_a_client_before_its_request() {
     use std::process::{Command, Stdio};
     if let Some(path) = std::env::var_os(FLOODED) {
         return flood(&path.to_string_lossy());
     }
     let (mut harness, path) = on_unix("flooded", 16);
     let mut client = UnixStream::connect(&path).unwrap();
-    let name = "a_client_that_has_not_asked_yet_is_not_evicted_by_another_process_that_floods";
+    let name = "connections_of_another_process_do_not_evict_a_client_before_its_request";
     let mut flooders = [0; 3].map(|_| {
         let mut flooder = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "--nocapture", "--test-threads=1", name])
@@ -183,7 +194,11 @@ fn a_client_that_has_not_asked_yet_is_not_evicted_by_another_process_that_floods
         let mut text = Vec::new();
         while !text.ends_with(b"connected\n") {
             let mut byte = [0];
-            assert_eq!(output.read(&mut byte).unwrap(), 1, "no flood");
+            assert_eq!(
+                output.read(&mut byte).unwrap(),
+                1,
+                "the child process ended early"
+            );
             text.extend_from_slice(&byte);
         }
         harness.work();
@@ -204,9 +219,10 @@ fn a_client_that_has_not_asked_yet_is_not_evicted_by_another_process_that_floods
     }
 }
 
-/// It was told of a head that was late, and kept a server that stops from its end.
+/// Regression: an empty line after a request body got a 408 at the head deadline, and kept a stopping
+/// server from finishing.
 #[test]
-fn empty_lines_behind_a_body_are_no_request() {
+fn empty_lines_after_a_body_do_not_start_a_request() {
     let post = b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody\r\n".as_slice();
     let mut harness = Harness::new(4);
     let mut stream = harness.send(post);
@@ -221,7 +237,7 @@ fn empty_lines_behind_a_body_are_no_request() {
 
     let mut stream = harness.send(post);
     answer(&mut stream);
-    // A request may follow them, though.
+    // A request may still follow the empty lines.
     stream.write_all(LAST).unwrap();
     harness.work();
     assert!(rest(&mut stream).ends_with("\r\n\r\nok"));
@@ -233,20 +249,21 @@ fn empty_lines_behind_a_body_are_no_request() {
     assert_eq!(rest(&mut stream), "");
 }
 
-/// Regression: the idle connection was evicted for the newcomer, and its request was reset unread.
+/// Regression: a stopping server evicted an idle connection for a new one, although the idle connection
+/// had sent a request. The request was reset unread.
 #[test]
-fn a_server_that_stops_answers_an_idle_connection_that_has_just_asked() {
-    let (mut harness, path) = on_unix("asking-at-stop", 1);
+fn a_stopping_server_answers_an_idle_connection_that_has_just_sent_a_request() {
+    let (mut harness, path) = on_unix("request-at-stop", 1);
     let mut idle = UnixStream::connect(&path).unwrap();
     harness.work();
     assert_eq!(harness.server.counters().open, 1);
-    let mut newcomer = UnixStream::connect(&path).unwrap();
+    let mut new_client = UnixStream::connect(&path).unwrap();
     idle.write_all(GET).unwrap();
-    newcomer.write_all(HALF).unwrap();
+    new_client.write_all(HALF).unwrap();
     harness.server.stop(harness.poll.registry(), harness.now);
-    newcomer.write_all(OTHER_HALF).unwrap();
+    new_client.write_all(OTHER_HALF).unwrap();
     harness.work();
-    for stream in [&mut idle, &mut newcomer] {
+    for stream in [&mut idle, &mut new_client] {
         assert!(rest(stream).ends_with("\r\n\r\nok"));
     }
     assert!(harness.server.is_finished());

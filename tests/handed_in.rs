@@ -1,5 +1,5 @@
-//! Listening sockets that somebody else has opened: all kinds are served, and what cannot be served is
-//! refused before there is a server.
+//! Listening sockets that the caller opened: all kinds are served, and a socket that cannot be served is
+//! refused before a server is created.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
@@ -35,7 +35,7 @@ fn tcp() -> TcpListener {
 }
 
 #[test]
-fn sockets_from_anywhere_are_served_side_by_side() {
+fn tcp_unix_and_abstract_sockets_are_served_by_one_server() {
     let path = std::env::temp_dir().join(format!("healthz-handed-in-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let (first, second) = (tcp(), tcp());
@@ -59,10 +59,10 @@ fn sockets_from_anywhere_are_served_side_by_side() {
         texts.first(),
         addresses.first().map(|at| at.to_string()).as_ref()
     );
-    // Regression: an abstract socket was announced as `unix:` without a name.
+    // Regression: the address of an abstract socket was printed as `unix:` without a name.
     let abstract_name = format!("unix:@healthz-{}", std::process::id());
     assert_eq!(texts.get(3), Some(&abstract_name));
-    let door = spawn(Server::new(
+    let handle = spawn(Server::new(
         Responder::new(&ENDPOINTS),
         listeners,
         Config::default(),
@@ -78,14 +78,17 @@ fn sockets_from_anywhere_are_served_side_by_side() {
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         assert_answers(stream);
     }
-    door.stop();
-    assert_eq!(door.join().unwrap().answered, 4);
-    assert!(path.exists(), "somebody else's file is gone");
+    handle.stop();
+    assert_eq!(handle.join().unwrap().answered, 4);
+    assert!(
+        path.exists(),
+        "the server removed a file that the caller created"
+    );
     std::fs::remove_file(&path).unwrap();
 }
 
 #[test]
-fn what_does_not_listen_is_refused() {
+fn a_descriptor_that_is_no_listening_socket_is_refused() {
     let client = {
         let listener = tcp();
         TcpStream::connect(listener.local_addr().unwrap()).unwrap()
@@ -108,7 +111,7 @@ fn what_does_not_listen_is_refused() {
 }
 
 #[test]
-fn one_too_many_is_refused_and_closed() {
+fn one_listener_more_than_the_limit_is_refused_and_closed() {
     let mut listeners = Listeners::new();
     for _ in 0..LISTENERS_MAX {
         listeners.add(tcp()).unwrap();
@@ -121,14 +124,15 @@ fn one_too_many_is_refused_and_closed() {
     assert_eq!(listeners.len(), LISTENERS_MAX);
 }
 
-/// A door on these, whose other holders keep what is given back.
+/// A harness that listens on copies of `sockets`. The returned originals play the other process that holds
+/// them.
 fn shared<const N: usize>(sockets: [Socket; N]) -> (Harness, [Socket; N]) {
     let mut listeners = Listeners::new();
     for socket in &sockets {
         listeners.add(socket.try_clone().unwrap()).unwrap();
     }
-    let door = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
-    (door, sockets)
+    let harness = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
+    (harness, sockets)
 }
 
 fn abstract_unix(name: &str) -> (Socket, SocketAddr) {
@@ -138,46 +142,52 @@ fn abstract_unix(name: &str) -> (Socket, SocketAddr) {
     (Socket::from(OwnedFd::from(listener)), address)
 }
 
-/// One kept all others from being accepted, a Unix one with all of a CPU.
+/// Regression: after another process shut down one listener, the server accepted no connection on the
+/// others. If it was a Unix socket, the server also used all of one CPU.
 #[test]
-fn a_listener_that_another_holder_shuts_down_is_given_up_and_the_others_go_on() {
+fn a_listener_that_another_process_shuts_down_is_dropped_and_the_others_accept() {
     for is_unix in [false, true] {
-        let doomed = match is_unix {
-            true => abstract_unix("doomed").0,
+        let shut = match is_unix {
+            true => abstract_unix("shut").0,
             false => Socket::from(tcp()),
         };
         let last = tcp();
         let address = last.local_addr().unwrap();
-        let (mut door, [doomed, last]) = shared([doomed, last.into()]);
-        doomed.shutdown(std::net::Shutdown::Both).unwrap();
+        let (mut harness, [shut, last]) = shared([shut, last.into()]);
+        shut.shutdown(std::net::Shutdown::Both).unwrap();
         for _ in 0..3 {
-            // Comes to rest: it is not reported for ever.
-            door.work();
+            // `work` returns, so the closed listener is not reported again and again.
+            harness.work();
             let mut client = TcpStream::connect(address).unwrap();
             client.set_read_timeout(Some(TIMEOUT)).unwrap();
             client.write_all(LAST).unwrap();
-            door.work();
+            harness.work();
             assert!(rest(&mut client).ends_with("\r\n\r\nok"));
         }
-        let left: Vec<_> = door
+        let left: Vec<_> = harness
             .server
             .local_addresses()
             .map(|at| at.to_string())
             .collect();
         assert_eq!(left, [address.to_string()]);
-        assert_eq!(door.server.counters().accept_pauses, 0, "nothing is short");
-        assert!(!door.server.is_abandoned());
+        assert_eq!(
+            harness.server.counters().accept_pauses,
+            0,
+            "counted as a shortage"
+        );
+        assert!(!harness.server.is_abandoned());
         last.shutdown(std::net::Shutdown::Both).unwrap();
-        door.work();
-        assert!(door.server.is_abandoned());
+        harness.work();
+        assert!(harness.server.is_abandoned());
     }
 }
 
-/// One was answered, and the others waited for ever.
+/// Regression: when a Unix listener was shut down, one connection of its backlog was answered and the
+/// others waited forever.
 #[test]
-fn who_waits_at_a_unix_socket_that_is_shut_down_is_answered() {
+fn every_connection_in_the_backlog_of_a_unix_socket_that_is_shut_down_is_answered() {
     let (unix, name) = abstract_unix("waiting");
-    let (mut door, [unix]) = shared([unix]);
+    let (mut harness, [unix]) = shared([unix]);
     let mut waiting = [0; 3].map(|_| {
         let mut client = UnixStream::connect_addr(&name).unwrap();
         client.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -185,15 +195,15 @@ fn who_waits_at_a_unix_socket_that_is_shut_down_is_answered() {
         client
     });
     unix.shutdown(std::net::Shutdown::Both).unwrap();
-    door.work();
+    harness.work();
     for client in &mut waiting {
         assert!(rest(client).ends_with("\r\n\r\nok"));
     }
-    assert!(door.server.is_abandoned());
+    assert!(harness.server.is_abandoned());
 }
 
 #[test]
-fn a_runner_whose_last_listener_is_shut_down_says_so_and_ends() {
+fn a_runner_whose_last_listener_is_shut_down_returns_an_error() {
     let listener = Socket::from(tcp());
     let mut listeners = Listeners::new();
     listeners.add(listener.try_clone().unwrap()).unwrap();
@@ -216,12 +226,13 @@ fn a_runner_whose_last_listener_is_shut_down_says_so_and_ends() {
         error.to_string().starts_with("no listener is left"),
         "{error}"
     );
-    assert!(rest(&mut client).ends_with("\r\n\r\nok"), "who was here");
+    assert!(rest(&mut client).ends_with("\r\n\r\nok"), "not answered");
 }
 
-/// Connections have the options of their listener: answers were lost, or held back.
+/// Regression: connections inherit the options of their listener. With SO_LINGER or TCP_CORK set, answers
+/// were lost or delayed.
 #[test]
-fn options_of_a_socket_that_would_hold_up_its_connections_are_taken_back() {
+fn linger_and_cork_are_cleared_on_a_listening_socket() {
     let (unix, name) = abstract_unix("options");
     let listener = tcp();
     let address = listener.local_addr().unwrap();
@@ -231,7 +242,7 @@ fn options_of_a_socket_that_would_hold_up_its_connections_are_taken_back() {
     }
     let [corked, _] = &sockets;
     corked.set_tcp_cork(true).unwrap();
-    let (mut door, sockets) = shared(sockets);
+    let (mut harness, sockets) = shared(sockets);
     for socket in &sockets {
         assert_eq!(socket.linger().unwrap(), None);
     }
@@ -243,7 +254,7 @@ fn options_of_a_socket_that_would_hold_up_its_connections_are_taken_back() {
     let mut unix = UnixStream::connect_addr(&name).unwrap();
     unix.set_read_timeout(Some(TIMEOUT)).unwrap();
     unix.write_all(LAST).unwrap();
-    door.work();
+    harness.work();
     assert!(rest(&mut tcp).ends_with("\r\n\r\nok"));
     assert!(rest(&mut unix).ends_with("\r\n\r\nok"));
 }

@@ -1,5 +1,5 @@
-//! Small spaces, walked through whole: every byte value at every place of short requests, and heads
-//! at, one under and one over every limit. Through a connection alone, without sockets.
+//! Exhaustive tests of small input spaces: every byte value at every place of short requests, and heads one
+//! byte below, at and one byte above every limit. Uses a `Connection` alone, without sockets.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -22,13 +22,13 @@ use healthz::limits::{
 };
 use healthz::{Check, Endpoint, Limits, Responder};
 use http::judge::{answers, answers_to};
-use http::model::{Reading, behind_empty_lines, readings};
+use http::model::{Reading, after_empty_lines, readings};
 use http::profile;
 use http::rows::End;
 use http::wire::{Outcome, Wire};
 
-/// Requests as short as they get, one of each kind: with and without Host, bodies of both kinds,
-/// either line end, two in a row.
+/// The shortest requests of each kind: with and without Host, both kinds of bodies, both line ends, two
+/// requests in a row.
 const SHORT: [&[u8]; 7] = [
     b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
     b"HEAD /livez HTTP/1.0\r\n\r\n",
@@ -39,15 +39,14 @@ const SHORT: [&[u8]; 7] = [
     b"\r\nGET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /livez HTTP/1.1\r\nHost: a\r\n\r\n",
 ];
 
-/// More than all answers to any of them.
+/// Room for all answers to any of these requests.
 const TX: usize = 2048;
 
 fn kubelet() -> Responder<'static> {
     profile::responder("kubelet", &BTreeMap::new()).unwrap()
 }
 
-/// Every request that differs from `request` in one byte: another one in its place, one more before
-/// it or at the end, one missing.
+/// Every request that differs from `request` in one byte: one byte replaced, inserted, appended or removed.
 fn neighbours(request: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
     let put =
         move |at: usize, end: usize, byte: u8| [&request[..at], &[byte], &request[end..]].concat();
@@ -69,55 +68,55 @@ fn run(responder: &Responder<'static>, pieces: &[&[u8]]) -> Outcome {
     wire.outcome()
 }
 
-/// Compares what was answered with what the strict reader says was asked.
+/// Compares the answers with the requests that the model finds in the same bytes.
 fn judge(request: &[u8], outcome: &Outcome) -> Result<(), String> {
     let expected = readings(request);
-    // The method may be all that is right about a request.
-    let line = behind_empty_lines(request);
+    // A malformed request may still have a valid method.
+    let line = after_empty_lines(request);
     let got = answers_to(
         |index| index == 0 && line.starts_with(b"HEAD "),
         &outcome.sent,
     )?;
     if got.len() != outcome.answered {
-        return Err(format!("{} answers, said {}", got.len(), outcome.answered));
+        return Err(format!(
+            "{} answers, the connection reported {}",
+            got.len(),
+            outcome.answered
+        ));
     }
     let statuses: Vec<u16> = got.iter().map(|answer| answer.status).collect();
-    let complaint = |why: &str| {
-        Err(format!(
-            "{why}: {statuses:?}, the strict reader: {expected:?}"
-        ))
-    };
+    let mismatch = |why: &str| Err(format!("{why}: {statuses:?}, the model: {expected:?}"));
     for (reading, answer) in expected.iter().zip(&got) {
         let is_ok = answer.status == 200;
         let is_right = match reading {
-            Reading::Asks => is_ok,
+            Reading::Probe => is_ok,
             Reading::Other => matches!(answer.status, 307 | 404 | 405),
             Reading::Wrong => matches!(answer.status, 400 | 501 | 505),
         };
         if !is_right || is_ok && !(answer.body == b"ok" || answer.body.is_empty()) {
-            return complaint("another answer");
+            return mismatch("a different answer");
         }
     }
     match got.len().checked_sub(expected.len()) {
-        None => complaint("an answer is missing"),
+        None => mismatch("an answer is missing"),
         Some(0) => Ok(()),
-        // What can only become wrong may be refused before its end is there.
+        // A request that no further byte can make valid may be refused before its end arrives.
         Some(1) => {
             let finished = readings(&[request, b"\r\n\r\n"].concat());
-            let is_doomed = finished.get(expected.len()) == Some(&Reading::Wrong);
+            let is_malformed = finished.get(expected.len()) == Some(&Reading::Wrong);
             let is_refused = matches!(statuses.last(), Some(400 | 501 | 505));
-            if is_doomed && is_refused && outcome.end == End::Closed {
+            if is_malformed && is_refused && outcome.end == End::Closed {
                 Ok(())
             } else {
-                complaint("an answer too many")
+                mismatch("one answer too many")
             }
         }
-        Some(_) => complaint("answers too many"),
+        Some(_) => mismatch("too many answers"),
     }
 }
 
 #[test]
-fn a_request_one_byte_off_is_answered_as_a_strict_reader_asks() {
+fn a_request_that_differs_in_one_byte_is_answered_as_the_model_expects() {
     let responder = kubelet();
     let mut seen = [0; 3];
     for request in SHORT.iter().flat_map(|request| neighbours(request)) {
@@ -129,13 +128,13 @@ fn a_request_one_byte_off_is_answered_as_a_strict_reader_asks() {
             seen[reading as usize] += 1;
         }
     }
-    // A reader that finds everything wrong, or nothing, compares nothing.
+    // If the model found only one kind of request, the comparison would prove nothing.
     assert!(seen.iter().all(|count| *count > 1000), "{seen:?}");
 }
 
-/// Each against itself in one piece, so the reader's opinion does not matter here.
+/// Compares each request with itself in one piece, without the model.
 #[test]
-fn a_request_one_byte_off_is_the_same_request_however_it_is_cut() {
+fn a_request_that_differs_in_one_byte_gets_the_same_answer_however_it_is_split() {
     let responder = kubelet();
     for request in SHORT.iter().flat_map(|request| neighbours(request)) {
         let whole = run(&responder, &[&request]);
@@ -143,19 +142,19 @@ fn a_request_one_byte_off_is_the_same_request_however_it_is_cut() {
         let cut = run(&responder, &single);
         assert_eq!(cut, whole, "byte by byte: {}", request.escape_ascii());
     }
-    // The shortest at every place apart, too.
+    // The shortest request, split at every byte.
     for request in neighbours(SHORT[2]) {
         let whole = run(&responder, &[&request]);
         for at in 1..request.len() {
             let (left, right) = request.split_at(at);
             let cut = run(&responder, &[left, right]);
-            assert_eq!(cut, whole, "cut at {at}: {}", request.escape_ascii());
+            assert_eq!(cut, whole, "split at {at}: {}", request.escape_ascii());
         }
     }
 }
 
-/// One of each kind of byte that a head gives a meaning to, and two that no head may hold.
-const TELLING: [u8; 12] = *b"G/ \t\r\n:1,;\0\x80";
+/// One byte of each kind that has a meaning in a head, and two that no head may have.
+const SIGNIFICANT: [u8; 12] = *b"G/ \t\r\n:1,;\0\x80";
 
 /// Every sequence of up to `most` of these bytes, the empty one first.
 fn sequences(most: usize) -> Vec<Vec<u8>> {
@@ -165,16 +164,16 @@ fn sequences(most: usize) -> Vec<Vec<u8>> {
         let shorter = from..all.len();
         from = all.len();
         for index in shorter {
-            let longer = TELLING.map(|byte| [all[index].as_slice(), &[byte]].concat());
+            let longer = SIGNIFICANT.map(|byte| [all[index].as_slice(), &[byte]].concat());
             all.extend(longer);
         }
     }
     all
 }
 
-/// However it is cut, too, and also if nothing follows it any more.
+/// In one piece and split at every byte.
 #[test]
-fn whatever_begins_with_up_to_four_bytes_is_no_request_yet_or_never_will_be() {
+fn up_to_four_bytes_are_never_answered_with_200() {
     let responder = kubelet();
     let mut closed = 0;
     for stream in sequences(4) {
@@ -188,15 +187,19 @@ fn whatever_begins_with_up_to_four_bytes_is_no_request_yet_or_never_will_be() {
         closed += usize::from(whole.end == End::Closed);
         for at in 1..stream.len() {
             let (left, right) = stream.split_at(at);
-            assert_eq!(run(&responder, &[left, right]), whole, "{text} cut at {at}");
+            assert_eq!(
+                run(&responder, &[left, right]),
+                whole,
+                "{text} split at {at}"
+            );
         }
     }
-    assert!(closed > 1000, "only {closed} were turned away");
+    assert!(closed > 1000, "only {closed} were refused");
 }
 
-/// Three bytes of every kind in the places of a request where a wrong reading would be dear.
+/// Inserts them at the places where a parser error would do the most harm.
 #[test]
-fn whatever_three_bytes_stand_in_a_request_it_is_answered_as_a_strict_reader_asks() {
+fn a_request_with_three_inserted_bytes_is_answered_as_the_model_expects() {
     let responder = kubelet();
     let places: [[&[u8]; 2]; 7] = [
         [b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"],
@@ -235,12 +238,12 @@ fn whatever_three_bytes_stand_in_a_request_it_is_answered_as_a_strict_reader_ask
     assert!(seen[0] > 50 && seen[1] > 20 && seen[2] > 1000, "{seen:?}");
 }
 
-/// What comes back, as statuses, whether the connection stays, and the last body.
-fn ask(limits: &Limits, stream: &[u8]) -> (Vec<u16>, End, Vec<u8>) {
-    ask_of(&kubelet(), limits, stream)
+/// Sends `stream`. Returns the statuses, whether the connection stays open, and the last body.
+fn exchange(limits: &Limits, stream: &[u8]) -> (Vec<u16>, End, Vec<u8>) {
+    exchange_with(&kubelet(), limits, stream)
 }
 
-fn ask_of(
+fn exchange_with(
     responder: &Responder<'static>,
     limits: &Limits,
     stream: &[u8],
@@ -248,7 +251,7 @@ fn ask_of(
     let tx = responder.response_bytes_max(limits);
     let mut cache = HeadCache::new();
     let mut results = Vec::new();
-    // In one piece, in small ones, and with a cache that may know the head by then.
+    // In one piece, in small pieces, and again in one piece, when the cache may have the head.
     for size in [usize::MAX, 1000, 7, usize::MAX] {
         let mut wire = Wire::new(responder, Some(&mut cache), tx).limits(*limits);
         for piece in stream.chunks(size) {
@@ -276,7 +279,7 @@ fn limits(request_head_bytes: usize) -> Limits {
     }
 }
 
-/// `before`, as much of `fill` as it takes to make `size` bytes, `after`.
+/// `before`, then `fill` repeated, then `after`: `size` bytes in all.
 fn padded(before: &str, fill: &str, after: &str, size: usize) -> Vec<u8> {
     let room = size - before.len() - after.len();
     let filling = fill.bytes().cycle().take(room);
@@ -284,7 +287,7 @@ fn padded(before: &str, fill: &str, after: &str, size: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_head_may_be_as_long_as_its_limit_and_no_longer() {
+fn a_head_of_the_maximum_length_is_accepted_and_one_byte_more_is_refused() {
     let is_open = |size: usize, limit: usize| match size > limit {
         true => End::Closed,
         false => End::Open,
@@ -305,13 +308,13 @@ fn a_head_may_be_as_long_as_its_limit_and_no_longer() {
             let target = padded("GET /healthz?", "a&", " HTTP/1.1\r\nHost: a\r\n\r\n", size);
             let method = padded("", "G", " /healthz HTTP/1.1\r\nHost: a\r\n\r\n", size);
             for (request, status) in [(field, ok), (target, ok), (method, ok.max(405))] {
-                let (statuses, end, _) = ask(&limits(limit), &request);
+                let (statuses, end, _) = exchange(&limits(limit), &request);
                 assert_eq!(statuses, [status], "{size} bytes of {limit}");
                 assert_eq!(end, is_open(size, limit), "{size} bytes of {limit}");
             }
-            // The request line itself: its end is within the limit, or the target is to blame.
+            // If the request line does not end within the limit, the status is 414.
             let line = padded("GET /healthz?", "a", " HTTP/1.1\r\n", size);
-            let (statuses, end, _) = ask(&limits(limit), &line);
+            let (statuses, end, _) = exchange(&limits(limit), &line);
             match size.cmp(&limit) {
                 std::cmp::Ordering::Less => assert_eq!((statuses, end), (vec![], End::Open)),
                 std::cmp::Ordering::Equal => assert_eq!((statuses, end), (vec![431], End::Closed)),
@@ -324,13 +327,13 @@ fn a_head_may_be_as_long_as_its_limit_and_no_longer() {
 }
 
 #[test]
-fn fields_are_as_many_as_their_limit() {
+fn one_field_more_than_the_limit_is_refused() {
     for count in [FIELDS_MAX - 1, FIELDS_MAX, FIELDS_MAX + 1] {
         let fields = "X: y\r\n".repeat(count - 1);
         let request = format!("GET /healthz HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
         let status = if count > FIELDS_MAX { 431 } else { 200 };
         assert_eq!(
-            ask(&Limits::DEFAULT, request.as_bytes()).0,
+            exchange(&Limits::DEFAULT, request.as_bytes()).0,
             [status],
             "{count}"
         );
@@ -338,14 +341,14 @@ fn fields_are_as_many_as_their_limit() {
 }
 
 #[test]
-fn empty_lines_before_a_request_are_as_many_as_their_limit() {
+fn one_empty_line_more_than_the_limit_is_refused() {
     let max = usize::from(LEADING_EMPTY_LINES_MAX);
     for count in [max - 1, max, max + 1] {
         for line in ["\r\n", "\n"] {
             let request = format!("{}GET /healthz HTTP/1.0\n\n", line.repeat(count));
             let status = if count > max { 400 } else { 200 };
             assert_eq!(
-                ask(&Limits::DEFAULT, request.as_bytes()).0,
+                exchange(&Limits::DEFAULT, request.as_bytes()).0,
                 [status],
                 "{count}"
             );
@@ -356,7 +359,7 @@ fn empty_lines_before_a_request_are_as_many_as_their_limit() {
 const GET: &str = "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[test]
-fn a_body_is_read_out_as_far_as_its_limit() {
+fn a_body_is_drained_up_to_its_limit() {
     const LIMIT: usize = 5000;
     let limits = Limits {
         body_drain_bytes: LIMIT as u64,
@@ -364,7 +367,7 @@ fn a_body_is_read_out_as_far_as_its_limit() {
     };
     let begin = "POST /healthz HTTP/1.1\r\nHost: a\r\n";
     for size in [LIMIT - 1, LIMIT, LIMIT + 1] {
-        // The request behind the body is one, or more of what is thrown away.
+        // The request after the body is answered, or it is discarded together with the body.
         let (statuses, end) = match size > LIMIT {
             true => (vec![200], End::Closed),
             false => (vec![200, 200], End::Open),
@@ -383,19 +386,19 @@ fn a_body_is_read_out_as_far_as_its_limit() {
         let extension = ";".to_owned() + &"x".repeat(size - "0\r\n\r\n".len() - 1);
         let extended = format!("{begin}{chunked}0{extension}\r\n\r\n{GET}");
         for request in [length, chunk, extended] {
-            let (got, got_end, _) = ask(&limits, request.as_bytes());
+            let (got, got_end, _) = exchange(&limits, request.as_bytes());
             assert_eq!((&got, got_end), (&statuses, end), "{size} bytes of {LIMIT}");
         }
     }
 }
 
 #[test]
-fn a_length_is_below_two_to_the_63() {
+fn a_content_length_of_two_to_the_63_or_more_is_refused() {
     let max = i64::MAX as u64;
     for (length, status) in [(max - 1, 200), (max, 200), (max + 1, 400), (u64::MAX, 400)] {
         let request =
             format!("POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
-        let (statuses, end, _) = ask(&Limits::DEFAULT, request.as_bytes());
+        let (statuses, end, _) = exchange(&Limits::DEFAULT, request.as_bytes());
         assert_eq!((statuses, end), (vec![status], End::Closed), "{length}");
     }
     for (size, statuses) in [
@@ -405,13 +408,13 @@ fn a_length_is_below_two_to_the_63() {
         let request = format!(
             "POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\n{GET}"
         );
-        let (got, ..) = ask(&Limits::DEFAULT, request.as_bytes());
+        let (got, ..) = exchange(&Limits::DEFAULT, request.as_bytes());
         assert_eq!(got, statuses, "a chunk of {size}");
     }
 }
 
 #[test]
-fn a_head_that_is_just_not_remembered_is_answered_like_one_that_is() {
+fn a_head_too_long_for_the_cache_is_answered_like_a_cached_one() {
     let max = HEAD_CACHE_HEAD_BYTES;
     for size in [max - 1, max, max + 1] {
         let request = padded(
@@ -420,33 +423,33 @@ fn a_head_that_is_just_not_remembered_is_answered_like_one_that_is() {
             "\r\n\r\n",
             size,
         );
-        let (statuses, _, body) = ask(&Limits::DEFAULT, &request.repeat(3));
+        let (statuses, _, body) = exchange(&Limits::DEFAULT, &request.repeat(3));
         assert_eq!(
             (statuses.as_slice(), &body[..]),
             (&[200; 3][..], &b"ok"[..])
         );
         assert_eq!(
-            ask(&Limits::DEFAULT, &request).0,
+            exchange(&Limits::DEFAULT, &request).0,
             [200],
-            "alone, and so remembered"
+            "one request at a time, so its head is cached"
         );
     }
 }
 
 #[test]
-fn a_query_excludes_as_many_as_its_limit() {
+fn one_exclude_more_than_the_limit_is_refused() {
     for count in [EXCLUDES_MAX - 1, EXCLUDES_MAX, EXCLUDES_MAX + 1] {
         let excludes: Vec<String> = (0..count).map(|n| format!("exclude=none-{n}")).collect();
         let query = excludes.join("&");
         let request = format!("GET /healthz?{query} HTTP/1.1\r\nHost: a\r\n\r\n");
         let status = if count > EXCLUDES_MAX { 414 } else { 200 };
-        let (statuses, end, _) = ask(&limits(REQUEST_HEAD_BYTES_MAX), request.as_bytes());
+        let (statuses, end, _) = exchange(&limits(REQUEST_HEAD_BYTES_MAX), request.as_bytes());
         assert_eq!((statuses, end), (vec![status], End::Open), "{count}");
     }
 }
 
 #[test]
-fn a_check_is_found_by_a_name_as_long_as_its_limit() {
+fn a_check_with_a_name_of_the_maximum_length_is_found() {
     let max = healthz::limits::CHECK_NAME_BYTES_MAX;
     let name: &'static str = "n".repeat(max).leak();
     let check: &'static Check = Box::leak(Box::new(Check::gate(name)));
@@ -458,37 +461,37 @@ fn a_check_is_found_by_a_name_as_long_as_its_limit() {
             "GET /healthz/{} HTTP/1.1\r\nHost: a\r\n\r\n",
             "n".repeat(size)
         );
-        let (statuses, ..) = ask_of(&responder, &Limits::DEFAULT, request.as_bytes());
+        let (statuses, ..) = exchange_with(&responder, &Limits::DEFAULT, request.as_bytes());
         assert_eq!(statuses, [status], "{size}");
     }
     let refused = std::panic::catch_unwind(|| Check::gate("n".repeat(max + 1).leak()));
-    assert!(refused.is_err(), "a name that no path can be compared with");
+    assert!(refused.is_err(), "a name longer than any path was accepted");
 }
 
 #[test]
-fn a_redirect_explains_itself_up_to_its_limit() {
+fn a_redirect_has_a_note_if_the_target_is_below_the_limit() {
     let max = REDIRECT_NOTE_TARGET_BYTES_MAX;
     for size in [max - 1, max, max + 1] {
         for fill in ["a", "&"] {
             let target = String::from_utf8(padded("//healthz", fill, "", size)).unwrap();
             let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
-            let (statuses, _, body) = ask(&Limits::DEFAULT, request.as_bytes());
+            let (statuses, _, body) = exchange(&Limits::DEFAULT, request.as_bytes());
             assert_eq!(statuses, [307], "{size}");
             assert_eq!(body.is_empty(), size >= max, "{size}");
         }
     }
 }
 
-/// Location and the note hold the target once each, and the first is written twice: with a small head
-/// limit, or no endpoint whose answers are longer, the buffer was too small and the answer a 500.
+/// Regression: a redirect needs more than twice the target's length. With a small head limit, or with no
+/// endpoint whose answers are longer, the buffer was too small and the answer was a 500.
 #[test]
-fn a_redirect_fits_whatever_the_limit_and_the_endpoints() {
+fn a_redirect_fits_the_buffer_for_every_head_limit_and_with_no_endpoints() {
     for responder in [kubelet(), Responder::new(&[])] {
         for limit in [REQUEST_HEAD_BYTES_MIN, 515, 560, 640, 1024, 4096] {
             for fill in ["a", "&", "&\'"] {
                 for size in [limit / 2, limit - 7, limit - 1, limit] {
                     let request = padded("GET //", fill, " HTTP/1.0\r\n\r\n", size);
-                    let (statuses, ..) = ask_of(&responder, &limits(limit), &request);
+                    let (statuses, ..) = exchange_with(&responder, &limits(limit), &request);
                     assert_eq!(
                         statuses,
                         [307],
@@ -500,9 +503,9 @@ fn a_redirect_fits_whatever_the_limit_and_the_endpoints() {
     }
 }
 
-/// As Go's mux redirects: a question mark with nothing behind it is no query.
+/// Same as in the redirects of Go's ServeMux.
 #[test]
-fn an_empty_query_is_not_kept_in_a_redirect() {
+fn a_redirect_drops_a_question_mark_without_a_query() {
     for (target, location) in [
         ("//healthz?", "/healthz"),
         ("//healthz??", "/healthz??"),
@@ -518,7 +521,7 @@ fn an_empty_query_is_not_kept_in_a_redirect() {
 }
 
 #[test]
-fn deadlines_are_to_the_millisecond() {
+fn deadlines_are_exact_to_the_millisecond() {
     let responder = kubelet();
     let ms = Duration::from_millis(1);
     let Limits {
@@ -529,7 +532,7 @@ fn deadlines_are_to_the_millisecond() {
     } = Limits::DEFAULT;
     for (sent, limit, last) in [
         ("", idle_duration, None),
-        // Empty lines are no head.
+        // Empty lines do not start a head.
         ("\r\n", head_duration, None),
         ("G", head_duration, Some(408)),
         (&GET[..GET.len() - 1], head_duration, Some(408)),

@@ -1,5 +1,4 @@
-//! What an embedder can ask for: how many listeners there are, why one more was refused, and how long a
-//! loop may wait.
+//! What an embedder can read: whether a listener is bound, why a bind failed, and the poll timeout.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
@@ -28,7 +27,7 @@ fn listeners_are_empty_until_one_is_bound() {
 }
 
 #[test]
-fn a_bind_error_has_the_error_of_the_system_as_its_source() {
+fn a_bind_error_has_the_io_error_as_its_source() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = Address::Tcp(taken.local_addr().unwrap());
     let error = Listeners::new().bind(&address).unwrap_err();
@@ -36,9 +35,9 @@ fn a_bind_error_has_the_error_of_the_system_as_its_source() {
     assert_eq!(source.kind(), io::ErrorKind::AddrInUse);
 }
 
-/// A loop that waited for ever would keep a client that stops in the middle of its request.
+/// Without a timeout, the loop would never close a client that stops sending within its request.
 #[test]
-fn a_loop_may_wait_no_longer_than_an_unfinished_request() {
+fn the_poll_timeout_is_no_longer_than_the_head_deadline_of_an_unfinished_request() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let mut listeners = Listeners::new();

@@ -1,8 +1,7 @@
-//! Checks `tests/mutants/AREA.txt`, the lists of mutants that no test kills. Each line is one mutant and the
-//! reason why it survives.
+//! `tests/mutants/AREA.txt` lists the mutants that no test kills, one per line, each with a reason.
 //!
-//! `.ci/mutants AREA` makes the mutants and compares them with the list. These tests only check that each
-//! line is complete and that its file and function still exist.
+//! `.ci/mutants AREA` creates the mutants and compares them with the list. This test only asserts that each
+//! line is complete, and that the file and function that it names exist.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -12,24 +11,22 @@
 use std::fs;
 use std::path::Path;
 
-/// The fewest bytes of a reason.
+/// A shorter reason cannot explain a mutant.
 const REASON_BYTES_MIN: usize = 20;
 
-/// The fault of a line `FILE: MUTANT | REASON`, or `None` if it has none. `source` reads a file.
-fn fault(line: &str, source: impl Fn(&str) -> Option<String>) -> Option<String> {
+/// The error in a line `FILE: MUTANT | REASON`, if there is one. `source` reads a file.
+fn line_error(line: &str, source: impl Fn(&str) -> Option<String>) -> Option<String> {
     let Some((mutant, reason)) = line.rsplit_once(" | ") else {
         return Some("there is no ` | ` followed by a reason".into());
     };
     if reason.trim().len() < REASON_BYTES_MIN {
-        return Some("the reason is missing or too short".into());
+        return Some("there is no reason".into());
     }
     let Some((file, change)) = mutant.split_once(": ") else {
         return Some("there is no `FILE: ` before the mutant".into());
     };
     if !file.starts_with("src/") || !file.ends_with(".rs") {
-        return Some(format!(
-            "`{file}` is not src/...rs; leave out line and column"
-        ));
+        return Some(format!("`{file}` is not src/...rs: no line, no column"));
     }
     if !change.starts_with("replace ") && !change.starts_with("delete ") {
         return Some(format!("`{change}` is not what cargo-mutants prints"));
@@ -44,7 +41,7 @@ fn fault(line: &str, source: impl Fn(&str) -> Option<String>) -> Option<String> 
     (!is_there).then(|| format!("there is no function {function} in {file}"))
 }
 
-/// The function that a mutant is in, without its type; `None` if it is in a constant.
+/// The name of the function that has the mutant, without its type. `None` if the mutant is in a constant.
 fn function_of(change: &str) -> Option<&str> {
     let path = match change.rsplit_once(" in ") {
         Some((_, path)) => path,
@@ -64,9 +61,9 @@ fn source(file: &str) -> Option<String> {
 }
 
 #[test]
-fn every_surviving_mutant_has_a_reason_and_is_in_a_function_that_exists() {
+fn every_listed_mutant_has_a_reason_and_is_in_existing_code() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mutants");
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         assert!(
@@ -75,18 +72,18 @@ fn every_surviving_mutant_has_a_reason_and_is_in_a_function_that_exists() {
             path.display()
         );
         for (at, line) in (1..).zip(fs::read_to_string(&path).unwrap().lines()) {
-            if let Some(why) = fault(line, source) {
-                faults.push(format!("{}:{at}: {why}", path.display()));
+            if let Some(why) = line_error(line, source) {
+                errors.push(format!("{}:{at}: {why}", path.display()));
             }
         }
     }
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
 }
 
 #[test]
-fn a_line_without_a_reason_or_with_an_unknown_function_is_refused() {
+fn a_malformed_line_is_rejected() {
     let source = |file: &str| (file == "src/a.rs").then(|| "fn f(\nfn g<T>(".to_owned());
-    let is_right = |line: &str| fault(line, source).is_none();
+    let is_right = |line: &str| line_error(line, source).is_none();
     for mutant in [
         "replace f -> bool with true",
         "replace A<'a>::f with ()",

@@ -1,6 +1,6 @@
-//! What panics, and that nothing else does: every `# Panics` of the documentation is a caller's mistake
-//! at construction, is tried here, and stands in a list; and no number that a caller can give makes
-//! another. What the compiler leaves of panics on a request's path is searched by `.ci/panics`.
+//! Only a mistake of the caller at construction panics. A list here names every `# Panics` section of the
+//! documentation, the tests cause each of these panics, and no other value of an argument panics.
+//! `.ci/panics` looks for panics that the compiler leaves on request paths.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -15,7 +15,7 @@ use healthz::http::{Connection, Context, Date, HeadCache, Next};
 use healthz::limits::CHECK_NAME_BYTES_MAX;
 use healthz::{Check, Endpoint, Instant, Limits, Responder};
 
-/// Functions whose documentation says that they panic; private ones are called by those above them.
+/// Functions with a `# Panics` section. The private ones are called by public ones in this list.
 const DOCUMENTED: [(&str, &[&str]); 4] = [
     ("src/check/endpoint.rs", &["new", "kubernetes"]),
     (
@@ -26,7 +26,7 @@ const DOCUMENTED: [(&str, &[&str]); 4] = [
     ("src/server/slots.rs", &["new", "in_memory"]),
 ];
 
-/// Assertions that a release build has too. Those of tests and of constants are not counted.
+/// The number of assertions that a release build has too, without those of tests and constants.
 const ASSERTED: [(&str, usize); 6] = [
     ("src/check/endpoint.rs", 3),
     ("src/check/mod.rs", 2),
@@ -39,7 +39,7 @@ const ASSERTED: [(&str, usize); 6] = [
 static PING: Check = Check::ping();
 static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 
-/// What `make` says as it panics.
+/// The panic message of `make`.
 #[track_caller]
 fn panic_of<T>(make: impl FnOnce() -> T) -> String {
     let Err(panic) = catch_unwind(AssertUnwindSafe(make)) else {
@@ -50,7 +50,7 @@ fn panic_of<T>(make: impl FnOnce() -> T) -> String {
 }
 
 #[test]
-fn names_that_no_request_can_say_are_refused_at_construction() {
+fn invalid_check_and_path_names_panic_at_construction() {
     let long: &'static str = "x".repeat(CHECK_NAME_BYTES_MAX + 1).leak();
     for bad in ["", "a b", "a//b", "..", long] {
         let makers: [&dyn Fn() -> Check; 4] = [
@@ -71,7 +71,7 @@ fn names_that_no_request_can_say_are_refused_at_construction() {
 
 #[cfg(feature = "server")]
 #[test]
-fn settings_out_of_their_bounds_are_refused_at_construction() {
+fn settings_out_of_bounds_panic_at_construction() {
     use healthz::limits::{CONNECTIONS_MAX, REQUEST_HEAD_BYTES_MAX, REQUEST_HEAD_BYTES_MIN};
     use healthz::server::{Config, Listeners, Memory, Server, Slot, TOKENS};
 
@@ -124,7 +124,7 @@ fn settings_out_of_their_bounds_are_refused_at_construction() {
     let limits = Limits::DEFAULT;
     let text = panic_of(|| Server::with_memory(responder, Listeners::new(), limits, memory));
     assert!(text.ends_with("are needed"), "{text}");
-    // Both ends of what is allowed.
+    // The minimum and the maximum are accepted.
     for (connections, head_bytes) in [(1, least), (CONNECTIONS_MAX, least), (1, most)] {
         drop(new(connections, heads(head_bytes)));
     }
@@ -142,7 +142,7 @@ fn settings_out_of_their_bounds_are_refused_at_construction() {
 
 #[cfg(feature = "server")]
 #[test]
-fn asking_what_settings_cost_never_panics() {
+fn memory_bytes_max_never_panics() {
     use healthz::server::Config;
     let responder = Responder::new(&ENDPOINTS);
     for connections in [0, 1, 65_535, usize::MAX] {
@@ -163,16 +163,16 @@ fn asking_what_settings_cost_never_panics() {
 }
 
 #[test]
-fn no_time_is_too_early_or_too_late() {
+fn no_instant_and_no_date_panics() {
     let times = [0, 1, 2, 3, 1 << 40, u64::MAX - 2, u64::MAX - 1, u64::MAX];
     let times = times.map(Instant::from_millis);
     for limit in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
         let check = Check::heartbeat("loop", limit);
-        for said in times {
-            check.beat(said);
+        for beat in times {
+            check.beat(beat);
             for now in times {
                 let _ = (check.health(now), check.reason(now));
-                let _ = (said.saturating_add(limit), said.saturating_since(now));
+                let _ = (beat.saturating_add(limit), beat.saturating_since(now));
             }
         }
     }
@@ -181,9 +181,9 @@ fn no_time_is_too_early_or_too_late() {
     }
 }
 
-/// `Limits` and buffers are the caller's; a `Connection` has no constructor to refuse them in.
+/// The caller passes `Limits` and buffers with each call, so no constructor of `Connection` can refuse them.
 #[test]
-fn no_limits_and_no_buffers_make_a_connection_panic() {
+fn no_limits_and_no_buffer_sizes_make_a_connection_panic() {
     let long = format!(
         "GET /healthz?{} HTTP/1.1\r\nHost: a\r\n\r\n",
         "x".repeat(1 << 18)
@@ -238,7 +238,7 @@ fn no_limits_and_no_buffers_make_a_connection_panic() {
 }
 
 #[test]
-fn every_documented_panic_is_in_the_list_and_every_assertion_is_documented() {
+fn documented_panics_and_assertions_match_the_lists() {
     let mut documented = Vec::new();
     let mut asserted = Vec::new();
     for file in library() {
@@ -249,7 +249,7 @@ fn every_documented_panic_is_in_the_list_and_every_assertion_is_documented() {
             .iter()
             .enumerate()
             .filter(|(_, line)| line.starts_with("/// # Panics"))
-            .map(|(at, _)| function_behind(lines.get(at..).unwrap()))
+            .map(|(at, _)| function_after(lines.get(at..).unwrap()))
             .collect();
         let count = lines.iter().filter(|line| can_panic(line)).count();
         let file = file.to_str().unwrap().to_owned();
@@ -273,8 +273,8 @@ fn every_documented_panic_is_in_the_list_and_every_assertion_is_documented() {
     assert!(can_panic("x.unwrap();") && can_panic("assert!(") && !can_panic("debug_assert!("));
 }
 
-/// Of slices, and they panic where lengths or places do not fit; clippy knows only of `[..]`.
-const MEASURING: [&str; 11] = [
+/// Methods of slices that panic if a length or index does not fit. Clippy only finds `[..]`.
+const SLICE_METHODS: [&str; 11] = [
     ".copy_from_slice(",
     ".clone_from_slice(",
     ".copy_within(",
@@ -288,8 +288,8 @@ const MEASURING: [&str; 11] = [
     ".windows(",
 ];
 
-/// Where they stand, how often, and why they fit.
-const MEASURED: [(&str, usize, &str); 5] = [
+/// The files that call these methods, the number of calls, and why the lengths fit.
+const SLICE_CALLS: [(&str, usize, &str); 5] = [
     (
         "src/answer/excludes.rs",
         1,
@@ -298,41 +298,41 @@ const MEASURED: [(&str, usize, &str); 5] = [
     (
         "src/check/reason.rs",
         3,
-        "an atomic's own swap; pieces of 8 bytes from chunks_exact",
+        "the swap of an atomic; chunks of 8 bytes from chunks_exact",
     ),
     (
         "src/http/cache.rs",
         1,
-        "the place was cut to the length of rx",
+        "the destination was cut to the length of rx",
     ),
     (
         "src/http/response.rs",
         4,
-        "push and head cut both to one length; of what was written, finish turns a part and moves the end of another",
+        "push and head cut both slices to one length; finish rotates and moves parts of the bytes already written",
     ),
     (
         "src/server/buffers.rs",
         4,
-        "every range ends within head_bytes or response_bytes, of which there is one more pair than slots",
+        "every range ends within head_bytes or response_bytes, and there is one pair of buffers more than slots",
     ),
 ];
 
 #[test]
-fn every_method_that_measures_slices_was_looked_at() {
-    let measures = |line: &str| {
-        !line.starts_with("//") && MEASURING.iter().any(|method| line.contains(method))
+fn every_slice_call_that_can_panic_is_in_the_list() {
+    let calls_one = |line: &str| {
+        !line.starts_with("//") && SLICE_METHODS.iter().any(|method| line.contains(method))
     };
     let mut found = Vec::new();
     for file in library() {
         let text = std::fs::read_to_string(root().join(&file)).unwrap();
         let lines = without_tests(&text).lines().map(str::trim_start);
-        let count = lines.filter(|line| measures(line)).count();
+        let count = lines.filter(|line| calls_one(line)).count();
         if count > 0 {
             found.push((file.to_str().unwrap().to_owned(), count));
         }
     }
     found.sort();
-    let want = MEASURED.map(|(file, count, why)| {
+    let want = SLICE_CALLS.map(|(file, count, why)| {
         assert!(!why.is_empty());
         (file.to_owned(), count)
     });
@@ -356,7 +356,7 @@ fn can_panic(line: &str) -> bool {
 }
 
 /// The name of the first function in `lines`.
-fn function_behind(lines: &[&str]) -> String {
+fn function_after(lines: &[&str]) -> String {
     let name = lines.iter().find_map(|line| {
         let (_, rest) = line.split_once("fn ").filter(|_| !line.starts_with("//"))?;
         rest.split(['(', '<']).next()
@@ -364,7 +364,7 @@ fn function_behind(lines: &[&str]) -> String {
     name.unwrap().to_owned()
 }
 
-/// Up to the first part of the file that only tests have. They stand at the bottom.
+/// The text up to the first test code, which is at the bottom of each file.
 fn without_tests(text: &str) -> &str {
     let starts = [
         "\n#[cfg(test)]\nmod tests",
@@ -380,8 +380,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The library's files: neither the program's, nor the simulation and its view of the table, nor what
-/// only a fuzzer runs, nor the C API, whose boundary no panic crosses.
+/// The files of the library, without the program, the simulation and its view of the table, the fuzz code,
+/// and the C API, which catches panics at its boundary.
 fn library() -> Vec<PathBuf> {
     let others = [
         "src/main.rs",

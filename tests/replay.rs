@@ -1,6 +1,6 @@
-//! Every row of `tests/conformance` over a real socket, TCP and Unix, against servers on threads of
-//! their own. What comes back must be what the row asks for, and byte for byte, Date aside, what a
-//! connection without sockets says: the server adds nothing, loses nothing, closes when it said so.
+//! Every row of `tests/conformance` over a real TCP or Unix socket, against servers on their own threads.
+//! The answer must be what the row expects. Apart from the Date, it must also be byte for byte what a
+//! connection without sockets sends, and the server must close the connection in the same cases.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
@@ -26,35 +26,35 @@ use http::profile;
 use http::rows::{self, End, FILES, Row, Segment};
 use http::wire::{Outcome, Wire};
 
-/// Exchanges at a time. Most of them wait for silence most of the time.
+/// Exchanges at a time. Most of the time, most of them wait to see that nothing more arrives.
 const CLIENTS: usize = 12;
-/// No exchange waits longer than this for what must come.
+/// Maximum wait for an expected answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long nothing may come where nothing should.
+/// If nothing arrives for this long after the last expected byte, the exchange is over.
 const SILENCE: Duration = Duration::from_millis(40);
-/// A row that takes its time is not waited for longer than this at each pause.
+/// Maximum duration of a pause within a row.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// A client's end of either kind of socket.
+/// The client's socket, TCP or Unix.
 trait Stream: Read + Write {
-    fn patience(&self, duration: Duration);
+    fn set_timeout(&self, duration: Duration);
     fn shut(&self);
 }
 
 impl Stream for TcpStream {
-    fn patience(&self, duration: Duration) {
+    fn set_timeout(&self, duration: Duration) {
         self.set_read_timeout(Some(duration)).unwrap();
         self.set_write_timeout(Some(duration)).unwrap();
     }
 
     fn shut(&self) {
-        // The server may be gone already.
+        // The server may have closed the connection already.
         let _ = self.shutdown(Shutdown::Write);
     }
 }
 
 impl Stream for UnixStream {
-    fn patience(&self, duration: Duration) {
+    fn set_timeout(&self, duration: Duration) {
         self.set_read_timeout(Some(duration)).unwrap();
         self.set_write_timeout(Some(duration)).unwrap();
     }
@@ -76,7 +76,7 @@ fn connect(address: &Address) -> Box<dyn Stream> {
     }
 }
 
-/// A server for each distinct state, and what they are asked.
+/// A server for each distinct set of checks.
 struct Servers {
     of: BTreeMap<(String, BTreeMap<String, String>), (Responder<'static>, Address)>,
     handles: Vec<ServerThread>,
@@ -106,7 +106,7 @@ impl Servers {
         &self.of[&(row.profile.clone(), row.failing.clone())]
     }
 
-    fn end(self) {
+    fn stop(self) {
         self.handles.iter().for_each(ServerThread::stop);
         for handle in self.handles {
             let counters = handle.join().unwrap();
@@ -115,13 +115,13 @@ impl Servers {
     }
 }
 
-/// Everything that the server sent, and how it ended.
+/// Sends `segments`. Returns everything that the server sent, and whether it closed the connection.
 fn exchange(address: &Address, segments: &[Segment], wanted: &Outcome) -> (Vec<u8>, End) {
     let mut stream = connect(address);
-    stream.patience(TIMEOUT);
+    stream.set_timeout(TIMEOUT);
     for segment in segments {
         match segment {
-            // Who is refused may find nobody listening to the rest.
+            // The write fails if the server has refused the request and closed the connection.
             Segment::Bytes(bytes) => drop(stream.write_all(bytes)),
             Segment::Pause(duration) => thread::sleep((*duration).min(PAUSE_MAX)),
             Segment::Shut => stream.shut(),
@@ -131,9 +131,9 @@ fn exchange(address: &Address, segments: &[Segment], wanted: &Outcome) -> (Vec<u
     let mut got = Vec::new();
     let mut buffer = [0; 1 << 14];
     loop {
-        // All that is expected has come: now nothing more may.
+        // After the last expected byte, wait only to see that nothing more arrives.
         let is_whole = wanted.end == End::Open && got.len() >= wanted.sent.len();
-        stream.patience(if is_whole { SILENCE } else { TIMEOUT });
+        stream.set_timeout(if is_whole { SILENCE } else { TIMEOUT });
         match stream.read(&mut buffer) {
             Ok(0) => return (got, End::Closed),
             Ok(size) => got.extend_from_slice(&buffer[..size]),
@@ -143,12 +143,15 @@ fn exchange(address: &Address, segments: &[Segment], wanted: &Outcome) -> (Vec<u
             }
             Err(error) => panic!("{error}"),
         }
-        assert!(begun.elapsed() < TIMEOUT, "the server never stops talking");
+        assert!(
+            begun.elapsed() < TIMEOUT,
+            "the server does not stop sending"
+        );
     }
 }
 
-/// Puts the Date that `Wire` uses in the place of every other.
-fn undated(stream: &[u8]) -> Vec<u8> {
+/// Replaces every Date with the Date that `Wire` uses.
+fn with_wire_date(stream: &[u8]) -> Vec<u8> {
     const FIELD: &[u8] = b"\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
     let mut undated = stream.to_vec();
     for at in 0..stream.len() {
@@ -168,7 +171,7 @@ fn replay(servers: &Servers, row: &Row) -> Result<(), String> {
         .outcome();
     let (got, end) = exchange(address, &row.segments, &wanted);
     judge(row, &got, end)?;
-    if (undated(&got), end) == (wanted.sent.clone(), wanted.end) {
+    if (with_wire_date(&got), end) == (wanted.sent.clone(), wanted.end) {
         return Ok(());
     }
     let [got, sent] = [&got, &wanted.sent].map(|bytes| String::from_utf8_lossy(bytes));
@@ -196,8 +199,8 @@ fn replay_all(kind: &str, address: impl FnMut(usize) -> Address) {
         let wrong = clients.into_iter().map(|client| client.join().unwrap());
         wrong.flatten().collect()
     });
-    servers.end();
-    // Past the harness, which keeps what a passing test prints to itself.
+    servers.stop();
+    // To standard error, because libtest hides the output of passing tests.
     let met = rows.len() - wrong.len();
     let _ = writeln!(
         std::io::stderr(),
@@ -208,12 +211,12 @@ fn replay_all(kind: &str, address: impl FnMut(usize) -> Address) {
 }
 
 #[test]
-fn every_row_over_tcp() {
+fn every_row_gets_the_same_answer_over_tcp_as_without_sockets() {
     replay_all("TCP", |_| "127.0.0.1:0".parse().unwrap());
 }
 
 #[test]
-fn every_row_over_unix_sockets() {
+fn every_row_gets_the_same_answer_over_unix_sockets_as_without_sockets() {
     let directory = std::env::temp_dir();
     let process = std::process::id();
     replay_all("Unix sockets", |index| {

@@ -1,4 +1,4 @@
-//! The server as an embedder drives it: real sockets, the caller's `Poll`, and a time that only the
+//! The server as an embedder drives it: real sockets, the caller's `Poll`, and a clock that only the
 //! test moves.
 #![cfg(feature = "server")]
 #![allow(
@@ -27,7 +27,7 @@ use mio::{Events, Interest, Poll, Token};
 use socket2::SockRef;
 
 #[test]
-fn a_probe_that_closes_never_enters_the_table() {
+fn a_probe_that_closes_takes_no_slot_and_evicts_nothing() {
     let mut harness = Harness::new(1);
     let mut idle = harness.idle();
     for _ in 0..10 {
@@ -41,7 +41,7 @@ fn a_probe_that_closes_never_enters_the_table() {
 fn a_full_table_evicts_the_longest_idle_connection() {
     let mut harness = Harness::new(3);
     let mut streams: Vec<_> = (0..3).map(|_| harness.idle()).collect();
-    // The first one is used again, so the second is the longest idle now.
+    // The first connection sends another request, so the second is the longest idle now.
     streams[0].write_all(GET).unwrap();
     harness.work();
     answer(&mut streams[0]);
@@ -53,22 +53,22 @@ fn a_full_table_evicts_the_longest_idle_connection() {
 }
 
 #[test]
-fn nobody_can_occupy_the_door() {
+fn clients_that_hold_every_slot_do_not_keep_probes_out() {
     let mut harness = Harness::new(4);
-    let mut hogs = Vec::new();
+    let mut slow_clients = Vec::new();
     for round in 0..40 {
-        let mut hog = harness.connect();
+        let mut slow = harness.connect();
         match round % 4 {
-            0 => hog.write_all(b"GET /healthz HT").unwrap(),
-            1 => hog
+            0 => slow.write_all(b"GET /healthz HT").unwrap(),
+            1 => slow
                 .write_all(b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
                 .unwrap(),
-            2 => hog.write_all(GET).unwrap(),
-            _ => hog.write_all(b"BAD\r\n\r\n").unwrap(),
+            2 => slow.write_all(GET).unwrap(),
+            _ => slow.write_all(b"BAD\r\n\r\n").unwrap(),
         }
         harness.work();
-        hogs.push(hog);
-        // One that stays and one that goes.
+        slow_clients.push(slow);
+        // One probe that closes its connection, and one that keeps it open.
         harness.assert_probe_is_answered();
         let mut probe = harness.idle();
         assert!(is_silent(&mut probe));
@@ -77,7 +77,7 @@ fn nobody_can_occupy_the_door() {
 }
 
 #[test]
-fn a_head_that_does_not_come_in_time_gets_408() {
+fn an_incomplete_request_head_gets_408_at_the_head_deadline() {
     let mut harness = Harness::new(4);
     let mut slow = harness.connect();
     slow.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
@@ -100,17 +100,17 @@ fn a_head_that_does_not_come_in_time_gets_408() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_without_a_word() {
+fn an_idle_connection_is_closed_without_a_response() {
     let mut harness = Harness::new(4);
     let mut idle = harness.idle();
     assert_time_to_live(&mut harness, Limits::DEFAULT.idle_duration);
     assert_eq!(rest(&mut idle), "");
 }
 
-/// Seen by reading: with more connections ready than a batch of events holds, those of the second
-/// batch were ended for a silence that was the server's.
+/// Regression: when more connections were ready than one batch of events holds, those of the second batch
+/// were closed as timed out, although their requests had arrived before the deadline.
 #[test]
-fn who_spoke_before_a_stall_is_answered_though_the_event_comes_after_the_deadline() {
+fn a_request_that_arrived_before_a_stall_is_answered_although_its_event_comes_after_the_deadline() {
     let mut harness = Harness::new(4);
     let mut idle = harness.idle();
     let mut slow = harness.connect();
@@ -124,16 +124,17 @@ fn who_spoke_before_a_stall_is_answered_though_the_event_comes_after_the_deadlin
         assert!(answer(stream).starts_with("HTTP/1.1 200 OK\r\n"));
     }
     assert_eq!(harness.server.counters().expired, 0);
-    // The events that come now find nothing more, and nobody is forgotten.
+    // The events that come now find no more bytes, and both connections still time out.
     harness.work();
     harness.pass(Limits::DEFAULT.idle_duration);
     assert_eq!((rest(&mut idle), rest(&mut slow)), Default::default());
     assert_eq!(harness.server.counters().expired, 2);
 }
 
-/// The same of a body, and of the request behind it.
+/// Regression: a connection whose request body had arrived before a stall of the server was closed as
+/// timed out, and the request after the body got no answer.
 #[test]
-fn who_sent_its_body_before_a_stall_is_kept_and_answered() {
+fn a_body_that_arrived_before_a_stall_is_read_and_the_next_request_is_answered() {
     let mut harness = Harness::new(4);
     let mut stream = harness.connect();
     stream
@@ -149,7 +150,7 @@ fn who_sent_its_body_before_a_stall_is_kept_and_answered() {
 }
 
 #[test]
-fn a_body_that_never_comes_ends_the_connection_after_the_answer() {
+fn a_connection_whose_body_never_arrives_is_closed_at_the_drain_deadline() {
     let mut harness = Harness::new(4);
     let mut stream = harness.connect();
     stream
@@ -162,12 +163,13 @@ fn a_body_that_never_comes_ends_the_connection_after_the_answer() {
 }
 
 #[test]
-fn who_does_not_read_its_answer_is_ended_when_an_idle_one_would_be() {
+fn a_client_that_does_not_read_its_answer_is_closed_at_the_idle_deadline() {
     let (mut harness, _stream) = unread_answer("unread");
     assert_time_to_live(&mut harness, Limits::DEFAULT.idle_duration);
 }
 
-/// The server asks to be woken for its only connection when so much time has passed, and ends it then.
+/// Asserts that the deadline of the server's only connection is `time_to_live` from now, and that the
+/// server closes it then and not a millisecond before.
 fn assert_time_to_live(harness: &mut Harness, time_to_live: Duration) {
     let end = harness.now.saturating_add(time_to_live);
     assert_eq!(harness.server.deadline(), Some(end));
@@ -179,9 +181,9 @@ fn assert_time_to_live(harness: &mut Harness, time_to_live: Duration) {
     assert_eq!(harness.server.deadline(), None);
 }
 
-/// A server, and a client that has yet to read its last answer and to say the rest.
+/// A server, and a client that has neither read its last answer nor sent the rest of its body.
 fn unread_answer(name: &str) -> (Harness, UnixStream) {
-    // One answer of 670 kB, which no Unix socket takes at once.
+    // One answer of 670 kB, more than the send buffer of a Unix socket holds.
     let checks = (0..5000).map(|index| {
         let check = Check::manual(format!("{index:0>127}").leak());
         check.pass();
@@ -206,7 +208,7 @@ fn unread_answer(name: &str) -> (Harness, UnixStream) {
 }
 
 #[test]
-fn an_answer_reaches_a_client_whose_input_is_unread() {
+fn an_answer_arrives_although_the_server_has_not_read_all_input() {
     for extra in [1, 100, 100_000] {
         let mut harness = Harness::new(4);
         let mut stream = harness.connect();
@@ -221,10 +223,10 @@ fn an_answer_reaches_a_client_whose_input_is_unread() {
     }
 }
 
-/// Of a first read that fills its buffer 512 bytes are looked at, and a last request that ended just
-/// there, or with the buffer, was taken for all that had come.
+/// Regression: if a last request ended at byte 512 of a full first read, or at the end of the buffer, the
+/// server assumed that no more input had arrived. The close then reset the connection.
 #[test]
-fn who_sends_on_behind_a_last_request_is_read_out_wherever_that_ends() {
+fn input_after_a_last_request_is_drained_wherever_that_request_ends() {
     for size in [511, 512, 513, 8191, 8192] {
         let mut harness = Harness::new(4);
         let mut stream = harness.connect();
@@ -240,7 +242,7 @@ fn who_sends_on_behind_a_last_request_is_read_out_wherever_that_ends() {
     }
 }
 
-/// In the time of the world, because what takes an answer back is a reset that overtakes it.
+/// Uses the real clock, because the failure is a race: a reset from the kernel that overtakes the answer.
 #[test]
 fn a_thousand_clients_that_send_too_much_read_the_whole_answer_and_the_end() {
     let server = Server::new(Responder::new(&ENDPOINTS), localhost(), Config::default());
@@ -250,7 +252,8 @@ fn a_thousand_clients_that_send_too_much_read_the_whole_answer_and_the_end() {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.write_all(&[LAST, GET].concat()).unwrap();
-        // Half of them go on while the answer may be on its way; a reset by then is a failed write.
+        // Half of the clients send more while the answer is in flight. If the server resets the connection
+        // then, the write fails.
         if client % 2 == 0 {
             let _ = stream.write_all(&vec![b'x'; 1 + client * 20]);
         }
@@ -266,14 +269,14 @@ fn a_thousand_clients_that_send_too_much_read_the_whole_answer_and_the_end() {
 }
 
 #[test]
-fn a_large_body_is_read_out_behind_the_last_answer() {
+fn a_large_body_is_drained_after_the_last_answer() {
     let mut harness = Harness::new(4);
     let mut stream = harness.connect();
     stream
         .write_all(b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n")
         .unwrap();
     harness.work();
-    // The client goes on sending, as curl does, and finds nobody hanging up on it.
+    // The client sends its whole body, as curl does, and the server must not close the connection meanwhile.
     for _ in 0..20 {
         stream.write_all(&[b'x'; 100_000]).unwrap();
         harness.work();
@@ -289,7 +292,7 @@ fn a_large_body_is_read_out_behind_the_last_answer() {
 }
 
 #[test]
-fn pipelined_requests_that_nobody_reads_stop_being_read_and_lose_no_answer() {
+fn a_client_that_reads_no_answers_is_not_read_from_and_loses_no_answer() {
     const REQUESTS: usize = 100_000;
     let mut harness = Harness::new(4);
     let stream = harness.connect();
@@ -309,14 +312,14 @@ fn pipelined_requests_that_nobody_reads_stop_being_read_and_lose_no_answer() {
             break;
         }
     }
-    // Other probes do not notice.
+    // Other probes are still answered.
     harness.assert_probe_is_answered();
     let answered = harness.server.counters().answered as usize;
     assert!(
         answered < REQUESTS,
-        "answers were made up that nobody reads"
+        "requests were read although the client reads no answers"
     );
-    // And when the client reads after all, everything comes, in order and whole.
+    // When the client reads after all, every answer arrives, in order and complete.
     let mut answers = 0;
     let mut buffer = vec![0; 1 << 20];
     let mut text = Vec::new();
@@ -345,10 +348,10 @@ fn pipelined_requests_that_nobody_reads_stop_being_read_and_lose_no_answer() {
     assert_eq!((answers, text.len()), (REQUESTS, 0));
 }
 
-/// The time to close after the last answer used to count from when it was written down, and was over
-/// before a slow reader had it: closed with input unread, which can take the answer back.
+/// Regression: the drain deadline counted from when the last answer was put into the buffer. For a slow
+/// reader it passed before the answer was sent, and the close with unread input reset the connection.
 #[test]
-fn who_reads_the_last_answer_slowly_has_as_much_time_to_close_as_others() {
+fn the_drain_deadline_starts_when_the_last_answer_is_sent() {
     let (mut harness, mut stream) = unread_answer("slow");
     let drain = Limits::DEFAULT.drain_duration;
     harness.pass(drain + Duration::from_secs(1));
@@ -371,7 +374,7 @@ fn who_reads_the_last_answer_slowly_has_as_much_time_to_close_as_others() {
 }
 
 #[test]
-fn one_byte_at_a_time_is_as_good_as_all_at_once() {
+fn a_request_sent_byte_by_byte_is_answered() {
     let mut harness = Harness::new(4);
     let mut stream = harness.connect();
     for byte in [GET, GET].concat() {
@@ -383,14 +386,14 @@ fn one_byte_at_a_time_is_as_good_as_all_at_once() {
     assert!(is_silent(&mut stream));
 }
 
-/// A read ends before such a byte, and nobody reports what is behind it: it was answered when its head
-/// was overdue.
+/// Regression: a read ends before an urgent byte, and the kernel does not report the bytes after it. The
+/// request was answered only at its head deadline.
 #[test]
-fn a_head_with_an_urgent_byte_in_it_is_answered_at_once() {
+fn a_request_with_an_urgent_byte_in_its_head_is_answered_at_once() {
     let mut harness = Harness::new(4);
     let mut stream = harness.connect();
     let (start, end) = LAST.split_at(9);
-    // Registered by then, which would tell of everything once.
+    // Registers the connection first: a new registration would report all input once.
     stream.write_all(&start[..4]).unwrap();
     harness.work();
     stream.write_all(&start[4..]).unwrap();
@@ -401,7 +404,7 @@ fn a_head_with_an_urgent_byte_in_it_is_answered_at_once() {
 }
 
 #[test]
-fn a_client_that_ends_its_side_still_gets_its_answers() {
+fn a_client_that_shuts_down_its_sending_side_still_gets_its_answers() {
     let mut harness = Harness::new(4);
     let mut stream = harness.connect();
     stream.write_all(&[GET, GET].concat()).unwrap();
@@ -411,7 +414,7 @@ fn a_client_that_ends_its_side_still_gets_its_answers() {
 }
 
 #[test]
-fn two_servers_and_a_foreign_socket_live_in_one_poll() {
+fn two_servers_and_another_socket_share_one_poll() {
     let mut poll = Poll::new().unwrap();
     let mut servers: Vec<Server<'static>> = (0..2)
         .map(|_| Server::new(Responder::new(&ENDPOINTS), localhost(), Config::default()))
@@ -461,16 +464,16 @@ fn two_servers_and_a_foreign_socket_live_in_one_poll() {
 }
 
 #[test]
-fn a_unix_socket_answers_and_its_file_goes_with_the_server() {
+fn a_server_on_a_unix_socket_answers_and_removes_the_socket_file_when_it_ends() {
     let path = std::env::temp_dir().join(format!("healthz-test-{}.sock", std::process::id()));
     let address = Address::Unix(path.clone());
     for _ in 0..2 {
-        // The second time over a file that nobody listens on any more.
+        // The second bind replaces a socket file that no process listens on any more.
         let mut listeners = Listeners::new();
         listeners.bind(&address).unwrap();
         assert!(
             Listeners::new().bind(&address).is_err(),
-            "taken while in use"
+            "bound a path that is in use"
         );
         let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
         let handle = spawn(server).unwrap();
@@ -487,7 +490,7 @@ fn a_unix_socket_answers_and_its_file_goes_with_the_server() {
 }
 
 #[test]
-fn a_stopped_server_finishes_what_was_begun_and_ends() {
+fn a_stopped_server_answers_started_requests_and_finishes() {
     let mut harness = Harness::new(8);
     let address = address_of(&harness.server);
     let mut idle = harness.idle();
@@ -512,9 +515,10 @@ fn a_stopped_server_finishes_what_was_begun_and_ends() {
     assert!(harness.server.is_finished());
 }
 
-/// It used to accept one turn's worth, and reset the others.
+/// Regression: `stop` accepted only as many queued connections as one call of `advance` does, and reset
+/// the others.
 #[test]
-fn a_stopped_server_answers_all_who_wait_however_many() {
+fn a_stopped_server_answers_every_connection_in_the_backlog() {
     let mut harness = Harness::new(2);
     let mut waiting: Vec<_> = (0..200).map(|_| harness.connect()).collect();
     for stream in &mut waiting {
@@ -529,7 +533,7 @@ fn a_stopped_server_answers_all_who_wait_however_many() {
 }
 
 #[test]
-fn a_stopped_server_does_not_wait_for_who_never_finishes() {
+fn a_stopped_server_closes_an_unfinished_request_at_the_drain_deadline() {
     let mut harness = Harness::new(8);
     let mut busy = harness.connect();
     busy.write_all(b"GET /healthz HTTP/1.1\r\nHos").unwrap();
@@ -541,9 +545,10 @@ fn a_stopped_server_does_not_wait_for_who_never_finishes() {
     assert_eq!(rest(&mut busy), "");
 }
 
-/// Found by reading: the end of the drain looked at nobody once more, unlike every other deadline.
+/// Regression: at the drain deadline, unlike at every other deadline, the server closed connections
+/// without a last read, so a request that had arrived got no answer.
 #[test]
-fn who_finished_its_request_before_a_stall_is_answered_though_the_drain_is_over() {
+fn a_request_that_arrived_before_a_stall_is_answered_although_the_drain_deadline_has_passed() {
     let mut harness = Harness::new(8);
     let [mut busy, mut silent] = [0; 2].map(|_| {
         let mut stream = harness.connect();
@@ -564,9 +569,10 @@ fn who_finished_its_request_before_a_stall_is_answered_though_the_drain_is_over(
     assert_eq!(rest(&mut silent), "");
 }
 
-/// It was evicted for somebody who was let go a moment later, because he had said nothing.
+/// Regression: a stopping server evicted a connection with a started request, to accept a connection that
+/// had sent nothing and was closed at once.
 #[test]
-fn who_waits_and_says_nothing_takes_no_place_in_a_server_that_stops() {
+fn a_silent_connection_in_the_backlog_takes_no_slot_in_a_stopping_server() {
     let path = std::env::temp_dir().join(format!("healthz-stop-{}.sock", std::process::id()));
     let mut listeners = Listeners::new();
     listeners.bind(&Address::Unix(path.clone())).unwrap();
@@ -577,7 +583,7 @@ fn who_waits_and_says_nothing_takes_no_place_in_a_server_that_stops() {
     let mut harness = Harness::on(Responder::new(&ENDPOINTS), listeners, config);
     let [mut busy, mut silent] = [0; 2].map(|_| UnixStream::connect(&path).unwrap());
     busy.write_all(b"GET /healthz HTTP/1.1\r\nHos").unwrap();
-    // One is accepted.
+    // The server accepts one connection.
     let events = harness.events(1);
     events.iter().for_each(|event| harness.handle(event));
     assert_eq!(harness.server.counters().accepted, 1);
@@ -590,9 +596,9 @@ fn who_waits_and_says_nothing_takes_no_place_in_a_server_that_stops() {
     assert!(harness.server.is_finished());
 }
 
-/// Nothing was left to do, and the server waited for it until the drain was over.
+/// Regression: a connection whose body was complete after `stop` stayed open until the drain deadline.
 #[test]
-fn a_body_that_ends_after_the_stop_is_the_end_of_its_connection() {
+fn a_stopping_server_closes_a_connection_when_its_body_is_complete() {
     let mut harness = Harness::new(8);
     let mut stream = harness.connect();
     stream
@@ -609,9 +615,10 @@ fn a_body_that_ends_after_the_stop_is_the_end_of_its_connection() {
     assert_eq!(rest(&mut stream), "");
 }
 
-/// A host that stops its server once a turn, as long as it is to stop, waited for ever.
+/// Regression: each call of `stop` restarted the drain deadline, so a host that calls `stop` in every
+/// iteration of its loop waited forever.
 #[test]
-fn a_second_stop_does_not_prolong_the_first() {
+fn a_second_stop_does_not_extend_the_drain_deadline() {
     let mut harness = Harness::new(8);
     let mut busy = harness.connect();
     busy.write_all(b"GET /healthz HTTP/1.1\r\nHos").unwrap();
@@ -624,7 +631,7 @@ fn a_second_stop_does_not_prolong_the_first() {
 }
 
 #[test]
-fn a_runner_is_turned_from_any_other_loop() {
+fn a_runner_can_be_polled_from_another_event_loop() {
     use std::os::fd::AsFd;
     let server = Server::new(Responder::new(&ENDPOINTS), localhost(), Config::default());
     let address = address_of(&server);
@@ -649,7 +656,7 @@ fn a_runner_is_turned_from_any_other_loop() {
 }
 
 #[test]
-fn the_memory_figure_grows_with_what_is_asked_for() {
+fn memory_bytes_max_grows_with_connections_and_head_size() {
     let responder = Responder::new(&ENDPOINTS);
     let bytes = |connections, request_head_bytes| {
         let limits = Limits {
@@ -669,13 +676,13 @@ fn the_memory_figure_grows_with_what_is_asked_for() {
 }
 
 #[test]
-fn a_server_lives_in_its_callers_memory_and_leaves_it_empty() {
+fn a_server_in_its_callers_memory_closes_its_connections_when_dropped() {
     let config = Config {
         connections: 2,
         ..Config::default()
     };
     let responder = Responder::new(&ENDPOINTS);
-    // Not zero: nothing may depend on what is in it.
+    // Not zero: the server must not depend on the previous contents.
     let mut bytes = vec![0xff; config.buffer_bytes(&responder)];
     let mut slots = [const { Slot::new() }; 2];
     let mut heads = HeadCache::new();
@@ -714,7 +721,7 @@ fn a_server_lives_in_its_callers_memory_and_leaves_it_empty() {
 
 #[test]
 #[should_panic(expected = "are needed")]
-fn too_little_memory_is_told_at_once() {
+fn a_server_with_too_little_memory_panics_at_construction() {
     let config = Config {
         connections: 2,
         ..Config::default()
@@ -729,9 +736,9 @@ fn too_little_memory_is_told_at_once() {
     let _ = Server::with_memory(responder, localhost(), config.limits, memory);
 }
 
-/// Regression: a heartbeat that was never beaten passed for ever, whatever served it.
+/// Regression: a heartbeat check without any beat passed forever.
 #[test]
-fn a_heartbeat_without_a_beat_fails_after_its_limit_since_serving_began() {
+fn a_heartbeat_without_a_beat_fails_one_limit_after_the_server_starts() {
     const LIMIT: Duration = Duration::from_millis(100);
     static WORK: Check = Check::heartbeat("work", LIMIT);
     static LATE: Check = Check::heartbeat("late", LIMIT).initially_passing();
@@ -739,7 +746,7 @@ fn a_heartbeat_without_a_beat_fails_after_its_limit_since_serving_began() {
     static BOTH: [Endpoint; 1] = [Endpoint::new("/healthz", &[&WORK, &LATE])];
     static LOOPS: [Endpoint; 1] = [Endpoint::new("/healthz", &[&LOOP])];
 
-    // A loop of the host's begins with the server's first turn, which the harness makes.
+    // In a loop of the host, the limit starts with the first call of `advance`, which the harness makes.
     let mut harness = Harness::on(Responder::new(&BOTH), localhost(), Config::default());
     let began = harness.now;
     assert!(WORK.passes(began));
@@ -749,7 +756,7 @@ fn a_heartbeat_without_a_beat_fails_after_its_limit_since_serving_began() {
     assert!(!WORK.passes(harness.now) && LATE.passes(harness.now));
     assert_eq!(harness.now.saturating_since(began), LIMIT);
 
-    // A runner begins when it is made, before its first turn.
+    // With a runner, the limit starts when the runner is created.
     let server = Server::new(Responder::new(&LOOPS), localhost(), Config::default());
     assert_eq!(LOOP.health(Instant::ZERO), Health::Unknown);
     let runner = Runner::new(server).unwrap();

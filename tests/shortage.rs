@@ -1,5 +1,5 @@
-//! What the server does when the process is out of descriptors. In a process of its own: the limit
-//! is everybody's.
+//! What the server does when the process is out of descriptors. Each test runs in a child process,
+//! because the descriptor limit applies to the whole process.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
@@ -22,192 +22,208 @@ use healthz::{Instant, Responder};
 
 const CHILD: &str = "HEALTHZ_TEST_SHORTAGE_CHILD";
 
-fn ask(stream: &mut TcpStream) {
+fn send_request(stream: &mut TcpStream) {
     stream.write_all(GET).unwrap();
 }
 
 /// Runs in the child, with 32 descriptors.
 fn out_of_descriptors() {
-    let mut door = Harness::with(Config::default());
+    let mut harness = Harness::with(Config::default());
     // One descriptor is left, and the client takes it.
-    let mut hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    drop(hoard.pop());
-    let mut late = door.connect();
-    ask(&mut late);
+    let mut held_files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    drop(held_files.pop());
+    let mut client = harness.connect();
+    send_request(&mut client);
     for round in 0..20 {
-        let reports = door.work();
+        let event_count = harness.work();
         assert!(
-            reports <= 2,
-            "{reports} reports in round {round}: the server is kept awake"
+            event_count <= 2,
+            "{event_count} events in round {round}: the server does not sleep"
         );
-        assert!(door.server.deadline().unwrap() <= door.now.saturating_add(ACCEPT_PAUSE));
-        door.now = door.now.saturating_add(ACCEPT_PAUSE);
+        assert!(harness.server.deadline().unwrap() <= harness.now.saturating_add(ACCEPT_PAUSE));
+        harness.now = harness.now.saturating_add(ACCEPT_PAUSE);
     }
-    let counters = door.server.counters();
-    assert_eq!(counters.accept_pauses, 1, "one spell is told once");
+    let counters = harness.server.counters();
+    assert_eq!(counters.accept_pauses, 1, "one shortage is counted once");
     assert_eq!((counters.accepted, counters.evicted), (0, 0));
 
-    drop(hoard.pop());
-    door.pass(ACCEPT_PAUSE);
-    answer(&mut late);
+    drop(held_files.pop());
+    harness.pass(ACCEPT_PAUSE);
+    answer(&mut client);
 
-    // Now the last descriptor is held by somebody who sits.
-    drop(hoard.pop());
-    let mut next = door.connect();
-    ask(&mut next);
-    door.work();
-    ask(&mut late);
-    door.work();
-    answer(&mut late);
-    assert_eq!(door.server.counters().evicted, 0, "it may soon be over");
-    door.pass(ACCEPT_PAUSE);
+    // Now an idle connection holds the last descriptor.
+    drop(held_files.pop());
+    let mut next = harness.connect();
+    send_request(&mut next);
+    harness.work();
+    send_request(&mut client);
+    harness.work();
+    answer(&mut client);
+    assert_eq!(
+        harness.server.counters().evicted,
+        0,
+        "evicted before the pause is over"
+    );
+    harness.pass(ACCEPT_PAUSE);
     answer(&mut next);
-    assert!(is_closed(&mut late));
-    let counters = door.server.counters();
+    assert!(is_closed(&mut client));
+    let counters = harness.server.counters();
     assert_eq!((counters.accepted, counters.evicted), (2, 1));
 
-    drop(hoard);
-    drop(late);
+    drop(held_files);
+    drop(client);
     for _ in 0..3 {
-        door.assert_probe_is_answered();
+        harness.assert_probe_is_answered();
     }
-    ask(&mut next);
-    door.work();
+    send_request(&mut next);
+    harness.work();
     answer(&mut next);
-    assert_eq!(door.server.counters().evicted, 1, "there is room");
-    println!("the door came back");
+    assert_eq!(
+        harness.server.counters().evicted,
+        1,
+        "evicted although descriptors are free"
+    );
+    println!("the server recovered");
 }
 
-/// As well; and then the server is stopped.
+/// Runs in the child: the server is stopped while idle connections are open and others wait in the backlog.
 fn stopped_out_of_descriptors() {
     let path = std::env::temp_dir().join(format!("healthz-short-{}.sock", std::process::id()));
     let listeners = listening(&Address::Unix(path.clone()));
-    let mut door = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let mut harness = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
     let mut connect = |bytes: &[u8]| {
         let mut stream = UnixStream::connect(&path).unwrap();
         stream.write_all(bytes).unwrap();
         stream
     };
     let mut idle = [GET; 4].map(&mut connect);
-    door.work();
+    harness.work();
     idle.iter_mut().for_each(|stream| drop(answer(stream)));
-    // Behind those who ask there are some who say nothing, and take what their like has given up.
+    // Some clients in the backlog send a request and some send nothing. Idle connections are closed to
+    // free descriptors for both.
     let waiting = [GET, b"", GET, b"", GET, GET].map(&mut connect);
-    let hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    door.server.stop(door.poll.registry(), door.now);
-    for (mut stream, is_asking) in waiting
+    let held_files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    harness.server.stop(harness.poll.registry(), harness.now);
+    for (mut stream, has_request) in waiting
         .into_iter()
         .zip([true, false, true, false, true, true])
     {
-        let said = rest(&mut stream);
-        assert_eq!(said.ends_with("\r\n\r\nok"), is_asking, "{said:?}");
+        let text = rest(&mut stream);
+        assert_eq!(text.ends_with("\r\n\r\nok"), has_request, "{text:?}");
     }
-    assert!(door.server.is_finished());
-    assert_eq!(door.server.counters().accept_pauses, 0, "there is no later");
-    drop(hoard);
-    println!("the door came back");
+    assert!(harness.server.is_finished());
+    assert_eq!(
+        harness.server.counters().accept_pauses,
+        0,
+        "paused after stop"
+    );
+    drop(held_files);
+    println!("the server recovered");
 }
 
-/// As well, with no connection that waits, and a request that was not read yet.
-fn stopped_out_of_descriptors_behind_a_request() {
-    let path = std::env::temp_dir().join(format!("healthz-asked-{}.sock", std::process::id()));
+/// Runs in the child: the backlog is empty and one open connection has an unread request.
+fn stopped_out_of_descriptors_with_an_unread_request() {
+    let path = std::env::temp_dir().join(format!("healthz-unread-{}.sock", std::process::id()));
     let listeners = listening(&Address::Unix(path.clone()));
-    let mut door = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let mut harness = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
     let mut idle = [0; 2].map(|_| UnixStream::connect(&path).unwrap());
-    door.work();
-    assert_eq!(door.server.counters().open, 2);
-    let [asking, silent] = &mut idle;
-    asking.write_all(GET).unwrap();
-    let hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    door.server.stop(door.poll.registry(), door.now);
-    assert!(rest(asking).ends_with("\r\n\r\nok"));
+    harness.work();
+    assert_eq!(harness.server.counters().open, 2);
+    let [with_request, silent] = &mut idle;
+    with_request.write_all(GET).unwrap();
+    let held_files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    harness.server.stop(harness.poll.registry(), harness.now);
+    assert!(rest(with_request).ends_with("\r\n\r\nok"));
     assert_eq!(rest(silent), "");
-    assert!(door.server.is_finished());
-    assert_eq!(door.server.counters().evicted, 0);
-    drop(hoard);
-    println!("the door came back");
+    assert!(harness.server.is_finished());
+    assert_eq!(harness.server.counters().evicted, 0);
+    drop(held_files);
+    println!("the server recovered");
 }
 
-/// As well, with nobody who waits.
+/// Runs in the child: the backlog is empty and the open connections have started requests.
 fn stopped_out_of_descriptors_in_the_middle_of_a_request() {
     let (start, end) = GET.split_at(9);
-    let mut door = Harness::with(Config::default());
-    let mut busy = [0; 2].map(|_| door.send(start));
-    let hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    door.server.stop(door.poll.registry(), door.now);
+    let mut harness = Harness::with(Config::default());
+    let mut busy = [0; 2].map(|_| harness.send(start));
+    let held_files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    harness.server.stop(harness.poll.registry(), harness.now);
     for stream in &mut busy {
         stream.write_all(end).unwrap();
-        door.work();
+        harness.work();
         answer(stream);
     }
-    assert_eq!(door.server.counters().evicted, 0);
-    drop(hoard);
-    println!("the door came back");
+    assert_eq!(harness.server.counters().evicted, 0);
+    drop(held_files);
+    println!("the server recovered");
 }
 
-/// As well, while the host's clock goes back.
+/// Runs in the child: the host's clock goes back during a pause in accepting.
 fn out_of_descriptors_with_a_clock_that_goes_back() {
-    let mut door = Harness::with(Config::default());
-    door.now = Instant::from_millis(3_600_000);
-    let mut hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    drop(hoard.pop());
-    let mut late = door.connect();
-    ask(&mut late);
-    door.work();
-    assert_eq!(door.server.counters().accepted, 0);
-    drop(hoard);
-    door.now = Instant::ZERO;
-    door.work();
-    answer(&mut late);
-    println!("the door came back");
+    let mut harness = Harness::with(Config::default());
+    harness.now = Instant::from_millis(3_600_000);
+    let mut held_files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    drop(held_files.pop());
+    let mut client = harness.connect();
+    send_request(&mut client);
+    harness.work();
+    assert_eq!(harness.server.counters().accepted, 0);
+    drop(held_files);
+    harness.now = Instant::ZERO;
+    harness.work();
+    answer(&mut client);
+    println!("the server recovered");
 }
 
-/// It did: a pause that was to end at a time kept the door closed until that time had come again.
+/// Regression: after the clock went back, the server accepted nothing until the clock reached the end of
+/// the pause again.
 #[test]
 fn a_clock_that_goes_back_does_not_prolong_a_pause_in_accepting() {
-    in_a_process_of_its_own(
+    in_a_child_process(
         "a_clock_that_goes_back_does_not_prolong_a_pause_in_accepting",
         out_of_descriptors_with_a_clock_that_goes_back,
     );
 }
 
-/// One was: without a descriptor accept(2) does not say that nobody waits.
+/// Regression: a stopping server without a free descriptor evicted a connection with a started request,
+/// because accept(2) reports EMFILE even if the backlog is empty.
 #[test]
-fn nobody_is_evicted_in_the_middle_of_a_request_when_a_server_stops_out_of_descriptors() {
-    in_a_process_of_its_own(
-        "nobody_is_evicted_in_the_middle_of_a_request_when_a_server_stops_out_of_descriptors",
+fn a_server_that_stops_out_of_descriptors_evicts_no_started_request() {
+    in_a_child_process(
+        "a_server_that_stops_out_of_descriptors_evicts_no_started_request",
         stopped_out_of_descriptors_in_the_middle_of_a_request,
     );
 }
 
-/// Regression: the longest idle connection was evicted though it had sent a request, for a connection that
-/// might have been waiting to be accepted.
+/// Regression: a stopping server without a free descriptor evicted the longest idle connection although
+/// that had sent a request.
 #[test]
-fn a_server_that_stops_out_of_descriptors_reads_the_idle_before_it_evicts_any() {
-    in_a_process_of_its_own(
-        "a_server_that_stops_out_of_descriptors_reads_the_idle_before_it_evicts_any",
-        stopped_out_of_descriptors_behind_a_request,
+fn a_server_that_stops_out_of_descriptors_reads_idle_connections_before_it_evicts_one() {
+    in_a_child_process(
+        "a_server_that_stops_out_of_descriptors_reads_idle_connections_before_it_evicts_one",
+        stopped_out_of_descriptors_with_an_unread_request,
     );
 }
 
-/// It paused, for a time that it did not have: who had asked was reset, though the idle could go.
+/// Regression: a stopping server without a free descriptor paused accepting instead of closing idle
+/// connections. Clients in the backlog that had sent a request were reset.
 #[test]
-fn a_server_that_stops_out_of_descriptors_answers_who_has_asked() {
-    in_a_process_of_its_own(
-        "a_server_that_stops_out_of_descriptors_answers_who_has_asked",
+fn a_server_that_stops_out_of_descriptors_answers_requests_in_the_backlog() {
+    in_a_child_process(
+        "a_server_that_stops_out_of_descriptors_answers_requests_in_the_backlog",
         stopped_out_of_descriptors,
     );
 }
 
 #[test]
-fn a_process_out_of_descriptors_answers_all_the_same_if_it_has_one_to_give_up() {
-    in_a_process_of_its_own(
-        "a_process_out_of_descriptors_answers_all_the_same_if_it_has_one_to_give_up",
+fn a_server_out_of_descriptors_evicts_an_idle_connection_and_answers_the_next() {
+    in_a_child_process(
+        "a_server_out_of_descriptors_evicts_an_idle_connection_and_answers_the_next",
         out_of_descriptors,
     );
 }
 
-fn in_a_process_of_its_own(name: &str, test: fn()) {
+fn in_a_child_process(name: &str, test: fn()) {
     if std::env::var_os(CHILD).is_some() {
         return test();
     }
@@ -222,7 +238,7 @@ fn in_a_process_of_its_own(name: &str, test: fn()) {
     let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success() && text.contains("the door came back"),
+        output.status.success() && text.contains("the server recovered"),
         "{text}"
     );
 }

@@ -1,6 +1,6 @@
-//! The door without an operating system, as `examples/smoltcp` has it: client and server on smoltcp over
-//! a loopback device, in time that only the test moves. Nothing that either side of it does, from the
-//! making of the door on, may ask the allocator for anything.
+//! The server without an operating system, from `examples/smoltcp`: client and server on smoltcp over a
+//! loopback device, with a clock that only the test moves. From the creation of the server on, neither side
+//! may call the allocator.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -31,8 +31,8 @@ static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 const LAST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 const CLIENTS: usize = 2 * SOCKETS;
-/// Turns of one settling; more is a door and a client that keep each other busy for nothing.
-const TURNS_MAX: usize = 10_000;
+/// Maximum calls in one `pass`. More calls mean that the server and a client keep each other busy.
+const CALLS_MAX: usize = 10_000;
 
 thread_local! {
     // Constant and without a destructor: reading them allocates nothing.
@@ -62,7 +62,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        // Static memory, of which each test has its own.
+        // Leaked, because the server needs static memory and each test needs its own.
         let wire = Box::leak(Box::new(Wire::new()));
         let memory = Box::leak(Box::new(Memory::new()));
         let storage = Box::leak(Box::new([SocketStorage::EMPTY; SOCKETS + CLIENTS]));
@@ -86,14 +86,14 @@ impl World {
     }
 
     fn pass(&mut self, milliseconds: u64) {
-        let mut turns = 0;
+        let mut calls = 0;
         counted(|| {
-            let turn = &mut |sockets: &mut SocketSet<'_>, now| {
-                turns += 1;
-                assert!(turns < TURNS_MAX, "it never comes to rest");
+            let advance = &mut |sockets: &mut SocketSet<'_>, now| {
+                calls += 1;
+                assert!(calls < CALLS_MAX, "the server still has work");
                 self.server.turn(sockets, now)
             };
-            self.net.advance(milliseconds, turn);
+            self.net.advance(milliseconds, advance);
         });
         assert_eq!(CALLS.get(), 0, "calls of the allocator");
     }
@@ -102,7 +102,7 @@ impl World {
         self.net.sockets.get_mut(self.clients[client])
     }
 
-    /// Connects anew, whatever the client did before.
+    /// Resets the client's connection, if there is one, and opens a new one.
     fn connect(&mut self, client: usize) {
         self.socket(client).abort();
         self.settle();
@@ -116,7 +116,7 @@ impl World {
         self.settle();
     }
 
-    /// What has come.
+    /// Reads everything that has arrived.
     fn read(&mut self, client: usize) -> String {
         let mut text = Vec::new();
         loop {
@@ -129,12 +129,12 @@ impl World {
         }
     }
 
-    /// The client sees the door's end behind what it has read, and ends its side too.
+    /// Asserts that the server has closed its side and sent nothing more, then closes the client's side.
     fn assert_ended(&mut self, client: usize) {
         assert_eq!(self.read(client), "");
         assert_eq!(self.socket(client).state(), State::CloseWait);
         self.socket(client).close();
-        // If what it sent did not fit, the rest has to wait for smoltcp's timers.
+        // If the data did not fit into the window, smoltcp sends the rest when its timers expire.
         self.pass(500);
         assert_eq!(self.socket(client).state(), State::Closed);
     }
@@ -162,12 +162,12 @@ fn millis(duration: std::time::Duration) -> u64 {
 }
 
 #[test]
-fn the_memory_is_what_the_readme_says() {
+fn the_server_memory_is_20_kib() {
     assert_eq!(size_of::<Memory>(), 20 * 1024);
 }
 
 #[test]
-fn a_probe_is_answered_and_its_connection_ended_as_often_as_it_comes() {
+fn a_hundred_probes_in_a_row_are_answered_and_closed() {
     let mut world = World::new();
     for _ in 0..100 {
         world.assert_probe_is_answered(0);
@@ -175,7 +175,7 @@ fn a_probe_is_answered_and_its_connection_ended_as_often_as_it_comes() {
 }
 
 #[test]
-fn probes_that_come_at_once_are_all_answered() {
+fn concurrent_probes_are_all_answered() {
     let mut world = World::new();
     for _ in 0..50 {
         for client in 0..SOCKETS - 1 {
@@ -194,7 +194,7 @@ fn probes_that_come_at_once_are_all_answered() {
 }
 
 #[test]
-fn a_connection_is_kept_for_the_next_request() {
+fn a_connection_stays_open_for_the_next_request() {
     let mut world = World::new();
     world.connect(0);
     for _ in 0..100 {
@@ -216,8 +216,8 @@ fn pipelined_requests_are_answered_in_order_however_slowly_they_are_read() {
         .repeat(100);
     let mut unsent = &requests[..];
     let mut text = String::new();
-    // The client reads only when it cannot send any more: then its buffer is full, and so are all of
-    // the door's.
+    // The client reads only when it cannot send any more: then its buffer and all buffers of the server are
+    // full.
     while text.matches("\r\n\r\n").count() < 200 {
         while let Ok(size @ 1..) = world.socket(0).send_slice(unsent) {
             unsent = &unsent[size..];
@@ -239,7 +239,7 @@ fn pipelined_requests_are_answered_in_order_however_slowly_they_are_read() {
 }
 
 #[test]
-fn a_client_that_ends_its_side_still_gets_its_answers() {
+fn a_client_that_shuts_down_its_sending_side_still_gets_its_answers() {
     let mut world = World::new();
     world.connect(0);
     assert!(world.socket(0).send_slice(&GET.repeat(5)).is_ok());
@@ -248,7 +248,7 @@ fn a_client_that_ends_its_side_still_gets_its_answers() {
     assert_eq!(oks(&world.read(0)), 5);
     world.pass(60_000);
     assert!(!world.socket(0).is_open());
-    // In the middle of a head it is told so.
+    // A client that shuts down within a head gets a 400.
     world.connect(1);
     assert!(world.socket(1).send_slice(b"GET /healthz HTTP").is_ok());
     world.socket(1).close();
@@ -257,7 +257,7 @@ fn a_client_that_ends_its_side_still_gets_its_answers() {
 }
 
 #[test]
-fn one_byte_at_a_time_is_as_good_as_all_at_once() {
+fn a_request_sent_byte_by_byte_is_answered() {
     let mut world = World::new();
     world.connect(0);
     for byte in [GET, LAST].concat() {
@@ -268,14 +268,14 @@ fn one_byte_at_a_time_is_as_good_as_all_at_once() {
 }
 
 #[test]
-fn a_head_that_does_not_come_in_time_gets_408() {
+fn an_incomplete_request_head_gets_408_at_the_head_deadline() {
     let mut world = World::new();
     world.connect(0);
     world.pass(5000);
     world.send(0, b"GET /healthz HTTP/1.1\r\n");
     let head = millis(Limits::DEFAULT.head_duration);
     world.pass(head / 2);
-    // Dribbling on does not help.
+    // More bytes do not extend the deadline.
     world.send(0, b"Host: a\r\n");
     world.pass(head - head / 2 - 1);
     assert_eq!(world.read(0), "");
@@ -289,7 +289,7 @@ fn a_head_that_does_not_come_in_time_gets_408() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_without_a_word() {
+fn an_idle_connection_is_closed_without_a_response() {
     let mut world = World::new();
     world.connect(0);
     world.send(0, GET);
@@ -301,16 +301,16 @@ fn an_idle_connection_is_closed_without_a_word() {
 }
 
 #[test]
-fn who_does_not_go_is_put_out() {
+fn a_client_that_does_not_close_is_reset_at_the_drain_deadline() {
     let mut world = World::new();
     world.connect(0);
     world.send(0, LAST);
     assert_eq!(oks(&world.read(0)), 1);
-    // It has the answer and the end, and keeps its own side open, sending.
+    // The client has read the answer and the end, keeps its own side open, and sends more.
     assert_eq!(world.socket(0).state(), State::CloseWait);
     let drain = millis(Limits::DEFAULT.drain_duration);
     world.pass(drain - 1);
-    world.send(0, b"what comes now is read by nobody");
+    world.send(0, b"data after the last request");
     assert_eq!(world.socket(0).state(), State::CloseWait);
     world.pass(1);
     assert_eq!(world.socket(0).state(), State::Closed);
@@ -331,17 +331,17 @@ fn a_head_that_is_too_long_is_refused() {
 }
 
 #[test]
-fn nobody_can_occupy_the_door() {
+fn clients_that_hold_every_socket_do_not_keep_probes_out() {
     let mut world = World::new();
     let probe = CLIENTS - 1;
     for round in 0..40 {
-        let hog = round % probe;
-        world.connect(hog);
+        let slow = round % probe;
+        world.connect(slow);
         match round % 4 {
-            0 => world.send(hog, b"GET /healthz HT"),
-            1 => world.send(hog, GET),
+            0 => world.send(slow, b"GET /healthz HT"),
+            1 => world.send(slow, GET),
             2 => world.send(
-                hog,
+                slow,
                 b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
             ),
             _ => {}
@@ -351,7 +351,7 @@ fn nobody_can_occupy_the_door() {
 }
 
 #[test]
-fn a_reset_leaves_nothing_behind() {
+fn a_probe_is_answered_after_another_client_resets_its_connection() {
     let mut world = World::new();
     for _ in 0..20 {
         world.connect(0);
@@ -363,8 +363,8 @@ fn a_reset_leaves_nothing_behind() {
 }
 
 #[test]
-fn the_allocator_is_watched() {
-    // The canary.
+fn the_counter_sees_an_allocation_and_its_release() {
+    // If the counter did not work, the tests above would pass anyway.
     counted(|| drop(Box::new(1)));
     assert_eq!(CALLS.get(), 2);
 }

@@ -1,5 +1,5 @@
-//! Every check after every two updates, asked at every time that matters, against a model that keeps
-//! what was said as it was said.
+//! Every kind of check after every pair of updates, read at every relevant time, against a model that
+//! stores the last update.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ enum Update {
 }
 
 const LIMIT: u64 = 1000;
-/// Around zero, around a beat's end, and at the end of time, where nothing may wrap around.
+/// Around zero, around the end of a beat, and around `u64::MAX`, where no sum may overflow.
 const TIMES: [u64; 12] = [
     0,
     1,
@@ -34,7 +34,7 @@ const TIMES: [u64; 12] = [
 
 fn updates() -> Vec<Update> {
     let long = "a reason that is quite a bit longer than the other one, \u{e9} and all";
-    let said = [
+    let others = [
         Update::Pass,
         Update::Fail(""),
         Update::Fail("short"),
@@ -43,10 +43,10 @@ fn updates() -> Vec<Update> {
         Update::Shutdown,
     ];
     let beats = TIMES.map(Update::Beat);
-    said.into_iter().chain(beats).collect()
+    others.into_iter().chain(beats).collect()
 }
 
-fn say(check: &Check, update: Update) {
+fn apply(check: &Check, update: Update) {
     match update {
         Update::Pass => check.pass(),
         Update::Fail(reason) => check.fail(reason),
@@ -56,11 +56,12 @@ fn say(check: &Check, update: Update) {
     }
 }
 
-/// A check, whether beats of it end, and what it is before the first word.
+/// A kind of check, and its state before the first update.
 struct Kind {
     make: fn() -> Check,
+    /// True if a beat passes for a limited time only.
     beats_end: bool,
-    at_first: Verdict,
+    initial: Verdict,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,17 +75,17 @@ const KINDS: [Kind; 6] = [
     Kind {
         make: || Check::manual("a"),
         beats_end: false,
-        at_first: Verdict::Fails(Health::Unknown, "not reported yet"),
+        initial: Verdict::Fails(Health::Unknown, "not reported yet"),
     },
     Kind {
         make: || Check::manual("a").initially_passing(),
         beats_end: false,
-        at_first: Verdict::Passes(Health::Unknown),
+        initial: Verdict::Passes(Health::Unknown),
     },
     Kind {
         make: || Check::heartbeat("a", Duration::from_millis(LIMIT)).overdue("late"),
         beats_end: true,
-        at_first: Verdict::Passes(Health::Unknown),
+        initial: Verdict::Passes(Health::Unknown),
     },
     Kind {
         make: || {
@@ -92,21 +93,21 @@ const KINDS: [Kind; 6] = [
             check.initially_failing()
         },
         beats_end: true,
-        at_first: Verdict::Fails(Health::Unknown, "not reported yet"),
+        initial: Verdict::Fails(Health::Unknown, "not reported yet"),
     },
     Kind {
         make: || Check::gate("a"),
         beats_end: false,
-        at_first: Verdict::Fails(Health::Unknown, "not reported yet"),
+        initial: Verdict::Fails(Health::Unknown, "not reported yet"),
     },
     Kind {
         make: Check::shutdown,
         beats_end: false,
-        at_first: Verdict::Passes(Health::Passing),
+        initial: Verdict::Passes(Health::Passing),
     },
 ];
 
-/// What a check is after an update: only the last word counts.
+/// The state of a check after an update, which replaces every earlier one.
 fn after(kind: &Kind, update: Update) -> Verdict {
     match update {
         Update::Pass | Update::Open => Verdict::Passes(Health::Passing),
@@ -119,8 +120,8 @@ fn after(kind: &Kind, update: Update) -> Verdict {
 
 fn assert_is(check: &Check, verdict: Verdict, what: &str) {
     for time in TIMES {
-        // A beat may last a millisecond or two less or more where words would meet times: at both
-        // ends of all time, which no clock shows.
+        // Near 0 and u64::MAX the stored word uses some values for other states, so a beat there may end
+        // a few milliseconds early or late. No real clock has these values.
         let is_at_an_end = |until: u64| until <= 3 || until >= u64::MAX - 3;
         let (health, reason) = match verdict {
             Verdict::PassesBefore(until) if is_at_an_end(until) && until.abs_diff(time) <= 3 => {
@@ -135,26 +136,26 @@ fn assert_is(check: &Check, verdict: Verdict, what: &str) {
         let what = format!("{what} at {time}");
         assert_eq!(check.passes(now), reason.is_none(), "{what}");
         assert_eq!(check.health(now), health, "{what}");
-        let said = check.reason(now);
-        assert_eq!(said.as_ref().map(|text| text.as_str()), reason, "{what}");
+        let text = check.reason(now);
+        assert_eq!(text.as_ref().map(|text| text.as_str()), reason, "{what}");
     }
 }
 
 #[test]
-fn every_pair_of_updates_leaves_a_check_as_the_last_word_says() {
+fn the_last_of_two_updates_alone_decides_the_state_of_a_check() {
     let updates = updates();
     for (index, kind) in KINDS.iter().enumerate() {
-        assert_is(&(kind.make)(), kind.at_first, &format!("kind {index}"));
+        assert_is(&(kind.make)(), kind.initial, &format!("kind {index}"));
         for first in &updates {
             for second in &updates {
                 let check = (kind.make)();
-                say(&check, *first);
+                apply(&check, *first);
                 assert_is(
                     &check,
                     after(kind, *first),
                     &format!("kind {index} after {first:?}"),
                 );
-                say(&check, *second);
+                apply(&check, *second);
                 let what = format!("kind {index} after {first:?} and {second:?}");
                 assert_is(&check, after(kind, *second), &what);
             }
@@ -163,10 +164,10 @@ fn every_pair_of_updates_leaves_a_check_as_the_last_word_says() {
 }
 
 #[test]
-fn a_ping_is_deaf() {
+fn no_update_changes_a_ping_check() {
     for update in updates() {
         let check = Check::ping().initially_failing();
-        say(&check, update);
+        apply(&check, update);
         assert_is(
             &check,
             Verdict::Passes(Health::Passing),

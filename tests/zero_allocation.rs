@@ -1,8 +1,8 @@
-//! The serving thread neither allocates nor frees once it has served, whatever is asked and however
-//! it ends.
+//! After its first request, the server thread never calls the allocator again, for any request and any end of
+//! a connection.
 //!
-//! The allocator counts for every thread that begins after the test and has not said that it is a
-//! client. So the thread that [`spawn`] starts is counted as it is, without a hook in it.
+//! Allocator calls are counted on every thread that starts after the test, unless the thread calls
+//! `set_server(false)`. So the thread that [`spawn`] starts is counted without a change to it.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
@@ -28,9 +28,9 @@ use allocations::Counting;
 use healthz::server::{Address, Config, Counters, Listeners, Runner, Server, spawn};
 use healthz::{Check, Endpoint, Limits, Responder};
 
-/// Calls of the allocator by threads that may be the server's.
+/// Calls of the allocator by threads that count as a server's.
 static CALLS: AtomicU64 = AtomicU64::new(0);
-/// Log records that came.
+/// The number of log records.
 static RECORDS: AtomicU64 = AtomicU64::new(0);
 
 #[global_allocator]
@@ -42,7 +42,7 @@ fn count(_bytes: i64) {
     }
 }
 
-/// A logger that formats what it is given, as a real one does, into a buffer of its own.
+/// A logger that formats each record into a buffer on the stack.
 struct Logger;
 
 impl log::Log for Logger {
@@ -85,32 +85,32 @@ static ENDPOINTS: [Endpoint; 3] = [
 ];
 static HOSTS: [&str; 2] = ["a", "localhost"];
 
-/// Says that this process is the one with few descriptors.
+/// Set in the child process with few descriptors.
 const CHILD: &str = "HEALTHZ_TEST_ALLOCATION_CHILD";
 
 const CONNECTIONS: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Every deadline of the server here. The cases that wait for one wait this long; the others have as
-/// long to do what they do.
+/// All deadlines of the server. A case that tests a deadline waits this long, and every other case must be
+/// faster.
 const DEADLINE: Duration = Duration::from_millis(300);
 
-/// What one client does, and how often.
+/// The requests of one client, and the answer that it expects.
 struct Case {
     name: &'static str,
-    /// Sent one after the other, each when the answers to those before are read.
+    /// Sent one after the other, each after the answers to the earlier ones are read.
     pieces: Vec<Vec<u8>>,
-    /// What the first answer begins with; nothing if there is none.
+    /// The start of the first answer. Empty if no answer is expected.
     answer: &'static str,
     last: Last,
 }
 
-/// How the client ends.
+/// How the connection ends.
 enum Last {
-    /// Waits for the server to close.
+    /// The client waits until the server closes.
     Waits,
-    /// Closes when it has the first answer.
-    Leaves,
-    /// Ends its side and waits for the server's.
+    /// The client closes after the first answer.
+    Closes,
+    /// The client shuts down its sending side and waits until the server closes.
     Shuts,
 }
 
@@ -139,21 +139,21 @@ fn good() -> Vec<Case> {
     vec![
         case("close", &[close], OK, Last::Waits),
         case("HTTP/1.0", &["GET /healthz HTTP/1.0\r\n\r\n"], OK, Last::Waits),
-        case("keep-alive", &[&get("/healthz")], OK, Last::Leaves),
+        case("keep-alive", &[&get("/healthz")], OK, Last::Closes),
         case("keep-alive, until idle", &[&get("/healthz")], OK, Last::Waits),
-        case("many on one connection", &[get("/readyz").as_str(); 5], OK, Last::Leaves),
-        case("pipelined", &[&get("/healthz").repeat(200)], OK, Last::Leaves),
+        case("many on one connection", &[get("/readyz").as_str(); 5], OK, Last::Closes),
+        case("pipelined", &[&get("/healthz").repeat(200)], OK, Last::Closes),
         case("pipelined and shut", &[&get("/healthz").repeat(9)], OK, Last::Shuts),
-        case("in pieces", &["GET /hea", "lthz HTTP/1.1\r\nHos", "t: a\r\n\r\n"], OK, Last::Leaves),
-        case("verbose", &[&get("/healthz?verbose")], OK, Last::Leaves),
-        case("single", &[&get("/healthz/syncloop")], OK, Last::Leaves),
-        case("excluded", &[&get("/livez?exclude=poststarthooks")], OK, Last::Leaves),
-        case("many excludes", &[&get(&format!("/healthz?verbose{excludes}"))], OK, Last::Leaves),
-        case("quoted excludes", &[&get(quoted)], OK, Last::Leaves),
-        case("HEAD", &["HEAD /healthz?verbose HTTP/1.1\r\nHost: a\r\n\r\n"], OK, Last::Leaves),
+        case("in pieces", &["GET /hea", "lthz HTTP/1.1\r\nHos", "t: a\r\n\r\n"], OK, Last::Closes),
+        case("verbose", &[&get("/healthz?verbose")], OK, Last::Closes),
+        case("single", &[&get("/healthz/syncloop")], OK, Last::Closes),
+        case("excluded", &[&get("/livez?exclude=poststarthooks")], OK, Last::Closes),
+        case("many excludes", &[&get(&format!("/healthz?verbose{excludes}"))], OK, Last::Closes),
+        case("quoted excludes", &[&get(quoted)], OK, Last::Closes),
+        case("HEAD", &["HEAD /healthz?verbose HTTP/1.1\r\nHost: a\r\n\r\n"], OK, Last::Closes),
         case("OPTIONS", &["OPTIONS / HTTP/1.0\r\n\r\n"], OK, Last::Waits),
-        case("absolute", &[&get("http://localhost/healthz")], OK, Last::Leaves),
-        case("body", &[&format!("{post}Content-Length: 5\r\n\r\nhello")], OK, Last::Leaves),
+        case("absolute", &[&get("http://localhost/healthz")], OK, Last::Closes),
+        case("body", &[&format!("{post}Content-Length: 5\r\n\r\nhello")], OK, Last::Closes),
         case(
             "chunked",
             &[&format!("{post}Transfer-Encoding: chunked\r\n\r\n"), "5;x=y\r\nhello\r\n0\r\nA: b\r\n\r\n"],
@@ -173,10 +173,10 @@ fn bad() -> Vec<Case> {
     let chunked = "POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx";
     let pipelined = get("/healthz") + &get("/x") + "\r\nBAD\r\n\r\n";
     vec![
-        case("not found", &[&get("/x")], "HTTP/1.1 404", Last::Leaves),
-        case("redirect", &[&get("//healthz/../livez?a=%22&b")], "HTTP/1.1 307", Last::Leaves),
-        case("method", &["DELETE /healthz HTTP/1.1\r\nHost: a\r\n\r\n"], "HTTP/1.1 405", Last::Leaves),
-        case("host", &["GET /healthz HTTP/1.1\r\nHost: evil\r\n\r\n"], "HTTP/1.1 421", Last::Leaves),
+        case("not found", &[&get("/x")], "HTTP/1.1 404", Last::Closes),
+        case("redirect", &[&get("//healthz/../livez?a=%22&b")], "HTTP/1.1 307", Last::Closes),
+        case("method", &["DELETE /healthz HTTP/1.1\r\nHost: a\r\n\r\n"], "HTTP/1.1 405", Last::Closes),
+        case("host", &["GET /healthz HTTP/1.1\r\nHost: evil\r\n\r\n"], "HTTP/1.1 421", Last::Closes),
         case("no host", &["GET /healthz HTTP/1.1\r\n\r\n"], "HTTP/1.1 400", Last::Shuts),
         case("no HTTP", &["\u{16}\u{3}\u{1}\u{2}\0\n"], "HTTP/1.1 400", Last::Shuts),
         case("version", &["GET / HTTP/2.0\r\n\r\n"], "HTTP/1.1 505", Last::Shuts),
@@ -189,7 +189,7 @@ fn bad() -> Vec<Case> {
         case("half a head, then the end", &["GET /healthz HT"], "HTTP/1.1 400", Last::Shuts),
         case("half a head, then nothing", &["GET /healthz HT"], "HTTP/1.1 408", Last::Waits),
         case("nothing, then the end", &[], "", Last::Shuts),
-        case("refused behind others", &[&pipelined], OK, Last::Shuts),
+        case("refused after others", &[&pipelined], OK, Last::Shuts),
     ]
 }
 
@@ -197,31 +197,31 @@ fn bad() -> Vec<Case> {
 fn failing() -> Vec<Case> {
     const FAILED: &str = "HTTP/1.1 500";
     vec![
-        case("failing", &[&get("/healthz")], FAILED, Last::Leaves),
-        case("failing, verbose", &[&get("/healthz?verbose&exclude=no")], FAILED, Last::Leaves),
-        case("failing, excluded", &[&get("/healthz?exclude=log&exclude=syncloop")], OK, Last::Leaves),
-        case("failing, single", &[&get("/healthz/log")], FAILED, Last::Leaves),
-        case("failing, overdue", &[&get("/healthz/syncloop")], FAILED, Last::Leaves),
-        case("failing, HEAD", &["HEAD /livez HTTP/1.1\r\nHost: a\r\n\r\n"], FAILED, Last::Leaves),
-        case("failing, pipelined", &[&get("/livez").repeat(50)], FAILED, Last::Leaves),
-        case("draining", &[&get("/readyz")], FAILED, Last::Leaves),
+        case("failing", &[&get("/healthz")], FAILED, Last::Closes),
+        case("failing, verbose", &[&get("/healthz?verbose&exclude=no")], FAILED, Last::Closes),
+        case("failing, excluded", &[&get("/healthz?exclude=log&exclude=syncloop")], OK, Last::Closes),
+        case("failing, single", &[&get("/healthz/log")], FAILED, Last::Closes),
+        case("failing, overdue", &[&get("/healthz/syncloop")], FAILED, Last::Closes),
+        case("failing, HEAD", &["HEAD /livez HTTP/1.1\r\nHost: a\r\n\r\n"], FAILED, Last::Closes),
+        case("failing, pipelined", &[&get("/livez").repeat(50)], FAILED, Last::Closes),
+        case("draining", &[&get("/readyz")], FAILED, Last::Closes),
     ]
 }
 
-/// One exchange. Of who leaves, the server may learn only in the next one.
+/// Runs one case. If the client closes, the server may see that only during the next case.
 fn play(address: SocketAddr, case: &Case) {
     let mut stream = connect(address);
     let mut got = Vec::new();
     for (at, piece) in case.pieces.iter().enumerate() {
-        // Who is refused may find nobody listening to the rest.
+        // The write fails if the server has refused the request and closed the connection.
         let _ = stream.write_all(piece);
-        // A whole request is answered before the next piece is sent; half a head is not.
+        // Read the answer to a complete request before the next piece. Half a head gets no answer.
         if at + 1 < case.pieces.len() && piece.ends_with(b"\r\n\r\n") {
             read_some(&mut stream, &mut got);
         }
     }
     match case.last {
-        Last::Leaves => read_some(&mut stream, &mut got),
+        Last::Closes => read_some(&mut stream, &mut got),
         Last::Shuts => {
             let _ = stream.shutdown(Shutdown::Write);
             read_rest(&mut stream, &mut got);
@@ -261,31 +261,31 @@ fn read_rest(stream: &mut TcpStream, got: &mut Vec<u8>) {
     }
 }
 
-/// Makes the server choose whom to give up, in each state that a connection can be in.
-fn crowd(address: SocketAddr) {
-    let mut crowd = Vec::new();
+/// Makes the server evict connections in every state.
+fn fill_the_table(address: SocketAddr) {
+    let mut streams = Vec::new();
     for round in 0..CONNECTIONS * 5 {
         let mut stream = connect(address);
         let bytes = match round % 4 {
             0 => get("/healthz"),
             1 => "GET /healthz HT".into(),
             2 => "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n".into(),
-            // Asks for more answers than the sockets hold, and reads none.
+            // Requests more answers than the socket buffers hold, and reads none.
             _ => get("/healthz?verbose").repeat(20_000),
         };
         stream
             .set_write_timeout(Some(Duration::from_millis(50)))
             .unwrap();
         let _ = stream.write_all(bytes.as_bytes());
-        crowd.push(stream);
+        streams.push(stream);
         play(
             address,
-            &case("in a crowd", &[&get("/livez/ping")], OK, Last::Leaves),
+            &case("in a full table", &[&get("/livez/ping")], OK, Last::Closes),
         );
     }
 }
 
-/// A reset instead of an end: what the client did not read makes its close one.
+/// Resets the connection: closing it with unread input sends a reset.
 fn reset(address: SocketAddr) {
     let mut stream = connect(address);
     stream.write_all(get("/healthz").as_bytes()).unwrap();
@@ -293,23 +293,23 @@ fn reset(address: SocketAddr) {
     drop(stream);
 }
 
-/// Calls of the allocator while `work` runs.
+/// The number of allocator calls while `work` runs.
 fn calls(work: impl FnOnce()) -> u64 {
     let before = CALLS.load(Ordering::SeqCst);
     work();
     CALLS.load(Ordering::SeqCst) - before
 }
 
-/// In one test, for the counter is everybody's.
+/// One test for all cases, because the counter is global.
 #[test]
-fn the_serving_thread_leaves_the_allocator_alone() {
+fn the_server_thread_does_not_call_the_allocator_after_its_first_request() {
     threads::begin();
     log::set_logger(&Logger).unwrap();
     log::set_max_level(log::LevelFilter::Info);
     if std::env::var_os(CHILD).is_some() {
         return out_of_descriptors();
     }
-    // The canary: another thread's box is seen, a client's is not.
+    // The counter itself works: an allocation of another thread counts, and one of the client does not.
     assert!(calls(|| drop(thread::spawn(|| drop(Box::new(1))).join())) >= 2);
     assert_eq!(calls(|| drop(Box::new(1))), 0);
 
@@ -329,47 +329,47 @@ fn the_serving_thread_leaves_the_allocator_alone() {
     let Some(Address::Tcp(address)) = server.local_addresses().next() else {
         panic!("not on TCP");
     };
-    let door = spawn(server).unwrap();
+    let handle = spawn(server).unwrap();
 
-    // Warm-up: one request. Nothing else may be made at its first use.
+    // Warm-up: one request. No other kind of request may allocate, not even the first of its kind.
     HOOK.open();
     play(
         address,
         &case("warm-up", &[&get("/healthz")], OK, Last::Waits),
     );
 
-    let mut guilty = Vec::new();
-    let mut account = |name: &str, calls: u64| {
+    let mut allocating = Vec::new();
+    let mut record = |name: &str, calls: u64| {
         if calls > 0 {
-            guilty.push(format!("{name}: {calls} calls"));
+            allocating.push(format!("{name}: {calls} calls"));
         }
     };
     for case in good().iter().chain(&bad()) {
-        account(case.name, calls(|| play(address, case)));
+        record(case.name, calls(|| play(address, case)));
     }
     LOG.fail("logging blocked");
     LOOP.fail("sync Loop took longer than expected");
     HOOK.fail("not finished");
     SHUTDOWN.begin_shutdown();
     for case in failing() {
-        account(case.name, calls(|| play(address, &case)));
+        record(case.name, calls(|| play(address, &case)));
     }
-    account("a crowd", calls(|| crowd(address)));
-    account("resets", calls(|| (0..20).for_each(|_| reset(address))));
-    // Everybody's time runs out.
+    record("evictions", calls(|| fill_the_table(address)));
+    record("resets", calls(|| (0..20).for_each(|_| reset(address))));
+    // All open connections reach their deadlines.
     play(
         address,
         &case("idle", &[&get("/livez/ping")], OK, Last::Waits),
     );
-    assert!(guilty.is_empty(), "{guilty:#?}");
+    assert!(allocating.is_empty(), "{allocating:#?}");
 
-    // Another canary: what the thread frees as it ends is seen.
+    // The server thread is counted: it releases memory when it ends.
     let mut counters = Counters::default();
     let end = || {
-        door.stop();
-        counters = door.join().unwrap();
+        handle.stop();
+        counters = handle.join().unwrap();
     };
-    assert!(calls(end) > 0, "the serving thread is not counted");
+    assert!(calls(end) > 0, "the server thread is not counted");
     assert!(
         counters.answered > 1000 && counters.refused > 5,
         "{counters:?}"
@@ -377,7 +377,7 @@ fn the_serving_thread_leaves_the_allocator_alone() {
     assert!(counters.evicted > 5 && counters.expired > 3, "{counters:?}");
     assert!(counters.failed > 0, "{counters:?}");
 
-    // The limit on descriptors is the whole process's: that case runs in one of its own.
+    // The descriptor limit applies to the whole process, so that case runs in a child process.
     let script = "ulimit -n 32 && exec \"$0\" --nocapture --test-threads=1";
     let output = Command::new("sh")
         .args(["-c", script])
@@ -387,14 +387,14 @@ fn the_serving_thread_leaves_the_allocator_alone() {
         .unwrap();
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     assert!(
-        output.status.success() && out.contains("the door came back"),
+        output.status.success() && out.contains("the server recovered"),
         "{out}{err}"
     );
 }
 
-/// Runs in a process of its own, with 32 descriptors, and is client and server in turn.
+/// Runs in a child process with 32 descriptors, in which one thread is both client and server.
 fn out_of_descriptors() {
-    // The canary: this thread is counted when it serves.
+    // The counter itself works: this thread is counted while it serves.
     let server_box = || {
         threads::set_server(true);
         drop(Box::new(1));
@@ -408,7 +408,7 @@ fn out_of_descriptors() {
         panic!("not on TCP");
     };
     let runner = Runner::new(server).unwrap();
-    let turns = |count: u32| {
+    let poll = |count: u32| {
         let calls = calls(|| {
             threads::set_server(true);
             for _ in 0..count {
@@ -420,24 +420,24 @@ fn out_of_descriptors() {
     };
     // One descriptor is left, and the client takes it.
     let open = || std::fs::File::open("/dev/null").ok();
-    let mut hoard: Vec<_> = std::iter::from_fn(open).collect();
-    drop(hoard.pop());
-    let mut late = connect(address);
-    late.write_all(get("/healthz").as_bytes()).unwrap();
-    let (calls, counters) = turns(60);
+    let mut held_files: Vec<_> = std::iter::from_fn(open).collect();
+    drop(held_files.pop());
+    let mut client = connect(address);
+    client.write_all(get("/healthz").as_bytes()).unwrap();
+    let (calls, counters) = poll(60);
     assert_eq!((counters.accepted, counters.accept_pauses), (0, 1));
     assert_eq!(RECORDS.load(Ordering::Relaxed), 1);
     assert_eq!(calls, 0);
 
-    drop(hoard.pop());
-    let (calls, counters) = turns(60);
+    drop(held_files.pop());
+    let (calls, counters) = poll(60);
     assert_eq!((calls, counters.accepted), (0, 1));
 
-    // Who sits has to go for who comes.
-    drop(hoard.pop());
+    // An idle connection is evicted for the new one.
+    drop(held_files.pop());
     let mut next = connect(address);
     next.write_all(get("/healthz").as_bytes()).unwrap();
-    let (calls, counters) = turns(60);
+    let (calls, counters) = poll(60);
     assert_eq!((calls, counters.accepted, counters.evicted), (0, 2, 1));
-    println!("the door came back");
+    println!("the server recovered");
 }

@@ -1,5 +1,5 @@
-//! A server in the test's own `Poll`: real sockets, and a time that only the test moves.
-#![allow(dead_code, reason = "no test uses all of it")]
+//! A server in the test's own `Poll`: real sockets, and a clock that only the test moves.
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,10 +15,10 @@ pub static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 
 pub const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 pub const LAST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-/// No test waits longer than this for anything.
+/// Maximum wait for any event.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
-/// Far more than any test takes to come to rest.
-const TURNS_MAX: usize = 100_000;
+/// Far more calls than any test needs until the server is idle.
+const ADVANCES_MAX: usize = 100_000;
 
 pub struct Harness {
     pub poll: Poll,
@@ -68,44 +68,47 @@ impl Harness {
         harness
     }
 
-    /// One turn. Returns how many reports there were.
-    pub fn turn(&mut self) -> usize {
+    /// Handles the events of one poll and advances once. Returns the number of events.
+    pub fn advance(&mut self) -> usize {
         let events = self.events(256);
         events.iter().for_each(|event| self.handle(event));
         self.server.advance(self.poll.registry(), self.now);
         events.iter().count()
     }
 
-    /// What is to be told now, at most so much of it.
+    /// The events that are ready now, at most `count_max`.
     pub fn events(&mut self, count_max: usize) -> Events {
         let mut events = Events::with_capacity(count_max);
         self.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
         events
     }
 
-    /// One report, and no turn behind it.
+    /// Handles one event, without a call of `Server::advance`.
     pub fn handle(&mut self, event: &Event) {
         assert!(self.server.owns(event.token()));
         self.server.handle(self.poll.registry(), event, self.now);
     }
 
-    /// Turns until there is nothing left to do at the present time. Loopback delivers at once.
-    /// Returns how many reports there were.
+    /// Advances until the server has no work left at the present time. Loopback delivers at once.
+    /// Returns the number of events.
     pub fn work(&mut self) -> usize {
-        let (mut reports, mut quiet) = (0, 0);
-        for _ in 0..TURNS_MAX {
-            let more = self.turn();
-            reports += more;
+        let (mut event_count, mut quiet) = (0, 0);
+        for _ in 0..ADVANCES_MAX {
+            let more = self.advance();
+            event_count += more;
             let deadline = self.server.deadline();
-            // At the very end of time a deadline can only be now.
+            // At `Instant::MAX`, a deadline cannot be later than now.
             let is_due = deadline.is_some_and(|at| at <= self.now) && self.now != Instant::MAX;
-            // A turn may arm what the next poll reports.
+            // One call may register a socket that the next poll reports.
             quiet = if more == 0 && !is_due { quiet + 1 } else { 0 };
             if quiet == 2 {
-                return reports;
+                return event_count;
             }
         }
-        panic!("the server never comes to rest at {:?}", self.now);
+        panic!(
+            "the server still has work after {ADVANCES_MAX} calls at {:?}",
+            self.now
+        );
     }
 
     pub fn pass(&mut self, duration: Duration) {
@@ -120,7 +123,7 @@ impl Harness {
         stream
     }
 
-    /// A connection that has sent `bytes`, which have arrived.
+    /// A new connection on which the server has received `bytes`.
     pub fn send(&mut self, bytes: &[u8]) -> TcpStream {
         let mut stream = self.connect();
         stream.write_all(bytes).unwrap();
@@ -128,7 +131,7 @@ impl Harness {
         stream
     }
 
-    /// A connection that the server has in its table, between two requests.
+    /// A connection in the server's table that has no open request.
     pub fn idle(&mut self) -> TcpStream {
         let mut stream = self.send(GET);
         assert!(answer(&mut stream).starts_with("HTTP/1.1 200 OK\r\n"));
@@ -144,7 +147,7 @@ impl Harness {
     }
 }
 
-/// One answer with `ok` as its body.
+/// Reads one answer with the body `ok`.
 pub fn answer(stream: &mut impl Read) -> String {
     let mut text = Vec::new();
     let mut byte = [0];
@@ -160,7 +163,7 @@ pub fn answer(stream: &mut impl Read) -> String {
     String::from_utf8(text).unwrap()
 }
 
-/// Everything up to the end.
+/// Reads everything up to the end of the stream.
 pub fn rest(stream: &mut impl Read) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -171,7 +174,7 @@ pub fn is_closed(stream: &mut TcpStream) -> bool {
     matches!(stream.read(&mut [0; 64]), Ok(0)) || stream.take_error().is_ok_and(|e| e.is_some())
 }
 
-/// Whether it is neither closed nor said anything on.
+/// True if the connection is open and has no bytes to read.
 pub fn is_silent(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     let result = stream.read(&mut [0; 64]);

@@ -1,5 +1,5 @@
-//! Which threads count as server threads: every thread that first allocates after [`begin`], unless it
-//! calls [`set_server`] with false. Older threads belong to libtest, which allocates when it starts to wait.
+//! Which threads count as a server's: all that start after [`begin`], unless they call [`set_server`].
+//! Earlier threads belong to libtest, and allocate when they start to wait.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,19 +11,18 @@ thread_local! {
     static IS_SERVER: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
-/// Threads whose first allocation comes after this call count as server threads. The calling thread does
-/// not.
+/// From now on, a thread counts as a server's at its first allocation. The calling thread does not count.
 pub fn begin() {
     HAS_BEGUN.store(true, Ordering::SeqCst);
     set_server(false);
 }
 
-/// Sets whether this thread counts as a server thread from here on.
+/// Sets whether the calling thread counts as a server's from now on.
 pub fn set_server(is_server: bool) {
     IS_SERVER.set(Some(is_server));
 }
 
-/// True if this thread counts as a server thread. Does not allocate, so that an allocator can call it.
+/// True if the calling thread counts as a server's. Allocates nothing, so an allocator can call it.
 pub fn is_server() -> bool {
     IS_SERVER.get().unwrap_or_else(|| {
         let is_server = HAS_BEGUN.load(Ordering::SeqCst);

@@ -1,7 +1,7 @@
-//! Compares answers with what a row expects.
+//! Compares the bytes that a server sent with the answers that a row expects.
 //!
-//! [`judge`] is the contract. [`answers`] is stricter than the contract: every answer of this server
-//! has a Date and a Content-Length, and the last one before a close has `Connection: close`.
+//! [`judge`] is the contract. [`answers`] is stricter: every answer of this server has a Date and a
+//! Content-Length, and the last one on a connection has `Connection: close`.
 
 use super::rows::{End, Expect, Row, Strict};
 
@@ -24,7 +24,7 @@ impl Answer {
 /// Parses a stream of answers to `request`.
 ///
 /// # Errors
-/// If the stream is not a sequence of complete and well-formed answers.
+/// If it is not a sequence of whole and well-formed answers.
 pub fn answers(request: &[u8], stream: &[u8]) -> Result<Vec<Answer>, String> {
     let methods = methods(request);
     let is_head = |index| methods.get(index).is_some_and(|m: &&[u8]| *m == b"HEAD");
@@ -34,7 +34,7 @@ pub fn answers(request: &[u8], stream: &[u8]) -> Result<Vec<Answer>, String> {
 /// Parses a stream of answers. An answer has no body if `is_head` is true for its index.
 ///
 /// # Errors
-/// If the stream is not a sequence of complete and well-formed answers.
+/// If it is not a sequence of whole and well-formed answers.
 pub fn answers_to(
     is_head: impl Fn(usize) -> bool,
     mut stream: &[u8],
@@ -57,7 +57,7 @@ pub fn answers_to(
 }
 
 fn answer(stream: &[u8], is_head: bool) -> Result<(Answer, &[u8]), String> {
-    let end = find(stream, b"\r\n\r\n").ok_or("no end of the head")?;
+    let end = find(stream, b"\r\n\r\n").ok_or("an incomplete head")?;
     let head = std::str::from_utf8(&stream[..end]).map_err(|_| "a head that is not ASCII")?;
     let rest = &stream[end + 4..];
     let mut lines = head.split("\r\n");
@@ -94,7 +94,7 @@ fn answer(stream: &[u8], is_head: bool) -> Result<(Answer, &[u8]), String> {
         return Err(format!("Date {date:?}"));
     }
     if answer.field("transfer-encoding").is_some() {
-        return Err("a transfer coding".into());
+        return Err("a Transfer-Encoding field".into());
     }
     if !matches!(
         answer.field("connection"),
@@ -108,7 +108,7 @@ fn answer(stream: &[u8], is_head: bool) -> Result<(Answer, &[u8]), String> {
     }
     let length: usize = length.parse().map_err(|_| "no Content-Length")?;
     if length > 0 && answer.field("content-type").is_none() {
-        return Err("a body of no type".into());
+        return Err("a body without Content-Type".into());
     }
     if is_head {
         return Ok((answer, rest));
@@ -120,10 +120,10 @@ fn answer(stream: &[u8], is_head: bool) -> Result<(Answer, &[u8]), String> {
     Ok((answer, rest))
 }
 
-/// Checks the answers in `stream` against `row`.
+/// Compares the bytes sent, and the state of the connection afterwards, with what `row` expects.
 ///
 /// # Errors
-/// The first expectation that is not met.
+/// The first difference.
 pub fn judge(row: &Row, stream: &[u8], end: End) -> Result<(), String> {
     let expect = &row.expect;
     let got = answers(&row.request, stream)?;
@@ -196,7 +196,7 @@ pub fn judge(row: &Row, stream: &[u8], end: End) -> Result<(), String> {
 fn judge_strictly(strict: &Strict, statuses: &[u16], end: End) -> Result<(), String> {
     let all_good = !statuses.is_empty() && statuses.iter().all(|status| status / 100 == 2);
     if all_good && end == End::Open && !strict.status.contains(&200) {
-        return Err(format!("accepted: {statuses:?}, connection open"));
+        return Err(format!("accepted with {statuses:?}, connection open"));
     }
     if statuses.len() > strict.responses {
         return Err(format!("answered {} times: {statuses:?}", statuses.len()));
@@ -230,7 +230,7 @@ fn judge_sequence(expect: &Expect, statuses: &[u16], end: End) -> Result<(), Str
     }
 }
 
-/// The method of each line in `request` that looks like a request line.
+/// The method of every line in `request` that looks like a request line.
 pub fn methods(request: &[u8]) -> Vec<&[u8]> {
     let method = |line| {
         let line: &[u8] = line;

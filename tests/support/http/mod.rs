@@ -1,7 +1,7 @@
-//! Shared by the tests of the wire contract: the rows, the checks that a row installs, the judge of the
-//! answers, a second parser of requests, and a connection without sockets.
+//! Shared by the tests of the wire contract: the rows, their checks, the judge of answers, a simple and slow
+//! model of the parser, and a connection without sockets.
 
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, reason = "each test file uses a part")]
 
 pub mod judge;
 pub mod model;

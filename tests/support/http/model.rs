@@ -1,29 +1,29 @@
-//! A second parser of requests, to compare the crate's parser with. It follows RFC 9112 and the rows where
-//! this crate is stricter, is written for clarity instead of speed, and uses no code of the crate.
+//! A model of the request parser: RFC 9112 and the stricter rules of this crate, written for clarity and
+//! not for speed. It uses no code of the crate. It lists the requests in a stream of bytes.
 //!
-//! It knows the fields of a short probe (Host, Content-Length, Transfer-Encoding, Connection). It does
-//! not know Expect, so a test that uses it sends none.
+//! It knows the fields of a short probe: Host, Content-Length, Transfer-Encoding and Connection. It does not
+//! know Expect, so a test that uses the model sends none.
 
-/// The kind of one request in a stream.
+/// What the model finds at one place of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// A request for an endpoint, with a method that runs its checks: the answer is `ok` if all pass.
-    Asks,
+    /// A request for one of the endpoints by a method that runs checks: `ok` if all pass.
+    Probe,
     /// A well-formed request for something else.
     Other,
-    /// Not a valid request; a strict server answers with an error and closes.
+    /// Not a valid request; a strict server refuses it and closes.
     Wrong,
 }
 
-/// The most empty lines that are skipped before a request line.
+/// Maximum number of empty lines to skip before a request line.
 const EMPTY_LINES_MAX: usize = 8;
 
-/// The complete requests in `stream`, in order. Stops after a request that is invalid or that closes the
-/// connection.
+/// The complete requests in `stream`, in order. The last one is the first that is malformed or that closes
+/// the connection.
 pub fn readings(mut stream: &[u8]) -> Vec<Reading> {
     let mut readings = Vec::new();
     loop {
-        stream = behind_empty_lines(stream);
+        stream = after_empty_lines(stream);
         if matches!(stream, [b'\n', ..] | [b'\r', _, ..]) {
             readings.push(Reading::Wrong);
             return readings;
@@ -35,20 +35,20 @@ pub fn readings(mut stream: &[u8]) -> Vec<Reading> {
             readings.push(Reading::Wrong);
             return readings;
         };
-        readings.push(if request.asks {
-            Reading::Asks
+        readings.push(if request.is_probe {
+            Reading::Probe
         } else {
             Reading::Other
         });
         match body(&request, rest) {
-            Some(behind) => stream = behind,
+            Some(after) => stream = after,
             None => return readings,
         }
     }
 }
 
-/// `stream` without the empty lines at its start.
-pub fn behind_empty_lines(mut stream: &[u8]) -> &[u8] {
+/// `stream` without the empty lines before its first request line.
+pub fn after_empty_lines(mut stream: &[u8]) -> &[u8] {
     for _ in 0..EMPTY_LINES_MAX {
         stream = match stream {
             [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] => rest,
@@ -58,15 +58,14 @@ pub fn behind_empty_lines(mut stream: &[u8]) -> &[u8] {
     stream
 }
 
-/// The lines of a head with their line ends, and the bytes after the head. `None` if the head is not
-/// complete.
+/// The lines of a head with their line ends, and the bytes after the head. `None` if the head is incomplete.
 fn head(stream: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
     let mut lines = Vec::new();
     let mut rest = stream;
     loop {
         let length = rest.iter().position(|byte| *byte == b'\n')? + 1;
-        let (line, behind) = rest.split_at(length);
-        rest = behind;
+        let (line, after) = rest.split_at(length);
+        rest = after;
         lines.push(line);
         if line == b"\n" || line == b"\r\n" {
             return Some((lines, rest));
@@ -75,7 +74,7 @@ fn head(stream: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
 }
 
 struct Request {
-    asks: bool,
+    is_probe: bool,
     closes: bool,
     length: u64,
     is_chunked: bool,
@@ -137,26 +136,26 @@ fn request(lines: &[&[u8]]) -> Option<Request> {
         .flat_map(|value| value.split(|byte| *byte == b','))
         .map(|option| trim(option).to_ascii_lowercase())
         .collect();
-    let has = |option: &str| options.iter().any(|known| known == option.as_bytes());
+    let has = |option: &str| options.iter().any(|value| value == option.as_bytes());
     let is_doubtful = is_chunked && (length.is_some() || is_http10);
     let runs_checks: [&[u8]; 4] = [b"GET", b"HEAD", b"OPTIONS", b"POST"];
     Some(Request {
-        asks: is_endpoint && runs_checks.contains(&method),
+        is_probe: is_endpoint && runs_checks.contains(&method),
         closes: has("close") || is_doubtful || is_http10 && !has("keep-alive"),
         length: length.unwrap_or(0),
         is_chunked,
     })
 }
 
-/// True if `target` is an endpoint. `None` if it is not well-formed.
+/// True if the target names an endpoint. `None` if it is not well-formed.
 fn is_endpoint(method: &[u8], target: &[u8]) -> Option<bool> {
     if target == b"*" {
-        // An empty 200: the target is the server.
+        // The target is the server itself, and the answer an empty 200.
         return (method == b"OPTIONS").then_some(true);
     }
     if !target.starts_with(b"/") {
         let is_http = target.to_ascii_lowercase().starts_with(b"http://");
-        assert!(!is_http, "this reader knows no absolute-form");
+        assert!(!is_http, "the model does not know the absolute-form");
         return None;
     }
     let (path, query) = match target.iter().position(|byte| *byte == b'?') {
@@ -182,8 +181,7 @@ fn is_endpoint(method: &[u8], target: &[u8]) -> Option<bool> {
     Some(is_root || endpoints.contains(&path))
 }
 
-/// The bytes after the body of a request. `None` if the body is not complete, or if the connection closes
-/// after this request.
+/// The bytes after the body of a request. `None` if the body is incomplete, or if the connection closes.
 fn body<'a>(request: &Request, rest: &'a [u8]) -> Option<&'a [u8]> {
     if request.closes {
         return None;
@@ -193,7 +191,7 @@ fn body<'a>(request: &Request, rest: &'a [u8]) -> Option<&'a [u8]> {
     }
     let mut rest = rest;
     loop {
-        let (line, behind) = line(rest)?;
+        let (line, after) = line(rest)?;
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit());
         let (size, extensions) = line.split_at(digits.count());
         if size.is_empty() || !are_extensions(extensions) {
@@ -201,14 +199,14 @@ fn body<'a>(request: &Request, rest: &'a [u8]) -> Option<&'a [u8]> {
         }
         let size = usize::from_str_radix(std::str::from_utf8(size).ok()?, 16).ok()?;
         if size == 0 {
-            rest = behind;
+            rest = after;
             break;
         }
-        rest = behind.get(size..)?.strip_prefix(b"\r\n")?;
+        rest = after.get(size..)?.strip_prefix(b"\r\n")?;
     }
     loop {
-        let (line, behind) = line(rest)?;
-        rest = behind;
+        let (line, after) = line(rest)?;
+        rest = after;
         if line.is_empty() {
             return Some(rest);
         }
@@ -261,7 +259,7 @@ fn after_quoted_string(text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// A line without its CRLF, and the bytes after it.
+/// The first line without its CRLF, and the bytes after it.
 fn line(stream: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = stream.iter().position(|byte| *byte == b'\n')?;
     let line = stream[..end].strip_suffix(b"\r")?;
@@ -285,8 +283,8 @@ fn is_value(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
 
-/// True for a name or an IPv4 address with an optional port. IPv6 literals are left out: no change of one
-/// byte in a test's requests makes one.
+/// True for a name or an IPv4 address, with an optional port. IPv6 literals are not needed: none differs in
+/// one byte from a host in the tests.
 fn is_host(host: &[u8]) -> bool {
     let (name, port) = match host.iter().position(|byte| *byte == b':') {
         Some(at) => (&host[..at], &host[at + 1..]),
@@ -296,7 +294,7 @@ fn is_host(host: &[u8]) -> bool {
     if name.is_empty() && !host.is_empty() {
         return false;
     }
-    // An empty port is legal.
+    // An empty port is valid.
     let is_port = port.is_empty()
         || port.iter().all(u8::is_ascii_digit)
             && std::str::from_utf8(port).is_ok_and(|port| port.parse::<u16>().is_ok());

@@ -1,7 +1,7 @@
-//! The checks that a row asks for, some of them failing.
+//! The checks of a row, some of them failing.
 //!
-//! Everything here is leaked: names must live as long as the program, and a program that serves a
-//! profile ends with it. `examples/profile.rs` is that program and shares this file.
+//! All memory here is leaked, because check names must live as long as the program.
+//! `examples/profile.rs`, which serves one profile until it ends, shares this file.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ type Failing = BTreeMap<String, String>;
 /// to lists of names. Those in `failing` fail with that text, all others pass.
 ///
 /// # Errors
-/// If the profile is none of these.
+/// If `profile` is not valid.
 pub fn responder(profile: &str, failing: &Failing) -> Result<Responder<'static>, String> {
     let kubelet = ["ping", "log", "syncloop"];
     let group = [

@@ -1,4 +1,4 @@
-//! Reads the rows of `tests/conformance`. The README there describes the fields.
+//! Reads the rows of `tests/conformance`. The README there explains the fields.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,37 +8,37 @@ use serde_json::{Map, Value};
 /// One row of any of the files.
 pub struct Row {
     pub name: String,
-    /// Which checks are installed; see `profile`.
+    /// The checks that are installed; see `profile`.
     pub profile: String,
-    /// Name of each failing check, and its reason.
+    /// The failing checks: name to reason.
     pub failing: BTreeMap<String, String>,
     pub request: Vec<u8>,
     pub segments: Vec<Segment>,
     pub expect: Expect,
 }
 
-/// One step of the client.
+/// One action of the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {
     Bytes(Vec<u8>),
     Pause(Duration),
-    /// Shuts down the client's sending side.
+    /// Shut down the sending side.
     Shut,
 }
 
-/// The state of the connection after the last answer.
+/// The state of the connection after the exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Open,
     Closed,
 }
 
-/// What the answers must be. A field that is `None` is not checked.
+/// The expected answers. A field that is `None` is not compared.
 #[derive(Debug, Default)]
 pub struct Expect {
     pub strict: Option<Strict>,
     pub anything_valid: bool,
-    /// No answer, because the server waits for more bytes, is correct as well.
+    /// No answer yet is valid as well.
     pub or_silence: bool,
     pub statuses: Option<Vec<u16>>,
     pub statuses_prefix_of: Option<Vec<u16>>,
@@ -47,16 +47,16 @@ pub struct Expect {
     pub body: Option<Vec<u8>>,
     pub location: Option<String>,
     pub content_type: Option<String>,
-    /// Of the first answer: names in lower case, and their values.
+    /// Fields of the first answer: names in lower case, and their values.
     pub fields: BTreeMap<String, String>,
     pub after: Option<End>,
-    /// A 500 may come although every check passes.
+    /// A 500 is valid although every check passes.
     pub allows_500: bool,
-    /// Only `strict` is checked.
+    /// Only `strict` is compared.
     pub is_strict_only: bool,
 }
 
-/// What a strict origin server does with an anomaly.
+/// The answer of a strict origin server to an anomaly.
 #[derive(Debug)]
 pub struct Strict {
     pub status: Vec<u16>,
@@ -64,7 +64,7 @@ pub struct Strict {
     pub closes: bool,
 }
 
-/// The files with rows that expect an answer.
+/// The files with expected answers.
 pub const FILES: [&str; 3] = ["kubernetes.jsonl", "healthz_test.jsonl", "anomalies.jsonl"];
 
 /// All rows of `file`, in order.
@@ -158,7 +158,7 @@ fn payload(row: &Map<String, Value>) -> Vec<u8> {
 
 fn segment(segment: &Value) -> Segment {
     match segment {
-        Value::String(text) if text == "shut" => Segment::Shut,
+        Value::String(word) if word == "shut" => Segment::Shut,
         Value::String(bytes) => Segment::Bytes(latin1(bytes)),
         pause => Segment::Pause(Duration::from_secs_f64(pause.as_f64().unwrap().min(1.0))),
     }
@@ -166,7 +166,7 @@ fn segment(segment: &Value) -> Segment {
 
 fn expect(row: &Map<String, Value>, name: &str) -> Expect {
     let strict = row.get("strict_status").map(|status| Strict {
-        // `null` there means that no answer at all is correct as well.
+        // `null` in the list means that no answer is valid as well.
         status: numbers(status),
         responses: row
             .get("strict_responses")

@@ -1,5 +1,5 @@
-//! One connection without sockets, driven as a server drives it: a receive buffer of the size of a
-//! head, what was not consumed offered again, and a transmit buffer that is emptied between calls.
+//! One connection without sockets, driven like a server does. The receive buffer holds one head. Bytes that
+//! were not consumed are passed again, and the transmit buffer is emptied between calls.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use healthz::{Instant, Limits, Responder};
 
 use super::rows::{End, Segment};
 
-/// A connection, and every byte it has sent.
+/// A connection and everything that it has sent.
 pub struct Wire<'a> {
     responder: &'a Responder<'static>,
     limits: Limits,
@@ -16,7 +16,7 @@ pub struct Wire<'a> {
     date: Date,
     now: Instant,
     connection: Connection,
-    /// Not consumed yet.
+    /// Received bytes that are not consumed yet.
     rx: Vec<u8>,
     tx: Vec<u8>,
     end: End,
@@ -24,13 +24,13 @@ pub struct Wire<'a> {
     answered: usize,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub sent: Vec<u8>,
     pub end: End,
     pub phase: Phase,
-    /// Received, and kept for later.
+    /// Received bytes that are not consumed.
     pub kept: Vec<u8>,
     /// The number of answers that the connection reported.
     pub answered: usize,
@@ -59,7 +59,7 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// With other limits than the default ones.
+    /// Replaces the default limits.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
@@ -78,12 +78,9 @@ impl<'a> Wire<'a> {
 
     pub fn receive(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let free = self.limits.request_head_bytes - self.rx.len();
-            assert!(
-                free > 0,
-                "the buffer is full and the connection waits for more bytes"
-            );
-            let (read, rest) = bytes.split_at(free.min(bytes.len()));
+            let room = self.limits.request_head_bytes - self.rx.len();
+            assert!(room > 0, "a full buffer, and the connection wants more");
+            let (read, rest) = bytes.split_at(room.min(bytes.len()));
             bytes = rest;
             self.rx.extend_from_slice(read);
             self.answer();
@@ -98,13 +95,10 @@ impl<'a> Wire<'a> {
             rx.drain(..progress.consumed);
             self.take(&progress);
             match progress.next {
-                Next::Write => assert!(
-                    progress.written > 0,
-                    "`Next::Write`, but no byte was written"
-                ),
+                Next::Write => assert!(progress.written > 0, "wants to write, and wrote nothing"),
                 Next::Read => break,
                 Next::Close { .. } => {
-                    assert!(rx.is_empty(), "a closed connection left bytes unconsumed");
+                    assert!(rx.is_empty(), "a closed connection keeps unread bytes");
                     break;
                 }
             }
@@ -135,7 +129,7 @@ impl<'a> Wire<'a> {
         self.take(&progress);
     }
 
-    /// Advances the clock by `duration`, which may reach the deadline.
+    /// Advances the clock, which may pass the deadline.
     pub fn pass(&mut self, duration: Duration) {
         self.now = self.now.saturating_add(duration);
         let context = context(self.now, &self.date, &self.limits);
@@ -149,7 +143,7 @@ impl<'a> Wire<'a> {
         self.take(&progress);
     }
 
-    /// The time left until the deadline.
+    /// The time until the deadline.
     pub fn time_left(&self) -> Duration {
         self.connection
             .deadline(&self.limits)
@@ -178,7 +172,7 @@ impl<'a> Wire<'a> {
         );
         assert!(
             !is_closed || matches!(progress.next, Next::Close { .. }),
-            "a closed connection is open again"
+            "a closed connection opened again"
         );
         assert!(progress.refused <= progress.answered);
         self.sent.extend_from_slice(&self.tx[..progress.written]);
