@@ -9,6 +9,7 @@ mod daemon {
     pub mod fuzz;
     mod port_owner;
     mod notify;
+    mod outage;
     mod options;
 }
 
