@@ -1,9 +1,9 @@
 //! The daemon: everything around the server when healthz runs as a program of its own.
 //!
 //! Three threads: *main* runs the sync loop and waits for signals, *healthz* runs the server, and *log*
-//! writes log records. Only main waits for other threads: until they have started, and at the end.
-//! Everything is opened before the threads start; then [`sandbox`] gives up the right to open more. Called
-//! by `main`.
+//! writes log records. Main waits for the others at the start and at the end. A thread that panics waits for the log,
+//! for at most a second. Everything is opened before the threads start; [`sandbox`] gives up the right to open more.
+//! Called by `main`.
 
 pub mod checks;
 #[cfg(target_os = "linux")]
@@ -53,8 +53,8 @@ const FLUSH_DURATION_MAX: Duration = Duration::from_secs(1);
 /// How much longer than the drain timeout the server's thread may take to exit. More is a bug.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 
-/// The server's thread handles the events of one poll within milliseconds. If it takes longer than this,
-/// the sync loop watches it.
+/// The server's thread handles the events of one poll within milliseconds. If it takes longer than this, it counts as
+/// unresponsive. After 2 s of that, the sync loop logs it and stops beating the watchdog.
 const RESPONSE_DURATION_MAX: Duration = Duration::from_millis(500);
 
 /// Longest wait for the threads to start. A machine that is busy booting needs some seconds.
@@ -244,7 +244,7 @@ fn run(
         server,
     } = prepared;
     let manager = ServiceManager::from_env();
-    // Ready means that all threads run. The filter also applies only to threads that exist.
+    // Ready means that all threads run. The filter comes after that, because it forbids the calls that start a thread.
     if !latch.wait(START_DURATION_MAX) {
         let message = "a thread did not start in time; is the machine short of memory or CPU?";
         return Err(Failure::Run(message.to_owned()));

@@ -12,9 +12,9 @@
 //!   arrived. If others hold half of the table, one of those is evicted: first those that do not read their
 //!   answers, then those that have their answer, then the longest in its head. A server that stops evicts idle
 //!   connections first.
-//! - On Linux, a Unix socket says which process has connected. Among the 16 connections that are next to be evicted,
-//!   one of the process that has most of them is evicted first. So a process that connects as fast as it can
-//!   evicts its own connections. A TCP socket does not say which process has connected.
+//! - On Linux, a Unix socket says which process has connected. The server looks at the 16 connections that are next in
+//!   line, and evicts one that belongs to the process with most of these 16. So a process that connects as fast as
+//!   it can evicts its own connections. A TCP socket does not say which process has connected.
 //! - The work of each call is bounded: a number of accepts, and for each connection one buffer of requests or of
 //!   answers. The rest waits in a queue, behind new connections.
 //! - If accept(2) fails because the system is short of something, or 16 times in a row for another reason, accepting
@@ -85,8 +85,9 @@ pub const TOKENS: usize = LISTENERS_MAX + CONNECTIONS_MAX;
 /// closed here, and then it cannot be removed.
 ///
 /// Order of calls: [`register`](Server::register) once. Then, each time `Poll::poll` returns,
-/// [`handle`](Server::handle) for each event for which [`owns`](Server::owns) is true, and
-/// [`advance`](Server::advance) once after them; at [`deadline`](Server::deadline) at the latest.
+/// [`handle`](Server::handle) for each event for which [`owns`](Server::owns) is true, and then
+/// [`advance`](Server::advance) once. Give `Poll::poll` a timeout that ends at [`deadline`](Server::deadline), and call
+/// `advance` also if there was no event.
 ///
 /// ```
 /// # use healthz::{Check, Endpoint, Responder};

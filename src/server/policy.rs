@@ -62,12 +62,14 @@ pub(super) fn runnables_max(is_crowded: bool) -> usize {
     }
 }
 
-/// The order in which the connections at the front of a list are evicted, as indexes of `owners`: first those of the
-/// process that has most of them, then those of the user that has most, then the first in the list. Connections
-/// of unknown owners count as one process; if all are unknown, the order of the list remains.
+/// The order in which the connections at the front of a list are evicted, as indexes of `owners`: those of the process
+/// with most of them first. Between equal processes, the user with most of them decides; between equal users, the
+/// order of the list. Connections of unknown owners count as one process; if all are unknown, the order of the list
+/// remains.
 ///
 /// So a process that connects as fast as it can evicts its own connections. A client that has one, and pauses before
-/// its request, keeps it as long as fewer than [`EVICTION_WINDOW`] processes flood.
+/// its request, keeps it while at most `EVICTION_WINDOW - 2` processes of its own user flood. Processes of one other
+/// user are evicted first, however many they are.
 pub(super) fn eviction_order(owners: &[Option<Owner>]) -> [u8; EVICTION_WINDOW] {
     let mut order: [u8; EVICTION_WINDOW] = core::array::from_fn(|index| index as u8);
     if owners.iter().all(Option::is_none) {

@@ -460,7 +460,8 @@ pub fn spawn(server: Server<'static>) -> io::Result<ServerThread> {
     spawn_with(server, || {}, || {})
 }
 
-/// As [`spawn`]. The new thread calls `on_start` first and `on_exit` last, also when it panics.
+/// As [`spawn`]. The new thread calls `on_start` first and `on_exit` last, also when it panics and unwinds. If the
+/// system cannot start the thread, the calling thread calls `on_exit`.
 ///
 /// # Errors
 /// As [`spawn`].

@@ -281,7 +281,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
         let is_crowded = self.slots.is_full() || self.slots.runnable_count() > 0;
         let connections = self.slots.count();
-        // Accepting one at a time does not find the end of the queue; a table with free slots does as well.
+        // A flood is over when the queue was found empty. One accept at a time never finds that, so free slots count
+        // as the end too.
         self.driver.is_flooded &= is_crowded;
         let accepts_max =
             policy::accepts_max(connections, is_armed, is_crowded, self.driver.is_last);
@@ -351,8 +352,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         self.is_abandoned = is_last_listener && !self.driver.is_last;
     }
 
-    /// Evicts a connection if accept(2) found no free descriptor and a pause did not help. Otherwise, in a
-    /// process with fewer descriptors than slots, connections could stay for ever and keep others out. At most
+    /// Evicts a connection if accept(2) found no free descriptor and a pause did not help. Without this, in a process
+    /// with fewer descriptors than slots, open connections could keep new ones out for ever. At most
     /// one is evicted for each pause, in case another part of the process takes its descriptor. When the server
     /// stops there is no pause, and only idle connections are evicted, because accept(2) does not say whether
     /// a connection waits at all.
@@ -376,8 +377,9 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     /// Evicts one connection. Returns false if there is none.
     ///
     /// An idle connection whose request has arrived since the last poll is passed over. If all that are examined
-    /// have one, the first is evicted anyway: at most half of the idle connections are examined, so that new
-    /// connections, which have sent nothing yet, do not go for those that send requests all the time.
+    /// have one, the first is evicted anyway. At most half of the idle connections, and at most [`EVICTION_LOOKS`], are
+    /// examined. Otherwise new connections, which have sent nothing yet, would be evicted instead of those that send
+    /// requests all the time.
     #[cold]
     fn evict(&mut self) -> bool {
         let Some(queue) = self.slots.eviction_list(self.driver.is_last) else {
@@ -630,7 +632,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                 self.serve(registry, index, now);
             }
         }
-        // `Write` first: a connection whose answer was sent may turn out to be in an overdue head.
+        // `Write` first: when its answer is sent at last, a connection may move to the list `Head`, and already be
+        // overdue there.
         for queue in [
             WaitReason::Write,
             WaitReason::Idle,
