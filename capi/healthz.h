@@ -163,8 +163,7 @@ enum healthz_result healthz_add_check(struct healthz *server,
                                       const struct healthz_check **check);
 
 /* Adds a check that fails when the last healthz_beat() was more than `limit_ms` milliseconds ago.
- * Before the first beat it passes until `limit_ms` after healthz_start(). The other arguments are as for
- * healthz_add_check().
+ * Before the first beat it passes until `limit_ms` after healthz_start(). The other arguments are as for healthz_add_check().
  *
  * If one loop both beats and calls healthz_turn(), beat before healthz_turn(), and do not wait longer
  * than a third of the limit: a loop that waits for requests alone beats too late.

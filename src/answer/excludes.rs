@@ -63,10 +63,9 @@ impl<'q, 'f> Excludes<'q, 'f> {
         // Insertion takes quadratic time, but moves 6 bytes per name. With the most names that a head
         // can have it is faster than a heap sort afterwards, and the program is smaller.
         let moved = self.found.get_mut(at..=self.count).ok_or(BufferFull)?;
-        let last = moved.len().saturating_sub(1);
-        moved.copy_within(..last, 1.min(last));
-        if let Some(first) = moved.first_mut() {
-            *first = exclude;
+        let mut next = exclude;
+        for place in moved {
+            next = core::mem::replace(place, next);
         }
         self.count += 1;
         Ok(())
