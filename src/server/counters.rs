@@ -69,7 +69,7 @@ pub(super) struct LiveCounters {
     pub(super) aborted: Counter,
     pub(super) non_loopback: Counter,
     pub(super) accept_pauses: Counter,
-    /// Set at the end of each [`Table::advance`](super::table::Table::advance).
+    /// Set at the end of `advance` and of `stop`.
     pub(super) open: Counter,
 }
 
@@ -99,7 +99,7 @@ pub(super) enum ServerCounters {
 }
 
 impl ServerCounters {
-    /// Shares the counters, which begin at zero again. For a server that has not counted yet.
+    /// Shares the counters. They begin at zero again.
     pub(super) fn share(&mut self) -> Arc<LiveCounters> {
         let shared = Arc::new(LiveCounters::default());
         *self = ServerCounters::Shared(Arc::clone(&shared));

@@ -218,7 +218,7 @@ impl ServerHandle {
 }
 
 impl<'a> Runner<'a> {
-    /// Registers `server` in a new `Poll`.
+    /// Registers `server` in a new `Poll`. Its counters begin at zero.
     ///
     /// # Errors
     /// If the system has no descriptor or memory for it.
@@ -404,6 +404,7 @@ fn wall_clock() -> Duration {
 impl Drop for Runner<'_> {
     fn drop(&mut self) {
         self.handle.set_busy_since(ENDED);
+        self.handle.0.counters.open.set(0);
     }
 }
 
@@ -478,6 +479,8 @@ pub fn spawn_with(
         .stack_size(THREAD_STACK_BYTES);
     let thread = thread.spawn(move || {
         let _on_exit = on_exit;
+        // Dropped before `_on_exit`, so that its sockets are closed by then.
+        let runner = runner;
         on_start();
         runner.run()?;
         let counters = runner.server().counters();
@@ -527,7 +530,7 @@ impl ServerThread {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Config, Listeners};
+    use super::super::{Address, Config, Listeners};
     use super::*;
     use crate::answer::Responder;
 
@@ -566,6 +569,43 @@ mod tests {
         assert!(handle.is_responsive(at(1_000_000), LIMIT), "it waits again");
         drop(runner);
         assert!(!handle.is_responsive(at(0), LIMIT), "it was dropped");
+    }
+
+    #[test]
+    fn a_spawned_server_has_closed_its_sockets_when_it_calls_on_exit() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let server = Server::bind(Responder::new(&[]), &address).unwrap();
+        let address = Address::Tcp(server.local_addr().unwrap());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let bind_again = move || {
+            let again = Server::bind(Responder::new(&[]), &address);
+            sender
+                .send(again.map(drop).map_err(|error| error.kind()))
+                .unwrap();
+        };
+        // A panic unwinds past the end of `run`.
+        let thread = spawn_with(server, || panic!("on_start"), bind_again).unwrap();
+        let timeout = Duration::from_secs(20);
+        assert_eq!(receiver.recv_timeout(timeout), Ok(Ok(())));
+        assert!(thread.join().is_err());
+    }
+
+    #[test]
+    fn no_connection_is_counted_as_open_after_a_stop() {
+        use std::io::{Read, Write};
+        let address = "127.0.0.1:0".parse().unwrap();
+        let server = Server::bind(Responder::new(&[]), &address).unwrap();
+        let address = server.local_addr().unwrap();
+        let thread = spawn(server).unwrap();
+        let handle = thread.handle();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        assert!(client.read(&mut [0; 1024]).unwrap() > 0);
+        thread.stop();
+        assert_eq!(thread.join().unwrap().open, 0);
+        assert_eq!(handle.counters().open, 0);
     }
 
     #[test]

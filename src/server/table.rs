@@ -176,6 +176,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             |began: Instant| (began..began.saturating_add(ACCEPT_PAUSE)).contains(&now);
         if !self.accept_paused.is_some_and(is_in_pause) {
             if self.accept_paused.take().is_some() {
+                // Another listener may work: it is served between the failures of this one.
+                self.failures = 0;
                 self.arm(registry);
             }
             let mut acceptable = self.acceptable;
@@ -184,7 +186,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                 acceptable &= acceptable - 1;
             }
         }
-        self.driver.counters.open.set(self.slots.occupied() as u64);
+        self.count_open();
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -233,6 +235,12 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
         self.acceptable = 0;
         self.accept_paused = None;
+        self.count_open();
+    }
+
+    fn count_open(&self) {
+        let open = &self.driver.counters.open;
+        open.set(self.slots.occupied() as u64);
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -445,7 +453,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
 
     /// Pauses accepting because accept(2) keeps failing with errors of the connection. The cause is elsewhere: a
     /// firewall or a security module refuses all of them, or the network is down. Going on would use a whole
-    /// CPU. After the pause, one more failure starts the next one.
+    /// CPU.
     #[cold]
     fn pause_for_failures(&mut self, registry: &RegistryOf<L>, error: &io::Error, now: Instant) {
         self.pause(registry, now);

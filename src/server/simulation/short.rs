@@ -283,7 +283,11 @@ fn accepts_that_keep_failing_are_paused() {
                 now = now.saturating_add(ACCEPT_PAUSE);
                 assert_eq!(server.table.deadline(), Some(now));
                 server.table.advance(&(), now);
-                assert_eq!(failure.calls.get(), ACCEPT_FAILURES + pauses);
+                // Epoll reports the listener again and again.
+                for _ in 0..2 * ACCEPT_FAILURES {
+                    server.table.handle(&(), Token(0), false, now);
+                }
+                assert_eq!(failure.calls.get(), ACCEPT_FAILURES * (1 + pauses));
             }
             failure.code.set(None);
             now = now.saturating_add(ACCEPT_PAUSE);
@@ -293,7 +297,7 @@ fn accepts_that_keep_failing_are_paused() {
             }
             assert_eq!(backlog.borrow().sent, expected);
             let counters = server.counters();
-            assert_eq!(counters.aborted, u64::from(ACCEPT_FAILURES) + 29);
+            assert_eq!(counters.aborted, u64::from(ACCEPT_FAILURES) * 30);
             assert_eq!(counters.accept_pauses, 1, "one spell is counted once");
         });
     }
