@@ -244,7 +244,7 @@ class Servers:
     def __init__(self, house):
         self.house = house
         self.ports = {}
-        # Between asking for a free port and binding it somebody else may take it: try again.
+        # Another process may take the port between the search and the bind: try again.
         for attempt in (1, 2, 3):
             port = free_port()
             self.daemon = house.start("daemon", [house.args.daemon, "--listen", f"127.0.0.1:{port}"])

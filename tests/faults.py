@@ -853,7 +853,7 @@ def without_loopback(house):
 
 
 def slow_to_close(house):
-    """A socket that is waited for by whoever closes it last: its peer takes nothing of what was sent."""
+    """A socket whose last close(2) blocks: its peer reads nothing of what was sent."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ours = socket.create_connection(listener.getsockname())
         house.case.callback(listener.accept()[0].close)
@@ -989,7 +989,7 @@ def slow_clients(house):
         if any(float(row[column]) == 0 for row in rows[1:]):
             raise Wrong(f"{mode}: expected the service available throughout, came {[row[column] for row in rows]}")
         counted = daemon.stop()
-        # Ranges are requests like others, and nobody waits for a body: who has its answer leaves. The
+        # Range requests are answered like others, without waiting for a body. The
         # others have filled the table.
         if mode in ("slow headers", "slow reading") and not counted.get("evicted"):
             raise Wrong(f"{mode}: expected evictions, came {counted}")

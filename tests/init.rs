@@ -248,7 +248,7 @@ impl Init {
         let mut child = Command::new(&program)
             .args(words)
             .stdin(Stdio::null())
-            // A service that outlives a failing test must not keep whoever reads the test's output.
+            // A service that outlives a failing test must not keep the test's output open.
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -60,7 +60,7 @@ def case(name, *needs):
 
 
 def ask(port, path="/healthz"):
-    """Status and text, or None if nobody answers."""
+    """Status and text, or None without an answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()
@@ -241,7 +241,7 @@ def _(house):
     os.close(writer)
     want("ready", receiver.next(), {"READY": "1", "STATUS": "healthz passes"})
     await_listener(p, ("127.0.0.1", port))
-    # The pipe fills because nobody reads it; beats end when /healthz fails, and not before.
+    # The pipe fills because it is not read. Beats end when /healthz fails, and not before.
     failing, beats = receiver.until("STATUS")
     want("status", failing["STATUS"], "healthz fails: log (logging blocked)")
     want("beats before it", beats >= 2, True)

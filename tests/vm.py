@@ -4,7 +4,7 @@
 The init must not fall, and its server must answer, while things happen around it that tests on a desk
 cannot have: PID 1's own signals and orphans, cgroups that deny memory and processes, a power-off. What
 happens inside is tests/vm/guest.sh, which says so line by line; this script builds the machine, boots it
-three times (the second time without IPv6, with a word that is for nobody on the kernel's command line, and
+three times (the second time without IPv6, with an unknown word on the kernel's command line, and
 shorter; the third time the machine is suspended to RAM under the daemon, and its wall clock set) and checks
 what was said.
 

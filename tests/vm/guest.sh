@@ -213,7 +213,7 @@ told() {
     say "FAIL $1: expected $2"
 }
 told "a connection is there" "*HTTP/1.1 200 OK*"
-# The least that there can be. Who starts once is given 300 or more, and of these there is one.
+# The smallest possible limit. Process numbers start again at 300, so exactly one is left.
 numbers=$(cat /proc/sys/kernel/pid_max)
 echo 301 >/proc/sys/kernel/pid_max
 if ! [ -e /proc/300 ]; then
