@@ -453,10 +453,10 @@ fn print(start: &State, states: &[State]) {
 fn promised_bytes(program: &Path) -> u64 {
     let help = Command::new(program).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    let kib = help.split("connections take up to ").nth(1);
+    let kib = help.split("Connections take up to ").nth(1);
     let kib = kib.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
     let Some(kib) = kib else {
-        panic!("`healthz --help` does not say `connections take up to N KiB`: {help}");
+        panic!("`healthz --help` does not say `Connections take up to N KiB`: {help}");
     };
     kib * 1024
 }
