@@ -6,6 +6,8 @@
 #![deny(unsafe_code)]
 
 mod daemon;
+#[cfg(all(feature = "sources", target_os = "linux"))]
+mod sources;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -1,0 +1,48 @@
+//! How the kinds of checks meet the worker's event loop.
+//!
+//! A check is attempted in one of three ways:
+//! - *Blocking* kinds read files and file systems, which can hang in the kernel. A thread of
+//!   [`super::jobs`] calls their `attempt`, which returns an [`Outcome`].
+//! - *Connecting* kinds (tcp, unix, http, exec) start an [`Attempt`], which the loop drives by readiness.
+//! - *Listening* kinds (heartbeat, pressure) are open all the time, as a [`Listener`].
+//!
+//! Knows no schedule: the worker decides when an attempt starts and when it has taken too long. Dropping an
+//! attempt cancels it.
+
+use std::io;
+
+use healthz::Instant;
+use mio::{Registry, Token};
+
+use super::spec::Outcome;
+
+/// Tokens that one check may register: its base and the next ones.
+pub const TOKENS_PER_CHECK: usize = 8;
+
+/// One attempt that waits for readiness. Dropping it closes its sockets and ends its programs.
+pub trait Attempt {
+    /// Continues after readiness of `token`. Returns the outcome when it is known. Bounded work; never blocks.
+    /// Spurious calls do nothing.
+    fn ready(&mut self, registry: &Registry, token: Token) -> Option<Outcome>;
+}
+
+/// The start of an attempt.
+pub enum Started {
+    /// It waits for readiness.
+    Waiting(Box<dyn Attempt>),
+    /// It is known at once.
+    Done(Outcome),
+}
+
+/// Something that is open as long as its check is configured.
+pub trait Listener {
+    /// Handles readiness of `token` at `now`: takes everything that has arrived, at most a bounded number, and
+    /// returns true if there may be more.
+    fn ready(&mut self, registry: &Registry, token: Token, now: Instant) -> io::Result<bool>;
+
+    /// The outcome at `now`, after everything that has arrived was taken.
+    fn outcome(&mut self, now: Instant) -> Outcome;
+
+    /// When the outcome changes if nothing arrives; `None` if it does not.
+    fn deadline(&self) -> Option<Instant>;
+}

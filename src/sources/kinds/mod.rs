@@ -1,0 +1,3 @@
+//! One file for each kind of check: how one attempt is made, and what its reasons say.
+//!
+//! Knows no schedule and no server. Called by the worker, for a [`Spec`](super::spec::Spec) each.
