@@ -8,6 +8,7 @@
 mod daemon;
 #[cfg(all(feature = "sources", target_os = "linux"))]
 mod sources;
+mod units;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -8,7 +8,6 @@
 pub mod checks;
 #[cfg(target_os = "linux")]
 mod descriptors;
-mod duration;
 #[cfg(test)]
 mod fuzz;
 mod listen;
@@ -33,6 +32,8 @@ use std::time::Duration;
 
 use healthz::Instant;
 use healthz::server::{self, Config, Counters, Server, ServerThread};
+
+use crate::units::Shown;
 
 use checks::{Checks, SHUTDOWN};
 use listen::Inherited;
@@ -444,14 +445,11 @@ fn list(items: &[&str]) -> String {
 }
 
 fn plan(options: &Options) -> String {
-    let drain = duration::Shown(options.config.limits.drain_duration);
+    let drain = Shown(options.config.limits.drain_duration);
     let finish = format!("requests have {drain} to finish");
     match options.shutdown_delay {
         Duration::ZERO => finish,
-        delay => format!(
-            "listeners close in {}, then {finish}",
-            duration::Shown(delay)
-        ),
+        delay => format!("listeners close in {}, then {finish}", Shown(delay)),
     }
 }
 

@@ -16,7 +16,7 @@ use healthz::limits::{
 use healthz::server::{Address, Config};
 use log::LevelFilter;
 
-use super::duration::{self, Shown};
+use crate::units::{self, Shown};
 
 /// As in the kubelet, whose `log` check fails if nothing was flushed for two minutes.
 const LOG_LIMIT_DEFAULT: Duration = Duration::from_secs(120);
@@ -292,7 +292,7 @@ fn time(
     value: &OsStr,
     times: RangeInclusive<Duration>,
 ) -> Result<Duration, UsageError> {
-    match value.to_str().and_then(duration::parse) {
+    match value.to_str().and_then(units::duration) {
         Some(time) if times.contains(&time) => Ok(time),
         _ => {
             let (min, max) = (Shown(*times.start()), Shown(*times.end()));
@@ -461,7 +461,7 @@ mod tests {
         assert_eq!(said.sync_limit, followed.sync_limit);
         assert_eq!(
             error("--sync-limit 49h"),
-            "--sync-limit 49h: expected 1ms to 48h, written as 500ms, 10s, 2m or 1h"
+            "--sync-limit 49h: expected 1ms to 2d, written as 500ms, 10s, 2m or 1h"
         );
     }
 
@@ -515,7 +515,7 @@ mod tests {
         }
         assert_eq!(options("--ready-fd 3").ready_fd, Some(3));
         assert_eq!(options("--log-limit 24h").log_limit, DURATION_MAX);
-        assert!(error("--log-limit 9ms").contains("expected 10ms to 24h"));
+        assert!(error("--log-limit 9ms").contains("expected 10ms to 1d"));
     }
 
     #[test]
@@ -574,7 +574,7 @@ mod tests {
             ),
             (
                 "--head-timeout 10",
-                "--head-timeout 10: expected 1ms to 24h, written as 500ms, 10s, 2m or 1h",
+                "--head-timeout 10: expected 1ms to 1d, written as 500ms, 10s, 2m or 1h",
             ),
             (
                 "--log-level loud",

@@ -8,5 +8,6 @@
 //! Knows no HTTP and nothing of the server. Called by `main` and by the daemon.
 
 pub mod attempt;
+pub mod config;
 pub mod kinds;
 pub mod spec;
