@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use healthz::Responder;
@@ -39,8 +40,13 @@ const _: () = assert!(LOG_LIMIT_MIN.as_millis() >= 2 * DURATION_MIN.as_millis())
 const _: () = assert!(SYNC_LIMIT_MAX.as_millis() == 2 * DURATION_MAX.as_millis());
 const _: () = assert!(SYNC_PERIOD_DEFAULT.as_millis() < SYNC_LIMIT_DEFAULT_MIN.as_millis());
 
+/// Whether this program checks real things. Without, it does not know the first two options.
+const SOURCES: bool = cfg!(all(feature = "sources", target_os = "linux"));
 /// All long options. An error suggests one of them for a name that is misspelt.
-const NAMES: [&str; 20] = [
+const NAMES: &[&str] = ALL_NAMES.split_at(if SOURCES { 0 } else { 2 }).1;
+const ALL_NAMES: &[&str] = &[
+    "check",
+    "config",
     "listen",
     "allow-remote",
     "allow-host",
@@ -70,11 +76,19 @@ pub enum Command {
     /// Print the help, with the memory for these options.
     Help(Options),
     Version,
+    /// Print the checks of real things as they are understood.
+    CheckConfig(Options),
 }
 
 /// All options, with their defaults where the command line does not set them.
 #[derive(Debug)]
 pub struct Options {
+    /// Checks of real things, as they are written.
+    #[cfg_attr(not(all(feature = "sources", target_os = "linux")), expect(dead_code))]
+    pub checks: Vec<OsString>,
+    /// The file with checks of real things; if `None`, the default one if it exists.
+    #[cfg_attr(not(all(feature = "sources", target_os = "linux")), expect(dead_code))]
+    pub check_file: Option<PathBuf>,
     /// If empty, the daemon uses inherited sockets, or else both addresses of localhost.
     pub listen: Vec<Address>,
     pub allow_remote: bool,
@@ -97,6 +111,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
+            checks: Vec::new(),
+            check_file: None,
             listen: Vec::new(),
             allow_remote: false,
             allow_hosts: Vec::new(),
@@ -141,6 +157,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     let mut sync_limit = None;
     let mut wants_help = false;
     let mut wants_version = false;
+    let mut is_check_config = false;
     while let Some(arg) = parser.next().map_err(misuse)? {
         match arg {
             Short('h') | Long("help") => wants_help = true,
@@ -164,6 +181,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
                 let option = shown(OsStr::new(&format!("-{letter}")));
                 return Err(UsageError(format!("unknown option {option}; {SEE_HELP}")));
             }
+            Value(word) if SOURCES && !is_check_config && word == CHECK_CONFIG => {
+                is_check_config = true;
+            }
+            Value(file) if is_check_config && options.check_file.is_none() => {
+                options.check_file = Some(file.into());
+            }
             Value(value) => {
                 let value = shown(&value);
                 return Err(UsageError(format!(
@@ -183,11 +206,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         Command::Help(options)
     } else if wants_version {
         Command::Version
+    } else if is_check_config {
+        Command::CheckConfig(options)
     } else {
         Command::Serve(options)
     })
 }
 
+/// The command that prints the checks of real things.
+const CHECK_CONFIG: &str = "check-config";
 const SEE_HELP: &str = "see healthz --help";
 
 /// Sets the option `name` to `value`.
@@ -196,6 +223,8 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
     let config = &mut options.config;
     let limits = &mut config.limits;
     match name {
+        "check" => options.checks.push(value.to_owned()),
+        "config" => options.check_file = Some(value.into()),
         "listen" => options.listen.push(address(option, value)?),
         "allow-host" => options.allow_hosts.push(host(option, value)?),
         "connections" => {
@@ -360,6 +389,12 @@ fn misuse(error: lexopt::Error) -> UsageError {
     })
 }
 
+const HELP_OF_SOURCES: &str = "\
+  --check NAME=KIND:...  check something, as var=disk:/var,min=10%; repeatable
+  --config FILE          file with checks (/etc/healthz.toml if it exists)
+  check-config [FILE]    print the checks with all defaults, or what is wrong
+";
+
 /// The text of `--help`. It fits a screen of 24 lines of 80 characters. `memory_bytes` is the most that
 /// connections can take with the given options.
 pub fn help(memory_bytes: usize) -> String {
@@ -381,11 +416,11 @@ pub fn help(memory_bytes: usize) -> String {
     ]
     .map(Shown);
     let memory = memory_bytes.div_ceil(1024);
+    let sources = if SOURCES { HELP_OF_SOURCES } else { "" };
     format!(
         "\
-healthz answers /healthz, /livez and /readyz as the kubelet does.
-Usage: healthz [OPTION]...  (default: listen on 127.0.0.1:10248, [::1]:10248)
-  --listen ADDR          IP:PORT, localhost:PORT or unix:PATH; up to {LISTENERS_MAX} times
+healthz answers /healthz, /livez and /readyz on 127.0.0.1:10248 and [::1]:10248
+{sources}  --listen ADDR          IP:PORT, localhost:PORT or unix:PATH; up to {LISTENERS_MAX} times
   --allow-remote         allow addresses that other machines can reach
   --allow-host NAME      answer 421 to requests for other hosts; repeatable
   --connections N        most connections at once, 1 to {CONNECTIONS_MAX} ({connections})
@@ -401,11 +436,9 @@ Usage: healthz [OPTION]...  (default: listen on 127.0.0.1:10248, [::1]:10248)
   --ready-fd N           descriptor that gets a newline when ready, then closes
   --log-level LEVEL      error, warn, info, debug or trace (RUST_LOG or info)
   --oom-score-adj N      -1000 to 1000; the OOM killer takes the highest first
-  --lock-memory          keep all memory in RAM
-  --no-sandbox           keep rights that are not needed (files, programs)
-  -h, --help   -V, --version   print this text, or the version
-TIME is 500ms, 10s, 2m or 1h. Connections take up to {memory} KiB of memory.
-SIGTERM, SIGINT: drain; again: stop. Exit: 0 stopped, 1 failed, 2 wrong usage
+  --lock-memory  --no-sandbox   keep all memory in RAM; keep rights not needed
+  -h, --help  -V, --version     TIME is 500ms, 10s, 2m or 1h
+Connections take up to {memory} KiB. Exit: 0 stopped, 1 failed, 2 wrong usage
 "
     )
 }
@@ -670,6 +703,43 @@ mod tests {
         for name in NAMES {
             assert!(help.contains(&format!("--{name} ")), "{name}");
         }
+    }
+
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    #[test]
+    fn check_config_takes_a_file_and_the_options_of_checks() {
+        let command = |line| match parse(line) {
+            Ok(Command::CheckConfig(options)) => Some((options.checks, options.check_file)),
+            Ok(_) => None,
+            Err(error) => panic!("{error}"),
+        };
+        let file = Some(PathBuf::from("f"));
+        assert_eq!(command("check-config"), Some((vec![], None)));
+        assert_eq!(command("check-config f"), Some((vec![], file.clone())));
+        assert_eq!(
+            command("--check a --check b check-config --config f"),
+            Some((vec!["a".into(), "b".into()], file.clone()))
+        );
+        assert_eq!(command("check-config -h"), None);
+        assert_eq!(command("--config f"), None);
+        assert_eq!(options("--config f").check_file, file);
+        assert_eq!(
+            error("check-config a b"),
+            "unexpected argument b; see healthz --help"
+        );
+        assert_eq!(
+            error("--check"),
+            "--check needs a value; see healthz --help"
+        );
+    }
+
+    #[cfg(not(all(feature = "sources", target_os = "linux")))]
+    #[test]
+    fn without_the_feature_the_options_of_checks_are_unknown() {
+        assert!(error("--config f").starts_with("unknown option --config"));
+        assert!(error("--check a=clock").starts_with("unknown option --check"));
+        assert!(error("check-config").starts_with("unexpected argument check-config"));
+        assert!(!help(0).contains("check-config"));
     }
 
     #[test]

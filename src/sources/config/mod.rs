@@ -87,6 +87,26 @@ impl fmt::Display for Mistake {
     }
 }
 
+/// Reads the configuration for `healthz check-config`, where no check at all is a mistake.
+///
+/// # Errors
+/// Every mistake. Never empty.
+pub fn load(checks: &[OsString], path: Option<&Path>) -> Result<Vec<Spec>, Vec<Mistake>> {
+    let file = read_file(path).map_err(|mistake| vec![mistake])?;
+    if file.is_none() && checks.is_empty() {
+        let path = Path::new(FILE_DEFAULT);
+        return Err(vec![Mistake::in_file(
+            path,
+            "does not exist, and there is no --check",
+        )]);
+    }
+    parse(
+        checks,
+        file.as_ref()
+            .map(|(path, bytes)| (path.as_path(), bytes.as_slice())),
+    )
+}
+
 /// Reads the check file `path`, or the default one if there is no `path` and if it exists. Never waits: anything
 /// else than a regular file is refused.
 ///
@@ -137,7 +157,6 @@ pub fn parse(checks: &[OsString], file: Option<(&Path, &[u8])>) -> Result<Vec<Sp
     if let Some((path, bytes)) = file {
         file::read(&mut parser, path, bytes);
     }
-    debug_assert!(parser.more == 0 || !parser.mistakes.is_empty());
     let mut mistakes = parser.mistakes;
     if mistakes.is_empty() {
         return Ok(parser.specs);
