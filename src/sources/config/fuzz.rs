@@ -27,7 +27,10 @@ pub fn checkfile(data: &[u8]) {
     let path = Path::new("f");
     let whole = super::parse(&checks, Some((path, file)));
     match &whole {
-        Ok(specs) => accepted(specs),
+        Ok(specs) => {
+            assert!(specs.len() >= checks.len(), "a check is lost");
+            accepted(specs);
+        }
         Err(mistakes) => {
             assert!(!mistakes.is_empty());
             for mistake in mistakes {
