@@ -10,3 +10,4 @@
 pub mod attempt;
 pub mod kinds;
 pub mod spec;
+mod sys;
