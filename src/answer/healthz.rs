@@ -35,7 +35,7 @@ pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &[u8], now: Instant) -> Op
         .iter()
         .filter(|check| check.is_listed(now));
     checks
-        .find(|check| strip_prefix(rest, check.name()).is_some_and(<[u8]>::is_empty))
+        .find(|check| strip_prefix(rest, check.name_bytes()).is_some_and(<[u8]>::is_empty))
         .copied()
 }
 
@@ -57,10 +57,10 @@ pub(super) fn single(check: &Check, now: Instant, writer: Writer<'_>) -> Result<
 pub(super) fn root_bytes_max(endpoint: &Endpoint<'_>, limits: &Limits) -> usize {
     let line = |check: &&Check| {
         let group = check
-            .group_name()
+            .group_bytes()
             .map_or(0, |group| " with ".len() + group.len());
         let failed = FAILED.len();
-        "[+]".len() + check.name().len() + failed.max(EXCLUDED.len() + group + OK.len())
+        "[+]".len() + check.name_bytes().len() + failed.max(EXCLUDED.len() + group + OK.len())
     };
     let lines: usize = endpoint.checks().iter().map(line).sum();
     // The warning repeats names from the target, with some bytes escaped.
@@ -167,7 +167,7 @@ fn line(
     let exclusion = excludes.exclusion(check);
     let has_failed = exclusion.is_none() && !check.passes(now);
     body.push(if has_failed { b"[-]" } else { b"[+]" });
-    body.push(check.name().as_bytes());
+    body.push(check.name_bytes());
     match exclusion {
         // The reason may be confidential, so Kubernetes shows it under the path of the check only.
         None if has_failed => body.push(FAILED),
@@ -176,7 +176,7 @@ fn line(
             body.push(EXCLUDED);
             if let Some(group) = group {
                 body.push(b" with ");
-                body.push(group.as_bytes());
+                body.push(group);
             }
             body.push(OK);
         }

@@ -141,7 +141,7 @@ const fn are_distinct(mut checks: &[&Check]) -> bool {
     while let Some((first, rest)) = checks.split_first() {
         let mut others = rest;
         while let Some((other, rest)) = others.split_first() {
-            if are_equal(first.name().as_bytes(), other.name().as_bytes()) {
+            if are_equal(first.name_bytes(), other.name_bytes()) {
                 return false;
             }
             others = rest;

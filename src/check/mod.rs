@@ -24,6 +24,7 @@
 //! `tests/signals.rs` interrupts updates and queries a thousand times.
 
 mod endpoint;
+mod name;
 mod reason;
 
 use core::time::Duration;
@@ -33,9 +34,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
 
-use crate::limits::CHECK_NAME_BYTES_MAX;
 use crate::time::{Instant, millis};
 pub use endpoint::Endpoint;
+use name::{Name, is_name, is_name_bytes};
 use reason::Reason;
 pub use reason::ReasonText;
 
@@ -69,9 +70,10 @@ pub enum Health {
 
 /// A named condition of the process or the node: passing, failing or unknown.
 ///
-/// Every constructor is `const`, so a check can be a `static`. It can also be in an `Arc`, or be leaked
-/// after it was made at startup. Updates take `&self`, never lock or allocate, and can be called from
-/// any thread and from a signal handler. A request sees an update as soon as the call has returned.
+/// Every constructor is `const`, so a check can be a `static`. It can also be in an `Arc`. Its name and
+/// group are copied into it, so they can come from a file. Updates take `&self`, never lock or allocate,
+/// and can be called from any thread and from a signal handler. A request sees an update as soon as the
+/// call has returned.
 ///
 /// ```
 /// use healthz::{Check, Instant};
@@ -95,8 +97,9 @@ pub struct Check {
     is_unlisted_while_passing: bool,
     /// The limit also applies to the time before the first beat.
     limits_first_beat: bool,
-    name: &'static str,
-    group: Option<&'static str>,
+    name: Name,
+    /// [`Name::NONE`] if it is in no group.
+    group: Name,
     overdue: &'static str,
     reason: Reason,
 }
@@ -115,7 +118,7 @@ macro_rules! constructor {
 
 impl Check {
     constructor! {
-        fn with(name: &'static str, state: u64, limit: u64) -> Self {
+        fn with(name: &str, state: u64, limit: u64) -> Self {
             assert!(is_name(name), "a check's name is 1 to 127 bytes of A-Z a-z 0-9 . _ / -");
             Check {
                 passes_until: AtomicU64::new(state),
@@ -124,8 +127,8 @@ impl Check {
                 is_shutdown: false,
                 is_unlisted_while_passing: false,
                 limits_first_beat: false,
-                name,
-                group: None,
+                name: Name::new(name),
+                group: Name::NONE,
                 overdue: "no heartbeat within its limit",
                 reason: Reason::new(),
             }
@@ -150,7 +153,7 @@ impl Check {
         /// If `name` is not 1 to 127 bytes of `A-Z a-z 0-9 . _ / -`, or has an empty, `.` or `..`
         /// segment between slashes, because no request could name it. [`Check::is_name`] tests a name.
         /// The same holds for all constructors.
-        pub fn manual(name: &'static str) -> Self {
+        pub fn manual(name: &str) -> Self {
             Check::with(name, UNKNOWN_FAILING, NO_LIMIT)
         }
     }
@@ -168,7 +171,7 @@ impl Check {
         ///
         /// # Panics
         /// As [`Check::manual`].
-        pub fn heartbeat(name: &'static str, limit: Duration) -> Self {
+        pub fn heartbeat(name: &str, limit: Duration) -> Self {
             let mut check = Check::with(name, UNKNOWN_PASSING, millis(limit));
             check.limits_first_beat = true;
             check
@@ -182,7 +185,7 @@ impl Check {
         ///
         /// # Panics
         /// As [`Check::manual`].
-        pub fn gate(name: &'static str) -> Self {
+        pub fn gate(name: &str) -> Self {
             Check::with(name, UNKNOWN_FAILING, NO_LIMIT)
         }
     }
@@ -205,12 +208,12 @@ impl Check {
     /// # Panics
     /// If `group` is not a valid name; see [`Check::manual`].
     #[must_use]
-    pub const fn group(mut self, group: &'static str) -> Self {
+    pub const fn group(mut self, group: &str) -> Self {
         assert!(
             is_name(group),
             "a group's name is 1 to 127 bytes of A-Z a-z 0-9 . _ / -"
         );
-        self.group = Some(group);
+        self.group = Name::new(group);
         self
     }
 
@@ -369,15 +372,29 @@ impl Check {
     }
 
     /// The check's name.
-    #[inline]
-    pub const fn name(&self) -> &'static str {
-        self.name
+    pub const fn name(&self) -> &str {
+        self.name.as_str()
     }
 
     /// The check's group, if any.
+    pub const fn group_name(&self) -> Option<&str> {
+        match self.group.bytes() {
+            [] => None,
+            _ => Some(self.group.as_str()),
+        }
+    }
+
     #[inline]
-    pub const fn group_name(&self) -> Option<&'static str> {
-        self.group
+    pub(crate) const fn name_bytes(&self) -> &[u8] {
+        self.name.bytes()
+    }
+
+    #[inline]
+    pub(crate) const fn group_bytes(&self) -> Option<&[u8]> {
+        match self.group.bytes() {
+            [] => None,
+            group => Some(group),
+        }
     }
 
     /// True if this is a [`shutdown`](Check::shutdown) check that fails at `now`.
@@ -401,7 +418,7 @@ impl Check {
 impl core::fmt::Debug for Check {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Check")
-            .field("name", &self.name)
+            .field("name", &self.name())
             .finish_non_exhaustive()
     }
 }
@@ -416,43 +433,6 @@ fn passes(until: u64, now: Instant) -> bool {
 #[inline]
 fn encode(millis: u64) -> u64 {
     millis.saturating_add(TIME_MIN).min(TIME_MAX)
-}
-
-/// True if `name` can be the name of a check, a group or (after a slash) an endpoint.
-const fn is_name(name: &str) -> bool {
-    is_name_bytes(name.as_bytes(), 0)
-}
-
-#[expect(
-    clippy::indexing_slicing,
-    reason = "const fn has no iterators; `at` stays below the length"
-)]
-const fn is_name_bytes(bytes: &[u8], start: usize) -> bool {
-    if bytes.len() <= start || bytes.len() - start > CHECK_NAME_BYTES_MAX {
-        return false;
-    }
-    let mut at = start;
-    let mut segment = start;
-    while at <= bytes.len() {
-        if at == bytes.len() || bytes[at] == b'/' {
-            // A client or the redirect to a clean path would remove such a segment.
-            let is_removed = match at - segment {
-                0 => true,
-                1 => bytes[segment] == b'.',
-                2 => bytes[segment] == b'.' && bytes[segment + 1] == b'.',
-                _ => false,
-            };
-            if is_removed {
-                return false;
-            }
-            segment = at + 1;
-        } else if !matches!(bytes[at], b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-')
-        {
-            return false;
-        }
-        at += 1;
-    }
-    true
 }
 
 #[cfg(all(test, not(loom)))]
@@ -635,24 +615,15 @@ mod tests {
         );
     }
 
+    /// A check from a file: neither its text nor the check lives for ever.
     #[test]
-    fn a_name_is_one_that_a_request_can_use() {
-        for good in [
-            "a",
-            "poststarthook/start-apiextensions",
-            "A.b_c-9",
-            "...",
-            "a/..b",
-        ] {
-            assert!(Check::is_name(good), "{good}");
-        }
-        let long = "x".repeat(CHECK_NAME_BYTES_MAX + 1);
-        for bad in [
-            "", "/", "/a", "a/", "a//b", ".", "..", "a/./b", "a/..", "a b", "a%", "\u{e4}", &long,
-        ] {
-            assert!(!Check::is_name(bad), "{bad}");
-        }
-        assert!(is_name(&"x".repeat(CHECK_NAME_BYTES_MAX)));
+    fn a_name_is_copied_and_may_be_freed_before_the_check() {
+        let (name, group) = (std::string::String::from("disk/var"), "storage".repeat(2));
+        let check = Check::manual(&name).group(&group);
+        drop((name, group));
+        assert_eq!(check.name(), "disk/var");
+        assert_eq!(check.group_name(), Some("storagestorage"));
+        assert_eq!(Check::manual("a").group_name(), None);
     }
 }
 
