@@ -92,6 +92,6 @@ pub mod server;
 pub mod time;
 
 pub use answer::Responder;
-pub use check::{Check, Endpoint, Health};
+pub use check::{Check, Endpoint, Health, Severity};
 pub use limits::Limits;
 pub use time::Instant;

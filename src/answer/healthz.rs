@@ -5,7 +5,7 @@
 //! belong to [`super`], which calls [`root`] for an endpoint and [`single`] for one check.
 
 use super::excludes::{Exclude, Excludes, WARNING_BYTES};
-use crate::check::{Check, Endpoint};
+use crate::check::{Check, Endpoint, Severity};
 use crate::http::{BodyWriter, BufferFull, Fields, Request, StatusCode, Writer, strip_prefix};
 use crate::limits::{EXCLUDES_MAX, Limits, TARGET_EXPANSION_MAX};
 use crate::time::Instant;
@@ -41,7 +41,11 @@ pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &[u8], now: Instant) -> Op
 
 /// The answer of `/healthz/NAME`.
 pub(super) fn single(check: &Check, now: Instant, writer: Writer<'_>) -> Result<usize, BufferFull> {
-    match check.reason(now) {
+    let reason = match check.severity() {
+        Severity::Error => check.reason(now),
+        Severity::Warning => None,
+    };
+    match reason {
         // Kubernetes sets no `nosniff` field here.
         None => writer.fixed(StatusCode::OK, Fields::TextSniffed, b"ok"),
         Some(reason) => writer.rendered(Fields::Text, |body| {
@@ -59,7 +63,7 @@ pub(super) fn root_bytes_max(endpoint: &Endpoint<'_>, limits: &Limits) -> usize 
         let group = check
             .group_bytes()
             .map_or(0, |group| " with ".len() + group.len());
-        let failed = FAILED.len();
+        let failed = FAILED.len().max(WARNED.len());
         "[+]".len() + check.name_bytes().len() + failed.max(EXCLUDED.len() + group + OK.len())
     };
     let lines: usize = endpoint.checks().iter().map(line).sum();
@@ -72,6 +76,7 @@ pub(super) fn root_bytes_max(endpoint: &Endpoint<'_>, limits: &Limits) -> usize 
 const OK: &[u8] = b": ok\n";
 const EXCLUDED: &[u8] = b" excluded";
 const FAILED: &[u8] = b" failed: reason withheld\n";
+const WARNED: &[u8] = b" warning: reason withheld\n";
 const PASSED: &[u8] = b" check passed\n";
 const NOT_PASSED: &[u8] = b" check failed\n";
 
@@ -126,7 +131,8 @@ fn report(
     writer: Writer<'_>,
 ) -> Result<usize, BufferFull> {
     // The state is loaded first: it is cheaper than the search for the name.
-    let passes = |check: &Check| check.passes(now) || excludes.exclusion(check).is_some();
+    let passes =
+        |check: &Check| check.lets_endpoint_pass(now) || excludes.exclusion(check).is_some();
     if !is_verbose && endpoint.checks().iter().all(|check| passes(check)) {
         return writer.ok();
     }
@@ -157,7 +163,7 @@ fn report(
     })
 }
 
-/// Writes the line of one check. Returns true if the check failed.
+/// Writes the line of one check. Returns true if the check fails the endpoint.
 fn line(
     check: &Check,
     now: Instant,
@@ -165,14 +171,23 @@ fn line(
     body: &mut BodyWriter<'_>,
 ) -> bool {
     let exclusion = excludes.exclusion(check);
-    let has_failed = exclusion.is_none() && !check.passes(now);
-    body.push(if has_failed { b"[-]" } else { b"[+]" });
+    // Loaded once, so that the line and the status agree.
+    let failure = match exclusion {
+        None if !check.passes(now) => Some(check.severity()),
+        _ => None,
+    };
+    body.push(match failure {
+        None => b"[+]",
+        Some(Severity::Error) => b"[-]",
+        Some(Severity::Warning) => b"[!]",
+    });
     body.push(check.name_bytes());
-    match exclusion {
+    match (exclusion, failure) {
         // The reason may be confidential, so Kubernetes shows it under the path of the check only.
-        None if has_failed => body.push(FAILED),
-        None => body.push(b" ok\n"),
-        Some(group) => {
+        (None, Some(Severity::Error)) => body.push(FAILED),
+        (None, Some(Severity::Warning)) => body.push(WARNED),
+        (None, None) => body.push(b" ok\n"),
+        (Some(group), _) => {
             body.push(EXCLUDED);
             if let Some(group) = group {
                 body.push(b" with ");
@@ -182,5 +197,5 @@ fn line(
         }
     }
     excludes.mark_matched(check);
-    has_failed
+    failure == Some(Severity::Error)
 }

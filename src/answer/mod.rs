@@ -8,6 +8,8 @@
 //! |---|---|---|---|
 //! | an endpoint, `/healthz` for example | GET, HEAD, OPTIONS, POST | `ok`, or 500 with a line per check | Kubernetes `handleRootHealth` |
 //! | `/healthz/NAME` | the same | `ok`, or 500 `internal server error: REASON` | Kubernetes `adaptCheckToHandler` |
+//! | an endpoint of which only checks of severity [`Warning`](crate::Severity::Warning) fail | the same | `ok`; with `verbose` the line `[!]NAME warning: reason withheld`, and the last line says passed | ours: Kubernetes has no warnings |
+//! | `/healthz/NAME` of such a check | the same | `ok` | ours |
 //! | both | others | 405 with Allow; Kubernetes runs the check for any token | RFC 9110 15.5.6 |
 //! | `/` | OPTIONS | as the endpoint with a failing [`Check::shutdown`](crate::Check::shutdown), which is `/readyz`; else as the first endpoint. HAProxy's `option httpchk` sends this, and must stop routing to a node that fails or drains | HAProxy 2.6 |
 //! | `*` | OPTIONS | an empty 200: the target is the server, not a resource | RFC 9110 9.3.7, as Go |
@@ -228,7 +230,7 @@ fn redirect(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, BufferFu
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::check::Check;
+    use crate::check::{Check, Severity};
     use crate::http::{Connection, Context};
     use core::time::Duration;
     use std::borrow::ToOwned;
@@ -321,6 +323,63 @@ mod tests {
         assert_eq!(
             at(150),
             "[+]a ok\n[-]b failed: reason withheld\nreadyz check failed\n"
+        );
+    }
+
+    #[test]
+    fn a_warning_is_listed_but_fails_no_answer() {
+        let (ping, disk) = (Check::ping(), Check::manual("disk").group("storage"));
+        let (disk, other) = (disk.with_severity(Severity::Warning), Check::manual("b"));
+        let checks = [&ping, &disk, &other];
+        let endpoints = [Endpoint::new("/healthz", &checks)];
+        let responder = Responder::new(&endpoints);
+        let ask = |target: &str| {
+            let request = std::format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let (head, body) = answer(&responder, Instant::ZERO, &request);
+            (head["HTTP/1.1 ".len()..][..3].to_owned(), body)
+        };
+        let is = |status: &str, body: &str| (status.to_owned(), body.to_owned());
+        disk.fail("full");
+        other.pass();
+        for target in [
+            "/healthz",
+            "/healthz?a",
+            "/healthz/disk",
+            "/healthz?exclude=b",
+        ] {
+            assert_eq!(ask(target), is("200", "ok"), "{target}");
+        }
+        let warning = "[!]disk warning: reason withheld\n";
+        assert_eq!(
+            ask("/healthz?verbose"),
+            is(
+                "200",
+                &std::format!("[+]ping ok\n{warning}[+]b ok\nhealthz check passed\n")
+            )
+        );
+        assert_eq!(
+            ask("/healthz?verbose&exclude=storage"),
+            is(
+                "200",
+                "[+]ping ok\n[+]disk excluded with storage: ok\n[+]b ok\nhealthz check passed\n"
+            )
+        );
+        other.fail("broken");
+        assert_eq!(
+            ask("/healthz"),
+            is(
+                "500",
+                &std::format!(
+                    "[+]ping ok\n{warning}[-]b failed: reason withheld\nhealthz check failed\n"
+                )
+            )
+        );
+        disk.pass();
+        other.pass();
+        assert!(
+            ask("/healthz?verbose")
+                .1
+                .starts_with("[+]ping ok\n[+]disk ok\n")
         );
     }
 

@@ -30,7 +30,8 @@ pub struct Endpoint<'a> {
 }
 
 impl<'a> Endpoint<'a> {
-    /// An endpoint at `path` that passes while all `checks` pass. Without checks it always passes.
+    /// An endpoint at `path` that passes while all `checks` of severity `Error` pass. Without any it always
+    /// passes.
     ///
     /// # Panics
     /// If `path` is not a slash and then a valid name (see [`Check::manual`]), or if two checks have the
@@ -109,10 +110,13 @@ impl<'a> Endpoint<'a> {
         self.checks
     }
 
-    /// True if every check passes at `now`.
+    /// True if no check fails at `now`, apart from those of severity
+    /// [`Warning`](super::Severity::Warning).
     #[inline]
     pub fn passes(&self, now: Instant) -> bool {
-        self.checks.iter().all(|check| check.passes(now))
+        self.checks
+            .iter()
+            .all(|check| check.lets_endpoint_pass(now))
     }
 
     /// True if a [`Check::shutdown`] of this endpoint fails at `now`.

@@ -68,6 +68,16 @@ pub enum Health {
     Unknown,
 }
 
+/// What a failing check means for its endpoints; see [`Check::with_severity`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Severity {
+    /// The endpoint fails.
+    #[default]
+    Error,
+    /// The endpoint passes. The failure is reported in its `verbose` answer.
+    Warning,
+}
+
 /// A named condition of the process or the node: passing, failing or unknown.
 ///
 /// Every constructor is `const`, so a check can be a `static`. It can also be in an `Arc`. Its name and
@@ -95,12 +105,15 @@ pub struct Check {
     is_constant: bool,
     is_shutdown: bool,
     is_unlisted_while_passing: bool,
+    severity: Severity,
     /// The limit also applies to the time before the first beat.
     limits_first_beat: bool,
     name: Name,
     /// [`Name::NONE`] if it is in no group.
     group: Name,
     overdue: &'static str,
+    /// The reason of an overdue heartbeat ends with the time since its last beat.
+    tells_overdue_time: bool,
     reason: Reason,
 }
 
@@ -126,10 +139,12 @@ impl Check {
                 is_constant: false,
                 is_shutdown: false,
                 is_unlisted_while_passing: false,
+                severity: Severity::Error,
                 limits_first_beat: false,
                 name: Name::new(name),
                 group: Name::NONE,
                 overdue: "no heartbeat within its limit",
+                tells_overdue_time: false,
                 reason: Reason::new(),
             }
         }
@@ -221,6 +236,38 @@ impl Check {
     #[must_use]
     pub const fn overdue(mut self, reason: &'static str) -> Self {
         self.overdue = reason;
+        self.tells_overdue_time = false;
+        self
+    }
+
+    /// As [`overdue`](Check::overdue), and the reason also tells for how long there was no beat, in whole
+    /// seconds when it is asked for. With `not checked` it is `not checked for 41 s`. Before the first beat
+    /// the time counts from [`begin`](Check::begin).
+    ///
+    /// ```
+    /// use healthz::{Check, Instant};
+    /// use std::time::Duration;
+    ///
+    /// let check = Check::heartbeat("disk", Duration::from_secs(30)).overdue_since("not checked");
+    /// check.beat(Instant::ZERO);
+    /// let reason = check.reason(Instant::from_millis(41_999)).unwrap();
+    /// assert_eq!(reason.as_str(), "not checked for 41 s");
+    /// ```
+    #[must_use]
+    pub const fn overdue_since(mut self, reason: &'static str) -> Self {
+        self.overdue = reason;
+        self.tells_overdue_time = true;
+        self
+    }
+
+    /// Sets what a failure of this check means for its endpoints. With [`Severity::Warning`] they pass,
+    /// and `verbose` lists the failure. The default is [`Severity::Error`].
+    ///
+    /// [`passes`](Check::passes), [`health`](Check::health) and [`reason`](Check::reason) do not depend on
+    /// the severity.
+    #[must_use]
+    pub const fn with_severity(mut self, severity: Severity) -> Self {
+        self.severity = severity;
         self
     }
 
@@ -354,9 +401,33 @@ impl Check {
             },
             FAILING_UNEXPLAINED => "failing",
             // Any other value is a time that has passed.
-            _ => self.overdue,
+            until => return Some(self.overdue_reason(until, now)),
         };
         Some(ReasonText::new(text))
+    }
+
+    /// The reason of a heartbeat whose limit ended at the stored time `until`.
+    fn overdue_reason(&self, until: u64, now: Instant) -> ReasonText {
+        let mut text = ReasonText::new(self.overdue);
+        if self.tells_overdue_time {
+            let beat = until.saturating_sub(TIME_MIN).saturating_sub(self.limit);
+            let silence = now.saturating_since(Instant::from_millis(beat));
+            text.append_seconds(silence.as_secs());
+        }
+        text
+    }
+
+    /// What a failure of this check means for its endpoints.
+    #[inline]
+    pub const fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    /// True if an endpoint passes with this check: it passes, or its failure is only a warning. The
+    /// severity is loaded only if the check fails.
+    #[inline]
+    pub(crate) fn lets_endpoint_pass(&self, now: Instant) -> bool {
+        self.passes(now) || matches!(self.severity, Severity::Warning)
     }
 
     /// True if answers show the check at `now`; see
@@ -576,6 +647,60 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_overdue_heartbeat_tells_how_long_it_has_been_silent() {
+        let check =
+            || Check::heartbeat("loop", Duration::from_secs(30)).overdue_since("not checked");
+        let beaten = check();
+        beaten.beat(at(5_000));
+        assert_eq!(reason(&beaten, at(34_999)), "passes");
+        for (now, expected) in [
+            (35_000, "not checked for 30 s"),
+            (46_999, "not checked for 41 s"),
+            (47_000, "not checked for 42 s"),
+            (10_000_005_000, "not checked for 10000000 s"),
+            (u64::MAX, "not checked for 18446744073709546 s"),
+        ] {
+            assert_eq!(reason(&beaten, at(now)), expected);
+        }
+        beaten.fail("full");
+        assert_eq!(reason(&beaten, at(99_000)), "full");
+        // Without a beat, the time counts from the beginning.
+        let silent = check();
+        silent.begin(at(1_000));
+        assert_eq!(reason(&silent, at(42_000)), "not checked for 41 s");
+        // The last of the two builders counts.
+        let plain = check().overdue("late");
+        plain.beat(T0);
+        assert_eq!(reason(&plain, at(99_000)), "late");
+    }
+
+    #[test]
+    fn the_time_of_silence_is_left_out_whole_if_the_text_has_no_room_for_it() {
+        const LONG: &str = match core::str::from_utf8(&[b'x'; 250]) {
+            Ok(text) => text,
+            Err(_) => "",
+        };
+        let check = Check::heartbeat("loop", Duration::ZERO).overdue_since(LONG);
+        check.beat(T0);
+        assert_eq!(reason(&check, at(5_000)), LONG);
+    }
+
+    #[test]
+    fn a_warning_has_the_state_of_its_updates_and_lets_its_endpoint_pass() {
+        let check = Check::manual("disk");
+        assert_eq!(check.severity(), Severity::Error);
+        assert!(!check.lets_endpoint_pass(T0));
+        let check = check.with_severity(Severity::Warning);
+        assert_eq!(check.severity(), Severity::Warning);
+        check.fail("full");
+        assert!(check.lets_endpoint_pass(T0) && !check.passes(T0));
+        assert_eq!(reason(&check, T0), "full");
+        assert_eq!(check.health(T0), Health::Failing);
+        let endpoint_checks = [&check];
+        assert!(Endpoint::new("/healthz", &endpoint_checks).passes(T0));
     }
 
     #[test]
