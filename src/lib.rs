@@ -93,5 +93,7 @@ pub mod time;
 
 pub use answer::Responder;
 pub use check::{Check, Endpoint, Health, Severity};
+#[cfg(feature = "server")]
+pub use check::{EndpointSet, EndpointSetError};
 pub use limits::Limits;
 pub use time::Instant;

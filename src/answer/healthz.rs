@@ -7,7 +7,7 @@
 use super::excludes::{Exclude, Excludes, WARNING_BYTES};
 use crate::check::{Check, Endpoint, Severity};
 use crate::http::{BodyWriter, BufferFull, Fields, Request, StatusCode, Writer, strip_prefix};
-use crate::limits::{EXCLUDES_MAX, Limits, TARGET_EXPANSION_MAX};
+use crate::limits::{CHECK_NAME_BYTES_MAX, EXCLUDES_MAX, Limits, TARGET_EXPANSION_MAX};
 use crate::time::Instant;
 
 /// The answer of `/healthz`: `ok`, or a line per check if one fails or `verbose` is in the query.
@@ -30,13 +30,8 @@ pub(super) fn root(
 pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &[u8], now: Instant) -> Option<&'a Check> {
     let rest = rest.strip_prefix(b"/")?;
     // Unlisted checks are left out here too, or their existence would be visible.
-    let mut checks = endpoint
-        .checks()
-        .iter()
-        .filter(|check| check.is_listed(now));
-    checks
-        .find(|check| strip_prefix(rest, check.name_bytes()).is_some_and(<[u8]>::is_empty))
-        .copied()
+    let mut checks = endpoint.checks().filter(|check| check.is_listed(now));
+    checks.find(|check| strip_prefix(rest, check.name_bytes()).is_some_and(<[u8]>::is_empty))
 }
 
 /// The answer of `/healthz/NAME`.
@@ -59,18 +54,42 @@ pub(super) fn single(check: &Check, now: Instant, writer: Writer<'_>) -> Result<
 
 /// Bytes of the longest body that [`root`] writes.
 pub(super) fn root_bytes_max(endpoint: &Endpoint<'_>, limits: &Limits) -> usize {
-    let line = |check: &&Check| {
-        let group = check
-            .group_bytes()
-            .map_or(0, |group| " with ".len() + group.len());
-        let failed = FAILED.len().max(WARNED.len());
-        "[+]".len() + check.name_bytes().len() + failed.max(EXCLUDED.len() + group + OK.len())
+    let line = |check: &Check| {
+        line_bytes(
+            check.name_bytes().len(),
+            check.group_bytes().map(<[u8]>::len),
+        )
     };
-    let lines: usize = endpoint.checks().iter().map(line).sum();
+    let lines: usize = endpoint.checks().map(line).sum();
+    lines.saturating_add(rest_bytes_max(endpoint.name().len(), limits))
+}
+
+/// Bytes of a report besides the lines of checks, for an endpoint with a name of this length.
+pub(super) fn rest_bytes_max(name_bytes: usize, limits: &Limits) -> usize {
     // The warning repeats names from the target, with some bytes escaped.
     let names = TARGET_EXPANSION_MAX.saturating_mul(limits.request_head_bytes);
-    let rest = WARNING_BYTES + endpoint.name().len() + PASSED.len().max(NOT_PASSED.len());
-    lines.saturating_add(rest).saturating_add(names)
+    let rest = WARNING_BYTES + name_bytes + PASSED.len().max(NOT_PASSED.len());
+    names.saturating_add(rest)
+}
+
+/// Bytes of the longest line of any check.
+pub(super) const LINE_BYTES_MAX: usize =
+    line_bytes(CHECK_NAME_BYTES_MAX, Some(CHECK_NAME_BYTES_MAX));
+
+/// Bytes of the longest line of a check with a name and a group of these lengths.
+const fn line_bytes(name_bytes: usize, group_bytes: Option<usize>) -> usize {
+    let group = match group_bytes {
+        Some(bytes) => " with ".len() + bytes,
+        None => 0,
+    };
+    let excluded = EXCLUDED.len() + group + OK.len();
+    let failed = max(FAILED.len(), WARNED.len());
+    "[+]".len() + name_bytes + max(failed, excluded)
+}
+
+/// `Ord::max` is not `const`.
+const fn max(a: usize, b: usize) -> usize {
+    if a > b { a } else { b }
 }
 
 const OK: &[u8] = b": ok\n";
@@ -133,16 +152,12 @@ fn report(
     // The state is loaded first: it is cheaper than the search for the name.
     let passes =
         |check: &Check| check.lets_endpoint_pass(now) || excludes.exclusion(check).is_some();
-    if !is_verbose && endpoint.checks().iter().all(|check| passes(check)) {
+    if !is_verbose && endpoint.checks().all(|check| passes(check)) {
         return writer.ok();
     }
     writer.rendered(Fields::Text, |body| {
         let mut has_failed = false;
-        for check in endpoint
-            .checks()
-            .iter()
-            .filter(|check| check.is_listed(now))
-        {
+        for check in endpoint.checks().filter(|check| check.is_listed(now)) {
             has_failed |= line(check, now, excludes, body);
         }
         if !has_failed && !is_verbose {

@@ -113,6 +113,7 @@ impl Settings {
                 ..limits
             },
             connections: or(options.connections, Config::default().connections),
+            ..Config::default()
         };
         let checks_max = or(options.checks, CHECKS_DEFAULT);
         let head_bytes = REQUEST_HEAD_BYTES_MIN..=REQUEST_HEAD_BYTES_MAX;

@@ -24,6 +24,8 @@
 //! `tests/signals.rs` interrupts updates and queries a thousand times.
 
 mod endpoint;
+#[cfg(feature = "server")]
+mod endpoint_set;
 mod name;
 mod reason;
 
@@ -36,6 +38,10 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 
 use crate::time::{Instant, millis};
 pub use endpoint::Endpoint;
+#[cfg(feature = "server")]
+pub(crate) use endpoint_set::Iter as EndpointSetIter;
+#[cfg(feature = "server")]
+pub use endpoint_set::{EndpointSet, EndpointSetError};
 use name::{Name, is_name, is_name_bytes};
 use reason::Reason;
 pub use reason::ReasonText;

@@ -427,7 +427,6 @@ fn announce(checks: Checks, urls: &[String]) {
     let names: Vec<&str> = checks
         .healthz()
         .checks()
-        .iter()
         .map(|check| check.name())
         .collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();

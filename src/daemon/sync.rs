@@ -128,7 +128,6 @@ impl<'a> SyncLoop<'a> {
             outages: checks
                 .healthz()
                 .checks()
-                .iter()
                 .map(|_| Outage::default())
                 .collect(),
         }
@@ -169,7 +168,7 @@ impl<'a> SyncLoop<'a> {
     /// Reports changes of the daemon's checks to the log and to the service manager.
     fn report_changes(&mut self, now: Instant) {
         let mut is_changed = false;
-        for (check, outage) in self.checks.healthz().checks().iter().zip(&self.outages) {
+        for (check, outage) in self.checks.healthz().checks().zip(&self.outages) {
             let reason = check.reason(now);
             is_changed |= match (outage.update(reason.is_some()), reason) {
                 (Some(Change::Failed), Some(reason)) => {
@@ -193,7 +192,7 @@ impl<'a> SyncLoop<'a> {
 
 /// The `STATUS=` line of sd_notify(3): which checks fail, and why.
 pub fn status(checks: Checks, now: Instant) -> String {
-    let failing = checks.healthz().checks().iter().filter_map(|check| {
+    let failing = checks.healthz().checks().filter_map(|check| {
         let reason = check.reason(now)?;
         Some(format!("{} ({})", check.name(), reason.as_str()))
     });
