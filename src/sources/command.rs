@@ -13,6 +13,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, getppid};
 
+use super::kinds::exec;
 use super::link::{Link, Message, encode};
 use super::store::Store;
 use super::worker::{self, End, Origin};
@@ -22,6 +23,8 @@ use super::{descendants, rights, supervisor, sys};
 pub const NAME: &str = "sources";
 const SUPERVISOR: &str = "supervisor";
 const WORKER: &str = "worker";
+/// Becomes a program that a check runs.
+const PROGRAM: &str = "exec";
 
 /// Starts the supervisor. `link` is the far end.
 ///
@@ -55,6 +58,10 @@ fn program(role: &str, arguments: &[OsString], origin: &Origin) -> Command {
 /// server's log.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
+    match arguments.split_first() {
+        Some((role, rest)) if role == PROGRAM => return exec::launch(rest.iter().cloned()),
+        _ => {}
+    }
     let stdin = io::stdin().as_fd().try_clone_to_owned();
     let stdout = io::stdout().as_fd().try_clone_to_owned();
     let (Ok(link), Ok(store)) = (stdin, stdout) else {
@@ -137,7 +144,7 @@ fn work(link: Link, store: Store, arguments: &[OsString]) -> io::Result<()> {
 /// The parent process, if it is still the one with this number.
 fn parent_of(number: &OsStr) -> Option<OwnedFd> {
     let expected: i32 = number.to_str()?.parse().ok()?;
-    let parent = sys::pidfd_open(u32::try_from(expected).ok()?).ok()?;
+    let parent = sys::pidfd_open(expected).ok()?;
     (getppid() == Pid::from_raw(expected)).then_some(parent)
 }
 

@@ -54,7 +54,8 @@ pub fn run(link: &Link, mut start: impl FnMut(bool) -> io::Result<Child>, mut is
 
 /// Waits for the worker's end; `None` if the server has ended.
 fn wait(link: &Link, worker: &mut Child) -> io::Result<Option<ExitStatus>> {
-    let pidfd: OwnedFd = sys::pidfd_open(worker.id())?;
+    let pid = i32::try_from(worker.id()).unwrap_or(i32::MAX);
+    let pidfd: OwnedFd = sys::pidfd_open(pid)?;
     loop {
         let mut watched = [
             // Only a hang-up: the messages are for the worker.

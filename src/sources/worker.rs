@@ -7,11 +7,12 @@
 //! It ends when the server's end of the link is closed. If the supervisor ends, the worker takes its place.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use healthz::Instant;
 use log::Level;
@@ -23,10 +24,12 @@ use super::clock::Clock;
 use super::config;
 use super::engine::{Action, Commit, Engine, Id};
 use super::jobs::Jobs;
-use super::kinds;
+use super::kinds::exec::Programs;
+use super::kinds::{self, heartbeat};
 use super::link::{Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode, encode};
 use super::spec::{Kind, Outcome, Spec};
 use super::store::{Store, Stored, read_file};
+use crate::units::Shown;
 
 const LINK: Token = Token(0);
 const JOBS: Token = Token(1);
@@ -36,6 +39,9 @@ const CHECKS: usize = 8;
 
 /// Most messages that wait until the server receives them: a whole set and the log records beside it.
 const OUTBOX_MAX: usize = 2 * super::spec::SPECS_MAX + 64;
+
+/// How often killed programs are looked at until they are gone.
+const REAP_PERIOD: Duration = Duration::from_millis(400);
 
 /// Why the worker has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +72,9 @@ enum Driver {
     Blocking,
     Connecting(Option<Box<dyn Attempt>>),
     Listening(Result<Box<dyn Listener>, String>),
+    /// Gets the socket and the state of this other check when that one is closed: the same socket with other
+    /// options.
+    Inheriting(Id),
 }
 
 struct Worker {
@@ -77,6 +86,9 @@ struct Worker {
     engine: Engine,
     drivers: BTreeMap<Id, Driver>,
     jobs: Jobs<Done>,
+    programs: Programs,
+    /// Until when [`Programs::reap`] has to be called again.
+    reap_due: Option<Instant>,
     /// Messages that the link did not take yet.
     outbox: VecDeque<Vec<u8>>,
     /// The check file is being read; true if it has to be read once more after that.
@@ -125,6 +137,8 @@ pub fn run(
         engine,
         drivers: BTreeMap::new(),
         jobs: Jobs::new(waker),
+        programs: Programs::launched_by_self(),
+        reap_due: None,
         outbox,
         reading: None,
         staged_text: None,
@@ -178,6 +192,8 @@ impl Worker {
             self.listeners_due(now);
             self.act(now);
             self.commit(now);
+            self.act(now);
+            self.reap(now);
             if self.send(now).is_err() {
                 return Ok(End::ServerClosed);
             }
@@ -211,14 +227,14 @@ impl Worker {
             Ok(next) => next,
             Err(error) => {
                 self.log(Level::Warn, &format!("cannot start a thread for checks of files: {error}"));
-                Some(now.saturating_add(std::time::Duration::from_secs(1)))
+                Some(now.saturating_add(Duration::from_secs(1)))
             }
         };
         let deadlines = self.drivers.values().filter_map(|driver| match driver {
             Driver::Listening(Ok(listener)) => listener.deadline(),
             _ => None,
         });
-        deadlines.chain(jobs).chain(self.engine.next(now)).min()
+        deadlines.chain(jobs).chain(self.reap_due).chain(self.engine.next(now)).min()
     }
 
     fn collect_results(&mut self, now: Instant) {
@@ -237,7 +253,7 @@ impl Worker {
                 Action::Open(id) => self.open(id, now),
                 Action::Begin(id) => self.begin(id, now),
                 Action::Cancel(id) => self.cancel(id, now),
-                Action::Close(id) => drop(self.drivers.remove(&id)),
+                Action::Close(id) => self.close(id, now),
             }
         }
         while let Some(warning) = self.engine.warning() {
@@ -253,7 +269,11 @@ impl Worker {
     fn open(&mut self, id: Id, now: Instant) {
         let Some(spec) = self.spec(id) else { return };
         let driver = match &spec.kind {
-            Kind::Heartbeat(_) | Kind::Pressure(_) => Driver::Listening(self.listen(&spec, id, now)),
+            Kind::Heartbeat(heartbeat) => match self.owner_of(&heartbeat.socket) {
+                Some(owner) => Driver::Inheriting(owner),
+                None => Driver::Listening(self.listen(&spec, id, now)),
+            },
+            Kind::Pressure(_) => Driver::Listening(self.listen(&spec, id, now)),
             Kind::Tcp(_) | Kind::Unix(_) | Kind::Http(_) | Kind::Exec(_) => Driver::Connecting(None),
             _ => Driver::Blocking,
         };
@@ -264,17 +284,58 @@ impl Worker {
         kinds::open(&spec.kind, self.poll.registry(), token(id), now)
     }
 
+    /// The check that listens on this socket already.
+    fn owner_of(&self, socket: &OsStr) -> Option<Id> {
+        let owns = |id: &Id| {
+            let spec = self.spec(*id);
+            spec.is_some_and(|spec| matches!(&spec.kind, Kind::Heartbeat(other) if other.socket == socket))
+        };
+        let mut open = self.drivers.iter().filter(|(_, driver)| matches!(driver, Driver::Listening(Ok(_))));
+        open.find_map(|(id, _)| owns(id).then_some(*id))
+    }
+
+    /// Closes what a check has open, or gives it to the check that waits for it.
+    fn close(&mut self, id: Id, now: Instant) {
+        let closed = self.drivers.remove(&id);
+        let inherits = |driver: &Driver| matches!(driver, Driver::Inheriting(owner) if *owner == id);
+        let Some(heir) = self.drivers.iter().find_map(|(heir, driver)| inherits(driver).then_some(*heir)) else {
+            return;
+        };
+        let Some(spec) = self.spec(heir) else { return };
+        let handover = match closed {
+            Some(Driver::Listening(Ok(listener))) => listener.take_state(),
+            _ => None,
+        };
+        let listener = match (&spec.kind, handover) {
+            (Kind::Heartbeat(heartbeat), Some(handover)) => {
+                let resumed = heartbeat::resume(heartbeat, handover, self.poll.registry(), token(heir), now);
+                resumed.map_err(|error| error.to_string())
+            }
+            _ => self.listen(&spec, heir, now),
+        };
+        self.drivers.insert(heir, Driver::Listening(listener));
+        // What has arrived before it was registered again.
+        self.unfinished.push(heir);
+    }
+
     fn begin(&mut self, id: Id, now: Instant) {
         let Some(spec) = self.spec(id) else { return };
         let registry: &Registry = self.poll.registry();
-        let done = match self.drivers.get_mut(&id) {
-            Some(Driver::Connecting(attempt)) => match kinds::start(&spec.kind, registry, token(id)) {
-                Started::Waiting(started) => {
-                    *attempt = Some(started);
-                    None
+        let inherited = match self.drivers.get(&id) {
+            Some(Driver::Inheriting(owner)) => Some(*owner),
+            _ => None,
+        };
+        let done = match self.drivers.get_mut(&inherited.unwrap_or(id)) {
+            Some(Driver::Connecting(attempt)) => {
+                let programs = &self.programs;
+                match kinds::start(&spec.kind, registry, token(id), programs) {
+                    Started::Waiting(started) => {
+                        *attempt = Some(started);
+                        None
+                    }
+                    Started::Done(outcome) => Some(outcome),
                 }
-                Started::Done(outcome) => Some(outcome),
-            },
+            }
             Some(Driver::Listening(Ok(listener))) => Some(listener.outcome(now)),
             Some(Driver::Listening(Err(_))) => {
                 let result = self.listen(&spec, id, now);
@@ -294,23 +355,42 @@ impl Worker {
                 }
                 None
             }
-            None => None,
+            Some(Driver::Inheriting(_)) | None => None,
         };
         if let Some(outcome) = done {
             self.engine.end(id, outcome, now);
+        }
+        if matches!(spec.kind, Kind::Exec(_)) {
+            self.reap_due = self.reap_due.or(Some(now.saturating_add(REAP_PERIOD)));
         }
     }
 
     /// Ends an attempt that has taken too long.
     fn cancel(&mut self, id: Id, now: Instant) {
         let Some(spec) = self.spec(id) else { return };
-        let waits_for = match self.drivers.get_mut(&id) {
-            Some(Driver::Connecting(attempt)) => attempt.take().map(|attempt| attempt.waits_for()),
+        let attempt = match self.drivers.get_mut(&id) {
+            Some(Driver::Connecting(attempt)) => attempt.take(),
             _ => None,
         };
-        let timeout = spec.timing.timeout;
-        let reason = format!("{} within {timeout:?}", waits_for.unwrap_or("no result".to_owned()));
+        let timeout = Shown(spec.timing.timeout);
+        let reason = match &attempt {
+            Some(attempt) => {
+                let (target, waits_for) = (attempt.target(), attempt.waits_for());
+                format!("{target}: no result within {timeout} ({waits_for})")
+            }
+            None => format!("no result within {timeout}"),
+        };
+        drop(attempt);
         self.engine.end(id, Outcome::Fail(reason), now);
+        self.reap_due = Some(now);
+    }
+
+    /// Ends and reaps what programs have left behind, twice a second while there is something.
+    fn reap(&mut self, now: Instant) {
+        if self.reap_due.is_some_and(|due| due <= now) {
+            let has_more = self.programs.reap() || !self.programs.is_empty();
+            self.reap_due = has_more.then(|| now.saturating_add(REAP_PERIOD));
+        }
     }
 
     /// Handles an event of a check.
@@ -323,11 +403,15 @@ impl Worker {
                 if let Some(outcome) = done {
                     *attempt = None;
                     self.engine.end(id, outcome, now);
+                    if self.reap_due.is_some() {
+                        self.reap_due = Some(now);
+                    }
                 }
             }
             Some(Driver::Listening(Ok(listener))) => {
                 let has_more = listener.ready(registry, token, now);
                 let outcome = listener.outcome(now);
+                let warning = listener.take_warning(now);
                 match has_more {
                     Ok(true) => self.unfinished.push(id),
                     Ok(false) => self.engine.change(id, outcome, now),
@@ -336,6 +420,9 @@ impl Worker {
                         let reason = format!("cannot receive: {error}");
                         self.drivers.insert(id, Driver::Listening(Err(reason)));
                     }
+                }
+                if let Some(warning) = warning {
+                    self.log(Level::Warn, &warning);
                 }
             }
             _ => {}
