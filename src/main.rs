@@ -8,6 +8,7 @@
 mod daemon;
 #[cfg(all(feature = "sources", target_os = "linux"))]
 mod sources;
+mod units;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,11 +18,23 @@ use daemon::options::{self, Command};
 use daemon::{EXIT_FAILED, EXIT_USAGE, Failure};
 
 fn main() -> ExitCode {
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    {
+        let mut arguments = std::env::args_os().skip(1);
+        if arguments
+            .next()
+            .is_some_and(|first| first == sources::command::NAME)
+        {
+            return sources::command::run(arguments);
+        }
+    }
     match options::parse(std::env::args_os().skip(1)) {
         Ok(Command::Help(options)) => {
             let responder = Checks::new(&options).responder();
             print(&options::help(options.config.memory_bytes_max(&responder)))
         }
+        #[cfg(all(feature = "sources", target_os = "linux"))]
+        Ok(Command::CheckConfig(_)) => ExitCode::from(EXIT_USAGE),
         Ok(Command::Version) => print(concat!("healthz ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Command::Serve(options)) => match daemon::serve(&options) {
             Ok(()) => ExitCode::SUCCESS,

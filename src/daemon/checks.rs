@@ -57,7 +57,9 @@ impl Checks {
 
     /// The checks of `/healthz`.
     pub fn own(&self) -> impl Iterator<Item = &'static Check> + use<> {
-        [self.ping, self.log, self.syncloop].into_iter().map(|check| &**check)
+        [self.ping, self.log, self.syncloop]
+            .into_iter()
+            .map(|check| &**check)
     }
 
     /// The same endpoints with more checks: `more` returns those for a path. `shutdown` stays the last one.

@@ -12,10 +12,10 @@ use std::time::Duration;
 use healthz::server::{Address, ListenFds};
 use healthz::{Check, Endpoint, Responder};
 
-use super::duration::{self, Shown};
 use super::notify;
 use super::options::{self, Command, Options};
 use super::port_owner;
+use crate::units::{self, Shown};
 
 /// Asserts, for a text of any bytes:
 /// - A command line that is accepted has the same meaning when it is written out again. The error of another
@@ -202,12 +202,12 @@ fn watchdog(limit: Option<&OsStr>) {
 }
 
 fn time(text: &str) {
-    let read = duration::parse(text);
+    let read = units::duration(text);
     assert_eq!(read, slow_time(text), "{text:?}");
     if let Some(time) = read {
         let shown = Shown(time).to_string();
         assert_eq!(
-            duration::parse(&shown),
+            units::duration(&shown),
             Some(time),
             "{text:?} is shown as {shown:?}"
         );
@@ -231,6 +231,7 @@ fn slow_time(text: &str) -> Option<Duration> {
             "s" => 1_000,
             "m" => 60_000,
             "h" => 3_600_000,
+            "d" => 86_400_000,
             _ => return None,
         };
         millis += u128::from(digits.parse::<u64>().ok()?) * unit;

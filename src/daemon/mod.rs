@@ -8,7 +8,6 @@
 pub mod checks;
 #[cfg(target_os = "linux")]
 mod descriptors;
-mod duration;
 #[cfg(test)]
 mod fuzz;
 mod listen;
@@ -37,8 +36,10 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use healthz::{Check, Instant};
 use healthz::server::{self, Config, Counters, Server, ServerHandle, ServerThread};
+use healthz::{Check, Instant};
+
+use crate::units::Shown;
 
 use checks::Checks;
 use listen::Inherited;
@@ -209,9 +210,16 @@ impl Prepared {
         let waiter = EventWaiter::new().map_err(failed("cannot set up signals"))?;
         exit_on_panic(latch.clone(), waiter.exit_notifier());
         let (listeners, ready) = listen::open(options, inherited)?;
-        let sources = configured.map(|configured| configured.start(server::now())).transpose()?;
-        let set = sources.as_ref().map(|sources| sources.endpoint_set(&checks)).transpose();
-        let set = set.map_err(|error| Failure::Usage(error.to_string()))?.map(Arc::new);
+        let sources = configured
+            .map(|configured| configured.start(server::now()))
+            .transpose()?;
+        let set = sources
+            .as_ref()
+            .map(|sources| sources.endpoint_set(&checks))
+            .transpose();
+        let set = set
+            .map_err(|error| Failure::Usage(error.to_string()))?
+            .map(Arc::new);
         let own = checks.responder();
         let responder = set.as_ref().map_or(own, |set| own.with_endpoint_set(set));
         let bytes = |config: &Config| config.memory_bytes_max(&responder);
@@ -285,7 +293,9 @@ fn run(
         Box::new(move || handle.is_responsive(server::now(), RESPONSE_DURATION_MAX));
     let (period, log_limit) = (options.sync_period, options.log_limit);
     if let Some(sources) = &sources {
-        waiter.watch(sources.as_raw_fd()).map_err(failed("cannot wait for the sources process"))?;
+        waiter
+            .watch(sources.as_raw_fd())
+            .map_err(failed("cannot wait for the sources process"))?;
     }
     let mut main = Main {
         waiter,
@@ -375,7 +385,8 @@ impl Main<'_> {
         let mut next = self.sync.round(now, self.sources.as_mut());
         if let Some(sources) = &mut self.sources {
             if sources.has_reload_expired(now) {
-                self.manager.notify_ready(&sync::status(self.checks, self.sources.as_ref(), now));
+                self.manager
+                    .notify_ready(&sync::status(self.checks, self.sources.as_ref(), now));
             } else if let Some(deadline) = sources.deadline() {
                 next = next.min(deadline);
             }
@@ -411,7 +422,8 @@ impl Main<'_> {
             self.waiter.expect_message();
         }
         if taken.has_reloaded && is_ready {
-            self.manager.notify_ready(&sync::status(self.checks, self.sources.as_ref(), now));
+            self.manager
+                .notify_ready(&sync::status(self.checks, self.sources.as_ref(), now));
         }
         Ok(())
     }
@@ -509,6 +521,7 @@ fn announce(checks: Checks, sources: Option<&SourceChecks>, urls: &[String]) {
         .collect();
     let names: Vec<&str> = checks
         .own()
+        .map(|check: &Check| check)
         .chain(sources.into_iter().flat_map(SourceChecks::checks))
         .map(Check::name)
         .collect();
@@ -526,14 +539,11 @@ fn list(items: &[&str]) -> String {
 }
 
 fn plan(options: &Options) -> String {
-    let drain = duration::Shown(options.config.limits.drain_duration);
+    let drain = Shown(options.config.limits.drain_duration);
     let finish = format!("requests have {drain} to finish");
     match options.shutdown_delay {
         Duration::ZERO => finish,
-        delay => format!(
-            "listeners close in {}, then {finish}",
-            duration::Shown(delay)
-        ),
+        delay => format!("listeners close in {}, then {finish}", Shown(delay)),
     }
 }
 

@@ -7,6 +7,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+#[cfg(all(feature = "sources", target_os = "linux"))]
+use std::path::PathBuf;
 use std::time::Duration;
 
 use healthz::Responder;
@@ -16,7 +18,7 @@ use healthz::limits::{
 use healthz::server::{Address, Config};
 use log::LevelFilter;
 
-use super::duration::{self, Shown};
+use crate::units::{self, Shown};
 
 /// As in the kubelet, whose `log` check fails if nothing was flushed for two minutes.
 const LOG_LIMIT_DEFAULT: Duration = Duration::from_secs(120);
@@ -40,7 +42,11 @@ const _: () = assert!(SYNC_LIMIT_MAX.as_millis() == 2 * DURATION_MAX.as_millis()
 const _: () = assert!(SYNC_PERIOD_DEFAULT.as_millis() < SYNC_LIMIT_DEFAULT_MIN.as_millis());
 
 /// All long options. An error suggests one of them for a name that is misspelt.
-const NAMES: [&str; 20] = [
+const NAMES: &[&str] = &[
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    "check",
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    "config",
     "listen",
     "allow-remote",
     "allow-host",
@@ -70,11 +76,20 @@ pub enum Command {
     /// Print the help, with the memory for these options.
     Help(Options),
     Version,
+    /// Print the checks of real things as they are understood.
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    CheckConfig(Options),
 }
 
 /// All options, with their defaults where the command line does not set them.
 #[derive(Debug)]
 pub struct Options {
+    /// Checks of real things, as they are written.
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    pub checks: Vec<OsString>,
+    /// The file with checks of real things; if `None`, the default one if it exists.
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    pub check_file: Option<PathBuf>,
     /// If empty, the daemon uses inherited sockets, or else both addresses of localhost.
     pub listen: Vec<Address>,
     pub allow_remote: bool,
@@ -97,6 +112,10 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
+            #[cfg(all(feature = "sources", target_os = "linux"))]
+            checks: Vec::new(),
+            #[cfg(all(feature = "sources", target_os = "linux"))]
+            check_file: None,
             listen: Vec::new(),
             allow_remote: false,
             allow_hosts: Vec::new(),
@@ -141,6 +160,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     let mut sync_limit = None;
     let mut wants_help = false;
     let mut wants_version = false;
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    let mut is_check_config = false;
     while let Some(arg) = parser.next().map_err(misuse)? {
         match arg {
             Short('h') | Long("help") => wants_help = true,
@@ -164,6 +185,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
                 let option = shown(OsStr::new(&format!("-{letter}")));
                 return Err(UsageError(format!("unknown option {option}; {SEE_HELP}")));
             }
+            #[cfg(all(feature = "sources", target_os = "linux"))]
+            Value(word) if !is_check_config && word == CHECK_CONFIG => is_check_config = true,
+            #[cfg(all(feature = "sources", target_os = "linux"))]
+            Value(file) if is_check_config && options.check_file.is_none() => {
+                options.check_file = Some(file.into());
+            }
             Value(value) => {
                 let value = shown(&value);
                 return Err(UsageError(format!(
@@ -179,6 +206,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             "--sync-limit {limit}: expected more than --sync-period, which is {period}"
         )));
     }
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    if is_check_config && !wants_help && !wants_version {
+        return Ok(Command::CheckConfig(options));
+    }
     Ok(if wants_help {
         Command::Help(options)
     } else if wants_version {
@@ -188,6 +219,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     })
 }
 
+/// The command that prints the checks of real things.
+#[cfg(all(feature = "sources", target_os = "linux"))]
+const CHECK_CONFIG: &str = "check-config";
 const SEE_HELP: &str = "see healthz --help";
 
 /// Sets the option `name` to `value`.
@@ -196,6 +230,10 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
     let config = &mut options.config;
     let limits = &mut config.limits;
     match name {
+        #[cfg(all(feature = "sources", target_os = "linux"))]
+        "check" => options.checks.push(value.to_owned()),
+        #[cfg(all(feature = "sources", target_os = "linux"))]
+        "config" => options.check_file = Some(value.into()),
         "listen" => options.listen.push(address(option, value)?),
         "allow-host" => options.allow_hosts.push(host(option, value)?),
         "connections" => {
@@ -292,7 +330,7 @@ fn time(
     value: &OsStr,
     times: RangeInclusive<Duration>,
 ) -> Result<Duration, UsageError> {
-    match value.to_str().and_then(duration::parse) {
+    match value.to_str().and_then(units::duration) {
         Some(time) if times.contains(&time) => Ok(time),
         _ => {
             let (min, max) = (Shown(*times.start()), Shown(*times.end()));
@@ -461,7 +499,7 @@ mod tests {
         assert_eq!(said.sync_limit, followed.sync_limit);
         assert_eq!(
             error("--sync-limit 49h"),
-            "--sync-limit 49h: expected 1ms to 48h, written as 500ms, 10s, 2m or 1h"
+            "--sync-limit 49h: expected 1ms to 2d, written as 500ms, 10s, 2m or 1h"
         );
     }
 
@@ -516,7 +554,7 @@ mod tests {
         }
         assert_eq!(options("--ready-fd 3").ready_fd, Some(3));
         assert_eq!(options("--log-limit 24h").log_limit, DURATION_MAX);
-        assert!(error("--log-limit 9ms").contains("expected 10ms to 24h"));
+        assert!(error("--log-limit 9ms").contains("expected 10ms to 1d"));
     }
 
     #[test]
@@ -575,7 +613,7 @@ mod tests {
             ),
             (
                 "--head-timeout 10",
-                "--head-timeout 10: expected 1ms to 24h, written as 500ms, 10s, 2m or 1h",
+                "--head-timeout 10: expected 1ms to 1d, written as 500ms, 10s, 2m or 1h",
             ),
             (
                 "--log-level loud",

@@ -153,7 +153,9 @@ impl EventWaiter {
     /// If the system has no memory for it.
     pub fn watch(&self, fd: std::os::fd::RawFd) -> io::Result<()> {
         let mut source = mio::unix::SourceFd(&fd);
-        self.poll.registry().register(&mut source, MESSAGES, Interest::READABLE)
+        self.poll
+            .registry()
+            .register(&mut source, MESSAGES, Interest::READABLE)
     }
 
     /// The next wait returns [`Wakeup::Message`], because the descriptor was not read to its end.

@@ -94,7 +94,7 @@ impl Configured {
         let default = || Some(PathBuf::from(FILE_DEFAULT)).filter(|path| path.exists());
         let origin = Origin {
             checks: options.checks.clone(),
-            file: options.config.clone().or_else(default),
+            file: options.check_file.clone().or_else(default),
         };
         let read = |path: &PathBuf| {
             let cannot = |error| format!("cannot read {}: {error}", path.display());
@@ -137,7 +137,10 @@ impl Configured {
         // The process is never waited for: when it ends, the link tells so.
         let _ = command::start(far, &store, &self.origin)?;
         let file = self.origin.file.as_ref();
-        let listed = self.specs.iter().map(|spec| Listed::new(&Definition::new(spec), now));
+        let listed = self
+            .specs
+            .iter()
+            .map(|spec| Listed::new(&Definition::new(spec), now));
         Ok(SourceChecks {
             link,
             generation: 0,
@@ -156,7 +159,7 @@ impl Listed {
             .initially_failing()
             .overdue_since("not checked");
         if let Some(group) = definition.group {
-            check = check.in_group(group);
+            check = check.group(group);
         }
         if definition.severity == spec::Severity::Warning {
             check = check.with_severity(Severity::Warning);
@@ -217,7 +220,10 @@ impl SourceChecks {
         if is_expired {
             self.reload_deadline = None;
             let file = self.file.as_deref().unwrap_or_default();
-            log::warn!("{file} was not read within {} s; the checks stay as they are", RELOAD_DURATION_MAX.as_secs());
+            log::warn!(
+                "{file} was not read within {} s; the checks stay as they are",
+                RELOAD_DURATION_MAX.as_secs()
+            );
         }
         is_expired
     }
@@ -267,14 +273,19 @@ impl SourceChecks {
         match message {
             Message::Verdict(verdict) => {
                 let index = usize::from(verdict.index);
-                let incoming = self.incoming.as_ref().filter(|set| set.generation == verdict.generation && !set.is_known);
+                let incoming = self
+                    .incoming
+                    .as_ref()
+                    .filter(|set| set.generation == verdict.generation && !set.is_known);
                 let listed = match incoming {
                     Some(set) => &set.listed,
                     None if verdict.generation == self.generation => &self.listed,
                     // Sent before the server replaced the set.
                     None => return,
                 };
-                let Some(listed) = listed.get(index) else { return };
+                let Some(listed) = listed.get(index) else {
+                    return;
+                };
                 match verdict.failure {
                     Some(reason) => listed.check.fail(&escaped(reason)),
                     None => {
@@ -291,13 +302,21 @@ impl SourceChecks {
                     is_known: *generation == self.generation,
                 });
             }
-            Message::Define { index, definition } => self.define(usize::from(*index), definition, now),
+            Message::Define { index, definition } => {
+                self.define(usize::from(*index), definition, now)
+            }
             Message::Refused(line) => log::error!("{}", escaped(line)),
             Message::Log(level, text) => log::log!(*level, "{}", escaped(text)),
             Message::WorkerEnded(how) => {
-                log::error!("the sources process has ended ({}); it is started again", escaped(how));
+                log::error!(
+                    "the sources process has ended ({}); it is started again",
+                    escaped(how)
+                );
                 self.incoming = None;
-                let reason = format!("not checked: the sources process has ended ({})", escaped(how));
+                let reason = format!(
+                    "not checked: the sources process has ended ({})",
+                    escaped(how)
+                );
                 for listed in &self.listed {
                     listed.check.fail(&reason);
                 }
@@ -307,11 +326,16 @@ impl SourceChecks {
     }
 
     fn define(&mut self, index: usize, definition: &Definition<'_>, now: Instant) {
-        let Some(incoming) = &mut self.incoming else { return };
+        let Some(incoming) = &mut self.incoming else {
+            return;
+        };
         if incoming.is_known || index != incoming.listed.len() {
             return;
         }
-        let old = self.listed.iter().find(|old| old.check.name() == definition.name);
+        let old = self
+            .listed
+            .iter()
+            .find(|old| old.check.name() == definition.name);
         let listed = match old {
             Some(old) if definition.is_kept => old.clone(),
             Some(old) => Listed {
@@ -331,8 +355,13 @@ impl SourceChecks {
         own: &Checks,
         replace: impl FnMut(EndpointSet) -> Result<(), String>,
     ) -> bool {
-        let Some(incoming) = self.incoming.take() else { return false };
-        if incoming.is_known || generation != incoming.generation || incoming.listed.len() != incoming.count {
+        let Some(incoming) = self.incoming.take() else {
+            return false;
+        };
+        if incoming.is_known
+            || generation != incoming.generation
+            || incoming.listed.len() != incoming.count
+        {
             return false;
         }
         let was_asked = self.reload_deadline.take().is_some();
@@ -343,14 +372,18 @@ impl SourceChecks {
                 self.generation = generation;
                 log::info!("{} checks are used now: {}", incoming.count, escaped(text));
             }
-            Err(reason) => log::error!("the new checks cannot be used: {reason}; restart healthz for them"),
+            Err(reason) => {
+                log::error!("the new checks cannot be used: {reason}; restart healthz for them")
+            }
         }
         was_asked
     }
 
     fn lost(&self) -> Failure {
         for listed in &self.listed {
-            listed.check.fail("not checked: the sources processes have ended");
+            listed
+                .check
+                .fail("not checked: the sources processes have ended");
         }
         Failure::Run("the sources processes have ended; start healthz again".to_owned())
     }
@@ -373,10 +406,15 @@ impl SourceChecks {
             match (reason, listed.log.is_failing) {
                 (Some(reason), None) => log::warn!("check {name} fails: {}", reason.as_str()),
                 (Some(reason), Some(_)) => {
-                    log::warn!("check {name} fails after it passed for {duration}: {}", reason.as_str())
+                    log::warn!(
+                        "check {name} fails after it passed for {duration}: {}",
+                        reason.as_str()
+                    )
                 }
                 (None, None) => log::info!("check {name} passes"),
-                (None, Some(_)) => log::info!("check {name} passes again after it failed for {duration}"),
+                (None, Some(_)) => {
+                    log::info!("check {name} passes again after it failed for {duration}")
+                }
             }
             listed.log = StateLog {
                 is_failing,
@@ -395,7 +433,11 @@ fn endpoint_set(listed: &[Listed], own: &Checks) -> Result<EndpointSet, Endpoint
             "/livez" => endpoints.livez,
             _ => endpoints.readyz,
         };
-        listed.iter().filter(move |listed| is_in(&listed.endpoints)).map(|listed| Arc::clone(&listed.check)).collect()
+        listed
+            .iter()
+            .filter(move |listed| is_in(&listed.endpoints))
+            .map(|listed| Arc::clone(&listed.check))
+            .collect()
     })
 }
 
@@ -406,7 +448,9 @@ fn escaped(text: &str) -> String {
         if REASON_BYTES_MAX * 3 < escaped.len() {
             break;
         }
-        match c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        match c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
             true => drop(write!(escaped, "{}", c.escape_default())),
             false => escaped.push(c),
         }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use healthz::Instant;
+use healthz::{Check, Instant};
 
 use super::checks::Checks;
 use super::log as sink;
@@ -143,7 +143,8 @@ impl<'a> SyncLoop<'a> {
         let mut next = now.saturating_add(self.period).min(self.verify.due);
         if self.manager.has_pending() {
             if self.notify_retry.is_due(now) {
-                self.manager.notify_status(&status(self.checks, sources.as_deref(), now));
+                self.manager
+                    .notify_status(&status(self.checks, sources.as_deref(), now));
             }
             next = next.min(self.notify_retry.due);
         }
@@ -165,7 +166,9 @@ impl<'a> SyncLoop<'a> {
 
     /// Reports changes of checks to the log and to the service manager.
     fn report_changes(&mut self, now: Instant, mut sources: Option<&mut SourceChecks>) {
-        let sources_changed = sources.as_deref_mut().map(|sources| sources.report_changes(now));
+        let sources_changed = sources
+            .as_deref_mut()
+            .map(|sources| sources.report_changes(now));
         let mut is_changed = sources_changed == Some(true);
         for (check, outage) in self.checks.own().zip(&self.outages) {
             let reason = check.reason(now);
@@ -182,7 +185,8 @@ impl<'a> SyncLoop<'a> {
             };
         }
         if is_changed {
-            self.manager.notify_status(&status(self.checks, sources.as_deref(), now));
+            self.manager
+                .notify_status(&status(self.checks, sources.as_deref(), now));
             // If that failed, retry after a whole period.
             self.notify_retry.due = now.saturating_add(self.notify_retry.period);
         }
@@ -192,7 +196,8 @@ impl<'a> SyncLoop<'a> {
 /// The `STATUS=` line of sd_notify(3): which checks fail, and why.
 pub fn status(checks: Checks, sources: Option<&SourceChecks>, now: Instant) -> String {
     let sources = sources.into_iter().flat_map(SourceChecks::checks);
-    let failing = checks.own().chain(sources).filter_map(|check| {
+    let own = checks.own().map(|check: &Check| check);
+    let failing = own.chain(sources).filter_map(|check| {
         let reason = check.reason(now)?;
         Some(format!("{} ({})", check.name(), reason.as_str()))
     });

@@ -74,7 +74,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let result = match arguments.split_first() {
         Some((role, rest)) if role == SUPERVISOR => supervise(&link, rest),
         Some((role, rest)) if role == WORKER => work(link, store, rest),
-        _ => Err(io::Error::other("not a command for people; see healthz --help")),
+        _ => Err(io::Error::other(
+            "not a command for people; see healthz --help",
+        )),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -134,7 +136,8 @@ fn work(link: Link, store: Store, arguments: &[OsString]) -> io::Result<()> {
     match end {
         End::ServerClosed => Ok(()),
         End::SupervisorEnded => {
-            let text = "the supervisor of the sources processes has ended; the worker takes its place";
+            let text =
+                "the supervisor of the sources processes has ended; the worker takes its place";
             let _ = link.send(&encode(&Message::Log(log::Level::Warn, text)));
             Err(program(SUPERVISOR, &["--again".into()], &origin).exec())
         }

@@ -148,7 +148,10 @@ impl Engine {
         self.abandon();
         let (mut added, mut changed) = (0, 0);
         for (spec, index) in specs.into_iter().zip(0..) {
-            let old = self.entries.iter_mut().find(|entry| entry.spec.name == spec.name);
+            let old = self
+                .entries
+                .iter_mut()
+                .find(|entry| entry.spec.name == spec.name);
             match old {
                 Some(entry) if *entry.spec == spec => {
                     entry.next_index = Some(index);
@@ -167,7 +170,9 @@ impl Engine {
         let is_current = |entry: &&Entry| entry.index.is_some() && entry.next_index.is_none();
         let gone = self.entries.iter().filter(is_current).count();
         let removed = gone.saturating_sub(changed);
-        self.staging = Some(format!("{added} checks added, {changed} changed, {removed} removed"));
+        self.staging = Some(format!(
+            "{added} checks added, {changed} changed, {removed} removed"
+        ));
     }
 
     /// Gives up a replacement that was not committed.
@@ -190,7 +195,12 @@ impl Engine {
             return None;
         }
         let text = self.staging.take()?;
-        let kept: Vec<Id> = self.entries.iter().filter(|entry| entry.index.is_some()).map(|entry| entry.id).collect();
+        let kept: Vec<Id> = self
+            .entries
+            .iter()
+            .filter(|entry| entry.index.is_some())
+            .map(|entry| entry.id)
+            .collect();
         let actions = &mut self.actions;
         self.entries.retain_mut(|entry| {
             entry.index = entry.next_index.take();
@@ -211,7 +221,11 @@ impl Engine {
 
     /// The set that is used, with all results, for a server that may have another one.
     pub fn whole_set(&mut self, text: String) -> Commit {
-        let checks = self.entries.iter().map(|entry| (Arc::clone(&entry.spec), false)).collect();
+        let checks = self
+            .entries
+            .iter()
+            .map(|entry| (Arc::clone(&entry.spec), false))
+            .collect();
         let reports = self.entries.iter_mut().filter_map(Entry::report).collect();
         Commit {
             generation: self.generation,
@@ -244,7 +258,9 @@ impl Engine {
             while let Some(due) = entry.schedule.take_due(now) {
                 match due {
                     Due::Begin => self.actions.push(Action::Begin(entry.id)),
-                    Due::TimedOut if entry.can_be_cancelled() => self.actions.push(Action::Cancel(entry.id)),
+                    Due::TimedOut if entry.can_be_cancelled() => {
+                        self.actions.push(Action::Cancel(entry.id))
+                    }
                     Due::TimedOut => {
                         entry.is_late = true;
                         let since = entry.schedule.running_since().unwrap_or(now);
@@ -252,12 +268,16 @@ impl Engine {
                         if now.saturating_since(since) >= entry.spec.timing.period {
                             entry.state.fail();
                         }
-                        let reason = format!("no result within {} s", seconds(entry.spec.timing.timeout));
+                        let reason =
+                            format!("no result within {} s", seconds(entry.spec.timing.timeout));
                         entry.record(Err(reason), now);
                     }
                     Due::Hangs(duration) => {
                         entry.state.fail();
-                        let reason = format!("no result for {} s, it hangs in the kernel", duration.as_secs());
+                        let reason = format!(
+                            "no result for {} s, it hangs in the kernel",
+                            duration.as_secs()
+                        );
                         entry.record(Err(reason), now);
                     }
                 }
@@ -308,7 +328,10 @@ impl Engine {
 
     /// The report could not be sent: it is due again.
     pub fn unreport(&mut self, index: u16) {
-        let sent = self.entries.iter_mut().find(|entry| entry.index == Some(index));
+        let sent = self
+            .entries
+            .iter_mut()
+            .find(|entry| entry.index == Some(index));
         if let Some(entry) = sent {
             entry.is_unreported = true;
         }
@@ -332,7 +355,10 @@ impl Entry {
 
     /// When the wait ends without a result.
     fn awaited_until(&self) -> Option<Instant> {
-        let since = self.schedule.running_since().filter(|_| self.index.is_none())?;
+        let since = self
+            .schedule
+            .running_since()
+            .filter(|_| self.index.is_none())?;
         Some(since.saturating_add(STAGING_DURATION_MAX))
     }
 
@@ -340,7 +366,12 @@ impl Entry {
     pub fn can_be_cancelled(&self) -> bool {
         matches!(
             self.spec.kind,
-            Kind::Tcp(_) | Kind::Unix(_) | Kind::Http(_) | Kind::Exec(_) | Kind::Heartbeat(_) | Kind::Pressure(_)
+            Kind::Tcp(_)
+                | Kind::Unix(_)
+                | Kind::Http(_)
+                | Kind::Exec(_)
+                | Kind::Heartbeat(_)
+                | Kind::Pressure(_)
         )
     }
 
@@ -362,11 +393,15 @@ impl Entry {
             (Outcome::Unsupported(reason), Unsupported::Warn) => {
                 if !std::mem::replace(&mut self.has_warned, true) {
                     let name = &self.spec.name;
-                    warnings.push(Warning(format!("check {name} passes without being checked: {reason}")));
+                    warnings.push(Warning(format!(
+                        "check {name} passes without being checked: {reason}"
+                    )));
                 }
                 Ok(())
             }
-            (Outcome::Fail(reason), _) | (Outcome::Unsupported(reason), Unsupported::Fail) => Err(reason),
+            (Outcome::Fail(reason), _) | (Outcome::Unsupported(reason), Unsupported::Fail) => {
+                Err(reason)
+            }
         };
         self.record(result, now);
     }

@@ -72,7 +72,11 @@ impl<R: Send + 'static> Jobs<R> {
     /// # Errors
     /// If there is no thread, and the system does not start one. The job waits, and [`advance`](Jobs::advance)
     /// tries again.
-    pub fn give(&mut self, now: Instant, job: impl FnOnce() -> R + Send + 'static) -> io::Result<()> {
+    pub fn give(
+        &mut self,
+        now: Instant,
+        job: impl FnOnce() -> R + Send + 'static,
+    ) -> io::Result<()> {
         let mut queue = self.shared.lock();
         queue.jobs.push_back(Box::new(job));
         self.waits_since.get_or_insert(now);
@@ -158,7 +162,10 @@ impl<R> Shared<R> {
                 return;
             } else {
                 queue.idle += 1;
-                queue = self.is_filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue = self
+                    .is_filled
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
                 queue.idle -= 1;
             }
         }

@@ -31,11 +31,20 @@ const SLACK: Duration = Duration::from_secs(2);
 pub enum Message<'a> {
     Verdict(Verdict<'a>),
     /// The definitions of a set of this many checks follow.
-    Begin { generation: u32, count: u16 },
+    Begin {
+        generation: u32,
+        count: u16,
+    },
     /// The check at `index` of the set that has begun.
-    Define { index: u16, definition: Definition<'a> },
+    Define {
+        index: u16,
+        definition: Definition<'a>,
+    },
     /// The set is complete: use it from now on. The text is for the log.
-    Commit { generation: u32, text: &'a str },
+    Commit {
+        generation: u32,
+        text: &'a str,
+    },
     /// The check file was not used, and why. One message for each line.
     Refused(&'a str),
     /// The last line of a refusal was sent.
@@ -75,7 +84,10 @@ impl<'a> Definition<'a> {
     /// The definition of a check that is new.
     pub fn new(spec: &'a Spec) -> Self {
         let timing = &spec.timing;
-        let holds = timing.period.saturating_add(timing.timeout).saturating_add(SLACK);
+        let holds = timing
+            .period
+            .saturating_add(timing.timeout)
+            .saturating_add(SLACK);
         Definition {
             name: &spec.name,
             group: spec.group.as_deref(),
@@ -152,7 +164,10 @@ fn define(bytes: &mut Vec<u8>, definition: &Definition<'_>) {
     } = definition.endpoints;
     let is_warning = definition.severity == Severity::Warning;
     let flags = [healthz, livez, readyz, is_warning, definition.is_kept];
-    let flags = flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag));
+    let flags = flags
+        .iter()
+        .rev()
+        .fold(0, |bits, flag| bits << 1 | u8::from(*flag));
     bytes.push(flags);
     bytes.extend(definition.holds_ms.to_ne_bytes());
     for text in [definition.name, definition.group.unwrap_or_default()] {
@@ -187,7 +202,9 @@ pub fn decode(bytes: &[u8]) -> Option<Message<'_>> {
         }),
         BEGIN => Message::Begin {
             generation: reader.u32()?,
-            count: reader.u16().filter(|count| usize::from(*count) <= SPECS_MAX)?,
+            count: reader
+                .u16()
+                .filter(|count| usize::from(*count) <= SPECS_MAX)?,
         },
         DEFINE => Message::Define {
             index: reader.index()?,
@@ -238,7 +255,9 @@ impl<'a> Reader<'a> {
     /// All that is left.
     fn text(&mut self) -> Option<&'a str> {
         let bytes = self.take(self.0.len())?;
-        std::str::from_utf8(bytes).ok().filter(|text| text.len() <= TEXT_BYTES_MAX)
+        std::str::from_utf8(bytes)
+            .ok()
+            .filter(|text| text.len() <= TEXT_BYTES_MAX)
     }
 
     /// A text after its length.
@@ -298,7 +317,10 @@ impl Link {
     ///
     /// # Errors
     /// `WouldBlock` if there is none.
-    pub fn receive<'b>(&self, buffer: &'b mut [u8; MESSAGE_BYTES_MAX]) -> io::Result<Option<&'b [u8]>> {
+    pub fn receive<'b>(
+        &self,
+        buffer: &'b mut [u8; MESSAGE_BYTES_MAX],
+    ) -> io::Result<Option<&'b [u8]>> {
         let length = loop {
             match io::Read::read(&mut &self.0, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -464,7 +486,10 @@ mod tests {
         let far = Link::from_inherited(far).unwrap();
         let mut buffer = [0; MESSAGE_BYTES_MAX];
         let kind = |error: io::Error| error.kind();
-        assert_eq!(near.receive(&mut buffer).map_err(kind), Err(io::ErrorKind::WouldBlock));
+        assert_eq!(
+            near.receive(&mut buffer).map_err(kind),
+            Err(io::ErrorKind::WouldBlock)
+        );
         far.send(b"one").unwrap();
         far.send(b"two").unwrap();
         assert_eq!(near.receive(&mut buffer).unwrap(), Some(&b"one"[..]));

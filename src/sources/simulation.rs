@@ -36,7 +36,12 @@ enum Nature {
     Hanging,
 }
 
-const NATURES: [Nature; 4] = [Nature::Healthy, Nature::Broken, Nature::Random, Nature::Hanging];
+const NATURES: [Nature; 4] = [
+    Nature::Healthy,
+    Nature::Broken,
+    Nature::Random,
+    Nature::Hanging,
+];
 
 /// A check in the model of the server.
 #[derive(Clone, Debug)]
@@ -133,7 +138,10 @@ fn model_of_threshold(results: &[bool], threshold: &Threshold) -> bool {
         let so_far = &results[..end];
         let last = |count: u32| &so_far[so_far.len().saturating_sub(count as usize)..];
         if passes && so_far.ends_with(&[false]) {
-            let failures = last(threshold.of_last).iter().filter(|success| !**success).count();
+            let failures = last(threshold.of_last)
+                .iter()
+                .filter(|success| !**success)
+                .count();
             passes = failures < threshold.failures as usize;
         } else if !passes {
             let row = last(threshold.success);
@@ -169,10 +177,17 @@ impl World {
     /// Time passes to the next thing that is due, or less; then the loop of the worker runs once.
     fn step(&mut self) {
         match self.rng.u32(..1000) {
-            0..=2 => self.now = self.now.saturating_add(Duration::from_secs(self.rng.u64(1..600))),
+            0..=2 => {
+                self.now = self
+                    .now
+                    .saturating_add(Duration::from_secs(self.rng.u64(1..600)))
+            }
             3..=6 => self.reload(),
             _ => {
-                let ends = self.running.values().filter_map(|running| Some(running.attempt?.0));
+                let ends = self
+                    .running
+                    .values()
+                    .filter_map(|running| Some(running.attempt?.0));
                 let next = ends.chain(self.engine.next(self.now)).min().unwrap();
                 let late = self.rng.u64(..=LATE_MS_MAX) * u64::from(self.rng.u8(..4) == 0);
                 let late = Duration::from_millis(late);
@@ -197,7 +212,12 @@ impl World {
                 continue;
             };
             running.attempt = None;
-            let entry = self.engine.entries().iter().find(|entry| entry.id == *id).unwrap();
+            let entry = self
+                .engine
+                .entries()
+                .iter()
+                .find(|entry| entry.id == *id)
+                .unwrap();
             let began = running.began.take().unwrap();
             let is_late = entry.is_late();
             assert!(end >= began);
@@ -217,7 +237,12 @@ impl World {
         while let Some(action) = self.engine.action() {
             match action {
                 Action::Open(id) => {
-                    let entry = self.engine.entries().iter().find(|entry| entry.id == id).unwrap();
+                    let entry = self
+                        .engine
+                        .entries()
+                        .iter()
+                        .find(|entry| entry.id == id)
+                        .unwrap();
                     let running = Running {
                         name: entry.spec.name.clone(),
                         nature: nature(&entry.spec.name),
@@ -225,15 +250,25 @@ impl World {
                         results: Vec::new(),
                         began: None,
                     };
-                    assert!(self.running.insert(id, running).is_none(), "{id:?} opened twice");
+                    assert!(
+                        self.running.insert(id, running).is_none(),
+                        "{id:?} opened twice"
+                    );
                 }
                 Action::Begin(id) => self.begin(id),
                 Action::Cancel(id) => {
-                    let running = self.running.get_mut(&id).expect("cancelled after it was closed");
-                    assert!(running.attempt.take().is_some(), "no attempt of {id:?} to cancel");
+                    let running = self
+                        .running
+                        .get_mut(&id)
+                        .expect("cancelled after it was closed");
+                    assert!(
+                        running.attempt.take().is_some(),
+                        "no attempt of {id:?} to cancel"
+                    );
                     running.began = None;
                     running.results.push(false);
-                    self.engine.end(id, Outcome::Fail("no answer".to_owned()), self.now);
+                    self.engine
+                        .end(id, Outcome::Fail("no answer".to_owned()), self.now);
                 }
                 Action::Close(id) => {
                     assert!(self.running.remove(&id).is_some(), "{id:?} closed twice");
@@ -244,10 +279,18 @@ impl World {
     }
 
     fn begin(&mut self, id: Id) {
-        let entry = self.engine.entries().iter().find(|entry| entry.id == id).expect("begun after it was closed");
+        let entry = self
+            .engine
+            .entries()
+            .iter()
+            .find(|entry| entry.id == id)
+            .expect("begun after it was closed");
         let timeout = entry.spec.timing.timeout;
         let running = self.running.get_mut(&id).unwrap();
-        assert!(running.attempt.is_none(), "a second attempt of {id:?} beside the first");
+        assert!(
+            running.attempt.is_none(),
+            "a second attempt of {id:?} beside the first"
+        );
         let success = match running.nature {
             Nature::Healthy | Nature::Hanging => true,
             Nature::Broken => false,
@@ -293,7 +336,11 @@ impl World {
         let (wanted, since) = self.wanted.take().expect("a set that was not asked for");
         assert_eq!(commit.generation, self.generation + 1);
         let specs: Vec<&Spec> = commit.checks.iter().map(|(spec, _)| &**spec).collect();
-        assert_eq!(specs, wanted.iter().collect::<Vec<_>>(), "the set is the one of the file");
+        assert_eq!(
+            specs,
+            wanted.iter().collect::<Vec<_>>(),
+            "the set is the one of the file"
+        );
         assert!(since <= self.now);
         let mut server = Vec::new();
         for (spec, is_kept) in &commit.checks {
@@ -315,7 +362,11 @@ impl World {
         for (received, (spec, is_kept)) in self.server.iter().zip(&commit.checks) {
             let was_attempted = spec.timing.initial_delay.is_zero() && !is_kept;
             if nature(&received.name) == Nature::Healthy && was_attempted {
-                assert!(received.state.is_some(), "{} has no state after a commit", received.name);
+                assert!(
+                    received.state.is_some(),
+                    "{} has no state after a commit",
+                    received.name
+                );
             }
         }
         self.commits += 1;
@@ -326,7 +377,11 @@ impl World {
         received.state = Some(match &report.failure {
             None => Ok(report.measured),
             Some(reason) => {
-                assert!(!reason.is_empty(), "{} fails without a reason", received.name);
+                assert!(
+                    !reason.is_empty(),
+                    "{} fails without a reason",
+                    received.name
+                );
                 Err(reason.clone())
             }
         });
@@ -337,14 +392,21 @@ impl World {
         assert_eq!(entries.len(), self.running.len());
         assert!(entries.len() <= 2 * CHECKS_MAX);
         for (received, index) in self.server.iter().zip(0..) {
-            let entry = entries.iter().find(|entry| entry.index() == Some(index)).unwrap();
+            let entry = entries
+                .iter()
+                .find(|entry| entry.index() == Some(index))
+                .unwrap();
             assert_eq!(entry.spec.name, received.name);
             let running = &self.running[&entry.id];
             let passes = received.passes(self.now);
             match running.nature {
                 Nature::Healthy => {
                     if let Some(state) = &received.state {
-                        assert!(state.is_ok(), "{} is healthy and fails: {state:?}", received.name);
+                        assert!(
+                            state.is_ok(),
+                            "{} is healthy and fails: {state:?}",
+                            received.name
+                        );
                     }
                 }
                 Nature::Broken => assert!(!passes, "{} is broken and passes", received.name),
@@ -356,7 +418,9 @@ impl World {
                 Nature::Random => {}
                 Nature::Hanging => {
                     // However long it hangs, it fails at its deadline.
-                    let held = running.began.map(|began| began.saturating_add(received.holds));
+                    let held = running
+                        .began
+                        .map(|began| began.saturating_add(received.holds));
                     if held.is_some_and(|held| held <= self.now) {
                         assert!(!passes, "{} hangs and passes", received.name);
                     }
@@ -403,6 +467,9 @@ fn simulation() {
         hangs += more_hangs;
     }
     if seeds.end - seeds.start > 20 {
-        assert!(commits > 20 && hangs > 100, "only {commits} commits and {hangs} hangs");
+        assert!(
+            commits > 20 && hangs > 100,
+            "only {commits} commits and {hangs} hangs"
+        );
     }
 }

@@ -116,9 +116,12 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let flags = libc::O_NONBLOCK;
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     let mut text = Vec::new();
-    file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
+    file.take(FILE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut text)?;
     match text.len() > FILE_BYTES_MAX {
-        true => Err(io::Error::other(format!("it has more than {FILE_BYTES_MAX} bytes"))),
+        true => Err(io::Error::other(format!(
+            "it has more than {FILE_BYTES_MAX} bytes"
+        ))),
         false => Ok(text),
     }
 }
@@ -131,7 +134,12 @@ mod tests {
     fn what_was_stored_last_is_read() {
         let store = Store::new().unwrap();
         assert_eq!(store.read().unwrap(), Stored::default());
-        let texts = [Some("a = 1"), None, Some(""), Some("[check.a]\ntcp = \"127.0.0.1:1\"")];
+        let texts = [
+            Some("a = 1"),
+            None,
+            Some(""),
+            Some("[check.a]\ntcp = \"127.0.0.1:1\""),
+        ];
         for (text, generation) in texts.into_iter().cycle().take(9).zip(0..) {
             let stored = Stored {
                 generation,

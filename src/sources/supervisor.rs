@@ -27,7 +27,11 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// If the system cannot wait for the worker.
-pub fn run(link: &Link, mut start: impl FnMut(bool) -> io::Result<Child>, mut is_restart: bool) -> io::Result<()> {
+pub fn run(
+    link: &Link,
+    mut start: impl FnMut(bool) -> io::Result<Child>,
+    mut is_restart: bool,
+) -> io::Result<()> {
     loop {
         let began = Instant::now();
         let ended = match start(is_restart) {
@@ -95,4 +99,3 @@ fn describe(status: ExitStatus) -> String {
         (code, None) => format!("exit code {}", code.unwrap_or_default()),
     }
 }
-

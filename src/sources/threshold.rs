@@ -27,7 +27,9 @@ impl State {
         let passes = match self.passes {
             None => is_success,
             // Failures from before the last recovery count too, but only another failure ends a success.
-            Some(true) => is_success || self.failures_of_last(threshold.of_last) < threshold.failures,
+            Some(true) => {
+                is_success || self.failures_of_last(threshold.of_last) < threshold.failures
+            }
             Some(false) => self.successes_in_row >= threshold.success,
         };
         self.passes = Some(passes);

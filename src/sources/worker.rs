@@ -119,7 +119,11 @@ pub fn run(
     let poll = Poll::new()?;
     let registry = poll.registry();
     registry.register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
-    registry.register(&mut SourceFd(&supervisor.as_raw_fd()), SUPERVISOR, Interest::READABLE)?;
+    registry.register(
+        &mut SourceFd(&supervisor.as_raw_fd()),
+        SUPERVISOR,
+        Interest::READABLE,
+    )?;
     let waker = Arc::new(Waker::new(registry, JOBS)?);
     let clock = Clock::new();
     let mut engine = Engine::new(specs, stored.generation, clock.now(), is_restart);
@@ -226,7 +230,10 @@ impl Worker {
         let jobs = match self.jobs.advance(now) {
             Ok(next) => next,
             Err(error) => {
-                self.log(Level::Warn, &format!("cannot start a thread for checks of files: {error}"));
+                self.log(
+                    Level::Warn,
+                    &format!("cannot start a thread for checks of files: {error}"),
+                );
                 Some(now.saturating_add(Duration::from_secs(1)))
             }
         };
@@ -234,7 +241,11 @@ impl Worker {
             Driver::Listening(Ok(listener)) => listener.deadline(),
             _ => None,
         });
-        deadlines.chain(jobs).chain(self.reap_due).chain(self.engine.next(now)).min()
+        deadlines
+            .chain(jobs)
+            .chain(self.reap_due)
+            .chain(self.engine.next(now))
+            .min()
     }
 
     fn collect_results(&mut self, now: Instant) {
@@ -274,7 +285,9 @@ impl Worker {
                 None => Driver::Listening(self.listen(&spec, id, now)),
             },
             Kind::Pressure(_) => Driver::Listening(self.listen(&spec, id, now)),
-            Kind::Tcp(_) | Kind::Unix(_) | Kind::Http(_) | Kind::Exec(_) => Driver::Connecting(None),
+            Kind::Tcp(_) | Kind::Unix(_) | Kind::Http(_) | Kind::Exec(_) => {
+                Driver::Connecting(None)
+            }
             _ => Driver::Blocking,
         };
         self.drivers.insert(id, driver);
@@ -288,17 +301,27 @@ impl Worker {
     fn owner_of(&self, socket: &OsStr) -> Option<Id> {
         let owns = |id: &Id| {
             let spec = self.spec(*id);
-            spec.is_some_and(|spec| matches!(&spec.kind, Kind::Heartbeat(other) if other.socket == socket))
+            spec.is_some_and(
+                |spec| matches!(&spec.kind, Kind::Heartbeat(other) if other.socket == socket),
+            )
         };
-        let mut open = self.drivers.iter().filter(|(_, driver)| matches!(driver, Driver::Listening(Ok(_))));
+        let mut open = self
+            .drivers
+            .iter()
+            .filter(|(_, driver)| matches!(driver, Driver::Listening(Ok(_))));
         open.find_map(|(id, _)| owns(id).then_some(*id))
     }
 
     /// Closes what a check has open, or gives it to the check that waits for it.
     fn close(&mut self, id: Id, now: Instant) {
         let closed = self.drivers.remove(&id);
-        let inherits = |driver: &Driver| matches!(driver, Driver::Inheriting(owner) if *owner == id);
-        let Some(heir) = self.drivers.iter().find_map(|(heir, driver)| inherits(driver).then_some(*heir)) else {
+        let inherits =
+            |driver: &Driver| matches!(driver, Driver::Inheriting(owner) if *owner == id);
+        let Some(heir) = self
+            .drivers
+            .iter()
+            .find_map(|(heir, driver)| inherits(driver).then_some(*heir))
+        else {
             return;
         };
         let Some(spec) = self.spec(heir) else { return };
@@ -308,7 +331,8 @@ impl Worker {
         };
         let listener = match (&spec.kind, handover) {
             (Kind::Heartbeat(heartbeat), Some(handover)) => {
-                let resumed = heartbeat::resume(heartbeat, handover, self.poll.registry(), token(heir), now);
+                let resumed =
+                    heartbeat::resume(heartbeat, handover, self.poll.registry(), token(heir), now);
                 resumed.map_err(|error| error.to_string())
             }
             _ => self.listen(&spec, heir, now),
@@ -351,7 +375,10 @@ impl Worker {
                 let job = move || Done::Attempt(id, kinds::attempt(&spec.kind));
                 // If there is no thread, the attempt times out.
                 if let Err(error) = self.jobs.give(now, job) {
-                    self.log(Level::Warn, &format!("cannot start a thread for checks of files: {error}"));
+                    self.log(
+                        Level::Warn,
+                        &format!("cannot start a thread for checks of files: {error}"),
+                    );
                 }
                 None
             }
@@ -399,7 +426,9 @@ impl Worker {
         let registry = self.poll.registry();
         match self.drivers.get_mut(&id) {
             Some(Driver::Connecting(attempt)) => {
-                let done = attempt.as_mut().and_then(|attempt| attempt.ready(registry, token));
+                let done = attempt
+                    .as_mut()
+                    .and_then(|attempt| attempt.ready(registry, token));
                 if let Some(outcome) = done {
                     *attempt = None;
                     self.engine.end(id, outcome, now);
@@ -435,7 +464,9 @@ impl Worker {
             self.ready(token(id), now);
         }
         for (id, driver) in &mut self.drivers {
-            let Driver::Listening(Ok(listener)) = driver else { continue };
+            let Driver::Listening(Ok(listener)) = driver else {
+                continue;
+            };
             if listener.deadline().is_some_and(|deadline| deadline <= now) {
                 let outcome = listener.outcome(now);
                 self.engine.change(*id, outcome, now);
@@ -466,7 +497,10 @@ impl Worker {
         }
         self.reading = Some(false);
         if let Err(error) = self.jobs.give(now, move || Done::File(read_file(&path))) {
-            self.log(Level::Warn, &format!("cannot start a thread to read the check file: {error}"));
+            self.log(
+                Level::Warn,
+                &format!("cannot start a thread to read the check file: {error}"),
+            );
         }
     }
 
@@ -511,7 +545,10 @@ impl Worker {
         };
         // Before the server learns of it: a worker that is started again must not fall back.
         if let Err(error) = self.store.write(&stored) {
-            self.log(Level::Warn, &format!("cannot keep the text of the check file: {error}"));
+            self.log(
+                Level::Warn,
+                &format!("cannot keep the text of the check file: {error}"),
+            );
         }
         queue_set(&mut self.outbox, &set, now);
     }
@@ -534,7 +571,9 @@ impl Worker {
             }
         }
         while !is_full {
-            let Some(report) = self.engine.report() else { break };
+            let Some(report) = self.engine.report() else {
+                break;
+            };
             let message = encode(&verdict(self.engine.generation(), &report, now));
             match self.link.send(&message) {
                 Ok(()) => {}

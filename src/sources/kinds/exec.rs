@@ -155,6 +155,7 @@ impl Exec {
         programs.add(pid, base);
         let mut attempt = Running {
             child,
+            name: program.display().to_string(),
             pid,
             programs: programs.clone(),
             output: Some(output),
@@ -198,6 +199,7 @@ impl Exec {
 
 /// A program that runs.
 struct Running {
+    name: String,
     child: Child,
     pid: i32,
     programs: Programs,
@@ -280,6 +282,17 @@ impl Running {
 }
 
 impl Attempt for Running {
+    fn target(&self) -> &str {
+        &self.name
+    }
+
+    fn waits_for(&self) -> String {
+        match self.exit {
+            None => "it still runs".to_owned(),
+            Some(_) => "its output is still open".to_owned(),
+        }
+    }
+
     fn ready(&mut self, registry: &Registry, _token: Token) -> Option<Outcome> {
         let more = self.read_output();
         if !self.has_ended() {
