@@ -20,7 +20,7 @@ use super::options::Options;
 use super::{Failure, failed};
 use crate::sources::command;
 use crate::sources::config;
-use crate::sources::link::{Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, decode};
+use crate::sources::link::{Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode};
 use crate::sources::spec::{self, Endpoints, Spec};
 use crate::sources::store::{Store, Stored, read_file};
 use crate::sources::worker::Origin;
@@ -37,6 +37,9 @@ const RELOAD_DURATION_MAX: Duration = Duration::from_secs(15);
 struct Listed {
     check: Arc<Check>,
     endpoints: Endpoints,
+    holds: Duration,
+    /// When the check fails by itself, if no other verdict comes.
+    expires: Option<Instant>,
     log: StateLog,
 }
 
@@ -167,11 +170,30 @@ impl Listed {
         Listed {
             check: Arc::new(check),
             endpoints: definition.endpoints,
+            holds,
+            expires: None,
             log: StateLog {
                 is_failing: None,
                 since: now,
             },
         }
+    }
+}
+
+impl Listed {
+    fn apply(&mut self, verdict: &Verdict<'_>, now: Instant) {
+        self.expires = match verdict.failure {
+            Some(reason) => {
+                self.check.fail(&escaped(reason));
+                None
+            }
+            None => {
+                let measured = now.as_millis().saturating_sub(u64::from(verdict.age_ms));
+                let measured = Instant::from_millis(measured);
+                self.check.beat(measured);
+                Some(measured.saturating_add(self.holds))
+            }
+        };
     }
 }
 
@@ -228,9 +250,10 @@ impl SourceChecks {
         is_expired
     }
 
-    /// When [`has_reload_expired`](SourceChecks::has_reload_expired) has to be called.
+    /// When a check fails by itself, or [`has_reload_expired`](SourceChecks::has_reload_expired) has to be called.
     pub fn deadline(&self) -> Option<Instant> {
-        self.reload_deadline
+        let expires = self.listed.iter().filter_map(|listed| listed.expires);
+        expires.chain(self.reload_deadline).min()
     }
 
     /// Takes messages. `replace` gets a new set when one is complete.
@@ -273,25 +296,19 @@ impl SourceChecks {
         match message {
             Message::Verdict(verdict) => {
                 let index = usize::from(verdict.index);
+                let generation = verdict.generation;
                 let incoming = self
                     .incoming
-                    .as_ref()
-                    .filter(|set| set.generation == verdict.generation && !set.is_known);
+                    .as_mut()
+                    .filter(|set| set.generation == generation && !set.is_known);
                 let listed = match incoming {
-                    Some(set) => &set.listed,
-                    None if verdict.generation == self.generation => &self.listed,
+                    Some(set) => set.listed.get_mut(index),
+                    None if generation == self.generation => self.listed.get_mut(index),
                     // Sent before the server replaced the set.
-                    None => return,
+                    None => None,
                 };
-                let Some(listed) = listed.get(index) else {
-                    return;
-                };
-                match verdict.failure {
-                    Some(reason) => listed.check.fail(&escaped(reason)),
-                    None => {
-                        let measured = now.as_millis().saturating_sub(u64::from(verdict.age_ms));
-                        listed.check.beat(Instant::from_millis(measured));
-                    }
+                if let Some(listed) = listed {
+                    listed.apply(verdict, now);
                 }
             }
             Message::Begin { generation, count } => {
@@ -317,8 +334,9 @@ impl SourceChecks {
                     "not checked: the sources process has ended ({})",
                     escaped(how)
                 );
-                for listed in &self.listed {
+                for listed in &mut self.listed {
                     listed.check.fail(&reason);
+                    listed.expires = None;
                 }
             }
             Message::Commit { .. } | Message::RefusedEnd => {}
@@ -396,6 +414,9 @@ impl SourceChecks {
                 continue;
             }
             let reason = listed.check.reason(now);
+            if reason.is_some() {
+                listed.expires = None;
+            }
             let is_failing = Some(reason.is_some());
             if listed.log.is_failing == is_failing {
                 continue;
