@@ -262,7 +262,7 @@ fn endpoints(checks: usize) -> &'static [Endpoint<'static>] {
     static DISK: Check = Check::manual("disk");
     DISK.fail("/var: 99 % full");
     let endpoints = server::endpoints(checks, NOW);
-    let mut failing = endpoints[0].checks().to_vec();
+    let mut failing = endpoints[0].checks().collect::<Vec<_>>();
     failing.push(&DISK);
     let failing = Endpoint::new("/failing", failing.leak());
     let mut endpoints = endpoints.to_vec();

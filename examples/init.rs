@@ -226,7 +226,7 @@ impl Service {
             .stdin(Stdio::null())
             .process_group(0);
         // Leaked on purpose: the list is read once, and its checks are needed until the machine stops.
-        let check = Check::manual(name.leak()).group("services"); // healthz
+        let check = Check::manual(&name).group("services"); // healthz
         Service {
             command,
             check: Box::leak(Box::new(check)), // healthz

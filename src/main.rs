@@ -20,6 +20,16 @@ use daemon::{EXIT_FAILED, EXIT_USAGE, Failure};
 use sources::config;
 
 fn main() -> ExitCode {
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    {
+        let mut arguments = std::env::args_os().skip(1);
+        if arguments
+            .next()
+            .is_some_and(|first| first == sources::command::NAME)
+        {
+            return sources::command::run(arguments);
+        }
+    }
     match options::parse(std::env::args_os().skip(1)) {
         Ok(Command::Help(options)) => {
             let responder = Checks::new(&options).responder();

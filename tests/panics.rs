@@ -84,6 +84,7 @@ fn settings_out_of_bounds_panic_at_construction() {
         let config = Config {
             limits,
             connections,
+            ..Config::default()
         };
         Server::new(responder, Listeners::new(), config)
     };
@@ -154,6 +155,7 @@ fn memory_bytes_max_never_panics() {
             let config = Config {
                 limits,
                 connections,
+                response_bytes_min: 0,
             };
             let bytes = config.memory_bytes_max(&responder);
             assert!(bytes >= config.buffer_bytes(&responder));

@@ -666,6 +666,7 @@ fn memory_bytes_max_grows_with_connections_and_head_size() {
         Config {
             limits,
             connections,
+            ..Config::default()
         }
         .memory_bytes_max(&responder)
     };

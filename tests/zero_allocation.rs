@@ -324,6 +324,7 @@ fn the_server_thread_does_not_call_the_allocator_after_its_first_request() {
             ..Limits::DEFAULT
         },
         connections: CONNECTIONS,
+        ..Config::default()
     };
     let server = Server::new(responder, listeners, config);
     let Some(Address::Tcp(address)) = server.local_addresses().next() else {

@@ -195,7 +195,7 @@ pub unsafe extern "C" fn healthz_add_ping(server: *mut Healthz) -> HealthzResult
     // SAFETY: C promises a server, used by no other thread now.
     unsafe {
         with_server(server, |server| {
-            server.add(0, |_| Ok(Check::ping()))?;
+            server.add(0, || Ok(Check::ping()))?;
             Ok(())
         })
     }

@@ -24,6 +24,9 @@
 //! `tests/signals.rs` interrupts updates and queries a thousand times.
 
 mod endpoint;
+#[cfg(feature = "server")]
+mod endpoint_set;
+mod name;
 mod reason;
 
 use core::time::Duration;
@@ -33,9 +36,13 @@ use core::sync::atomic::{AtomicU64, Ordering};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
 
-use crate::limits::CHECK_NAME_BYTES_MAX;
 use crate::time::{Instant, millis};
 pub use endpoint::Endpoint;
+#[cfg(feature = "server")]
+pub(crate) use endpoint_set::Iter as EndpointSetIter;
+#[cfg(feature = "server")]
+pub use endpoint_set::{EndpointSet, EndpointSetError};
+use name::{Name, is_name, is_name_bytes};
 use reason::Reason;
 pub use reason::ReasonText;
 
@@ -67,11 +74,22 @@ pub enum Health {
     Unknown,
 }
 
+/// What a failing check means for its endpoints; see [`Check::with_severity`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Severity {
+    /// The endpoint fails.
+    #[default]
+    Error,
+    /// The endpoint passes. The failure is reported in its `verbose` answer.
+    Warning,
+}
+
 /// A named condition of the process or the node: passing, failing or unknown.
 ///
-/// Every constructor is `const`, so a check can be a `static`. It can also be in an `Arc`, or be leaked
-/// after it was made at startup. Updates take `&self`, never lock or allocate, and can be called from
-/// any thread and from a signal handler. A request sees an update as soon as the call has returned.
+/// Every constructor is `const`, so a check can be a `static`. It can also be in an `Arc`. Its name and
+/// group are copied into it, so they can come from a file. Updates take `&self`, never lock or allocate,
+/// and can be called from any thread and from a signal handler. A request sees an update as soon as the
+/// call has returned.
 ///
 /// ```
 /// use healthz::{Check, Instant};
@@ -93,11 +111,15 @@ pub struct Check {
     is_constant: bool,
     is_shutdown: bool,
     is_unlisted_while_passing: bool,
+    severity: Severity,
     /// The limit also applies to the time before the first beat.
     limits_first_beat: bool,
-    name: &'static str,
-    group: Option<&'static str>,
+    name: Name,
+    /// [`Name::NONE`] if it is in no group.
+    group: Name,
     overdue: &'static str,
+    /// The reason of an overdue heartbeat ends with the time since its last beat.
+    tells_overdue_time: bool,
     reason: Reason,
 }
 
@@ -115,7 +137,7 @@ macro_rules! constructor {
 
 impl Check {
     constructor! {
-        fn with(name: &'static str, state: u64, limit: u64) -> Self {
+        fn with(name: &str, state: u64, limit: u64) -> Self {
             assert!(is_name(name), "a check's name is 1 to 127 bytes of A-Z a-z 0-9 . _ / -");
             Check {
                 passes_until: AtomicU64::new(state),
@@ -123,10 +145,12 @@ impl Check {
                 is_constant: false,
                 is_shutdown: false,
                 is_unlisted_while_passing: false,
+                severity: Severity::Error,
                 limits_first_beat: false,
-                name,
-                group: None,
+                name: Name::new(name),
+                group: Name::NONE,
                 overdue: "no heartbeat within its limit",
+                tells_overdue_time: false,
                 reason: Reason::new(),
             }
         }
@@ -150,7 +174,7 @@ impl Check {
         /// If `name` is not 1 to 127 bytes of `A-Z a-z 0-9 . _ / -`, or has an empty, `.` or `..`
         /// segment between slashes, because no request could name it. [`Check::is_name`] tests a name.
         /// The same holds for all constructors.
-        pub fn manual(name: &'static str) -> Self {
+        pub fn manual(name: &str) -> Self {
             Check::with(name, UNKNOWN_FAILING, NO_LIMIT)
         }
     }
@@ -168,7 +192,7 @@ impl Check {
         ///
         /// # Panics
         /// As [`Check::manual`].
-        pub fn heartbeat(name: &'static str, limit: Duration) -> Self {
+        pub fn heartbeat(name: &str, limit: Duration) -> Self {
             let mut check = Check::with(name, UNKNOWN_PASSING, millis(limit));
             check.limits_first_beat = true;
             check
@@ -182,7 +206,7 @@ impl Check {
         ///
         /// # Panics
         /// As [`Check::manual`].
-        pub fn gate(name: &'static str) -> Self {
+        pub fn gate(name: &str) -> Self {
             Check::with(name, UNKNOWN_FAILING, NO_LIMIT)
         }
     }
@@ -205,12 +229,12 @@ impl Check {
     /// # Panics
     /// If `group` is not a valid name; see [`Check::manual`].
     #[must_use]
-    pub const fn group(mut self, group: &'static str) -> Self {
+    pub const fn group(mut self, group: &str) -> Self {
         assert!(
             is_name(group),
             "a group's name is 1 to 127 bytes of A-Z a-z 0-9 . _ / -"
         );
-        self.group = Some(group);
+        self.group = Name::new(group);
         self
     }
 
@@ -218,6 +242,38 @@ impl Check {
     #[must_use]
     pub const fn overdue(mut self, reason: &'static str) -> Self {
         self.overdue = reason;
+        self.tells_overdue_time = false;
+        self
+    }
+
+    /// As [`overdue`](Check::overdue), and the reason also tells for how long there was no beat, in whole
+    /// seconds when it is asked for. With `not checked` it is `not checked for 41 s`. Before the first beat
+    /// the time counts from [`begin`](Check::begin).
+    ///
+    /// ```
+    /// use healthz::{Check, Instant};
+    /// use std::time::Duration;
+    ///
+    /// let check = Check::heartbeat("disk", Duration::from_secs(30)).overdue_since("not checked");
+    /// check.beat(Instant::ZERO);
+    /// let reason = check.reason(Instant::from_millis(41_999)).unwrap();
+    /// assert_eq!(reason.as_str(), "not checked for 41 s");
+    /// ```
+    #[must_use]
+    pub const fn overdue_since(mut self, reason: &'static str) -> Self {
+        self.overdue = reason;
+        self.tells_overdue_time = true;
+        self
+    }
+
+    /// Sets what a failure of this check means for its endpoints. With [`Severity::Warning`] they pass,
+    /// and `verbose` lists the failure. The default is [`Severity::Error`].
+    ///
+    /// [`passes`](Check::passes), [`health`](Check::health) and [`reason`](Check::reason) do not depend on
+    /// the severity.
+    #[must_use]
+    pub const fn with_severity(mut self, severity: Severity) -> Self {
+        self.severity = severity;
         self
     }
 
@@ -351,9 +407,33 @@ impl Check {
             },
             FAILING_UNEXPLAINED => "failing",
             // Any other value is a time that has passed.
-            _ => self.overdue,
+            until => return Some(self.overdue_reason(until, now)),
         };
         Some(ReasonText::new(text))
+    }
+
+    /// The reason of a heartbeat whose limit ended at the stored time `until`.
+    fn overdue_reason(&self, until: u64, now: Instant) -> ReasonText {
+        let mut text = ReasonText::new(self.overdue);
+        if self.tells_overdue_time {
+            let beat = until.saturating_sub(TIME_MIN).saturating_sub(self.limit);
+            let silence = now.saturating_since(Instant::from_millis(beat));
+            text.append_seconds(silence.as_secs());
+        }
+        text
+    }
+
+    /// What a failure of this check means for its endpoints.
+    #[inline]
+    pub const fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    /// True if an endpoint passes with this check: it passes, or its failure is only a warning. The
+    /// severity is loaded only if the check fails.
+    #[inline]
+    pub(crate) fn lets_endpoint_pass(&self, now: Instant) -> bool {
+        self.passes(now) || matches!(self.severity, Severity::Warning)
     }
 
     /// True if answers show the check at `now`; see
@@ -369,15 +449,29 @@ impl Check {
     }
 
     /// The check's name.
-    #[inline]
-    pub const fn name(&self) -> &'static str {
-        self.name
+    pub const fn name(&self) -> &str {
+        self.name.as_str()
     }
 
     /// The check's group, if any.
+    pub const fn group_name(&self) -> Option<&str> {
+        match self.group.bytes() {
+            [] => None,
+            _ => Some(self.group.as_str()),
+        }
+    }
+
     #[inline]
-    pub const fn group_name(&self) -> Option<&'static str> {
-        self.group
+    pub(crate) const fn name_bytes(&self) -> &[u8] {
+        self.name.bytes()
+    }
+
+    #[inline]
+    pub(crate) const fn group_bytes(&self) -> Option<&[u8]> {
+        match self.group.bytes() {
+            [] => None,
+            group => Some(group),
+        }
     }
 
     /// True if this is a [`shutdown`](Check::shutdown) check that fails at `now`.
@@ -401,7 +495,7 @@ impl Check {
 impl core::fmt::Debug for Check {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Check")
-            .field("name", &self.name)
+            .field("name", &self.name())
             .finish_non_exhaustive()
     }
 }
@@ -416,43 +510,6 @@ fn passes(until: u64, now: Instant) -> bool {
 #[inline]
 fn encode(millis: u64) -> u64 {
     millis.saturating_add(TIME_MIN).min(TIME_MAX)
-}
-
-/// True if `name` can be the name of a check, a group or (after a slash) an endpoint.
-const fn is_name(name: &str) -> bool {
-    is_name_bytes(name.as_bytes(), 0)
-}
-
-#[expect(
-    clippy::indexing_slicing,
-    reason = "const fn has no iterators; `at` stays below the length"
-)]
-const fn is_name_bytes(bytes: &[u8], start: usize) -> bool {
-    if bytes.len() <= start || bytes.len() - start > CHECK_NAME_BYTES_MAX {
-        return false;
-    }
-    let mut at = start;
-    let mut segment = start;
-    while at <= bytes.len() {
-        if at == bytes.len() || bytes[at] == b'/' {
-            // A client or the redirect to a clean path would remove such a segment.
-            let is_removed = match at - segment {
-                0 => true,
-                1 => bytes[segment] == b'.',
-                2 => bytes[segment] == b'.' && bytes[segment + 1] == b'.',
-                _ => false,
-            };
-            if is_removed {
-                return false;
-            }
-            segment = at + 1;
-        } else if !matches!(bytes[at], b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-')
-        {
-            return false;
-        }
-        at += 1;
-    }
-    true
 }
 
 #[cfg(all(test, not(loom)))]
@@ -599,6 +656,60 @@ mod tests {
     }
 
     #[test]
+    fn an_overdue_heartbeat_tells_how_long_it_has_been_silent() {
+        let check =
+            || Check::heartbeat("loop", Duration::from_secs(30)).overdue_since("not checked");
+        let beaten = check();
+        beaten.beat(at(5_000));
+        assert_eq!(reason(&beaten, at(34_999)), "passes");
+        for (now, expected) in [
+            (35_000, "not checked for 30 s"),
+            (46_999, "not checked for 41 s"),
+            (47_000, "not checked for 42 s"),
+            (10_000_005_000, "not checked for 10000000 s"),
+            (u64::MAX, "not checked for 18446744073709546 s"),
+        ] {
+            assert_eq!(reason(&beaten, at(now)), expected);
+        }
+        beaten.fail("full");
+        assert_eq!(reason(&beaten, at(99_000)), "full");
+        // Without a beat, the time counts from the beginning.
+        let silent = check();
+        silent.begin(at(1_000));
+        assert_eq!(reason(&silent, at(42_000)), "not checked for 41 s");
+        // The last of the two builders counts.
+        let plain = check().overdue("late");
+        plain.beat(T0);
+        assert_eq!(reason(&plain, at(99_000)), "late");
+    }
+
+    #[test]
+    fn the_time_of_silence_is_left_out_whole_if_the_text_has_no_room_for_it() {
+        const LONG: &str = match core::str::from_utf8(&[b'x'; 250]) {
+            Ok(text) => text,
+            Err(_) => "",
+        };
+        let check = Check::heartbeat("loop", Duration::ZERO).overdue_since(LONG);
+        check.beat(T0);
+        assert_eq!(reason(&check, at(5_000)), LONG);
+    }
+
+    #[test]
+    fn a_warning_has_the_state_of_its_updates_and_lets_its_endpoint_pass() {
+        let check = Check::manual("disk");
+        assert_eq!(check.severity(), Severity::Error);
+        assert!(!check.lets_endpoint_pass(T0));
+        let check = check.with_severity(Severity::Warning);
+        assert_eq!(check.severity(), Severity::Warning);
+        check.fail("full");
+        assert!(check.lets_endpoint_pass(T0) && !check.passes(T0));
+        assert_eq!(reason(&check, T0), "full");
+        assert_eq!(check.health(T0), Health::Failing);
+        let endpoint_checks = [&check];
+        assert!(Endpoint::new("/healthz", &endpoint_checks).passes(T0));
+    }
+
+    #[test]
     fn a_heartbeat_with_the_largest_limit_never_fails() {
         let check = Check::heartbeat("loop", Duration::MAX);
         check.beat(T0);
@@ -635,24 +746,15 @@ mod tests {
         );
     }
 
+    /// A check from a file: neither its text nor the check lives for ever.
     #[test]
-    fn a_name_is_one_that_a_request_can_use() {
-        for good in [
-            "a",
-            "poststarthook/start-apiextensions",
-            "A.b_c-9",
-            "...",
-            "a/..b",
-        ] {
-            assert!(Check::is_name(good), "{good}");
-        }
-        let long = "x".repeat(CHECK_NAME_BYTES_MAX + 1);
-        for bad in [
-            "", "/", "/a", "a/", "a//b", ".", "..", "a/./b", "a/..", "a b", "a%", "\u{e4}", &long,
-        ] {
-            assert!(!Check::is_name(bad), "{bad}");
-        }
-        assert!(is_name(&"x".repeat(CHECK_NAME_BYTES_MAX)));
+    fn a_name_is_copied_and_may_be_freed_before_the_check() {
+        let (name, group) = (std::string::String::from("disk/var"), "storage".repeat(2));
+        let check = Check::manual(&name).group(&group);
+        drop((name, group));
+        assert_eq!(check.name(), "disk/var");
+        assert_eq!(check.group_name(), Some("storagestorage"));
+        assert_eq!(Check::manual("a").group_name(), None);
     }
 }
 

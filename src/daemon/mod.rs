@@ -20,6 +20,11 @@ mod port_owner;
 mod priority;
 mod sandbox;
 mod signals;
+#[cfg(all(feature = "sources", target_os = "linux"))]
+mod source_checks;
+#[cfg(not(all(feature = "sources", target_os = "linux")))]
+#[path = "no_source_checks.rs"]
+mod source_checks;
 mod start_latch;
 mod sync;
 mod sys;
@@ -28,19 +33,21 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::panic::Location;
+use std::sync::Arc;
 use std::time::Duration;
 
-use healthz::Instant;
-use healthz::server::{self, Config, Counters, Server, ServerThread};
+use healthz::server::{self, Config, Counters, Server, ServerHandle, ServerThread};
+use healthz::{Check, Instant};
 
 use crate::units::Shown;
 
-use checks::{Checks, SHUTDOWN};
+use checks::Checks;
 use listen::Inherited;
 use notify::ServiceManager;
 use options::Options;
 use sandbox::Sandbox;
 use signals::{EventWaiter, ExitNotifier, Wakeup};
+use source_checks::{Configured, SourceChecks};
 use start_latch::StartLatch;
 use sync::SyncLoop;
 
@@ -57,6 +64,10 @@ const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// The server's thread handles the events of one poll within milliseconds. If it takes longer than this, it counts as
 /// unresponsive. After 2 s of that, the sync loop logs it and stops beating the watchdog.
 const RESPONSE_DURATION_MAX: Duration = Duration::from_millis(500);
+
+/// Bytes that are reserved for each answer at least if the check file can be read again: about 100 more checks. Pages of
+/// it that no answer uses take no memory.
+const RELOAD_RESPONSE_BYTES_MIN: usize = 16 * 1024;
 
 /// Longest wait for the threads to start. A machine that is busy booting needs some seconds.
 const START_DURATION_MAX: Duration = Duration::from_secs(10);
@@ -185,6 +196,7 @@ struct Prepared {
     ready: Option<File>,
     sandbox: Sandbox,
     server: ServerThread,
+    sources: Option<SourceChecks>,
 }
 
 impl Prepared {
@@ -194,23 +206,42 @@ impl Prepared {
         inherited: Inherited,
         latch: &StartLatch,
     ) -> Result<Self, Failure> {
+        let configured = Configured::read(options)?;
         let waiter = EventWaiter::new().map_err(failed("cannot set up signals"))?;
         exit_on_panic(latch.clone(), waiter.exit_notifier());
         let (listeners, ready) = listen::open(options, inherited)?;
-        let bytes = |config: &Config| config.memory_bytes_max(&checks.responder());
+        let sources = configured
+            .map(|configured| configured.start(server::now()))
+            .transpose()?;
+        let set = sources
+            .as_ref()
+            .map(|sources| sources.endpoint_set(&checks))
+            .transpose();
+        let set = set
+            .map_err(|error| Failure::Usage(error.to_string()))?
+            .map(Arc::new);
+        let own = checks.responder();
+        let responder = set.as_ref().map_or(own, |set| own.with_endpoint_set(set));
+        let bytes = |config: &Config| config.memory_bytes_max(&responder);
+        let can_reload = sources.as_ref().is_some_and(SourceChecks::can_reload);
         // Checked for the configured number of connections, even if fewer fit into the descriptor limit:
         // a configuration that needs too much memory is an error.
-        check_memory(options, bytes(&options.config))?;
-        let config = Config {
-            connections: fit_descriptors(options.config.connections),
-            ..options.config
-        };
+        let mut config = options.config;
+        if can_reload {
+            let present = responder.response_bytes_max(&config.limits);
+            config.response_bytes_min = (2 * present).max(RELOAD_RESPONSE_BYTES_MIN);
+        }
+        check_memory(options, bytes(&config))?;
+        config.connections = fit_descriptors(config.connections);
         let bytes = bytes(&config);
         memory::apply(options, bytes)?;
         priority::raise();
         let sandbox = Sandbox::begin(options);
         let urls = listen::urls(&listeners);
-        let server = Server::new(checks.responder(), listeners, config);
+        let server = match set {
+            Some(set) => Server::with_endpoint_set(own, set, listeners, config),
+            None => Server::new(own, listeners, config),
+        };
         memory::check_threads()?;
         // The limit counts from now, so a main thread that never enters the sync loop is noticed.
         checks.syncloop.beat(server::now());
@@ -227,6 +258,7 @@ impl Prepared {
             ready,
             sandbox,
             server,
+            sources,
         })
     }
 }
@@ -243,6 +275,7 @@ fn run(
         ready,
         sandbox,
         server,
+        sources,
     } = prepared;
     let manager = ServiceManager::from_env();
     // Ready means that all threads run. The filter comes after that, because it forbids the calls that start a thread.
@@ -251,22 +284,31 @@ fn run(
         return Err(Failure::Run(message.to_owned()));
     }
     sandbox.complete();
-    announce(checks, &urls);
-    manager.notify_ready(&sync::status(checks, server::now()));
+    announce(checks, sources.as_ref(), &urls);
+    manager.notify_ready(&sync::status(checks, sources.as_ref(), server::now()));
     Inherited::notify_ready(ready);
 
     let handle = server.handle();
     let is_responsive =
         Box::new(move || handle.is_responsive(server::now(), RESPONSE_DURATION_MAX));
     let (period, log_limit) = (options.sync_period, options.log_limit);
+    if let Some(sources) = &sources {
+        waiter
+            .watch(sources.as_raw_fd())
+            .map_err(failed("cannot wait for the sources process"))?;
+    }
     let mut main = Main {
         waiter,
         sync: SyncLoop::new(checks, &manager, period, log_limit, is_responsive),
+        checks,
+        manager: &manager,
+        handle: server.handle(),
+        sources,
     };
     if main.run()? == RunEnd::ServerExited {
         return Err(unexpected_exit(server));
     }
-    SHUTDOWN.begin_shutdown();
+    checks.shutdown.begin_shutdown();
     manager.notify_stopping();
     ::log::info!("asked to stop: /readyz fails, {}", plan(options));
     main.drain(server, options)
@@ -316,23 +358,74 @@ fn summary(counters: &Counters) -> String {
 struct Main<'a> {
     waiter: EventWaiter,
     sync: SyncLoop<'a>,
+    checks: Checks,
+    manager: &'a ServiceManager,
+    handle: ServerHandle,
+    sources: Option<SourceChecks>,
 }
 
 impl Main<'_> {
     /// Runs the sync loop until a signal asks to stop, or the server's thread exits on its own.
     fn run(&mut self) -> Result<RunEnd, Failure> {
         loop {
-            let next = self.sync.round(server::now());
+            let next = self.round(server::now());
             match self.wait_until(next)? {
                 Wakeup::Stop => return Ok(RunEnd::StopRequested),
                 Wakeup::ServerExited => return Ok(RunEnd::ServerExited),
                 Wakeup::Panicked => return Err(panicked()),
-                Wakeup::Hangup => {
-                    ::log::info!("received SIGHUP: there is no configuration to read again")
-                }
+                Wakeup::Hangup => self.reload(),
+                Wakeup::Message => self.take_messages(true)?,
                 Wakeup::Timeout => {}
             }
         }
+    }
+
+    /// One round of the sync loop. Returns when the next is due.
+    fn round(&mut self, now: Instant) -> Instant {
+        let mut next = self.sync.round(now, self.sources.as_mut());
+        if let Some(sources) = &mut self.sources {
+            if sources.has_reload_expired(now) {
+                self.manager
+                    .notify_ready(&sync::status(self.checks, self.sources.as_ref(), now));
+            } else if let Some(deadline) = sources.deadline() {
+                next = next.min(deadline);
+            }
+        }
+        next
+    }
+
+    /// Has the check file read again.
+    fn reload(&mut self) {
+        match &mut self.sources {
+            Some(sources) => {
+                if sources.reload(server::now()) {
+                    self.manager.notify_reloading();
+                }
+            }
+            None => ::log::info!("received SIGHUP: there is no configuration to read again"),
+        }
+    }
+
+    /// Takes the messages of the sources processes.
+    fn take_messages(&mut self, is_ready: bool) -> Result<(), Failure> {
+        let Some(sources) = &mut self.sources else {
+            return Ok(());
+        };
+        let now = server::now();
+        let handle = &self.handle;
+        let replace = |set| {
+            let replaced = handle.replace_endpoints(Arc::new(set));
+            replaced.map_err(|error| error.to_string())
+        };
+        let taken = sources.take(&self.checks, now, replace)?;
+        if taken.has_more {
+            self.waiter.expect_message();
+        }
+        if taken.has_reloaded && is_ready {
+            self.manager
+                .notify_ready(&sync::status(self.checks, self.sources.as_ref(), now));
+        }
+        Ok(())
     }
 
     /// Keeps the listeners open for `--shutdown-delay`, stops the server, and waits for the last requests. A
@@ -369,7 +462,7 @@ impl Main<'_> {
             if end <= now {
                 return Ok(DrainEnd::TimedOut);
             }
-            let next = self.sync.round(now).min(end);
+            let next = self.round(now).min(end);
             match self.wait_until(next)? {
                 Wakeup::Stop => {
                     ::log::info!("asked to stop again: exiting at once");
@@ -378,8 +471,9 @@ impl Main<'_> {
                 Wakeup::ServerExited => return Ok(DrainEnd::ServerExited),
                 Wakeup::Panicked => return Err(panicked()),
                 Wakeup::Hangup => {
-                    ::log::info!("received SIGHUP: there is no configuration to read again")
+                    ::log::info!("received SIGHUP while stopping: nothing is read again")
                 }
+                Wakeup::Message => self.take_messages(false)?,
                 Wakeup::Timeout => {}
             }
         }
@@ -419,17 +513,17 @@ fn unexpected_exit(server: ServerThread) -> Failure {
     }
 }
 
-fn announce(checks: Checks, urls: &[String]) {
+fn announce(checks: Checks, sources: Option<&SourceChecks>, urls: &[String]) {
     let paths: Vec<&str> = checks
         .endpoints
         .iter()
         .map(|endpoint| endpoint.path())
         .collect();
     let names: Vec<&str> = checks
-        .healthz()
-        .checks()
-        .iter()
-        .map(|check| check.name())
+        .own()
+        .map(|check: &Check| check)
+        .chain(sources.into_iter().flat_map(SourceChecks::checks))
+        .map(Check::name)
         .collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     let [paths, names, urls] = [paths, names, urls].map(|items| list(&items));

@@ -92,6 +92,22 @@ impl ServiceManager {
         self.is_ready_pending.get() || self.is_status_pending.get()
     }
 
+    /// Sends `RELOADING=1`. Then [`notify_ready`](ServiceManager::notify_ready) must follow.
+    #[cfg(target_os = "linux")]
+    pub fn notify_reloading(&self) {
+        use nix::time::{ClockId, clock_gettime};
+        // The service manager waits for a READY=1 that is newer than this (sd_notify(3)).
+        let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
+            return;
+        };
+        let micros = Duration::from(now).as_micros();
+        self.notify(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+    }
+
+    /// Only Linux has a service manager that asks for this.
+    #[cfg(not(target_os = "linux"))]
+    pub fn notify_reloading(&self) {}
+
     /// Sends `STOPPING=1`. From now on `READY=1` is not sent any more.
     pub fn notify_stopping(&self) {
         self.is_ready_pending.set(false);

@@ -390,7 +390,8 @@ fn misuse(error: lexopt::Error) -> UsageError {
 }
 
 // A backslash at the end of a line would remove the indentation of the next.
-const HELP_OF_SOURCES: &str = "  --check NAME=KIND:...  check something, as var=disk:/var,min=10%; repeatable
+const HELP_OF_SOURCES: &str =
+    "  --check NAME=KIND:...  check something, as var=disk:/var,min=10%; repeatable
   --config FILE          file with checks (/etc/healthz.toml if it exists)
   check-config [FILE]    print the checks with all defaults, or what is wrong
 ";

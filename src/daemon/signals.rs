@@ -18,6 +18,7 @@ use signal_hook::low_level::pipe;
 const SIGNALS: Token = Token(0);
 const EXITS: Token = Token(1);
 const HANGUPS: Token = Token(2);
+const MESSAGES: Token = Token(3);
 
 /// Why the wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Wakeup {
     ServerExited,
     /// A thread has panicked, and prints that itself.
     Panicked,
+    /// The descriptor of [`EventWaiter::watch`] has become readable.
+    Message,
     /// The timeout has passed, or nearly.
     Timeout,
 }
@@ -42,6 +45,7 @@ pub struct EventWaiter {
     is_hangup: Arc<AtomicBool>,
     poll: Poll,
     events: Events,
+    has_message: bool,
     /// Held here too, because dropping the last reference would close the waker.
     exits: Arc<ExitFlags>,
 }
@@ -137,9 +141,26 @@ impl EventWaiter {
             hangup_receiver,
             is_hangup,
             poll,
-            events: Events::with_capacity(3),
+            events: Events::with_capacity(4),
+            has_message: false,
             exits,
         })
+    }
+
+    /// Waits for this descriptor too. Read it until it would block.
+    ///
+    /// # Errors
+    /// If the system has no memory for it.
+    pub fn watch(&self, fd: std::os::fd::RawFd) -> io::Result<()> {
+        let mut source = mio::unix::SourceFd(&fd);
+        self.poll
+            .registry()
+            .register(&mut source, MESSAGES, Interest::READABLE)
+    }
+
+    /// The next wait returns [`Wakeup::Message`], because the descriptor was not read to its end.
+    pub fn expect_message(&mut self) {
+        self.has_message = true;
     }
 
     /// For another thread.
@@ -156,17 +177,23 @@ impl EventWaiter {
         if let Some(wakeup) = self.receive()? {
             return Ok(wakeup);
         }
-        let timeout = match self.exited() {
-            Some(_) => Duration::ZERO,
-            None => timeout,
+        let timeout = match self.has_message || self.exited().is_some() {
+            true => Duration::ZERO,
+            false => timeout,
         };
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             Err(_) => self.events.clear(),
             Ok(()) => {}
         }
-        let signal = self.receive()?;
-        Ok(signal.or(self.exited()).unwrap_or(Wakeup::Timeout))
+        self.has_message |= self.events.iter().any(|event| event.token() == MESSAGES);
+        if let Some(wakeup) = self.receive()?.or(self.exited()) {
+            return Ok(wakeup);
+        }
+        Ok(match std::mem::take(&mut self.has_message) {
+            true => Wakeup::Message,
+            false => Wakeup::Timeout,
+        })
     }
 
     /// Which thread has exited.

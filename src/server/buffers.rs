@@ -48,6 +48,11 @@ impl<'a> Buffers<'a> {
         pairs.saturating_mul(head_bytes.saturating_add(response_bytes))
     }
 
+    /// Room for an answer, in bytes.
+    pub(super) fn response_bytes(&self) -> usize {
+        self.response_bytes
+    }
+
     /// The shared buffers `rx` and `tx`.
     #[inline]
     pub(super) fn shared(&mut self) -> (&mut [u8], &mut [u8]) {

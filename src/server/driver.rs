@@ -10,6 +10,7 @@ use super::buffers::Buffers;
 use super::conn::Conn;
 use super::counters::{LiveCounters, ServerCounters};
 use super::memory::Managed;
+use super::served::Served;
 use super::socket::StreamSocket;
 use crate::answer::Responder;
 use crate::http::{Context, Date, HeadCache, Next, Phase, Progress, Request};
@@ -47,7 +48,7 @@ pub(super) enum Outcome {
 
 /// Serves connections: everything that each answer needs.
 pub(super) struct Driver<'a> {
-    pub(super) responder: Responder<'a>,
+    pub(super) responder: Served<'a>,
     pub(super) limits: Limits,
     pub(super) date: Option<Date>,
     pub(super) is_last: bool,
@@ -67,7 +68,7 @@ impl<'a> Driver<'a> {
         heads: Managed<'a, HeadCache>,
     ) -> Self {
         Driver {
-            responder,
+            responder: Served::new(responder),
             limits,
             date: None,
             is_last: false,
@@ -162,7 +163,7 @@ impl<'a> Driver<'a> {
         let was_closing = conn.connection.phase() == Phase::Closing;
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..share.min(*filled)).unwrap_or_default();
-        let responder = &self.responder;
+        let responder = self.responder.responder();
         let progress = conn.connection.receive_cached(
             &context,
             &mut self.heads,

@@ -16,7 +16,9 @@ use std::time::SystemTime;
 use mio::{Events, Poll, Registry, Token, Waker};
 
 use super::counters::LiveCounters;
-use super::{Counters, Server, TOKENS};
+use super::served::Mailbox;
+use super::{Counters, EndpointsTooLarge, Server, TOKENS};
+use crate::check::EndpointSet;
 use crate::time::Instant;
 
 /// Most events that one call of epoll_wait(2) returns. More come with the next call.
@@ -154,7 +156,7 @@ struct Loop<'a> {
     now: Instant,
 }
 
-/// Stops a server and tells how it is, from any thread.
+/// Stops a server, replaces its endpoints and tells how it is, from any thread.
 ///
 /// [`stop`](ServerHandle::stop) can also be called in a signal handler. Dropping a handle there is not
 /// safe, because the last one frees memory: keep it in a `static`.
@@ -169,6 +171,7 @@ struct Shared {
     /// below.
     busy_since_ms: AtomicU64,
     counters: Arc<LiveCounters>,
+    endpoints: Mailbox,
 }
 
 /// The runner waits for events.
@@ -181,6 +184,37 @@ impl ServerHandle {
     /// next [`poll_once`](Runner::poll_once); the descriptor of its [`AsFd`] becomes readable for that.
     pub fn stop(&self) {
         self.0.is_stop_requested.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Gives the server other endpoints, and returns at once. The runner takes them at the beginning of its next
+    /// [`poll_once`](Runner::poll_once), before it answers a request; the descriptor of its [`AsFd`] becomes readable
+    /// for that. Otherwise as [`Server::replace_endpoints`].
+    ///
+    /// Requests that the server's thread is handling now are still answered with the endpoints before. If `set`
+    /// comes before the runner has taken the last one, only `set` is used. If two threads call this at the same
+    /// time, the server may answer some more requests with the endpoints before both.
+    ///
+    /// The server's thread frees no set. The next call frees the one that was replaced, or
+    /// [`free_replaced_endpoints`](ServerHandle::free_replaced_endpoints) does, or the last handle when it is
+    /// dropped. Waits for other threads that call this, never for the server. Not for signal handlers.
+    ///
+    /// # Errors
+    /// As [`Server::replace_endpoints`].
+    pub fn replace_endpoints(&self, set: Arc<EndpointSet>) -> Result<(), EndpointsTooLarge> {
+        self.0.endpoints.put(set)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Frees the endpoints that the server no longer uses. Returns true if it answers with those of the last
+    /// [`replace_endpoints`](ServerHandle::replace_endpoints), and false if it has not taken them yet: it is busy, or
+    /// has ended.
+    pub fn free_replaced_endpoints(&self) -> bool {
+        self.0.endpoints.free_old()
+    }
+
+    fn wake(&self) {
         let woken = loop {
             match self.0.waker.wake() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -189,7 +223,7 @@ impl ServerHandle {
         };
         // Writing to an open eventfd does not fail. No log record: it could allocate, and this may be a
         // signal handler.
-        debug_assert!(woken.is_ok(), "cannot wake the server to stop it");
+        debug_assert!(woken.is_ok(), "cannot wake the server");
     }
 
     /// False if the runner was dropped, or has been handling the events of one poll for longer than
@@ -228,6 +262,7 @@ impl<'a> Runner<'a> {
         server.register(&registry, SERVER)?;
         let waker = Waker::new(&registry, WAKER)?;
         let counters = server.share_counters();
+        let endpoints = Mailbox::new(server.room());
         // The first call of the clock, which may block.
         let now = now();
         // The first turn may come much later, with the first connection.
@@ -247,6 +282,7 @@ impl<'a> Runner<'a> {
                 waker,
                 busy_since_ms: AtomicU64::new(WAITING),
                 counters,
+                endpoints,
             })),
         })
     }
@@ -355,6 +391,7 @@ impl Loop<'_> {
         handle.set_busy_since(now.as_millis());
         self.now = now;
         self.set_date(now, wall_clock);
+        self.server.deliver(&handle.0.endpoints, now);
         for event in &self.events {
             count += 1;
             if event.token() != WAKER {

@@ -14,6 +14,7 @@ use std::io;
 use healthz::Instant;
 use mio::{Registry, Token};
 
+use super::kinds::heartbeat;
 use super::spec::Outcome;
 
 /// Tokens that one check may register: its base and the next ones.
@@ -24,6 +25,13 @@ pub trait Attempt {
     /// Continues after readiness of `token`. Returns the outcome when it is known. Bounded work; never blocks.
     /// Spurious calls do nothing.
     fn ready(&mut self, registry: &Registry, token: Token) -> Option<Outcome>;
+
+    /// What is attempted, as the reasons of its outcome begin: `127.0.0.1:80`.
+    fn target(&self) -> &str;
+
+    /// What it waits for, for the reason of an attempt that takes too long: `connecting`, or `connected, waiting
+    /// for the response head`.
+    fn waits_for(&self) -> String;
 }
 
 /// The start of an attempt.
@@ -45,4 +53,16 @@ pub trait Listener {
 
     /// When the outcome changes if nothing arrives; `None` if it does not.
     fn deadline(&self) -> Option<Instant>;
+
+    /// Something for the log that is no outcome, such as refused messages. Limited to one a minute.
+    fn take_warning(&mut self, now: Instant) -> Option<String> {
+        let _ = now;
+        None
+    }
+
+    /// Its socket and state, if another listener can continue with them
+    /// ([`kinds::heartbeat::resume`](super::kinds::heartbeat::resume)).
+    fn take_state(self: Box<Self>) -> Option<heartbeat::Handover> {
+        None
+    }
 }

@@ -56,8 +56,11 @@ impl Harness {
     }
 
     pub fn on(responder: Responder<'static>, listeners: Listeners, config: Config) -> Self {
+        Harness::of(Server::new(responder, listeners, config))
+    }
+
+    pub fn of(mut server: Server<'static>) -> Self {
         let poll = Poll::new().unwrap();
-        let mut server = Server::new(responder, listeners, config);
         server.register(poll.registry(), Token(7)).unwrap();
         let mut harness = Harness {
             poll,

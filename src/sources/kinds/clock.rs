@@ -1,0 +1,40 @@
+//! The kind `clock`: the kernel must consider the clock synchronised, within a limit of error.
+//!
+//! The estimate is the kernel's own. It grows by 500 ppm until something (chrony, ntpd, systemd-timesyncd) sets
+//! the clock again; at 16 s the kernel calls the clock not synchronised.
+
+use super::figures::{exact_time, time};
+use super::system::words;
+use crate::sources::spec::{Clock, Outcome};
+use crate::sources::sys::{self, ClockState};
+
+impl Clock {
+    /// Checks the clock once.
+    pub fn attempt(&self) -> Outcome {
+        match sys::clock_state() {
+            Ok(state) => self.judge(state),
+            Err(error) => Outcome::Unsupported(format!("clock: adjtimex: {}", words(&error))),
+        }
+    }
+
+    /// A clock can always lose its synchronisation.
+    pub fn never_fails(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn judge(&self, state: ClockState) -> Outcome {
+        if !state.is_synchronised {
+            return Outcome::Fail("clock is not synchronised".to_owned());
+        }
+        if state.max_error <= self.max_error {
+            return Outcome::Pass;
+        }
+        let error = match state.max_error.as_secs() {
+            // In ms, rounded up.
+            0..=9 => format!("{} ms", state.max_error.as_micros().div_ceil(1000)),
+            _ => time(state.max_error),
+        };
+        let limit = exact_time(self.max_error);
+        Outcome::Fail(format!("clock may be wrong by {error}, limit {limit}"))
+    }
+}

@@ -1,0 +1,255 @@
+//! The sockets of a heartbeat: the one that receives, with its file, and the one that forwards.
+//!
+//! Knows no meaning of a message. Called by [`super`].
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, Permissions};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::linux::fs::MetadataExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+use nix::sys::socket::{
+    self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials,
+    sockopt,
+};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
+
+use super::message::{CONTROL_BYTES_MAX, Control, MESSAGE_BYTES_MAX, Sender};
+
+/// A datagram socket that receives from local processes. Dropping it removes its file.
+pub struct Receiver {
+    fd: OwnedFd,
+    name: OsString,
+    /// Device and inode of its file; `None` for an abstract name.
+    file: Option<(u64, u64)>,
+}
+
+/// One datagram.
+pub struct Datagram {
+    buffer: [u8; MESSAGE_BYTES_MAX],
+    length: usize,
+    /// Whether the end is missing.
+    pub is_cut: bool,
+    pub sender: Option<Sender>,
+    /// See [`Control::sent`].
+    pub sent: Option<std::time::Duration>,
+    pub fds: ReceivedFds,
+}
+
+impl Datagram {
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl Receiver {
+    /// Binds `name`: a path, or an abstract name that begins with `@`. The file has the permissions `mode`.
+    ///
+    /// # Errors
+    /// If the path belongs to another kind of file, or to a socket that a process has open.
+    pub fn bind(name: &OsStr, mode: u32) -> io::Result<Receiver> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket::socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+        // Before the socket has a name: every datagram is to have both.
+        socket::setsockopt(&fd, sockopt::PassCred, &true)?;
+        socket::setsockopt(&fd, sockopt::ReceiveTimestampns, &true)?;
+        let mut receiver = Receiver {
+            fd,
+            name: name.into(),
+            file: None,
+        };
+        if is_abstract(name) {
+            socket::bind(receiver.fd.as_raw_fd(), &address(name)?)?;
+            return Ok(receiver);
+        }
+        let path = Path::new(name);
+        if let Some(directory) = path.parent() {
+            create_directory(directory)?;
+        }
+        // The file gets these permissions without those of the umask, so it is never open to more users.
+        fchmod(&receiver.fd, Mode::from_bits_truncate(mode))?;
+        match socket::bind(receiver.fd.as_raw_fd(), &address(name)?) {
+            Err(Errno::EADDRINUSE) if is_stale(path)? => {
+                std::fs::remove_file(path)?;
+                socket::bind(receiver.fd.as_raw_fd(), &address(name)?)?;
+            }
+            result => result?,
+        }
+        receiver.file = file_id(path);
+        receiver.set_mode(mode)?;
+        Ok(receiver)
+    }
+
+    /// Changes the permissions of its file.
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+        let path = Path::new(&self.name);
+        if self.file.is_none() || std::fs::symlink_metadata(path)?.st_mode() & 0o777 == mode {
+            return Ok(());
+        }
+        // A file that another user has put there in the meantime may be a link to any file.
+        let mode = Mode::from_bits_truncate(mode);
+        fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?;
+        Ok(())
+    }
+
+    pub fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    /// Whether senders reach this socket under its name.
+    pub fn is_in_place(&self) -> bool {
+        self.file.is_none() || file_id(Path::new(&self.name)) == self.file
+    }
+
+    /// The next datagram; `None` if there is none. Never waits.
+    pub fn receive(&self) -> io::Result<Option<Datagram>> {
+        let mut datagram = Datagram {
+            buffer: [0; MESSAGE_BYTES_MAX],
+            length: 0,
+            is_cut: false,
+            sender: None,
+            sent: None,
+            fds: ReceivedFds(Vec::new()),
+        };
+        let mut control = [0; CONTROL_BYTES_MAX];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let (length, flags) = loop {
+            let mut pieces = [IoSliceMut::new(&mut datagram.buffer)];
+            let fd = self.fd.as_raw_fd();
+            match socket::recvmsg::<()>(fd, &mut pieces, Some(&mut control), flags) {
+                Ok(received) => break (received.bytes, received.flags),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let control = Control::parse(&control);
+        datagram.fds = ReceivedFds(control.fds);
+        datagram.length = length;
+        datagram.is_cut = flags.contains(MsgFlags::MSG_TRUNC);
+        (datagram.sender, datagram.sent) = (control.sender, control.sent);
+        Ok(Some(datagram))
+    }
+}
+
+impl AsRawFd for Receiver {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if self.file.is_some() && self.is_in_place() {
+            let _ = std::fs::remove_file(Path::new(&self.name));
+        }
+    }
+}
+
+/// Descriptors that a sender has passed. Dropping closes them.
+pub struct ReceivedFds(Vec<RawFd>);
+
+impl ReceivedFds {
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Drop for ReceivedFds {
+    fn drop(&mut self) {
+        for fd in self.0.drain(..) {
+            let _ = nix::unistd::close(fd);
+        }
+    }
+}
+
+/// Sends what was received to a service manager.
+pub struct Forwarder {
+    fd: OwnedFd,
+    address: UnixAddr,
+}
+
+impl Forwarder {
+    pub fn new(name: &OsStr) -> io::Result<Forwarder> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket::socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+        let address = address(name)?;
+        Ok(Forwarder { fd, address })
+    }
+
+    /// Sends `datagram` in the name of its sender, with its descriptors. Never waits.
+    ///
+    /// # Errors
+    /// EPERM without the right to send in the name of others; ESRCH if the sender has ended; EAGAIN if the queue of
+    /// the manager is full.
+    pub fn send(&self, datagram: &Datagram) -> Result<(), Errno> {
+        let sender = datagram.sender.ok_or(Errno::EINVAL)?;
+        let credentials = UnixCredentials::from(libc::ucred {
+            pid: sender.pid,
+            uid: sender.uid,
+            gid: sender.gid,
+        });
+        let both = [
+            ControlMessage::ScmCredentials(&credentials),
+            ControlMessage::ScmRights(&datagram.fds.0),
+        ];
+        let control = match datagram.fds.count() {
+            0 => both.get(..1).unwrap_or_default(),
+            _ => &both,
+        };
+        let pieces = [IoSlice::new(datagram.bytes())];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let fd = self.fd.as_raw_fd();
+        socket::sendmsg(fd, &pieces, control, flags, Some(&self.address)).map(drop)
+    }
+}
+
+pub fn is_abstract(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"@")
+}
+
+fn address(name: &OsStr) -> io::Result<UnixAddr> {
+    Ok(match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => UnixAddr::new_abstract(name)?,
+        None => UnixAddr::new(name)?,
+    })
+}
+
+/// Creates a directory that other users can enter, whatever the umask is.
+fn create_directory(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        create_directory(parent)?;
+    }
+    match DirBuilder::new().mode(0o755).create(path) {
+        Ok(()) => std::fs::set_permissions(path, Permissions::from_mode(0o755)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Device and inode of a socket's file.
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    let file = std::fs::symlink_metadata(path).ok()?;
+    let is_socket = file.file_type().is_socket();
+    is_socket.then(|| (file.st_dev(), file.st_ino()))
+}
+
+/// Whether `path` is a socket that no process has open.
+fn is_stale(path: &Path) -> io::Result<bool> {
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Ok(false);
+    }
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket::socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    let result = socket::connect(fd.as_raw_fd(), &UnixAddr::new(path)?);
+    // A stream socket gives EPROTOTYPE if a process has it open.
+    Ok(result == Err(Errno::ECONNREFUSED))
+}

@@ -1,0 +1,255 @@
+//! Pressure stall information: how long tasks waited for memory, a CPU or I/O (Documentation/accounting/psi.rst).
+//!
+//! The kernel measures it. A *trigger* makes it remember that tasks waited for `stall` within a `window`, even
+//! between two attempts, so that no attempt has to be at the right moment. Where a trigger is refused, the total of
+//! all stalls is compared with the last attempt instead; then a short stall in a long period is not seen.
+//!
+//! A trigger is asked at each attempt, with poll(2) and no time to wait. It keeps its event until then, so nothing is
+//! registered with the event loop, and pressure does not wake it up.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use healthz::Instant;
+use mio::{Registry, Token};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::stream::error_text;
+use super::text::seconds;
+use crate::sources::attempt::Listener;
+use crate::sources::spec::{Outcome, Pressure, Resource, Scope};
+
+/// Where control groups are, version 2 alone or beside version 1.
+const CGROUP_ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+impl Pressure {
+    pub fn never_fails(&self) -> Option<&'static str> {
+        let is_zero = self.resource == Resource::Cpu && self.full && self.scope == Scope::Node;
+        match () {
+            () if is_zero => Some("`full` is always 0 for the cpu of the whole machine"),
+            () if self.stall > self.window => Some("stall is longer than window"),
+            () => None,
+        }
+    }
+}
+
+/// Opens the kernel's file. If that fails, each attempt tries again, and its outcome says why.
+///
+/// # Errors
+/// None.
+pub fn open(
+    spec: &Pressure,
+    _: &Registry,
+    _: Token,
+    now: Instant,
+) -> io::Result<Box<dyn Listener>> {
+    let mut watch = Watch {
+        spec: spec.clone(),
+        opened: None,
+    };
+    // The first attempt reports an error.
+    watch.opened = watch.open(now).ok();
+    Ok(Box::new(watch))
+}
+
+struct Watch {
+    spec: Pressure,
+    opened: Option<Opened>,
+}
+
+struct Opened {
+    file: File,
+    has_trigger: bool,
+    /// The total at the last attempt, and its time.
+    total: Duration,
+    at: Instant,
+}
+
+impl Listener for Watch {
+    fn ready(&mut self, _: &Registry, _: Token, _: Instant) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// The outcome of the time since the last call.
+    fn outcome(&mut self, now: Instant) -> Outcome {
+        let mut opened = match self.opened.take() {
+            Some(opened) => opened,
+            None => match self.open(now) {
+                Ok(opened) => opened,
+                Err(outcome) => return outcome,
+            },
+        };
+        match self.attempt(&mut opened, now) {
+            Ok(outcome) => {
+                self.opened = Some(opened);
+                outcome
+            }
+            // The control group is gone. The next attempt opens its file again.
+            Err(error) => Outcome::Fail(format!("{}: {}", self.name(), error_text(&error))),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+}
+
+impl Watch {
+    fn open(&self, now: Instant) -> Result<Opened, Outcome> {
+        let path = self.path()?;
+        let failed = |error: io::Error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::Unsupported => self.unsupported(),
+            _ if error.raw_os_error() == Some(libc::EOPNOTSUPP) => self.unsupported(),
+            _ => Outcome::Fail(format!("{}: {}", path.display(), error_text(&error))),
+        };
+        let (file, has_trigger) = match self.open_with_trigger(&path) {
+            Ok(file) => (file, true),
+            // Not allowed, not known, or not this window: by kernel version, rights and virtual machine.
+            Err(_) => (File::open(&path).map_err(failed)?, false),
+        };
+        let total = self.read(&file).map_err(failed)?;
+        let total = total.ok_or_else(|| self.unsupported())?;
+        Ok(Opened {
+            file,
+            has_trigger,
+            total,
+            at: now,
+        })
+    }
+
+    fn open_with_trigger(&self, path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true);
+        let mut file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
+        let (stall, window) = (self.spec.stall.as_micros(), self.spec.window.as_micros());
+        // One call: each write(2) is a trigger.
+        let text = format!("{} {stall} {window}\0", self.some_or_full());
+        match file.write(text.as_bytes())? == text.len() {
+            true => Ok(file),
+            false => Err(ErrorKind::WriteZero.into()),
+        }
+    }
+
+    /// The outcome of the time since the last attempt.
+    fn attempt(&self, opened: &mut Opened, now: Instant) -> io::Result<Outcome> {
+        let has_fired = opened.has_trigger && has_fired(&opened.file)?;
+        let total = self.read(&opened.file)?.ok_or(ErrorKind::InvalidData)?;
+        let stalled = total.saturating_sub(opened.total);
+        let elapsed = now.saturating_since(opened.at);
+        (opened.total, opened.at) = (total, now);
+        let Pressure { stall, window, .. } = self.spec;
+        if !has_fired && !is_over(stalled, elapsed, stall, window) {
+            return Ok(Outcome::Pass);
+        }
+        Ok(Outcome::Fail(format!(
+            "{} tasks waited for {} for {} of the last {}, limit {} within {}",
+            if self.spec.full { "all" } else { "some" },
+            self.resource(),
+            seconds(stalled),
+            seconds(elapsed),
+            seconds(stall),
+            seconds(window),
+        )))
+    }
+
+    /// The file of the resource and the scope.
+    fn path(&self) -> Result<PathBuf, Outcome> {
+        let group = match &self.spec.scope {
+            Scope::Node => return Ok(Path::new("/proc/pressure").join(self.resource())),
+            Scope::CgroupAt(path) => path.clone(),
+            Scope::Cgroup => {
+                let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+                own_cgroup(&text).ok_or_else(|| self.unsupported())?.into()
+            }
+        };
+        // Names only: the path stays below the root.
+        let names = group
+            .components()
+            .filter(|part| matches!(part, Component::Normal(_)));
+        let group: PathBuf = names.collect();
+        let directories = CGROUP_ROOTS.map(|root| Path::new(root).join(&group));
+        let name = format!("{}.pressure", self.resource());
+        let mut files = directories.iter().map(|directory| directory.join(&name));
+        match files.find(|file| file.exists()) {
+            Some(file) => Ok(file),
+            None if directories.iter().any(|directory| directory.exists()) => {
+                Err(self.unsupported())
+            }
+            None => {
+                let [directory, _] = directories;
+                Err(Outcome::Fail(format!(
+                    "{}: does not exist",
+                    directory.display()
+                )))
+            }
+        }
+    }
+
+    /// The total of the line that counts; `None` if the kernel has no such line.
+    fn read(&self, file: &File) -> io::Result<Option<Duration>> {
+        // Two lines of at most 80 bytes.
+        let mut buffer = [0; 512];
+        let count = file.read_at(&mut buffer, 0)?;
+        let text = buffer.get(..count).unwrap_or_default();
+        Ok(total(&String::from_utf8_lossy(text), self.some_or_full()))
+    }
+
+    fn unsupported(&self) -> Outcome {
+        Outcome::Unsupported(format!("the kernel does not measure {}", self.name()))
+    }
+
+    fn name(&self) -> String {
+        format!("{} pressure ({})", self.resource(), self.some_or_full())
+    }
+
+    fn resource(&self) -> &'static str {
+        match self.spec.resource {
+            Resource::Memory => "memory",
+            Resource::Cpu => "cpu",
+            Resource::Io => "io",
+        }
+    }
+
+    fn some_or_full(&self) -> &'static str {
+        if self.spec.full { "full" } else { "some" }
+    }
+}
+
+/// Whether the trigger of `file` has fired since the last call.
+fn has_fired(file: &File) -> io::Result<bool> {
+    let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
+    poll(&mut fds, PollTimeout::ZERO)?;
+    let [fd] = fds;
+    let events = fd.revents().unwrap_or(PollFlags::empty());
+    match events.contains(PollFlags::POLLERR) {
+        true => Err(ErrorKind::NotFound.into()),
+        false => Ok(events.contains(PollFlags::POLLPRI)),
+    }
+}
+
+/// Whether tasks that were `stalled` for part of the time `elapsed` were so for more than the share `stall` of
+/// `window`. Stalls in less than a window count as all of that window.
+fn is_over(stalled: Duration, elapsed: Duration, stall: Duration, window: Duration) -> bool {
+    let elapsed = elapsed.max(window);
+    stalled.as_micros() * window.as_micros() >= stall.as_micros() * elapsed.as_micros()
+}
+
+/// The total of the line `kind` (`some` or `full`) of a file with pressure stall information.
+fn total(text: &str, kind: &str) -> Option<Duration> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
+    let total = line
+        .split(' ')
+        .find_map(|word| word.strip_prefix("total="))?;
+    total.parse().ok().map(Duration::from_micros)
+}
+
+/// The path of this process in the hierarchy of version 2, from the text of /proc/self/cgroup.
+fn own_cgroup(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
+}

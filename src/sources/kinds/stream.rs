@@ -1,0 +1,399 @@
+//! Connecting, sending and receiving, for the kinds tcp, unix and http.
+//!
+//! [`Exchange`] is the attempt of all three: it connects to one of some addresses, sends what a [`Protocol`]
+//! wants to send, and gives it what arrives. Knows no protocol. Everything is non-blocking.
+
+use std::ffi::OsString;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
+
+use crate::sources::attempt::{Attempt, Started};
+use crate::sources::spec::Outcome;
+
+/// Most bytes of received data that are discarded before closing. A connection with unread data is reset instead of
+/// closed.
+const DISCARD_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes that one read takes.
+const READ_BYTES: usize = 4096;
+
+/// What is said over a connection. Its reasons have no target; [`Exchange`] puts it before them.
+pub trait Protocol {
+    /// What is sent after connecting.
+    fn request(&self) -> &[u8];
+
+    /// The request was sent. Returns a result if no answer is needed.
+    fn sent(&mut self) -> Option<Result<(), String>>;
+
+    /// Takes the next bytes of the answer. Returns a result as soon as it is known, at the latest after a bounded
+    /// number of bytes.
+    fn receive(&mut self, bytes: &[u8]) -> Option<Result<(), String>>;
+
+    /// The peer has closed.
+    fn end(&mut self) -> Result<(), String>;
+
+    /// The part of the answer that it waits for: `the response head`.
+    fn awaited(&self) -> String;
+}
+
+/// An attempt to connect, and to exchange what `P` wants.
+pub struct Exchange<P> {
+    target: String,
+    base: Token,
+    state: State,
+    protocol: P,
+}
+
+enum State {
+    Connecting(Connecting),
+    Connected { stream: Stream, sent: usize },
+    Done,
+}
+
+impl<P: Protocol + 'static> Exchange<P> {
+    /// Connects to the first of `addresses` that accepts. `target` begins every reason.
+    pub fn start(
+        target: String,
+        addresses: Vec<Address>,
+        protocol: P,
+        registry: &Registry,
+        base: Token,
+    ) -> Started {
+        let mut exchange = Exchange {
+            target,
+            base,
+            state: State::Connecting(Connecting::new(addresses)),
+            protocol,
+        };
+        match exchange.advance(registry) {
+            Some(outcome) => Started::Done(outcome),
+            None => Started::Waiting(Box::new(exchange)),
+        }
+    }
+
+    fn advance(&mut self, registry: &Registry) -> Option<Outcome> {
+        let result = self.step(registry)?;
+        self.state = State::Done;
+        Some(match result {
+            Ok(()) => Outcome::Pass,
+            Err(reason) => Outcome::Fail(format!("{}: {reason}", self.target)),
+        })
+    }
+
+    fn step(&mut self, registry: &Registry) -> Option<Result<(), String>> {
+        if let State::Connecting(connecting) = &mut self.state {
+            match connecting.advance(registry, self.base)? {
+                Ok(stream) => self.state = State::Connected { stream, sent: 0 },
+                Err(reason) => return Some(Err(reason)),
+            }
+        }
+        let State::Connected { stream, sent } = &mut self.state else {
+            return None;
+        };
+        let result = talk(stream, sent, &mut self.protocol);
+        if result.is_some() {
+            return result;
+        }
+        // Registered only if it has to wait. An event that came before is reported after registering.
+        match stream.register(registry, self.base) {
+            Ok(()) => None,
+            Err(error) => Some(Err(error_text(&error))),
+        }
+    }
+}
+
+impl<P: Protocol + 'static> Attempt for Exchange<P> {
+    fn ready(&mut self, registry: &Registry, _: Token) -> Option<Outcome> {
+        self.advance(registry)
+    }
+
+    fn target(&self) -> &str {
+        &self.target
+    }
+
+    fn waits_for(&self) -> String {
+        match &self.state {
+            State::Connecting(connecting) => connecting.waits_for(),
+            State::Connected { sent, .. } if *sent < self.protocol.request().len() => {
+                "connected, sending".into()
+            }
+            State::Connected { .. } => {
+                format!("connected, waiting for {}", self.protocol.awaited())
+            }
+            State::Done => "done".into(),
+        }
+    }
+}
+
+/// Sends and receives until both would block, or the result is known.
+fn talk(
+    stream: &mut Stream,
+    sent: &mut usize,
+    protocol: &mut impl Protocol,
+) -> Option<Result<(), String>> {
+    // A peer may answer and close without reading, so the answer is read even if sending fails.
+    if let Ok(true) = send(stream, sent, protocol.request())
+        && let Some(result) = protocol.sent()
+    {
+        return Some(result);
+    }
+    let mut buffer = [0; READ_BYTES];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Some(protocol.end()),
+            Ok(count) => {
+                let result = protocol.receive(buffer.get(..count).unwrap_or_default());
+                if result.is_some() {
+                    return result;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => {
+                let awaited = protocol.awaited();
+                return Some(Err(format!(
+                    "{} while waiting for {awaited}",
+                    error_text(&error)
+                )));
+            }
+        }
+    }
+}
+
+/// Sends the rest of `request`. Returns true when all of it was sent.
+fn send(stream: &mut Stream, sent: &mut usize, request: &[u8]) -> io::Result<bool> {
+    while let Some(rest) = request.get(*sent..).filter(|rest| !rest.is_empty()) {
+        match stream.write(rest) {
+            Ok(count) => *sent += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+/// An address to connect to.
+#[derive(Clone, Debug)]
+pub enum Address {
+    Tcp(SocketAddr),
+    /// A path, or an abstract name that begins with `@`.
+    Unix(OsString),
+}
+
+/// Tries addresses one after the other.
+struct Connecting {
+    /// The next is the last.
+    untried: Vec<Address>,
+    current: Option<(Address, Stream)>,
+    errors: Vec<(Address, io::Error)>,
+}
+
+impl Connecting {
+    fn new(mut addresses: Vec<Address>) -> Self {
+        addresses.reverse();
+        Connecting {
+            untried: addresses,
+            current: None,
+            errors: Vec::new(),
+        }
+    }
+
+    /// Returns the stream, or the reason that there is none; `None` while it has to wait.
+    fn advance(&mut self, registry: &Registry, token: Token) -> Option<Result<Stream, String>> {
+        loop {
+            let (address, mut stream) = match self.current.take() {
+                Some(current) => current,
+                None => {
+                    let Some(address) = self.untried.pop() else {
+                        return Some(Err(self.reason()));
+                    };
+                    match Stream::connect(&address) {
+                        Ok(stream) => (address, stream),
+                        Err(error) => {
+                            self.errors.push((address, error));
+                            continue;
+                        }
+                    }
+                }
+            };
+            match stream.is_connected() {
+                Ok(true) => return Some(Ok(stream)),
+                Ok(false) => match stream.register(registry, token) {
+                    Ok(()) => {
+                        self.current = Some((address, stream));
+                        return None;
+                    }
+                    Err(error) => self.errors.push((address, error)),
+                },
+                Err(error) => self.errors.push((address, error)),
+            }
+        }
+    }
+
+    fn waits_for(&self) -> String {
+        match &self.current {
+            // The target says the address if there is only one.
+            Some((Address::Tcp(address), _)) if self.untried.len() + self.errors.len() > 0 => {
+                format!("connecting to {address}")
+            }
+            _ => "connecting".into(),
+        }
+    }
+
+    /// One text if all errors are the same, or if the machine lacks the other address family.
+    fn reason(&self) -> String {
+        let is_missing = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                ErrorKind::AddrNotAvailable | ErrorKind::NetworkUnreachable
+            ) || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+        };
+        let usable = self.errors.iter().filter(|(_, error)| !is_missing(error));
+        let mut errors: Vec<_> = usable.collect();
+        if errors.is_empty() {
+            errors = self.errors.iter().collect();
+        }
+        let texts: Vec<_> = errors
+            .iter()
+            .map(|(_, error)| connect_error(error))
+            .collect();
+        let Some(first) = texts.first() else {
+            return "no address".into();
+        };
+        if texts.iter().all(|text| text == first) {
+            return first.clone();
+        }
+        let each = errors
+            .iter()
+            .zip(&texts)
+            .map(|((address, _), text)| match address {
+                Address::Tcp(address) => format!("{}: {text}", address.ip()),
+                Address::Unix(_) => text.clone(),
+            });
+        each.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// A connected or connecting socket, which closes without a reset if the peer has sent no more than was read or can
+/// be discarded.
+struct Stream {
+    socket: Socket,
+    is_registered: bool,
+}
+
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn connect(address: &Address) -> io::Result<Stream> {
+        let socket = match address {
+            Address::Tcp(address) => Socket::Tcp(TcpStream::connect(*address)?),
+            Address::Unix(name) => Socket::Unix(match name.as_bytes().strip_prefix(b"@") {
+                Some(name) => UnixStream::connect_addr(
+                    &std::os::unix::net::SocketAddr::from_abstract_name(name)?,
+                )?,
+                None => UnixStream::connect(name)?,
+            }),
+        };
+        Ok(Stream {
+            socket,
+            is_registered: false,
+        })
+    }
+
+    fn is_connected(&self) -> io::Result<bool> {
+        // connect(2) of a Unix socket does not wait.
+        let Socket::Tcp(stream) = &self.socket else {
+            return Ok(true);
+        };
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        match stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Registers for both directions, once: mio reports each change of readiness.
+    fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        if self.is_registered {
+            return Ok(());
+        }
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        match &mut self.socket {
+            Socket::Tcp(stream) => registry.register(stream, token, interest)?,
+            Socket::Unix(stream) => registry.register(stream, token, interest)?,
+        }
+        self.is_registered = true;
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.socket {
+            Socket::Tcp(stream) => stream.read(buffer),
+            Socket::Unix(stream) => stream.read(buffer),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.socket {
+            Socket::Tcp(stream) => stream.write(bytes),
+            Socket::Unix(stream) => stream.write(bytes),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // Errors mean that there is no connection.
+        let _ = match &self.socket {
+            Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Socket::Unix(stream) => stream.shutdown(Shutdown::Write),
+        };
+        let mut buffer = [0; READ_BYTES];
+        for _ in 0..DISCARD_BYTES_MAX / READ_BYTES {
+            if !matches!(self.read(&mut buffer), Ok(1..)) {
+                break;
+            }
+        }
+    }
+}
+
+/// The error of connect(2) as a reason says it.
+fn connect_error(error: &io::Error) -> String {
+    match error.kind() {
+        // A Unix socket; connect(2) does not wait for space if it is non-blocking.
+        ErrorKind::WouldBlock => "queue of connections is full".into(),
+        _ => error_text(error),
+    }
+}
+
+/// An error of the system in lower case, without its number.
+pub fn error_text(error: &io::Error) -> String {
+    let text = match error.kind() {
+        ErrorKind::NotFound => "does not exist",
+        ErrorKind::ConnectionReset => "connection reset",
+        _ => match error.raw_os_error() {
+            Some(code) => nix::errno::Errno::from_raw(code).desc(),
+            None => return error.to_string(),
+        },
+    };
+    let mut chars = text.chars();
+    match chars.next() {
+        // Not `I/O error`.
+        Some(first) if chars.as_str().starts_with(|c: char| c.is_lowercase()) => {
+            first.to_lowercase().chain(chars).collect()
+        }
+        _ => text.into(),
+    }
+}
