@@ -524,7 +524,8 @@ mod tests {
             options.config,
             Config {
                 limits,
-                connections: 3
+                connections: 3,
+                response_bytes_min: 0,
             }
         );
         assert_eq!(options.log_limit, Duration::from_secs(4));
