@@ -6,6 +6,8 @@
 
 mod build;
 mod command_line;
+#[cfg(test)]
+mod documents;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
