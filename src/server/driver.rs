@@ -163,7 +163,7 @@ impl<'a> Driver<'a> {
         let was_closing = conn.connection.phase() == Phase::Closing;
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..share.min(*filled)).unwrap_or_default();
-        let responder = self.responder.responder();
+        let responder = &self.responder;
         let progress = conn.connection.receive_cached(
             &context,
             &mut self.heads,
