@@ -30,6 +30,8 @@ pub(super) enum Accepted<S> {
 pub(super) struct Load {
     /// The number of slots.
     pub(super) connections: usize,
+    /// All slots are free.
+    pub(super) is_empty: bool,
     /// No slot is free, or the run queue is not empty.
     pub(super) is_crowded: bool,
     /// The server stops.
@@ -39,11 +41,10 @@ pub(super) struct Load {
 /// Accepting from one listener, as many connections as the policy allows now.
 pub(super) struct Round {
     index: usize,
-    /// The number of accepts that are left.
+    accepts_max: usize,
+    /// How many of them are left.
     left: usize,
-    /// If all of them succeed, more connections wait than one call accepts.
-    finds_flood: bool,
-    is_stopping: bool,
+    load: Load,
 }
 
 /// One listener.
@@ -127,7 +128,8 @@ impl<L: ListenSocket> Acceptor<L> {
     }
 
     /// Begins to accept from a listener that was reported, or that may have connections. `None` in a pause.
-    pub(super) fn begin(&mut self, index: usize, load: &Load) -> Option<Round> {
+    #[inline]
+    pub(super) fn begin(&mut self, index: usize, load: Load) -> Option<Round> {
         let bit = 1 << index;
         let is_armed = self.armed & bit != 0;
         if !is_armed {
@@ -139,28 +141,27 @@ impl<L: ListenSocket> Acceptor<L> {
         // A flood is over when the queue was found empty. One accept at a time never finds that, so free slots
         // count as the end too.
         self.is_flooded &= load.is_crowded;
-        let Load {
-            connections,
-            is_crowded,
-            is_stopping,
-        } = *load;
-        let left = policy::accepts_max(connections, is_armed, is_crowded, is_stopping);
+        let accepts_max = policy::accepts_max(
+            load.connections,
+            is_armed,
+            load.is_crowded,
+            load.is_stopping,
+        );
         Some(Round {
             index,
-            left,
-            finds_flood: left > 1 && !is_stopping,
-            is_stopping,
+            accepts_max,
+            left: accepts_max,
+            load,
         })
     }
 
-    /// Accepts the next connection of the round. `may_evict`: the table is not empty.
+    /// Accepts the next connection of the round.
     #[inline]
     pub(super) fn next(
         &mut self,
         round: &mut Round,
         registry: &RegistryOf<L>,
         counters: &LiveCounters,
-        may_evict: bool,
         now: Instant,
     ) -> Accepted<L::Stream> {
         while let Some(left) = round.left.checked_sub(1) {
@@ -176,40 +177,42 @@ impl<L: ListenSocket> Acceptor<L> {
                     // If a connection was evicted for this one, the shortage has not ended. Without a free
                     // descriptor, accept(2) fails also if no connection waits, so the round ends.
                     if core::mem::take(&mut self.has_made_room) {
+                        round.accepts_max = 0;
                         round.left = 0;
-                        round.finds_flood = false;
                     } else {
                         self.is_short = false;
                     }
                     return Accepted::Connection(stream);
                 }
                 Err(error) => {
-                    if let Some(end) = self.fail(round, registry, counters, &error, may_evict, now)
-                    {
+                    if let Some(end) = self.fail(round, registry, counters, &error, now) {
                         return end;
                     }
                 }
             }
         }
-        self.is_flooded |= round.finds_flood;
+        // None of them found the queue empty.
+        if round.accepts_max > 1 {
+            self.is_flooded = !round.load.is_stopping;
+        }
         Accepted::Done
     }
 
     /// Handles an error of accept(2). Returns `None` if the next accept may succeed.
+    #[inline(never)]
     fn fail(
         &mut self,
         round: &Round,
         registry: &RegistryOf<L>,
         counters: &LiveCounters,
         error: &io::Error,
-        may_evict: bool,
         now: Instant,
     ) -> Option<Accepted<L::Stream>> {
         let index = round.index;
         match AcceptError::of(error) {
             // For a Unix socket that was shut down, accept(2) says only that its queue is empty.
             AcceptError::Empty if self.ended & 1 << index != 0 => {
-                self.give_up(registry, index, round.is_stopping);
+                self.give_up(registry, index, round.load.is_stopping);
             }
             AcceptError::Empty => {
                 self.acceptable &= !(1 << index);
@@ -221,7 +224,7 @@ impl<L: ListenSocket> Acceptor<L> {
             AcceptError::Interrupted => return None,
             AcceptError::Gone => {
                 counters.aborted.add(1);
-                if !self.count_failure(index) || round.is_stopping {
+                if !self.count_failure(index) || round.load.is_stopping {
                     return None;
                 }
                 self.pause_for_failures(registry, counters, index, error, now);
@@ -230,21 +233,19 @@ impl<L: ListenSocket> Acceptor<L> {
                 self.count_non_loopback(counters);
                 return None;
             }
-            AcceptError::Dead => self.give_up(registry, index, round.is_stopping),
-            AcceptError::Pause => {
-                let may_evict = may_evict && !round.is_stopping;
-                if may_evict && self.needs_room(error, now) {
-                    return Some(Accepted::NeedsRoom);
-                }
-                self.pause_for_shortage(registry, counters, error, now);
+            AcceptError::Dead => self.give_up(registry, index, round.load.is_stopping),
+            AcceptError::Pause if self.needs_room(&round.load, error, now) => {
+                return Some(Accepted::NeedsRoom);
             }
+            AcceptError::Pause => self.pause_for_shortage(registry, counters, error, now),
         }
         Some(Accepted::Done)
     }
 
     /// Accepts again from listeners whose pause is over.
     pub(super) fn resume(&mut self, registry: &RegistryOf<L>, now: Instant) {
-        if self.short_since.is_none() && self.failing == 0 {
+        let before = (self.short_since, self.failing);
+        if before == (None, 0) {
             return;
         }
         // If the host's clock goes back, a pause ends, so that it is not prolonged by as much.
@@ -256,7 +257,7 @@ impl<L: ListenSocket> Acceptor<L> {
             }
         }
         self.short_since = self.short_since.filter(|began| !is_over(*began));
-        if self.short_since.is_none() {
+        if self.short_since.is_none() && (None, self.failing) != before {
             self.arm(registry);
         }
     }
@@ -351,10 +352,13 @@ impl<L: ListenSocket> Acceptor<L> {
 
     /// Whether a connection is to be evicted, because accept(2) found no free descriptor and a pause did not help.
     /// Without this, in a process with fewer descriptors than slots, open connections could keep new ones out for
-    /// ever. At most one is evicted for each pause, in case another part of the process takes its descriptor.
+    /// ever. At most one is evicted for each pause, in case another part of the process takes its descriptor. A
+    /// server that stops evicts none: it has served its connections, so each of those left has a request to finish.
     #[cold]
-    fn needs_room(&mut self, error: &io::Error, now: Instant) -> bool {
-        if !self.is_short || self.has_made_room || !AcceptError::is_of_descriptors(error) {
+    fn needs_room(&mut self, load: &Load, error: &io::Error, now: Instant) -> bool {
+        let may_evict = !load.is_empty && !load.is_stopping;
+        let is_lasting = self.is_short && !self.has_made_room;
+        if !may_evict || !is_lasting || !AcceptError::is_of_descriptors(error) {
             return false;
         }
         self.has_made_room = true;

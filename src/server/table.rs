@@ -212,18 +212,16 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     fn accept(&mut self, registry: &RegistryOf<L>, index: usize, now: Instant) {
         let load = Load {
             connections: self.slots.count(),
+            is_empty: self.slots.occupied() == 0,
             is_crowded: self.slots.is_full() || self.slots.runnable_count() > 0,
             is_stopping: self.driver.is_last,
         };
-        let Some(mut round) = self.acceptor.begin(index, &load) else {
+        let Some(mut round) = self.acceptor.begin(index, load) else {
             return;
         };
         loop {
             let counters = &self.driver.counters;
-            let may_evict = self.slots.occupied() > 0;
-            let accepted = self
-                .acceptor
-                .next(&mut round, registry, counters, may_evict, now);
+            let accepted = self.acceptor.next(&mut round, registry, counters, now);
             match accepted {
                 Accepted::Connection(stream) => self.admit(registry, stream, now),
                 Accepted::NeedsRoom => self.evict(),
@@ -433,13 +431,13 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             WaitReason::Head,
             WaitReason::Drain,
         ] {
-            let time_to_live = queue.time_to_live(&self.driver.limits);
             // Each connection at most once: a served one goes to the back, and with a limit of zero it would
             // be overdue again there.
             for _ in 0..self.slots.count() {
                 let Some((index, since)) = self.slots.front(queue) else {
                     break;
                 };
+                let time_to_live = queue.time_to_live(&self.driver.limits);
                 if !is_over && since.saturating_add(time_to_live) > now {
                     break;
                 }

@@ -306,7 +306,10 @@ fn accepts_that_keep_failing_are_paused() {
             assert_eq!(backlog.borrow().sent, expected);
             let counters = server.counters();
             assert_eq!(counters.aborted, u64::from(ACCEPT_FAILURES) * 30);
-            assert_eq!(counters.accept_pauses, 1, "one spell is counted once");
+            assert_eq!(
+                counters.accept_pauses, 1,
+                "consecutive pauses are counted once"
+            );
         });
     }
 }
