@@ -89,9 +89,10 @@ impl<'q, 'f> Excludes<'q, 'f> {
     pub(super) fn mark_matched(&mut self, check: &Check) {
         let names = [Some(check.name()), check.group_name()];
         for name in names.into_iter().flatten() {
-            if let Ok(at) = self.search(name.bytes())
-                && let Some(exclude) = self.found.get_mut(at)
-            {
+            let Ok(at) = self.search(name.bytes()) else {
+                continue;
+            };
+            if let Some(exclude) = self.found.get_mut(at) {
                 exclude.is_matched = true;
             }
         }
