@@ -192,7 +192,7 @@ fn run_loop(
             come_to(&socket, state, &flood)?;
         }
         // Half of them at once, so that the server finds them over when it comes to them.
-        if (index / STATES.len()).is_multiple_of(2) {
+        if (index / STATES.len()) % 2 == 0 {
             end(socket, state, &flood)?;
             continue;
         }
@@ -315,11 +315,9 @@ impl Crowd {
         let mut gone = Vec::new();
         let mut ready = Vec::new();
         for event in &self.events {
+            let is_connected = event.is_writable() && !event.is_error();
             let attacker = self.attackers[event.token().0].as_mut();
-            if let Some(attacker) = attacker.filter(|attacker| !attacker.is_made)
-                && event.is_writable()
-                && !event.is_error()
-            {
+            if let Some(attacker) = attacker.filter(|attacker| is_connected && !attacker.is_made) {
                 attacker.is_made = true;
                 made.fetch_add(1, Ordering::Relaxed);
             }

@@ -39,7 +39,7 @@ impl fmt::Display for Shown {
         let unit = UNITS
             .iter()
             .rev()
-            .find(|(_, unit)| millis != 0 && millis.is_multiple_of(u128::from(*unit)));
+            .find(|(_, unit)| millis != 0 && millis % u128::from(*unit) == 0);
         match unit {
             Some((name, unit)) => write!(f, "{}{name}", millis / u128::from(*unit)),
             None => f.write_str("0s"),

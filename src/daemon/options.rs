@@ -228,13 +228,15 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
 
 fn address(option: &str, value: &OsStr) -> Result<Address, UsageError> {
     // A path need not be UTF-8.
-    if let Some(path @ [first, ..]) = value.as_bytes().strip_prefix(b"unix:")
-        && *first != b'@'
-    {
-        return Ok(Address::Unix(OsStr::from_bytes(path).into()));
+    match value.as_bytes().strip_prefix(b"unix:") {
+        Some(path @ [first, ..]) if *first != b'@' => {
+            Ok(Address::Unix(OsStr::from_bytes(path).into()))
+        }
+        _ => {
+            let parsed = value.to_string_lossy().parse();
+            parsed.map_err(|error| refused(option, value, &error))
+        }
     }
-    let parsed = value.to_string_lossy().parse();
-    parsed.map_err(|error| refused(option, value, &error))
 }
 
 /// A value for `--allow-host`. Lists and patterns are refused, because no client sends them in `Host`.

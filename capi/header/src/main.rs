@@ -96,9 +96,9 @@ fn c89(bindings: &Bindings) -> String {
         let indent = " ".repeat(line.len() - line.trim_start().len());
         lines.extend(block_comment(&indent, &comment));
         comment.clear();
-        if let Some(last) = lines.last_mut()
-            && line == "};"
-            && last.ends_with(',')
+        if let Some(last) = lines
+            .last_mut()
+            .filter(|last| line == "};" && last.ends_with(','))
         {
             last.pop();
         }
