@@ -75,7 +75,7 @@ pub(super) unsafe fn with_server(
 pub(super) unsafe fn add_check(
     server: *mut Healthz,
     name: *const c_char,
-    endpoints: u32,
+    flags: u32,
     check: *mut *const HealthzCheck,
     make: impl FnOnce(&'static str) -> Result<Check, CallError>,
 ) -> HealthzResult {
@@ -84,7 +84,7 @@ pub(super) unsafe fn add_check(
         with_server(server, |server| {
             let check = out_pointer(check, "check")?;
             let name = str_from_c(name, "name")?;
-            *check = server.add(endpoints, |slot| make(slot.store(name)?))?;
+            *check = server.add(flags, |slot| make(slot.store(name)?))?;
             Ok(())
         })
     }
