@@ -38,7 +38,7 @@ use crate::limits::{
 use crate::time::Instant;
 use endpoints::Endpoints;
 
-/// The endpoints that are served, with their checks, and the hosts that are answered.
+/// The endpoints with their checks, and the list of allowed hosts. It answers requests.
 ///
 /// ```
 /// use healthz::http::{Connection, Context};
