@@ -257,13 +257,15 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
 
 fn address(option: &str, value: &OsStr) -> Result<Address, UsageError> {
     // A path need not be UTF-8.
-    if let Some(path @ [first, ..]) = value.as_bytes().strip_prefix(b"unix:")
-        && *first != b'@'
-    {
-        return Ok(Address::Unix(OsStr::from_bytes(path).into()));
+    match value.as_bytes().strip_prefix(b"unix:") {
+        Some(path @ [first, ..]) if *first != b'@' => {
+            Ok(Address::Unix(OsStr::from_bytes(path).into()))
+        }
+        _ => {
+            let parsed = value.to_string_lossy().parse();
+            parsed.map_err(|error| refused(option, value, &error))
+        }
     }
-    let parsed = value.to_string_lossy().parse();
-    parsed.map_err(|error| refused(option, value, &error))
 }
 
 /// A value for `--allow-host`. Lists and patterns are refused, because no client sends them in `Host`.
@@ -426,18 +428,18 @@ healthz answers /healthz, /livez and /readyz on 127.0.0.1:10248 and [::1]:10248
   --allow-host NAME      answer 421 to requests for other hosts; repeatable
   --connections N        most connections at once, 1 to {CONNECTIONS_MAX} ({connections})
   --head-bytes N         most bytes of a request head, {REQUEST_HEAD_BYTES_MIN} to {REQUEST_HEAD_BYTES_MAX} ({request_head_bytes})
-  --body-bytes N         most bytes of a body to read and ignore ({body_drain_bytes})
+  --body-bytes N         close connections that send a longer body ({body_drain_bytes})
   --head-timeout TIME    longest wait for a whole request head ({head})
-  --idle-timeout TIME    longest wait for the next request ({idle})
+  --idle-timeout TIME    close connections that are idle for this long ({idle})
   --drain-timeout TIME   longest wait for a body, and for requests at exit ({drain})
   --log-limit TIME       log fails if stderr has blocked for this long ({log})
   --sync-period TIME     time between rounds of the sync loop ({period})
   --sync-limit TIME      syncloop fails after this long without a round ({sync})
   --shutdown-delay TIME  time from failing /readyz to closing listeners (0s)
-  --ready-fd N           descriptor that gets a newline when ready, then closes
+  --ready-fd N           write a newline to this descriptor when ready
   --log-level LEVEL      error, warn, info, debug or trace (RUST_LOG or info)
   --oom-score-adj N      -1000 to 1000; the OOM killer takes the highest first
-  --lock-memory  --no-sandbox   keep all memory in RAM; keep rights not needed
+  --lock-memory  --no-sandbox   keep memory in RAM; allow all calls and files
   -h, --help  -V, --version     TIME is 500ms, 10s, 2m or 1h
 Connections take up to {memory} KiB. Exit: 0 stopped, 1 failed, 2 wrong usage
 "
