@@ -17,6 +17,10 @@ use daemon::options::{self, Command};
 use daemon::{EXIT_FAILED, EXIT_USAGE, Failure};
 
 fn main() -> ExitCode {
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    if let Some(code) = sources::command(std::env::args_os().skip(1)) {
+        return code;
+    }
     match options::parse(std::env::args_os().skip(1)) {
         Ok(Command::Help(options)) => {
             let responder = Checks::new(&options).responder();

@@ -11,3 +11,13 @@ pub mod attempt;
 pub mod kinds;
 pub mod spec;
 mod sys;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the hidden command `healthz sources exec`; `None` if `args` is another command.
+pub fn command(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let mut args = args.into_iter();
+    let is_exec = args.next()? == "sources" && args.next()? == "exec";
+    is_exec.then(|| kinds::exec::launch(args))
+}

@@ -12,6 +12,8 @@ pub mod exec;
 mod fds;
 mod figures;
 mod file;
+#[cfg(test)]
+mod fuzz;
 mod memory;
 mod mount;
 pub mod orphans;
@@ -20,4 +22,6 @@ mod process;
 mod procfs;
 mod system;
 mod temperature;
+#[cfg(test)]
+mod testing;
 mod usage;
