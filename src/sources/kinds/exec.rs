@@ -96,7 +96,8 @@ impl Programs {
         });
         let known: Vec<i32> = list.iter().map(|program| program.pid).collect();
         let is_any_killed = list.iter().any(|program| program.is_killed);
-        kill_orphans(&known).unwrap_or(true) || is_any_killed
+        // Without /proc, what runs cannot be found, and what has ended is reaped nevertheless.
+        kill_orphans(&known).unwrap_or(false) || is_any_killed
     }
 
     /// True if no program runs or waits to be reaped.
@@ -124,11 +125,11 @@ impl Programs {
         }
     }
 
+    /// True if a program of this check exists.
     fn is_pending(&self, base: Token) -> bool {
-        self.list
-            .borrow()
-            .iter()
-            .any(|program| program.base == base)
+        let mut list = self.list.borrow_mut();
+        list.retain(|program| program.base != base || !program.is_killed || !reap(program.pid));
+        list.iter().any(|program| program.base == base)
     }
 }
 
@@ -634,12 +635,11 @@ mod tests {
         let (poll, programs) = (Poll::new().unwrap(), programs());
         let exec = shell("sleep 1000");
         let attempt = started(&exec, &poll, &programs);
-        drop(attempt);
-        // Killed, but not reaped yet.
         let Started::Done(outcome) = exec.start(poll.registry(), BASE, &programs) else {
             panic!("a second one started");
         };
         assert_eq!(reason(outcome), "/bin/sh: still runs after SIGKILL");
+        drop(attempt);
         reap_all(&programs);
         drop(started(&exec, &poll, &programs));
         reap_all(&programs);

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::procfs;
@@ -30,6 +30,11 @@ const CHILDREN_MAX: usize = 1024;
 /// # Errors
 /// If children cannot be listed.
 pub fn kill_orphans(known: &[i32]) -> io::Result<bool> {
+    match reap_ended(known) {
+        Err(Errno::ECHILD) => return Ok(false),
+        Err(error) => return Err(error.into()),
+        Ok(()) => {}
+    }
     let system = System::new();
     let mut children = children(system)?;
     children.retain(|pid| !known.contains(pid));
@@ -48,6 +53,23 @@ pub fn kill_orphans(known: &[i32]) -> io::Result<bool> {
         }
     }
     Ok(found)
+}
+
+/// Reaps children that have ended, until the next is in `known`.
+///
+/// # Errors
+/// `ECHILD` if there are no children: the usual case, which costs one system call.
+fn reap_ended(known: &[i32]) -> Result<(), Errno> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    for _ in 0..CHILDREN_MAX {
+        match waitid(Id::All, flags)?.pid() {
+            Some(pid) if !known.contains(&pid.as_raw()) => {
+                reap(pid.as_raw());
+            }
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 fn own_pid() -> i32 {

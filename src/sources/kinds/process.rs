@@ -152,7 +152,7 @@ fn fault(stat: &Stat<'_>, path: &Path, written: SystemTime) -> Option<&'static s
         .then_some("is another one: it started after this file was written")
 }
 
-/// The start of the machine by the wall clock, as this process has seen it first or at its earliest.
+/// The earliest start of the machine by the wall clock that this process has computed.
 ///
 /// If the clock is set forward, the machine and its processes seem to have started later, but the times of files
 /// stay. A clock is set forward when a virtual machine continues, or when a time server is reached first.
