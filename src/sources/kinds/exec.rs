@@ -436,7 +436,7 @@ mod tests {
     use nix::sys::prctl::set_child_subreaper;
     use nix::sys::signal::kill;
 
-    use super::super::testing::{Directory, in_own_process, reason};
+    use super::super::testing::{Directory, in_own_process, reason, untried};
     use super::*;
 
     /// Longer than anything takes here.
@@ -643,6 +643,49 @@ mod tests {
         reap_all(&programs);
         drop(started(&exec, &poll, &programs));
         reap_all(&programs);
+    }
+
+    #[test]
+    fn a_file_system_that_hangs_does_not_block_the_start() {
+        let test = "exec::tests::a_file_system_that_hangs_does_not_block_the_start";
+        let unshare = ["unshare", "--mount", "--propagation", "private"];
+        if !in_own_process(test, &unshare) {
+            return;
+        }
+        let mut options = std::fs::File::options();
+        let Ok(fuse) = options.read(true).write(true).open("/dev/fuse") else {
+            untried("this kernel has no FUSE");
+            return;
+        };
+        set_child_subreaper(true).unwrap();
+        let directory = Directory::new();
+        let root = directory.at("hangs");
+        std::fs::create_dir(&root).unwrap();
+        // Nothing reads the requests of the kernel.
+        let number = fuse.as_raw_fd();
+        let data = format!("fd={number},rootmode=40000,user_id=0,group_id=0");
+        let flags = nix::mount::MsFlags::empty();
+        let (source, kind) = (Some("hangs"), Some("fuse"));
+        nix::mount::mount(source, &root, kind, flags, Some(data.as_str())).unwrap();
+        let mut exec = shell("");
+        exec.argv = vec![root.join("program").into()];
+        let mut poll = Poll::new().unwrap();
+        let programs = programs();
+        let mut attempt = started(&exec, &poll, &programs);
+        assert_eq!(attempt.ready(poll.registry(), BASE), None);
+        // Others are checked meanwhile.
+        let other = Token(16);
+        let other_exec = shell("exit 0");
+        let Started::Waiting(mut second) = other_exec.start(poll.registry(), other, &programs)
+        else {
+            panic!("it did not start");
+        };
+        assert_eq!(drive(&mut poll, second.as_mut()), Outcome::Pass);
+        assert_eq!(attempt.ready(poll.registry(), BASE), None);
+        drop(attempt);
+        reap_all(&programs);
+        let lazily = nix::mount::MntFlags::MNT_DETACH;
+        nix::mount::umount2(&root, lazily).unwrap();
     }
 
     #[test]

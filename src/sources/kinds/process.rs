@@ -11,7 +11,10 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use nix::errno::Errno;
+use nix::sys::signal::kill;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::unistd::Pid;
 
 use super::procfs::{self, Stat};
 use super::system::{System, failed, open, read, read_start};
@@ -98,6 +101,11 @@ impl ProcessTarget {
                 match judged {
                     Some(None) => Ok(1),
                     Some(Some(fault)) => Err(reason(format!("process {pid} {fault}"))),
+                    None if is_hidden(pid) => {
+                        let fault =
+                            format!("process {pid} is hidden by the option hidepid of /proc");
+                        Err(reason(fault))
+                    }
                     None => Err(reason(format!("process {pid} does not run"))),
                 }
             }
@@ -118,6 +126,11 @@ impl ProcessTarget {
             }
         }
     }
+}
+
+/// True if a process of another user exists.
+fn is_hidden(pid: i32) -> bool {
+    kill(Pid::from_raw(pid), None) == Err(Errno::EPERM)
 }
 
 /// The number in a pid file, and when it was written.
@@ -443,10 +456,6 @@ mod tests {
             "--regid=65534",
             "--clear-groups",
         ];
-        if std::env::current_exe().unwrap().starts_with("/root") {
-            untried("the test program is where other users cannot run it");
-            return;
-        }
         if !in_own_process(test, &setpriv) {
             return;
         }
@@ -457,6 +466,23 @@ mod tests {
         let name = program.file_name().unwrap();
         assert_eq!(by_exe(name, 2).attempt(), Outcome::Pass);
         assert_ne!(by_exe("kthreadd", 1).attempt(), Outcome::Pass);
+    }
+
+    #[test]
+    fn a_process_that_is_hidden_is_not_called_dead() {
+        let test = "process::tests::a_process_that_is_hidden_is_not_called_dead";
+        let script = "mount -t proc -o hidepid=2 proc /proc && \
+            exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"";
+        let unshare = ["unshare", "--mount", "sh", "-c", script, "sh"];
+        if !in_own_process(test, &unshare) {
+            return;
+        }
+        let directory = Directory::new();
+        let parent = nix::unistd::getppid();
+        let path = directory.write("pid", parent.to_string());
+        let text = reason(by_file(path).attempt());
+        let end = format!(": process {parent} is hidden by the option hidepid of /proc");
+        assert!(text.ends_with(&end), "{text}");
     }
 
     #[test]

@@ -75,8 +75,9 @@ pub fn in_own_process(test: &str, around: &[&str]) -> bool {
         command.args(words).stdin(Stdio::null());
         command
     };
+    let own = env::current_exe().unwrap();
     if !around.is_empty() {
-        let tried = command(OsStr::new("true")).output();
+        let tried = command(own.as_os_str()).arg("--list").output();
         if !tried.is_ok_and(|tried| tried.status.success()) {
             untried(&format!("{} does not work here", around.join(" ")));
             return false;
@@ -84,7 +85,7 @@ pub fn in_own_process(test: &str, around: &[&str]) -> bool {
     }
     let path = module_path!().split_once("::").unwrap().1;
     let test_path = format!("{}::{test}", path.rsplit_once("::").unwrap().0);
-    let output = command(env::current_exe().unwrap().as_os_str())
+    let output = command(own.as_os_str())
         .args(["--exact", &test_path, "--nocapture"])
         .env(NAME, test)
         .output()
