@@ -39,19 +39,16 @@ pub fn clock_state() -> io::Result<ClockState> {
 /// The time since the machine started, with the time that it was suspended: the clock of the start times in
 /// /proc. /proc/uptime is another one in some containers, where lxcfs replaces it.
 pub fn since_boot() -> io::Result<Duration> {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: the pointer is valid for one structure, which the call fills in.
-    match unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) } {
-        0 => {
-            let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-            let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
-            Ok(Duration::new(seconds, nanos))
-        }
-        _ => Err(io::Error::last_os_error()),
+    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, time.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
     }
+    // SAFETY: every bit pattern of its integers is valid, and all were set to zero at least.
+    let time = unsafe { time.assume_init() };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Ok(Duration::new(seconds, nanos))
 }
 
 /// A descriptor that becomes readable when the child `pid` has ended: pidfd_open(2). It is close-on-exec.

@@ -12,6 +12,8 @@ mod figures;
 mod file;
 pub mod heartbeat;
 mod http;
+#[cfg(test)]
+mod fuzz;
 mod memory;
 mod mount;
 pub mod orphans;
@@ -25,6 +27,8 @@ mod tcp;
 mod temperature;
 mod text;
 mod unix;
+#[cfg(test)]
+mod testing;
 mod usage;
 
 use healthz::Instant;
