@@ -176,7 +176,7 @@ fn written(message: &Message) -> String {
     }
     let mut line = |name: &str, value: String| text.push_str(&format!("{name}={value}\n"));
     line("X_UNKNOWN", "1".into());
-    for phase in phase {
+    if let Some(phase) = phase {
         let name = match phase {
             Phase::Ready => "READY",
             Phase::Reloading => "RELOADING",
