@@ -57,6 +57,30 @@ FILES = [
     "-9223372036854775808\n",
     " 17 \n/var/lib/postgresql\n5432\n",
 ]
+# Messages of sd_notify(3), in sequences: a space separates the lines of one message, and a bar the
+# messages. Before each comes a byte for the time since the last.
+MESSAGES = """
+READY=1|WATCHDOG=1|WATCHDOG=1 STATUS=serving
+STATUS=loading|EXTEND_TIMEOUT_USEC=5000000|READY=1 MAINPID=4711
+WATCHDOG_USEC=2000000 READY=1|STOPPING=1|WATCHDOG=1|READY=1
+READY=1|WATCHDOG=trigger ERRNO=28 STATUS=full|WATCHDOG=1|READY=1 WATCHDOG_USEC=0
+READY=1|RELOADING=1 MONOTONIC_USEC=1000000|READY=1
+BARRIER=1|FDSTORE=1 FDNAME=a|BARRIER=1 READY=1
+MAINPID=1 WATCHDOG_USEC=18446744073709551615|MAINPID=2|ERRNO=4096 ERRNO=4095
+""".strip().splitlines()
+# Responses of HTTP services: the head's fields, and the body.
+RESPONSES = [
+    ("200 OK", "Content-Length: 2\r\n", "ok"),
+    ("200 OK", "Content-Length: 5, 5\r\nDate: x\r\n", "aaaab"),
+    ("200 OK", "Transfer-Encoding: chunked\r\n", "1\r\no\r\n1;a=b\r\nk\r\n0\r\n\r\n"),
+    ("200 OK", "Transfer-Encoding: chunked\r\n", "000A\r\n0123456789\r\n0\r\nA: b\r\n\r\n"),
+    ("200 OK", "", "not o"),
+    ("204 No Content", "", ""),
+    ("304", "", ""),
+    ("503 Busy", "Content-Length: 0\r\n", ""),
+    ("100 Continue\r\n\r\nHTTP/1.1 200 OK", "Transfer-Encoding: gzip\r\n", "ok"),
+    ("103 Hints\r\nLink: a\r\n\r\nHTTP/1.0 302 Found", "Location: /\r\n", "ok"),
+]
 # Longer requests test the size limit of a head, which each target can reach with smaller limits.
 BYTES_MAX = 1024
 
@@ -93,6 +117,14 @@ def seeds():
         yield "options", text.encode().replace(b" ", b"\0")
     for text in FILES:
         yield "procfs", text.encode()
+    for messages in MESSAGES:
+        for option in b"\x0a", b"\x0b":
+            parts = [b"d" + part.encode().replace(b" ", b"\n") for part in messages.split("|")]
+            yield "notify", option + b"\xff".join(parts)
+    for status, fields, body in RESPONSES:
+        response = f"HTTP/1.1 {status}\r\n{fields}\r\n{body}".encode()
+        for option in range(4):
+            yield "response", bytes([option, 128]) + response
 
 
 def main():
