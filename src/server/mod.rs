@@ -28,6 +28,7 @@ mod conn;
 mod counters;
 mod driver;
 mod inherited;
+mod listener_set;
 mod listeners;
 mod memory;
 mod policy;

@@ -425,4 +425,24 @@ mod tests {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         assert_eq!(of(libc::EINVAL), AcceptError::Dead);
     }
+
+    #[test]
+    fn a_shortage_is_named_with_its_error() {
+        let text = |code| AcceptError::shortage(&io::Error::from_raw_os_error(code));
+        for (code, name) in [
+            (
+                libc::EMFILE,
+                "this process has reached its limit of open descriptors (EMFILE)",
+            ),
+            (
+                libc::ENFILE,
+                "the system has reached its limit of open files (ENFILE)",
+            ),
+            (libc::ENOBUFS, "the system has no buffer space (ENOBUFS)"),
+            (libc::ENOMEM, "the system has no memory (ENOMEM)"),
+            (libc::EIO, "the system returned an error"),
+        ] {
+            assert_eq!(text(code), name);
+        }
+    }
 }

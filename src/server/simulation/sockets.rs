@@ -268,6 +268,7 @@ impl StreamSocket for SimulatedStream {
         if is_mutated {
             return;
         }
+        assert!(!socket.server_ended, "{} is shut down twice", self.id);
         socket.to_client += core::mem::take(&mut socket.corked);
         socket.server_ended = true;
     }
