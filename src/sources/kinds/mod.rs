@@ -10,10 +10,10 @@ pub mod exec;
 mod fds;
 mod figures;
 mod file;
-pub mod heartbeat;
-mod http;
 #[cfg(test)]
 mod fuzz;
+pub mod heartbeat;
+mod http;
 mod memory;
 mod mount;
 pub mod orphans;
@@ -25,10 +25,10 @@ mod stream;
 mod system;
 mod tcp;
 mod temperature;
-mod text;
-mod unix;
 #[cfg(test)]
 mod testing;
+mod text;
+mod unix;
 mod usage;
 
 use healthz::Instant;
