@@ -13,6 +13,8 @@ mod fuzz;
 mod listen;
 mod log;
 mod memory;
+#[cfg(not(all(feature = "sources", target_os = "linux")))]
+mod no_source_checks;
 mod notify;
 pub mod options;
 mod outage;
@@ -21,9 +23,6 @@ mod priority;
 mod sandbox;
 mod signals;
 #[cfg(all(feature = "sources", target_os = "linux"))]
-mod source_checks;
-#[cfg(not(all(feature = "sources", target_os = "linux")))]
-#[path = "no_source_checks.rs"]
 mod source_checks;
 mod start_latch;
 mod sync;
@@ -43,6 +42,8 @@ use crate::units::Shown;
 
 use checks::Checks;
 use listen::Inherited;
+#[cfg(not(all(feature = "sources", target_os = "linux")))]
+use no_source_checks as source_checks;
 use notify::ServiceManager;
 use options::Options;
 use sandbox::Sandbox;
