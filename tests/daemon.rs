@@ -1,11 +1,6 @@
 //! The daemon from outside: start, usage errors, addresses, signals, draining and exit codes.
 #![cfg(feature = "daemon")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/daemon.rs"]
 mod daemon;
@@ -448,26 +443,6 @@ fn a_daemon_that_stops_does_not_remove_the_socket_of_its_successor() {
 }
 
 #[test]
-fn a_socket_file_left_by_an_immediate_stop_is_replaced_at_the_next_start() {
-    let path = socket_path();
-    let args = ["--listen", &format!("unix:{}", path.display())];
-    let mut command = daemon::healthz(&args);
-    command.args(["--shutdown-delay", "1h"]);
-    let mut daemon = Daemon::start_as(command);
-    daemon.lines().wait("serving");
-    daemon.signal(Signal::SIGTERM);
-    daemon.lines().wait("asked to stop:");
-    daemon.signal(Signal::SIGTERM);
-    assert_eq!(daemon.wait().code(), Some(0));
-    assert!(path.exists(), "an immediate stop removed the socket file");
-    let mut daemon = Daemon::start_as(daemon::healthz(&args));
-    daemon.lines().wait("serving");
-    assert_eq!(get_unix(&path, "/healthz"), (200, "ok".to_owned()));
-    daemon.signal(Signal::SIGTERM);
-    assert_eq!(daemon.wait().code(), Some(0));
-}
-
-#[test]
 fn a_file_that_is_not_a_socket_is_not_replaced() {
     let path = socket_path();
     std::fs::write(&path, "precious").unwrap();
@@ -517,7 +492,8 @@ fn all_threads_run_at_nice_minus_10_unless_another_nice_value_was_chosen() {
     } else if nice_values(start("").pid()) != BTreeSet::from([-10]) {
         untried("no right to lower the nice value");
     }
-    let chosen = BTreeSet::from([own + 5]);
+    // 19 is the largest nice value.
+    let chosen = BTreeSet::from([(own + 5).min(19)]);
     assert_eq!(nice_values(start("nice -n 5").pid()), chosen);
 }
 

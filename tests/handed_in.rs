@@ -1,11 +1,7 @@
 //! Listening sockets that the caller opened: all kinds are served, and a socket that cannot be served is
 //! refused before a server is created.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/harness.rs"]
 mod harness;

@@ -1,12 +1,10 @@
 //! `examples/init.rs` as an ordinary process: services, their checks, the end. As PID 1 of a machine
 //! it is tested by `tests/vm.py`.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
+
+#[path = "support/timeout.rs"]
+mod timeout;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,9 +18,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-/// No test waits longer than this for any one thing, however busy the machine is.
-const TIMEOUT: Duration = Duration::from_secs(20);
+use timeout::TIMEOUT;
 
 #[test]
 fn a_killed_service_is_told_of_and_started_again() {
@@ -211,7 +207,7 @@ fn the_rest_of_a_group_is_killed_at_the_end() {
 }
 
 #[test]
-fn without_a_door_there_is_still_an_init() {
+fn an_init_without_a_health_server_runs_its_services() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (name, address, why) in [
