@@ -3,6 +3,7 @@
 //! A program sends datagrams to a Unix socket, as it would to systemd. [`message`] reads one, [`state`] says what
 //! they mean, and [`socket`] receives them. Messages of other users are refused and counted.
 
+mod closer;
 #[cfg(test)]
 mod fuzz;
 mod message;
@@ -175,7 +176,8 @@ impl Beats {
             true => None,
             false => Message::parse(datagram.bytes()),
         };
-        let is_valid = |message: &Message| !message.is_barrier || datagram.fds.count() == 1;
+        let is_valid =
+            |message: &Message| !message.is_barrier || datagram.fds.as_slice().len() == 1;
         let Some(message) = message.filter(is_valid) else {
             self.warnings.add(Warning::Invalid, || {
                 format!("invalid message of process {} ignored", sender.pid)
@@ -592,7 +594,7 @@ mod tests {
         assert_eq!(ready.sender.unwrap().pid, std::process::id().cast_signed());
         let barrier = manager.receive().unwrap().unwrap();
         assert_eq!(
-            (barrier.bytes(), barrier.fds.count()),
+            (barrier.bytes(), barrier.fds.as_slice().len()),
             (b"BARRIER=1".as_slice(), 1)
         );
         // The sender waits until the manager has closed its copy too.
