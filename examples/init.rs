@@ -304,7 +304,7 @@ fn read_list(path: &Path) -> Vec<Service> {
 /// Parses a line; `None` if it has no service. Comments may be in any encoding.
 fn read_line(line: &[u8], services: &[Service]) -> Result<Option<Service>, &'static str> {
     let line = line.split(|byte| *byte == b'#').next().unwrap_or_default();
-    let line = str::from_utf8(line).map_err(|_| "not UTF-8")?;
+    let line = std::str::from_utf8(line).map_err(|_| "not UTF-8")?;
     if line.contains('\0') {
         return Err("a NUL byte, which an argument cannot contain");
     }

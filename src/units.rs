@@ -133,7 +133,7 @@ fn exact(
     let unit = units
         .iter()
         .rev()
-        .find(|(_, unit)| number != 0 && number.is_multiple_of(*unit));
+        .find(|(_, unit)| number != 0 && number % *unit == 0);
     match unit {
         Some((name, unit)) => write!(f, "{}{name}", number / unit),
         None => write!(f, "{number}{base}"),

@@ -207,11 +207,12 @@ fn a_wrong_rust_log_is_logged_as_a_warning() {
 /// Regression: the main thread waited for a full pipe of `--ready-fd`, so the daemon could not be stopped.
 #[test]
 fn a_ready_fd_that_cannot_be_written_is_refused() {
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+    let writer = std::fs::File::from(writer);
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     while (&writer).write(&[b'.'; 4096]).is_ok() {}
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
-    let unwritable: [OwnedFd; 2] = [writer.into(), reader.into()];
+    let unwritable: [OwnedFd; 2] = [writer.into(), reader];
     for fd in unwritable.each_ref() {
         let mut command = shell("exec \"$HEALTHZ\" --listen 127.0.0.1:0 --ready-fd 3 3<&0");
         command.stdin(fd.try_clone().unwrap());

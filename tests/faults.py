@@ -568,11 +568,12 @@ def become_nobody(tasks):
     return become
 
 
-@case("no thread to be had at the start, and no pid left while it runs")
+@case("no thread can start at first, and no pid is left while it runs")
 def no_thread(house):
     program = nobody_program(house)
     seen = []
-    # What nobody runs besides counts too, so it is found out how many are just enough.
+    # RLIMIT_NPROC counts all processes of the user, also those of other programs. So try limits upwards until the
+    # daemon starts.
     for tasks in range(1, 40):
         try:
             daemon = house.daemon(program=program, preexec_fn=become_nobody(tasks))

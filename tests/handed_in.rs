@@ -99,7 +99,7 @@ fn a_descriptor_that_is_no_listening_socket_is_refused() {
         UdpSocket::bind("127.0.0.1:0").unwrap().into(),
         UnixDatagram::unbound().unwrap().into(),
         std::fs::File::open("/dev/null").unwrap().into(),
-        std::io::pipe().unwrap().0.into(),
+        nix::unistd::pipe().unwrap().0,
     ];
     let mut listeners = Listeners::new();
     for socket in refused {

@@ -189,7 +189,7 @@ fn a_stopped_service_goes_on_to_end_in_order() {
     assert_eq!(init.child.wait().unwrap().code(), Some(0));
 }
 
-/// The service itself ends at once; who is left of its group is waited for, and then killed.
+/// The service itself ends at once. The init waits for the other processes of its group, and then kills them.
 #[test]
 fn the_rest_of_a_group_is_killed_at_the_end() {
     let (script, rest) = (path("rest.sh"), path("rest.pid"));

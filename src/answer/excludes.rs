@@ -89,9 +89,10 @@ impl<'q, 'f> Excludes<'q, 'f> {
     pub(super) fn mark_matched(&mut self, check: &Check) {
         let names = [Some(check.name_bytes()), check.group_bytes()];
         for name in names.into_iter().flatten() {
-            if let Ok(at) = self.search(name)
-                && let Some(exclude) = self.found.get_mut(at)
-            {
+            let Ok(at) = self.search(name) else {
+                continue;
+            };
+            if let Some(exclude) = self.found.get_mut(at) {
                 exclude.is_matched = true;
             }
         }

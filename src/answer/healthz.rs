@@ -20,7 +20,7 @@ pub(super) fn root(
 ) -> Result<usize, BufferFull> {
     match request.target().query() {
         // Nearly every request ends here: one load per check, and a prepared answer.
-        None if endpoint.passes(now) => writer.ok(),
+        None if endpoint.has_no_failure(now) => writer.ok(),
         None => report(endpoint, now, false, &mut Excludes::none(), writer),
         Some(query) => root_with_query(endpoint, now, request, query, writer),
     }

@@ -25,6 +25,8 @@ pub mod fuzz;
 mod healthz;
 mod quote;
 
+use core::borrow::Borrow;
+
 use crate::check::Endpoint;
 #[cfg(feature = "server")]
 use crate::check::EndpointSet;
@@ -36,7 +38,7 @@ use crate::limits::{
 use crate::time::Instant;
 use endpoints::Endpoints;
 
-/// The endpoints that are served, with their checks, and the hosts that are answered.
+/// The endpoints with their checks, and the list of allowed hosts. It answers requests.
 ///
 /// ```
 /// use healthz::http::{Connection, Context};
@@ -142,18 +144,50 @@ impl<'a> Responder<'a> {
         if target.is_unclean() {
             return redirect(request, writer);
         }
-        for endpoint in self.endpoints.iter() {
+        match self.endpoints {
+            Endpoints::Borrowed(endpoints) => {
+                self.respond_among(endpoints.iter(), now, request, writer)
+            }
+            #[cfg(feature = "server")]
+            Endpoints::Shared(set) => self.respond_of_set(set, now, request, writer),
+        }
+    }
+
+    // Not inlined: it would cost instructions in the answers of borrowed endpoints.
+    #[cfg(feature = "server")]
+    #[inline(never)]
+    fn respond_of_set(
+        &self,
+        set: &'a EndpointSet,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<usize, BufferFull> {
+        self.respond_among(set.iter(), now, request, writer)
+    }
+
+    #[inline]
+    fn respond_among<E: Borrow<Endpoint<'a>>>(
+        &self,
+        endpoints: impl Iterator<Item = E>,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<usize, BufferFull> {
+        let target = request.target();
+        for endpoint in endpoints {
+            let endpoint = endpoint.borrow();
             let Some(rest) = target.strip_prefix(endpoint.path()) else {
                 continue;
             };
             if rest.is_empty() {
                 return match request.method() {
                     Method::Other => not_allowed(writer),
-                    _ => healthz::root(&endpoint, now, request, writer),
+                    _ => healthz::root(endpoint, now, request, writer),
                 };
             }
             // `/healthz-other` also begins with `/healthz`; `find` requires a slash after it.
-            if let Some(check) = healthz::find(&endpoint, rest, now) {
+            if let Some(check) = healthz::find(endpoint, rest, now) {
                 return match request.method() {
                     Method::Other => not_allowed(writer),
                     _ => healthz::single(check, now, writer),

@@ -19,8 +19,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use super::HealthzResult::{self, HEALTHZ_BROKEN, HEALTHZ_INVALID, HEALTHZ_NO_MEMORY};
 use super::error::{CallError, ErrorText};
 use super::{
-    HEALTHZ_CHECKS_MAX, HEALTHZ_MEMORY_ALIGN, HEALTHZ_ON_HEALTHZ, HEALTHZ_ON_LIVEZ,
-    HEALTHZ_ON_READYZ, HealthzCheck, HealthzOptions,
+    HEALTHZ_CHECKS_MAX, HEALTHZ_INITIALLY_PASSING, HEALTHZ_MEMORY_ALIGN, HEALTHZ_ON_HEALTHZ,
+    HEALTHZ_ON_LIVEZ, HEALTHZ_ON_READYZ, HealthzCheck, HealthzOptions,
 };
 use crate::answer::Responder;
 use crate::check::{Check, Endpoint};
@@ -60,6 +60,8 @@ pub struct Healthz {
     state: State,
     is_broken: bool,
     error: ErrorText,
+    /// For `healthz_missing`.
+    missing: Option<ErrorText>,
     parts: Parts,
     checks_max: usize,
     /// Checks added so far, including `shutdown`.
@@ -249,6 +251,7 @@ impl Healthz {
             state: State::Configuring(Listeners::new().allow_remote(settings.allows_remote)),
             is_broken: false,
             error: ErrorText::new(format_args!("no error")),
+            missing: None,
             parts,
             checks_max: checks,
             checks: 0,
@@ -282,18 +285,18 @@ impl Healthz {
         }
     }
 
-    /// Adds the check that `make` returns to `endpoints`: a sum of flags, 0 for all.
+    /// Adds the check that `make` returns, to the endpoints in `flags`.
     pub(super) fn add(
         &mut self,
-        endpoints: u32,
+        flags: u32,
         make: impl FnOnce() -> Result<Check, CallError>,
     ) -> Result<&'static HealthzCheck, CallError> {
         let State::Configuring(_) = self.state else {
             return Err(too_late());
         };
-        if endpoints & !ALL_ENDPOINTS != 0 {
+        if flags & !(ALL_ENDPOINTS | HEALTHZ_INITIALLY_PASSING) != 0 {
             return Err(CallError::invalid(format_args!(
-                "endpoints is {endpoints:#x}; use a sum of HEALTHZ_ON_HEALTHZ, HEALTHZ_ON_LIVEZ and HEALTHZ_ON_READYZ, or 0 for all"
+                "flags is {flags:#x}; use a sum of HEALTHZ_ON_HEALTHZ, HEALTHZ_ON_LIVEZ, HEALTHZ_ON_READYZ and HEALTHZ_INITIALLY_PASSING"
             )));
         }
         if self.checks >= self.checks_max {
@@ -310,7 +313,10 @@ impl Healthz {
                 self.parts.checks.add(self.checks),
             )
         };
-        let check = make()?;
+        let mut check = make()?;
+        if flags & HEALTHZ_INITIALLY_PASSING != 0 {
+            check = check.initially_passing();
+        }
         if let Some(other) = others.iter().find(|other| other.0.name() == check.name()) {
             return Err(CallError::invalid(format_args!(
                 "there is already a check named {:?}",
@@ -323,10 +329,9 @@ impl Healthz {
             &*slot
         };
         self.checks += 1;
-        let endpoints = if endpoints == 0 {
-            ALL_ENDPOINTS
-        } else {
-            endpoints
+        let endpoints = match flags & ALL_ENDPOINTS {
+            0 => ALL_ENDPOINTS,
+            endpoints => endpoints,
         };
         let lists = self.parts.lists.iter().zip(&mut self.listed);
         for ((list, count), (endpoint, _)) in lists.zip(ENDPOINTS) {
@@ -337,6 +342,19 @@ impl Healthz {
             }
         }
         Ok(check)
+    }
+
+    pub(super) fn listen(&mut self, address: &Address) -> Result<(), CallError> {
+        let bound = self.listeners()?.bind(address);
+        let bound = bound.map_err(|error| CallError::system(format_args!("{error}")))?;
+        self.missing = bound
+            .missing
+            .map(|(address, error)| ErrorText::new(format_args!("{address}: {error}")));
+        Ok(())
+    }
+
+    pub(super) fn missing(&self) -> Option<&CStr> {
+        self.missing.as_ref().map(ErrorText::as_c_str)
     }
 
     /// The listeners, to add one.
@@ -397,10 +415,9 @@ impl Healthz {
         Ok(Endpoint::new(path, checks))
     }
 
-    pub(super) fn turn(&mut self, timeout: Option<Duration>) -> Result<usize, CallError> {
-        let runner = self.runner()?;
-        let turned = runner.poll_once(timeout);
-        turned.map_err(|error| CallError::system(format_args!("cannot wait for events: {error}")))
+    pub(super) fn poll_once(&mut self, timeout: Option<Duration>) -> Result<usize, CallError> {
+        let events = self.runner()?.poll_once(timeout);
+        events.map_err(|error| CallError::system(format_args!("cannot wait for events: {error}")))
     }
 
     pub(super) fn stop(&mut self) -> Result<(), CallError> {

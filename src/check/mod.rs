@@ -1,8 +1,9 @@
 //! Checks and endpoints: what is known about the health of the process or the node.
 //!
-//! Knows no HTTP, no socket and no clock. Your code updates a [`Check`] from any thread;
-//! [`crate::answer`] reads it for each request. Neither waits for the other: an update is one or two
-//! atomic stores, and a request loads one atomic integer per check. A request never runs a check.
+//! Knows no HTTP, no socket and no clock. Your code updates a [`Check`] from any thread, and
+//! [`crate::answer`] reads it for each request. An update stores one atomic integer;
+//! [`Check::fail`] first copies its reason into the check. A request loads one atomic integer per check.
+//! Neither waits for the other, and a request never runs a check.
 //!
 //! The integer of a check is the time *until which it passes*. A check that passes until further
 //! notice holds the largest integer, a failing check holds a small one, and a heartbeat holds
@@ -15,8 +16,8 @@
 //! call. The interrupted code may be using the same check:
 //!
 //! - If the handler interrupts an update, that update continues after the handler returns. It ends
-//!   later, so its state remains. If both were [`Check::fail`], the reason is one of the two, whole;
-//!   until the interrupted call ends it may be `failing`.
+//!   later, so its state remains. If both called [`Check::fail`], the reason is that of one of them, never
+//!   a mixture. Until the interrupted call ends, the reason may be `failing`.
 //! - If the handler interrupts a query, the query returns the state before or after the handler.
 //!
 //! Arguments must be safe in a handler too: a `Display` value given to [`Check::fail_fmt`] (numbers and
@@ -49,8 +50,8 @@ pub use reason::ReasonText;
 // These values at both ends of the range are states. The values between them are times.
 const UNKNOWN_FAILING: u64 = 0;
 const FAILING: u64 = 1;
-/// Failing, but another writer was replacing the reason (see `reason`). No reason is better than the
-/// reason of an earlier failure.
+/// Failing, with a reason that could not be stored, because another writer was replacing the reason (see
+/// `reason`). The stored one may belong to an earlier failure, so it is not shown.
 const FAILING_UNEXPLAINED: u64 = 2;
 const TIME_MIN: u64 = 3;
 const TIME_MAX: u64 = u64::MAX - 2;
@@ -69,8 +70,9 @@ pub enum Health {
     Passing,
     /// The last update said that it fails, or a heartbeat is overdue.
     Failing,
-    /// There was no update yet. Whether that passes depends on the kind of check; see
-    /// [`Check::passes`].
+    /// The check was not updated yet. A heartbeat passes in this state, and so does a check with
+    /// [`Check::initially_passing`]; all others fail with `not reported yet`. For a heartbeat, the state
+    /// also ends when the server begins to serve; see [`Check::heartbeat`].
     Unknown,
 }
 
@@ -320,7 +322,8 @@ impl Check {
     }
 
     /// Makes the check fail until the next update. `reason` is any text; up to 255 bytes are kept, cut
-    /// at a UTF-8 boundary. It is shown under `/healthz/NAME` only.
+    /// at a UTF-8 boundary. The answer to `/healthz/NAME` has the reason. The answer to `/healthz` says
+    /// `reason withheld`, as in Kubernetes.
     ///
     /// If another thread is inside `fail` on the same check, its reason may remain, or `failing` may be
     /// shown instead of both. The check fails in every case.
@@ -344,8 +347,8 @@ impl Check {
     /// Makes a heartbeat pass until its limit after `now`. On any other check this is
     /// [`pass`](Check::pass).
     pub fn beat(&self, now: Instant) {
-        // Other kinds have no limit. Adding the largest one would give the last time, which is less
-        // than the state `PASSING`.
+        // A check without a limit must hold `PASSING`. The sum of `now` and `NO_LIMIT` is only the last
+        // time, at which the check would fail.
         if self.limit == NO_LIMIT {
             return self.pass();
         }
@@ -390,7 +393,8 @@ impl Check {
         }
     }
 
-    /// True if the check passes at `now`. An unknown state passes or fails by the kind of the check.
+    /// True if the check passes at `now`. [`Health::Unknown`] says which checks pass before their first
+    /// update.
     #[inline]
     pub fn passes(&self, now: Instant) -> bool {
         passes(self.passes_until.load(Ordering::Acquire), now)

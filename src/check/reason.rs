@@ -27,11 +27,8 @@ const WORDS: usize = (1 + REASON_BYTES_MAX).div_ceil(8);
 #[cfg(loom)]
 const WORDS: usize = 2;
 
-/// Bytes of text that fit in a slot.
 #[cfg(not(loom))]
-pub(crate) const TEXT_BYTES_MAX: usize = WORDS * 8 - 1;
-#[cfg(not(loom))]
-const _: () = assert!(TEXT_BYTES_MAX == REASON_BYTES_MAX);
+const _: () = assert!(WORDS * 8 - 1 == REASON_BYTES_MAX);
 
 /// Attempts to copy before giving up. Each failed attempt means two replacements during one copy of 256
 /// bytes, so eight failures in a row mean a writer that does nothing else.
@@ -80,7 +77,7 @@ impl Reason {
         }
     }
 
-    /// Replaces the text, cut to [`TEXT_BYTES_MAX`] at a character boundary.
+    /// Replaces the text, cut to `REASON_BYTES_MAX` bytes at a character boundary.
     pub(crate) fn replace(&self, text: &str) -> Result<(), Busy> {
         // Acquire: pairs with the release at the end, so that this writer sees the version and the
         // slots of the last one.

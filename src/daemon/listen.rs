@@ -135,8 +135,8 @@ pub fn open(options: &Options, inherited: Inherited) -> Result<(Listeners, Optio
     Ok((listeners, ready))
 }
 
-/// Warns of addresses that no client can reach. A loopback interface that is down can be listened on, as in
-/// a new network namespace.
+/// Warns of addresses that no client can reach: bind(2) succeeds even if the loopback interface is down, as
+/// it is in a new network namespace.
 fn warn_if_unreachable(listeners: &Listeners) {
     let is_down = LazyCell::new(is_loopback_down);
     for address in listeners.local_addresses() {
@@ -148,8 +148,8 @@ fn warn_if_unreachable(listeners: &Listeners) {
             SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
             SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
         };
-        // Connecting a UDP socket sends nothing, and looks up the route. If there is no descriptor for it,
-        // nothing is known.
+        // Connecting a UDP socket looks up the route and sends nothing. If the system has no descriptor for
+        // the socket, the route is not checked.
         let Ok(socket) = UdpSocket::bind(unspecified) else {
             continue;
         };
@@ -185,7 +185,7 @@ fn reachable_at(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Says what went wrong and what to do.
+/// The failure for `error`. Its text says what went wrong and what to do.
 fn explain(error: &BindError) -> Failure {
     let address = error.address();
     match error.kind() {

@@ -1,9 +1,9 @@
 //! The daemon: everything around the server when healthz runs as a program of its own.
 //!
 //! Three threads: *main* runs the sync loop and waits for signals, *healthz* runs the server, and *log*
-//! writes log records. Main waits for the others at the start and at the end. A thread that panics waits for the log,
-//! for at most a second. Everything is opened before the threads start; [`sandbox`] gives up the right to open more.
-//! Called by `main`.
+//! writes log records. Main waits until the others have started, and at the end until they have exited. A thread that
+//! panics waits for at most a second until its message is written. All files and sockets are opened before the threads
+//! start; after that, [`sandbox`] forbids to open others. Called by `main`.
 
 pub mod checks;
 #[cfg(target_os = "linux")]
@@ -117,7 +117,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
         .and_then(|()| Prepared::new(options, checks, inherited, &latch));
     let room = match &prepared {
         Ok(_) => Ok(()),
-        // Perhaps the system has no memory for the log's thread either.
+        // The failure may be a lack of memory, and then the log's thread cannot start either.
         Err(_) => memory::check_threads(),
     };
     let start = |()| log::start(checks.log, latch.clone()).map_err(failed("cannot start the log"));
@@ -134,18 +134,18 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     result
 }
 
-/// Prints an error to standard error, before the log's thread runs. If that fails, because the disk is full
-/// or the reader is gone, only the exit code tells: `eprintln` would panic.
+/// Prints an error to standard error, while the log's thread does not run. If the write fails (the disk is
+/// full, or the pipe has no reader), the exit code still shows the error. `eprintln` would panic then.
 pub fn print_error(what: &dyn fmt::Display) {
     let _ = writeln!(io::stderr(), "healthz: {what}");
 }
 
-/// Makes a panic in any thread exit the process, because the daemon needs all its threads. The panic goes to
-/// the log, which cannot block; or to standard error, if it is the log's thread that panics. In case that
-/// write blocks, `notifier` makes the main thread exit.
+/// Makes a panic in any thread exit the process, because the daemon needs all its threads. [`panic_route`]
+/// selects where its message is written. Writing to standard error may block, so `notifier` first asks the
+/// main thread to exit.
 ///
-/// Call this before other threads start. std's own panic output allocates, which fails if a new thread
-/// panics because memory is short. It also takes a lock that the main thread could wait for.
+/// Call this before other threads start: it replaces the panic output of std. That one allocates, which
+/// fails if a new thread panics because memory is short, and takes a lock that the main thread may need.
 fn exit_on_panic(latch: StartLatch, notifier: ExitNotifier) {
     std::panic::set_hook(Box::new(move |info| {
         let payload = info.payload();
@@ -179,8 +179,8 @@ enum PanicRoute {
     Stderr,
 }
 
-/// The route for a panic of `thread`. The log's thread cannot write its own panic, and queued records are
-/// lost if it has not started.
+/// Where the message of a panic in `thread` is written. To the log, with two exceptions: the log's thread
+/// cannot write records after its own panic, and before it has started, records would stay in the queue.
 fn panic_route(thread: &str, have_all_started: bool) -> PanicRoute {
     match have_all_started && thread != log::THREAD {
         true => PanicRoute::Log,
@@ -243,7 +243,8 @@ impl Prepared {
             None => Server::new(own, listeners, config),
         };
         memory::check_threads()?;
-        // The limit counts from now, so a main thread that never enters the sync loop is noticed.
+        // The first beat of `syncloop`. If the main thread never enters the sync loop, the check fails after
+        // its limit.
         checks.syncloop.beat(server::now());
         let (started, notifier) = (latch.clone(), waiter.exit_notifier());
         let on_start = move || started.report_started();
@@ -322,8 +323,8 @@ fn fit_descriptors(connections: usize) -> usize {
     connections
 }
 
-/// Checks that the system has the memory that the server will allocate, because that allocation would abort
-/// the process.
+/// Checks that the system has the memory that the server will allocate. Without this check, an allocation
+/// that fails would abort the process.
 fn check_memory(options: &Options, bytes: usize) -> Result<(), Failure> {
     memory::try_bytes(bytes).then_some(()).ok_or_else(|| {
         Failure::Run(format!(
@@ -439,8 +440,8 @@ impl Main<'_> {
         }
         let grace = options.config.limits.drain_duration + EXIT_GRACE;
         let drained = match self.run_until(server::now().saturating_add(grace))? {
-            // If the process was stopped or frozen meanwhile, the time passed without the server running.
-            // So the grace counts once more.
+            // If the process was stopped meanwhile (SIGSTOP, or a frozen cgroup), the clock went on but the
+            // server did not run. So it gets the grace period once more.
             DrainEnd::TimedOut => self.run_until(server::now().saturating_add(EXIT_GRACE))?,
             drained => drained,
         };
@@ -500,12 +501,13 @@ enum DrainEnd {
     StopRequestedAgain,
 }
 
-/// A thread has panicked, and its own message to standard error may still block.
+/// The failure after a panic in another thread. That thread prints the message of the panic, unless standard
+/// error blocks.
 fn panicked() -> Failure {
     Failure::Run("a thread panicked".to_owned())
 }
 
-/// The server's thread has exited without being asked to.
+/// The failure after the server's thread has exited without being asked to.
 fn unexpected_exit(server: ServerThread) -> Failure {
     match server.join() {
         Ok(_) => Failure::Run("the server's thread exited without being asked to".to_owned()),

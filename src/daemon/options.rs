@@ -7,7 +7,6 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-#[cfg(all(feature = "sources", target_os = "linux"))]
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,11 +40,12 @@ const _: () = assert!(LOG_LIMIT_MIN.as_millis() >= 2 * DURATION_MIN.as_millis())
 const _: () = assert!(SYNC_LIMIT_MAX.as_millis() == 2 * DURATION_MAX.as_millis());
 const _: () = assert!(SYNC_PERIOD_DEFAULT.as_millis() < SYNC_LIMIT_DEFAULT_MIN.as_millis());
 
+/// Whether this program checks real things. Without, it does not know the first two options.
+const SOURCES: bool = cfg!(all(feature = "sources", target_os = "linux"));
 /// All long options. An error suggests one of them for a name that is misspelt.
-const NAMES: &[&str] = &[
-    #[cfg(all(feature = "sources", target_os = "linux"))]
+const NAMES: &[&str] = ALL_NAMES.split_at(if SOURCES { 0 } else { 2 }).1;
+const ALL_NAMES: &[&str] = &[
     "check",
-    #[cfg(all(feature = "sources", target_os = "linux"))]
     "config",
     "listen",
     "allow-remote",
@@ -77,7 +77,6 @@ pub enum Command {
     Help(Options),
     Version,
     /// Print the checks of real things as they are understood.
-    #[cfg(all(feature = "sources", target_os = "linux"))]
     CheckConfig(Options),
 }
 
@@ -85,10 +84,10 @@ pub enum Command {
 #[derive(Debug)]
 pub struct Options {
     /// Checks of real things, as they are written.
-    #[cfg(all(feature = "sources", target_os = "linux"))]
+    #[cfg_attr(not(all(feature = "sources", target_os = "linux")), expect(dead_code))]
     pub checks: Vec<OsString>,
     /// The file with checks of real things; if `None`, the default one if it exists.
-    #[cfg(all(feature = "sources", target_os = "linux"))]
+    #[cfg_attr(not(all(feature = "sources", target_os = "linux")), expect(dead_code))]
     pub check_file: Option<PathBuf>,
     /// If empty, the daemon uses inherited sockets, or else both addresses of localhost.
     pub listen: Vec<Address>,
@@ -112,9 +111,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            #[cfg(all(feature = "sources", target_os = "linux"))]
             checks: Vec::new(),
-            #[cfg(all(feature = "sources", target_os = "linux"))]
             check_file: None,
             listen: Vec::new(),
             allow_remote: false,
@@ -160,7 +157,6 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     let mut sync_limit = None;
     let mut wants_help = false;
     let mut wants_version = false;
-    #[cfg(all(feature = "sources", target_os = "linux"))]
     let mut is_check_config = false;
     while let Some(arg) = parser.next().map_err(misuse)? {
         match arg {
@@ -185,9 +181,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
                 let option = shown(OsStr::new(&format!("-{letter}")));
                 return Err(UsageError(format!("unknown option {option}; {SEE_HELP}")));
             }
-            #[cfg(all(feature = "sources", target_os = "linux"))]
-            Value(word) if !is_check_config && word == CHECK_CONFIG => is_check_config = true,
-            #[cfg(all(feature = "sources", target_os = "linux"))]
+            Value(word) if SOURCES && !is_check_config && word == CHECK_CONFIG => {
+                is_check_config = true;
+            }
             Value(file) if is_check_config && options.check_file.is_none() => {
                 options.check_file = Some(file.into());
             }
@@ -206,21 +202,18 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             "--sync-limit {limit}: expected more than --sync-period, which is {period}"
         )));
     }
-    #[cfg(all(feature = "sources", target_os = "linux"))]
-    if is_check_config && !wants_help && !wants_version {
-        return Ok(Command::CheckConfig(options));
-    }
     Ok(if wants_help {
         Command::Help(options)
     } else if wants_version {
         Command::Version
+    } else if is_check_config {
+        Command::CheckConfig(options)
     } else {
         Command::Serve(options)
     })
 }
 
 /// The command that prints the checks of real things.
-#[cfg(all(feature = "sources", target_os = "linux"))]
 const CHECK_CONFIG: &str = "check-config";
 const SEE_HELP: &str = "see healthz --help";
 
@@ -230,9 +223,7 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
     let config = &mut options.config;
     let limits = &mut config.limits;
     match name {
-        #[cfg(all(feature = "sources", target_os = "linux"))]
         "check" => options.checks.push(value.to_owned()),
-        #[cfg(all(feature = "sources", target_os = "linux"))]
         "config" => options.check_file = Some(value.into()),
         "listen" => options.listen.push(address(option, value)?),
         "allow-host" => options.allow_hosts.push(host(option, value)?),
@@ -266,13 +257,15 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
 
 fn address(option: &str, value: &OsStr) -> Result<Address, UsageError> {
     // A path need not be UTF-8.
-    if let Some(path @ [first, ..]) = value.as_bytes().strip_prefix(b"unix:")
-        && *first != b'@'
-    {
-        return Ok(Address::Unix(OsStr::from_bytes(path).into()));
+    match value.as_bytes().strip_prefix(b"unix:") {
+        Some(path @ [first, ..]) if *first != b'@' => {
+            Ok(Address::Unix(OsStr::from_bytes(path).into()))
+        }
+        _ => {
+            let parsed = value.to_string_lossy().parse();
+            parsed.map_err(|error| refused(option, value, &error))
+        }
     }
-    let parsed = value.to_string_lossy().parse();
-    parsed.map_err(|error| refused(option, value, &error))
 }
 
 /// A value for `--allow-host`. Lists and patterns are refused, because no client sends them in `Host`.
@@ -398,6 +391,13 @@ fn misuse(error: lexopt::Error) -> UsageError {
     })
 }
 
+// A backslash at the end of a line would remove the indentation of the next.
+const HELP_OF_SOURCES: &str =
+    "  --check NAME=KIND:...  check something, as var=disk:/var,min=10%; repeatable
+  --config FILE          file with checks (/etc/healthz.toml if it exists)
+  check-config [FILE]    print the checks with all defaults, or what is wrong
+";
+
 /// The text of `--help`. It fits a screen of 24 lines of 80 characters. `memory_bytes` is the most that
 /// connections can take with the given options.
 pub fn help(memory_bytes: usize) -> String {
@@ -419,31 +419,29 @@ pub fn help(memory_bytes: usize) -> String {
     ]
     .map(Shown);
     let memory = memory_bytes.div_ceil(1024);
+    let sources = if SOURCES { HELP_OF_SOURCES } else { "" };
     format!(
         "\
-healthz answers /healthz, /livez and /readyz as the kubelet does.
-Usage: healthz [OPTION]...  (default: listen on 127.0.0.1:10248, [::1]:10248)
-  --listen ADDR          IP:PORT, localhost:PORT or unix:PATH; up to {LISTENERS_MAX} times
+healthz answers /healthz, /livez and /readyz on 127.0.0.1:10248 and [::1]:10248
+{sources}  --listen ADDR          IP:PORT, localhost:PORT or unix:PATH; up to {LISTENERS_MAX} times
   --allow-remote         allow addresses that other machines can reach
   --allow-host NAME      answer 421 to requests for other hosts; repeatable
   --connections N        most connections at once, 1 to {CONNECTIONS_MAX} ({connections})
   --head-bytes N         most bytes of a request head, {REQUEST_HEAD_BYTES_MIN} to {REQUEST_HEAD_BYTES_MAX} ({request_head_bytes})
-  --body-bytes N         most bytes of a body to read and ignore ({body_drain_bytes})
+  --body-bytes N         close connections that send a longer body ({body_drain_bytes})
   --head-timeout TIME    longest wait for a whole request head ({head})
-  --idle-timeout TIME    longest wait for the next request ({idle})
+  --idle-timeout TIME    close connections that are idle for this long ({idle})
   --drain-timeout TIME   longest wait for a body, and for requests at exit ({drain})
   --log-limit TIME       log fails if stderr has blocked for this long ({log})
   --sync-period TIME     time between rounds of the sync loop ({period})
   --sync-limit TIME      syncloop fails after this long without a round ({sync})
   --shutdown-delay TIME  time from failing /readyz to closing listeners (0s)
-  --ready-fd N           descriptor that gets a newline when ready, then closes
+  --ready-fd N           write a newline to this descriptor when ready
   --log-level LEVEL      error, warn, info, debug or trace (RUST_LOG or info)
   --oom-score-adj N      -1000 to 1000; the OOM killer takes the highest first
-  --lock-memory          keep all memory in RAM
-  --no-sandbox           keep rights that are not needed (files, programs)
-  -h, --help   -V, --version   print this text, or the version
-TIME is 500ms, 10s, 2m or 1h. Connections take up to {memory} KiB of memory.
-SIGTERM, SIGINT: drain; again: stop. Exit: 0 stopped, 1 failed, 2 wrong usage
+  --lock-memory  --no-sandbox   keep memory in RAM; allow all calls and files
+  -h, --help  -V, --version     TIME is 500ms, 10s, 2m or 1h
+Connections take up to {memory} KiB. Exit: 0 stopped, 1 failed, 2 wrong usage
 "
     )
 }
@@ -709,6 +707,43 @@ mod tests {
         for name in NAMES {
             assert!(help.contains(&format!("--{name} ")), "{name}");
         }
+    }
+
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    #[test]
+    fn check_config_takes_a_file_and_the_options_of_checks() {
+        let command = |line| match parse(line) {
+            Ok(Command::CheckConfig(options)) => Some((options.checks, options.check_file)),
+            Ok(_) => None,
+            Err(error) => panic!("{error}"),
+        };
+        let file = Some(PathBuf::from("f"));
+        assert_eq!(command("check-config"), Some((vec![], None)));
+        assert_eq!(command("check-config f"), Some((vec![], file.clone())));
+        assert_eq!(
+            command("--check a --check b check-config --config f"),
+            Some((vec!["a".into(), "b".into()], file.clone()))
+        );
+        assert_eq!(command("check-config -h"), None);
+        assert_eq!(command("--config f"), None);
+        assert_eq!(options("--config f").check_file, file);
+        assert_eq!(
+            error("check-config a b"),
+            "unexpected argument b; see healthz --help"
+        );
+        assert_eq!(
+            error("--check"),
+            "--check needs a value; see healthz --help"
+        );
+    }
+
+    #[cfg(not(all(feature = "sources", target_os = "linux")))]
+    #[test]
+    fn without_the_feature_the_options_of_checks_are_unknown() {
+        assert!(error("--config f").starts_with("unknown option --config"));
+        assert!(error("--check a=clock").starts_with("unknown option --check"));
+        assert!(error("check-config").starts_with("unexpected argument check-config"));
+        assert!(!help(0).contains("check-config"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub enum Wakeup {
     Hangup,
     /// The server's thread has exited. Returned again by each later wait.
     ServerExited,
-    /// A thread has panicked, and prints that itself.
+    /// A thread has panicked. It prints the message itself.
     Panicked,
     /// The descriptor of [`EventWaiter::watch`] has become readable.
     Message,
@@ -37,7 +37,7 @@ pub enum Wakeup {
     Timeout,
 }
 
-/// The end that waits.
+/// Waits for events. The main thread has it.
 pub struct EventWaiter {
     receiver: mio::net::UnixStream,
     stops: Stops,
@@ -60,7 +60,7 @@ struct ExitFlags {
 pub struct ExitNotifier(Arc<ExitFlags>);
 
 impl ExitNotifier {
-    /// The server's thread exits.
+    /// Reports that the server's thread exits.
     pub fn notify_server_exit(&self) {
         self.0.has_server_exited.store(true, Ordering::Release);
         if let Err(error) = self.wake() {
@@ -69,7 +69,7 @@ impl ExitNotifier {
         }
     }
 
-    /// The calling thread panics, and prints that itself.
+    /// Reports that the calling thread panics. That thread prints the message itself.
     pub fn notify_panic(&self) {
         self.0.has_panicked.store(true, Ordering::Release);
         // If this fails, the sync loop's next round sees the flag.
@@ -112,7 +112,7 @@ impl Stops {
 }
 
 impl EventWaiter {
-    /// From now on SIGTERM, SIGINT and SIGHUP no longer end the process.
+    /// Installs the signal handlers: SIGTERM, SIGINT and SIGHUP no longer end the process.
     ///
     /// # Errors
     /// If the system has no descriptors for it.
@@ -163,17 +163,17 @@ impl EventWaiter {
         self.has_message = true;
     }
 
-    /// For another thread.
+    /// Returns a notifier, with which another thread reports its exit.
     pub fn exit_notifier(&self) -> ExitNotifier {
         ExitNotifier(Arc::clone(&self.exits))
     }
 
-    /// Waits for at most `timeout`.
+    /// Waits for the next event, for at most `timeout`.
     ///
     /// # Errors
     /// If epoll itself fails.
     pub fn wait(&mut self, timeout: Duration) -> io::Result<Wakeup> {
-        // Look first: mio reports readiness once, and each byte is a request.
+        // Read before waiting: mio reports once that bytes have arrived, and each byte is a request.
         if let Some(wakeup) = self.receive()? {
             return Ok(wakeup);
         }
@@ -257,7 +257,7 @@ fn unblock() -> io::Result<()> {
     Ok(SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).thread_unblock()?)
 }
 
-/// As above, for systems where this was not seen.
+/// On other systems, no service manager is known that blocks these signals.
 #[cfg(not(target_os = "linux"))]
 fn unblock() -> io::Result<()> {
     Ok(())

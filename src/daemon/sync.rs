@@ -45,7 +45,7 @@ impl Timer {
         is_due
     }
 
-    /// It failed at `now`, and is due again soon.
+    /// Call this if the attempt at `now` failed: the next one is due soon.
     fn retry(&mut self, now: Instant) {
         let pause = (self.period / RETRIES).max(PERIOD_MIN);
         self.due = now.saturating_add(pause);
@@ -65,7 +65,7 @@ struct ServerWatch<'a> {
 }
 
 impl ServerWatch<'_> {
-    /// Returns whether the server is not stuck, and when to check again.
+    /// Returns false if the server's thread is stuck, and when to check again.
     fn check(&mut self, now: Instant) -> (bool, Option<Instant>) {
         if (self.is_responsive)() {
             self.unresponsive_since = None;
@@ -133,7 +133,8 @@ impl<'a> SyncLoop<'a> {
     /// One round. Returns when the next is due.
     pub fn round(&mut self, now: Instant, mut sources: Option<&mut SourceChecks>) -> Instant {
         log::trace!("sync loop entered");
-        // Also before the beat: if this round is too late, `syncloop` fails until the beat.
+        // Before the beat too, so that a failure is reported: if this round is too late, `syncloop` fails
+        // until the beat.
         self.report_changes(now, sources.as_deref_mut());
         self.checks.syncloop.beat(now);
         self.report_changes(now, sources.as_deref_mut());

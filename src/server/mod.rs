@@ -10,16 +10,17 @@
 //!   until they are written to.
 //! - The table has a fixed size. When it is full, the longest idle connection is evicted, unless its next request has
 //!   arrived. If others hold half of the table, one of those is evicted: first those that do not read their
-//!   answers, then those that have their answer, then the longest in its head. A server that stops evicts idle
-//!   connections first.
+//!   answers, then those that have their answer, then the longest in its head.
 //! - On Linux, a Unix socket says which process has connected. The server looks at the 16 connections that are next in
 //!   line, and evicts one that belongs to the process with most of these 16. So a process that connects as fast as
 //!   it can evicts its own connections. A TCP socket does not say which process has connected.
 //! - The work of each call is bounded: a number of accepts, and for each connection one buffer of requests or of
 //!   answers. The rest waits in a queue, behind new connections.
-//! - If accept(2) fails because the system is short of something, or 16 times in a row for another reason, accepting
-//!   pauses for [`ACCEPT_PAUSE`]. Open connections are still served. No error stops a server.
+//! - If accept(2) fails because the system is short of something, accepting pauses for [`ACCEPT_PAUSE`]. If it fails 16
+//!   times in a row for another reason, that listener pauses as long. Open connections are still served. No error
+//!   stops a server.
 
+mod acceptor;
 mod address;
 mod buffers;
 mod config;
@@ -27,6 +28,7 @@ mod conn;
 mod counters;
 mod driver;
 mod inherited;
+mod listener_set;
 mod listeners;
 mod memory;
 mod policy;
@@ -72,9 +74,9 @@ use slots::Slots;
 use socket::Listener;
 use table::Table;
 
-/// How long accepting pauses after EMFILE, ENFILE, ENOBUFS or ENOMEM, or when accept(2) keeps failing. Long enough not
-/// to use a whole CPU, and short enough for a probe's usual timeout of one second. If descriptors are still short
-/// then, a connection is evicted, as if the table were full.
+/// How long accepting pauses: on all listeners after EMFILE, ENFILE, ENOBUFS or ENOMEM, and on one listener when its
+/// accepts keep failing. Long enough not to use a whole CPU, and short enough for a probe's usual timeout of one second.
+/// If descriptors are still short then, a connection is evicted, as if the table were full.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How many tokens one server uses, from its base on. Generations are in higher bits.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::answer::Responder;
 use crate::check::EndpointSet;
+use crate::http::{BufferFull, Request, Writer};
 use crate::limits::Limits;
 use crate::time::Instant;
 
@@ -69,17 +70,38 @@ impl<'a> Served<'a> {
         }
     }
 
-    /// The responder for the present endpoints: a few words.
+    /// As [`Responder::respond`].
     #[inline]
-    pub(super) fn responder(&self) -> Responder<'_> {
+    pub(super) fn respond(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<usize, BufferFull> {
         match &self.set {
-            None => self.responder,
-            Some(set) => self.responder.with_endpoint_set(set),
+            None => self.responder.respond(now, request, writer),
+            Some(set) => self.respond_of_set(set, now, request, writer),
         }
     }
 
+    // Not inlined: it would cost instructions in the answers of fixed endpoints.
+    #[inline(never)]
+    fn respond_of_set(
+        &self,
+        set: &EndpointSet,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<usize, BufferFull> {
+        let responder = self.responder.with_endpoint_set(set);
+        responder.respond(now, request, writer)
+    }
+
     pub(super) fn begin(&self, now: Instant) {
-        self.responder().begin(now);
+        match &self.set {
+            None => self.responder.begin(now),
+            Some(set) => self.responder.with_endpoint_set(set).begin(now),
+        }
     }
 
     /// Sets the endpoints of a server that has not begun to serve.

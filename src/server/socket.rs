@@ -13,11 +13,16 @@ use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
 use super::address::Address;
+use super::conn::Conn;
 use super::policy::Owner;
+use super::slots::{Slot, SlotMemory};
 
 /// A listening socket.
 pub(super) trait ListenSocket {
     type Stream: StreamSocket;
+
+    /// The memory for one of its connections.
+    type Slot: SlotMemory<Content = Conn<Self::Stream>>;
 
     /// Accepts the next connection, without waiting.
     fn accept(&self) -> io::Result<Self::Stream>;
@@ -121,6 +126,7 @@ impl Listener {
 
 impl ListenSocket for Listener {
     type Stream = Stream;
+    type Slot = Slot;
 
     fn accept(&self) -> io::Result<Stream> {
         match self {
@@ -282,7 +288,7 @@ impl AcceptError {
 
 /// An accepted socket of the kernel.
 #[derive(Debug)]
-pub enum Stream {
+pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -418,5 +424,25 @@ mod tests {
         }
         #[cfg(any(target_os = "linux", target_os = "android"))]
         assert_eq!(of(libc::EINVAL), AcceptError::Dead);
+    }
+
+    #[test]
+    fn a_shortage_is_named_with_its_error() {
+        let text = |code| AcceptError::shortage(&io::Error::from_raw_os_error(code));
+        for (code, name) in [
+            (
+                libc::EMFILE,
+                "this process has reached its limit of open descriptors (EMFILE)",
+            ),
+            (
+                libc::ENFILE,
+                "the system has reached its limit of open files (ENFILE)",
+            ),
+            (libc::ENOBUFS, "the system has no buffer space (ENOBUFS)"),
+            (libc::ENOMEM, "the system has no memory (ENOMEM)"),
+            (libc::EIO, "the system returned an error"),
+        ] {
+            assert_eq!(text(code), name);
+        }
     }
 }

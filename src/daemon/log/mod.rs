@@ -33,11 +33,11 @@ pub const THREAD: &str = "log";
 
 static QUEUE: Queue = Queue::new();
 
-/// Makes the queue the log of this process. Records are written only after [`start`]. `level` comes from
+/// Installs the queue as the logger of this process. Records are written only after [`start`]. `level` comes from
 /// the command line; without it `RUST_LOG` decides, or else `info`.
 ///
 /// # Errors
-/// If there is a log already.
+/// If a logger is already installed.
 pub fn collect(level: Option<LevelFilter>) -> io::Result<()> {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level.unwrap_or(LevelFilter::Info));

@@ -1,7 +1,7 @@
 //! The thread that writes queued records, and beats the `log` check for each write that succeeds.
 //!
-//! Knows the descriptor, and nothing of records. A descriptor that blocks, blocks only this thread. Started
-//! by [`super::start`].
+//! Knows the descriptor, and nothing of records. If a write blocks, it blocks only this thread. Started by
+//! [`super::start`].
 
 use std::fs::File;
 use std::io::{self, Write};

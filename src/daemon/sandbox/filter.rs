@@ -17,7 +17,7 @@
 //! kernel. A program of seccompiler has one result for all calls that match, so the table above takes two
 //! programs, and they compare calls in the order of their numbers. For `sendto`, the kernel would run 166
 //! steps instead of 7, or 75 if a wrong flag does not end the process; for `shutdown`, 78 to 108 instead
-//! of 8. To compile them at build time, also for another processor, it needs serde and serde_json.
+//! of 8. seccompiler can also compile a program at build time, but needs serde and serde_json for that.
 
 use libc::c_long;
 use seccompiler::sock_filter;

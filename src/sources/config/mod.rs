@@ -6,6 +6,8 @@
 
 mod build;
 mod command_line;
+#[cfg(test)]
+mod documents;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -87,6 +89,26 @@ impl fmt::Display for Mistake {
     }
 }
 
+/// Reads the configuration for `healthz check-config`, where no check at all is a mistake.
+///
+/// # Errors
+/// Every mistake. Never empty.
+pub fn load(checks: &[OsString], path: Option<&Path>) -> Result<Vec<Spec>, Vec<Mistake>> {
+    let file = read_file(path).map_err(|mistake| vec![mistake])?;
+    if file.is_none() && checks.is_empty() {
+        let path = Path::new(FILE_DEFAULT);
+        return Err(vec![Mistake::in_file(
+            path,
+            "does not exist, and there is no --check",
+        )]);
+    }
+    parse(
+        checks,
+        file.as_ref()
+            .map(|(path, bytes)| (path.as_path(), bytes.as_slice())),
+    )
+}
+
 /// Reads the check file `path`, or the default one if there is no `path` and if it exists. Never waits: anything
 /// else than a regular file is refused.
 ///
@@ -137,7 +159,6 @@ pub fn parse(checks: &[OsString], file: Option<(&Path, &[u8])>) -> Result<Vec<Sp
     if let Some((path, bytes)) = file {
         file::read(&mut parser, path, bytes);
     }
-    debug_assert!(parser.more == 0 || !parser.mistakes.is_empty());
     let mut mistakes = parser.mistakes;
     if mistakes.is_empty() {
         return Ok(parser.specs);
@@ -241,7 +262,8 @@ impl Parser {
         let Written {
             place, name, at, ..
         } = *written;
-        if let Some(why) = self.refuses_name(name) {
+        let refusal = self.refuses_name(name);
+        if let Some(why) = refusal {
             let message = match place.is_file() {
                 true => format!("{}: {why}", shown(name)),
                 false => why.to_owned(),
@@ -257,10 +279,10 @@ impl Parser {
             return;
         };
         self.argument(place, def, argument, &mut values);
-        if !self.check_timeout(written, def, &values) {
+        if refusal.is_some() || !self.check_timeout(written, def, &values) {
             return;
         }
-        self.fill(place, name, def, &mut values);
+        self.fill(written, def, &mut values);
         let kind = (def.build)(&mut values);
         let spec = kind.and_then(|kind| build::spec(name, kind, &mut values));
         // Without a spec, there was a mistake in a value.
@@ -392,20 +414,30 @@ impl Parser {
         {
             return Some(value.clone());
         }
-        let default = def.default_of(option);
-        // A name with a slash would be a path.
-        let text = default.replace("NAME", &name.replace('/', "-"));
+        let text = default_text(name, def, option);
         value::read(&option.syntax, &DeValue::String(text.into())).ok()
     }
 
     /// Adds the values that are not written.
-    fn fill(&mut self, place: &Place<'_>, name: &str, def: &KindDef, values: &mut Values) {
+    fn fill(&mut self, written: &Written<'_>, def: &KindDef, values: &mut Values) {
+        let Written {
+            place, name, at, ..
+        } = *written;
         let has_timeout = values.contains("timeout");
         for option in GENERIC.iter().chain(def.options) {
-            if !values.contains(option.name)
-                && let Some(value) = self.default_value(place, name, def, option)
-            {
-                values.insert(option.name, value);
+            if values.contains(option.name) {
+                continue;
+            }
+            let text = default_text(name, def, option);
+            match self.default_value(place, name, def, option) {
+                Some(value) => values.insert(option.name, value),
+                None if text.is_empty() => {}
+                // A long name makes a long path.
+                None => {
+                    let expected = value::expected(&option.syntax);
+                    let message = format!("{} {}: {expected}", option.name, shown(&text));
+                    self.mistake(place, at, message);
+                }
             }
         }
         // A default must not be refused because of the period.
@@ -429,7 +461,7 @@ impl Parser {
             && let Some(other) = self.with_socket(&heartbeat.socket)
         {
             let socket = shown(&heartbeat.socket.to_string_lossy());
-            let message = format!("socket {socket}: the check {other} has it already");
+            let message = format!("socket {socket}: the check {} has it already", shown(other));
             self.mistake(place, at_option(written, "socket"), message);
         } else {
             self.specs.push(spec);
@@ -451,6 +483,13 @@ fn at_option(written: &Written<'_>, option: &str) -> usize {
     let mut options = written.options.iter();
     let entry = options.find(|entry| entry.key == option);
     entry.map_or(written.at, |entry| entry.value_at)
+}
+
+/// The default of an option, as it is written on the command line. Empty if there is none.
+fn default_text(name: &str, def: &KindDef, option: &OptionDef) -> String {
+    // A name with a slash would be a path.
+    def.default_of(option)
+        .replace("NAME", &name.replace('/', "-"))
 }
 
 fn unknown_option(def: &KindDef, key: &str) -> String {

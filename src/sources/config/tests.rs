@@ -558,6 +558,17 @@ fn names_and_sockets_are_taken_once() {
     );
 }
 
+/// Regression: the check was left out without a mistake.
+#[test]
+fn a_name_that_is_too_long_for_the_default_socket_is_refused() {
+    let name = "n".repeat(100);
+    let long = arguments(&[&format!("{name}=heartbeat")]).unwrap_err();
+    assert_eq!(long.len(), 1);
+    assert!(long[0].contains("socket /run/healthz/nnn"), "{long:?}");
+    assert!(arguments(&[&format!("{name}=heartbeat,socket=/run/s")]).is_ok());
+    assert!(arguments(&[&format!("{name}=clock")]).is_ok());
+}
+
 #[test]
 fn number_size_and_depth_are_bounded() {
     let checks: Vec<String> = (0..=SPECS_MAX).map(|at| format!("x{at}=clock")).collect();

@@ -150,7 +150,8 @@ pub fn exact_time(time: Duration) -> String {
 
 /// Rounded up to at most two units: `41 s`, `12 min 5 s`, `26 h 1 min`, `9 d 4 h`.
 pub fn time(time: Duration) -> String {
-    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    let part = u64::from(time.subsec_nanos() > 0);
+    let seconds = time.as_secs().saturating_add(part);
     let two = |(large, unit): (&str, u64), (small, part): (&str, u64)| {
         let parts = seconds.div_ceil(part);
         let each = unit / part;

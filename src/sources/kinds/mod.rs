@@ -10,6 +10,8 @@ pub mod exec;
 mod fds;
 mod figures;
 mod file;
+#[cfg(test)]
+mod fuzz;
 pub mod heartbeat;
 mod http;
 mod memory;
@@ -23,6 +25,8 @@ mod stream;
 mod system;
 mod tcp;
 mod temperature;
+#[cfg(test)]
+mod testing;
 mod text;
 mod unix;
 mod usage;

@@ -143,6 +143,13 @@ impl AsRawFd for Receiver {
     }
 }
 
+#[cfg(test)]
+impl std::os::fd::AsFd for Receiver {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 impl Drop for Receiver {
     fn drop(&mut self) {
         if self.file.is_some() && self.is_in_place() {
@@ -252,4 +259,113 @@ fn is_stale(path: &Path) -> io::Result<bool> {
     let result = socket::connect(fd.as_raw_fd(), &UnixAddr::new(path)?);
     // A stream socket gives EPROTOTYPE if a process has it open.
     Ok(result == Err(Errno::ECONNREFUSED))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn directory(name: &str) -> PathBuf {
+        let name = format!("healthz-socket-{}-{name}", std::process::id());
+        std::env::temp_dir().join(name)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().st_mode() & 0o7777
+    }
+
+    #[test]
+    fn the_file_has_its_permissions_and_is_removed() {
+        let top = directory("mode");
+        let path = top.join("a/b.sock");
+        // The umask of most systems takes away what the second one wants.
+        for wanted in [0o600, 0o666] {
+            let receiver = Receiver::bind(path.as_os_str(), wanted).unwrap();
+            assert_eq!(mode(&path), wanted);
+            assert_eq!((mode(&top), mode(&top.join("a"))), (0o755, 0o755));
+            receiver.set_mode(0o620).unwrap();
+            assert_eq!(mode(&path), 0o620);
+            drop(receiver);
+            assert!(!path.exists());
+        }
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn only_a_stale_socket_is_replaced() {
+        let top = directory("stale");
+        std::fs::create_dir(&top).unwrap();
+        let path = top.join("a.sock");
+        let bind = || Receiver::bind(path.as_os_str(), 0o600);
+        let is_in_use = |result: io::Result<Receiver>| {
+            let error = result.err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        };
+        let live = UnixDatagram::bind(&path).unwrap();
+        is_in_use(bind());
+        // Its file stays.
+        drop(live);
+        let receiver = bind().unwrap();
+        // A second one does not take the file of the first.
+        is_in_use(bind());
+        drop(receiver);
+
+        std::fs::write(&path, "text").unwrap();
+        is_in_use(bind());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_replaced_the_socket_is_not_removed() {
+        let top = directory("replaced");
+        let path = top.join("a.sock");
+        let first = Receiver::bind(path.as_os_str(), 0o600).unwrap();
+        assert!(first.is_in_place());
+        std::fs::remove_file(&path).unwrap();
+        let _second = Receiver::bind(path.as_os_str(), 0o600).unwrap();
+        // The inode of the first is in use, so the second has another.
+        assert!(!first.is_in_place());
+        drop(first);
+        assert!(path.exists());
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn a_datagram_has_its_sender_and_its_time() {
+        let top = directory("sender");
+        let path = top.join("a.sock");
+        let receiver = Receiver::bind(path.as_os_str(), 0o600).unwrap();
+        assert!(receiver.receive().unwrap().is_none());
+        let wall = || {
+            let now = std::time::SystemTime::now();
+            now.duration_since(std::time::UNIX_EPOCH).unwrap()
+        };
+        let before = wall();
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.send_to(&[b'x'; MESSAGE_BYTES_MAX], &path).unwrap();
+        sender
+            .send_to(&[b'x'; MESSAGE_BYTES_MAX + 1], &path)
+            .unwrap();
+        let datagram = receiver.receive().unwrap().unwrap();
+        let want = Sender {
+            pid: std::process::id().cast_signed(),
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+        };
+        assert_eq!(datagram.sender, Some(want));
+        // The clock of a virtual machine may be corrected by a little meanwhile.
+        let slack = std::time::Duration::from_secs(5);
+        let sent = datagram.sent.unwrap();
+        assert!(before < sent + slack && sent < wall() + slack);
+        assert_eq!(
+            (datagram.bytes().len(), datagram.is_cut),
+            (MESSAGE_BYTES_MAX, false)
+        );
+        assert!(receiver.receive().unwrap().unwrap().is_cut);
+        std::fs::remove_dir_all(&top).unwrap();
+    }
 }
