@@ -344,10 +344,6 @@ impl Worker {
 
     fn begin(&mut self, id: Id, now: Instant) {
         let Some(spec) = self.spec(id) else { return };
-        if matches!(spec.kind, Kind::Exec(_)) {
-            // A timeout that is almost as long as the period has killed the last program only a moment ago.
-            self.programs.reap();
-        }
         let registry: &Registry = self.poll.registry();
         let inherited = match self.drivers.get(&id) {
             Some(Driver::Inheriting(owner)) => Some(*owner),
