@@ -288,10 +288,8 @@ impl Attempt for Running {
     }
 
     fn waits_for(&self) -> String {
-        match self.exit {
-            None => "it still runs".to_owned(),
-            Some(_) => "its output is still open".to_owned(),
-        }
+        // Its end is the outcome, also if its output is still open.
+        "it still runs".to_owned()
     }
 
     fn ready(&mut self, registry: &Registry, _token: Token) -> Option<Outcome> {
