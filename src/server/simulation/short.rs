@@ -543,6 +543,21 @@ fn a_last_answer_that_was_blocked_is_not_followed_by_a_close_at_once() {
     });
 }
 
+/// A read that finds nothing costs as much as one that finds a request.
+#[test]
+fn a_request_that_arrives_at_once_is_read_once() {
+    with_server(|mut server, expected| {
+        let script = server.connect(Script {
+            available: ENDLESS.len(),
+            room: usize::MAX,
+            ..Script::default()
+        });
+        let script = script.borrow();
+        assert!(!script.sent.is_empty() && expected.starts_with(&script.sent));
+        assert_eq!(script.reads, 1);
+    });
+}
+
 /// One advance reads the bytes that have arrived, and finds that there are no more. Another advance for that would
 /// cost a call of epoll_wait(2).
 #[test]
