@@ -214,6 +214,17 @@ mod tests {
     }
 
     #[test]
+    fn verify_requests_a_test_of_the_sink() {
+        use super::queue::{CHUNK_BYTES, Outcome, Task};
+        verify();
+        let (sender, task) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(QUEUE.next(&mut [0; CHUNK_BYTES])));
+        let task = task.recv_timeout(Duration::from_secs(20));
+        assert_eq!(task, Ok(Task::Probe));
+        QUEUE.finish(Outcome::Done);
+    }
+
+    #[test]
     fn the_report_says_how_many_records_were_dropped() {
         assert!(dropped_report(1).ends_with(
             " WARN  healthz: 1 log record was dropped while standard error was blocked\n"
