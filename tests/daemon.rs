@@ -286,6 +286,33 @@ fn a_start_without_free_descriptors_fails_with_that_error() {
     }
 }
 
+/// Otherwise std panics in the new thread or glibc aborts.
+#[test]
+fn a_start_without_memory_for_threads_fails_and_says_how_much_they_need() {
+    let start = |kib: u32| {
+        let script = format!("ulimit -v {kib}; exec \"$HEALTHZ\" --listen 127.0.0.1:0");
+        let mut daemon = Daemon::start_as(shell(&script));
+        eventually("healthz to serve or to exit", || {
+            let lines = daemon.lines().all();
+            let serves = lines.iter().any(|line| line.contains(" serving "));
+            let status = daemon.child.try_wait().unwrap();
+            (serves || status.is_some()).then_some((serves, status, daemon.lines().clone()))
+        })
+    };
+    // With less than the least memory that is enough, only the last of its allocations fail.
+    let mut failure = None;
+    for kib in (2048..=65536).step_by(256) {
+        let (serves, status, lines) = start(kib);
+        if serves {
+            break;
+        }
+        failure = Some((status, lines));
+    }
+    let (status, lines) = failure.unwrap();
+    lines.wait(" KiB that threads need; raise the memory limit");
+    assert_eq!(status.unwrap().code(), Some(1));
+}
+
 /// Runs healthz in a network namespace of its own, after `setup`. `None` if that is not possible here.
 #[cfg(target_os = "linux")]
 fn in_namespace(setup: &str, args: &str) -> Option<Daemon> {

@@ -211,6 +211,7 @@ mod tests {
     fn control_characters_are_escaped() {
         let text = OneLine(format_args!("a\nb\r\x1b[2J\u{9b}{}ü\t", "\u{7f}x")).to_string();
         assert_eq!(text, "a\\nb\\r\\u{1b}[2J\\u{9b}\\u{7f}xü\\t");
+        assert_eq!(OneLine(format_args!("\"ü")).to_string(), "\"ü");
     }
 
     #[test]
