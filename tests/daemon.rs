@@ -286,31 +286,36 @@ fn a_start_without_free_descriptors_fails_with_that_error() {
     }
 }
 
-/// Otherwise std panics in the new thread or glibc aborts.
+/// Otherwise a failed allocation aborts, or std panics in the new thread.
 #[test]
-fn a_start_without_memory_for_threads_fails_and_says_how_much_they_need() {
+fn a_start_without_enough_memory_fails_and_says_how_much_is_needed() {
     let start = |kib: u32| {
         let script = format!("ulimit -v {kib}; exec \"$HEALTHZ\" --listen 127.0.0.1:0");
         let mut daemon = Daemon::start_as(shell(&script));
-        eventually("healthz to serve or to exit", || {
+        let status = eventually("healthz to serve or to exit", || {
             let lines = daemon.lines().all();
             let serves = lines.iter().any(|line| line.contains(" serving "));
             let status = daemon.child.try_wait().unwrap();
-            (serves || status.is_some()).then_some((serves, status, daemon.lines().clone()))
-        })
+            (serves || status.is_some()).then_some(status)
+        });
+        status.map(|status| (status, daemon.lines().clone()))
     };
-    // With less than the least memory that is enough, only the last of its allocations fail.
-    let mut failure = None;
-    for kib in (2048..=65536).step_by(256) {
-        let (serves, status, lines) = start(kib);
-        if serves {
-            break;
-        }
-        failure = Some((status, lines));
+    // First there is too little for the system to start a program, then for the server's buffers, and then
+    // for the threads.
+    let limits = (2048..=65536).step_by(256);
+    let failures: Vec<_> = limits.map_while(start).collect();
+    let is_told = |lines: &daemon::Lines| {
+        let lines = lines.all();
+        lines.iter().any(|line| line.contains(" connections need;"))
+    };
+    let server = failures.iter().rfind(|(_, lines)| is_told(lines));
+    for ((status, lines), expected) in [
+        (server.unwrap(), " KiB that 64 connections need;"),
+        (failures.last().unwrap(), " KiB that threads need;"),
+    ] {
+        lines.wait(expected);
+        assert_eq!(status.code(), Some(1));
     }
-    let (status, lines) = failure.unwrap();
-    lines.wait(" KiB that threads need; raise the memory limit");
-    assert_eq!(status.unwrap().code(), Some(1));
 }
 
 /// Runs healthz in a network namespace of its own, after `setup`. `None` if that is not possible here.
