@@ -239,6 +239,9 @@ fn unblock() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::unistd::gettid;
+
+    include!("../../tests/support/interrupt.rs");
 
     /// The byte of a signal can be lost, or come after the main thread has looked.
     #[test]
@@ -280,6 +283,32 @@ mod tests {
             signal_hook::low_level::raise(signal).unwrap();
             let wakeup = waiter.wait(timeout).unwrap();
             assert_eq!(wakeup, Wakeup::Stop, "a signal counts for more");
+        }
+    }
+
+    #[test]
+    fn a_notification_ends_a_wait_that_has_begun() {
+        let timeout = Duration::from_secs(20);
+        let mut waiter = EventWaiter::new().unwrap();
+        for expected in [Wakeup::ServerExited, Wakeup::Panicked] {
+            let notifier = waiter.exit_notifier();
+            // The next wait is for the next notification.
+            waiter
+                .exits
+                .has_server_exited
+                .store(false, Ordering::Release);
+            let id = gettid();
+            let thread = std::thread::spawn(move || {
+                await_call(id, &WAITS);
+                match expected {
+                    Wakeup::Panicked => notifier.notify_panic(),
+                    _ => notifier.notify_server_exit(),
+                }
+            });
+            let begun = std::time::Instant::now();
+            assert_eq!(waiter.wait(timeout).unwrap(), expected);
+            assert!(begun.elapsed() < timeout);
+            thread.join().unwrap();
         }
     }
 }

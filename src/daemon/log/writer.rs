@@ -160,16 +160,13 @@ mod tests {
     use healthz::server::now;
     use std::io::Read;
     use std::os::unix::net::{UnixDatagram, UnixStream};
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     use nix::fcntl::{FcntlArg, fcntl};
-    use nix::sys::pthread::{pthread_kill, pthread_self};
-    use nix::sys::signal::Signal;
+    use nix::sys::pthread::pthread_self;
     use nix::unistd::gettid;
-    use signal_hook::consts::SIGUSR1;
-    use signal_hook::flag;
+
+    include!("../../../tests/support/interrupt.rs");
 
     const LIMIT: Duration = Duration::from_secs(60);
 
@@ -308,8 +305,6 @@ mod tests {
         while let Ok(count) = (&stream).write(&[b'.'; 4096]) {
             filled += count;
         }
-        let is_handled = Arc::new(AtomicBool::new(false));
-        flag::register(SIGUSR1, Arc::clone(&is_handled)).unwrap();
         let (queue, check) = (queue(), Check::heartbeat("log", LIMIT));
         queue.push(b"after\n");
         let (sender, ids) = std::sync::mpsc::channel();
@@ -319,33 +314,13 @@ mod tests {
                 run_task(&queue, &mut Sink::new(&stream).unwrap(), &check);
             });
             let (id, thread) = ids.recv().unwrap();
-            let waits = [
-                libc::SYS_epoll_pwait,
-                #[cfg(target_arch = "x86_64")]
-                libc::SYS_epoll_wait,
-            ];
-            eventually(|| {
-                let call = std::fs::read_to_string(format!("/proc/self/task/{id}/syscall"));
-                let call = call.unwrap_or_default();
-                let number = call.split(' ').next().and_then(|word| word.parse().ok());
-                number.is_some_and(|number| waits.contains(&number))
-            });
-            pthread_kill(thread, Signal::SIGUSR1).unwrap();
-            eventually(|| is_handled.load(Ordering::Relaxed));
+            interrupt(id, thread, &WAITS);
             let mut bytes = vec![0; filled + 6];
             reader.set_read_timeout(Some(LIMIT)).unwrap();
             reader.read_exact(&mut bytes).unwrap();
             assert!(bytes.ends_with(b".after\n"));
         });
         assert!(is_beaten(&check));
-    }
-
-    fn eventually(mut condition: impl FnMut() -> bool) {
-        let begun = std::time::Instant::now();
-        while !condition() {
-            assert!(begun.elapsed() < LIMIT);
-            std::thread::yield_now();
-        }
     }
 
     #[test]
