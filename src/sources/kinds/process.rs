@@ -43,11 +43,6 @@ impl Process {
         self.attempt_in(System::new())
     }
 
-    /// Why no process could fail this.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        (self.min == 0).then_some("min is 0")
-    }
-
     fn attempt_in(&self, system: System<'_>) -> Outcome {
         let mut count = 0;
         let found = self.target.each(system, &mut |_| {
@@ -499,11 +494,5 @@ mod tests {
         assert!(!is_comm(b"a-program-with-", b"a-program-with"));
         assert!(!is_comm(b"nginx", b"/usr/sbin/nginx"));
         assert!(!is_comm(b"", b""));
-    }
-
-    #[test]
-    fn a_minimum_of_none_never_fails() {
-        assert!(by_exe("x", 0).never_fails().is_some());
-        assert_eq!(by_exe("x", 1).never_fails(), None);
     }
 }

@@ -34,11 +34,6 @@ const DATAGRAMS_PER_OUTCOME_MAX: usize = 1024;
 const WARNING_PERIOD: Duration = Duration::from_secs(60);
 
 impl Heartbeat {
-    /// A program can always stop sending.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        None
-    }
-
     fn settings(&self) -> Settings {
         Settings {
             limit: self.limit,
@@ -662,12 +657,6 @@ mod tests {
         );
         assert_eq!(listener.outcome(at(62)), Outcome::Pass);
         assert_eq!(listener.take_warning(at(62)), None);
-    }
-
-    #[test]
-    fn a_heartbeat_can_always_fail() {
-        let directory = Directory::new("never-fails");
-        assert_eq!(directory.spec().never_fails(), None);
     }
 
     #[test]
