@@ -29,6 +29,8 @@ TESTS = {
     "target": [".", "--lib", "corpus_of_targets_has_no_finding"],
     "checks": [".", "--lib", "corpus_of_checks_has_no_finding"],
     "options": [".", "--bin=healthz", "corpus_of_options_has_no_finding"],
+    "response": [".", "--bin=healthz", "corpus_of_response_has_no_finding"],
+    "notify": [".", "--bin=healthz", "corpus_of_notify_has_no_finding"],
     "differential": ["fuzz", "--lib", "kept_streams_are_read_alike"],
 }
 
@@ -124,6 +126,22 @@ BUGS = [
         'let option = shown(OsStr::new(&format!("-{letter}")));', 'let option = format!("-{letter}");'),
     Bug("options", "refuses the limit that follows from the largest period", "src/daemon/options.rs",
         "DURATION_MIN..=SYNC_LIMIT_MAX", "DURATION_MIN..=DURATION_MAX"),
+    # Responses of checked services.
+    Bug("response", "does not find a text across two pieces", "src/sources/kinds/text.rs",
+        "let start = (received.len() + 1).saturating_sub(wanted.len());", "let start = received.len();"),
+    Bug("response", "takes the first piece of a body for all of it", "src/sources/kinds/http/response.rs",
+        "                *left == 0\n", "                true\n"),
+    Bug("response", "skips 101 as other interim responses", "src/sources/kinds/http/response.rs",
+        "matches!(status, 100 | 102..=199)", "matches!(status, 100..=199)"),
+    # Messages of checked programs.
+    Bug("notify", "the first phase counts", "src/sources/kinds/heartbeat/message.rs",
+        "=> self.phase = Some(Phase::Stopping),", "=> keep_first(&mut self.phase, Some(Phase::Stopping)),"),
+    Bug("notify", "handles a barrier that is not alone", "src/sources/kinds/heartbeat/message.rs",
+        "(!message.is_barrier || count == 1)", "(message.is_barrier || count > 0)"),
+    Bug("notify", "fails 1 ms after the deadline", "src/sources/kinds/heartbeat/state.rs",
+        "if now < due =>", "if now <= due =>"),
+    Bug("notify", "a step of the clock puts a beat before the start", "src/sources/kinds/heartbeat/state.rs",
+        "at.max(drained).min(now)", "at.min(now)"),
     # Differences between HTTP parsers.
     Bug("differential", "accepts chunked after another transfer coding", "src/http/request.rs",
         'if found.is_chunked || !field.value.eq_ignore_ascii_case(b"chunked") {',

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the initial inputs of every fuzz target into DIRECTORY/TARGET: fuzz/seeds.py DIRECTORY
 
-They come from the requests in tests/conformance and from the command lines below. The fuzzer starts from
+They come from the requests in tests/conformance and from the texts below. The fuzzer starts from
 them and from fuzz/corpus.
 """
 import hashlib
@@ -36,6 +36,51 @@ two 42
 /run/systemd/notify
 1h2m3s4ms
 """.strip().splitlines()
+# Files of /proc, /sys and /etc.
+FILES = [
+    "MemTotal:        4046180 kB\nMemFree:          186728 kB\nMemAvailable:    3011052 kB\n",
+    "anon 4096\nfile 8192\ninactive_file 12288\n",
+    "4:memory:/old\n1:name=systemd:/x\n0::/user.slice/a b.scope\n",
+    "0.61 0.61 0.55 3/828 22084\n",
+    "1632\t32\t9223372036854775807\n",
+    "Limit  Soft Limit  Hard Limit  Units\nMax open files  1024  524288  files\nMax locked memory  1  1  bytes\n",
+    "Max open files            unlimited            unlimited            files     \n",
+    "1234 (a) (b c) S 1 1230 1230 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 3702 5799936 900 18446744073709551615\n",
+    "2 (kthreadd) Z 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n",
+    "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro\n"
+    "31 30 8:17 / /da\\040ta\\134 ro shared:3 master:4 - ext4 /dev/sdb1 rw\n",
+    "root:x:0:0:root:/root:/bin/sh\nada:x:1000:100:Ada:/home/ada:/bin/sh\n",
+    "audio:x:29:eve,ada\nusers:x:100:ada\n",
+    "12 34 4194304 \n",
+    "max\n",
+    "18446744073709551615\n",
+    "-9223372036854775808\n",
+    " 17 \n/var/lib/postgresql\n5432\n",
+]
+# Messages of sd_notify(3), in sequences: a space separates the lines of one message, and a bar the
+# messages. Before each comes a byte for the time since the last.
+MESSAGES = """
+READY=1|WATCHDOG=1|WATCHDOG=1 STATUS=serving
+STATUS=loading|EXTEND_TIMEOUT_USEC=5000000|READY=1 MAINPID=4711
+WATCHDOG_USEC=2000000 READY=1|STOPPING=1|WATCHDOG=1|READY=1
+READY=1|WATCHDOG=trigger ERRNO=28 STATUS=full|WATCHDOG=1|READY=1 WATCHDOG_USEC=0
+READY=1|RELOADING=1 MONOTONIC_USEC=1000000|READY=1
+BARRIER=1|FDSTORE=1 FDNAME=a|BARRIER=1 READY=1
+MAINPID=1 WATCHDOG_USEC=18446744073709551615|MAINPID=2|ERRNO=4096 ERRNO=4095
+""".strip().splitlines()
+# Responses of HTTP services: the head's fields, and the body.
+RESPONSES = [
+    ("200 OK", "Content-Length: 2\r\n", "ok"),
+    ("200 OK", "Content-Length: 5, 5\r\nDate: x\r\n", "aaaab"),
+    ("200 OK", "Transfer-Encoding: chunked\r\n", "1\r\no\r\n1;a=b\r\nk\r\n0\r\n\r\n"),
+    ("200 OK", "Transfer-Encoding: chunked\r\n", "000A\r\n0123456789\r\n0\r\nA: b\r\n\r\n"),
+    ("200 OK", "", "not o"),
+    ("204 No Content", "", ""),
+    ("304", "", ""),
+    ("503 Busy", "Content-Length: 0\r\n", ""),
+    ("100 Continue\r\n\r\nHTTP/1.1 200 OK", "Transfer-Encoding: gzip\r\n", "ok"),
+    ("103 Hints\r\nLink: a\r\n\r\nHTTP/1.0 302 Found", "Location: /\r\n", "ok"),
+]
 # Longer requests test the size limit of a head, which each target can reach with smaller limits.
 BYTES_MAX = 1024
 
@@ -70,6 +115,16 @@ def seeds():
             yield "target", target + b"\n/healthz/log"
     for text in TEXTS:
         yield "options", text.encode().replace(b" ", b"\0")
+    for text in FILES:
+        yield "procfs", text.encode()
+    for messages in MESSAGES:
+        for option in b"\x0a", b"\x0b":
+            parts = [b"d" + part.encode().replace(b" ", b"\n") for part in messages.split("|")]
+            yield "notify", option + b"\xff".join(parts)
+    for status, fields, body in RESPONSES:
+        response = f"HTTP/1.1 {status}\r\n{fields}\r\n{body}".encode()
+        for option in range(4):
+            yield "response", bytes([option, 128]) + response
 
 
 def main():

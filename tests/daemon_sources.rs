@@ -238,7 +238,8 @@ fn no_process_is_left_however_the_daemon_ends() {
 #[test]
 fn the_sources_processes_go_on_while_the_server_drains() {
     let (listener, check) = service("1s");
-    let mut daemon = Daemon::start(&["--check", &check, "--shutdown-delay", "3s"]);
+    let check = format!("{check},failure-threshold=1");
+    let mut daemon = Daemon::start(&["--check", &check, "--shutdown-delay", "6s"]);
     let address = daemon.address();
     wait_for(address, "/healthz/web", "ok");
     let (supervisor, worker) = sources(&daemon);
@@ -420,6 +421,87 @@ fn a_mistake_in_the_configuration_is_refused_before_anything_starts() {
         complaint(&output).contains("cannot read /nonexistent/healthz.toml"),
         "{output:?}"
     );
+}
+
+fn status(pid: Pid, key: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.unwrap().trim().to_owned()
+}
+
+#[test]
+fn the_sources_processes_have_no_rights_that_no_check_needs() {
+    let (_listener, check) = service("1s");
+    let daemon = Daemon::start(&["--check", &check]);
+    wait_for(daemon.address(), "/healthz/web", "ok");
+    let (supervisor, worker) = sources(&daemon);
+    for pid in [supervisor, worker] {
+        assert_eq!(status(pid, "NoNewPrivs"), "1");
+        // CAP_DAC_READ_SEARCH, if the tests have it.
+        for set in ["CapEff", "CapPrm", "CapBnd", "CapInh"] {
+            let bits = u64::from_str_radix(&status(pid, set), 16).unwrap();
+            let is_root = nix::unistd::geteuid().is_root();
+            assert!(
+                bits & !4 == 0 || (!is_root && set == "CapBnd"),
+                "{set} {bits:x}"
+            );
+        }
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"))
+            .unwrap();
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+        // No listener, and not the other end of the link.
+        let tcp = fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        let listeners = listening_sockets(pid);
+        for target in tcp {
+            let target = target.to_string_lossy().into_owned();
+            let is_listener = listeners
+                .iter()
+                .any(|inode| target == format!("socket:[{inode}]"));
+            assert!(!is_listener, "{pid} has {target}");
+        }
+    }
+}
+
+/// The numbers of all TCP sockets that listen.
+fn listening_sockets(pid: Pid) -> Vec<String> {
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+    let sockets = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    sockets
+        .filter(|fields| fields[3] == "0A")
+        .map(|fields| fields[9].to_owned())
+        .collect()
+}
+
+#[test]
+fn a_descriptor_that_the_daemon_inherits_does_not_reach_the_sources_processes() {
+    let (_listener, check) = service("1s");
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    // `pipe` leaves them open for programs that are started, as a careless service manager does.
+    let daemon = Daemon::start(&["--check", &check]);
+    drop(writer);
+    wait_for(daemon.address(), "/healthz/web", "ok");
+    let name = fs::read_link(format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&reader)
+    ))
+    .unwrap();
+    let has_it = |pid| {
+        let mut fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        fds.any(|fd| fs::read_link(fd.unwrap().path()).is_ok_and(|link| link == name))
+    };
+    assert!(has_it(daemon.pid()), "the test does not pass it on");
+    let (supervisor, worker) = sources(&daemon);
+    assert!(!has_it(supervisor) && !has_it(worker));
 }
 
 #[test]

@@ -36,6 +36,9 @@ use crate::limits::{
     RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
 };
 use crate::time::Instant;
+/// Without the heap there are no sets.
+#[cfg(not(feature = "server"))]
+use core::convert::Infallible as EndpointSet;
 use endpoints::Endpoints;
 
 /// The endpoints with their checks, and the list of allowed hosts. It answers requests.
@@ -135,21 +138,36 @@ impl<'a> Responder<'a> {
         request: &Request<'_>,
         writer: Writer<'_>,
     ) -> Result<usize, BufferFull> {
+        self.respond_as(None, now, request, writer)
+    }
+
+    /// As [`respond`](Responder::respond), with the endpoints of `set` if there is one.
+    #[inline]
+    pub(crate) fn respond_as(
+        &self,
+        set: Option<&EndpointSet>,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<usize, BufferFull> {
         if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
             let body = b"421 Misdirected Request: this server does not answer for that host\n";
             return writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body);
         }
-        let target = request.target();
         // Before the endpoints, as in Go's `ServeMux`: `//healthz` is redirected, not answered.
-        if target.is_unclean() {
+        if request.target().is_unclean() {
             return redirect(request, writer);
         }
-        match self.endpoints {
-            Endpoints::Borrowed(endpoints) => {
+        match (set, self.endpoints) {
+            (None, Endpoints::Borrowed(endpoints)) => {
                 self.respond_among(endpoints.iter(), now, request, writer)
             }
             #[cfg(feature = "server")]
-            Endpoints::Shared(set) => self.respond_of_set(set, now, request, writer),
+            (None, Endpoints::Shared(set)) | (Some(set), _) => {
+                self.respond_of_set(set, now, request, writer)
+            }
+            #[cfg(not(feature = "server"))]
+            (Some(none), _) => match *none {},
         }
     }
 
@@ -158,12 +176,13 @@ impl<'a> Responder<'a> {
     #[inline(never)]
     fn respond_of_set(
         &self,
-        set: &'a EndpointSet,
+        set: &EndpointSet,
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
     ) -> Result<usize, BufferFull> {
-        self.respond_among(set.iter(), now, request, writer)
+        let responder = self.with_endpoint_set(set);
+        responder.respond_among(set.iter(), now, request, writer)
     }
 
     #[inline]

@@ -138,7 +138,7 @@ impl Configured {
             text: self.text,
         })?;
         // The process is never waited for: when it ends, the link tells so.
-        let _ = command::start(far, &store, &self.origin)?;
+        let _ = command::start(far, &store, &self.origin, &self.specs)?;
         let file = self.origin.file.as_ref();
         let listed = self
             .specs

@@ -9,12 +9,11 @@ use mio::Token;
 
 use super::ACCEPT_PAUSE;
 use super::counters::LiveCounters;
+use super::listener_set::ListenerSet;
 use super::policy::{self, ACCEPT_FAILURES, Trouble};
 use super::socket::{AcceptError, ListenSocket, RegistryOf};
 use crate::limits::LISTENERS_MAX;
 use crate::time::Instant;
-
-const _: () = assert!(LISTENERS_MAX <= u32::BITS as usize);
 
 /// The result of [`Acceptor::next`].
 pub(super) enum Accepted<S> {
@@ -61,14 +60,14 @@ pub(super) struct Acceptor<L> {
     /// Without gaps at first; a listener that was shut down leaves one.
     entries: [Option<Entry<L>>; LISTENERS_MAX],
     base: Token,
-    /// A bit for each listener that may have connections to accept.
-    acceptable: u32,
-    /// A bit for each listener that epoll reports as long as connections wait (level-triggered).
-    armed: u32,
-    /// A bit for each listener that was shut down; connections in its queue are still accepted.
-    ended: u32,
-    /// A bit for each listener that is paused, because its accepts keep failing.
-    failing: u32,
+    /// Listeners that may have connections to accept, and that epoll does not report again.
+    acceptable: ListenerSet,
+    /// Listeners that epoll reports as long as connections wait (level-triggered).
+    armed: ListenerSet,
+    /// Listeners that were shut down; connections in their queues are still accepted.
+    ended: ListenerSet,
+    /// Listeners that are paused, because their accepts keep failing.
+    failing: ListenerSet,
     /// When the present pause of all listeners began, because the system is short of something.
     short_since: Option<Instant>,
     /// Such a pause began, and accepting has not succeeded since.
@@ -96,10 +95,10 @@ impl<L: ListenSocket> Acceptor<L> {
         Acceptor {
             entries: listeners.map(|listener| listener.map(entry)),
             base: Token(0),
-            acceptable: 0,
-            armed: 0,
-            ended: 0,
-            failing: 0,
+            acceptable: ListenerSet::EMPTY,
+            armed: ListenerSet::EMPTY,
+            ended: ListenerSet::EMPTY,
+            failing: ListenerSet::EMPTY,
             short_since: None,
             is_short: false,
             shortage: Trouble::default(),
@@ -116,7 +115,7 @@ impl<L: ListenSocket> Acceptor<L> {
         self.base = base;
         for (index, entry) in present(&mut self.entries) {
             entry.socket.register(registry, Token(base.0 + index))?;
-            self.acceptable |= 1 << index;
+            self.acceptable.insert(index);
         }
         self.arm(registry);
         Ok(())
@@ -124,18 +123,17 @@ impl<L: ListenSocket> Acceptor<L> {
 
     /// The listener was shut down: epoll reports that its reading side is closed.
     pub(super) fn end(&mut self, index: usize) {
-        self.ended |= 1 << index;
+        self.ended.insert(index);
     }
 
     /// Begins to accept from a listener that was reported, or that may have connections. `None` in a pause.
     #[inline]
     pub(super) fn begin(&mut self, index: usize, load: Load) -> Option<Round> {
-        let bit = 1 << index;
-        let is_armed = self.armed & bit != 0;
+        let is_armed = self.armed.contains(index);
         if !is_armed {
-            self.acceptable |= bit;
+            self.acceptable.insert(index);
         }
-        if self.short_since.is_some() || self.failing & bit != 0 {
+        if self.short_since.is_some() || self.failing.contains(index) {
             return None;
         }
         // A flood is over when the queue was found empty. One accept at a time never finds that, so free slots
@@ -167,7 +165,7 @@ impl<L: ListenSocket> Acceptor<L> {
         while let Some(left) = round.left.checked_sub(1) {
             round.left = left;
             let Some(Some(entry)) = self.entries.get_mut(round.index) else {
-                self.acceptable &= !(1 << round.index);
+                self.acceptable.remove(round.index);
                 return Accepted::Done;
             };
             match entry.socket.accept() {
@@ -211,11 +209,11 @@ impl<L: ListenSocket> Acceptor<L> {
         let index = round.index;
         match AcceptError::of(error) {
             // For a Unix socket that was shut down, accept(2) says only that its queue is empty.
-            AcceptError::Empty if self.ended & 1 << index != 0 => {
+            AcceptError::Empty if self.ended.contains(index) => {
                 self.give_up(registry, index, round.load.is_stopping);
             }
             AcceptError::Empty => {
-                self.acceptable &= !(1 << index);
+                self.acceptable.remove(index);
                 self.is_flooded = false;
                 if let Some(Some(entry)) = self.entries.get_mut(index) {
                     entry.failures = 0;
@@ -245,14 +243,14 @@ impl<L: ListenSocket> Acceptor<L> {
     /// Accepts again from listeners whose pause is over.
     pub(super) fn resume(&mut self, registry: &RegistryOf<L>, now: Instant) {
         let before = (self.short_since, self.failing);
-        if before == (None, 0) {
+        if before == (None, ListenerSet::EMPTY) {
             return;
         }
         // If the host's clock goes back, a pause ends, so that it is not prolonged by as much.
         let is_over = |began: Instant| !(began..began.saturating_add(ACCEPT_PAUSE)).contains(&now);
         for (index, entry) in present(&mut self.entries) {
-            if self.failing & 1 << index != 0 && is_over(entry.failing_since) {
-                self.failing &= !(1 << index);
+            if self.failing.contains(index) && is_over(entry.failing_since) {
+                self.failing.remove(index);
                 entry.failures = 0;
             }
         }
@@ -262,39 +260,36 @@ impl<L: ListenSocket> Acceptor<L> {
         }
     }
 
-    /// The listeners from which to accept without an event, as bits.
+    /// The listeners from which to accept without an event.
     #[inline]
-    pub(super) fn acceptable(&self) -> u32 {
+    pub(super) fn acceptable(&self) -> ListenerSet {
         match self.short_since {
-            Some(_) => 0,
-            None => self.acceptable & !self.failing,
+            Some(_) => ListenerSet::EMPTY,
+            None => self.acceptable.without(self.failing),
         }
     }
 
     /// When the next pause ends.
     #[inline]
     pub(super) fn resumes_at(&self) -> Option<Instant> {
-        let mut began = self.short_since;
-        if self.failing != 0 {
-            let entries = self.entries.iter().enumerate();
-            let failing = entries
-                .filter(|(index, _)| self.failing & 1 << index != 0)
-                .filter_map(|(_, entry)| Some(entry.as_ref()?.failing_since));
-            began = began.into_iter().chain(failing).min();
-        }
+        let failing = self.failing.filter_map(|index| {
+            let entry = self.entries.get(index)?.as_ref()?;
+            Some(entry.failing_since)
+        });
+        let began = self.short_since.into_iter().chain(failing).min();
         began.map(|began| began.saturating_add(ACCEPT_PAUSE))
     }
 
     /// From here on, the queues are emptied once more, without epoll.
     pub(super) fn begin_stop(&mut self) {
-        self.armed = 0;
+        self.armed = ListenerSet::EMPTY;
         self.is_flooded = false;
     }
 
     /// Ends all pauses: a shortage may be over, and when the server stops there is no later attempt.
     pub(super) fn end_pauses(&mut self) {
         self.short_since = None;
-        self.failing = 0;
+        self.failing = ListenerSet::EMPTY;
     }
 
     /// Closes the listeners. There is nothing more to accept.
@@ -303,7 +298,7 @@ impl<L: ListenSocket> Acceptor<L> {
             // An error does not matter: closing the listener removes it from epoll too.
             let _ = entry.socket.deregister(registry);
         }
-        self.acceptable = 0;
+        self.acceptable = ListenerSet::EMPTY;
         self.end_pauses();
     }
 
@@ -335,8 +330,8 @@ impl<L: ListenSocket> Acceptor<L> {
         );
         // Dropped next, which takes it out of epoll as well.
         let _ = entry.socket.deregister(registry);
-        self.armed &= !(1 << index);
-        self.acceptable &= !(1 << index);
+        self.armed.remove(index);
+        self.acceptable.remove(index);
         let is_last_listener = self.entries.iter().all(Option::is_none);
         self.is_abandoned = is_last_listener && !is_stopping;
     }
@@ -370,30 +365,22 @@ impl<L: ListenSocket> Acceptor<L> {
     /// Makes epoll report listeners as long as connections wait, where the system can do that.
     fn arm(&mut self, registry: &RegistryOf<L>) {
         for (index, entry) in present(&mut self.entries) {
-            let bit = 1 << index;
-            let is_waiting = (self.armed | self.failing) & bit == 0;
-            if is_waiting && entry.socket.arm(registry, Token(self.base.0 + index)) {
-                self.armed |= bit;
-                self.acceptable &= !bit;
+            let is_excluded = self.armed.contains(index) || self.failing.contains(index);
+            if !is_excluded && entry.socket.arm(registry, Token(self.base.0 + index)) {
+                self.armed.insert(index);
+                self.acceptable.remove(index);
             }
         }
     }
 
-    /// Undoes [`arm`](Acceptor::arm) for the listeners in `bits`. Epoll would report waiting connections during the
-    /// whole pause.
-    fn disarm(&mut self, registry: &RegistryOf<L>, bits: u32) {
-        for (index, entry) in present(&mut self.entries) {
-            let bit = 1 << index;
-            let is_armed = self.armed & bits & bit != 0;
-            if is_armed
-                && entry
-                    .socket
-                    .disarm(registry, Token(self.base.0 + index))
-                    .is_ok()
-            {
-                self.armed &= !bit;
-                self.acceptable |= bit;
-            }
+    /// Undoes [`arm`](Acceptor::arm) for one listener. Epoll would report waiting connections during the whole pause.
+    fn disarm(&mut self, registry: &RegistryOf<L>, index: usize) {
+        let token = Token(self.base.0 + index);
+        if let Some(Some(entry)) = self.entries.get_mut(index)
+            && entry.socket.disarm(registry, token).is_ok()
+        {
+            self.armed.remove(index);
+            self.acceptable.insert(index);
         }
     }
 
@@ -408,7 +395,9 @@ impl<L: ListenSocket> Acceptor<L> {
     ) {
         self.short_since = Some(now);
         self.has_made_room = false;
-        self.disarm(registry, u32::MAX);
+        for index in self.armed {
+            self.disarm(registry, index);
+        }
         let has_begun = self.shortage.begins(now);
         if !core::mem::replace(&mut self.is_short, true) {
             counters.accept_pauses.add(1);
@@ -435,11 +424,13 @@ impl<L: ListenSocket> Acceptor<L> {
         error: &io::Error,
         now: Instant,
     ) {
-        self.failing |= 1 << index;
+        self.failing.insert(index);
         if let Some(Some(entry)) = self.entries.get_mut(index) {
             entry.failing_since = now;
         }
-        self.disarm(registry, 1 << index);
+        if self.armed.contains(index) {
+            self.disarm(registry, index);
+        }
         if self.refusal.begins(now) {
             counters.accept_pauses.add(1);
             log::warn!(

@@ -130,16 +130,14 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         }
         self.expire(registry, now);
         self.acceptor.resume(registry, now);
-        let mut acceptable = self.acceptor.acceptable();
-        while acceptable != 0 {
-            self.accept(registry, acceptable.trailing_zeros() as usize, now);
-            acceptable &= acceptable - 1;
+        for index in self.acceptor.acceptable() {
+            self.accept(registry, index, now);
         }
         self.count_open();
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        if self.slots.runnable_count() > 0 || self.acceptor.acceptable() != 0 {
+        if self.slots.runnable_count() > 0 || !self.acceptor.acceptable().is_empty() {
             return Some(Instant::ZERO);
         }
         let limits = &self.driver.limits;
@@ -169,7 +167,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             self.acceptor.end_pauses();
             for _ in 0..policy::ACCEPT_ROUNDS_AT_STOP {
                 self.accept(registry, index, now);
-                if self.acceptor.acceptable() & 1 << index == 0 {
+                if !self.acceptor.acceptable().contains(index) {
                     break;
                 }
             }

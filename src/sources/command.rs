@@ -4,7 +4,7 @@
 //! /proc/self/exe, so that all processes have the same version, also if its file was replaced.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -15,6 +15,7 @@ use nix::unistd::{Pid, getpid, getppid};
 
 use super::kinds::exec;
 use super::link::{Link, Message, encode};
+use super::spec::Spec;
 use super::store::Store;
 use super::worker::{self, End, Origin};
 use super::{descendants, rights, supervisor, sys};
@@ -23,6 +24,8 @@ use super::{descendants, rights, supervisor, sys};
 pub const NAME: &str = "sources";
 const SUPERVISOR: &str = "supervisor";
 const WORKER: &str = "worker";
+/// A worker has run before.
+const AGAIN: &str = "again";
 /// Becomes a program that a check runs.
 const PROGRAM: &str = "exec";
 
@@ -30,8 +33,9 @@ const PROGRAM: &str = "exec";
 ///
 /// # Errors
 /// If the system does not start a process.
-pub fn start(link: OwnedFd, store: &Store, origin: &Origin) -> io::Result<Child> {
-    let mut command = program(SUPERVISOR, &[], origin);
+pub fn start(link: OwnedFd, store: &Store, origin: &Origin, specs: &[Spec]) -> io::Result<Child> {
+    let capabilities = rights::needed(specs);
+    let mut command = program(SUPERVISOR, &[capabilities], origin);
     command
         .stdin(Stdio::from(link))
         .stdout(Stdio::from(store.try_clone()?))
@@ -62,6 +66,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some((role, rest)) if role == PROGRAM => return exec::launch(rest.iter().cloned()),
         _ => {}
     }
+    // Before anything is opened: what the service manager has passed on by mistake.
+    let _ = sys::close_from(3);
     let stdin = io::stdin().as_fd().try_clone_to_owned();
     let stdout = io::stdout().as_fd().try_clone_to_owned();
     let (Ok(link), Ok(store)) = (stdin, stdout) else {
@@ -81,7 +87,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            crate::daemon::print_error(&error);
+            let _ = writeln!(io::stderr(), "healthz: {error}");
             ExitCode::FAILURE
         }
     }
@@ -101,20 +107,24 @@ fn origin(arguments: &[OsString]) -> Origin {
 }
 
 fn supervise(link: &Link, arguments: &[OsString]) -> io::Result<()> {
-    let (restart, arguments) = match arguments {
-        [first, rest @ ..] if first == "--again" => (true, rest),
-        all => (false, all),
+    let [capabilities, arguments @ ..] = arguments else {
+        return Err(io::ErrorKind::InvalidInput.into());
     };
+    // A worker that takes the place of its supervisor has given up its rights already.
+    let is_restart = capabilities == AGAIN;
+    if !is_restart {
+        rights::restrict(capabilities);
+    }
+    let origin = origin(arguments);
     prepare()?;
     // What a worker has left that took the place of its supervisor.
     descendants::kill_all();
-    let origin = origin(arguments);
     let start = |is_restart: bool| {
         let mut arguments = vec![OsString::from(getpid().to_string())];
-        arguments.push(OsString::from(if is_restart { "again" } else { "first" }));
+        arguments.push(OsString::from(if is_restart { AGAIN } else { "first" }));
         program(WORKER, &arguments, &origin).spawn()
     };
-    supervisor::run(link, start, restart)
+    supervisor::run(link, start, is_restart)
 }
 
 fn work(link: Link, store: Store, arguments: &[OsString]) -> io::Result<()> {
@@ -128,8 +138,7 @@ fn work(link: Link, store: Store, arguments: &[OsString]) -> io::Result<()> {
         None => End::SupervisorEnded,
         Some(supervisor) => {
             let link = Link::from_inherited(link.as_fd().try_clone_to_owned()?)?;
-            rights::restrict(&store, &origin);
-            worker::run(link, store, origin.clone(), supervisor, begin == "again")?
+            worker::run(link, store, origin.clone(), supervisor, begin == AGAIN)?
         }
     };
     descendants::kill_all();
@@ -139,7 +148,7 @@ fn work(link: Link, store: Store, arguments: &[OsString]) -> io::Result<()> {
             let text =
                 "the supervisor of the sources processes has ended; the worker takes its place";
             let _ = link.send(&encode(&Message::Log(log::Level::Warn, text)));
-            Err(program(SUPERVISOR, &["--again".into()], &origin).exec())
+            Err(program(SUPERVISOR, &[AGAIN.into()], &origin).exec())
         }
     }
 }

@@ -39,19 +39,16 @@ pub fn clock_state() -> io::Result<ClockState> {
 /// The time since the machine started, with the time that it was suspended: the clock of the start times in
 /// /proc. /proc/uptime is another one in some containers, where lxcfs replaces it.
 pub fn since_boot() -> io::Result<Duration> {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: the pointer is valid for one structure, which the call fills in.
-    match unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) } {
-        0 => {
-            let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-            let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
-            Ok(Duration::new(seconds, nanos))
-        }
-        _ => Err(io::Error::last_os_error()),
+    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, time.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
     }
+    // SAFETY: every bit pattern of its integers is valid, and all were set to zero at least.
+    let time = unsafe { time.assume_init() };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Ok(Duration::new(seconds, nanos))
 }
 
 /// A descriptor that becomes readable when the child `pid` has ended: pidfd_open(2). It is close-on-exec.
@@ -64,6 +61,65 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     match RawFd::try_from(fd) {
         // SAFETY: the call has just opened it, and nothing else knows its number.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Closes every descriptor from `first` on.
+///
+/// # Errors
+/// If the kernel is older than 5.9, or a filter denies it.
+pub fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: the call takes numbers only. The caller owns no descriptor yet that would be closed.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives up all capabilities of this thread that are not in `kept` (bits by number, capabilities(7)), for itself and
+/// for the programs that it starts. Call it before other threads start.
+///
+/// # Errors
+/// If a filter denies it.
+pub fn keep_capabilities(kept: u64) -> io::Result<()> {
+    /// `struct __user_cap_header_struct` and twice `struct __user_cap_data_struct` (linux/capability.h).
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    // The bounding set first, which takes CAP_SETPCAP: a program that root starts gets all that is in it.
+    for number in (0..64).filter(|number| kept >> number & 1 == 0) {
+        // SAFETY: the call takes numbers only. It fails for numbers that the kernel does not know, and without
+        // CAP_SETPCAP; then there is nothing to give up.
+        let _ = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+    }
+    let mut header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
+    let mut data = [Data::default(); 2];
+    // SAFETY: both pointers are valid for what version 3 of the call reads and writes.
+    if unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for (data, kept) in data.iter_mut().zip([kept as u32, (kept >> 32) as u32]) {
+        data.effective &= kept;
+        data.permitted &= kept;
+        data.inheritable &= kept;
+    }
+    // SAFETY: as above; the call only reads.
+    match unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) } {
+        0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }

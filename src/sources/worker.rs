@@ -26,7 +26,7 @@ use super::engine::{Action, Commit, Engine, Id};
 use super::jobs::Jobs;
 use super::kinds::exec::Programs;
 use super::kinds::{self, heartbeat};
-use super::link::{Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode, encode};
+use super::link::{Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, encode};
 use super::spec::{Kind, Outcome, Spec};
 use super::store::{Store, Stored, read_file};
 use crate::units::Shown;

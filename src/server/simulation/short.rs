@@ -314,6 +314,32 @@ fn accepts_that_keep_failing_are_paused() {
     }
 }
 
+/// Only a free descriptor lets accept(2) succeed after EMFILE. Memory may come from elsewhere.
+#[test]
+fn a_connection_is_evicted_for_want_of_a_descriptor_but_not_of_memory() {
+    let ping = Check::ping();
+    let checks = [&ping];
+    let endpoints = Endpoint::kubernetes(&checks);
+    for (code, evicted) in [
+        (libc::EMFILE, 1),
+        (libc::ENFILE, 1),
+        (libc::ENOBUFS, 0),
+        (libc::ENOMEM, 0),
+    ] {
+        let mut server = TestServer::with(Responder::new(&endpoints), Limits::DEFAULT, 4);
+        let idle = server.connect(Script::default());
+        server.failure.code.set(Some(code));
+        server.table.handle(&(), Token(0), false, NOW);
+        assert_eq!(server.counters().evicted, 0, "before a pause");
+        let later = NOW.saturating_add(ACCEPT_PAUSE);
+        server.table.advance(&(), later);
+        assert_eq!(server.counters().evicted, evicted, "error {code}");
+        assert_eq!(idle.borrow().is_closed, evicted == 1);
+        // Both pauses are for the same shortage.
+        assert_eq!(server.counters().accept_pauses, 1);
+    }
+}
+
 /// Regression: all listeners were paused together. The first one failed 16 times before the second one was reached, in
 /// each round, so that no connection of the second one was ever accepted.
 #[test]
@@ -455,6 +481,20 @@ fn an_error_at_every_byte_ends_that_connection_and_is_counted() {
     });
 }
 
+/// Epoll would report the error once more, but the connection needs no slot until then.
+#[test]
+fn a_connection_whose_first_send_fails_takes_no_slot() {
+    with_server(|mut server, _| {
+        let script = server.connect(Script {
+            available: INPUT.len(),
+            send_error: Some(libc::EPIPE),
+            ..Script::default()
+        });
+        assert!(script.borrow().is_closed && script.borrow().token.is_none());
+        assert_eq!(server.counters().failed, 1);
+    });
+}
+
 /// Regression: each connection was served, moved to the back, and was overdue again, without end.
 #[test]
 fn an_advance_ends_although_timeouts_are_zero_and_two_clients_never_stop_sending() {
@@ -500,6 +540,21 @@ fn a_last_answer_that_was_blocked_is_not_followed_by_a_close_at_once() {
         let over = NOW.saturating_add(Limits::DEFAULT.drain_duration);
         server.table.advance(&(), over);
         assert!(script.borrow().is_closed);
+    });
+}
+
+/// A read that finds nothing costs as much as one that finds a request.
+#[test]
+fn a_request_that_arrives_at_once_is_read_once() {
+    with_server(|mut server, expected| {
+        let script = server.connect(Script {
+            available: ENDLESS.len(),
+            room: usize::MAX,
+            ..Script::default()
+        });
+        let script = script.borrow();
+        assert!(!script.sent.is_empty() && expected.starts_with(&script.sent));
+        assert_eq!(script.reads, 1);
     });
 }
 

@@ -96,7 +96,8 @@ impl Programs {
         });
         let known: Vec<i32> = list.iter().map(|program| program.pid).collect();
         let is_any_killed = list.iter().any(|program| program.is_killed);
-        kill_orphans(&known).unwrap_or(true) || is_any_killed
+        // Without /proc, what runs cannot be found, and what has ended is reaped nevertheless.
+        kill_orphans(&known).unwrap_or(false) || is_any_killed
     }
 
     /// True if no program runs or waits to be reaped.
@@ -124,11 +125,11 @@ impl Programs {
         }
     }
 
+    /// True if a program of this check exists.
     fn is_pending(&self, base: Token) -> bool {
-        self.list
-            .borrow()
-            .iter()
-            .any(|program| program.base == base)
+        let mut list = self.list.borrow_mut();
+        list.retain(|program| program.base != base || !program.is_killed || !reap(program.pid));
+        list.iter().any(|program| program.base == base)
     }
 }
 
@@ -168,11 +169,6 @@ impl Exec {
             Ok(()) => Started::Waiting(Box::new(attempt)),
             Err(outcome) => Started::Done(outcome),
         }
-    }
-
-    /// A program can always fail.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        None
     }
 
     fn spawn(&self, programs: &Programs) -> io::Result<(Child, PipeReader)> {
@@ -287,10 +283,8 @@ impl Attempt for Running {
     }
 
     fn waits_for(&self) -> String {
-        match self.exit {
-            None => "it still runs".to_owned(),
-            Some(_) => "its output is still open".to_owned(),
-        }
+        // Its end is the outcome, also if its output is still open.
+        "it still runs".to_owned()
     }
 
     fn ready(&mut self, registry: &Registry, _token: Token) -> Option<Outcome> {
@@ -438,4 +432,307 @@ fn identity(user: &[u8], passwd: &Path, group: &Path) -> Result<Identity, String
     })
     .map_err(|error| failed(group, &error))?;
     Ok(Identity { uid, gid, groups })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use mio::{Events, Poll};
+    use nix::sys::prctl::set_child_subreaper;
+    use nix::sys::signal::kill;
+
+    use super::super::testing::{Directory, in_own_process, reason, untried};
+    use super::*;
+
+    /// Longer than anything takes here.
+    const TIMEOUT: Duration = Duration::from_secs(20);
+    const BASE: Token = Token(8);
+
+    fn shell(script: &str) -> Exec {
+        Exec {
+            argv: ["/bin/sh", "-c", script].map(OsString::from).into(),
+            user: None,
+            env: Vec::new(),
+        }
+    }
+
+    /// As [`launch`], without a user.
+    fn programs() -> Programs {
+        Programs::new(&["/usr/bin/env"])
+    }
+
+    fn started(exec: &Exec, poll: &Poll, programs: &Programs) -> Box<dyn Attempt> {
+        match exec.start(poll.registry(), BASE, programs) {
+            Started::Waiting(attempt) => attempt,
+            Started::Done(outcome) => panic!("{outcome:?}"),
+        }
+    }
+
+    /// Handles events until `end` has something or the attempt has its outcome.
+    fn drive(poll: &mut Poll, attempt: &mut dyn Attempt) -> Outcome {
+        let mut events = Events::with_capacity(8);
+        let start = Instant::now();
+        loop {
+            assert!(start.elapsed() < TIMEOUT, "no outcome");
+            match poll.poll(&mut events, Some(TIMEOUT)) {
+                // A signal for another test.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                polled => polled.unwrap(),
+            }
+            for event in &events {
+                if let Some(outcome) = attempt.ready(poll.registry(), event.token()) {
+                    return outcome;
+                }
+            }
+        }
+    }
+
+    fn run(exec: &Exec) -> Outcome {
+        let mut poll = Poll::new().unwrap();
+        let programs = programs();
+        let mut attempt = started(exec, &poll, &programs);
+        assert!(!programs.is_empty());
+        let outcome = drive(&mut poll, attempt.as_mut());
+        assert!(programs.is_empty());
+        outcome
+    }
+
+    #[test]
+    fn the_exit_code_decides() {
+        assert_eq!(run(&shell("exit 0")), Outcome::Pass);
+        assert_eq!(run(&shell("echo bad; exit 0")), Outcome::Pass);
+        assert_eq!(reason(run(&shell("exit 3"))), "exit code 3");
+        assert_eq!(reason(run(&shell("kill -9 $$"))), "killed by signal 9");
+    }
+
+    #[test]
+    fn the_first_line_of_the_output_is_the_reason() {
+        let script = "echo; echo '  disk 2 is missing  '; echo second; exit 1";
+        assert_eq!(reason(run(&shell(script))), "disk 2 is missing");
+        let script = "echo error >&2; exit 1";
+        assert_eq!(reason(run(&shell(script))), "error");
+        let script = "printf 'no line feed'; kill -9 $$";
+        assert_eq!(reason(run(&shell(script))), "no line feed");
+        let script = "printf '\\377\\033[31m'; exit 1";
+        assert_eq!(reason(run(&shell(script))), "\u{fffd}\u{1b}[31m");
+    }
+
+    #[test]
+    fn much_output_neither_stops_the_program_nor_fills_memory() {
+        let megabyte = "yes 0123456789 | head -c 1048576";
+        assert_eq!(run(&shell(megabyte)), Outcome::Pass);
+        let failing = format!("{megabyte}; exit 1");
+        assert_eq!(reason(run(&shell(&failing))), "0123456789");
+        let one_line = "yes | tr -d '\\n' | head -c 1048576; exit 1";
+        assert_eq!(reason(run(&shell(one_line))), "y".repeat(REASON_BYTES_MAX));
+    }
+
+    #[test]
+    fn a_program_that_is_missing_is_a_failure() {
+        let mut exec = shell("");
+        exec.argv = vec!["/missing/program".into()];
+        let text = reason(run(&exec));
+        assert!(text.contains("/missing/program"), "{text}");
+        let none = Programs::new(&["/missing/launcher"]);
+        let poll = Poll::new().unwrap();
+        let Started::Done(outcome) = exec.start(poll.registry(), BASE, &none) else {
+            panic!("it started");
+        };
+        assert_eq!(reason(outcome), "/missing/program: does not exist");
+        assert!(none.is_empty());
+    }
+
+    #[test]
+    fn the_environment_is_what_is_configured() {
+        let mut exec = shell("echo ${HOME-none} ${LANG-none} $A; exit 1");
+        exec.env = vec![("A".into(), "b c".into())];
+        assert_eq!(reason(run(&exec)), "none none b c");
+        // Standard input is empty.
+        assert_eq!(run(&shell("read line || exit 0; exit 1")), Outcome::Pass);
+    }
+
+    /// True if the process has ended and was reaped.
+    fn is_gone(pid: i32) -> bool {
+        kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
+    }
+
+    fn reap_all(programs: &Programs) {
+        let start = Instant::now();
+        while programs.reap() {
+            assert!(start.elapsed() < TIMEOUT, "not reaped");
+            std::thread::yield_now();
+        }
+        assert!(programs.is_empty());
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        assert_eq!(waitid(Id::All, flags), Err(Errno::ECHILD));
+    }
+
+    #[test]
+    fn what_a_program_leaves_behind_is_killed() {
+        if !in_own_process("exec::tests::what_a_program_leaves_behind_is_killed", &[]) {
+            return;
+        }
+        set_child_subreaper(true).unwrap();
+        let directory = Directory::new();
+        let file = directory.at("pid");
+        let wait = "until test -s $F; do :; done; cat $F; exit 1";
+        for script in [
+            // In the same group.
+            "sleep 1000 & echo $! > $F",
+            // In a group and a session of its own.
+            "setsid sh -c 'echo $$ > $F; exec sleep 1000' &",
+            // Twice removed, ignores signals, and closes the output.
+            "sh -c 'trap \"\" TERM HUP; setsid sh -c \"echo \\$\\$ > $F; exec sleep 1000\" >/dev/null 2>&1 &'",
+        ] {
+            let _ = std::fs::remove_file(&file);
+            let mut exec = shell(&format!("{script}\n{wait}"));
+            exec.env = vec![("F".into(), file.clone().into())];
+            let mut poll = Poll::new().unwrap();
+            let programs = programs();
+            let mut attempt = started(&exec, &poll, &programs);
+            let pid = reason(drive(&mut poll, attempt.as_mut()));
+            drop(attempt);
+            reap_all(&programs);
+            assert!(is_gone(pid.parse().unwrap()), "{script}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_takes_too_long_is_killed_with_its_group() {
+        let test = "exec::tests::a_program_that_takes_too_long_is_killed_with_its_group";
+        if !in_own_process(test, &[]) {
+            return;
+        }
+        set_child_subreaper(true).unwrap();
+        let directory = Directory::new();
+        let file = directory.at("pid");
+        let script = "trap '' TERM INT HUP; sleep 1000 & echo $$ $! > $F; wait; sleep 1000";
+        let mut exec = shell(script);
+        exec.env = vec![("F".into(), file.clone().into())];
+        let poll = Poll::new().unwrap();
+        let programs = programs();
+        let mut attempt = started(&exec, &poll, &programs);
+        let start = Instant::now();
+        let pids = loop {
+            // Spurious calls do nothing.
+            assert_eq!(attempt.ready(poll.registry(), BASE), None);
+            assert!(start.elapsed() < TIMEOUT);
+            match std::fs::read_to_string(&file) {
+                Ok(text) if text.ends_with('\n') => break text,
+                _ => std::thread::yield_now(),
+            }
+        };
+        // It is known, so it is left alone.
+        assert!(!programs.reap());
+        drop(attempt);
+        reap_all(&programs);
+        for pid in pids.split_whitespace() {
+            assert!(is_gone(pid.parse().unwrap()), "{pid} of {pids}");
+        }
+    }
+
+    #[test]
+    fn there_is_no_second_program_while_the_first_exists() {
+        let test = "exec::tests::there_is_no_second_program_while_the_first_exists";
+        if !in_own_process(test, &[]) {
+            return;
+        }
+        let (poll, programs) = (Poll::new().unwrap(), programs());
+        let exec = shell("sleep 1000");
+        let attempt = started(&exec, &poll, &programs);
+        let Started::Done(outcome) = exec.start(poll.registry(), BASE, &programs) else {
+            panic!("a second one started");
+        };
+        assert_eq!(reason(outcome), "/bin/sh: still runs after SIGKILL");
+        drop(attempt);
+        reap_all(&programs);
+        drop(started(&exec, &poll, &programs));
+        reap_all(&programs);
+    }
+
+    #[test]
+    fn a_file_system_that_hangs_does_not_block_the_start() {
+        let test = "exec::tests::a_file_system_that_hangs_does_not_block_the_start";
+        let unshare = ["unshare", "--mount", "--propagation", "private"];
+        if !in_own_process(test, &unshare) {
+            return;
+        }
+        let mut options = std::fs::File::options();
+        let Ok(fuse) = options.read(true).write(true).open("/dev/fuse") else {
+            untried("this kernel has no FUSE");
+            return;
+        };
+        set_child_subreaper(true).unwrap();
+        let directory = Directory::new();
+        let root = directory.at("hangs");
+        std::fs::create_dir(&root).unwrap();
+        // Nothing reads the requests of the kernel.
+        let number = fuse.as_raw_fd();
+        let data = format!("fd={number},rootmode=40000,user_id=0,group_id=0");
+        let flags = nix::mount::MsFlags::empty();
+        let (source, kind) = (Some("hangs"), Some("fuse"));
+        nix::mount::mount(source, &root, kind, flags, Some(data.as_str())).unwrap();
+        let mut exec = shell("");
+        exec.argv = vec![root.join("program").into()];
+        let mut poll = Poll::new().unwrap();
+        let programs = programs();
+        let mut attempt = started(&exec, &poll, &programs);
+        assert_eq!(attempt.ready(poll.registry(), BASE), None);
+        // Others are checked meanwhile.
+        let other = Token(16);
+        let other_exec = shell("exit 0");
+        let Started::Waiting(mut second) = other_exec.start(poll.registry(), other, &programs)
+        else {
+            panic!("it did not start");
+        };
+        assert_eq!(drive(&mut poll, second.as_mut()), Outcome::Pass);
+        assert_eq!(attempt.ready(poll.registry(), BASE), None);
+        drop(attempt);
+        reap_all(&programs);
+        let lazily = nix::mount::MntFlags::MNT_DETACH;
+        nix::mount::umount2(&root, lazily).unwrap();
+    }
+
+    #[test]
+    fn users_and_their_groups_are_read_from_files() {
+        let directory = Directory::new();
+        let text = "root:x:0:0:root:/root:/bin/sh\nbroken\nada:x:1000:100:Ada:/home/ada:/bin/sh\n";
+        let passwd = directory.write("passwd", text);
+        let text = "root:x:0:\ndisk:x:6:ada\nusers:x:100:ada\naudio:x:29:eve,ada\nx:x:7:adam\n";
+        let group = directory.write("group", text);
+        let of = |user: &str| identity(user.as_bytes(), &passwd, &group);
+        let ada = Identity {
+            uid: 1000,
+            gid: 100,
+            groups: vec![100, 6, 29],
+        };
+        assert_eq!(of("ada"), Ok(ada.clone()));
+        assert_eq!(of("1000"), Ok(ada));
+        let number = Identity {
+            uid: 2000,
+            gid: 2000,
+            groups: vec![2000],
+        };
+        assert_eq!(of("2000"), Ok(number));
+        let unknown = format!("not in {}", passwd.display());
+        for user in ["eve", "", "-1", "4294967295", "broken"] {
+            assert_eq!(of(user), Err(unknown.clone()), "{user:?}");
+        }
+        let none = directory.at("none");
+        let missing = format!("{}: does not exist", none.display());
+        assert_eq!(identity(b"ada", &none, &group), Err(missing.clone()));
+        assert_eq!(identity(b"ada", &passwd, &none), Err(missing));
+    }
+
+    #[test]
+    fn a_command_without_a_program_is_refused() {
+        let refused = |args: &[&str]| replace_self(args.iter().map(OsString::from));
+        assert_eq!(refused(&[]), "no program after --");
+        assert_eq!(refused(&["--"]), "no program after --");
+        assert_eq!(refused(&["/bin/true"]), "no program after --");
+        assert_eq!(refused(&["--user"]), "no user after --user");
+        let text = refused(&["--user", "no-such-user", "--", "/bin/true"]);
+        assert_eq!(text, "user no-such-user: not in /etc/passwd");
+    }
 }

@@ -69,11 +69,6 @@ pub fn excess(used: u64, whole: u64, max: Amount, words: Words<'_>) -> Option<St
     }
 }
 
-/// True if every number reaches `min`.
-pub fn is_zero(min: Amount) -> bool {
-    matches!(min, Amount::Absolute(0) | Amount::Share(0))
-}
-
 fn floor_percent(part: u64, whole: u64) -> String {
     let thousandths = (u128::from(part) * 1000)
         .checked_div(u128::from(whole))
@@ -150,7 +145,8 @@ pub fn exact_time(time: Duration) -> String {
 
 /// Rounded up to at most two units: `41 s`, `12 min 5 s`, `26 h 1 min`, `9 d 4 h`.
 pub fn time(time: Duration) -> String {
-    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    let part = u64::from(time.subsec_nanos() > 0);
+    let seconds = time.as_secs().saturating_add(part);
     let two = |(large, unit): (&str, u64), (small, part): (&str, u64)| {
         let parts = seconds.div_ceil(part);
         let each = unit / part;

@@ -1,8 +1,6 @@
 //! One file for each kind of check: how one attempt is made, and what its reasons say.
 //!
-//! Knows no schedule and no server. Called by the worker, for a [`Spec`](super::spec::Spec) each. The types of
-//! `spec` get a function `never_fails` here: why a check with these options could never fail, which is refused at the
-//! start.
+//! Knows no schedule and no server. Called by the worker, for a [`Spec`](super::spec::Spec) each.
 
 mod clock;
 mod disk;
@@ -10,6 +8,8 @@ pub mod exec;
 mod fds;
 mod figures;
 mod file;
+#[cfg(test)]
+mod fuzz;
 pub mod heartbeat;
 mod http;
 mod memory;
@@ -23,6 +23,8 @@ mod stream;
 mod system;
 mod tcp;
 mod temperature;
+#[cfg(test)]
+mod testing;
 mod text;
 mod unix;
 mod usage;

@@ -120,3 +120,92 @@ fn group_count(root: &Path, group: &Path) -> Result<Option<Count>, String> {
         name: format!("control group /{name}"),
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Directory, reason};
+    use super::*;
+    use crate::sources::spec::Amount;
+
+    fn usage(min: Amount, max: Amount, process: Option<ProcessTarget>) -> Usage {
+        Usage { process, min, max }
+    }
+
+    const TENTH: Amount = Amount::Share(100);
+    const ALL: Amount = Amount::Share(1000);
+
+    /// 900 threads; numbers for 1,000 and limits for 5,000; in a group with 100 of 200.
+    fn machine() -> Directory {
+        let directory = Directory::new();
+        directory.write("loadavg", "0.10 0.20 0.30 2/900 4711\n");
+        directory.write("sys/kernel/pid_max", "1000\n");
+        directory.write("sys/kernel/threads-max", "5000\n");
+        directory.write("self/cgroup", "0::/a/b\n");
+        directory.write("a/pids.max", "200\n");
+        directory.write("a/pids.current", "100\n");
+        directory.write("a/b/pids.max", "max\n");
+        directory
+    }
+
+    #[test]
+    fn the_lowest_limit_holds() {
+        let machine = machine();
+        let attempt = |min, max| usage(min, max, None).attempt_pids_in(machine.system());
+        assert_eq!(attempt(TENTH, Amount::Share(900)), Outcome::Pass);
+        let text = reason(attempt(TENTH, Amount::Share(899)));
+        assert_eq!(
+            text,
+            "pids: 90.0% of 1000 (kernel.pid_max) used, limit 89.9%"
+        );
+        let text = reason(attempt(Amount::Absolute(101), ALL));
+        assert_eq!(text, "pids: 100 of 1000 (kernel.pid_max) free, needs 101");
+        machine.write("a/pids.current", "195");
+        let text = reason(attempt(TENTH, ALL));
+        assert_eq!(text, "pids: 2.5% of 200 (control group /a) free, needs 10%");
+        machine.write("a/pids.max", "max");
+        assert_eq!(attempt(TENTH, ALL), Outcome::Pass);
+        machine.write("sys/kernel/threads-max", "901");
+        let text = reason(attempt(TENTH, ALL));
+        assert_eq!(
+            text,
+            "pids: 0.1% of 901 (kernel.threads-max) free, needs 10%"
+        );
+    }
+
+    #[test]
+    fn without_control_groups_the_machine_counts() {
+        let machine = machine();
+        machine.write("self/cgroup", "8:pids:/x\n");
+        let attempt = || usage(TENTH, ALL, None).attempt_pids_in(machine.system());
+        assert_eq!(attempt(), Outcome::Pass);
+        std::fs::remove_file(machine.at("self/cgroup")).unwrap();
+        assert_eq!(attempt(), Outcome::Pass);
+        machine.write("loadavg", "0.10 0.20");
+        assert!(reason(attempt()).ends_with("loadavg: not understood"));
+    }
+
+    #[test]
+    fn this_machine_has_process_numbers() {
+        let attempt = |min| usage(min, ALL, None).attempt_pids();
+        assert_eq!(attempt(Amount::Absolute(1)), Outcome::Pass);
+        assert!(reason(attempt(ALL)).ends_with("free, needs 100%"));
+    }
+
+    #[test]
+    fn threads_of_a_process_are_counted() {
+        let directory = Directory::new();
+        let path = directory.write("pid", std::process::id().to_string());
+        let target = ProcessTarget::PidFile(path);
+        let attempt = |max| usage(Amount::Absolute(0), max, Some(target.clone())).attempt_pids();
+        assert_eq!(attempt(Amount::Absolute(10_000)), Outcome::Pass);
+        let text = reason(attempt(Amount::Absolute(0)));
+        let start = format!("pids: process {}: ", std::process::id());
+        assert!(
+            text.starts_with(&start) && text.ends_with("used, limit 0"),
+            "{text}"
+        );
+        let gone = Some(ProcessTarget::Exe("no-such-program".into()));
+        let text = reason(usage(TENTH, ALL, gone).attempt_pids());
+        assert_eq!(text, "pids: exe:no-such-program: does not run");
+    }
+}

@@ -26,17 +26,6 @@ use crate::sources::spec::{Outcome, Pressure, Resource, Scope};
 /// Where control groups are, version 2 alone or beside version 1.
 const CGROUP_ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
-impl Pressure {
-    pub fn never_fails(&self) -> Option<&'static str> {
-        let is_zero = self.resource == Resource::Cpu && self.full && self.scope == Scope::Node;
-        match () {
-            () if is_zero => Some("`full` is always 0 for the cpu of the whole machine"),
-            () if self.stall > self.window => Some("stall is longer than window"),
-            () => None,
-        }
-    }
-}
-
 /// Opens the kernel's file. If that fails, each attempt tries again, and its outcome says why.
 ///
 /// # Errors
@@ -252,4 +241,136 @@ fn total(text: &str, kind: &str) -> Option<Duration> {
 /// The path of this process in the hierarchy of version 2, from the text of /proc/self/cgroup.
 fn own_cgroup(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+    const MEMORY: &str = "some avg10=0.00 avg60=0.12 avg300=0.00 total=2494214\n\
+                          full avg10=0.00 avg60=0.00 avg300=0.00 total=1670802\n";
+
+    fn spec() -> Pressure {
+        Pressure {
+            resource: Resource::Memory,
+            full: false,
+            stall: 200 * MILLISECOND,
+            window: 2000 * MILLISECOND,
+            scope: Scope::Node,
+        }
+    }
+
+    fn watch(spec: Pressure) -> Watch {
+        Watch { spec, opened: None }
+    }
+
+    #[test]
+    fn the_total_of_the_line_is_read() {
+        assert_eq!(
+            total(MEMORY, "some"),
+            Some(Duration::from_micros(2_494_214))
+        );
+        assert_eq!(
+            total(MEMORY, "full"),
+            Some(Duration::from_micros(1_670_802))
+        );
+        for text in [
+            "",
+            "some",
+            "some total=",
+            "some total=x",
+            "something total=1",
+            "full total=-1",
+        ] {
+            assert_eq!(total(text, "some"), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_share_of_the_time_is_compared() {
+        for (stalled, elapsed, want) in [
+            (999, 10_000, false),
+            (1000, 10_000, true),
+            // Less than a window: the stall has to be as long as in a whole one.
+            (199, 100, false),
+            (200, 100, true),
+            (0, 0, false),
+            (199, 2000, false),
+            (200, 2000, true),
+        ] {
+            let found = is_over(
+                stalled * MILLISECOND,
+                elapsed * MILLISECOND,
+                200 * MILLISECOND,
+                2000 * MILLISECOND,
+            );
+            assert_eq!(found, want, "{stalled} of {elapsed}");
+        }
+        let longest = is_over(
+            Duration::MAX,
+            Duration::ZERO,
+            Duration::ZERO,
+            10 * MILLISECOND,
+        );
+        assert!(longest);
+    }
+
+    #[test]
+    fn the_own_group_is_that_of_version_2() {
+        let text = "12:memory:/old\n1:name=systemd:/x\n0::/system.slice/healthz.service\n";
+        assert_eq!(own_cgroup(text), Some("/system.slice/healthz.service"));
+        assert_eq!(own_cgroup("12:memory:/old\n"), None);
+    }
+
+    #[test]
+    fn a_group_that_does_not_exist_fails_and_its_path_stays_below_the_root() {
+        let mut group = spec();
+        group.scope = Scope::CgroupAt("/../../no-such-group".into());
+        let want = "/sys/fs/cgroup/no-such-group: does not exist";
+        let outcome = watch(group).outcome(Instant::ZERO);
+        assert_eq!(outcome, Outcome::Fail(want.into()));
+    }
+
+    #[test]
+    fn the_reason_says_what_was_measured_and_the_limit() {
+        let directory = std::env::temp_dir();
+        let path = directory.join(format!("healthz-pressure-{}", std::process::id()));
+        let write = |total: u64| {
+            std::fs::write(&path, format!("some avg10=0.00 total={total}\n")).unwrap();
+        };
+        write(1_000_000);
+        let watch = watch(spec());
+        let mut opened = Opened {
+            file: File::open(&path).unwrap(),
+            has_trigger: false,
+            total: Duration::from_secs(1),
+            at: Instant::ZERO,
+        };
+        let mut attempt = |seconds: u64| {
+            let now = Instant::from_millis(seconds * 1000);
+            watch.attempt(&mut opened, now).unwrap()
+        };
+        assert_eq!(attempt(10), Outcome::Pass);
+        write(2_300_000);
+        let want =
+            "some tasks waited for memory for 1.3 s of the last 10 s, limit 200 ms within 2 s";
+        assert_eq!(attempt(20), Outcome::Fail(want.into()));
+        assert_eq!(attempt(30), Outcome::Pass);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn the_kernel_of_this_machine_is_read_or_named() {
+        let poll = mio::Poll::new().unwrap();
+        let mut listener = open(&spec(), poll.registry(), Token(0), Instant::ZERO).unwrap();
+        let outcome = listener.outcome(Instant::ZERO);
+        match Path::new("/proc/pressure/memory").exists() {
+            true => assert_eq!(outcome, Outcome::Pass),
+            false => {
+                let text = "the kernel does not measure memory pressure (some)";
+                assert_eq!(outcome, Outcome::Unsupported(text.into()));
+            }
+        }
+    }
 }

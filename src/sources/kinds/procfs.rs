@@ -167,9 +167,10 @@ pub struct MountLine<'a> {
 /// Parses a line of /proc/PID/mountinfo:
 /// `36 35 98:0 /root /point rw,noatime master:1 - ext3 /dev/sda rw,errors=continue`.
 pub fn mount(line: &[u8]) -> Option<MountLine<'_>> {
-    let mut fields = fields(line);
+    // The kernel escapes spaces, but not all white space.
+    let mut fields = line.split(|byte| *byte == b' ');
     number(fields.next()?)?;
-    let point = fields.nth(3)?;
+    let point = fields.nth(3).filter(|point| point.starts_with(b"/"))?;
     let options = fields.next()?;
     // Optional fields end with a dash; the type and the source of the file system follow.
     fields.find(|field| *field == b"-")?;
@@ -271,4 +272,228 @@ fn fields(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn split_once(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|byte| *byte == at)?;
     Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMINFO: &[u8] = b"\
+MemTotal:        4046180 kB
+MemFree:          186728 kB
+MemAvailable:    3011052 kB
+Buffers:          143516 kB
+HugePages_Total:       0
+";
+    const STAT: &[u8] = b"1234 (a) (b c) S 1 1230 1230 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 3702 \
+        5799936 900 18446744073709551615 1 2 3 4 5 6 7 8 9 10 11 12 17 1 0 0 0 0 0 1 2 3 4 5 6 7 0\n";
+    const LIMITS: &[u8] = b"\
+Limit                     Soft Limit           Hard Limit           Units     
+Max cpu time              unlimited            unlimited            seconds   
+Max open files            1024                 524288               files     
+Max locked memory         8388608              8388608              bytes     
+";
+    const MOUNT: &[u8] =
+        b"36 35 98:0 / /a\\040b\\134c rw,noatime master:1 - ext3 /dev/root rw,errors=x";
+
+    #[test]
+    fn numbers_have_nothing_around_them_but_white_space() {
+        assert_eq!(number(b"42"), Some(42));
+        assert_eq!(number(b" 18446744073709551615\n"), Some(u64::MAX));
+        for text in [
+            "",
+            " ",
+            "-1",
+            "+1",
+            "1 2",
+            "18446744073709551616",
+            "0x1",
+            "1\0",
+        ] {
+            assert_eq!(number(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(signed(b"-9223372036854775808\n"), Some(i64::MIN));
+        assert_eq!(signed(b"9223372036854775807"), Some(i64::MAX));
+        for text in [
+            "--1",
+            "-",
+            "- 1",
+            "-+1",
+            "9223372036854775808",
+            "-9223372036854775809",
+        ] {
+            assert_eq!(signed(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(pid(b"4194304"), Some(PID_MAX));
+        assert_eq!((pid(b"0"), pid(b"4194305"), pid(b"-1")), (None, None, None));
+        assert_eq!(id(b"4294967294"), Some(u32::MAX - 1));
+        assert_eq!((id(b"4294967295"), id(b"")), (None, None));
+    }
+
+    #[test]
+    fn a_pid_file_has_the_number_in_its_first_line() {
+        assert_eq!(pid_file(b"17"), Some(17));
+        assert_eq!(pid_file(b" 17 \r\n/var/lib/postgresql\n5432\n"), Some(17));
+        for text in ["", "\n17", "17 18", "x17", "0"] {
+            assert_eq!(pid_file(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn memory_is_read_from_real_and_broken_text() {
+        assert_eq!(meminfo(MEMINFO), Some((4_046_180 << 10, 3_011_052 << 10)));
+        let text = std::fs::read("/proc/meminfo").unwrap();
+        let (total, available) = meminfo(&text).unwrap();
+        assert!(available > 0 && available < total);
+        for text in [
+            "",
+            "MemTotal: 1 kB",
+            "MemTotal: 1 kB\nMemAvailable: 1",
+            "MemTotal: 1 kB\nMemAvailable: 1 MB",
+            "MemTotal: 1 kB\nMemAvailable: 18446744073709551615 kB",
+        ] {
+            assert_eq!(meminfo(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn control_groups_are_read_from_real_and_broken_text() {
+        assert_eq!(limit(b"max\n"), Some(None));
+        assert_eq!(limit(b"1048576\n"), Some(Some(1_048_576)));
+        assert_eq!(
+            (limit(b""), limit(b"maximum"), limit(b"-1")),
+            (None, None, None)
+        );
+        let stat = b"anon 4096\nfile 8192\ninactive_file 12288\n";
+        assert_eq!(named(stat, b"inactive_file"), Some(12_288));
+        assert_eq!(named(stat, b"inactive"), None);
+        assert_eq!(named(b"inactive_file", b"inactive_file"), None);
+        let lines = b"4:memory:/old\n1:name=systemd:/x\n0::/user.slice/a b.scope\n";
+        assert_eq!(cgroup(lines), Some(b"/user.slice/a b.scope".as_slice()));
+        assert_eq!(cgroup(b"4:memory:/old\n"), None);
+        assert_eq!(cgroup(b"0::"), None);
+        assert_eq!(cgroup(b"0::relative"), None);
+    }
+
+    #[test]
+    fn figures_of_the_machine_are_read() {
+        assert_eq!(thread_count(b"0.61 0.61 0.55 3/828 22084\n"), Some(828));
+        assert_eq!(
+            (thread_count(b"0.61 0.61 0.55 828"), thread_count(b"")),
+            (None, None)
+        );
+        let real = std::fs::read("/proc/loadavg").unwrap();
+        assert!(thread_count(&real).unwrap() > 0);
+        assert_eq!(
+            file_nr(b"1632\t32\t9223372036854775807\n"),
+            Some((1600, i64::MAX as u64))
+        );
+        assert_eq!((file_nr(b"1632\t0"), file_nr(b"1\t2\t3")), (None, None));
+        let real = std::fs::read("/proc/sys/fs/file-nr").unwrap();
+        assert!(file_nr(&real).unwrap().0 > 0);
+        assert_eq!(open_files_limit(LIMITS), Some(Some(1024)));
+        let text = b"Max open files   unlimited   unlimited  files";
+        assert_eq!(open_files_limit(text), Some(None));
+        assert_eq!(
+            (open_files_limit(b"Max open files "), open_files_limit(b"")),
+            (None, None)
+        );
+        let real = std::fs::read("/proc/self/limits").unwrap();
+        assert!(
+            open_files_limit(&real)
+                .unwrap()
+                .is_none_or(|limit| limit > 0)
+        );
+    }
+
+    #[test]
+    fn a_process_can_have_any_name() {
+        let read = stat(STAT).unwrap();
+        assert_eq!((read.pid, read.comm), (1234, b"a) (b c".as_slice()));
+        assert_eq!((read.state, read.parent, read.group), (b'S', 1, 1230));
+        assert_eq!((read.threads, read.start), (3, 3702));
+        assert!(!read.is_dead() && !read.is_kernel_thread());
+        let thread = b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0";
+        assert!(stat(thread).unwrap().is_kernel_thread());
+        let real = std::fs::read("/proc/self/stat").unwrap();
+        let real = stat(&real).unwrap();
+        assert_eq!(u32::try_from(real.pid), Ok(std::process::id()));
+        assert_eq!(real.parent, nix::unistd::getppid().as_raw());
+    }
+
+    #[test]
+    fn a_zombie_with_other_threads_lives() {
+        let state = |state: char, threads| {
+            let text = format!("1 (x) {state} 0 0 0 0 -1 0 0 0 0 0 0 0 0 0 20 0 {threads} 0 1 0");
+            stat(text.as_bytes()).unwrap().is_dead()
+        };
+        assert!(state('Z', 1) && state('Z', 0) && state('X', 1));
+        assert!(!state('Z', 2) && !state('D', 1) && !state('T', 1));
+    }
+
+    #[test]
+    fn escapes_in_mount_points_are_replaced() {
+        let read = mount(MOUNT).unwrap();
+        assert_eq!(*read.point, *b"/a b\\c");
+        assert!(read.is_writable);
+        let text = b"1 1 0:1 / /\\0402\\011\\400\\8\\04 ro - proc proc rw";
+        let read = mount(text).unwrap();
+        // An escape of more than a byte, and cut ones, are taken as they are.
+        assert_eq!(*read.point, *b"/ 2\t\\400\\8\\04");
+        assert!(!read.is_writable);
+        for text in [
+            "",
+            "1 1 0:1 / /a rw",
+            "1 1 0:1 / /a rw - ext4 /dev/a",
+            "1 1 0:1 / /a xx - ext4 /dev/a rw",
+            "x 1 0:1 / /a rw - ext4 /dev/a rw",
+        ] {
+            assert_eq!(mount(text.as_bytes()), None, "{text:?}");
+        }
+        let real = std::fs::read("/proc/self/mountinfo").unwrap();
+        let count = lines(&real).filter(|line| !line.is_empty()).count();
+        assert!(count > 0);
+        assert_eq!(lines(&real).filter_map(mount).count(), count);
+    }
+
+    #[test]
+    fn users_and_groups_are_read_from_real_and_broken_lines() {
+        let read = user(b"ada:x:1000:100:Ada,,,:/home/ada:/bin/sh").unwrap();
+        assert_eq!(
+            (read.name, read.uid, read.gid),
+            (b"ada".as_slice(), 1000, 100)
+        );
+        for text in ["", ":x:1:1", "ada:x:1", "ada:x:a:1", "+::::::"] {
+            assert_eq!(user(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(group_with(b"audio:x:29:eve,ada", b"ada"), Some(29));
+        assert_eq!(group_with(b"audio:x:29:eve,adam", b"ada"), None);
+        assert_eq!(group_with(b"audio:x:29", b"ada"), None);
+        let real = std::fs::read("/etc/passwd").unwrap();
+        assert!(lines(&real).filter_map(user).any(|user| user.uid == 0));
+    }
+
+    #[test]
+    fn children_end_at_what_is_no_number() {
+        assert!(children(b"12 34 \n").eq([12, 34]));
+        assert!(children(b"12 x 34").eq([12]));
+        assert!(children(b"").eq([]));
+    }
+
+    #[test]
+    fn text_that_is_cut_anywhere_does_not_panic() {
+        for text in [
+            MEMINFO,
+            STAT,
+            LIMITS,
+            MOUNT,
+            b"audio:x:29:eve,ada",
+            b"1\t2\t3",
+        ] {
+            for end in 0..=text.len() {
+                super::super::fuzz::procfs(&text[..end]);
+                super::super::fuzz::procfs(&text[end..]);
+            }
+        }
+    }
 }

@@ -397,3 +397,102 @@ pub fn error_text(error: &io::Error) -> String {
         _ => text.into(),
     }
 }
+
+/// For the tests of the kinds: drives an attempt as the worker does.
+#[cfg(test)]
+pub mod testing {
+    use std::time::Duration;
+
+    use mio::{Events, Poll};
+
+    use super::*;
+
+    pub const BASE: Token = Token(8);
+
+    pub fn outcome(started: Started, poll: &mut Poll) -> Outcome {
+        match started {
+            Started::Done(outcome) => outcome,
+            Started::Waiting(mut attempt) => finish(attempt.as_mut(), poll),
+        }
+    }
+
+    /// Waits for the outcome. Fails the test if nothing happens for long.
+    pub fn finish(attempt: &mut dyn Attempt, poll: &mut Poll) -> Outcome {
+        loop {
+            if let Some(outcome) = one_event(attempt, poll) {
+                return outcome;
+            }
+        }
+    }
+
+    /// Waits for one event, and handles it.
+    pub fn one_event(attempt: &mut dyn Attempt, poll: &mut Poll) -> Option<Outcome> {
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, Some(Duration::from_secs(20)))
+            .unwrap();
+        let event = events.iter().next();
+        let event = event.unwrap_or_else(|| panic!("no event while {}", attempt.waits_for()));
+        attempt.ready(poll.registry(), event.token())
+    }
+
+    pub fn waiting(started: Started) -> Box<dyn Attempt> {
+        match started {
+            Started::Waiting(attempt) => attempt,
+            Started::Done(outcome) => panic!("{outcome:?}"),
+        }
+    }
+
+    pub fn failed(reason: impl Into<String>) -> Outcome {
+        Outcome::Fail(reason.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_lower_case_and_have_no_number() {
+        for (code, text) in [
+            (libc::ECONNREFUSED, "connection refused"),
+            (libc::ENOENT, "does not exist"),
+            (libc::ECONNRESET, "connection reset"),
+            (libc::EACCES, "permission denied"),
+            (libc::EIO, "I/O error"),
+            (libc::EHOSTUNREACH, "no route to host"),
+        ] {
+            assert_eq!(error_text(&io::Error::from_raw_os_error(code)), text);
+        }
+        assert_eq!(error_text(&io::Error::other("Own text")), "Own text");
+    }
+
+    #[test]
+    fn the_reason_names_the_addresses_only_if_their_errors_differ() {
+        let reason = |codes: &[i32]| {
+            let addresses = ["127.0.0.1:80", "[::1]:80"].map(|text| text.parse().unwrap());
+            let errors = addresses.map(Address::Tcp).into_iter().zip(codes);
+            let errors =
+                errors.map(|(address, code)| (address, io::Error::from_raw_os_error(*code)));
+            Connecting {
+                untried: Vec::new(),
+                current: None,
+                errors: errors.collect(),
+            }
+            .reason()
+        };
+        let (refused, denied) = (libc::ECONNREFUSED, libc::EACCES);
+        assert_eq!(reason(&[refused, refused]), "connection refused");
+        assert_eq!(
+            reason(&[refused, denied]),
+            "127.0.0.1: connection refused; ::1: permission denied"
+        );
+        // A machine without IPv6.
+        for missing in [libc::EADDRNOTAVAIL, libc::EAFNOSUPPORT, libc::ENETUNREACH] {
+            assert_eq!(reason(&[refused, missing]), "connection refused");
+        }
+        assert_eq!(
+            reason(&[libc::ENETUNREACH, libc::ENETUNREACH]),
+            "network is unreachable"
+        );
+    }
+}

@@ -16,6 +16,9 @@ use super::procfs::{self, Stat};
 /// shorter.
 pub const FILE_BYTES_MAX: usize = 64 * 1024;
 
+/// The first buffer of a read.
+const READ_BYTES: usize = 4096;
+
 /// Most bytes that are read of a file with a line for each mount, user or group.
 const LINES_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -53,20 +56,14 @@ impl System<'_> {
         parse(&self.proc.join(name), parser)
     }
 
-    /// Calls `each` for every process until it breaks. Processes that end meanwhile are left out.
+    /// Calls `each` for the number of every process until it breaks.
     ///
     /// # Errors
     /// If the list of processes cannot be read.
-    pub fn processes(&self, each: &mut dyn FnMut(&Stat<'_>) -> ControlFlow<()>) -> io::Result<()> {
+    pub fn processes(&self, each: &mut dyn FnMut(i32) -> ControlFlow<()>) -> io::Result<()> {
         for entry in fs::read_dir(self.proc)? {
-            let name = entry?.file_name();
-            let Some(pid) = procfs::pid(name.as_encoded_bytes()) else {
-                continue;
-            };
-            if self
-                .process(pid, &mut *each)
-                .is_some_and(|flow| flow.is_break())
-            {
+            let pid = procfs::pid(entry?.file_name().as_encoded_bytes());
+            if pid.is_some_and(|pid| each(pid).is_break()) {
                 break;
             }
         }
@@ -93,7 +90,8 @@ pub fn read(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
 
 /// Reads the first bytes of an open file.
 pub fn read_start(file: &File, bytes_max: usize) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
+    // Most files of /proc fit, so one call reads them as they were at one moment.
+    let mut text = Vec::with_capacity(bytes_max.min(READ_BYTES));
     file.take(bytes_max as u64).read_to_end(&mut text)?;
     Ok(text)
 }
@@ -146,4 +144,69 @@ pub fn below(root: &Path, path: &Path) -> PathBuf {
         }
     }
     joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Directory;
+    use super::*;
+
+    #[test]
+    fn reads_are_bounded() {
+        let directory = Directory::new();
+        let path = directory.write("x", [b'1'; 100]);
+        assert_eq!(read(&path, 10).unwrap(), [b'1'; 10]);
+        assert_eq!(read(&path, 1000).unwrap(), [b'1'; 100]);
+        assert_eq!(read(Path::new("/dev/zero"), 5000).unwrap(), [0; 5000]);
+    }
+
+    #[test]
+    fn lines_come_one_by_one_until_a_break() {
+        let directory = Directory::new();
+        let path = directory.write("x", "a\n\nbc");
+        let collect = |max| {
+            let mut found = Vec::new();
+            let each = |line: &[u8]| {
+                found.push(String::from_utf8(line.to_vec()).unwrap());
+                match found.len() < max {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            };
+            lines(&path, each).unwrap();
+            found
+        };
+        assert_eq!(collect(10), ["a", "", "bc"]);
+        assert_eq!(collect(1), ["a"]);
+    }
+
+    #[test]
+    fn this_process_is_in_the_list() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let mut is_found = false;
+        let mut each = |pid| {
+            is_found |= pid == own;
+            ControlFlow::Continue(())
+        };
+        System::new().processes(&mut each).unwrap();
+        assert!(is_found);
+        let parent = System::new().process(own, |stat| stat.parent).unwrap();
+        assert_eq!(parent, nix::unistd::getppid().as_raw());
+        assert_eq!(System::new().process(i32::MAX, |_| ()), None);
+    }
+
+    #[test]
+    fn a_path_stays_below_its_root() {
+        let root = Path::new("/sys/fs/cgroup");
+        assert_eq!(below(root, Path::new("/../a/./b/..")), root.join("a/b"));
+        assert_eq!(below(root, Path::new("/")), root);
+    }
+
+    #[test]
+    fn errors_are_words() {
+        let words = |code| words(&io::Error::from_raw_os_error(code));
+        assert_eq!(words(libc::ENOENT), "does not exist");
+        assert_eq!(words(libc::EACCES), "permission denied");
+        assert_eq!(words(libc::EIO), "I/O error");
+    }
 }

@@ -12,23 +12,6 @@ use crate::sources::spec::{Dialogue, Host, Tcp};
 /// Most bytes of an answer in which the expected text may be.
 const ANSWER_BYTES_MAX: usize = 10 * 1024;
 
-impl Tcp {
-    /// A port can always refuse.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        self.dialogue.never_matters()
-    }
-}
-
-impl Dialogue {
-    /// Every answer contains an empty text.
-    pub fn never_matters(&self) -> Option<&'static str> {
-        match &self.expect {
-            Some(text) if text.is_empty() => Some("expect is empty"),
-            _ => None,
-        }
-    }
-}
-
 /// Connects, and exchanges what the options `send` and `expect` say.
 pub fn start(spec: &Tcp, registry: &Registry, base: Token) -> Started {
     let addresses = tcp_addresses(&spec.host, spec.port);
@@ -99,5 +82,164 @@ impl Protocol for Conversation {
         self.expect
             .as_ref()
             .map_or_else(String::new, |expect| quoted(expect))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+
+    use mio::Poll;
+
+    use super::super::stream::testing::*;
+    use super::*;
+    use crate::sources::attempt::Attempt;
+    use crate::sources::spec::Outcome;
+
+    const LOCAL: Host = Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+
+    fn spec(host: Host, port: u16, send: &str, expect: &str) -> Tcp {
+        let text = |text: &str| (!text.is_empty()).then(|| text.as_bytes().to_vec());
+        Tcp {
+            host,
+            port,
+            dialogue: Dialogue {
+                send: text(send),
+                expect: text(expect),
+            },
+        }
+    }
+
+    fn listener() -> (TcpListener, u16) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, port)
+    }
+
+    /// A port of which both families refuse.
+    fn closed_port() -> u16 {
+        listener().1
+    }
+
+    /// An attempt that waits for `expect`, and the peer's side of its connection.
+    fn conversation(send: &str, expect: &str) -> (Poll, Box<dyn Attempt>, TcpStream, String) {
+        let poll = Poll::new().unwrap();
+        let (listener, port) = listener();
+        let spec = spec(LOCAL, port, send, expect);
+        let attempt = waiting(start(&spec, poll.registry(), BASE));
+        let (peer, _) = listener.accept().unwrap();
+        (poll, attempt, peer, format!("127.0.0.1:{port}"))
+    }
+
+    #[test]
+    fn a_port_that_listens_passes_and_one_that_does_not_fails() {
+        let mut poll = Poll::new().unwrap();
+        let (_listener, port) = listener();
+        let open = start(&spec(LOCAL, port, "", ""), poll.registry(), BASE);
+        assert_eq!(outcome(open, &mut poll), Outcome::Pass);
+        let port = closed_port();
+        let closed = start(&spec(LOCAL, port, "", ""), poll.registry(), BASE);
+        let want = failed(format!("127.0.0.1:{port}: connection refused"));
+        assert_eq!(outcome(closed, &mut poll), want);
+        let closed = start(&spec(Host::Localhost, port, "", ""), poll.registry(), BASE);
+        let want = failed(format!("localhost:{port}: connection refused"));
+        assert_eq!(outcome(closed, &mut poll), want);
+    }
+
+    #[test]
+    fn localhost_is_also_ipv6() {
+        let mut poll = Poll::new().unwrap();
+        let Ok(listener) = TcpListener::bind("[::1]:0") else {
+            println!("no IPv6 here");
+            return;
+        };
+        let port = listener.local_addr().unwrap().port();
+        let started = start(&spec(Host::Localhost, port, "", "x"), poll.registry(), BASE);
+        let mut attempt = match started {
+            Started::Waiting(attempt) => attempt,
+            Started::Done(outcome) => panic!("{outcome:?}"),
+        };
+        while attempt.waits_for().starts_with("connecting") {
+            assert_eq!(one_event(attempt.as_mut(), &mut poll), None);
+        }
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.write_all(b"x").unwrap();
+        assert_eq!(finish(attempt.as_mut(), &mut poll), Outcome::Pass);
+    }
+
+    #[test]
+    fn the_answer_may_come_in_pieces() {
+        let (mut poll, mut attempt, mut peer, _) = conversation("PING\r\n", "+PONG");
+        let mut asked = [0; 6];
+        peer.read_exact(&mut asked).unwrap();
+        assert_eq!(&asked, b"PING\r\n");
+        let want = "connected, waiting for \"+PONG\"";
+        assert_eq!(attempt.waits_for(), want);
+        peer.write_all(b"-LOADING +PO").unwrap();
+        assert_eq!(one_event(attempt.as_mut(), &mut poll), None);
+        peer.write_all(b"NG\r\n").unwrap();
+        assert_eq!(finish(attempt.as_mut(), &mut poll), Outcome::Pass);
+        // An attempt that has ended stays ended.
+        assert_eq!(attempt.ready(poll.registry(), BASE), None);
+    }
+
+    #[test]
+    fn an_answer_without_the_expected_text_fails() {
+        let (mut poll, mut attempt, peer, target) = conversation("PING\r\n", "+PONG");
+        drop(peer);
+        // The peer had not read the request, so this was a reset.
+        let want = format!("{target}: connection reset while waiting for \"+PONG\"");
+        assert_eq!(finish(attempt.as_mut(), &mut poll), failed(want));
+
+        let (mut poll, mut attempt, mut peer, target) = conversation("", "+PONG");
+        peer.write_all(b"-ERR").unwrap();
+        drop(peer);
+        let want = format!("{target}: closed before sending \"+PONG\"");
+        assert_eq!(finish(attempt.as_mut(), &mut poll), failed(want));
+
+        let (mut poll, mut attempt, mut peer, target) = conversation("", "+PONG");
+        peer.write_all(&[b' '; ANSWER_BYTES_MAX - 4]).unwrap();
+        peer.write_all(b"+PONG").unwrap();
+        let want = format!("{target}: no \"+PONG\" in the first 10 KiB of the answer");
+        assert_eq!(finish(attempt.as_mut(), &mut poll), failed(want));
+    }
+
+    #[test]
+    fn the_last_bytes_of_the_first_10_kib_count() {
+        let (mut poll, mut attempt, mut peer, _) = conversation("", "+PONG");
+        peer.write_all(&[b' '; ANSWER_BYTES_MAX - 5]).unwrap();
+        peer.write_all(b"+PONG").unwrap();
+        assert_eq!(finish(attempt.as_mut(), &mut poll), Outcome::Pass);
+    }
+
+    #[test]
+    fn a_peer_that_has_sent_more_is_not_reset() {
+        let (mut poll, mut attempt, mut peer, _) = conversation("", "220");
+        peer.write_all(&[b"220 ".as_slice(), &[b'x'; 30_000]].concat())
+            .unwrap();
+        assert_eq!(finish(attempt.as_mut(), &mut poll), Outcome::Pass);
+        drop(attempt);
+        assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
+        assert!(peer.take_error().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_connection_that_is_not_accepted_is_waited_for() {
+        let poll = Poll::new().unwrap();
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        // A queue for one connection.
+        socket.listen(0).unwrap();
+        let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+        let _first = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let attempt = waiting(start(&spec(LOCAL, port, "", ""), poll.registry(), BASE));
+        assert_eq!(attempt.waits_for(), "connecting");
+        assert_eq!(attempt.target(), format!("127.0.0.1:{port}"));
+        let local = start(&spec(Host::Localhost, port, "", ""), poll.registry(), BASE);
+        let want = format!("connecting to 127.0.0.1:{port}");
+        assert_eq!(waiting(local).waits_for(), want);
     }
 }

@@ -21,11 +21,6 @@ impl Temperature {
         self.attempt_in(System::new())
     }
 
-    /// A temperature can always rise.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        None
-    }
-
     fn attempt_in(&self, system: System<'_>) -> Outcome {
         let zones = match zones(system.thermal, &self.zone) {
             Ok(zones) if zones.is_empty() => {
@@ -119,4 +114,93 @@ fn critical(zone: &Path) -> Result<Option<i64>, String> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Directory, reason};
+    use super::*;
+
+    fn temperature(zone: &str, max: Amount) -> Temperature {
+        Temperature {
+            zone: zone.into(),
+            max,
+        }
+    }
+
+    fn machine() -> Directory {
+        let directory = Directory::new();
+        for (name, text) in [
+            ("thermal_zone0/type", "acpitz\n"),
+            ("thermal_zone0/temp", "27800\n"),
+            ("thermal_zone1/type", "cpu-thermal\n"),
+            ("thermal_zone1/temp", "81234\n"),
+            ("thermal_zone1/trip_point_0_type", "passive\n"),
+            ("thermal_zone1/trip_point_0_temp", "75000\n"),
+            ("thermal_zone1/trip_point_1_type", "critical\n"),
+            ("thermal_zone1/trip_point_1_temp", "90000\n"),
+            ("cooling_device0/type", "cpu-thermal\n"),
+        ] {
+            directory.write(name, text);
+        }
+        directory
+    }
+
+    #[test]
+    fn a_hot_zone_fails() {
+        let machine = machine();
+        let attempt = |zone, max| temperature(zone, max).attempt_in(machine.system());
+        let share = Amount::Share(900);
+        for zone in ["thermal_zone1", "cpu-thermal"] {
+            let text = reason(attempt(zone, share));
+            let limit = "limit 81.0 C (90% of the critical 90.0 C)";
+            assert_eq!(text, format!("{zone}: 81.234 C, {limit}"));
+            assert_eq!(attempt(zone, Amount::Share(905)), Outcome::Pass);
+            assert_eq!(attempt(zone, Amount::Absolute(81_234)), Outcome::Pass);
+        }
+        let text = reason(attempt("acpitz", Amount::Absolute(20_000)));
+        assert_eq!(text, "acpitz: 27.8 C, limit 20.0 C");
+        machine.write("thermal_zone0/temp", "-5000\n");
+        assert_eq!(attempt("acpitz", Amount::Absolute(0)), Outcome::Pass);
+    }
+
+    #[test]
+    fn every_zone_of_a_type_counts() {
+        let machine = machine();
+        machine.write("thermal_zone0/type", "cpu-thermal\n");
+        let attempt = |max| temperature("cpu-thermal", max).attempt_in(machine.system());
+        assert_eq!(attempt(Amount::Absolute(82_000)), Outcome::Pass);
+        assert!(reason(attempt(Amount::Absolute(80_000))).contains("81.234"));
+        machine.write("thermal_zone0/temp", "83000\n");
+        assert!(reason(attempt(Amount::Absolute(82_000))).contains("83.0"));
+    }
+
+    #[test]
+    fn what_the_machine_lacks_is_unsupported() {
+        let machine = machine();
+        let attempt = |zone| temperature(zone, Amount::Share(900)).attempt_in(machine.system());
+        let unsupported = |outcome, end: &str| match outcome {
+            Outcome::Unsupported(text) => assert!(text.ends_with(end), "{text}"),
+            other => panic!("{other:?}"),
+        };
+        unsupported(attempt("gpu"), "gpu: no such thermal zone");
+        unsupported(attempt("acpitz"), "thermal_zone0: no critical trip point");
+        let empty = Directory::new();
+        let mut system = empty.system();
+        let missing = empty.at("missing");
+        system.thermal = &missing;
+        let outcome = temperature("acpitz", Amount::Absolute(1)).attempt_in(system);
+        unsupported(outcome, "acpitz: no such thermal zone");
+    }
+
+    #[test]
+    fn a_sensor_without_a_number_is_a_failure() {
+        let machine = machine();
+        machine.write("thermal_zone0/temp", "hot\n");
+        let attempt = |zone| temperature(zone, Amount::Absolute(1)).attempt_in(machine.system());
+        assert!(reason(attempt("acpitz")).ends_with("temp: not understood"));
+        machine.write("thermal_zone1/trip_point_1_temp", "\n");
+        let outcome = temperature("cpu-thermal", Amount::Share(1)).attempt_in(machine.system());
+        assert!(reason(outcome).ends_with("trip_point_1_temp: not understood"));
+    }
 }

@@ -39,3 +39,65 @@ pub fn seconds(time: Duration) -> String {
         (seconds, _) => format!("{seconds} s"),
     }
 }
+
+/// Runs `target` with each input in `fuzz/corpus/NAME`.
+#[cfg(test)]
+pub fn run_corpus(name: &str, target: fn(&[u8])) {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Cargo adds this file to a published crate, which has no corpus.
+    if root.join("Cargo.toml.orig").exists() {
+        println!("no corpus in a published crate");
+        return;
+    }
+    let directory = &root.join("fuzz/corpus").join(name);
+    let mut count = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        // The test prints it if it fails.
+        println!("{}", path.display());
+        target(&std::fs::read(&path).unwrap());
+        count += 1;
+    }
+    assert!(count > 50, "only {count} inputs in {directory:?}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_quoted_escaped_and_cut() {
+        assert_eq!(quoted(b"+PONG\r\n"), "\"+PONG\\r\\n\"");
+        assert_eq!(quoted("gr\u{fc}n".as_bytes()), "\"gr\u{fc}n\"");
+        assert_eq!(quoted(b"\xff\x1b"), "\"\\xff\\x1b\"");
+        let long = quoted(&[b'a'; 100]);
+        assert_eq!(long, format!("\"{}...\"", "a".repeat(QUOTED_CHARS_MAX)));
+        let fits = quoted(&[b'a'; QUOTED_CHARS_MAX]);
+        assert_eq!(fits, format!("\"{}\"", "a".repeat(QUOTED_CHARS_MAX)));
+    }
+
+    #[test]
+    fn a_text_is_found_across_pieces() {
+        let mut received = Vec::new();
+        assert!(!append_and_find(&mut received, b"xab", b"abc"));
+        assert!(!append_and_find(&mut received, b"", b"abc"));
+        assert!(append_and_find(&mut received, b"cd", b"abc"));
+        assert!(!append_and_find(&mut received, b"ab", b"abc"));
+        assert!(append_and_find(&mut Vec::new(), b"", b""));
+    }
+
+    #[test]
+    fn times_are_rounded_down() {
+        for (millis, text) in [
+            (0, "0 s"),
+            (200, "200 ms"),
+            (1000, "1 s"),
+            (1050, "1 s"),
+            (1590, "1.5 s"),
+            (9999, "9.9 s"),
+            (41_900, "41 s"),
+        ] {
+            assert_eq!(seconds(Duration::from_millis(millis)), text);
+        }
+    }
+}

@@ -149,10 +149,12 @@ pub struct Sender {
 /// Bytes of the header of each piece of control data: length, level, type.
 const HEADER_BYTES: usize = size_of::<usize>() + 2 * size_of::<i32>();
 
-/// Bytes of a buffer that holds everything that [`Control`] has: as many descriptors as Linux passes
-/// (`SCM_MAX_FD`), a sender and a time. Each is rounded up.
-pub const CONTROL_BYTES_MAX: usize =
-    (HEADER_BYTES + 253 * 4) + (HEADER_BYTES + 12) + (HEADER_BYTES + 16) + 24;
+/// Bytes of a buffer that holds a sender and a time, each rounded up. The kernel writes them first.
+pub const CONTROL_BYTES_WITHOUT_FDS: usize = (HEADER_BYTES + 16) + (HEADER_BYTES + 16);
+
+/// Bytes of a buffer that holds everything that [`Control`] has: also as many descriptors as Linux passes
+/// (`SCM_MAX_FD`).
+pub const CONTROL_BYTES_MAX: usize = CONTROL_BYTES_WITHOUT_FDS + HEADER_BYTES + 254 * 4;
 
 impl Control {
     /// Reads a buffer that recvmsg(2) has filled, and that was zero before.
@@ -218,4 +220,148 @@ fn time(data: &[u8]) -> Option<Duration> {
     let seconds = u64::try_from(isize::from_ne_bytes(*seconds)).ok()?;
     let nanos = u32::try_from(isize::from_ne_bytes(*nanos)).ok()?;
     (nanos < 1_000_000_000).then(|| Duration::new(seconds, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Message {
+        Message::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn fields_are_read() {
+        let message = parse(
+            "READY=1\nSTATUS=Serving: a=b\nMAINPID=4711\nWATCHDOG=1\nWATCHDOG_USEC=5000000\n\
+             EXTEND_TIMEOUT_USEC=1500\nERRNO=5\nMONOTONIC_USEC=7\nFDSTORE=1\nFDNAME=x\nX_OWN=1",
+        );
+        let want = Message {
+            phase: Some(Phase::Ready),
+            watchdog: Some(Watchdog::Beat),
+            limit: Some(Some(Duration::from_secs(5))),
+            extend: Some(Duration::from_micros(1500)),
+            status: Some("Serving: a=b".into()),
+            errno: Some(5),
+            main_pid: Some(4711),
+            monotonic: Some(Duration::from_micros(7)),
+            is_barrier: false,
+            stores_fds: true,
+        };
+        assert_eq!(message, want);
+    }
+
+    #[test]
+    fn the_last_phase_and_the_first_of_every_other_field_count() {
+        let message = parse("STOPPING=1\nREADY=1\nSTATUS=a\nSTATUS=b\nERRNO=x\nERRNO=2\n");
+        assert_eq!(message.phase, Some(Phase::Ready));
+        assert_eq!(message.status.as_deref(), Some("a"));
+        assert_eq!(message.errno, Some(2));
+    }
+
+    #[test]
+    fn invalid_values_and_unknown_fields_are_ignored() {
+        for text in [
+            "READY=0",
+            "READY",
+            "READY=",
+            "ready=1",
+            " READY=1",
+            "READY=1 ",
+            "WATCHDOG=2",
+            "ERRNO=-1",
+            "ERRNO=4096",
+            "MAINPID=0",
+            "MAINPID=99999999999",
+            "WATCHDOG_USEC=1s",
+            "WATCHDOG_USEC=+1",
+            "EXTEND_TIMEOUT_USEC=",
+            "=1",
+            "BUSERROR=x",
+            "BARRIER=2",
+        ] {
+            assert_eq!(parse(text), Message::default(), "{text:?}");
+        }
+        let message = Message::parse(b"STATUS=\xff\nREADY=1").unwrap();
+        assert_eq!((message.status, message.phase), (None, Some(Phase::Ready)));
+        // Text after a NUL is ignored.
+        assert_eq!(Message::parse(b"X=1\0\nREADY=1"), Some(Message::default()));
+        for empty in ["", "\n", "\0READY=1"] {
+            assert_eq!(Message::parse(empty.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn no_limit_is_0_or_the_largest_number() {
+        assert_eq!(parse("WATCHDOG_USEC=0").limit, Some(None));
+        assert_eq!(
+            parse("WATCHDOG_USEC=18446744073709551615").limit,
+            Some(None)
+        );
+        let most = Duration::from_micros(u64::MAX - 1);
+        assert_eq!(
+            parse("WATCHDOG_USEC=18446744073709551614").limit,
+            Some(Some(most))
+        );
+        assert_eq!(parse("WATCHDOG_USEC=18446744073709551616").limit, None);
+    }
+
+    #[test]
+    fn a_barrier_is_alone() {
+        assert!(parse("BARRIER=1").is_barrier);
+        assert!(parse("BARRIER=1\n").is_barrier);
+        assert_eq!(Message::parse(b"BARRIER=1\nREADY=1"), None);
+    }
+
+    #[test]
+    fn a_status_is_cut_between_characters() {
+        let long = format!("STATUS={}\u{fc}", "a".repeat(STATUS_BYTES_MAX - 1));
+        assert_eq!(parse(&long).status.unwrap().len(), STATUS_BYTES_MAX - 1);
+        assert_eq!(parse("STATUS=").status.as_deref(), Some(""));
+    }
+
+    /// One piece of control data, as the kernel writes it.
+    fn piece(kind: i32, data: &[u8]) -> Vec<u8> {
+        let length = HEADER_BYTES + data.len();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(libc::SOL_SOCKET.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(data);
+        bytes.resize(length.next_multiple_of(size_of::<usize>()), 0);
+        bytes
+    }
+
+    #[test]
+    fn control_data_is_read() {
+        let words =
+            |words: &[i32]| -> Vec<u8> { words.iter().flat_map(|n| n.to_ne_bytes()).collect() };
+        let mut time = 100_isize.to_ne_bytes().to_vec();
+        time.extend(5_isize.to_ne_bytes());
+        let mut buffer = [
+            piece(libc::SCM_TIMESTAMPNS, &time),
+            piece(77, b"unknown"),
+            piece(libc::SCM_CREDENTIALS, &words(&[4711, -1, 0])),
+            piece(libc::SCM_RIGHTS, &words(&[7, 8, 9])),
+        ]
+        .concat();
+        buffer.resize(CONTROL_BYTES_MAX, 0);
+        let sender = Sender {
+            pid: 4711,
+            uid: u32::MAX,
+            gid: 0,
+        };
+        let want = Control {
+            sender: Some(sender),
+            sent: Some(Duration::new(100, 5)),
+            fds: vec![7, 8, 9],
+        };
+        assert_eq!(Control::parse(&buffer), want);
+        assert_eq!(Control::parse(&[]), Control::default());
+        // Lengths that lead outside.
+        for length in [0, 1, HEADER_BYTES - 1, 1000, usize::MAX] {
+            let mut buffer = piece(libc::SCM_RIGHTS, &[0; 4]);
+            buffer[..size_of::<usize>()].copy_from_slice(&length.to_ne_bytes());
+            assert_eq!(Control::parse(&buffer), Control::default(), "{length}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! A program sends datagrams to a Unix socket, as it would to systemd. [`message`] reads one, [`state`] says what
 //! they mean, and [`socket`] receives them. Messages of other users are refused and counted.
 
+mod closer;
 #[cfg(test)]
 mod fuzz;
 mod message;
@@ -33,11 +34,6 @@ const DATAGRAMS_PER_OUTCOME_MAX: usize = 1024;
 const WARNING_PERIOD: Duration = Duration::from_secs(60);
 
 impl Heartbeat {
-    /// A program can always stop sending.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        None
-    }
-
     fn settings(&self) -> Settings {
         Settings {
             limit: self.limit,
@@ -175,7 +171,8 @@ impl Beats {
             true => None,
             false => Message::parse(datagram.bytes()),
         };
-        let is_valid = |message: &Message| !message.is_barrier || datagram.fds.count() == 1;
+        let is_valid =
+            |message: &Message| !message.is_barrier || datagram.fds.as_slice().len() == 1;
         let Some(message) = message.filter(is_valid) else {
             self.warnings.add(Warning::Invalid, || {
                 format!("invalid message of process {} ignored", sender.pid)
@@ -286,5 +283,401 @@ impl Warnings {
             count => format!("{text} ({count} times)"),
         });
         Some(texts.collect::<Vec<_>>().join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::io::Read;
+    use std::os::fd::RawFd;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use mio::{Events, Poll};
+    use nix::sys::socket::{
+        ControlMessage, MsgFlags, UnixAddr, UnixCredentials, sendmsg, setsockopt, sockopt,
+    };
+
+    use super::*;
+
+    const BASE: Token = Token(16);
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_millis(seconds * 1000)
+    }
+
+    /// A directory of this test, removed at its end.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let name = format!("healthz-heartbeat-{}-{name}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir(&path).unwrap();
+            Directory(path)
+        }
+
+        fn socket(&self) -> PathBuf {
+            self.0.join("worker.sock")
+        }
+
+        fn spec(&self) -> Heartbeat {
+            Heartbeat {
+                limit: Duration::from_secs(30),
+                socket: self.socket().into(),
+                mode: 0o600,
+                uid: None,
+                passes_until_ready: false,
+                forward: None,
+            }
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn beats(spec: &Heartbeat, poll: &Poll) -> Box<dyn Listener> {
+        open(spec, poll.registry(), BASE, at(0)).unwrap()
+    }
+
+    /// Waits for a datagram, and takes it.
+    fn take_event(listener: &mut dyn Listener, poll: &mut Poll, now: Instant) {
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, Some(Duration::from_secs(20)))
+            .unwrap();
+        let event = events.iter().next().expect("no datagram came");
+        listener.ready(poll.registry(), event.token(), now).unwrap();
+    }
+
+    fn send(path: &std::path::Path, text: &str) {
+        let socket = UnixDatagram::unbound().unwrap();
+        assert_eq!(socket.send_to(text.as_bytes(), path).unwrap(), text.len());
+    }
+
+    fn send_with(path: &std::path::Path, text: &str, control: &[ControlMessage<'_>]) {
+        let socket = UnixDatagram::unbound().unwrap();
+        let address = UnixAddr::new(path).unwrap();
+        let pieces = [io::IoSlice::new(text.as_bytes())];
+        let flags = MsgFlags::empty();
+        let sent = sendmsg(socket.as_raw_fd(), &pieces, control, flags, Some(&address));
+        assert_eq!(sent.unwrap(), text.len());
+    }
+
+    fn failed(reason: &str) -> Outcome {
+        Outcome::Fail(reason.into())
+    }
+
+    #[test]
+    fn a_program_that_sends_passes_until_its_limit() {
+        let directory = Directory::new("passes");
+        let mut poll = Poll::new().unwrap();
+        let mut listener = beats(&directory.spec(), &poll);
+        assert_eq!(listener.outcome(at(1)), failed("not ready yet"));
+        assert_eq!(listener.deadline(), None);
+        send(&directory.socket(), "READY=1\nSTATUS=serving");
+        take_event(listener.as_mut(), &mut poll, at(2));
+        assert_eq!(listener.outcome(at(2)), Outcome::Pass);
+        // Sent a moment before.
+        let deadline = listener.deadline().unwrap();
+        assert!(at(31) <= deadline && deadline <= at(32));
+        assert_eq!(
+            listener.outcome(Instant::from_millis(deadline.as_millis() - 1)),
+            Outcome::Pass
+        );
+        let want = "no heartbeat for 30 s, limit 30 s: serving";
+        assert_eq!(listener.outcome(deadline), failed(want));
+        assert_eq!(listener.deadline(), None);
+        assert_eq!(listener.take_warning(deadline), None);
+    }
+
+    #[test]
+    fn the_queue_is_emptied_before_a_program_is_called_late() {
+        let directory = Directory::new("late");
+        let poll = Poll::new().unwrap();
+        let mut listener = beats(&directory.spec(), &poll);
+        send(&directory.socket(), "READY=1");
+        assert_eq!(listener.outcome(at(1)), Outcome::Pass);
+        send(&directory.socket(), "WATCHDOG=1");
+        assert_eq!(listener.outcome(at(100)), Outcome::Pass);
+    }
+
+    #[test]
+    fn one_event_takes_a_bounded_number_of_datagrams() {
+        let directory = Directory::new("bounded");
+        let poll = Poll::new().unwrap();
+        let mut listener = beats(&directory.spec(), &poll);
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        while sent <= DATAGRAMS_PER_EVENT_MAX
+            && socket.send_to(b"READY=1", directory.socket()).is_ok()
+        {
+            sent += 1;
+        }
+        let may_be_more = listener.ready(poll.registry(), BASE, at(1)).unwrap();
+        assert_eq!(may_be_more, sent > DATAGRAMS_PER_EVENT_MAX);
+        assert!(!listener.ready(poll.registry(), BASE, at(1)).unwrap());
+    }
+
+    #[test]
+    fn messages_of_other_users_are_refused_and_counted() {
+        let directory = Directory::new("users");
+        let poll = Poll::new().unwrap();
+        let mut spec = directory.spec();
+        let mut listener = beats(&spec, &poll);
+        let other = libc::ucred {
+            pid: std::process::id().cast_signed(),
+            uid: 4711,
+            gid: 4711,
+        };
+        let credentials = UnixCredentials::from(other);
+        let control = [ControlMessage::ScmCredentials(&credentials)];
+        if !nix::unistd::geteuid().is_root() {
+            println!("only root can send as another user");
+            return;
+        }
+        for _ in 0..3 {
+            send_with(&directory.socket(), "READY=1", &control);
+        }
+        assert_eq!(listener.outcome(at(1)), failed("not ready yet"));
+        let process = std::process::id();
+        let want = format!("message of user 4711 refused, process {process} (3 times)");
+        assert_eq!(listener.take_warning(at(1)), Some(want));
+        // At most one warning a minute.
+        send_with(&directory.socket(), "READY=1", &control);
+        assert_eq!(listener.outcome(at(2)), failed("not ready yet"));
+        assert_eq!(listener.take_warning(at(2)), None);
+        assert!(listener.take_warning(at(62)).is_some());
+
+        drop(listener);
+        spec.uid = Some(4711);
+        let mut listener = beats(&spec, &poll);
+        send_with(&directory.socket(), "READY=1", &control);
+        assert_eq!(listener.outcome(at(1)), Outcome::Pass);
+    }
+
+    #[test]
+    fn invalid_messages_change_nothing_and_are_counted() {
+        let directory = Directory::new("invalid");
+        let poll = Poll::new().unwrap();
+        let mut listener = beats(&directory.spec(), &poll);
+        let long = format!("READY=1\nSTATUS={}", "a".repeat(message::MESSAGE_BYTES_MAX));
+        // The last is a barrier without its descriptor.
+        for text in ["", "\0", &long, "BARRIER=1"] {
+            send(&directory.socket(), text);
+        }
+        assert_eq!(listener.outcome(at(1)), failed("not ready yet"));
+        let process = std::process::id();
+        let want = format!("invalid message of process {process} ignored (4 times)");
+        assert_eq!(listener.take_warning(at(1)), Some(want));
+    }
+
+    #[test]
+    fn descriptors_are_closed() {
+        let directory = Directory::new("descriptors");
+        let poll = Poll::new().unwrap();
+        let mut listener = beats(&directory.spec(), &poll);
+        for (text, count) in [
+            ("BARRIER=1", 1),
+            ("FDSTORE=1", 1),
+            ("READY=1", 253),
+            ("\0", 2),
+        ] {
+            let (mut reader, writer) = io::pipe().unwrap();
+            let fds: Vec<RawFd> = vec![writer.as_raw_fd(); count];
+            send_with(
+                &directory.socket(),
+                text,
+                &[ControlMessage::ScmRights(&fds)],
+            );
+            drop(writer);
+            listener.outcome(at(1));
+            // Another process that is started meanwhile may inherit the pipe for a moment; then this waits.
+            assert_eq!(reader.read(&mut [0; 8]).unwrap(), 0, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_abstract_socket_needs_a_user() {
+        let poll = Poll::new().unwrap();
+        let directory = Directory::new("abstract");
+        let name = format!("healthz-heartbeat-{}", std::process::id());
+        let mut spec = directory.spec();
+        spec.socket = OsString::from(format!("@{name}"));
+        let error = open(&spec, poll.registry(), BASE, at(0)).err().unwrap();
+        assert_eq!(error.to_string(), "an abstract socket needs the option uid");
+        spec.uid = Some(nix::unistd::geteuid().as_raw());
+        let mut listener = beats(&spec, &poll);
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.send_to_addr(b"READY=1", &address).unwrap();
+        assert_eq!(listener.outcome(at(1)), Outcome::Pass);
+    }
+
+    #[test]
+    fn changed_options_keep_the_socket_and_the_state() {
+        let directory = Directory::new("resume");
+        let mut poll = Poll::new().unwrap();
+        let mut spec = directory.spec();
+        let mut listener = beats(&spec, &poll);
+        send(&directory.socket(), "READY=1");
+        assert_eq!(listener.outcome(at(1)), Outcome::Pass);
+        (spec.limit, spec.mode) = (Duration::from_secs(5), 0o666);
+        // A message that comes meanwhile is not lost.
+        let handover = listener.take_state().unwrap();
+        send(&directory.socket(), "STATUS=between");
+        let token = Token(40);
+        let mut listener = resume(&spec, handover, poll.registry(), token, at(3)).unwrap();
+        assert_eq!(listener.outcome(at(3)), Outcome::Pass);
+        let want = "no heartbeat for 5 s, limit 5 s: between";
+        assert_eq!(listener.outcome(at(6)), failed(want));
+        send(&directory.socket(), "WATCHDOG=1");
+        take_event(listener.as_mut(), &mut poll, at(7));
+        assert_eq!(listener.outcome(at(7)), Outcome::Pass);
+
+        // Another name is another socket, without the state.
+        spec.socket = directory.0.join("other.sock").into();
+        let handover = listener.take_state().unwrap();
+        let mut listener = resume(&spec, handover, poll.registry(), token, at(8)).unwrap();
+        assert_eq!(listener.outcome(at(8)), failed("not ready yet"));
+        assert!(!directory.socket().exists());
+    }
+
+    #[test]
+    fn a_removed_socket_is_said() {
+        let directory = Directory::new("removed");
+        let poll = Poll::new().unwrap();
+        let mut listener = beats(&directory.spec(), &poll);
+        let path = directory.socket();
+        std::fs::remove_file(&path).unwrap();
+        let want = format!("not ready yet; the socket {} was removed", path.display());
+        assert_eq!(listener.outcome(at(1)), failed(&want));
+    }
+
+    /// A socket such as that of a service manager.
+    fn manager(directory: &Directory) -> (Receiver, PathBuf) {
+        let path = directory.0.join("manager.sock");
+        (Receiver::bind(path.as_os_str(), 0o600).unwrap(), path)
+    }
+
+    #[test]
+    fn messages_are_forwarded_in_the_name_of_their_sender_with_their_descriptors() {
+        let directory = Directory::new("forward");
+        let (manager, path) = manager(&directory);
+        let poll = Poll::new().unwrap();
+        let mut spec = directory.spec();
+        spec.forward = Some(path);
+        let mut listener = beats(&spec, &poll);
+        let (mut reader, writer) = io::pipe().unwrap();
+        let fds = [writer.as_raw_fd()];
+        send(&directory.socket(), "READY=1");
+        send_with(
+            &directory.socket(),
+            "BARRIER=1",
+            &[ControlMessage::ScmRights(&fds)],
+        );
+        drop(writer);
+        assert_eq!(listener.outcome(at(1)), Outcome::Pass);
+        let ready = manager.receive().unwrap().unwrap();
+        assert_eq!(ready.bytes(), b"READY=1");
+        assert_eq!(ready.sender.unwrap().pid, std::process::id().cast_signed());
+        let barrier = manager.receive().unwrap().unwrap();
+        assert_eq!(
+            (barrier.bytes(), barrier.fds.as_slice().len()),
+            (b"BARRIER=1".as_slice(), 1)
+        );
+        // The sender waits until the manager has closed its copy too.
+        drop(barrier);
+        assert_eq!(reader.read(&mut [0; 8]).unwrap(), 0);
+        assert_eq!(listener.take_warning(at(1)), None);
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_is_not_waited_for() {
+        let directory = Directory::new("full");
+        let (manager, path) = manager(&directory);
+        let poll = Poll::new().unwrap();
+        let mut spec = directory.spec();
+        spec.forward = Some(path.clone());
+        let mut listener = beats(&spec, &poll);
+        let filler = UnixDatagram::unbound().unwrap();
+        filler.set_nonblocking(true).unwrap();
+        while filler.send_to(b"X=1", &path).is_ok() {}
+        send(&directory.socket(), "READY=1");
+        assert_eq!(listener.outcome(at(1)), Outcome::Pass);
+        let want = "message not forwarded: the manager's queue is full";
+        assert_eq!(listener.take_warning(at(1)).as_deref(), Some(want));
+        drop(manager);
+        send(&directory.socket(), "READY=1");
+        assert_eq!(listener.outcome(at(2)), Outcome::Pass);
+        let want = "message not forwarded: No such file or directory";
+        assert_eq!(listener.take_warning(at(99)).as_deref(), Some(want));
+    }
+
+    #[test]
+    fn systemd_notify_is_understood() {
+        let directory = Directory::new("systemd-notify");
+        let mut poll = Poll::new().unwrap();
+        let mut listener = beats(&directory.spec(), &poll);
+        let notify = |arguments: &[&str]| {
+            let mut command = Command::new("systemd-notify");
+            command
+                .env("NOTIFY_SOCKET", directory.socket())
+                .args(arguments);
+            command.spawn()
+        };
+        let Ok(mut child) = notify(&["--no-block", "--ready", "--status=it works"]) else {
+            println!("no systemd-notify here");
+            return;
+        };
+        assert!(child.wait().unwrap().success());
+        take_event(listener.as_mut(), &mut poll, at(1));
+        assert_eq!(listener.outcome(at(1)), Outcome::Pass);
+        let want = "no heartbeat for 60 s, limit 30 s: it works";
+        assert_eq!(listener.outcome(at(61)), failed(want));
+        // Without --no-block it waits until its descriptor is closed, for 5 s at most.
+        let mut child = notify(&["WATCHDOG=1"]).unwrap();
+        let began = std::time::Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            let mut events = Events::with_capacity(8);
+            poll.poll(&mut events, Some(Duration::from_millis(20)))
+                .unwrap();
+            listener.ready(poll.registry(), BASE, at(62)).unwrap();
+        }
+        assert!(child.wait().unwrap().success());
+        assert!(
+            began.elapsed() < Duration::from_secs(4),
+            "the barrier was not closed"
+        );
+        assert_eq!(listener.outcome(at(62)), Outcome::Pass);
+        assert_eq!(listener.take_warning(at(62)), None);
+    }
+
+    #[test]
+    fn the_sender_is_known_only_with_the_option_of_the_kernel() {
+        // The kernel adds it for every receiver that asks; without it, no message counts.
+        let directory = Directory::new("sender");
+        let poll = Poll::new().unwrap();
+        let (receiver, path) = manager(&directory);
+        setsockopt(&receiver, sockopt::PassCred, &false).unwrap();
+        let spec = Heartbeat {
+            socket: path.clone().into(),
+            ..directory.spec()
+        };
+        let handover = Handover {
+            receiver,
+            state: State::new(spec.settings(), at(0)),
+            drained: at(0),
+        };
+        let mut listener = Beats::new(&spec, handover).unwrap();
+        send(&path, "READY=1");
+        assert_eq!(listener.outcome(at(1)), failed("not ready yet"));
+        drop(poll);
     }
 }

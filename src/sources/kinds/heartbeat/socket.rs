@@ -19,7 +19,10 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 
-use super::message::{CONTROL_BYTES_MAX, Control, MESSAGE_BYTES_MAX, Sender};
+use super::closer::{self, ReceivedFds};
+use super::message::{
+    CONTROL_BYTES_MAX, CONTROL_BYTES_WITHOUT_FDS, Control, MESSAGE_BYTES_MAX, Sender,
+};
 
 /// A datagram socket that receives from local processes. Dropping it removes its file.
 pub struct Receiver {
@@ -114,14 +117,18 @@ impl Receiver {
             is_cut: false,
             sender: None,
             sent: None,
-            fds: ReceivedFds(Vec::new()),
+            fds: ReceivedFds::default(),
         };
         let mut control = [0; CONTROL_BYTES_MAX];
+        let room = match closer::has_room() {
+            true => CONTROL_BYTES_MAX,
+            false => CONTROL_BYTES_WITHOUT_FDS,
+        };
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let (length, flags) = loop {
             let mut pieces = [IoSliceMut::new(&mut datagram.buffer)];
             let fd = self.fd.as_raw_fd();
-            match socket::recvmsg::<()>(fd, &mut pieces, Some(&mut control), flags) {
+            match socket::recvmsg::<()>(fd, &mut pieces, control.get_mut(..room), flags) {
                 Ok(received) => break (received.bytes, received.flags),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(None),
@@ -129,7 +136,7 @@ impl Receiver {
             }
         };
         let control = Control::parse(&control);
-        datagram.fds = ReceivedFds(control.fds);
+        datagram.fds = ReceivedFds::new(control.fds);
         datagram.length = length;
         datagram.is_cut = flags.contains(MsgFlags::MSG_TRUNC);
         (datagram.sender, datagram.sent) = (control.sender, control.sent);
@@ -143,27 +150,17 @@ impl AsRawFd for Receiver {
     }
 }
 
+#[cfg(test)]
+impl std::os::fd::AsFd for Receiver {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 impl Drop for Receiver {
     fn drop(&mut self) {
         if self.file.is_some() && self.is_in_place() {
             let _ = std::fs::remove_file(Path::new(&self.name));
-        }
-    }
-}
-
-/// Descriptors that a sender has passed. Dropping closes them.
-pub struct ReceivedFds(Vec<RawFd>);
-
-impl ReceivedFds {
-    pub fn count(&self) -> usize {
-        self.0.len()
-    }
-}
-
-impl Drop for ReceivedFds {
-    fn drop(&mut self) {
-        for fd in self.0.drain(..) {
-            let _ = nix::unistd::close(fd);
         }
     }
 }
@@ -196,9 +193,9 @@ impl Forwarder {
         });
         let both = [
             ControlMessage::ScmCredentials(&credentials),
-            ControlMessage::ScmRights(&datagram.fds.0),
+            ControlMessage::ScmRights(datagram.fds.as_slice()),
         ];
-        let control = match datagram.fds.count() {
+        let control = match datagram.fds.as_slice().len() {
             0 => both.get(..1).unwrap_or_default(),
             _ => &both,
         };
@@ -252,4 +249,113 @@ fn is_stale(path: &Path) -> io::Result<bool> {
     let result = socket::connect(fd.as_raw_fd(), &UnixAddr::new(path)?);
     // A stream socket gives EPROTOTYPE if a process has it open.
     Ok(result == Err(Errno::ECONNREFUSED))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn directory(name: &str) -> PathBuf {
+        let name = format!("healthz-socket-{}-{name}", std::process::id());
+        std::env::temp_dir().join(name)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().st_mode() & 0o7777
+    }
+
+    #[test]
+    fn the_file_has_its_permissions_and_is_removed() {
+        let top = directory("mode");
+        let path = top.join("a/b.sock");
+        // The umask of most systems takes away what the second one wants.
+        for wanted in [0o600, 0o666] {
+            let receiver = Receiver::bind(path.as_os_str(), wanted).unwrap();
+            assert_eq!(mode(&path), wanted);
+            assert_eq!((mode(&top), mode(&top.join("a"))), (0o755, 0o755));
+            receiver.set_mode(0o620).unwrap();
+            assert_eq!(mode(&path), 0o620);
+            drop(receiver);
+            assert!(!path.exists());
+        }
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn only_a_stale_socket_is_replaced() {
+        let top = directory("stale");
+        std::fs::create_dir(&top).unwrap();
+        let path = top.join("a.sock");
+        let bind = || Receiver::bind(path.as_os_str(), 0o600);
+        let is_in_use = |result: io::Result<Receiver>| {
+            let error = result.err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        };
+        let live = UnixDatagram::bind(&path).unwrap();
+        is_in_use(bind());
+        // Its file stays.
+        drop(live);
+        let receiver = bind().unwrap();
+        // A second one does not take the file of the first.
+        is_in_use(bind());
+        drop(receiver);
+
+        std::fs::write(&path, "text").unwrap();
+        is_in_use(bind());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_replaced_the_socket_is_not_removed() {
+        let top = directory("replaced");
+        let path = top.join("a.sock");
+        let first = Receiver::bind(path.as_os_str(), 0o600).unwrap();
+        assert!(first.is_in_place());
+        std::fs::remove_file(&path).unwrap();
+        let _second = Receiver::bind(path.as_os_str(), 0o600).unwrap();
+        // The inode of the first is in use, so the second has another.
+        assert!(!first.is_in_place());
+        drop(first);
+        assert!(path.exists());
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn a_datagram_has_its_sender_and_its_time() {
+        let top = directory("sender");
+        let path = top.join("a.sock");
+        let receiver = Receiver::bind(path.as_os_str(), 0o600).unwrap();
+        assert!(receiver.receive().unwrap().is_none());
+        let wall = || {
+            let now = std::time::SystemTime::now();
+            now.duration_since(std::time::UNIX_EPOCH).unwrap()
+        };
+        let before = wall();
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.send_to(&[b'x'; MESSAGE_BYTES_MAX], &path).unwrap();
+        sender
+            .send_to(&[b'x'; MESSAGE_BYTES_MAX + 1], &path)
+            .unwrap();
+        let datagram = receiver.receive().unwrap().unwrap();
+        let want = Sender {
+            pid: std::process::id().cast_signed(),
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+        };
+        assert_eq!(datagram.sender, Some(want));
+        // The clock of a virtual machine may be corrected by a little meanwhile.
+        let slack = std::time::Duration::from_secs(5);
+        let sent = datagram.sent.unwrap();
+        assert!(before < sent + slack && sent < wall() + slack);
+        assert_eq!(
+            (datagram.bytes().len(), datagram.is_cut),
+            (MESSAGE_BYTES_MAX, false)
+        );
+        assert!(receiver.receive().unwrap().unwrap().is_cut);
+        std::fs::remove_dir_all(&top).unwrap();
+    }
 }

@@ -203,3 +203,202 @@ pub fn sent_at(sent: Option<Duration>, wall: Duration, now: Instant, drained: In
     let at = Instant::from_millis(now.as_millis().saturating_sub(age));
     at.max(drained).min(now)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: Settings = Settings {
+        limit: Duration::from_secs(30),
+        passes_until_ready: false,
+    };
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_millis(seconds * 1000)
+    }
+
+    /// The reason at a time after messages, each with its time; empty if it passes. All times are in seconds.
+    fn reason_with(settings: Settings, messages: &[(u64, &str)], now: u64) -> String {
+        let mut state = State::new(settings, at(0));
+        for (time, text) in messages {
+            state.handle(&Message::parse(text.as_bytes()).unwrap(), at(*time));
+        }
+        if let Some(deadline) = state.deadline(at(now)) {
+            assert!(deadline > at(now) && state.verdict(deadline).is_err());
+        }
+        state.verdict(at(now)).err().unwrap_or_default()
+    }
+
+    fn reason(messages: &[(u64, &str)], now: u64) -> String {
+        reason_with(SETTINGS, messages, now)
+    }
+
+    #[test]
+    fn a_beat_counts_for_the_limit() {
+        for first in ["READY=1", "WATCHDOG=1"] {
+            assert_eq!(reason(&[(10, first)], 39), "");
+            assert_eq!(
+                reason(&[(10, first)], 40),
+                "no heartbeat for 30 s, limit 30 s"
+            );
+            assert_eq!(
+                reason(&[(10, first)], 51),
+                "no heartbeat for 41 s, limit 30 s"
+            );
+            assert_eq!(reason(&[(10, first), (60, "WATCHDOG=1")], 89), "");
+        }
+        // Only these are beats.
+        let other = (20, "STATUS=x\nRELOADING=1\nMAINPID=1\nERRNO=0");
+        assert!(!reason(&[(10, "READY=1"), other], 41).is_empty());
+        // An older beat does not take a newer one back.
+        assert_eq!(reason(&[(10, "READY=1"), (5, "WATCHDOG=1")], 39), "");
+    }
+
+    #[test]
+    fn the_option_says_what_counts_before_ready() {
+        let passing = Settings {
+            passes_until_ready: true,
+            ..SETTINGS
+        };
+        assert_eq!(reason(&[], 0), "not ready yet");
+        assert_eq!(
+            reason(&[(1, "STATUS=loading")], 9),
+            "not ready yet: loading"
+        );
+        assert_eq!(reason_with(passing, &[], 1_000_000), "");
+        assert_eq!(
+            reason_with(passing, &[(1, "READY=1")], 40),
+            "no heartbeat for 39 s, limit 30 s"
+        );
+        // A program that says how long its start may take has a deadline.
+        let extend = [(1, "EXTEND_TIMEOUT_USEC=5000000")];
+        assert_eq!(reason_with(passing, &extend, 5), "");
+        assert_eq!(reason_with(passing, &extend, 6), "not ready yet");
+        assert_eq!(reason(&extend, 5), "not ready yet");
+    }
+
+    #[test]
+    fn a_program_that_stops_fails_until_it_is_ready_again() {
+        let stopping = [
+            (1, "READY=1\nWATCHDOG_USEC=60000000"),
+            (2, "STOPPING=1\nSTATUS=bye"),
+        ];
+        assert_eq!(reason(&stopping, 3), "stopping: bye");
+        let beats = |last| [stopping[0], stopping[1], (3, "WATCHDOG=1"), (4, last)];
+        assert_eq!(reason(&beats("RELOADING=1"), 5), "stopping: bye");
+        assert_eq!(reason(&beats("WATCHDOG=trigger"), 5), "stopping: bye");
+        assert_eq!(reason(&beats("READY=1"), 5), "");
+        // The new program has the limit of the option, and the status is its own.
+        assert_eq!(
+            reason(&beats("READY=1"), 34),
+            "no heartbeat for 30 s, limit 30 s"
+        );
+    }
+
+    #[test]
+    fn a_trigger_fails_at_once_until_the_program_is_ready_again() {
+        let trigger = (2, "WATCHDOG=trigger\nSTATUS=disk full\nERRNO=28");
+        let want = "watchdog triggered: disk full (errno 28, No space left on device)";
+        assert_eq!(reason(&[trigger], 2), want);
+        // As systemd, which would have ended the program.
+        assert_eq!(reason(&[trigger, (3, "WATCHDOG=1")], 3), want);
+        assert_eq!(reason(&[trigger, (3, "READY=1")], 3), "");
+        // The watchdog comes after READY in one message.
+        assert_eq!(
+            reason(&[(3, "WATCHDOG=trigger\nREADY=1")], 3),
+            "watchdog triggered"
+        );
+    }
+
+    #[test]
+    fn a_program_can_change_its_limit() {
+        let message = (1, "READY=1\nWATCHDOG_USEC=5000000");
+        assert_eq!(reason(&[message], 5), "");
+        assert_eq!(reason(&[message], 6), "no heartbeat for 5 s, limit 5 s");
+        // It is not a beat.
+        assert!(!reason(&[message, (5, "WATCHDOG_USEC=5000000")], 6).is_empty());
+        // The limit of a program before it is not that of another.
+        let other = [
+            (1, "MAINPID=1\nWATCHDOG_USEC=5000000"),
+            (2, "MAINPID=2\nREADY=1"),
+        ];
+        assert_eq!(reason(&other, 20), "");
+        let same = [
+            (1, "MAINPID=1\nWATCHDOG_USEC=5000000"),
+            (2, "MAINPID=1\nREADY=1"),
+        ];
+        assert!(!reason(&same, 20).is_empty());
+    }
+
+    #[test]
+    fn no_limit_is_refused() {
+        let mut state = State::new(SETTINGS, at(0));
+        let message = Message::parse(b"READY=1\nWATCHDOG_USEC=0").unwrap();
+        let warning = state.handle(&message, at(1));
+        assert_eq!(
+            warning,
+            Some("WATCHDOG_USEC=0 ignored: the check could never fail")
+        );
+        assert!(state.verdict(at(31)).is_err());
+    }
+
+    #[test]
+    fn a_program_can_ask_for_more_time() {
+        let extended = [(1, "READY=1"), (20, "EXTEND_TIMEOUT_USEC=60000000")];
+        assert_eq!(reason(&extended, 79), "");
+        assert_eq!(reason(&extended, 80), "no heartbeat for 79 s, limit 79 s");
+        // Less time than the limit changes nothing.
+        assert_eq!(
+            reason(&[(1, "READY=1"), (2, "EXTEND_TIMEOUT_USEC=1")], 30),
+            ""
+        );
+        // It ends with the start or reload for which it was asked.
+        assert!(!reason(&[extended[0], extended[1], (21, "READY=1")], 51).is_empty());
+    }
+
+    #[test]
+    fn reloading_goes_on_beating() {
+        let reload = [(1, "READY=1"), (10, "RELOADING=1\nMONOTONIC_USEC=1")];
+        assert_eq!(reason(&reload, 30), "");
+        assert_eq!(
+            reason(&reload, 31),
+            "no heartbeat for 30 s while reloading, limit 30 s"
+        );
+        assert_eq!(reason(&[reload[0], reload[1], (11, "READY=1")], 40), "");
+    }
+
+    #[test]
+    fn the_status_is_replaced_and_removed() {
+        let status = |text| [(1, "READY=1\nSTATUS=a\nERRNO=5"), (2, text)];
+        let late = "no heartbeat for 30 s, limit 30 s";
+        assert_eq!(
+            reason(&status("STATUS=b"), 31),
+            format!("{late}: b (errno 5, Input/output error)")
+        );
+        assert_eq!(reason(&status("STATUS=\nERRNO=0"), 31), late);
+    }
+
+    #[test]
+    fn settings_change_without_forgetting_the_state() {
+        let mut state = State::new(SETTINGS, at(0));
+        state.handle(&Message::parse(b"READY=1").unwrap(), at(1));
+        state.change_settings(Settings {
+            limit: Duration::from_secs(5),
+            passes_until_ready: false,
+        });
+        assert_eq!(state.deadline(at(2)), Some(at(6)));
+        assert!(state.verdict(at(6)).is_err());
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_does_not_move_a_beat_out_of_its_bounds() {
+        let wall = Duration::from_secs(1_000_000);
+        let sent = |sent: Option<Duration>| sent_at(sent, wall, at(100), at(90));
+        assert_eq!(sent(Some(wall - Duration::from_secs(3))), at(97));
+        assert_eq!(sent(Some(wall - Duration::from_secs(30))), at(90));
+        assert_eq!(sent(Some(wall + Duration::from_secs(30))), at(100));
+        assert_eq!(sent(Some(Duration::MAX)), at(100));
+        assert_eq!(sent(Some(Duration::ZERO)), at(90));
+        assert_eq!(sent(None), at(100));
+    }
+}

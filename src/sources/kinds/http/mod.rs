@@ -14,16 +14,6 @@ use super::tcp::tcp_addresses;
 use crate::sources::attempt::Started;
 use crate::sources::spec::Http;
 
-impl Http {
-    /// A service can always refuse.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        match &self.contains {
-            Some(text) if text.is_empty() => Some("contains is empty"),
-            _ => None,
-        }
-    }
-}
-
 /// Sends a GET, and compares the answer with the options `status` and `contains`.
 pub fn start(spec: &Http, registry: &Registry, base: Token) -> Started {
     let contains = spec.contains.clone().map(String::into_bytes);
@@ -85,4 +75,159 @@ impl Protocol for Get {
     fn awaited(&self) -> String {
         self.response.awaited()
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+
+    use mio::Poll;
+
+    use super::super::stream::testing::*;
+    use super::*;
+    use crate::sources::attempt::Attempt;
+    use crate::sources::spec::{Host, Outcome};
+
+    fn spec(port: u16, contains: Option<&str>) -> Http {
+        Http {
+            url: format!("http://127.0.0.1:{port}/ready?a=b"),
+            host: Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            port,
+            target: "/ready?a=b".into(),
+            host_field: format!("127.0.0.1:{port}"),
+            headers: vec![("X-Probe".into(), "1".into())],
+            status: vec![(200, 399)],
+            contains: contains.map(String::from),
+        }
+    }
+
+    struct Case {
+        poll: Poll,
+        attempt: Box<dyn Attempt>,
+        peer: TcpStream,
+        url: String,
+    }
+
+    /// An attempt, and the peer's side of its connection.
+    fn case(contains: Option<&str>) -> Case {
+        let poll = Poll::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let spec = spec(listener.local_addr().unwrap().port(), contains);
+        let attempt = waiting(start(&spec, poll.registry(), BASE));
+        Case {
+            poll,
+            attempt,
+            peer: listener.accept().unwrap().0,
+            url: spec.url,
+        }
+    }
+
+    impl Case {
+        fn read_request(&mut self) -> String {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                self.peer.read_exact(&mut byte).unwrap();
+                request.extend(byte);
+            }
+            String::from_utf8(request).unwrap()
+        }
+
+        /// The outcome after the peer has sent `response`.
+        fn answer(&mut self, response: &str) -> Outcome {
+            self.peer.write_all(response.as_bytes()).unwrap();
+            finish(self.attempt.as_mut(), &mut self.poll)
+        }
+    }
+
+    #[test]
+    fn the_request_is_a_get_that_asks_to_close() {
+        let mut case = case(None);
+        let host = case.url.split('/').nth(2).unwrap().to_string();
+        let version = env!("CARGO_PKG_VERSION");
+        let want = format!(
+            "GET /ready?a=b HTTP/1.1\r\nHost: {host}\r\nUser-Agent: healthz/{version}\r\n\
+             Connection: close\r\nX-Probe: 1\r\n\r\n"
+        );
+        assert_eq!(case.read_request(), want);
+        assert_eq!(
+            case.attempt.waits_for(),
+            "connected, waiting for the response head"
+        );
+        assert_eq!(case.answer("HTTP/1.1 200 OK\r\n\r\n"), Outcome::Pass);
+        // Not reset, though the body is not read.
+        case.peer.write_all(&[b'x'; 9000]).unwrap();
+        drop(case.attempt);
+        assert_eq!(case.peer.read(&mut [0; 8]).unwrap(), 0);
+    }
+
+    #[test]
+    fn given_fields_replace_ours() {
+        let mut spec = spec(1, None);
+        spec.headers = vec![("user-agent".into(), "me".into())];
+        let request = request(&spec);
+        assert_eq!(
+            request.to_ascii_lowercase().matches("user-agent").count(),
+            1
+        );
+        assert!(request.contains("user-agent: me\r\n"), "{request}");
+    }
+
+    #[test]
+    fn reasons_begin_with_the_url() {
+        let mut busy = case(None);
+        let outcome = busy.answer("HTTP/1.1 503 Busy\r\n\r\n");
+        assert_eq!(
+            outcome,
+            failed(format!("{}: 503, expected 200-399", busy.url))
+        );
+
+        let mut other = case(Some("\"up\""));
+        let response = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n\"down\"";
+        let want = format!("{}: no \"\\\"up\\\"\" in the body", other.url);
+        assert_eq!(other.answer(response), failed(want));
+
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let spec = spec(port, None);
+        let mut poll = Poll::new().unwrap();
+        let started = start(&spec, poll.registry(), BASE);
+        let want = format!("{}: connection refused", spec.url);
+        assert_eq!(
+            super::super::stream::testing::outcome(started, &mut poll),
+            failed(want)
+        );
+    }
+
+    #[test]
+    fn a_body_in_pieces_is_searched_until_the_peer_closes() {
+        let mut case = case(Some("ready"));
+        case.peer.write_all(b"HTTP/1.1 200 OK\r\n\r\nrea").unwrap();
+        assert_eq!(one_event(case.attempt.as_mut(), &mut case.poll), None);
+        assert_eq!(
+            case.attempt.waits_for(),
+            "connected, waiting for \"ready\" in the body"
+        );
+        assert_eq!(case.answer("dy"), Outcome::Pass);
+    }
+
+    #[test]
+    fn a_peer_that_answers_and_closes_without_reading_is_heard() {
+        let mut case = case(None);
+        let response = b"HTTP/1.1 408 Late\r\n\r\n";
+        case.peer.write_all(response).unwrap();
+        case.peer.shutdown(std::net::Shutdown::Write).unwrap();
+        let outcome = finish(case.attempt.as_mut(), &mut case.poll);
+        assert_eq!(
+            outcome,
+            failed(format!("{}: 408, expected 200-399", case.url))
+        );
+    }
+
+    #[test]
+    fn an_empty_text_is_refused() {}
 }
