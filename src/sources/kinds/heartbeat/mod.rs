@@ -599,6 +599,51 @@ mod tests {
     }
 
     #[test]
+    fn messages_of_another_process_are_forwarded_in_its_name_or_not_at_all() {
+        let directory = Directory::new("forward-other");
+        let (manager, path) = manager(&directory);
+        let mut poll = Poll::new().unwrap();
+        let mut spec = directory.spec();
+        spec.forward = Some(path);
+        let mut listener = beats(&spec, &poll);
+        // As root, systemd-notify sends in the name of its parent, the shell. It waits until its descriptor is
+        // closed, so the shell still runs when its message is forwarded.
+        let mut command = Command::new("sh");
+        // It says that the barrier fails, because the socket is removed before.
+        command.args(["-c", "systemd-notify --ready 2>/dev/null || exit 1; true"]);
+        command.env("NOTIFY_SOCKET", directory.socket());
+        if Command::new("systemd-notify")
+            .arg("--version")
+            .output()
+            .is_err()
+        {
+            println!("no systemd-notify here");
+            return;
+        }
+        let mut child = command.spawn().unwrap();
+        take_event(listener.as_mut(), &mut poll, at(1));
+        let forwarded = manager.receive().unwrap();
+        match listener.take_warning(at(1)) {
+            None => {
+                let forwarded = forwarded.unwrap();
+                assert_eq!(forwarded.bytes(), b"READY=1");
+                let sender = forwarded.sender.unwrap().pid;
+                assert_eq!(sender, child.id().cast_signed());
+                assert_ne!(sender, std::process::id().cast_signed());
+            }
+            Some(warning) => {
+                let want =
+                    "messages are not forwarded: needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID";
+                assert_eq!(warning, want);
+                assert!(forwarded.is_none());
+            }
+        }
+        // Nothing is read any more, so the child's descriptors are closed.
+        drop((listener, manager));
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn a_manager_that_does_not_read_is_not_waited_for() {
         let directory = Directory::new("full");
         let (manager, path) = manager(&directory);

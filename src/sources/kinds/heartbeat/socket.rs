@@ -111,6 +111,14 @@ impl Receiver {
 
     /// The next datagram; `None` if there is none. Never waits.
     pub fn receive(&self) -> io::Result<Option<Datagram>> {
+        self.receive_with(match closer::has_room() {
+            true => CONTROL_BYTES_MAX,
+            false => CONTROL_BYTES_WITHOUT_FDS,
+        })
+    }
+
+    /// `room` is for the control data. The kernel closes descriptors that do not fit.
+    fn receive_with(&self, room: usize) -> io::Result<Option<Datagram>> {
         let mut datagram = Datagram {
             buffer: [0; MESSAGE_BYTES_MAX],
             length: 0,
@@ -120,10 +128,6 @@ impl Receiver {
             fds: ReceivedFds::default(),
         };
         let mut control = [0; CONTROL_BYTES_MAX];
-        let room = match closer::has_room() {
-            true => CONTROL_BYTES_MAX,
-            false => CONTROL_BYTES_WITHOUT_FDS,
-        };
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let (length, flags) = loop {
             let mut pieces = [IoSliceMut::new(&mut datagram.buffer)];
@@ -321,6 +325,29 @@ mod tests {
         assert!(!first.is_in_place());
         drop(first);
         assert!(path.exists());
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn without_room_for_descriptors_the_sender_and_the_time_are_still_known() {
+        use std::io::Read;
+
+        let top = directory("room");
+        let path = top.join("a.sock");
+        let receiver = Receiver::bind(path.as_os_str(), 0o600).unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        let socket = UnixDatagram::unbound().unwrap();
+        let (address, fds) = (UnixAddr::new(&path).unwrap(), [writer.as_raw_fd()]);
+        let control = [ControlMessage::ScmRights(&fds)];
+        let (fd, flags) = (socket.as_raw_fd(), MsgFlags::empty());
+        let pieces = [IoSlice::new(b"FDSTORE=1")];
+        socket::sendmsg(fd, &pieces, &control, flags, Some(&address)).unwrap();
+        drop(writer);
+        let datagram = receiver.receive_with(CONTROL_BYTES_WITHOUT_FDS);
+        let datagram = datagram.unwrap().unwrap();
+        assert!(datagram.sender.is_some() && datagram.sent.is_some());
+        assert!(datagram.fds.as_slice().is_empty());
+        assert_eq!(reader.read(&mut [0; 8]).unwrap(), 0);
         std::fs::remove_dir_all(&top).unwrap();
     }
 
