@@ -1,6 +1,10 @@
 //! `healthz check-config`: what it prints, where it writes mistakes, and its exit codes.
 #![cfg(all(feature = "sources", target_os = "linux"))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "support/daemon.rs"]
 mod daemon;

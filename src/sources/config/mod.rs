@@ -1,7 +1,7 @@
 //! The configuration of checks: from `--check` arguments and the check file to [`Spec`]s.
 //!
-//! One table ([`table`]) says what may be written; one parser reads it, for the command line and for the file,
-//! and collects every mistake with its place and the name that was probably meant. Opens only the check file.
+//! One table ([`table`]) says what may be written. One parser reads it, for the command line and for the file. It
+//! collects every mistake, with its place and the name that was probably meant. Opens only the check file.
 //! Called at the start of the server, by the worker when the file is read again, and by `healthz check-config`.
 
 mod build;

@@ -76,8 +76,8 @@ const SAME: &[(&str, &str)] = &[
         "http = 'http://localhost/a?b=1,c'\nstatus = ['200-299', 404]\ncontains = 'ok'\nheader = ['A: b, c', 'D: e']\nhost = 'a.example'",
     ),
     (
-        "x=exec:/bin/check -q  --x=1,user=nobody,env=A=b=c,env=D=",
-        "exec = ['/bin/check', '-q', '--x=1']\nuser = 'nobody'\nenv = { A = 'b=c', D = '' }",
+        "x=exec:/bin/check -q  --x=1,user=daemon,env=A=b=c,env=D=",
+        "exec = ['/bin/check', '-q', '--x=1']\nuser = 'daemon'\nenv = { A = 'b=c', D = '' }",
     ),
     (
         "x=exec:/bin/mount -o rw,size=1",
