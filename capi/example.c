@@ -130,7 +130,7 @@ int main(int argc, char **argv)
 			echo(&client);
 		/* Beat first, so that the answers below report this turn of the loop. */
 		healthz_beat(work); /* healthz */
-		if (healthz_turn(server, 0, NULL)) /* healthz */
+		if (healthz_poll_once(server, 0, NULL)) /* healthz */
 			return failed("health server", healthz_error(server)); /* healthz */
 		if (is_terminating && !is_stopping) {
 			is_stopping = 1;

@@ -2,9 +2,9 @@
  *
  * Generated from src/capi/mod.rs by `make -C capi header`; edit that file, not this one.
  *
- * Order of calls: healthz_create(), healthz_add_...(), healthz_listen(), healthz_start(); then
- * healthz_turn() each time that healthz_fd() is readable or healthz_timeout() has passed; at the end
- * healthz_destroy(). capi/README.md has the shortest program, capi/example.c a longer one.
+ * Order of calls: healthz_create(), healthz_add_...(), healthz_listen(), healthz_start(). After that, call
+ * healthz_poll_once() each time that healthz_fd() is readable or healthz_timeout() has passed, and
+ * healthz_destroy() at the end. capi/README.md has the shortest program, capi/example.c a longer one.
  *
  * Threads: only one thread at a time may call functions that take a server. Functions that take a
  * check may be called from any thread and from signal handlers, until the server is destroyed.
@@ -22,14 +22,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The check counts for `/healthz`. */
+/* Flag of a check: it counts for `/healthz`. */
 #define HEALTHZ_ON_HEALTHZ 1
 
-/* The check counts for `/livez`. */
+/* Flag of a check: it counts for `/livez`. */
 #define HEALTHZ_ON_LIVEZ 2
 
-/* The check counts for `/readyz`. */
+/* Flag of a check: it counts for `/readyz`. */
 #define HEALTHZ_ON_READYZ 4
+
+/* Flag of a check: it passes until its first healthz_beat(), healthz_pass() or healthz_fail(), however
+ * late that is.
+ */
+#define HEALTHZ_INITIALLY_PASSING 8
 
 /* The most checks that a server can have. */
 #define HEALTHZ_CHECKS_MAX 256
@@ -59,8 +64,8 @@ struct healthz;
 /* A health check: a name, and whether it passes or fails. It belongs to its server and is valid until
  * that is destroyed.
  *
- * Every function that takes a check may be called from any thread and from a signal handler. It makes
- * a few atomic stores, never blocks and makes no system call that is unsafe in a handler.
+ * Every function that takes a check may be called from any thread and from a signal handler. It uses
+ * only atomic integers and the clock, and it never waits or allocates.
  */
 struct healthz_check;
 
@@ -127,8 +132,8 @@ const char *healthz_strerror(int result);
 /* How much memory a server with these options takes, in bytes; 0 if an option is out of range.
  * `options` may be NULL, for the defaults.
  *
- * Clients cannot make the server use more than this. Memory that is not needed yet is not touched, so
- * an idle server has only a few pages resident.
+ * The size depends on the options alone: nothing that clients do changes it. The server writes to a
+ * page of it only when a connection needs that page, so an idle server uses few pages.
  */
 size_t healthz_memory_bytes(const struct healthz_options *options);
 
@@ -154,35 +159,44 @@ enum healthz_result healthz_add_ping(struct healthz *server);
  * calls it fails with "not reported yet".
  *
  * `name` is 1 to 127 bytes of A-Z a-z 0-9 . _ / - and is copied. No other check of the server may have
- * it. `endpoints` selects the endpoints that the check counts for: a sum of HEALTHZ_ON_..., or 0 for
- * all three. The check is stored in `*check`.
+ * it. `flags` is a sum of HEALTHZ_ON_... and HEALTHZ_INITIALLY_PASSING. Without any HEALTHZ_ON_..., the
+ * check counts for all three endpoints. The check is stored in `*check`.
  */
 enum healthz_result healthz_add_check(struct healthz *server,
                                       const char *name,
-                                      uint32_t endpoints,
+                                      uint32_t flags,
                                       const struct healthz_check **check);
 
 /* Adds a check that fails when the last healthz_beat() was more than `limit_ms` milliseconds ago.
- * Before the first beat it passes until `limit_ms` after healthz_start(). The other arguments are as for healthz_add_check().
  *
- * If one loop both beats and calls healthz_turn(), beat before healthz_turn(), and do not wait longer
- * than a third of the limit: a loop that waits for requests alone beats too late.
+ * Before the first beat it passes until `limit_ms` after healthz_start(), so a worker that ends before
+ * its first beat is noticed. With HEALTHZ_INITIALLY_PASSING in `flags` it passes until the first beat.
+ * The other arguments are as for healthz_add_check().
+ *
+ * If one loop both beats and calls healthz_poll_once(), beat before that call, and wait at most a third
+ * of the limit. A loop that wakes up only for requests beats too late.
  */
 enum healthz_result healthz_add_heartbeat(struct healthz *server,
                                           const char *name,
                                           uint32_t limit_ms,
-                                          uint32_t endpoints,
+                                          uint32_t flags,
                                           const struct healthz_check **check);
 
 /* Listens on `address`: "127.0.0.1:10248", "[::1]:10248", "unix:/path" or "localhost:10248" (IPv4 and
- * IPv6, or the one that this machine has). Port 0 selects a free port, see healthz_port(). Call it
- * before healthz_start(), up to 16 times.
+ * IPv6, or the one that this machine has; healthz_missing() names the other). Port 0 selects a free port,
+ * see healthz_port(). Call it before healthz_start(), up to 16 times.
  *
  * It fails, for example, if the address is in use. Check the result: healthz_start() only fails if no
  * address at all could be used.
  */
 enum healthz_result healthz_listen(struct healthz *server,
                                    const char *address);
+
+/* The half of "localhost" that the last successful healthz_listen() left out, because this machine does
+ * not have it, and the error of the system: "[::1]:10248: Cannot assign requested address (os error 99)",
+ * for example. NULL if it left out none. Valid until the next healthz_listen() with this server.
+ */
+const char *healthz_missing(const struct healthz *server);
 
 /* Serves on a socket that already listens, for example one from a service manager. The server owns `fd`
  * from now on, even if this call fails, unless `fd` is not open or is 0, 1 or 2.
@@ -198,12 +212,12 @@ uint16_t healthz_port(struct healthz *server);
  */
 enum healthz_result healthz_start(struct healthz *server);
 
-/* A descriptor that is readable (POLLIN, EPOLLIN) when healthz_turn() has work to do; -1 before
+/* A descriptor that is readable (POLLIN, EPOLLIN) when healthz_poll_once() has work to do; -1 before
  * healthz_start(). The server owns it: watch it, but do not read from it or close it.
  */
 int healthz_fd(struct healthz *server);
 
-/* The longest time until healthz_turn() must be called again, in milliseconds, as poll(2) takes it; -1
+/* The longest time until healthz_poll_once() must be called again, in milliseconds, as poll(2) takes it; -1
  * for no limit.
  */
 int healthz_timeout(struct healthz *server);
@@ -218,17 +232,17 @@ int healthz_timeout(struct healthz *server);
  * If `events` is not NULL, `*events` is the number of events handled. A loop that watches the
  * descriptor edge-triggered (EPOLLET) must call again until it is 0.
  */
-enum healthz_result healthz_turn(struct healthz *server,
-                                 int timeout_ms,
-                                 size_t *events);
+enum healthz_result healthz_poll_once(struct healthz *server,
+                                      int timeout_ms,
+                                      size_t *events);
 
 /* From now on `/readyz` fails with "process is shutting down"; all other answers stay as they were. Call
  * it at SIGTERM, some time before healthz_stop(), so that load balancers stop sending requests.
  */
 enum healthz_result healthz_shutdown(struct healthz *server);
 
-/* Stops the server gracefully. The next healthz_turn() stops listening, and requests in progress get
- * `drain_ms` to finish. Call healthz_turn() until healthz_is_finished() is not 0.
+/* Stops the server gracefully. The next healthz_poll_once() stops listening, and requests in progress get
+ * `drain_ms` to finish. Call healthz_poll_once() until healthz_is_finished() is not 0.
  */
 enum healthz_result healthz_stop(struct healthz *server);
 
@@ -251,9 +265,9 @@ void healthz_destroy(struct healthz *server);
 /* Sets the check to passing. May be called from any thread and any signal handler. */
 void healthz_pass(const struct healthz_check *check);
 
-/* Sets the check to failing. `reason` is copied and shown under /healthz/NAME: up to 255 bytes of UTF-8,
- * where invalid bytes become question marks. NULL means "failing". May be called from any thread and
- * any signal handler.
+/* Sets the check to failing. `reason` is copied, and the answer to /healthz/NAME has it: up to 255 bytes
+ * of UTF-8, where invalid bytes become question marks. NULL means "failing". May be called from any
+ * thread and any signal handler.
  */
 void healthz_fail(const struct healthz_check *check,
                   const char *reason);

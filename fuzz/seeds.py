@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the initial inputs of every fuzz target into DIRECTORY/TARGET: fuzz/seeds.py DIRECTORY
 
-They come from the requests in tests/conformance and from the command lines below. The fuzzer starts from
+They come from the requests in tests/conformance and from the texts below. The fuzzer starts from
 them and from fuzz/corpus.
 """
 import hashlib
@@ -36,6 +36,27 @@ two 42
 /run/systemd/notify
 1h2m3s4ms
 """.strip().splitlines()
+# Files of /proc, /sys and /etc.
+FILES = [
+    "MemTotal:        4046180 kB\nMemFree:          186728 kB\nMemAvailable:    3011052 kB\n",
+    "anon 4096\nfile 8192\ninactive_file 12288\n",
+    "4:memory:/old\n1:name=systemd:/x\n0::/user.slice/a b.scope\n",
+    "0.61 0.61 0.55 3/828 22084\n",
+    "1632\t32\t9223372036854775807\n",
+    "Limit  Soft Limit  Hard Limit  Units\nMax open files  1024  524288  files\nMax locked memory  1  1  bytes\n",
+    "Max open files            unlimited            unlimited            files     \n",
+    "1234 (a) (b c) S 1 1230 1230 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 3702 5799936 900 18446744073709551615\n",
+    "2 (kthreadd) Z 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n",
+    "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro\n"
+    "31 30 8:17 / /da\\040ta\\134 ro shared:3 master:4 - ext4 /dev/sdb1 rw\n",
+    "root:x:0:0:root:/root:/bin/sh\nada:x:1000:100:Ada:/home/ada:/bin/sh\n",
+    "audio:x:29:eve,ada\nusers:x:100:ada\n",
+    "12 34 4194304 \n",
+    "max\n",
+    "18446744073709551615\n",
+    "-9223372036854775808\n",
+    " 17 \n/var/lib/postgresql\n5432\n",
+]
 # Messages of sd_notify(3), in sequences: a space separates the lines of one message, and a bar the
 # messages. Before each comes a byte for the time since the last.
 MESSAGES = """
@@ -94,6 +115,8 @@ def seeds():
             yield "target", target + b"\n/healthz/log"
     for text in TEXTS:
         yield "options", text.encode().replace(b" ", b"\0")
+    for text in FILES:
+        yield "procfs", text.encode()
     for messages in MESSAGES:
         for option in b"\x0a", b"\x0b":
             parts = [b"d" + part.encode().replace(b" ", b"\n") for part in messages.split("|")]

@@ -92,6 +92,8 @@ pub mod server;
 pub mod time;
 
 pub use answer::Responder;
-pub use check::{Check, Endpoint, Health};
+pub use check::{Check, Endpoint, Health, Severity};
+#[cfg(feature = "server")]
+pub use check::{EndpointSet, EndpointSetError};
 pub use limits::Limits;
 pub use time::Instant;

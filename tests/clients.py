@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """Runs real health clients against a real healthz, once passing and once failing.
 
-The conformance rows say which bytes each client sends. They cannot say whether the client is content
-with what it gets back: whether it ends, with which exit code, and which verdict it reaches. This
-script asks the clients themselves. It knows nothing of how healthz is built: one program that serves
-passing checks, one that serves failing ones, and what each client says of them.
+The conformance rows have the bytes that each client sends. They do not show what the client does with the
+answer: whether it ends, its exit code, and whether it reports the server as up. So this script runs the
+clients, against one program that serves passing checks and one that serves failing checks.
 
 One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
@@ -54,8 +53,8 @@ PASSED = "ok"
 PASSED_VERBOSE = "[+]ping ok\n[+]log ok\n[+]syncloop ok\nhealthz check passed\n"
 FAILED = "[+]ping ok\n[+]log ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n"
 
-# Commands stand here as they were recorded, so that a row and its case can be compared as text;
-# the recorded port is exchanged for the real one when the command runs.
+# The commands below are the recorded ones, so that a row and its case can be compared as text. When a
+# command runs, the recorded port is replaced by the real one.
 RECORDED_PORT = "20090"
 URL = f"http://127.0.0.1:{RECORDED_PORT}/healthz"
 
@@ -722,8 +721,8 @@ HAPROXY_CHECKS = [
         UP,
         DOWN,
     ),
-    # `expect string ok` alone also passes on the failing answer, which says ok of the other checks:
-    # that is the contract's text, and so the passing side is all that can be asked of it.
+    # `expect string ok` alone also passes on a failing answer, because that has `ok` in the lines of the
+    # other checks, as in Kubernetes. So only the passing server is tested with it.
     (
         "expect string",
         "haproxy expect string",

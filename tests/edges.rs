@@ -1,11 +1,6 @@
 //! Edge cases of the wire rules. For each, a change of the code once passed every test. Uses a `Connection`
 //! alone, without sockets.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/http/mod.rs"]
 mod http;
@@ -64,7 +59,7 @@ fn an_answer_that_names_a_long_group_in_every_line_fits_the_buffer() {
     wire.receive(request.as_bytes());
     let answers = answers(request.as_bytes(), &wire.outcome().sent).unwrap();
     assert_eq!(answers[0].status, 200);
-    let body = str::from_utf8(&answers[0].body).unwrap();
+    let body = std::str::from_utf8(&answers[0].body).unwrap();
     let lines = format!(" excluded with {group}: ok\n");
     assert_eq!(body.matches(&lines).count(), checks.len());
 }
@@ -459,12 +454,12 @@ fn a_refusal_names_the_part_of_the_request_that_is_wrong() {
         wire.receive(request.as_bytes());
         let outcome = wire.outcome();
         let answers = answers(request.as_bytes(), &outcome.sent).unwrap();
-        let text = str::from_utf8(&answers[0].body).unwrap();
+        let text = std::str::from_utf8(&answers[0].body).unwrap();
         let is_right = answers[0].status == status && text.contains(part);
         assert!(is_right, "{}: {text}", request.escape_debug());
         // The body starts with the code and phrase of the status line.
         let line = outcome.sent.split(|byte| *byte == b'\r').next().unwrap();
-        let line = str::from_utf8(line).unwrap();
+        let line = std::str::from_utf8(line).unwrap();
         let code_and_phrase = line.strip_prefix("HTTP/1.1 ").unwrap();
         assert!(text.starts_with(&format!("{code_and_phrase}: ")), "{text}");
     }

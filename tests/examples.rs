@@ -1,10 +1,9 @@
 //! Starts each example program as a user does, sends it requests, and lets it end.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
+
+#[path = "support/timeout.rs"]
+mod timeout;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,8 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-/// The longest wait for one condition. A busy machine does not reach it.
-const TIMEOUT: Duration = Duration::from_secs(20);
+use timeout::TIMEOUT;
 
 /// A running example. It is killed when dropped.
 struct Example {

@@ -1,11 +1,7 @@
 //! Only a mistake of the caller at construction panics. A list here names every `# Panics` section of the
 //! documentation, the tests cause each of these panics, and no other value of an argument panics.
 //! `.ci/panics` looks for panics that the compiler leaves on request paths.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -84,6 +80,7 @@ fn settings_out_of_bounds_panic_at_construction() {
         let config = Config {
             limits,
             connections,
+            ..Config::default()
         };
         Server::new(responder, Listeners::new(), config)
     };
@@ -154,6 +151,7 @@ fn memory_bytes_max_never_panics() {
             let config = Config {
                 limits,
                 connections,
+                response_bytes_min: 0,
             };
             let bytes = config.memory_bytes_max(&responder);
             assert!(bytes >= config.buffer_bytes(&responder));

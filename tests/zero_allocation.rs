@@ -4,17 +4,14 @@
 //! Allocator calls are counted on every thread that starts after the test, unless the thread calls
 //! `set_server(false)`. So the thread that [`spawn`] starts is counted without a change to it.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/allocations.rs"]
 mod allocations;
 #[path = "support/threads.rs"]
 mod threads;
+#[path = "support/timeout.rs"]
+mod timeout;
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
@@ -27,6 +24,7 @@ use std::time::Duration;
 use allocations::Counting;
 use healthz::server::{Address, Config, Counters, Listeners, Runner, Server, spawn};
 use healthz::{Check, Endpoint, Limits, Responder};
+use timeout::TIMEOUT;
 
 /// Calls of the allocator by threads that count as a server's.
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -89,7 +87,6 @@ static HOSTS: [&str; 2] = ["a", "localhost"];
 const CHILD: &str = "HEALTHZ_TEST_ALLOCATION_CHILD";
 
 const CONNECTIONS: usize = 4;
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// All deadlines of the server. A case that tests a deadline waits this long, and every other case must be
 /// faster.
 const DEADLINE: Duration = Duration::from_millis(300);
@@ -324,6 +321,7 @@ fn the_server_thread_does_not_call_the_allocator_after_its_first_request() {
             ..Limits::DEFAULT
         },
         connections: CONNECTIONS,
+        ..Config::default()
     };
     let server = Server::new(responder, listeners, config);
     let Some(Address::Tcp(address)) = server.local_addresses().next() else {

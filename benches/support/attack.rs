@@ -1,7 +1,7 @@
-//! Hostile clients, as many at once as their process may open files.
+//! Hostile clients, at most as many at once as their process may open files.
 //!
-//! One thread and one epoll serve all of them. The caller chooses the attack and its end. They connect from
-//! addresses of their own, 127.0.1.1 and on, so that probes do not run out of ports.
+//! One thread with one epoll runs all of them. The caller chooses the attack, and when it ends. The clients
+//! connect from the addresses 127.0.1.1 to 127.0.1.200, so that enough ports remain for probes.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
 use std::collections::VecDeque;
@@ -15,52 +15,52 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
-/// What is done to a server.
+/// What the attackers do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attack {
-    /// Connects and says nothing.
+    /// Connects and sends nothing.
     Idle,
-    /// Sends half a head, and no more of it.
+    /// Sends half a head, and nothing after it.
     Half,
-    /// Sends a head that has no end, one byte a second.
+    /// Sends a head without an end, one byte a second.
     Drip,
-    /// Asks for long answers, a few at a time, and reads none.
+    /// Requests long answers until the server stops reading, and reads none.
     Unread,
-    /// Asks [`PIPELINED`] times, as fast as the server takes it, and reads nothing.
+    /// Sends [`PIPELINED`] requests as fast as the server reads them, and reads no answer.
     Pipeline,
-    /// Connects, comes to one of [`STATES`], and resets the connection; again and again.
+    /// Connects, brings the connection to one of [`STATES`], and resets it; repeatedly.
     Reset,
-    /// Connects and closes, again and again.
+    /// Connects and closes, repeatedly.
     Close,
 }
 
 /// Requests of one connection of [`Attack::Pipeline`].
 pub const PIPELINED: usize = 100_000;
 
-/// What a connection has come to when it is reset.
+/// The state of a connection when the attacker resets it.
 #[derive(Clone, Copy)]
 enum State {
-    /// It has said this.
-    Said(&'static [u8]),
-    /// It has said this, and some answer has come.
+    /// The attacker has sent this.
+    Sent(&'static [u8]),
+    /// The attacker has sent this, and received at least one byte.
     Answered(&'static [u8]),
-    /// It has asked until the server could not answer any more, and so did not read any more.
+    /// The attacker has sent requests until the server could send no more answers, and so stopped reading.
     Blocked,
 }
 
-/// All that there are.
+/// The states in which [`Attack::Reset`] resets its connections, in turn.
 const STATES: [State; 10] = [
-    State::Said(b""),
-    State::Said(b"GET /heal"),
-    State::Said(HALF),
-    State::Said(GET),
+    State::Sent(b""),
+    State::Sent(b"GET /heal"),
+    State::Sent(HALF),
+    State::Sent(GET),
     State::Answered(GET),
     State::Answered(b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"),
-    State::Said(
+    State::Sent(
         b"POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhalf",
     ),
     State::Answered(b"NO\r\n\r\n"),
-    State::Said(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nmore"),
+    State::Sent(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nmore"),
     State::Blocked,
 ];
 
@@ -68,18 +68,18 @@ const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 const VERBOSE: &[u8] = b"GET /healthz?verbose HTTP/1.1\r\nHost: a\r\n\r\n";
 const HALF: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ";
 
-/// What the kernel may keep for an attacker in either direction: the machine is not the victim.
+/// Size of the kernel's buffers for an attacker. The attack is on the server, not on the memory of the machine.
 const BUFFER_BYTES: usize = 16 * 1024;
-/// Source addresses, and ports enough behind each.
+/// Number of source addresses, each of which has enough ports.
 const SOURCES: usize = 200;
-/// Connections that a repeating attack has at once: a new one ends the oldest. One thread
-/// has them all, because on two cores a second would be in the server's way more than any connection.
+/// Connections that a repeating attack has at once: each new one ends the oldest. One thread makes all of them.
+/// On two cores, a second thread would take more CPU time from the server than the attack itself.
 const LOOP_OPEN: usize = 64;
-/// Connections begun in a row before what is open gets its turn.
-const OPENS_PER_TURN: usize = 64;
+/// Most connections to begin before the open ones are handled.
+const OPENS_PER_POLL: usize = 64;
 const DRIP: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(10);
-/// For a connection or an answer on which nothing depends.
+/// Timeout for a connection or an answer that the attack can do without.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Attack {
@@ -93,7 +93,7 @@ impl Attack {
         Attack::Close,
     ];
 
-    /// One word for the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Attack::Idle => "idle",
@@ -106,7 +106,7 @@ impl Attack {
         }
     }
 
-    /// For people.
+    /// The description in tables.
     pub fn description(self) -> &'static str {
         match self {
             Attack::Idle => "idle",
@@ -143,14 +143,14 @@ impl FromStr for Attack {
     }
 }
 
-/// Attacks `address` with `count` connections at once, or [`LOOP_OPEN`] at once and more after them where
-/// an attack is a loop, until `is_over`. `made` counts connections that were established: once it has
+/// Attacks `address` with `count` connections at once until `is_over`. An attack that repeats has
+/// [`LOOP_OPEN`] at once, one after the other. `made` counts connections that were established: once it has
 /// reached `count`, all attackers are connected.
 ///
-/// A connection that the server ends is made anew, `again` later.
+/// If the server ends a connection, the attacker connects again after the time `again`.
 ///
 /// # Errors
-/// If the system does not give what the attackers need. That a connection fails is no error.
+/// If the system has no descriptor for an attacker. A connection that fails is not an error.
 pub fn run(
     attack: Attack,
     address: SocketAddr,
@@ -164,7 +164,7 @@ pub fn run(
     }
     let mut crowd = Crowd::new(attack, address, count, again)?;
     while !is_over.load(Ordering::Relaxed) {
-        crowd.turn(made)?;
+        crowd.poll_once(made)?;
     }
     Ok(())
 }
@@ -182,17 +182,17 @@ fn run_loop(
             break;
         }
         let socket = socket(index)?;
-        // It times out where the backlog is full; to wait for the kernel's next try would be a pause.
+        // With a full backlog, the kernel tries again after a second. That would be a pause in the attack.
         if socket.connect_timeout(&address.into(), PATIENCE).is_err() {
             continue;
         }
         made.fetch_add(1, Ordering::Relaxed);
         let state = (attack == Attack::Reset).then(|| STATES[index % STATES.len()]);
         if let Some(state) = state {
-            come_to(&socket, state, &flood)?;
+            bring_to(&socket, state, &flood)?;
         }
-        // Half of them at once, so that the server finds them over when it comes to them.
-        if (index / STATES.len()).is_multiple_of(2) {
+        // Half of the connections end at once, so that they have ended before the server reads them.
+        if (index / STATES.len()) % 2 == 0 {
             end(socket, state, &flood)?;
             continue;
         }
@@ -205,11 +205,10 @@ fn run_loop(
     Ok(())
 }
 
-/// Says what brings the connection to `state`. The server may be quicker with its own end, which is no
-/// error.
-fn come_to(mut socket: &Socket, state: State, flood: &[u8]) -> io::Result<()> {
+/// Sends what brings the connection to `state`. The server may close it before that, which is not an error.
+fn bring_to(mut socket: &Socket, state: State, flood: &[u8]) -> io::Result<()> {
     match state {
-        State::Said(bytes) | State::Answered(bytes) => {
+        State::Sent(bytes) | State::Answered(bytes) => {
             let _ = socket.write_all(bytes);
         }
         State::Blocked => {
@@ -220,17 +219,17 @@ fn come_to(mut socket: &Socket, state: State, flood: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends the connection: by a reset once it is there, if there is a `state` that it was to come to.
+/// Ends the connection. If it has a `state`, waits until it is in that state, and resets it.
 fn end(socket: Socket, state: Option<State>, flood: &[u8]) -> io::Result<()> {
     match state {
         None => return Ok(()),
-        Some(State::Said(_)) => {}
+        Some(State::Sent(_)) => {}
         Some(State::Answered(_)) => {
             socket.set_read_timeout(Some(PATIENCE))?;
             let _ = (&socket).read(&mut [0; 9]);
         }
-        // The server has read some of it in between.
-        Some(State::Blocked) => come_to(&socket, State::Blocked, flood)?,
+        // The server may have read some bytes since then.
+        Some(State::Blocked) => bring_to(&socket, State::Blocked, flood)?,
     }
     socket.set_linger(Some(Duration::ZERO))
 }
@@ -248,9 +247,9 @@ fn socket(index: usize) -> io::Result<Socket> {
 
 struct Attacker {
     stream: TcpStream,
-    /// The handshake is over.
+    /// True after the handshake.
     is_made: bool,
-    /// Bytes that the server was sent.
+    /// Bytes sent to the server.
     sent: usize,
 }
 
@@ -261,14 +260,14 @@ struct Crowd {
     poll: Poll,
     events: Events,
     attackers: Vec<Option<Attacker>>,
-    /// Places of those that have to be made, and when.
+    /// Attackers without a connection: the time of their next attempt, and their index.
     missing: VecDeque<(Duration, usize)>,
     again: Duration,
     began: Instant,
-    /// Of [`Attack::Drip`]: how many bytes have been due in all, and whose is next.
+    /// For [`Attack::Drip`]: the number of bytes that were due so far, and the attacker that sends next.
     drips: u64,
     next: usize,
-    /// What is sent again and again.
+    /// The bytes that are sent repeatedly.
     script: Vec<u8>,
 }
 
@@ -294,9 +293,9 @@ impl Crowd {
         })
     }
 
-    fn turn(&mut self, made: &AtomicU64) -> io::Result<()> {
+    fn poll_once(&mut self, made: &AtomicU64) -> io::Result<()> {
         let now = self.began.elapsed();
-        for _ in 0..OPENS_PER_TURN {
+        for _ in 0..OPENS_PER_POLL {
             let index = match self.missing.front() {
                 Some((due, index)) if *due <= now => *index,
                 _ => break,
@@ -315,11 +314,9 @@ impl Crowd {
         let mut gone = Vec::new();
         let mut ready = Vec::new();
         for event in &self.events {
+            let is_connected = event.is_writable() && !event.is_error();
             let attacker = self.attackers[event.token().0].as_mut();
-            if let Some(attacker) = attacker.filter(|attacker| !attacker.is_made)
-                && event.is_writable()
-                && !event.is_error()
-            {
+            if let Some(attacker) = attacker.filter(|attacker| is_connected && !attacker.is_made) {
                 attacker.is_made = true;
                 made.fetch_add(1, Ordering::Relaxed);
             }
@@ -330,7 +327,7 @@ impl Crowd {
             }
         }
         for index in ready {
-            if self.speak(index).is_err() {
+            if self.send(index).is_err() {
                 gone.push(index);
             }
         }
@@ -345,7 +342,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Begins a connection; `false` if the system has none to give.
+    /// Begins a connection; `false` if that fails.
     fn open(&mut self, index: usize) -> io::Result<bool> {
         let socket = socket(index)?;
         socket.set_nonblocking(true)?;
@@ -368,8 +365,8 @@ impl Crowd {
         Ok(true)
     }
 
-    /// The connection is there, or has room again.
-    fn speak(&mut self, index: usize) -> io::Result<()> {
+    /// Sends on a connection that was established, or can send again.
+    fn send(&mut self, index: usize) -> io::Result<()> {
         let Some(attacker) = &mut self.attackers[index] else {
             return Ok(());
         };
@@ -392,7 +389,8 @@ impl Crowd {
         Ok(())
     }
 
-    /// Sends a byte on each connection that is due: each once a second, evenly spread. Returns the closed ones.
+    /// Sends a byte on each connection that is due: once a second, evenly spread over the second. Returns the
+    /// connections that the server has closed.
     fn drip(&mut self) -> Vec<usize> {
         let count = self.attackers.len() as u128;
         let due = (self.began.elapsed().as_micros() * count / DRIP.as_micros()) as u64;

@@ -324,10 +324,8 @@ pub fn serve_baseline(mut stall: Option<Duration>) -> io::Result<()> {
                 Ok(count) => {
                     let requests = count / request.len();
                     answered += requests as u64;
-                    if answered > WARM_UP + 20
-                        && let Some(stall) = stall.take()
-                    {
-                        std::thread::sleep(stall);
+                    if answered > WARM_UP + 20 {
+                        std::thread::sleep(stall.take().unwrap_or_default());
                     }
                     // One write, because of Nagle's algorithm and delayed ACKs.
                     stream.write(&response.repeat(requests)).is_ok() && !*is_last

@@ -1,5 +1,7 @@
-//! Attackers in a process of their own: the bench's own program, started again with `--child attack`.
-//! They end when its standard input does, and say how many have come for each line of it.
+//! Attackers in a separate process: the bench's own program, started again with `--child attack`.
+//!
+//! For each line of its standard input, the process prints how many connections it has made. It ends when its
+//! standard input ends.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -13,7 +15,8 @@ use super::attack::{self, Attack};
 
 const LOOK: Duration = Duration::from_millis(5);
 
-/// `--child attack NAME ADDRESS COUNT AGAIN`, the last in seconds: says when all have come, and at the end how many came.
+/// `--child attack NAME ADDRESS COUNT AGAIN`, where AGAIN is in seconds. Prints a line when all attackers are
+/// connected, and at the end how many connections they made.
 pub fn serve(name: &str, address: &str, count: &str, again: &str) {
     let attack: Attack = name.parse().unwrap();
     let (address, count): (SocketAddr, usize) = (address.parse().unwrap(), count.parse().unwrap());
@@ -25,7 +28,7 @@ pub fn serve(name: &str, address: &str, count: &str, again: &str) {
         while seen.load(Ordering::Relaxed) < count as u64 {
             std::thread::sleep(LOOK);
         }
-        println!("here");
+        println!("connected");
         for _ in io::stdin().lines() {
             println!("{}", seen.load(Ordering::Relaxed));
         }
@@ -35,14 +38,14 @@ pub fn serve(name: &str, address: &str, count: &str, again: &str) {
     println!("{}", made.load(Ordering::Relaxed));
 }
 
-/// See the module.
+/// The process of the attackers.
 pub struct Crowd {
     child: Child,
     output: BufReader<ChildStdout>,
 }
 
 impl Crowd {
-    /// Returns when all attackers are connected. An evicted one comes back `again` seconds later.
+    /// Returns when all attackers are connected. After an eviction, an attacker connects again `again` seconds later.
     pub fn start(attack: Attack, address: SocketAddr, count: usize, again: u64) -> Crowd {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--child", "attack", attack.name()])
@@ -54,7 +57,7 @@ impl Crowd {
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
-        assert_eq!(line, "here\n", "the attackers do not come");
+        assert_eq!(line, "connected\n", "not all attackers connected");
         Crowd { child, output }
     }
 
@@ -67,7 +70,7 @@ impl Crowd {
         line.trim().parse().unwrap()
     }
 
-    /// Sends them home. Returns how many connections they made.
+    /// Ends the attack. Returns how many connections the attackers made.
     pub fn stop(&mut self) -> u64 {
         drop(self.child.stdin.take());
         let mut text = String::new();
@@ -79,7 +82,7 @@ impl Crowd {
 
 impl Drop for Crowd {
     fn drop(&mut self) {
-        // After stop() they are gone already.
+        // After stop() the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

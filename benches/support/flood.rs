@@ -1,8 +1,8 @@
-//! Clients that connect as fast as they can, each in a process of its own, and the probes beside them.
+//! Clients that connect as fast as they can, each in a separate process, and the probes beside them.
 //!
-//! A flooder never waits: a connection that the kernel does not establish at once is given up for the next.
-//! It keeps [`OPEN`] of them, so that it is the server that ends most. Where the bench is root, a flooder
-//! is not. Knows nothing of the table; `attacks.rs` calls it.
+//! A flooder never waits: if the kernel does not establish a connection at once, the flooder closes it and opens
+//! the next. It keeps the last [`OPEN`] connections open, so that the server ends most of them. If the bench runs
+//! as root, a flooder runs as another user. Knows nothing of the table; `attacks.rs` calls it.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -34,7 +34,7 @@ pub enum Flood {
     Unread,
     /// Sends [`PIPELINED`] requests, and reads nothing.
     Pipeline,
-    /// Sends something, and resets the connection.
+    /// Sends half a head, and resets the connection.
     Reset,
 }
 
@@ -47,7 +47,7 @@ impl Flood {
         Flood::Reset,
     ];
 
-    /// One word for the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Flood::Idle => "idle",
@@ -79,12 +79,12 @@ impl FromStr for Flood {
 
 /// Requests that are pipelined on one connection.
 const PIPELINED: usize = 100;
-/// Connections that a flooder has open: more than the server has places.
+/// Connections that a flooder has open: more than the server has slots.
 const OPEN: usize = 256;
-/// Connections between two looks at the clock, and at whether the flood is over.
+/// Connections after which a flooder updates its count.
 const ROUND: u64 = 64;
-/// The user `nobody`.
-const NOBODY: u32 = 65534;
+/// The user without rights, as Linux reserves it.
+const UNPRIVILEGED: u32 = 65534;
 
 /// Where the server listens.
 #[derive(Clone, Debug)]
@@ -124,8 +124,8 @@ impl Place {
     }
 }
 
-/// `--child flood NAME PLACE`: floods until standard input ends, and then says how many connections a second
-/// it made.
+/// `--child flood NAME PLACE`: floods until standard input ends. Then prints how many connections a second it
+/// made.
 pub fn attack(name: &str, place: &str) {
     let (flood, place): (Flood, _) = (name.parse().unwrap(), Place::of(place));
     let (script, address) = (flood.script(), place.address());
@@ -163,14 +163,14 @@ pub fn attack(name: &str, place: &str) {
 fn begin(place: &Place, address: &SockAddr, script: &[u8]) -> Option<Socket> {
     let socket = place.socket();
     socket.set_nonblocking(true).unwrap();
-    // Over loopback the handshake is over when connect(2) returns.
+    // Over loopback, the handshake is complete when connect(2) returns.
     match socket.connect(address) {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         Err(_) => return None,
         Ok(()) => {}
     }
     if script.is_empty() {
-        // Where the listener's queue was full there is no peer yet.
+        // If the listener's queue was full, the socket has no peer yet.
         return socket.peer_addr().is_ok().then_some(socket);
     }
     socket.send_with_flags(script, libc::MSG_NOSIGNAL).ok()?;
@@ -200,7 +200,7 @@ pub fn serve(path: &str, connections: &str) {
     println!("{} {}", counters.accepted, counters.evicted);
 }
 
-/// This program, started again. It ends when its standard input does.
+/// This program, started again. It ends when its standard input ends.
 struct Process {
     child: Child,
     output: BufReader<ChildStdout>,
@@ -218,14 +218,14 @@ impl Process {
         Process::of(command.spawn().unwrap())
     }
 
-    /// As `nobody` if this process may do that.
+    /// A flooder without rights, if this process can change its user.
     fn start_flooder(arguments: &[&str]) -> Process {
         let command = |is_unprivileged: bool| {
             let mut command = Command::new(std::env::current_exe().unwrap());
             command.arg("--child").args(arguments);
             command.stdin(Stdio::piped()).stdout(Stdio::piped());
             if is_unprivileged {
-                command.uid(NOBODY).gid(NOBODY);
+                command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
             }
             command.spawn()
         };
@@ -253,17 +253,17 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // After stop() it is gone already.
+        // After stop() the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What is measured.
+/// The settings of a run.
 pub struct Plan<'a> {
     pub floods: &'a [Flood],
     pub is_unix: bool,
-    /// Places in the server's table.
+    /// Slots in the server's table.
     pub connections: usize,
     pub probes: u64,
     /// Probes a second.
@@ -271,32 +271,34 @@ pub struct Plan<'a> {
     pub timeout: Duration,
 }
 
-/// What came of it.
+/// The results of a run.
 pub struct Outcome {
-    /// Connections a second that the flooders made, together.
+    /// Connections a second that all flooders made together.
     pub attack_rate: u64,
-    /// How long the answered probes took, shortest first.
+    /// Latencies of the answered probes, shortest first.
     pub latencies: Vec<Duration>,
     pub missed: u64,
-    /// Why they were missed.
+    /// Why the probes were missed.
     pub reasons: Vec<String>,
     pub evicted: u64,
-    /// How often a listener's queue was full.
+    /// How often the kernel dropped a connection because a listener's queue was full.
     pub dropped: u64,
     /// How long the server waited for a CPU.
     pub waited: Duration,
-    /// Connections that it accepted, a second; its part of one CPU; and its time on it for each of them.
+    /// Connections that the server accepted per second.
     pub accept_rate: u64,
+    /// CPU time of the server, as a share of one CPU.
     pub cpu_share: f64,
+    /// CPU time of the server per accepted connection.
     pub cpu_time: Duration,
 }
 
-/// What a client of a Unix socket waits between connect(2) and its request.
+/// Pause of a client of a Unix socket between connect(2) and its request.
 pub const PAUSE: Duration = Duration::from_millis(5);
-/// From the flooders' start to the first probe.
+/// Time from the start of the flooders to the first probe.
 const HEAD_START: Duration = Duration::from_millis(300);
 
-/// Floods a server and probes it meanwhile.
+/// Floods a server, and probes it during the flood.
 pub fn run(plan: &Plan<'_>) -> Outcome {
     let path = std::env::temp_dir().join(format!("healthz-flood-{}.sock", std::process::id()));
     let connections = plan.connections.to_string();
@@ -335,7 +337,7 @@ pub fn run(plan: &Plan<'_>) -> Outcome {
     outcome
 }
 
-/// Each probe leaves when it is due, on a thread that has nothing else to do then.
+/// Sends each probe at its scheduled time. There are enough threads that one is always free.
 fn probe(plan: &Plan<'_>, place: &Place) -> Outcome {
     let threads = u64::from(plan.rate) * (1 + plan.timeout.as_secs().min(1));
     let results = Mutex::new((Vec::new(), Vec::new()));
@@ -376,7 +378,7 @@ fn probe(plan: &Plan<'_>, place: &Place) -> Outcome {
     }
 }
 
-/// One probe on a connection of its own.
+/// One probe on a new connection.
 fn ask(place: &Place, deadline: Instant) -> io::Result<()> {
     let left = || match deadline.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(io::Error::from(io::ErrorKind::TimedOut)),
@@ -387,7 +389,7 @@ fn ask(place: &Place, deadline: Instant) -> io::Result<()> {
     match place {
         Place::Tcp(_) => socket.connect_timeout(&place.address(), left()?),
         Place::Unix(_) => {
-            // It bounds connect(2) as well, if the listener's queue is full.
+            // This timeout also applies to connect(2), which waits while the listener's queue is full.
             socket.set_write_timeout(Some(left()?))?;
             socket.connect(&place.address())
         }
@@ -418,7 +420,7 @@ fn ask(place: &Place, deadline: Instant) -> io::Result<()> {
 }
 
 impl Outcome {
-    /// A latency in milliseconds, or `-` if none was answered.
+    /// The latency at a quantile in milliseconds, or `-` if no probe was answered.
     pub fn ms(&self, quantile: f64) -> String {
         let last = self.latencies.len().saturating_sub(1);
         let latency = self

@@ -78,6 +78,7 @@ impl Setup {
                 head_duration: LONG,
                 ..Limits::DEFAULT
             },
+            ..Config::default()
         }
     }
 

@@ -2,10 +2,13 @@
 //! modules are compiled here instead.
 #![no_main]
 
+#[path = "../../src/units.rs"]
+#[allow(dead_code, reason = "the callers in the daemon are not compiled here")]
+mod units;
+
 #[path = "../../src/daemon"]
 #[allow(dead_code, reason = "the callers in the daemon are not compiled here")]
 mod daemon {
-    mod duration;
     pub mod fuzz;
     mod port_owner;
     mod notify;

@@ -57,7 +57,7 @@ impl<'q, 'f> Excludes<'q, 'f> {
             length: u16::try_from(raw.len()).map_err(|_| BufferFull)?,
             is_matched: false,
         };
-        let Err(at) = self.search(value.bytes()) else {
+        let Err(at) = self.search_by(value.bytes()) else {
             return Ok(());
         };
         // Insertion takes quadratic time, but moves 6 bytes per name. With the most names that a head
@@ -72,26 +72,27 @@ impl<'q, 'f> Excludes<'q, 'f> {
     }
 
     /// How `check` is excluded: `Some(None)` by its own name, `Some(Some(group))` by its group.
-    pub(super) fn exclusion(&self, check: &Check) -> Option<Option<&'static str>> {
+    pub(super) fn exclusion<'c>(&self, check: &'c Check) -> Option<Option<&'c [u8]>> {
         // Most requests exclude nothing.
         if self.count == 0 {
             return None;
         }
-        if self.search(check.name().bytes()).is_ok() {
+        if self.search(check.name_bytes()).is_ok() {
             return Some(None);
         }
-        let group = check.group_name()?;
-        self.search(group.bytes()).is_ok().then_some(Some(group))
+        let group = check.group_bytes()?;
+        self.search(group).is_ok().then_some(Some(group))
     }
 
     /// Marks the check's name and group as names that exist, so that [`warn`](Excludes::warn) leaves
     /// them out.
     pub(super) fn mark_matched(&mut self, check: &Check) {
-        let names = [Some(check.name()), check.group_name()];
+        let names = [Some(check.name_bytes()), check.group_bytes()];
         for name in names.into_iter().flatten() {
-            if let Ok(at) = self.search(name.bytes())
-                && let Some(exclude) = self.found.get_mut(at)
-            {
+            let Ok(at) = self.search(name) else {
+                continue;
+            };
+            if let Some(exclude) = self.found.get_mut(at) {
                 exclude.is_matched = true;
             }
         }
@@ -115,7 +116,11 @@ impl<'q, 'f> Excludes<'q, 'f> {
     }
 
     /// The index of `name`, or the index where it must be inserted.
-    fn search(&self, name: impl Iterator<Item = u8> + Clone) -> Result<usize, usize> {
+    fn search(&self, name: &[u8]) -> Result<usize, usize> {
+        self.search_by(name.iter().copied())
+    }
+
+    fn search_by(&self, name: impl Iterator<Item = u8> + Clone) -> Result<usize, usize> {
         let order =
             |exclude: &Exclude| -> Ordering { exclude.value(self.query).bytes().cmp(name.clone()) };
         self.names().binary_search_by(order)

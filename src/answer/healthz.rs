@@ -5,9 +5,9 @@
 //! belong to [`super`], which calls [`root`] for an endpoint and [`single`] for one check.
 
 use super::excludes::{Exclude, Excludes, WARNING_BYTES};
-use crate::check::{Check, Endpoint};
+use crate::check::{Check, Endpoint, Severity};
 use crate::http::{BodyWriter, BufferFull, Fields, Request, StatusCode, Writer, strip_prefix};
-use crate::limits::{EXCLUDES_MAX, Limits, TARGET_EXPANSION_MAX};
+use crate::limits::{CHECK_NAME_BYTES_MAX, EXCLUDES_MAX, Limits, TARGET_EXPANSION_MAX};
 use crate::time::Instant;
 
 /// The answer of `/healthz`: `ok`, or a line per check if one fails or `verbose` is in the query.
@@ -20,7 +20,7 @@ pub(super) fn root(
 ) -> Result<usize, BufferFull> {
     match request.target().query() {
         // Nearly every request ends here: one load per check, and a prepared answer.
-        None if endpoint.passes(now) => writer.ok(),
+        None if endpoint.has_no_failure(now) => writer.ok(),
         None => report(endpoint, now, false, &mut Excludes::none(), writer),
         Some(query) => root_with_query(endpoint, now, request, query, writer),
     }
@@ -30,18 +30,17 @@ pub(super) fn root(
 pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &[u8], now: Instant) -> Option<&'a Check> {
     let rest = rest.strip_prefix(b"/")?;
     // Unlisted checks are left out here too, or their existence would be visible.
-    let mut checks = endpoint
-        .checks()
-        .iter()
-        .filter(|check| check.is_listed(now));
-    checks
-        .find(|check| strip_prefix(rest, check.name()).is_some_and(<[u8]>::is_empty))
-        .copied()
+    let mut checks = endpoint.checks().filter(|check| check.is_listed(now));
+    checks.find(|check| strip_prefix(rest, check.name_bytes()).is_some_and(<[u8]>::is_empty))
 }
 
 /// The answer of `/healthz/NAME`.
 pub(super) fn single(check: &Check, now: Instant, writer: Writer<'_>) -> Result<usize, BufferFull> {
-    match check.reason(now) {
+    let reason = match check.severity() {
+        Severity::Error => check.reason(now),
+        Severity::Warning => None,
+    };
+    match reason {
         // Kubernetes sets no `nosniff` field here.
         None => writer.fixed(StatusCode::OK, Fields::TextSniffed, b"ok"),
         Some(reason) => writer.rendered(Fields::Text, |body| {
@@ -55,23 +54,48 @@ pub(super) fn single(check: &Check, now: Instant, writer: Writer<'_>) -> Result<
 
 /// Bytes of the longest body that [`root`] writes.
 pub(super) fn root_bytes_max(endpoint: &Endpoint<'_>, limits: &Limits) -> usize {
-    let line = |check: &&Check| {
-        let group = check
-            .group_name()
-            .map_or(0, |group| " with ".len() + group.len());
-        let failed = FAILED.len();
-        "[+]".len() + check.name().len() + failed.max(EXCLUDED.len() + group + OK.len())
+    let line = |check: &Check| {
+        line_bytes(
+            check.name_bytes().len(),
+            check.group_bytes().map(<[u8]>::len),
+        )
     };
-    let lines: usize = endpoint.checks().iter().map(line).sum();
+    let lines: usize = endpoint.checks().map(line).sum();
+    lines.saturating_add(rest_bytes_max(endpoint.name().len(), limits))
+}
+
+/// Bytes of a report besides the lines of checks, for an endpoint with a name of this length.
+pub(super) fn rest_bytes_max(name_bytes: usize, limits: &Limits) -> usize {
     // The warning repeats names from the target, with some bytes escaped.
     let names = TARGET_EXPANSION_MAX.saturating_mul(limits.request_head_bytes);
-    let rest = WARNING_BYTES + endpoint.name().len() + PASSED.len().max(NOT_PASSED.len());
-    lines.saturating_add(rest).saturating_add(names)
+    let rest = WARNING_BYTES + name_bytes + PASSED.len().max(NOT_PASSED.len());
+    names.saturating_add(rest)
+}
+
+/// Bytes of the longest line of any check.
+pub(super) const LINE_BYTES_MAX: usize =
+    line_bytes(CHECK_NAME_BYTES_MAX, Some(CHECK_NAME_BYTES_MAX));
+
+/// Bytes of the longest line of a check with a name and a group of these lengths.
+const fn line_bytes(name_bytes: usize, group_bytes: Option<usize>) -> usize {
+    let group = match group_bytes {
+        Some(bytes) => " with ".len() + bytes,
+        None => 0,
+    };
+    let excluded = EXCLUDED.len() + group + OK.len();
+    let failed = max(FAILED.len(), WARNED.len());
+    "[+]".len() + name_bytes + max(failed, excluded)
+}
+
+/// `Ord::max` is not `const`.
+const fn max(a: usize, b: usize) -> usize {
+    if a > b { a } else { b }
 }
 
 const OK: &[u8] = b": ok\n";
 const EXCLUDED: &[u8] = b" excluded";
 const FAILED: &[u8] = b" failed: reason withheld\n";
+const WARNED: &[u8] = b" warning: reason withheld\n";
 const PASSED: &[u8] = b" check passed\n";
 const NOT_PASSED: &[u8] = b" check failed\n";
 
@@ -126,17 +150,14 @@ fn report(
     writer: Writer<'_>,
 ) -> Result<usize, BufferFull> {
     // The state is loaded first: it is cheaper than the search for the name.
-    let passes = |check: &Check| check.passes(now) || excludes.exclusion(check).is_some();
-    if !is_verbose && endpoint.checks().iter().all(|check| passes(check)) {
+    let passes =
+        |check: &Check| check.lets_endpoint_pass(now) || excludes.exclusion(check).is_some();
+    if !is_verbose && endpoint.checks().all(|check| passes(check)) {
         return writer.ok();
     }
     writer.rendered(Fields::Text, |body| {
         let mut has_failed = false;
-        for check in endpoint
-            .checks()
-            .iter()
-            .filter(|check| check.is_listed(now))
-        {
+        for check in endpoint.checks().filter(|check| check.is_listed(now)) {
             has_failed |= line(check, now, excludes, body);
         }
         if !has_failed && !is_verbose {
@@ -157,7 +178,7 @@ fn report(
     })
 }
 
-/// Writes the line of one check. Returns true if the check failed.
+/// Writes the line of one check. Returns true if the check fails the endpoint.
 fn line(
     check: &Check,
     now: Instant,
@@ -165,22 +186,31 @@ fn line(
     body: &mut BodyWriter<'_>,
 ) -> bool {
     let exclusion = excludes.exclusion(check);
-    let has_failed = exclusion.is_none() && !check.passes(now);
-    body.push(if has_failed { b"[-]" } else { b"[+]" });
-    body.push(check.name().as_bytes());
-    match exclusion {
+    // Loaded once, so that the line and the status agree.
+    let failure = match exclusion {
+        None if !check.passes(now) => Some(check.severity()),
+        _ => None,
+    };
+    body.push(match failure {
+        None => b"[+]",
+        Some(Severity::Error) => b"[-]",
+        Some(Severity::Warning) => b"[!]",
+    });
+    body.push(check.name_bytes());
+    match (exclusion, failure) {
         // The reason may be confidential, so Kubernetes shows it under the path of the check only.
-        None if has_failed => body.push(FAILED),
-        None => body.push(b" ok\n"),
-        Some(group) => {
+        (None, Some(Severity::Error)) => body.push(FAILED),
+        (None, Some(Severity::Warning)) => body.push(WARNED),
+        (None, None) => body.push(b" ok\n"),
+        (Some(group), _) => {
             body.push(EXCLUDED);
             if let Some(group) = group {
                 body.push(b" with ");
-                body.push(group.as_bytes());
+                body.push(group);
             }
             body.push(OK);
         }
     }
     excludes.mark_matched(check);
-    has_failed
+    failure == Some(Severity::Error)
 }

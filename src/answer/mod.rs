@@ -8,6 +8,8 @@
 //! |---|---|---|---|
 //! | an endpoint, `/healthz` for example | GET, HEAD, OPTIONS, POST | `ok`, or 500 with a line per check | Kubernetes `handleRootHealth` |
 //! | `/healthz/NAME` | the same | `ok`, or 500 `internal server error: REASON` | Kubernetes `adaptCheckToHandler` |
+//! | an endpoint of which only checks of severity [`Warning`](crate::Severity::Warning) fail | the same | `ok`; with `verbose` the line `[!]NAME warning: reason withheld`, and the last line says passed | ours: Kubernetes has no warnings |
+//! | `/healthz/NAME` of such a check | the same | `ok` | ours |
 //! | both | others | 405 with Allow; Kubernetes runs the check for any token | RFC 9110 15.5.6 |
 //! | `/` | OPTIONS | as the endpoint with a failing [`Check::shutdown`](crate::Check::shutdown), which is `/readyz`; else as the first endpoint. HAProxy's `option httpchk` sends this, and must stop routing to a node that fails or drains | HAProxy 2.6 |
 //! | `*` | OPTIONS | an empty 200: the target is the server, not a resource | RFC 9110 9.3.7, as Go |
@@ -15,6 +17,7 @@
 //! | anything else | any | 404 `404 page not found` | Go `http.NotFound` |
 //! | a Host that is not in the list of [`Responder::allow_hosts`] | any | 421 | RFC 9110 15.5.20 |
 
+mod endpoints;
 mod excludes;
 #[cfg(any(all(test, not(loom)), fuzzing))]
 #[doc(hidden)]
@@ -22,15 +25,23 @@ pub mod fuzz;
 mod healthz;
 mod quote;
 
+use core::borrow::Borrow;
+
 use crate::check::Endpoint;
+#[cfg(feature = "server")]
+use crate::check::EndpointSet;
 use crate::http::{BufferFull, Fields, Method, Request, StatusCode, Writer};
 use crate::limits::{
-    Limits, REASON_BYTES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX, RESPONSE_HEAD_BYTES_MAX,
-    TARGET_EXPANSION_MAX,
+    CHECK_NAME_BYTES_MAX, Limits, REASON_BYTES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
+    RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
 };
 use crate::time::Instant;
+/// Without the heap there are no sets.
+#[cfg(not(feature = "server"))]
+use core::convert::Infallible as EndpointSet;
+use endpoints::Endpoints;
 
-/// The endpoints that are served, with their checks, and the hosts that are answered.
+/// The endpoints with their checks, and the list of allowed hosts. It answers requests.
 ///
 /// ```
 /// use healthz::http::{Connection, Context};
@@ -53,7 +64,7 @@ use crate::time::Instant;
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Responder<'a> {
-    endpoints: &'a [Endpoint<'a>],
+    endpoints: Endpoints<'a>,
     allow_hosts: &'a [&'a str],
 }
 
@@ -61,8 +72,22 @@ impl<'a> Responder<'a> {
     /// Serves `endpoints`. If two of them match a path, the first in the list answers.
     pub const fn new(endpoints: &'a [Endpoint<'a>]) -> Self {
         Responder {
-            endpoints,
+            endpoints: Endpoints::Borrowed(endpoints),
             allow_hosts: &[],
+        }
+    }
+
+    /// Serves the endpoints of `set` instead, with the other settings as they are.
+    #[cfg(feature = "server")]
+    #[must_use]
+    #[inline]
+    pub const fn with_endpoint_set<'s>(self, set: &'s EndpointSet) -> Responder<'s>
+    where
+        'a: 's,
+    {
+        Responder {
+            endpoints: Endpoints::Shared(set),
+            allow_hosts: self.allow_hosts,
         }
     }
 
@@ -86,8 +111,8 @@ impl<'a> Responder<'a> {
     }
 
     /// The endpoints.
-    pub const fn endpoints(&self) -> &'a [Endpoint<'a>] {
-        self.endpoints
+    pub fn endpoints(&self) -> impl Iterator<Item = Endpoint<'a>> + Clone + use<'a> {
+        self.endpoints.iter()
     }
 
     /// Tells the checks that serving begins at `now`, which starts the limit of heartbeats that were
@@ -96,8 +121,9 @@ impl<'a> Responder<'a> {
     /// `server::Runner` calls this when it is made, and `server::Server` on its first turn. Call it
     /// yourself, once, if you use neither. Further calls have no effect.
     pub fn begin(&self, now: Instant) {
-        let checks = self.endpoints.iter().flat_map(Endpoint::checks);
-        checks.for_each(|check| check.begin(now));
+        for endpoint in self.endpoints.iter() {
+            endpoint.checks().for_each(|check| check.begin(now));
+        }
     }
 
     /// Writes the answer to `request`, with the states of the checks at `now`. Returns its size.
@@ -112,16 +138,64 @@ impl<'a> Responder<'a> {
         request: &Request<'_>,
         writer: Writer<'_>,
     ) -> Result<usize, BufferFull> {
+        self.respond_as(None, now, request, writer)
+    }
+
+    /// As [`respond`](Responder::respond), with the endpoints of `set` if there is one.
+    #[inline]
+    pub(crate) fn respond_as(
+        &self,
+        set: Option<&EndpointSet>,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<usize, BufferFull> {
         if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
             let body = b"421 Misdirected Request: this server does not answer for that host\n";
             return writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body);
         }
-        let target = request.target();
         // Before the endpoints, as in Go's `ServeMux`: `//healthz` is redirected, not answered.
-        if target.is_unclean() {
+        if request.target().is_unclean() {
             return redirect(request, writer);
         }
-        for endpoint in self.endpoints {
+        match (set, self.endpoints) {
+            (None, Endpoints::Borrowed(endpoints)) => {
+                self.respond_among(endpoints.iter(), now, request, writer)
+            }
+            #[cfg(feature = "server")]
+            (None, Endpoints::Shared(set)) | (Some(set), _) => {
+                self.respond_of_set(set, now, request, writer)
+            }
+            #[cfg(not(feature = "server"))]
+            (Some(none), _) => match *none {},
+        }
+    }
+
+    // Not inlined: it would cost instructions in the answers of borrowed endpoints.
+    #[cfg(feature = "server")]
+    #[inline(never)]
+    fn respond_of_set(
+        &self,
+        set: &EndpointSet,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<usize, BufferFull> {
+        let responder = self.with_endpoint_set(set);
+        responder.respond_among(set.iter(), now, request, writer)
+    }
+
+    #[inline]
+    fn respond_among<E: Borrow<Endpoint<'a>>>(
+        &self,
+        endpoints: impl Iterator<Item = E>,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<usize, BufferFull> {
+        let target = request.target();
+        for endpoint in endpoints {
+            let endpoint = endpoint.borrow();
             let Some(rest) = target.strip_prefix(endpoint.path()) else {
                 continue;
             };
@@ -156,8 +230,8 @@ impl<'a> Responder<'a> {
             (Method::Options, b"/") => {
                 let mut endpoints = self.endpoints.iter();
                 let draining = endpoints.find(|endpoint| endpoint.is_draining(now));
-                match draining.or(self.endpoints.first()) {
-                    Some(endpoint) => healthz::root(endpoint, now, request, writer),
+                match draining.or_else(|| self.endpoints.iter().next()) {
+                    Some(endpoint) => healthz::root(&endpoint, now, request, writer),
                     None => not_found(writer),
                 }
             }
@@ -171,12 +245,22 @@ impl<'a> Responder<'a> {
         let roots = self
             .endpoints
             .iter()
-            .map(|endpoint| healthz::root_bytes_max(endpoint, limits));
+            .map(|endpoint| healthz::root_bytes_max(&endpoint, limits));
         // The location is written twice: first into the buffer, then into the head.
         let long_redirect = limits.request_head_bytes.saturating_mul(2);
         let bodies = [SINGLE_BYTES_MAX, NOTED_REDIRECT_BYTES_MAX, long_redirect];
         let body = roots.chain(bodies).max().unwrap_or(0);
         body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
+    }
+
+    /// Bytes of the longest answer to a request within `limits`, of any endpoints with at most this many checks each;
+    /// `usize::MAX` if the sum overflows. For a server whose endpoints will be replaced.
+    pub fn response_bytes_of(checks: usize, limits: &Limits) -> usize {
+        let lines = checks.saturating_mul(healthz::LINE_BYTES_MAX);
+        let rest = healthz::rest_bytes_max(CHECK_NAME_BYTES_MAX, limits);
+        let without_checks = Responder::new(&[]).response_bytes_max(limits);
+        let root = lines.saturating_add(rest);
+        without_checks.max(root.saturating_add(RESPONSE_HEAD_BYTES_MAX))
     }
 
     fn is_allowed(&self, request: &Request<'_>) -> bool {
@@ -228,7 +312,7 @@ fn redirect(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, BufferFu
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::check::Check;
+    use crate::check::{Check, Severity};
     use crate::http::{Connection, Context};
     use core::time::Duration;
     use std::borrow::ToOwned;
@@ -321,6 +405,63 @@ mod tests {
         assert_eq!(
             at(150),
             "[+]a ok\n[-]b failed: reason withheld\nreadyz check failed\n"
+        );
+    }
+
+    #[test]
+    fn a_warning_is_listed_but_fails_no_answer() {
+        let (ping, disk) = (Check::ping(), Check::manual("disk").group("storage"));
+        let (disk, other) = (disk.with_severity(Severity::Warning), Check::manual("b"));
+        let checks = [&ping, &disk, &other];
+        let endpoints = [Endpoint::new("/healthz", &checks)];
+        let responder = Responder::new(&endpoints);
+        let ask = |target: &str| {
+            let request = std::format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let (head, body) = answer(&responder, Instant::ZERO, &request);
+            (head["HTTP/1.1 ".len()..][..3].to_owned(), body)
+        };
+        let is = |status: &str, body: &str| (status.to_owned(), body.to_owned());
+        disk.fail("full");
+        other.pass();
+        for target in [
+            "/healthz",
+            "/healthz?a",
+            "/healthz/disk",
+            "/healthz?exclude=b",
+        ] {
+            assert_eq!(ask(target), is("200", "ok"), "{target}");
+        }
+        let warning = "[!]disk warning: reason withheld\n";
+        assert_eq!(
+            ask("/healthz?verbose"),
+            is(
+                "200",
+                &std::format!("[+]ping ok\n{warning}[+]b ok\nhealthz check passed\n")
+            )
+        );
+        assert_eq!(
+            ask("/healthz?verbose&exclude=storage"),
+            is(
+                "200",
+                "[+]ping ok\n[+]disk excluded with storage: ok\n[+]b ok\nhealthz check passed\n"
+            )
+        );
+        other.fail("broken");
+        assert_eq!(
+            ask("/healthz"),
+            is(
+                "500",
+                &std::format!(
+                    "[+]ping ok\n{warning}[-]b failed: reason withheld\nhealthz check failed\n"
+                )
+            )
+        );
+        disk.pass();
+        other.pass();
+        assert!(
+            ask("/healthz?verbose")
+                .1
+                .starts_with("[+]ping ok\n[+]disk ok\n")
         );
     }
 

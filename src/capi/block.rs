@@ -1,7 +1,7 @@
 //! A server and everything that it needs, in one block of memory.
 //!
 //! ```text
-//! Healthz | names | checks | lists of checks | endpoints | slots | heads | bytes for heads and answers
+//! Healthz | checks | lists of checks | endpoints | slots | heads | bytes for heads and answers
 //! ```
 //!
 //! This module computes the layout, writes the parts and creates the server from them. It does not parse C
@@ -13,15 +13,14 @@
 
 use core::alloc::Layout;
 use core::ffi::CStr;
-use core::ptr;
 use core::time::Duration;
 use std::os::fd::{AsFd, AsRawFd};
 
 use super::HealthzResult::{self, HEALTHZ_BROKEN, HEALTHZ_INVALID, HEALTHZ_NO_MEMORY};
 use super::error::{CallError, ErrorText};
 use super::{
-    HEALTHZ_CHECKS_MAX, HEALTHZ_MEMORY_ALIGN, HEALTHZ_ON_HEALTHZ, HEALTHZ_ON_LIVEZ,
-    HEALTHZ_ON_READYZ, HealthzCheck, HealthzOptions,
+    HEALTHZ_CHECKS_MAX, HEALTHZ_INITIALLY_PASSING, HEALTHZ_MEMORY_ALIGN, HEALTHZ_ON_HEALTHZ,
+    HEALTHZ_ON_LIVEZ, HEALTHZ_ON_READYZ, HealthzCheck, HealthzOptions,
 };
 use crate::answer::Responder;
 use crate::check::{Check, Endpoint};
@@ -52,7 +51,6 @@ static LONGEST: Check = Check::manual(match core::str::from_utf8(&[b'x'; CHECK_N
 });
 static LONGEST_LIST: [&Check; CHECKS_MAX + CHECKS_OWN] = [&LONGEST; CHECKS_MAX + CHECKS_OWN];
 
-type Name = [u8; CHECK_NAME_BYTES_MAX];
 type List = *mut &'static Check;
 
 /// A server: its sockets, connections and checks.
@@ -62,6 +60,8 @@ pub struct Healthz {
     state: State,
     is_broken: bool,
     error: ErrorText,
+    /// For `healthz_missing`.
+    missing: Option<ErrorText>,
     parts: Parts,
     checks_max: usize,
     /// Checks added so far, including `shutdown`.
@@ -115,6 +115,7 @@ impl Settings {
                 ..limits
             },
             connections: or(options.connections, Config::default().connections),
+            ..Config::default()
         };
         let checks_max = or(options.checks, CHECKS_DEFAULT);
         let head_bytes = REQUEST_HEAD_BYTES_MIN..=REQUEST_HEAD_BYTES_MAX;
@@ -148,7 +149,6 @@ impl Settings {
             Some(offset)
         };
         Some(Plan {
-            names: append(Layout::array::<Name>(checks).ok()?)?,
             checks: append(Layout::array::<HealthzCheck>(checks).ok()?)?,
             lists: append(Layout::array::<&Check>(checks * ENDPOINTS.len()).ok()?)?,
             endpoints: append(Layout::new::<[Endpoint<'_>; ENDPOINTS.len()]>())?,
@@ -163,7 +163,6 @@ impl Settings {
 
 /// Offsets of the parts in the block.
 struct Plan {
-    names: usize,
     checks: usize,
     lists: usize,
     endpoints: usize,
@@ -176,7 +175,6 @@ struct Plan {
 
 /// Pointers to the parts of the block. Only the server uses them. A part is uninitialized until written.
 struct Parts {
-    names: *mut Name,
     checks: *mut HealthzCheck,
     lists: [List; ENDPOINTS.len()],
     endpoints: *mut [Endpoint<'static>; ENDPOINTS.len()],
@@ -184,27 +182,6 @@ struct Parts {
     heads: *mut HeadCache,
     bytes: *mut u8,
     bytes_count: usize,
-}
-
-/// Memory for the name of the check that is being added.
-pub(super) struct NameSlot(*mut Name);
-
-impl NameSlot {
-    /// Validates and copies a name.
-    pub(super) fn store(self, name: &str) -> Result<&'static str, CallError> {
-        if !Check::is_name(name) {
-            return Err(CallError::invalid(format_args!(
-                "{name:?} is not a valid check name; use 1 to 127 bytes of A-Z a-z 0-9 . _ / -"
-            )));
-        }
-        // SAFETY: the slot is part of the block, nothing refers to it yet, and a valid name fits.
-        unsafe {
-            ptr::copy_nonoverlapping(name.as_ptr(), self.0.cast(), name.len());
-            let kept = core::slice::from_raw_parts(self.0.cast::<u8>(), name.len());
-            // A copy of a `str`.
-            Ok(core::str::from_utf8_unchecked(kept))
-        }
-    }
 }
 
 impl Healthz {
@@ -261,7 +238,6 @@ impl Healthz {
         let parts = unsafe {
             let lists: List = block.add(plan.lists).cast();
             Parts {
-                names: block.add(plan.names).cast(),
                 checks: block.add(plan.checks).cast(),
                 lists: [lists, lists.add(checks), lists.add(2 * checks)],
                 endpoints: block.add(plan.endpoints).cast(),
@@ -275,6 +251,7 @@ impl Healthz {
             state: State::Configuring(Listeners::new().allow_remote(settings.allows_remote)),
             is_broken: false,
             error: ErrorText::new(format_args!("no error")),
+            missing: None,
             parts,
             checks_max: checks,
             checks: 0,
@@ -287,7 +264,7 @@ impl Healthz {
         // handlers, so the first one is made here.
         let _ = now();
         let shutdown = || Ok(Check::shutdown().unlisted_while_passing());
-        made.add(HEALTHZ_ON_READYZ, |_| shutdown()).ok()?;
+        made.add(HEALTHZ_ON_READYZ, shutdown).ok()?;
         let server: *mut Healthz = block.cast();
         // SAFETY: the block begins with memory for a `Healthz`.
         unsafe { server.write(made) };
@@ -308,18 +285,18 @@ impl Healthz {
         }
     }
 
-    /// Adds the check that `make` returns to `endpoints`: a sum of flags, 0 for all.
+    /// Adds the check that `make` returns, to the endpoints in `flags`.
     pub(super) fn add(
         &mut self,
-        endpoints: u32,
-        make: impl FnOnce(NameSlot) -> Result<Check, CallError>,
+        flags: u32,
+        make: impl FnOnce() -> Result<Check, CallError>,
     ) -> Result<&'static HealthzCheck, CallError> {
         let State::Configuring(_) = self.state else {
             return Err(too_late());
         };
-        if endpoints & !ALL_ENDPOINTS != 0 {
+        if flags & !(ALL_ENDPOINTS | HEALTHZ_INITIALLY_PASSING) != 0 {
             return Err(CallError::invalid(format_args!(
-                "endpoints is {endpoints:#x}; use a sum of HEALTHZ_ON_HEALTHZ, HEALTHZ_ON_LIVEZ and HEALTHZ_ON_READYZ, or 0 for all"
+                "flags is {flags:#x}; use a sum of HEALTHZ_ON_HEALTHZ, HEALTHZ_ON_LIVEZ, HEALTHZ_ON_READYZ and HEALTHZ_INITIALLY_PASSING"
             )));
         }
         if self.checks >= self.checks_max {
@@ -328,16 +305,18 @@ impl Healthz {
                 self.checks_max - CHECKS_OWN
             )));
         }
-        // SAFETY: the first `self.checks` checks were written. There is room for one more and its name,
-        // and nothing refers to that yet.
-        let (others, name, slot) = unsafe {
+        // SAFETY: the first `self.checks` checks were written. There is room for one more, and nothing
+        // refers to that yet.
+        let (others, slot) = unsafe {
             (
                 core::slice::from_raw_parts(self.parts.checks, self.checks),
-                self.parts.names.add(self.checks),
                 self.parts.checks.add(self.checks),
             )
         };
-        let check = make(NameSlot(name))?;
+        let mut check = make()?;
+        if flags & HEALTHZ_INITIALLY_PASSING != 0 {
+            check = check.initially_passing();
+        }
         if let Some(other) = others.iter().find(|other| other.0.name() == check.name()) {
             return Err(CallError::invalid(format_args!(
                 "there is already a check named {:?}",
@@ -350,10 +329,9 @@ impl Healthz {
             &*slot
         };
         self.checks += 1;
-        let endpoints = if endpoints == 0 {
-            ALL_ENDPOINTS
-        } else {
-            endpoints
+        let endpoints = match flags & ALL_ENDPOINTS {
+            0 => ALL_ENDPOINTS,
+            endpoints => endpoints,
         };
         let lists = self.parts.lists.iter().zip(&mut self.listed);
         for ((list, count), (endpoint, _)) in lists.zip(ENDPOINTS) {
@@ -364,6 +342,19 @@ impl Healthz {
             }
         }
         Ok(check)
+    }
+
+    pub(super) fn listen(&mut self, address: &Address) -> Result<(), CallError> {
+        let bound = self.listeners()?.bind(address);
+        let bound = bound.map_err(|error| CallError::system(format_args!("{error}")))?;
+        self.missing = bound
+            .missing
+            .map(|(address, error)| ErrorText::new(format_args!("{address}: {error}")));
+        Ok(())
+    }
+
+    pub(super) fn missing(&self) -> Option<&CStr> {
+        self.missing.as_ref().map(ErrorText::as_c_str)
     }
 
     /// The listeners, to add one.
@@ -424,10 +415,9 @@ impl Healthz {
         Ok(Endpoint::new(path, checks))
     }
 
-    pub(super) fn turn(&mut self, timeout: Option<Duration>) -> Result<usize, CallError> {
-        let runner = self.runner()?;
-        let turned = runner.poll_once(timeout);
-        turned.map_err(|error| CallError::system(format_args!("cannot wait for events: {error}")))
+    pub(super) fn poll_once(&mut self, timeout: Option<Duration>) -> Result<usize, CallError> {
+        let events = self.runner()?.poll_once(timeout);
+        events.map_err(|error| CallError::system(format_args!("cannot wait for events: {error}")))
     }
 
     pub(super) fn stop(&mut self) -> Result<(), CallError> {

@@ -75,16 +75,21 @@ pub(super) unsafe fn with_server(
 pub(super) unsafe fn add_check(
     server: *mut Healthz,
     name: *const c_char,
-    endpoints: u32,
+    flags: u32,
     check: *mut *const HealthzCheck,
-    make: impl FnOnce(&'static str) -> Result<Check, CallError>,
+    make: impl FnOnce(&str) -> Result<Check, CallError>,
 ) -> HealthzResult {
     // SAFETY: as our caller promises.
     unsafe {
         with_server(server, |server| {
             let check = out_pointer(check, "check")?;
             let name = str_from_c(name, "name")?;
-            *check = server.add(endpoints, |slot| make(slot.store(name)?))?;
+            *check = server.add(flags, || match Check::is_name(name) {
+                true => make(name),
+                false => Err(CallError::invalid(format_args!(
+                    "{name:?} is not a valid check name; use 1 to 127 bytes of A-Z a-z 0-9 . _ / -"
+                ))),
+            })?;
             Ok(())
         })
     }

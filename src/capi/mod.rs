@@ -5,7 +5,7 @@
 //! NULL for every pointer, and no panic leaves it. It knows nothing about HTTP.
 //!
 //! A server and its checks live in one block of memory, allocated by the caller or from the heap
-//! (see [`block`]). The checks are never moved, so any thread may update them.
+//! (see `block`). The checks are never moved, so any thread may update them.
 //!
 //! Only this module and its submodules `block` and `guard` use `unsafe` for what the C caller promises and
 //! Rust cannot check.
@@ -13,6 +13,10 @@
 #![allow(
     clippy::missing_safety_doc,
     reason = "the documentation is for C callers and states the requirements in C terms"
+)]
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the documentation is for C callers: `[::1]` there is an address, not a link"
 )]
 #![allow(
     clippy::result_large_err,
@@ -25,6 +29,7 @@ mod guard;
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt;
+use core::ptr;
 use core::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -35,7 +40,7 @@ use guard::{Lossy, add_check, bytes_until_nul, create, out_pointer, str_from_c, 
 
 use crate::check::Check;
 use crate::limits::REASON_BYTES_MAX;
-use crate::server::{Address, adopt, now};
+use crate::server::{Address, Counters, adopt, now};
 
 /// The result of a call.
 #[repr(C)]
@@ -55,12 +60,15 @@ pub enum HealthzResult {
     HEALTHZ_BROKEN = 4,
 }
 
-/// The check counts for `/healthz`.
+/// Flag of a check: it counts for `/healthz`.
 pub const HEALTHZ_ON_HEALTHZ: u32 = 1;
-/// The check counts for `/livez`.
+/// Flag of a check: it counts for `/livez`.
 pub const HEALTHZ_ON_LIVEZ: u32 = 2;
-/// The check counts for `/readyz`.
+/// Flag of a check: it counts for `/readyz`.
 pub const HEALTHZ_ON_READYZ: u32 = 4;
+/// Flag of a check: it passes until its first healthz_beat(), healthz_pass() or healthz_fail(), however
+/// late that is.
+pub const HEALTHZ_INITIALLY_PASSING: u32 = 8;
 /// The most checks that a server can have.
 pub const HEALTHZ_CHECKS_MAX: u32 = 256;
 /// Alignment of the memory given to healthz_create_in(), in bytes.
@@ -116,11 +124,41 @@ pub struct HealthzCounters {
     pub open: u64,
 }
 
+impl From<Counters> for HealthzCounters {
+    fn from(counters: Counters) -> Self {
+        // Both sides name every field, so this does not compile if only one structure has a field.
+        let Counters {
+            accepted,
+            answered,
+            refused,
+            evicted,
+            expired,
+            failed,
+            aborted,
+            non_loopback,
+            accept_pauses,
+            open,
+        } = counters;
+        HealthzCounters {
+            accepted,
+            answered,
+            refused,
+            evicted,
+            expired,
+            failed,
+            aborted,
+            non_loopback,
+            accept_pauses,
+            open,
+        }
+    }
+}
+
 /// A health check: a name, and whether it passes or fails. It belongs to its server and is valid until
 /// that is destroyed.
 ///
-/// Every function that takes a check may be called from any thread and from a signal handler. It makes
-/// a few atomic stores, never blocks and makes no system call that is unsafe in a handler.
+/// Every function that takes a check may be called from any thread and from a signal handler. It uses
+/// only atomic integers and the clock, and it never waits or allocates.
 pub struct HealthzCheck(Check);
 
 /// The version of the library, such as "0.1.0".
@@ -147,8 +185,8 @@ pub extern "C" fn healthz_strerror(result: c_int) -> *const c_char {
 /// How much memory a server with these options takes, in bytes; 0 if an option is out of range.
 /// `options` may be NULL, for the defaults.
 ///
-/// Clients cannot make the server use more than this. Memory that is not needed yet is not touched, so
-/// an idle server has only a few pages resident.
+/// The size depends on the options alone: nothing that clients do changes it. The server writes to a
+/// page of it only when a connection needs that page, so an idle server uses few pages.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_memory_bytes(options: *const HealthzOptions) -> usize {
     let bytes = || {
@@ -166,7 +204,7 @@ pub unsafe extern "C" fn healthz_create(
     options: *const HealthzOptions,
     server: *mut *mut Healthz,
 ) -> HealthzResult {
-    // SAFETY: as our caller promises.
+    // SAFETY: C promises NULL or options, and NULL or a pointer to write to.
     unsafe { create(options, server, Healthz::on_heap) }
 }
 
@@ -180,8 +218,8 @@ pub unsafe extern "C" fn healthz_create_in(
     bytes: usize,
     server: *mut *mut Healthz,
 ) -> HealthzResult {
-    // SAFETY: as our caller promises for `options` and `server`; `memory` is `bytes` long and used by
-    // nothing else.
+    // SAFETY: C promises NULL or options, NULL or a pointer to write to, and that `memory` is `bytes` long
+    // and used by nothing else.
     unsafe {
         create(options, server, |settings| {
             Healthz::in_memory(settings, memory.cast(), bytes)
@@ -195,7 +233,7 @@ pub unsafe extern "C" fn healthz_add_ping(server: *mut Healthz) -> HealthzResult
     // SAFETY: C promises a server, used by no other thread now.
     unsafe {
         with_server(server, |server| {
-            server.add(0, |_| Ok(Check::ping()))?;
+            server.add(0, || Ok(Check::ping()))?;
             Ok(())
         })
     }
@@ -205,39 +243,38 @@ pub unsafe extern "C" fn healthz_add_ping(server: *mut Healthz) -> HealthzResult
 /// calls it fails with "not reported yet".
 ///
 /// `name` is 1 to 127 bytes of A-Z a-z 0-9 . _ / - and is copied. No other check of the server may have
-/// it. `endpoints` selects the endpoints that the check counts for: a sum of HEALTHZ_ON_..., or 0 for
-/// all three. The check is stored in `*check`.
+/// it. `flags` is a sum of HEALTHZ_ON_... and HEALTHZ_INITIALLY_PASSING. Without any HEALTHZ_ON_..., the
+/// check counts for all three endpoints. The check is stored in `*check`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_add_check(
     server: *mut Healthz,
     name: *const c_char,
-    endpoints: u32,
+    flags: u32,
     check: *mut *const HealthzCheck,
 ) -> HealthzResult {
     // SAFETY: C promises a server, NULL or a string, and NULL or a pointer to write to.
-    unsafe {
-        add_check(server, name, endpoints, check, |name| {
-            Ok(Check::manual(name))
-        })
-    }
+    unsafe { add_check(server, name, flags, check, |name| Ok(Check::manual(name))) }
 }
 
 /// Adds a check that fails when the last healthz_beat() was more than `limit_ms` milliseconds ago.
-/// Before the first beat it passes until `limit_ms` after healthz_start(). The other arguments are as for healthz_add_check().
 ///
-/// If one loop both beats and calls healthz_turn(), beat before healthz_turn(), and do not wait longer
-/// than a third of the limit: a loop that waits for requests alone beats too late.
+/// Before the first beat it passes until `limit_ms` after healthz_start(), so a worker that ends before
+/// its first beat is noticed. With HEALTHZ_INITIALLY_PASSING in `flags` it passes until the first beat.
+/// The other arguments are as for healthz_add_check().
+///
+/// If one loop both beats and calls healthz_poll_once(), beat before that call, and wait at most a third
+/// of the limit. A loop that wakes up only for requests beats too late.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_add_heartbeat(
     server: *mut Healthz,
     name: *const c_char,
     limit_ms: u32,
-    endpoints: u32,
+    flags: u32,
     check: *mut *const HealthzCheck,
 ) -> HealthzResult {
     // SAFETY: C promises a server, NULL or a string, and NULL or a pointer to write to.
     unsafe {
-        add_check(server, name, endpoints, check, |name| {
+        add_check(server, name, flags, check, |name| {
             if limit_ms == 0 {
                 return Err(CallError::invalid(format_args!(
                     "limit_ms is 0; give the limit of the heartbeat in milliseconds"
@@ -250,8 +287,8 @@ pub unsafe extern "C" fn healthz_add_heartbeat(
 }
 
 /// Listens on `address`: "127.0.0.1:10248", "[::1]:10248", "unix:/path" or "localhost:10248" (IPv4 and
-/// IPv6, or the one that this machine has). Port 0 selects a free port, see healthz_port(). Call it
-/// before healthz_start(), up to 16 times.
+/// IPv6, or the one that this machine has; healthz_missing() names the other). Port 0 selects a free port,
+/// see healthz_port(). Call it before healthz_start(), up to 16 times.
 ///
 /// It fails, for example, if the address is in use. Check the result: healthz_start() only fails if no
 /// address at all could be used.
@@ -267,11 +304,19 @@ pub unsafe extern "C" fn healthz_listen(
             let parsed: Address = address
                 .parse()
                 .map_err(|error| CallError::invalid(format_args!("{address}: {error}")))?;
-            let bound = server.listeners()?.bind(&parsed);
-            bound.map_err(|error| CallError::system(format_args!("{error}")))?;
-            Ok(())
+            server.listen(&parsed)
         })
     }
+}
+
+/// The half of "localhost" that the last successful healthz_listen() left out, because this machine does
+/// not have it, and the error of the system: "[::1]:10248: Cannot assign requested address (os error 99)",
+/// for example. NULL if it left out none. Valid until the next healthz_listen() with this server.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn healthz_missing(server: *const Healthz) -> *const c_char {
+    // SAFETY: C promises a server, used by no other thread now.
+    let missing = unsafe { server.as_ref() }.and_then(Healthz::missing);
+    missing.map_or(ptr::null(), CStr::as_ptr)
 }
 
 /// Serves on a socket that already listens, for example one from a service manager. The server owns `fd`
@@ -314,7 +359,7 @@ pub unsafe extern "C" fn healthz_start(server: *mut Healthz) -> HealthzResult {
     unsafe { with_server(server, Healthz::start) }
 }
 
-/// A descriptor that is readable (POLLIN, EPOLLIN) when healthz_turn() has work to do; -1 before
+/// A descriptor that is readable (POLLIN, EPOLLIN) when healthz_poll_once() has work to do; -1 before
 /// healthz_start(). The server owns it: watch it, but do not read from it or close it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_fd(server: *mut Healthz) -> c_int {
@@ -329,7 +374,7 @@ pub unsafe extern "C" fn healthz_fd(server: *mut Healthz) -> c_int {
     fd
 }
 
-/// The longest time until healthz_turn() must be called again, in milliseconds, as poll(2) takes it; -1
+/// The longest time until healthz_poll_once() must be called again, in milliseconds, as poll(2) takes it; -1
 /// for no limit.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_timeout(server: *mut Healthz) -> c_int {
@@ -354,7 +399,7 @@ pub unsafe extern "C" fn healthz_timeout(server: *mut Healthz) -> c_int {
 /// If `events` is not NULL, `*events` is the number of events handled. A loop that watches the
 /// descriptor edge-triggered (EPOLLET) must call again until it is 0.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn healthz_turn(
+pub unsafe extern "C" fn healthz_poll_once(
     server: *mut Healthz,
     timeout_ms: c_int,
     events: *mut usize,
@@ -363,7 +408,7 @@ pub unsafe extern "C" fn healthz_turn(
     unsafe {
         with_server(server, |server| {
             let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
-            let count = server.turn(timeout)?;
+            let count = server.poll_once(timeout)?;
             if let Some(events) = events.as_mut() {
                 *events = count;
             }
@@ -385,8 +430,8 @@ pub unsafe extern "C" fn healthz_shutdown(server: *mut Healthz) -> HealthzResult
     }
 }
 
-/// Stops the server gracefully. The next healthz_turn() stops listening, and requests in progress get
-/// `drain_ms` to finish. Call healthz_turn() until healthz_is_finished() is not 0.
+/// Stops the server gracefully. The next healthz_poll_once() stops listening, and requests in progress get
+/// `drain_ms` to finish. Call healthz_poll_once() until healthz_is_finished() is not 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_stop(server: *mut Healthz) -> HealthzResult {
     // SAFETY: C promises a server, used by no other thread now.
@@ -416,20 +461,7 @@ pub unsafe extern "C" fn healthz_counters(
     // SAFETY: C promises a server, and NULL or counters to write to.
     unsafe {
         with_server(server, |server| {
-            let counters = out_pointer(counters, "counters")?;
-            let seen = server.counters();
-            *counters = HealthzCounters {
-                accepted: seen.accepted,
-                answered: seen.answered,
-                refused: seen.refused,
-                evicted: seen.evicted,
-                expired: seen.expired,
-                failed: seen.failed,
-                aborted: seen.aborted,
-                non_loopback: seen.non_loopback,
-                accept_pauses: seen.accept_pauses,
-                open: seen.open,
-            };
+            *out_pointer(counters, "counters")? = server.counters().into();
             Ok(())
         })
     }
@@ -467,9 +499,9 @@ pub unsafe extern "C" fn healthz_pass(check: *const HealthzCheck) {
     }
 }
 
-/// Sets the check to failing. `reason` is copied and shown under /healthz/NAME: up to 255 bytes of UTF-8,
-/// where invalid bytes become question marks. NULL means "failing". May be called from any thread and
-/// any signal handler.
+/// Sets the check to failing. `reason` is copied, and the answer to /healthz/NAME has it: up to 255 bytes
+/// of UTF-8, where invalid bytes become question marks. NULL means "failing". May be called from any
+/// thread and any signal handler.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_fail(check: *const HealthzCheck, reason: *const c_char) {
     // SAFETY: C promises NULL or a check whose server is not destroyed.
@@ -505,8 +537,6 @@ pub unsafe extern "C" fn healthz_passes(check: *const HealthzCheck) -> c_int {
 #[cfg(test)]
 #[allow(clippy::panic, reason = "the test causes a panic on purpose")]
 mod tests {
-    use std::ptr;
-
     use super::HealthzResult::{HEALTHZ_BROKEN, HEALTHZ_OK};
     use super::*;
 

@@ -3,6 +3,9 @@
 //! Knows no HTTP: [`crate::answer`] compares the path with a request's and writes the answer. Made by
 //! the embedder, the daemon and the C API.
 
+#[cfg(feature = "server")]
+use std::sync::Arc;
+
 use super::{Check, is_name_bytes};
 use crate::time::Instant;
 
@@ -26,11 +29,21 @@ use crate::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint<'a> {
     path: &'a str,
-    checks: &'a [&'a Check],
+    checks: Checks<'a>,
+}
+
+/// The checks of an endpoint. Without the feature `server` this is a slice alone.
+#[derive(Clone, Copy, Debug)]
+enum Checks<'a> {
+    Borrowed(&'a [&'a Check]),
+    /// Of an [`EndpointSet`](super::EndpointSet).
+    #[cfg(feature = "server")]
+    Shared(&'a [Arc<Check>]),
 }
 
 impl<'a> Endpoint<'a> {
-    /// An endpoint at `path` that passes while all `checks` pass. Without checks it always passes.
+    /// An endpoint at `path` that passes while all `checks` of severity `Error` pass. Without any it always
+    /// passes.
     ///
     /// # Panics
     /// If `path` is not a slash and then a valid name (see [`Check::manual`]), or if two checks have the
@@ -49,7 +62,20 @@ impl<'a> Endpoint<'a> {
             is_path(path),
             "an endpoint's path is / and then a name like healthz"
         );
-        Endpoint { path, checks }
+        Endpoint {
+            path,
+            checks: Checks::Borrowed(checks),
+        }
+    }
+
+    /// An endpoint of a set, which has validated it.
+    #[cfg(feature = "server")]
+    #[inline]
+    pub(super) const fn with_shared(path: &'a str, checks: &'a [Arc<Check>]) -> Self {
+        Endpoint {
+            path,
+            checks: Checks::Shared(checks),
+        }
     }
 
     /// The three endpoints of Kubernetes: `/healthz`, `/livez` and `/readyz`.
@@ -105,23 +131,69 @@ impl<'a> Endpoint<'a> {
 
     /// The checks, in the order they are listed.
     #[inline]
-    pub const fn checks(&self) -> &'a [&'a Check] {
-        self.checks
+    pub fn checks(&self) -> impl ExactSizeIterator<Item = &'a Check> + Clone + use<'a> {
+        match self.checks {
+            Checks::Borrowed(checks) => CheckIter::Borrowed(checks.iter()),
+            #[cfg(feature = "server")]
+            Checks::Shared(checks) => CheckIter::Shared(checks.iter()),
+        }
     }
 
-    /// True if every check passes at `now`.
-    #[inline]
+    /// True if no check fails at `now`, apart from those of severity
+    /// [`Warning`](super::Severity::Warning).
     pub fn passes(&self, now: Instant) -> bool {
-        self.checks.iter().all(|check| check.passes(now))
+        self.checks().all(|check| check.lets_endpoint_pass(now))
+    }
+
+    /// True if every check passes at `now`. For most requests this is all that must be known, so the severity costs
+    /// nothing.
+    #[inline]
+    pub(crate) fn has_no_failure(&self, now: Instant) -> bool {
+        // A loop for each variant, so that a check costs no branch on it.
+        match self.checks {
+            Checks::Borrowed(checks) => checks.iter().all(|check| check.passes(now)),
+            #[cfg(feature = "server")]
+            Checks::Shared(checks) => checks.iter().all(|check| check.passes(now)),
+        }
     }
 
     /// True if a [`Check::shutdown`] of this endpoint fails at `now`.
     pub(crate) fn is_draining(&self, now: Instant) -> bool {
-        self.checks.iter().any(|check| check.is_draining(now))
+        self.checks().any(|check| check.is_draining(now))
     }
 }
 
-const fn is_path(path: &str) -> bool {
+#[derive(Clone)]
+enum CheckIter<'a> {
+    Borrowed(core::slice::Iter<'a, &'a Check>),
+    #[cfg(feature = "server")]
+    Shared(core::slice::Iter<'a, Arc<Check>>),
+}
+
+impl<'a> Iterator for CheckIter<'a> {
+    type Item = &'a Check;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a Check> {
+        match self {
+            CheckIter::Borrowed(checks) => checks.next().copied(),
+            #[cfg(feature = "server")]
+            CheckIter::Shared(checks) => checks.next().map(|check| &**check),
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match self {
+            CheckIter::Borrowed(checks) => checks.size_hint(),
+            #[cfg(feature = "server")]
+            CheckIter::Shared(checks) => checks.size_hint(),
+        }
+    }
+}
+
+impl ExactSizeIterator for CheckIter<'_> {}
+
+pub(super) const fn is_path(path: &str) -> bool {
     matches!(path.as_bytes(), [b'/', ..]) && is_name_bytes(path.as_bytes(), 1)
 }
 
@@ -141,7 +213,7 @@ const fn are_distinct(mut checks: &[&Check]) -> bool {
     while let Some((first, rest)) = checks.split_first() {
         let mut others = rest;
         while let Some((other, rest)) = others.split_first() {
-            if are_equal(first.name().as_bytes(), other.name().as_bytes()) {
+            if are_equal(first.name_bytes(), other.name_bytes()) {
                 return false;
             }
             others = rest;

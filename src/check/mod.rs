@@ -1,8 +1,9 @@
 //! Checks and endpoints: what is known about the health of the process or the node.
 //!
-//! Knows no HTTP, no socket and no clock. Your code updates a [`Check`] from any thread;
-//! [`crate::answer`] reads it for each request. Neither waits for the other: an update is one or two
-//! atomic stores, and a request loads one atomic integer per check. A request never runs a check.
+//! Knows no HTTP, no socket and no clock. Your code updates a [`Check`] from any thread, and
+//! [`crate::answer`] reads it for each request. An update stores one atomic integer;
+//! [`Check::fail`] first copies its reason into the check. A request loads one atomic integer per check.
+//! Neither waits for the other, and a request never runs a check.
 //!
 //! The integer of a check is the time *until which it passes*. A check that passes until further
 //! notice holds the largest integer, a failing check holds a small one, and a heartbeat holds
@@ -15,8 +16,8 @@
 //! call. The interrupted code may be using the same check:
 //!
 //! - If the handler interrupts an update, that update continues after the handler returns. It ends
-//!   later, so its state remains. If both were [`Check::fail`], the reason is one of the two, whole;
-//!   until the interrupted call ends it may be `failing`.
+//!   later, so its state remains. If both called [`Check::fail`], the reason is that of one of them, never
+//!   a mixture. Until the interrupted call ends, the reason may be `failing`.
 //! - If the handler interrupts a query, the query returns the state before or after the handler.
 //!
 //! Arguments must be safe in a handler too: a `Display` value given to [`Check::fail_fmt`] (numbers and
@@ -24,6 +25,9 @@
 //! `tests/signals.rs` interrupts updates and queries a thousand times.
 
 mod endpoint;
+#[cfg(feature = "server")]
+mod endpoint_set;
+mod name;
 mod reason;
 
 use core::time::Duration;
@@ -33,17 +37,21 @@ use core::sync::atomic::{AtomicU64, Ordering};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
 
-use crate::limits::CHECK_NAME_BYTES_MAX;
 use crate::time::{Instant, millis};
 pub use endpoint::Endpoint;
+#[cfg(feature = "server")]
+pub(crate) use endpoint_set::Iter as EndpointSetIter;
+#[cfg(feature = "server")]
+pub use endpoint_set::{EndpointSet, EndpointSetError};
+use name::{Name, is_name, is_name_bytes};
 use reason::Reason;
 pub use reason::ReasonText;
 
 // These values at both ends of the range are states. The values between them are times.
 const UNKNOWN_FAILING: u64 = 0;
 const FAILING: u64 = 1;
-/// Failing, but another writer was replacing the reason (see `reason`). No reason is better than the
-/// reason of an earlier failure.
+/// Failing, with a reason that could not be stored, because another writer was replacing the reason (see
+/// `reason`). The stored one may belong to an earlier failure, so it is not shown.
 const FAILING_UNEXPLAINED: u64 = 2;
 const TIME_MIN: u64 = 3;
 const TIME_MAX: u64 = u64::MAX - 2;
@@ -62,16 +70,28 @@ pub enum Health {
     Passing,
     /// The last update said that it fails, or a heartbeat is overdue.
     Failing,
-    /// There was no update yet. Whether that passes depends on the kind of check; see
-    /// [`Check::passes`].
+    /// The check was not updated yet. A heartbeat passes in this state, and so does a check with
+    /// [`Check::initially_passing`]; all others fail with `not reported yet`. For a heartbeat, the state
+    /// also ends when the server begins to serve; see [`Check::heartbeat`].
     Unknown,
+}
+
+/// What a failing check means for its endpoints; see [`Check::with_severity`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Severity {
+    /// The endpoint fails.
+    #[default]
+    Error,
+    /// The endpoint passes. The failure is reported in its `verbose` answer.
+    Warning,
 }
 
 /// A named condition of the process or the node: passing, failing or unknown.
 ///
-/// Every constructor is `const`, so a check can be a `static`. It can also be in an `Arc`, or be leaked
-/// after it was made at startup. Updates take `&self`, never lock or allocate, and can be called from
-/// any thread and from a signal handler. A request sees an update as soon as the call has returned.
+/// Every constructor is `const`, so a check can be a `static`. It can also be in an `Arc`. Its name and
+/// group are copied into it, so they can come from a file. Updates take `&self`, never lock or allocate,
+/// and can be called from any thread and from a signal handler. A request sees an update as soon as the
+/// call has returned.
 ///
 /// ```
 /// use healthz::{Check, Instant};
@@ -93,11 +113,15 @@ pub struct Check {
     is_constant: bool,
     is_shutdown: bool,
     is_unlisted_while_passing: bool,
+    severity: Severity,
     /// The limit also applies to the time before the first beat.
     limits_first_beat: bool,
-    name: &'static str,
-    group: Option<&'static str>,
+    name: Name,
+    /// [`Name::NONE`] if it is in no group.
+    group: Name,
     overdue: &'static str,
+    /// The reason of an overdue heartbeat ends with the time since its last beat.
+    tells_overdue_time: bool,
     reason: Reason,
 }
 
@@ -115,7 +139,7 @@ macro_rules! constructor {
 
 impl Check {
     constructor! {
-        fn with(name: &'static str, state: u64, limit: u64) -> Self {
+        fn with(name: &str, state: u64, limit: u64) -> Self {
             assert!(is_name(name), "a check's name is 1 to 127 bytes of A-Z a-z 0-9 . _ / -");
             Check {
                 passes_until: AtomicU64::new(state),
@@ -123,10 +147,12 @@ impl Check {
                 is_constant: false,
                 is_shutdown: false,
                 is_unlisted_while_passing: false,
+                severity: Severity::Error,
                 limits_first_beat: false,
-                name,
-                group: None,
+                name: Name::new(name),
+                group: Name::NONE,
                 overdue: "no heartbeat within its limit",
+                tells_overdue_time: false,
                 reason: Reason::new(),
             }
         }
@@ -150,7 +176,7 @@ impl Check {
         /// If `name` is not 1 to 127 bytes of `A-Z a-z 0-9 . _ / -`, or has an empty, `.` or `..`
         /// segment between slashes, because no request could name it. [`Check::is_name`] tests a name.
         /// The same holds for all constructors.
-        pub fn manual(name: &'static str) -> Self {
+        pub fn manual(name: &str) -> Self {
             Check::with(name, UNKNOWN_FAILING, NO_LIMIT)
         }
     }
@@ -168,7 +194,7 @@ impl Check {
         ///
         /// # Panics
         /// As [`Check::manual`].
-        pub fn heartbeat(name: &'static str, limit: Duration) -> Self {
+        pub fn heartbeat(name: &str, limit: Duration) -> Self {
             let mut check = Check::with(name, UNKNOWN_PASSING, millis(limit));
             check.limits_first_beat = true;
             check
@@ -182,7 +208,7 @@ impl Check {
         ///
         /// # Panics
         /// As [`Check::manual`].
-        pub fn gate(name: &'static str) -> Self {
+        pub fn gate(name: &str) -> Self {
             Check::with(name, UNKNOWN_FAILING, NO_LIMIT)
         }
     }
@@ -205,12 +231,12 @@ impl Check {
     /// # Panics
     /// If `group` is not a valid name; see [`Check::manual`].
     #[must_use]
-    pub const fn group(mut self, group: &'static str) -> Self {
+    pub const fn group(mut self, group: &str) -> Self {
         assert!(
             is_name(group),
             "a group's name is 1 to 127 bytes of A-Z a-z 0-9 . _ / -"
         );
-        self.group = Some(group);
+        self.group = Name::new(group);
         self
     }
 
@@ -218,6 +244,38 @@ impl Check {
     #[must_use]
     pub const fn overdue(mut self, reason: &'static str) -> Self {
         self.overdue = reason;
+        self.tells_overdue_time = false;
+        self
+    }
+
+    /// As [`overdue`](Check::overdue), and the reason also tells for how long there was no beat, in whole
+    /// seconds when it is asked for. With `not checked` it is `not checked for 41 s`. Before the first beat
+    /// the time counts from [`begin`](Check::begin).
+    ///
+    /// ```
+    /// use healthz::{Check, Instant};
+    /// use std::time::Duration;
+    ///
+    /// let check = Check::heartbeat("disk", Duration::from_secs(30)).overdue_since("not checked");
+    /// check.beat(Instant::ZERO);
+    /// let reason = check.reason(Instant::from_millis(41_999)).unwrap();
+    /// assert_eq!(reason.as_str(), "not checked for 41 s");
+    /// ```
+    #[must_use]
+    pub const fn overdue_since(mut self, reason: &'static str) -> Self {
+        self.overdue = reason;
+        self.tells_overdue_time = true;
+        self
+    }
+
+    /// Sets what a failure of this check means for its endpoints. With [`Severity::Warning`] they pass,
+    /// and `verbose` lists the failure. The default is [`Severity::Error`].
+    ///
+    /// [`passes`](Check::passes), [`health`](Check::health) and [`reason`](Check::reason) do not depend on
+    /// the severity.
+    #[must_use]
+    pub const fn with_severity(mut self, severity: Severity) -> Self {
+        self.severity = severity;
         self
     }
 
@@ -264,7 +322,8 @@ impl Check {
     }
 
     /// Makes the check fail until the next update. `reason` is any text; up to 255 bytes are kept, cut
-    /// at a UTF-8 boundary. It is shown under `/healthz/NAME` only.
+    /// at a UTF-8 boundary. The answer to `/healthz/NAME` has the reason. The answer to `/healthz` says
+    /// `reason withheld`, as in Kubernetes.
     ///
     /// If another thread is inside `fail` on the same check, its reason may remain, or `failing` may be
     /// shown instead of both. The check fails in every case.
@@ -288,8 +347,8 @@ impl Check {
     /// Makes a heartbeat pass until its limit after `now`. On any other check this is
     /// [`pass`](Check::pass).
     pub fn beat(&self, now: Instant) {
-        // Other kinds have no limit. Adding the largest one would give the last time, which is less
-        // than the state `PASSING`.
+        // A check without a limit must hold `PASSING`. The sum of `now` and `NO_LIMIT` is only the last
+        // time, at which the check would fail.
         if self.limit == NO_LIMIT {
             return self.pass();
         }
@@ -334,7 +393,8 @@ impl Check {
         }
     }
 
-    /// True if the check passes at `now`. An unknown state passes or fails by the kind of the check.
+    /// True if the check passes at `now`. [`Health::Unknown`] says which checks pass before their first
+    /// update.
     #[inline]
     pub fn passes(&self, now: Instant) -> bool {
         passes(self.passes_until.load(Ordering::Acquire), now)
@@ -351,9 +411,33 @@ impl Check {
             },
             FAILING_UNEXPLAINED => "failing",
             // Any other value is a time that has passed.
-            _ => self.overdue,
+            until => return Some(self.overdue_reason(until, now)),
         };
         Some(ReasonText::new(text))
+    }
+
+    /// The reason of a heartbeat whose limit ended at the stored time `until`.
+    fn overdue_reason(&self, until: u64, now: Instant) -> ReasonText {
+        let mut text = ReasonText::new(self.overdue);
+        if self.tells_overdue_time {
+            let beat = until.saturating_sub(TIME_MIN).saturating_sub(self.limit);
+            let silence = now.saturating_since(Instant::from_millis(beat));
+            text.append_seconds(silence.as_secs());
+        }
+        text
+    }
+
+    /// What a failure of this check means for its endpoints.
+    #[inline]
+    pub const fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    /// True if an endpoint passes with this check: it passes, or its failure is only a warning. The
+    /// severity is loaded only if the check fails.
+    #[inline]
+    pub(crate) fn lets_endpoint_pass(&self, now: Instant) -> bool {
+        self.passes(now) || matches!(self.severity, Severity::Warning)
     }
 
     /// True if answers show the check at `now`; see
@@ -369,15 +453,29 @@ impl Check {
     }
 
     /// The check's name.
-    #[inline]
-    pub const fn name(&self) -> &'static str {
-        self.name
+    pub const fn name(&self) -> &str {
+        self.name.as_str()
     }
 
     /// The check's group, if any.
+    pub const fn group_name(&self) -> Option<&str> {
+        match self.group.bytes() {
+            [] => None,
+            _ => Some(self.group.as_str()),
+        }
+    }
+
     #[inline]
-    pub const fn group_name(&self) -> Option<&'static str> {
-        self.group
+    pub(crate) const fn name_bytes(&self) -> &[u8] {
+        self.name.bytes()
+    }
+
+    #[inline]
+    pub(crate) const fn group_bytes(&self) -> Option<&[u8]> {
+        match self.group.bytes() {
+            [] => None,
+            group => Some(group),
+        }
     }
 
     /// True if this is a [`shutdown`](Check::shutdown) check that fails at `now`.
@@ -401,7 +499,7 @@ impl Check {
 impl core::fmt::Debug for Check {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Check")
-            .field("name", &self.name)
+            .field("name", &self.name())
             .finish_non_exhaustive()
     }
 }
@@ -416,43 +514,6 @@ fn passes(until: u64, now: Instant) -> bool {
 #[inline]
 fn encode(millis: u64) -> u64 {
     millis.saturating_add(TIME_MIN).min(TIME_MAX)
-}
-
-/// True if `name` can be the name of a check, a group or (after a slash) an endpoint.
-const fn is_name(name: &str) -> bool {
-    is_name_bytes(name.as_bytes(), 0)
-}
-
-#[expect(
-    clippy::indexing_slicing,
-    reason = "const fn has no iterators; `at` stays below the length"
-)]
-const fn is_name_bytes(bytes: &[u8], start: usize) -> bool {
-    if bytes.len() <= start || bytes.len() - start > CHECK_NAME_BYTES_MAX {
-        return false;
-    }
-    let mut at = start;
-    let mut segment = start;
-    while at <= bytes.len() {
-        if at == bytes.len() || bytes[at] == b'/' {
-            // A client or the redirect to a clean path would remove such a segment.
-            let is_removed = match at - segment {
-                0 => true,
-                1 => bytes[segment] == b'.',
-                2 => bytes[segment] == b'.' && bytes[segment + 1] == b'.',
-                _ => false,
-            };
-            if is_removed {
-                return false;
-            }
-            segment = at + 1;
-        } else if !matches!(bytes[at], b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-')
-        {
-            return false;
-        }
-        at += 1;
-    }
-    true
 }
 
 #[cfg(all(test, not(loom)))]
@@ -599,6 +660,60 @@ mod tests {
     }
 
     #[test]
+    fn an_overdue_heartbeat_tells_how_long_it_has_been_silent() {
+        let check =
+            || Check::heartbeat("loop", Duration::from_secs(30)).overdue_since("not checked");
+        let beaten = check();
+        beaten.beat(at(5_000));
+        assert_eq!(reason(&beaten, at(34_999)), "passes");
+        for (now, expected) in [
+            (35_000, "not checked for 30 s"),
+            (46_999, "not checked for 41 s"),
+            (47_000, "not checked for 42 s"),
+            (10_000_005_000, "not checked for 10000000 s"),
+            (u64::MAX, "not checked for 18446744073709546 s"),
+        ] {
+            assert_eq!(reason(&beaten, at(now)), expected);
+        }
+        beaten.fail("full");
+        assert_eq!(reason(&beaten, at(99_000)), "full");
+        // Without a beat, the time counts from the beginning.
+        let silent = check();
+        silent.begin(at(1_000));
+        assert_eq!(reason(&silent, at(42_000)), "not checked for 41 s");
+        // The last of the two builders counts.
+        let plain = check().overdue("late");
+        plain.beat(T0);
+        assert_eq!(reason(&plain, at(99_000)), "late");
+    }
+
+    #[test]
+    fn the_time_of_silence_is_left_out_whole_if_the_text_has_no_room_for_it() {
+        const LONG: &str = match core::str::from_utf8(&[b'x'; 250]) {
+            Ok(text) => text,
+            Err(_) => "",
+        };
+        let check = Check::heartbeat("loop", Duration::ZERO).overdue_since(LONG);
+        check.beat(T0);
+        assert_eq!(reason(&check, at(5_000)), LONG);
+    }
+
+    #[test]
+    fn a_warning_has_the_state_of_its_updates_and_lets_its_endpoint_pass() {
+        let check = Check::manual("disk");
+        assert_eq!(check.severity(), Severity::Error);
+        assert!(!check.lets_endpoint_pass(T0));
+        let check = check.with_severity(Severity::Warning);
+        assert_eq!(check.severity(), Severity::Warning);
+        check.fail("full");
+        assert!(check.lets_endpoint_pass(T0) && !check.passes(T0));
+        assert_eq!(reason(&check, T0), "full");
+        assert_eq!(check.health(T0), Health::Failing);
+        let endpoint_checks = [&check];
+        assert!(Endpoint::new("/healthz", &endpoint_checks).passes(T0));
+    }
+
+    #[test]
     fn a_heartbeat_with_the_largest_limit_never_fails() {
         let check = Check::heartbeat("loop", Duration::MAX);
         check.beat(T0);
@@ -635,24 +750,15 @@ mod tests {
         );
     }
 
+    /// A check from a file: neither its text nor the check lives for ever.
     #[test]
-    fn a_name_is_one_that_a_request_can_use() {
-        for good in [
-            "a",
-            "poststarthook/start-apiextensions",
-            "A.b_c-9",
-            "...",
-            "a/..b",
-        ] {
-            assert!(Check::is_name(good), "{good}");
-        }
-        let long = "x".repeat(CHECK_NAME_BYTES_MAX + 1);
-        for bad in [
-            "", "/", "/a", "a/", "a//b", ".", "..", "a/./b", "a/..", "a b", "a%", "\u{e4}", &long,
-        ] {
-            assert!(!Check::is_name(bad), "{bad}");
-        }
-        assert!(is_name(&"x".repeat(CHECK_NAME_BYTES_MAX)));
+    fn a_name_is_copied_and_may_be_freed_before_the_check() {
+        let (name, group) = (std::string::String::from("disk/var"), "storage".repeat(2));
+        let check = Check::manual(&name).group(&group);
+        drop((name, group));
+        assert_eq!(check.name(), "disk/var");
+        assert_eq!(check.group_name(), Some("storagestorage"));
+        assert_eq!(Check::manual("a").group_name(), None);
     }
 }
 

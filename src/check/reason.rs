@@ -27,15 +27,15 @@ const WORDS: usize = (1 + REASON_BYTES_MAX).div_ceil(8);
 #[cfg(loom)]
 const WORDS: usize = 2;
 
-/// Bytes of text that fit in a slot.
 #[cfg(not(loom))]
-pub(crate) const TEXT_BYTES_MAX: usize = WORDS * 8 - 1;
-#[cfg(not(loom))]
-const _: () = assert!(TEXT_BYTES_MAX == REASON_BYTES_MAX);
+const _: () = assert!(WORDS * 8 - 1 == REASON_BYTES_MAX);
 
 /// Attempts to copy before giving up. Each failed attempt means two replacements during one copy of 256
 /// bytes, so eight failures in a row mean a writer that does nothing else.
 const READ_ATTEMPTS_MAX: usize = 8;
+
+/// Digits of the largest number of seconds.
+const SECONDS_DIGITS_MAX: usize = u64::MAX.ilog10() as usize + 1;
 
 struct Slot([AtomicU64; WORDS]);
 
@@ -77,7 +77,7 @@ impl Reason {
         }
     }
 
-    /// Replaces the text, cut to [`TEXT_BYTES_MAX`] at a character boundary.
+    /// Replaces the text, cut to `REASON_BYTES_MAX` bytes at a character boundary.
     pub(crate) fn replace(&self, text: &str) -> Result<(), Busy> {
         // Acquire: pairs with the release at the end, so that this writer sees the version and the
         // slots of the last one.
@@ -149,6 +149,30 @@ impl ReasonText {
         // An error of a `Display` value ends the text early, as a piece that does not fit does.
         let _ = fmt::write(&mut whole, text);
         whole
+    }
+
+    /// Appends ` for N s`; nothing if that does not fit whole. Without core's formatting, which can panic
+    /// as far as the compiler knows, and takes more code.
+    pub(crate) fn append_seconds(&mut self, mut seconds: u64) {
+        let mut digits = [0; SECONDS_DIGITS_MAX];
+        let mut count = 0;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (seconds % 10) as u8;
+            seconds /= 10;
+            count += 1;
+            if seconds == 0 {
+                break;
+            }
+        }
+        let digits = digits.get(SECONDS_DIGITS_MAX - count..).unwrap_or_default();
+        let digits = core::str::from_utf8(digits).unwrap_or_default();
+        let before = *self;
+        for part in [" for ", digits, " s"] {
+            if self.write_str(part).is_err() {
+                *self = before;
+                return;
+            }
+        }
     }
 
     /// The text.

@@ -1,48 +1,52 @@
-//! The daemon's checks, and the endpoints that they belong to.
+//! The daemon's own checks, and the endpoints that they belong to.
 //!
 //! Knows nothing of how they are updated: [`super::log`] beats `log`, [`super::sync`] beats `syncloop`, and
 //! [`super::serve`] begins the shutdown.
+
+use std::sync::Arc;
 
 use healthz::{Check, Endpoint, Responder};
 
 use super::options::Options;
 
-static PING: Check = Check::ping();
-
-/// Not listed while it passes, so that answers equal those of Kubernetes to the byte.
-pub static SHUTDOWN: Check = Check::shutdown().unlisted_while_passing();
-
 /// The checks and endpoints, made once from the options. They live as long as the process.
 #[derive(Clone, Copy)]
 pub struct Checks {
-    pub log: &'static Check,
-    pub syncloop: &'static Check,
+    ping: &'static Arc<Check>,
+    pub log: &'static Arc<Check>,
+    pub syncloop: &'static Arc<Check>,
+    /// Not listed while it passes, so that answers equal those of Kubernetes to the byte.
+    pub shutdown: &'static Arc<Check>,
     pub endpoints: &'static [Endpoint<'static>],
     allow_hosts: &'static [&'static str],
 }
 
 impl Checks {
-    /// Call this once: it leaks what it makes, a few hundred bytes.
+    /// Call this once: the checks and their lists, about 4 KiB, are never freed.
     pub fn new(options: &Options) -> Self {
         let log = Check::heartbeat("log", options.log_limit).overdue("logging blocked");
-        // As the kubelet's: it passes until the loop was first entered.
+        // As in the kubelet, the limit does not count before the first beat. The daemon makes that beat when
+        // it starts the server.
         let syncloop = Check::heartbeat("syncloop", options.sync_limit)
             .initially_passing()
             .overdue("sync Loop took longer than expected");
-        let (log, syncloop): (&Check, &Check) =
-            (Box::leak(Box::new(log)), Box::leak(Box::new(syncloop)));
-        let live: &[&Check] = Box::leak(Box::new([&PING, log, syncloop]));
-        let ready: &[&Check] = Box::leak(Box::new([&PING, log, syncloop, &SHUTDOWN]));
+        let shutdown = Check::shutdown().unlisted_while_passing();
+        let [ping, log, syncloop, shutdown] =
+            [Check::ping(), log, syncloop, shutdown].map(|check| leak(Arc::new(check)));
+        let live: &[&Check] = leak([&**ping, &**log, &**syncloop]);
+        let ready: &[&Check] = leak([&**ping, &**log, &**syncloop, &**shutdown]);
         let hosts = options.allow_hosts.iter();
         let hosts: Vec<&str> = hosts.map(|host| &*host.clone().leak()).collect();
         Checks {
+            ping,
             log,
             syncloop,
-            endpoints: Box::leak(Box::new([
+            shutdown,
+            endpoints: leak([
                 Endpoint::new("/healthz", live),
                 Endpoint::new("/livez", live),
                 Endpoint::new("/readyz", ready),
-            ])),
+            ]),
             allow_hosts: hosts.leak(),
         }
     }
@@ -52,11 +56,27 @@ impl Checks {
         Responder::new(self.endpoints).allow_hosts(self.allow_hosts)
     }
 
-    /// The endpoint `/healthz`, which has the daemon's own checks.
-    pub fn healthz(&self) -> Endpoint<'static> {
-        match self.endpoints.first() {
-            Some(endpoint) => *endpoint,
-            None => Endpoint::new("/healthz", &[]),
-        }
+    /// The checks of `/healthz`.
+    pub fn own(&self) -> impl Iterator<Item = &'static Check> + use<> {
+        [self.ping, self.log, self.syncloop]
+            .into_iter()
+            .map(|check| &**check)
     }
+
+    /// The same endpoints with more checks: `more` returns those for a path. `shutdown` stays the last one.
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    pub fn endpoint_set(
+        &self,
+        more: impl Fn(&str) -> Vec<Arc<Check>>,
+    ) -> Result<healthz::EndpointSet, healthz::EndpointSetError> {
+        let own = [self.ping, self.log, self.syncloop].map(Arc::clone);
+        let with = |path: &'static str| (path, [own.to_vec(), more(path)].concat());
+        let (path, mut ready) = with("/readyz");
+        ready.push(Arc::clone(self.shutdown));
+        healthz::EndpointSet::new([with("/healthz"), with("/livez"), (path, ready)])
+    }
+}
+
+fn leak<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
 }

@@ -12,10 +12,10 @@ use std::time::Duration;
 use healthz::server::{Address, ListenFds};
 use healthz::{Check, Endpoint, Responder};
 
-use super::duration::{self, Shown};
 use super::notify;
 use super::options::{self, Command, Options};
 use super::port_owner;
+use crate::units::{self, Shown};
 
 /// Asserts, for a text of any bytes:
 /// - A command line that is accepted has the same meaning when it is written out again. The error of another
@@ -45,7 +45,7 @@ fn command_line(args: &[&OsStr]) {
     let owned = |args: &[&OsStr]| -> Vec<OsString> { args.iter().map(OsString::from).collect() };
     match options::parse(owned(args)) {
         Ok(Command::Version) => {}
-        Ok(Command::Serve(read) | Command::Help(read)) => {
+        Ok(Command::Serve(read) | Command::Help(read) | Command::CheckConfig(read)) => {
             let written = written(&read);
             let Ok(Command::Serve(again)) = options::parse(written.clone()) else {
                 panic!("{written:?} is refused");
@@ -101,6 +101,8 @@ fn is_named(arg: &OsStr, message: &str) -> bool {
 /// A command line that sets all of `options`. A new field does not compile until it is added here.
 fn written(options: &Options) -> Vec<OsString> {
     let Options {
+        checks,
+        check_file,
         listen,
         allow_remote,
         allow_hosts,
@@ -142,6 +144,13 @@ fn written(options: &Options) -> Vec<OsString> {
     written.extend(allow_remote.then(|| "--allow-remote".into()));
     written.extend(lock_memory.then(|| "--lock-memory".into()));
     written.extend((!sandbox).then(|| "--no-sandbox".into()));
+    for (name, value) in checks
+        .iter()
+        .map(|check| ("--check", check.as_os_str()))
+        .chain(check_file.iter().map(|file| ("--config", file.as_os_str())))
+    {
+        written.extend([OsStr::new(name), value].map(OsString::from));
+    }
     for address in listen {
         let mut argument = OsString::from("--listen=");
         match address {
@@ -202,12 +211,12 @@ fn watchdog(limit: Option<&OsStr>) {
 }
 
 fn time(text: &str) {
-    let read = duration::parse(text);
+    let read = units::duration(text);
     assert_eq!(read, slow_time(text), "{text:?}");
     if let Some(time) = read {
         let shown = Shown(time).to_string();
         assert_eq!(
-            duration::parse(&shown),
+            units::duration(&shown),
             Some(time),
             "{text:?} is shown as {shown:?}"
         );
@@ -231,6 +240,7 @@ fn slow_time(text: &str) -> Option<Duration> {
             "s" => 1_000,
             "m" => 60_000,
             "h" => 3_600_000,
+            "d" => 86_400_000,
             _ => return None,
         };
         millis += u128::from(digits.parse::<u64>().ok()?) * unit;

@@ -135,8 +135,8 @@ pub fn open(options: &Options, inherited: Inherited) -> Result<(Listeners, Optio
     Ok((listeners, ready))
 }
 
-/// Warns of addresses that no client can reach. A loopback interface that is down can be listened on, as in
-/// a new network namespace.
+/// Warns of addresses that no client can reach: bind(2) succeeds even if the loopback interface is down, as
+/// it is in a new network namespace.
 fn warn_if_unreachable(listeners: &Listeners) {
     let is_down = LazyCell::new(is_loopback_down);
     for address in listeners.local_addresses() {
@@ -148,8 +148,8 @@ fn warn_if_unreachable(listeners: &Listeners) {
             SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
             SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
         };
-        // Connecting a UDP socket sends nothing, and looks up the route. If there is no descriptor for it,
-        // nothing is known.
+        // Connecting a UDP socket looks up the route and sends nothing. If the system has no descriptor for
+        // the socket, the route is not checked.
         let Ok(socket) = UdpSocket::bind(unspecified) else {
             continue;
         };
@@ -185,7 +185,7 @@ fn reachable_at(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Says what went wrong and what to do.
+/// The failure for `error`. Its text says what went wrong and what to do.
 fn explain(error: &BindError) -> Failure {
     let address = error.address();
     match error.kind() {
@@ -243,6 +243,7 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn as_many_sockets_as_can_be_served_are_taken_over_and_not_one_more() {
@@ -262,5 +263,40 @@ mod tests {
             panic!("was taken");
         };
         assert!(message.ends_with(" is given twice"), "{message}");
+    }
+
+    #[test]
+    fn the_ready_descriptor_may_be_a_file_which_epoll_does_not_watch() {
+        check_writable(&File::open("/dev/null").unwrap()).unwrap();
+        // The kernel watches an epoll instance that watches another, and so on, down to some depth.
+        let mut polls = vec![Poll::new().unwrap()];
+        let error = loop {
+            let fd = polls.last().unwrap().as_raw_fd();
+            let poll = Poll::new().unwrap();
+            let mut source = SourceFd(&fd);
+            let registered = poll
+                .registry()
+                .register(&mut source, Token(0), Interest::WRITABLE);
+            if let Err(error) = registered {
+                break error;
+            }
+            polls.push(poll);
+        };
+        let deepest = polls.last().unwrap().registry().as_fd();
+        let refused = check_writable(&deepest.try_clone_to_owned().unwrap().into()).unwrap_err();
+        assert_eq!(refused.kind(), error.kind());
+    }
+
+    #[test]
+    fn only_the_unspecified_address_is_reached_at_another_one() {
+        for (address, expected) in [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("127.0.0.2:1", "127.0.0.2:1"),
+            ("[::]:1", "[::1]:1"),
+            ("[::2]:1", "[::2]:1"),
+        ] {
+            let reached = reachable_at(address.parse().unwrap());
+            assert_eq!(reached, expected.parse().unwrap());
+        }
     }
 }

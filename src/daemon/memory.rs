@@ -49,7 +49,7 @@ pub fn apply(options: &Options, server_bytes: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// As above, for systems that have neither.
+/// Systems other than Linux have neither option.
 #[cfg(not(target_os = "linux"))]
 pub fn apply(options: &Options, _server_bytes: usize) -> Result<(), Failure> {
     let asked = match options {

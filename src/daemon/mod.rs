@@ -1,19 +1,20 @@
 //! The daemon: everything around the server when healthz runs as a program of its own.
 //!
 //! Three threads: *main* runs the sync loop and waits for signals, *healthz* runs the server, and *log*
-//! writes log records. Main waits for the others at the start and at the end. A thread that panics waits for the log,
-//! for at most a second. Everything is opened before the threads start; [`sandbox`] gives up the right to open more.
-//! Called by `main`.
+//! writes log records. Main waits until the others have started, and at the end until they have exited. A thread that
+//! panics waits for at most a second until its message is written. All files and sockets are opened before the threads
+//! start; after that, [`sandbox`] forbids to open others. Called by `main`.
 
 pub mod checks;
 #[cfg(target_os = "linux")]
 mod descriptors;
-mod duration;
 #[cfg(test)]
 mod fuzz;
 mod listen;
 mod log;
 mod memory;
+#[cfg(not(all(feature = "sources", target_os = "linux")))]
+mod no_source_checks;
 mod notify;
 pub mod options;
 mod outage;
@@ -21,6 +22,8 @@ mod port_owner;
 mod priority;
 mod sandbox;
 mod signals;
+#[cfg(all(feature = "sources", target_os = "linux"))]
+mod source_checks;
 mod start_latch;
 mod sync;
 mod sys;
@@ -29,17 +32,23 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::panic::Location;
+use std::sync::Arc;
 use std::time::Duration;
 
-use healthz::Instant;
-use healthz::server::{self, Config, Counters, Server, ServerThread};
+use healthz::server::{self, Config, Counters, Server, ServerHandle, ServerThread};
+use healthz::{Check, Instant};
 
-use checks::{Checks, SHUTDOWN};
+use crate::units::Shown;
+
+use checks::Checks;
 use listen::Inherited;
+#[cfg(not(all(feature = "sources", target_os = "linux")))]
+use no_source_checks as source_checks;
 use notify::ServiceManager;
 use options::Options;
 use sandbox::Sandbox;
 use signals::{EventWaiter, ExitNotifier, Wakeup};
+use source_checks::{Configured, SourceChecks};
 use start_latch::StartLatch;
 use sync::SyncLoop;
 
@@ -56,6 +65,10 @@ const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// The server's thread handles the events of one poll within milliseconds. If it takes longer than this, it counts as
 /// unresponsive. After 2 s of that, the sync loop logs it and stops beating the watchdog.
 const RESPONSE_DURATION_MAX: Duration = Duration::from_millis(500);
+
+/// Bytes that are reserved for each answer at least if the check file can be read again: about 100 more checks. Pages of
+/// it that no answer uses take no memory.
+const RELOAD_RESPONSE_BYTES_MIN: usize = 16 * 1024;
 
 /// Longest wait for the threads to start. A machine that is busy booting needs some seconds.
 const START_DURATION_MAX: Duration = Duration::from_secs(10);
@@ -105,7 +118,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
         .and_then(|()| Prepared::new(options, checks, inherited, &latch));
     let room = match &prepared {
         Ok(_) => Ok(()),
-        // Perhaps the system has no memory for the log's thread either.
+        // The failure may be a lack of memory, and then the log's thread cannot start either.
         Err(_) => memory::check_threads(),
     };
     let start = |()| log::start(checks.log, latch.clone()).map_err(failed("cannot start the log"));
@@ -122,18 +135,18 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     result
 }
 
-/// Prints an error to standard error, before the log's thread runs. If that fails, because the disk is full
-/// or the reader is gone, only the exit code tells: `eprintln` would panic.
+/// Prints an error to standard error, while the log's thread does not run. If the write fails (the disk is
+/// full, or the pipe has no reader), the exit code still shows the error. `eprintln` would panic then.
 pub fn print_error(what: &dyn fmt::Display) {
     let _ = writeln!(io::stderr(), "healthz: {what}");
 }
 
-/// Makes a panic in any thread exit the process, because the daemon needs all its threads. The panic goes to
-/// the log, which cannot block; or to standard error, if it is the log's thread that panics. In case that
-/// write blocks, `notifier` makes the main thread exit.
+/// Makes a panic in any thread exit the process, because the daemon needs all its threads. [`panic_route`]
+/// selects where its message is written. Writing to standard error may block, so `notifier` first asks the
+/// main thread to exit.
 ///
-/// Call this before other threads start. std's own panic output allocates, which fails if a new thread
-/// panics because memory is short. It also takes a lock that the main thread could wait for.
+/// Call this before other threads start: it replaces the panic output of std. That one allocates, which
+/// fails if a new thread panics because memory is short, and takes a lock that the main thread may need.
 fn exit_on_panic(latch: StartLatch, notifier: ExitNotifier) {
     std::panic::set_hook(Box::new(move |info| {
         let payload = info.payload();
@@ -167,8 +180,8 @@ enum PanicRoute {
     Stderr,
 }
 
-/// The route for a panic of `thread`. The log's thread cannot write its own panic, and queued records are
-/// lost if it has not started.
+/// Where the message of a panic in `thread` is written. To the log, with two exceptions: the log's thread
+/// cannot write records after its own panic, and before it has started, records would stay in the queue.
 fn panic_route(thread: &str, have_all_started: bool) -> PanicRoute {
     match have_all_started && thread != log::THREAD {
         true => PanicRoute::Log,
@@ -184,6 +197,7 @@ struct Prepared {
     ready: Option<File>,
     sandbox: Sandbox,
     server: ServerThread,
+    sources: Option<SourceChecks>,
 }
 
 impl Prepared {
@@ -193,25 +207,45 @@ impl Prepared {
         inherited: Inherited,
         latch: &StartLatch,
     ) -> Result<Self, Failure> {
+        let configured = Configured::read(options)?;
         let waiter = EventWaiter::new().map_err(failed("cannot set up signals"))?;
         exit_on_panic(latch.clone(), waiter.exit_notifier());
         let (listeners, ready) = listen::open(options, inherited)?;
-        let bytes = |config: &Config| config.memory_bytes_max(&checks.responder());
+        let sources = configured
+            .map(|configured| configured.start(server::now()))
+            .transpose()?;
+        let set = sources
+            .as_ref()
+            .map(|sources| sources.endpoint_set(&checks))
+            .transpose();
+        let set = set
+            .map_err(|error| Failure::Usage(error.to_string()))?
+            .map(Arc::new);
+        let own = checks.responder();
+        let responder = set.as_ref().map_or(own, |set| own.with_endpoint_set(set));
+        let bytes = |config: &Config| config.memory_bytes_max(&responder);
+        let can_reload = sources.as_ref().is_some_and(SourceChecks::can_reload);
         // Checked for the configured number of connections, even if fewer fit into the descriptor limit:
         // a configuration that needs too much memory is an error.
-        check_memory(options, bytes(&options.config))?;
-        let config = Config {
-            connections: fit_descriptors(options.config.connections),
-            ..options.config
-        };
+        let mut config = options.config;
+        if can_reload {
+            let present = responder.response_bytes_max(&config.limits);
+            config.response_bytes_min = (2 * present).max(RELOAD_RESPONSE_BYTES_MIN);
+        }
+        check_memory(options, bytes(&config))?;
+        config.connections = fit_descriptors(config.connections);
         let bytes = bytes(&config);
         memory::apply(options, bytes)?;
         priority::raise();
         let sandbox = Sandbox::begin(options);
         let urls = listen::urls(&listeners);
-        let server = Server::new(checks.responder(), listeners, config);
+        let server = match set {
+            Some(set) => Server::with_endpoint_set(own, set, listeners, config),
+            None => Server::new(own, listeners, config),
+        };
         memory::check_threads()?;
-        // The limit counts from now, so a main thread that never enters the sync loop is noticed.
+        // The first beat of `syncloop`. If the main thread never enters the sync loop, the check fails after
+        // its limit.
         checks.syncloop.beat(server::now());
         let (started, notifier) = (latch.clone(), waiter.exit_notifier());
         let on_start = move || started.report_started();
@@ -226,6 +260,7 @@ impl Prepared {
             ready,
             sandbox,
             server,
+            sources,
         })
     }
 }
@@ -242,6 +277,7 @@ fn run(
         ready,
         sandbox,
         server,
+        sources,
     } = prepared;
     let manager = ServiceManager::from_env();
     // Ready means that all threads run. The filter comes after that, because it forbids the calls that start a thread.
@@ -250,22 +286,31 @@ fn run(
         return Err(Failure::Run(message.to_owned()));
     }
     sandbox.complete();
-    announce(checks, &urls);
-    manager.notify_ready(&sync::status(checks, server::now()));
+    announce(checks, sources.as_ref(), &urls);
+    manager.notify_ready(&sync::status(checks, sources.as_ref(), server::now()));
     Inherited::notify_ready(ready);
 
     let handle = server.handle();
     let is_responsive =
         Box::new(move || handle.is_responsive(server::now(), RESPONSE_DURATION_MAX));
     let (period, log_limit) = (options.sync_period, options.log_limit);
+    if let Some(sources) = &sources {
+        waiter
+            .watch(sources.as_raw_fd())
+            .map_err(failed("cannot wait for the sources process"))?;
+    }
     let mut main = Main {
         waiter,
         sync: SyncLoop::new(checks, &manager, period, log_limit, is_responsive),
+        checks,
+        manager: &manager,
+        handle: server.handle(),
+        sources,
     };
     if main.run()? == RunEnd::ServerExited {
         return Err(unexpected_exit(server));
     }
-    SHUTDOWN.begin_shutdown();
+    checks.shutdown.begin_shutdown();
     manager.notify_stopping();
     ::log::info!("asked to stop: /readyz fails, {}", plan(options));
     main.drain(server, options)
@@ -279,8 +324,8 @@ fn fit_descriptors(connections: usize) -> usize {
     connections
 }
 
-/// Checks that the system has the memory that the server will allocate, because that allocation would abort
-/// the process.
+/// Checks that the system has the memory that the server will allocate. Without this check, an allocation
+/// that fails would abort the process.
 fn check_memory(options: &Options, bytes: usize) -> Result<(), Failure> {
     memory::try_bytes(bytes).then_some(()).ok_or_else(|| {
         Failure::Run(format!(
@@ -315,23 +360,74 @@ fn summary(counters: &Counters) -> String {
 struct Main<'a> {
     waiter: EventWaiter,
     sync: SyncLoop<'a>,
+    checks: Checks,
+    manager: &'a ServiceManager,
+    handle: ServerHandle,
+    sources: Option<SourceChecks>,
 }
 
 impl Main<'_> {
     /// Runs the sync loop until a signal asks to stop, or the server's thread exits on its own.
     fn run(&mut self) -> Result<RunEnd, Failure> {
         loop {
-            let next = self.sync.round(server::now());
+            let next = self.round(server::now());
             match self.wait_until(next)? {
                 Wakeup::Stop => return Ok(RunEnd::StopRequested),
                 Wakeup::ServerExited => return Ok(RunEnd::ServerExited),
                 Wakeup::Panicked => return Err(panicked()),
-                Wakeup::Hangup => {
-                    ::log::info!("received SIGHUP: there is no configuration to read again")
-                }
+                Wakeup::Hangup => self.reload(),
+                Wakeup::Message => self.take_messages(true)?,
                 Wakeup::Timeout => {}
             }
         }
+    }
+
+    /// One round of the sync loop. Returns when the next is due.
+    fn round(&mut self, now: Instant) -> Instant {
+        let mut next = self.sync.round(now, self.sources.as_mut());
+        if let Some(sources) = &mut self.sources {
+            if sources.has_reload_expired(now) {
+                self.manager
+                    .notify_ready(&sync::status(self.checks, self.sources.as_ref(), now));
+            } else if let Some(deadline) = sources.deadline() {
+                next = next.min(deadline);
+            }
+        }
+        next
+    }
+
+    /// Has the check file read again.
+    fn reload(&mut self) {
+        match &mut self.sources {
+            Some(sources) => {
+                if sources.reload(server::now()) {
+                    self.manager.notify_reloading();
+                }
+            }
+            None => ::log::info!("received SIGHUP: there is no configuration to read again"),
+        }
+    }
+
+    /// Takes the messages of the sources processes.
+    fn take_messages(&mut self, is_ready: bool) -> Result<(), Failure> {
+        let Some(sources) = &mut self.sources else {
+            return Ok(());
+        };
+        let now = server::now();
+        let handle = &self.handle;
+        let replace = |set| {
+            let replaced = handle.replace_endpoints(Arc::new(set));
+            replaced.map_err(|error| error.to_string())
+        };
+        let taken = sources.take(&self.checks, now, replace)?;
+        if taken.has_more {
+            self.waiter.expect_message();
+        }
+        if taken.has_reloaded && is_ready {
+            self.manager
+                .notify_ready(&sync::status(self.checks, self.sources.as_ref(), now));
+        }
+        Ok(())
     }
 
     /// Keeps the listeners open for `--shutdown-delay`, stops the server, and waits for the last requests. A
@@ -345,8 +441,8 @@ impl Main<'_> {
         }
         let grace = options.config.limits.drain_duration + EXIT_GRACE;
         let drained = match self.run_until(server::now().saturating_add(grace))? {
-            // If the process was stopped or frozen meanwhile, the time passed without the server running.
-            // So the grace counts once more.
+            // If the process was stopped meanwhile (SIGSTOP, or a frozen cgroup), the clock went on but the
+            // server did not run. So it gets the grace period once more.
             DrainEnd::TimedOut => self.run_until(server::now().saturating_add(EXIT_GRACE))?,
             drained => drained,
         };
@@ -368,7 +464,7 @@ impl Main<'_> {
             if end <= now {
                 return Ok(DrainEnd::TimedOut);
             }
-            let next = self.sync.round(now).min(end);
+            let next = self.round(now).min(end);
             match self.wait_until(next)? {
                 Wakeup::Stop => {
                     ::log::info!("asked to stop again: exiting at once");
@@ -377,8 +473,9 @@ impl Main<'_> {
                 Wakeup::ServerExited => return Ok(DrainEnd::ServerExited),
                 Wakeup::Panicked => return Err(panicked()),
                 Wakeup::Hangup => {
-                    ::log::info!("received SIGHUP: there is no configuration to read again")
+                    ::log::info!("received SIGHUP while stopping: nothing is read again")
                 }
+                Wakeup::Message => self.take_messages(false)?,
                 Wakeup::Timeout => {}
             }
         }
@@ -405,12 +502,13 @@ enum DrainEnd {
     StopRequestedAgain,
 }
 
-/// A thread has panicked, and its own message to standard error may still block.
+/// The failure after a panic in another thread. That thread prints the message of the panic, unless standard
+/// error blocks.
 fn panicked() -> Failure {
     Failure::Run("a thread panicked".to_owned())
 }
 
-/// The server's thread has exited without being asked to.
+/// The failure after the server's thread has exited without being asked to.
 fn unexpected_exit(server: ServerThread) -> Failure {
     match server.join() {
         Ok(_) => Failure::Run("the server's thread exited without being asked to".to_owned()),
@@ -418,17 +516,17 @@ fn unexpected_exit(server: ServerThread) -> Failure {
     }
 }
 
-fn announce(checks: Checks, urls: &[String]) {
+fn announce(checks: Checks, sources: Option<&SourceChecks>, urls: &[String]) {
     let paths: Vec<&str> = checks
         .endpoints
         .iter()
         .map(|endpoint| endpoint.path())
         .collect();
     let names: Vec<&str> = checks
-        .healthz()
-        .checks()
-        .iter()
-        .map(|check| check.name())
+        .own()
+        .map(|check: &Check| check)
+        .chain(sources.into_iter().flat_map(SourceChecks::checks))
+        .map(Check::name)
         .collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     let [paths, names, urls] = [paths, names, urls].map(|items| list(&items));
@@ -444,14 +542,11 @@ fn list(items: &[&str]) -> String {
 }
 
 fn plan(options: &Options) -> String {
-    let drain = duration::Shown(options.config.limits.drain_duration);
+    let drain = Shown(options.config.limits.drain_duration);
     let finish = format!("requests have {drain} to finish");
     match options.shutdown_delay {
         Duration::ZERO => finish,
-        delay => format!(
-            "listeners close in {}, then {finish}",
-            duration::Shown(delay)
-        ),
+        delay => format!("listeners close in {}, then {finish}", Shown(delay)),
     }
 }
 
@@ -484,6 +579,46 @@ mod tests {
         assert_eq!(panic_route("main", true), PanicRoute::Log);
         assert_eq!(panic_route(log::THREAD, true), PanicRoute::Stderr);
         assert_eq!(panic_route("healthz", false), PanicRoute::Stderr);
+    }
+
+    /// Runs itself once more in a process that panics.
+    #[test]
+    fn a_panic_in_any_thread_is_reported_and_ends_the_process() {
+        const NAME: &str = "daemon::tests::a_panic_in_any_thread_is_reported_and_ends_the_process";
+        const VARIABLE: &str = "HEALTHZ_PANIC_ROUTE";
+        if let Some(route) = std::env::var_os(VARIABLE) {
+            panic_in_thread(route == "log");
+            return;
+        }
+        for (route, start) in [("log", " ERROR healthz: "), ("stderr", "\nhealthz: ")] {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", NAME, "--nocapture"]);
+            let output = command.env(VARIABLE, route).output().unwrap();
+            let text = format!("\n{}", String::from_utf8_lossy(&output.stderr));
+            let line = format!("{start}thread other panicked at {}:", file!());
+            assert!(text.contains(&line), "{route}: {text}");
+            assert!(text.ends_with(&format!(": {route}\n")), "{text}");
+            assert_eq!(output.status.code(), Some(1), "{text}");
+        }
+    }
+
+    fn panic_in_thread(has_log: bool) {
+        let (latch, waiter) = (StartLatch::new(), EventWaiter::new().unwrap());
+        exit_on_panic(latch.clone(), waiter.exit_notifier());
+        if has_log {
+            let checks = Checks::new(&Options::default());
+            log::collect(Some(::log::LevelFilter::Info)).unwrap();
+            log::start(checks.log, latch.clone()).unwrap();
+            // In place of the server's thread.
+            latch.report_started();
+            assert!(latch.wait(START_DURATION_MAX));
+        }
+        let panics = move || match has_log {
+            true => panic!("{}", "log"),
+            false => panic!("stderr"),
+        };
+        let thread = std::thread::Builder::new().name("other".to_owned());
+        assert!(thread.spawn(panics).unwrap().join().is_ok());
     }
 
     #[test]

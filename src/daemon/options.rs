@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use healthz::Responder;
@@ -16,7 +17,7 @@ use healthz::limits::{
 use healthz::server::{Address, Config};
 use log::LevelFilter;
 
-use super::duration::{self, Shown};
+use crate::units::{self, Shown};
 
 /// As in the kubelet, whose `log` check fails if nothing was flushed for two minutes.
 const LOG_LIMIT_DEFAULT: Duration = Duration::from_secs(120);
@@ -39,8 +40,13 @@ const _: () = assert!(LOG_LIMIT_MIN.as_millis() >= 2 * DURATION_MIN.as_millis())
 const _: () = assert!(SYNC_LIMIT_MAX.as_millis() == 2 * DURATION_MAX.as_millis());
 const _: () = assert!(SYNC_PERIOD_DEFAULT.as_millis() < SYNC_LIMIT_DEFAULT_MIN.as_millis());
 
+/// Whether this program checks real things. Without, it does not know the first two options.
+const SOURCES: bool = cfg!(all(feature = "sources", target_os = "linux"));
 /// All long options. An error suggests one of them for a name that is misspelt.
-const NAMES: [&str; 20] = [
+const NAMES: &[&str] = ALL_NAMES.split_at(if SOURCES { 0 } else { 2 }).1;
+const ALL_NAMES: &[&str] = &[
+    "check",
+    "config",
     "listen",
     "allow-remote",
     "allow-host",
@@ -70,11 +76,17 @@ pub enum Command {
     /// Print the help, with the memory for these options.
     Help(Options),
     Version,
+    /// Print the checks of real things as they are understood.
+    CheckConfig(Options),
 }
 
 /// All options, with their defaults where the command line does not set them.
 #[derive(Debug)]
 pub struct Options {
+    /// Checks of real things, as they are written.
+    pub checks: Vec<OsString>,
+    /// The file with checks of real things; if `None`, the default one if it exists.
+    pub check_file: Option<PathBuf>,
     /// If empty, the daemon uses inherited sockets, or else both addresses of localhost.
     pub listen: Vec<Address>,
     pub allow_remote: bool,
@@ -97,6 +109,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
+            checks: Vec::new(),
+            check_file: None,
             listen: Vec::new(),
             allow_remote: false,
             allow_hosts: Vec::new(),
@@ -141,6 +155,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     let mut sync_limit = None;
     let mut wants_help = false;
     let mut wants_version = false;
+    let mut is_check_config = false;
     while let Some(arg) = parser.next().map_err(misuse)? {
         match arg {
             Short('h') | Long("help") => wants_help = true,
@@ -164,6 +179,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
                 let option = shown(OsStr::new(&format!("-{letter}")));
                 return Err(UsageError(format!("unknown option {option}; {SEE_HELP}")));
             }
+            Value(word) if SOURCES && !is_check_config && word == CHECK_CONFIG => {
+                is_check_config = true;
+            }
+            Value(file) if is_check_config && options.check_file.is_none() => {
+                options.check_file = Some(file.into());
+            }
             Value(value) => {
                 let value = shown(&value);
                 return Err(UsageError(format!(
@@ -183,11 +204,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         Command::Help(options)
     } else if wants_version {
         Command::Version
+    } else if is_check_config {
+        Command::CheckConfig(options)
     } else {
         Command::Serve(options)
     })
 }
 
+/// The command that prints the checks of real things.
+const CHECK_CONFIG: &str = "check-config";
 const SEE_HELP: &str = "see healthz --help";
 
 /// Sets the option `name` to `value`.
@@ -196,6 +221,8 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
     let config = &mut options.config;
     let limits = &mut config.limits;
     match name {
+        "check" => options.checks.push(value.to_owned()),
+        "config" => options.check_file = Some(value.into()),
         "listen" => options.listen.push(address(option, value)?),
         "allow-host" => options.allow_hosts.push(host(option, value)?),
         "connections" => {
@@ -228,13 +255,15 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
 
 fn address(option: &str, value: &OsStr) -> Result<Address, UsageError> {
     // A path need not be UTF-8.
-    if let Some(path @ [first, ..]) = value.as_bytes().strip_prefix(b"unix:")
-        && *first != b'@'
-    {
-        return Ok(Address::Unix(OsStr::from_bytes(path).into()));
+    match value.as_bytes().strip_prefix(b"unix:") {
+        Some(path @ [first, ..]) if *first != b'@' => {
+            Ok(Address::Unix(OsStr::from_bytes(path).into()))
+        }
+        _ => {
+            let parsed = value.to_string_lossy().parse();
+            parsed.map_err(|error| refused(option, value, &error))
+        }
     }
-    let parsed = value.to_string_lossy().parse();
-    parsed.map_err(|error| refused(option, value, &error))
 }
 
 /// A value for `--allow-host`. Lists and patterns are refused, because no client sends them in `Host`.
@@ -292,7 +321,7 @@ fn time(
     value: &OsStr,
     times: RangeInclusive<Duration>,
 ) -> Result<Duration, UsageError> {
-    match value.to_str().and_then(duration::parse) {
+    match value.to_str().and_then(units::duration) {
         Some(time) if times.contains(&time) => Ok(time),
         _ => {
             let (min, max) = (Shown(*times.start()), Shown(*times.end()));
@@ -360,6 +389,13 @@ fn misuse(error: lexopt::Error) -> UsageError {
     })
 }
 
+// A backslash at the end of a line would remove the indentation of the next.
+const HELP_OF_SOURCES: &str =
+    "  --check NAME=KIND:...  check something, as var=disk:/var,min=10%; repeatable
+  --config FILE          file with checks (/etc/healthz.toml if it exists)
+  check-config [FILE]    print the checks with all defaults, or what is wrong
+";
+
 /// The text of `--help`. It fits a screen of 24 lines of 80 characters. `memory_bytes` is the most that
 /// connections can take with the given options.
 pub fn help(memory_bytes: usize) -> String {
@@ -381,31 +417,29 @@ pub fn help(memory_bytes: usize) -> String {
     ]
     .map(Shown);
     let memory = memory_bytes.div_ceil(1024);
+    let sources = if SOURCES { HELP_OF_SOURCES } else { "" };
     format!(
         "\
-healthz answers /healthz, /livez and /readyz as the kubelet does.
-Usage: healthz [OPTION]...  (default: listen on 127.0.0.1:10248, [::1]:10248)
-  --listen ADDR          IP:PORT, localhost:PORT or unix:PATH; up to {LISTENERS_MAX} times
+healthz answers /healthz, /livez and /readyz on 127.0.0.1:10248 and [::1]:10248
+{sources}  --listen ADDR          IP:PORT, localhost:PORT or unix:PATH; up to {LISTENERS_MAX} times
   --allow-remote         allow addresses that other machines can reach
   --allow-host NAME      answer 421 to requests for other hosts; repeatable
   --connections N        most connections at once, 1 to {CONNECTIONS_MAX} ({connections})
   --head-bytes N         most bytes of a request head, {REQUEST_HEAD_BYTES_MIN} to {REQUEST_HEAD_BYTES_MAX} ({request_head_bytes})
-  --body-bytes N         most bytes of a body to read and ignore ({body_drain_bytes})
+  --body-bytes N         close connections that send a longer body ({body_drain_bytes})
   --head-timeout TIME    longest wait for a whole request head ({head})
-  --idle-timeout TIME    longest wait for the next request ({idle})
+  --idle-timeout TIME    close connections that are idle for this long ({idle})
   --drain-timeout TIME   longest wait for a body, and for requests at exit ({drain})
   --log-limit TIME       log fails if stderr has blocked for this long ({log})
   --sync-period TIME     time between rounds of the sync loop ({period})
   --sync-limit TIME      syncloop fails after this long without a round ({sync})
   --shutdown-delay TIME  time from failing /readyz to closing listeners (0s)
-  --ready-fd N           descriptor that gets a newline when ready, then closes
+  --ready-fd N           write a newline to this descriptor when ready
   --log-level LEVEL      error, warn, info, debug or trace (RUST_LOG or info)
   --oom-score-adj N      -1000 to 1000; the OOM killer takes the highest first
-  --lock-memory          keep all memory in RAM
-  --no-sandbox           keep rights that are not needed (files, programs)
-  -h, --help   -V, --version   print this text, or the version
-TIME is 500ms, 10s, 2m or 1h. Connections take up to {memory} KiB of memory.
-SIGTERM, SIGINT: drain; again: stop. Exit: 0 stopped, 1 failed, 2 wrong usage
+  --lock-memory  --no-sandbox   keep memory in RAM; allow all calls and files
+  -h, --help  -V, --version     TIME is 500ms, 10s, 2m or 1h
+Connections take up to {memory} KiB. Exit: 0 stopped, 1 failed, 2 wrong usage
 "
     )
 }
@@ -461,7 +495,7 @@ mod tests {
         assert_eq!(said.sync_limit, followed.sync_limit);
         assert_eq!(
             error("--sync-limit 49h"),
-            "--sync-limit 49h: expected 1ms to 48h, written as 500ms, 10s, 2m or 1h"
+            "--sync-limit 49h: expected 1ms to 2d, written as 500ms, 10s, 2m or 1h"
         );
     }
 
@@ -490,7 +524,8 @@ mod tests {
             options.config,
             Config {
                 limits,
-                connections: 3
+                connections: 3,
+                response_bytes_min: 0,
             }
         );
         assert_eq!(options.log_limit, Duration::from_secs(4));
@@ -515,7 +550,7 @@ mod tests {
         }
         assert_eq!(options("--ready-fd 3").ready_fd, Some(3));
         assert_eq!(options("--log-limit 24h").log_limit, DURATION_MAX);
-        assert!(error("--log-limit 9ms").contains("expected 10ms to 24h"));
+        assert!(error("--log-limit 9ms").contains("expected 10ms to 1d"));
     }
 
     #[test]
@@ -574,7 +609,7 @@ mod tests {
             ),
             (
                 "--head-timeout 10",
-                "--head-timeout 10: expected 1ms to 24h, written as 500ms, 10s, 2m or 1h",
+                "--head-timeout 10: expected 1ms to 1d, written as 500ms, 10s, 2m or 1h",
             ),
             (
                 "--log-level loud",
@@ -670,6 +705,43 @@ mod tests {
         for name in NAMES {
             assert!(help.contains(&format!("--{name} ")), "{name}");
         }
+    }
+
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    #[test]
+    fn check_config_takes_a_file_and_the_options_of_checks() {
+        let command = |line| match parse(line) {
+            Ok(Command::CheckConfig(options)) => Some((options.checks, options.check_file)),
+            Ok(_) => None,
+            Err(error) => panic!("{error}"),
+        };
+        let file = Some(PathBuf::from("f"));
+        assert_eq!(command("check-config"), Some((vec![], None)));
+        assert_eq!(command("check-config f"), Some((vec![], file.clone())));
+        assert_eq!(
+            command("--check a --check b check-config --config f"),
+            Some((vec!["a".into(), "b".into()], file.clone()))
+        );
+        assert_eq!(command("check-config -h"), None);
+        assert_eq!(command("--config f"), None);
+        assert_eq!(options("--config f").check_file, file);
+        assert_eq!(
+            error("check-config a b"),
+            "unexpected argument b; see healthz --help"
+        );
+        assert_eq!(
+            error("--check"),
+            "--check needs a value; see healthz --help"
+        );
+    }
+
+    #[cfg(not(all(feature = "sources", target_os = "linux")))]
+    #[test]
+    fn without_the_feature_the_options_of_checks_are_unknown() {
+        assert!(error("--config f").starts_with("unknown option --config"));
+        assert!(error("--check a=clock").starts_with("unknown option --check"));
+        assert!(error("check-config").starts_with("unexpected argument check-config"));
+        assert!(!help(0).contains("check-config"));
     }
 
     #[test]

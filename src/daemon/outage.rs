@@ -1,6 +1,7 @@
-//! Something that can fail for a while, so that only the first failure and the recovery are logged.
+//! Remembers whether an action failed the last time, so that only the first of several failures and the next
+//! success are logged.
 //!
-//! Knows neither what fails nor the log. Used by [`super::notify`] and [`super::sync`].
+//! Knows neither the action nor the log. Used by [`super::notify`] and [`super::sync`].
 
 use std::cell::Cell;
 

@@ -18,6 +18,7 @@ use signal_hook::low_level::pipe;
 const SIGNALS: Token = Token(0);
 const EXITS: Token = Token(1);
 const HANGUPS: Token = Token(2);
+const MESSAGES: Token = Token(3);
 
 /// Why the wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +29,15 @@ pub enum Wakeup {
     Hangup,
     /// The server's thread has exited. Returned again by each later wait.
     ServerExited,
-    /// A thread has panicked, and prints that itself.
+    /// A thread has panicked. It prints the message itself.
     Panicked,
+    /// The descriptor of [`EventWaiter::watch`] has become readable.
+    Message,
     /// The timeout has passed, or nearly.
     Timeout,
 }
 
-/// The end that waits.
+/// Waits for events. The main thread has it.
 pub struct EventWaiter {
     receiver: mio::net::UnixStream,
     stops: Stops,
@@ -42,6 +45,7 @@ pub struct EventWaiter {
     is_hangup: Arc<AtomicBool>,
     poll: Poll,
     events: Events,
+    has_message: bool,
     /// Held here too, because dropping the last reference would close the waker.
     exits: Arc<ExitFlags>,
 }
@@ -56,7 +60,7 @@ struct ExitFlags {
 pub struct ExitNotifier(Arc<ExitFlags>);
 
 impl ExitNotifier {
-    /// The server's thread exits.
+    /// Reports that the server's thread exits.
     pub fn notify_server_exit(&self) {
         self.0.has_server_exited.store(true, Ordering::Release);
         if let Err(error) = self.wake() {
@@ -65,7 +69,7 @@ impl ExitNotifier {
         }
     }
 
-    /// The calling thread panics, and prints that itself.
+    /// Reports that the calling thread panics. That thread prints the message itself.
     pub fn notify_panic(&self) {
         self.0.has_panicked.store(true, Ordering::Release);
         // If this fails, the sync loop's next round sees the flag.
@@ -108,7 +112,7 @@ impl Stops {
 }
 
 impl EventWaiter {
-    /// From now on SIGTERM, SIGINT and SIGHUP no longer end the process.
+    /// Installs the signal handlers: SIGTERM, SIGINT and SIGHUP no longer end the process.
     ///
     /// # Errors
     /// If the system has no descriptors for it.
@@ -137,36 +141,59 @@ impl EventWaiter {
             hangup_receiver,
             is_hangup,
             poll,
-            events: Events::with_capacity(3),
+            events: Events::with_capacity(4),
+            has_message: false,
             exits,
         })
     }
 
-    /// For another thread.
+    /// Waits for this descriptor too. Read it until it would block.
+    ///
+    /// # Errors
+    /// If the system has no memory for it.
+    pub fn watch(&self, fd: std::os::fd::RawFd) -> io::Result<()> {
+        let mut source = mio::unix::SourceFd(&fd);
+        self.poll
+            .registry()
+            .register(&mut source, MESSAGES, Interest::READABLE)
+    }
+
+    /// The next wait returns [`Wakeup::Message`], because the descriptor was not read to its end.
+    pub fn expect_message(&mut self) {
+        self.has_message = true;
+    }
+
+    /// Returns a notifier, with which another thread reports its exit.
     pub fn exit_notifier(&self) -> ExitNotifier {
         ExitNotifier(Arc::clone(&self.exits))
     }
 
-    /// Waits for at most `timeout`.
+    /// Waits for the next event, for at most `timeout`.
     ///
     /// # Errors
     /// If epoll itself fails.
     pub fn wait(&mut self, timeout: Duration) -> io::Result<Wakeup> {
-        // Look first: mio reports readiness once, and each byte is a request.
+        // Read before waiting: mio reports once that bytes have arrived, and each byte is a request.
         if let Some(wakeup) = self.receive()? {
             return Ok(wakeup);
         }
-        let timeout = match self.exited() {
-            Some(_) => Duration::ZERO,
-            None => timeout,
+        let timeout = match self.has_message || self.exited().is_some() {
+            true => Duration::ZERO,
+            false => timeout,
         };
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             Err(_) => self.events.clear(),
             Ok(()) => {}
         }
-        let signal = self.receive()?;
-        Ok(signal.or(self.exited()).unwrap_or(Wakeup::Timeout))
+        self.has_message |= self.events.iter().any(|event| event.token() == MESSAGES);
+        if let Some(wakeup) = self.receive()?.or(self.exited()) {
+            return Ok(wakeup);
+        }
+        Ok(match std::mem::take(&mut self.has_message) {
+            true => Wakeup::Message,
+            false => Wakeup::Timeout,
+        })
     }
 
     /// Which thread has exited.
@@ -230,7 +257,7 @@ fn unblock() -> io::Result<()> {
     Ok(SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).thread_unblock()?)
 }
 
-/// As above, for systems where this was not seen.
+/// On other systems, no service manager is known that blocks these signals.
 #[cfg(not(target_os = "linux"))]
 fn unblock() -> io::Result<()> {
     Ok(())
@@ -239,6 +266,19 @@ fn unblock() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    use nix::unistd::gettid;
+    use signal_hook::low_level::raise;
+
+    include!("../../tests/support/interrupt.rs");
+
+    /// A signal reaches every waiter of the process, so tests that raise one or wait run one after another.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     /// The byte of a signal can be lost, or come after the main thread has looked.
     #[test]
@@ -269,6 +309,7 @@ mod tests {
     /// seconds later.
     #[test]
     fn the_end_of_the_server_thread_is_reported_at_once_and_stays_reported() {
+        let _alone = alone();
         let mut waiter = EventWaiter::new().unwrap();
         assert_eq!(waiter.wait(Duration::ZERO).unwrap(), Wakeup::Timeout);
         waiter.exit_notifier().notify_server_exit();
@@ -280,6 +321,66 @@ mod tests {
             signal_hook::low_level::raise(signal).unwrap();
             let wakeup = waiter.wait(timeout).unwrap();
             assert_eq!(wakeup, Wakeup::Stop, "a signal counts for more");
+        }
+    }
+
+    #[test]
+    fn each_request_to_stop_ends_one_wait_even_if_they_come_together() {
+        let _alone = alone();
+        let mut waiter = EventWaiter::new().unwrap();
+        for signal in [SIGHUP, SIGTERM, SIGTERM, SIGINT] {
+            raise(signal).unwrap();
+        }
+        for expected in [
+            Wakeup::Stop,
+            Wakeup::Stop,
+            Wakeup::Stop,
+            Wakeup::Hangup,
+            Wakeup::Timeout,
+        ] {
+            assert_eq!(waiter.wait(Duration::ZERO).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_read_that_fails_is_an_error() {
+        let (receiver, mut sender) = UnixStream::pair().unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let mut receiver = mio::net::UnixStream::from_std(receiver);
+        assert!(!has_byte(&mut receiver).unwrap());
+        sender.write_all(b"a").unwrap();
+        assert!(has_byte(&mut receiver).unwrap());
+        // A socket that is closed before its bytes were read resets the connection.
+        receiver.write_all(b"a").unwrap();
+        drop(sender);
+        let error = has_byte(&mut receiver).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_notification_ends_a_wait_that_has_begun() {
+        let _alone = alone();
+        let timeout = Duration::from_secs(20);
+        let mut waiter = EventWaiter::new().unwrap();
+        for expected in [Wakeup::ServerExited, Wakeup::Panicked] {
+            let notifier = waiter.exit_notifier();
+            // The next wait is for the next notification.
+            waiter
+                .exits
+                .has_server_exited
+                .store(false, Ordering::Release);
+            let id = gettid();
+            let thread = std::thread::spawn(move || {
+                await_call(id, &WAITS);
+                match expected {
+                    Wakeup::Panicked => notifier.notify_panic(),
+                    _ => notifier.notify_server_exit(),
+                }
+            });
+            let begun = std::time::Instant::now();
+            assert_eq!(waiter.wait(timeout).unwrap(), expected);
+            assert!(begun.elapsed() < timeout);
+            thread.join().unwrap();
         }
     }
 }

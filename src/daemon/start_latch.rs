@@ -1,15 +1,15 @@
 //! Tells the main thread when the other threads have started.
 //!
 //! A new thread allocates memory before its function runs, and can fail there. So the daemon reports that
-//! it is ready only after each thread has run code of its own. Knows nothing of what the threads do. Made
-//! and waited for by [`super::serve`].
+//! it is ready only after each thread has run code of its own. Knows nothing of what the threads do.
+//! [`super::serve`] makes it and waits for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// The server's thread and the log's.
+/// How many threads start: the server's and the log's.
 const THREADS: u32 = 2;
 
 /// Counts threads that have started.
@@ -22,7 +22,7 @@ struct Shared {
 }
 
 impl StartLatch {
-    /// No thread has started. Call this in the thread that will wait.
+    /// A latch for threads that will start. Call this in the thread that will wait for them.
     pub fn new() -> Self {
         StartLatch(Arc::new(Shared {
             main: thread::current(),
@@ -30,7 +30,7 @@ impl StartLatch {
         }))
     }
 
-    /// The calling thread has started. Each thread calls this once.
+    /// Reports that the calling thread has started. Each thread calls this once.
     pub fn report_started(&self) {
         self.0.count.fetch_add(1, Ordering::Release);
         self.0.main.unpark();

@@ -6,12 +6,13 @@
 
 use std::time::Duration;
 
-use healthz::Instant;
+use healthz::{Check, Instant};
 
 use super::checks::Checks;
 use super::log as sink;
 use super::notify::{PERIOD_MIN, ServiceManager};
 use super::outage::{Change, Outage};
+use super::source_checks::SourceChecks;
 
 /// How long to wait before a failed notification of the service manager is sent again. Longer than one
 /// attempt can take, or the loop would do nothing else.
@@ -44,7 +45,7 @@ impl Timer {
         is_due
     }
 
-    /// It failed at `now`, and is due again soon.
+    /// Call this if the attempt at `now` failed: the next one is due soon.
     fn retry(&mut self, now: Instant) {
         let pause = (self.period / RETRIES).max(PERIOD_MIN);
         self.due = now.saturating_add(pause);
@@ -64,7 +65,7 @@ struct ServerWatch<'a> {
 }
 
 impl ServerWatch<'_> {
-    /// Returns whether the server is not stuck, and when to check again.
+    /// Returns false if the server's thread is stuck, and when to check again.
     fn check(&mut self, now: Instant) -> (bool, Option<Instant>) {
         if (self.is_responsive)() {
             self.unresponsive_since = None;
@@ -125,29 +126,26 @@ impl<'a> SyncLoop<'a> {
                 unresponsive_since: None,
                 outage: Outage::default(),
             },
-            outages: checks
-                .healthz()
-                .checks()
-                .iter()
-                .map(|_| Outage::default())
-                .collect(),
+            outages: checks.own().map(|_| Outage::default()).collect(),
         }
     }
 
     /// One round. Returns when the next is due.
-    pub fn round(&mut self, now: Instant) -> Instant {
+    pub fn round(&mut self, now: Instant, mut sources: Option<&mut SourceChecks>) -> Instant {
         log::trace!("sync loop entered");
-        // Also before the beat: if this round is too late, `syncloop` fails until the beat.
-        self.report_changes(now);
+        // Before the beat too, so that a failure is reported: if this round is too late, `syncloop` fails
+        // until the beat.
+        self.report_changes(now, sources.as_deref_mut());
         self.checks.syncloop.beat(now);
-        self.report_changes(now);
+        self.report_changes(now, sources.as_deref_mut());
         if self.verify.is_due(now) {
             sink::verify();
         }
         let mut next = now.saturating_add(self.period).min(self.verify.due);
         if self.manager.has_pending() {
             if self.notify_retry.is_due(now) {
-                self.manager.notify_status(&status(self.checks, now));
+                self.manager
+                    .notify_status(&status(self.checks, sources.as_deref(), now));
             }
             next = next.min(self.notify_retry.due);
         }
@@ -155,7 +153,8 @@ impl<'a> SyncLoop<'a> {
         next = next.min(check_again.unwrap_or(next));
         if let Some(watchdog) = &mut self.watchdog {
             if watchdog.is_due(now) {
-                let is_well = is_server_well && self.checks.healthz().passes(now);
+                // Only its own checks: a full disk must not restart what reports it.
+                let is_well = is_server_well && self.checks.own().all(|check| check.passes(now));
                 let is_beaten = is_well && self.manager.notify("WATCHDOG=1");
                 if !is_beaten {
                     watchdog.retry(now);
@@ -166,10 +165,13 @@ impl<'a> SyncLoop<'a> {
         next
     }
 
-    /// Reports changes of the daemon's checks to the log and to the service manager.
-    fn report_changes(&mut self, now: Instant) {
-        let mut is_changed = false;
-        for (check, outage) in self.checks.healthz().checks().iter().zip(&self.outages) {
+    /// Reports changes of checks to the log and to the service manager.
+    fn report_changes(&mut self, now: Instant, mut sources: Option<&mut SourceChecks>) {
+        let sources_changed = sources
+            .as_deref_mut()
+            .map(|sources| sources.report_changes(now));
+        let mut is_changed = sources_changed == Some(true);
+        for (check, outage) in self.checks.own().zip(&self.outages) {
             let reason = check.reason(now);
             is_changed |= match (outage.update(reason.is_some()), reason) {
                 (Some(Change::Failed), Some(reason)) => {
@@ -184,7 +186,8 @@ impl<'a> SyncLoop<'a> {
             };
         }
         if is_changed {
-            self.manager.notify_status(&status(self.checks, now));
+            self.manager
+                .notify_status(&status(self.checks, sources.as_deref(), now));
             // If that failed, retry after a whole period.
             self.notify_retry.due = now.saturating_add(self.notify_retry.period);
         }
@@ -192,8 +195,10 @@ impl<'a> SyncLoop<'a> {
 }
 
 /// The `STATUS=` line of sd_notify(3): which checks fail, and why.
-pub fn status(checks: Checks, now: Instant) -> String {
-    let failing = checks.healthz().checks().iter().filter_map(|check| {
+pub fn status(checks: Checks, sources: Option<&SourceChecks>, now: Instant) -> String {
+    let sources = sources.into_iter().flat_map(SourceChecks::checks);
+    let own = checks.own().map(|check: &Check| check);
+    let failing = own.chain(sources).filter_map(|check| {
         let reason = check.reason(now)?;
         Some(format!("{} ({})", check.name(), reason.as_str()))
     });
@@ -212,15 +217,15 @@ mod tests {
     fn the_status_names_what_fails_and_why() {
         let checks = Checks::new(&Options::default());
         let now = Instant::from_millis(1000);
-        assert_eq!(status(checks, now), "STATUS=healthz passes");
+        assert_eq!(status(checks, None, now), "STATUS=healthz passes");
         checks.syncloop.fail("PLEG is not healthy");
         assert_eq!(
-            status(checks, now),
+            status(checks, None, now),
             "STATUS=healthz fails: syncloop (PLEG is not healthy)"
         );
         checks.log.fail("logging blocked");
         assert_eq!(
-            status(checks, now),
+            status(checks, None, now),
             "STATUS=healthz fails: log (logging blocked), syncloop (PLEG is not healthy)"
         );
     }
@@ -247,7 +252,7 @@ mod tests {
         let mut beats_of_seconds = |seconds: u32| {
             let end = now.saturating_add(half * seconds);
             while now < end {
-                now = sync.round(now);
+                now = sync.round(now, None);
             }
             let states = std::iter::from_fn(|| socket.recv(&mut [0; 256]).ok());
             states
@@ -288,20 +293,20 @@ mod tests {
             responsive(),
         );
         let first = Instant::from_millis(1000);
-        assert_eq!(sync.round(first), first.saturating_add(half));
+        assert_eq!(sync.round(first, None), first.saturating_add(half));
         assert_eq!(beats(), 1);
         checks.log.fail("logging blocked");
         let due = first.saturating_add(half);
-        let next = sync.round(due);
+        let next = sync.round(due, None);
         assert_eq!((beats(), next), (0, due.saturating_add(half / RETRIES)));
         checks.log.pass();
-        assert_eq!(sync.round(next), next.saturating_add(half));
+        assert_eq!(sync.round(next, None), next.saturating_add(half));
         assert_eq!(beats(), 1);
         std::fs::remove_file(&path).unwrap();
         // A beat that could not be sent is also retried soon.
         let due = next.saturating_add(half);
         drop(socket);
-        assert_eq!(sync.round(due), due.saturating_add(half / RETRIES));
+        assert_eq!(sync.round(due, None), due.saturating_add(half / RETRIES));
     }
 
     /// Regression: a status that could not be sent was never sent again, so the service manager showed an old
@@ -329,22 +334,22 @@ mod tests {
         let first = Instant::from_millis(1000);
         checks.log.fail("logging blocked");
         fill();
-        let next = sync.round(first);
+        let next = sync.round(first, None);
         assert_eq!(next, first.saturating_add(RETRY_PERIOD));
         assert!(states().is_empty());
-        sync.round(next);
+        sync.round(next, None);
         assert_eq!(states(), ["STATUS=healthz fails: log (logging blocked)"]);
-        assert!(RETRY_PERIOD < sync.round(next).saturating_since(next));
+        assert!(RETRY_PERIOD < sync.round(next, None).saturating_since(next));
         // The status that is sent is that of the moment when it can be sent.
         fill();
         checks.log.pass();
-        let next = sync.round(next);
+        let next = sync.round(next, None);
         assert!(states().is_empty());
         checks.log.fail("logging blocked");
         checks.log.pass();
-        sync.round(next);
+        sync.round(next, None);
         assert_eq!(states(), ["STATUS=healthz passes"]);
-        sync.round(next.saturating_add(RETRY_PERIOD));
+        sync.round(next.saturating_add(RETRY_PERIOD), None);
         assert!(states().is_empty(), "once");
         std::fs::remove_file(&path).unwrap();
     }
@@ -362,9 +367,9 @@ mod tests {
             Duration::from_secs(30),
             responsive(),
         );
-        assert_eq!(sync.round(seconds(1)), seconds(11));
-        assert_eq!(sync.round(seconds(11)), seconds(16), "the log is due");
-        assert_eq!(sync.round(seconds(16)), seconds(26));
+        assert_eq!(sync.round(seconds(1), None), seconds(11));
+        assert_eq!(sync.round(seconds(11), None), seconds(16), "the log is due");
+        assert_eq!(sync.round(seconds(16), None), seconds(26));
         let limit = options.sync_limit;
         let last = seconds(16).saturating_add(limit);
         assert!(

@@ -1,8 +1,8 @@
 //! Takes over inherited descriptors, and sets the nice value.
 //!
-//! The only file of the daemon that may contain `unsafe`. The library's function for descriptors is unsafe,
-//! because a number does not show who owns the descriptor; and no crate that the daemon has wraps
-//! setpriority(2).
+//! The only file of the daemon that may contain `unsafe`. Taking over a descriptor by its number is unsafe,
+//! because the caller must know that nothing else in the process uses that number. setpriority(2) is called
+//! here, because no crate that the daemon has wraps it.
 #![allow(unsafe_code)]
 
 use std::io;

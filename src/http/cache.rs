@@ -118,7 +118,7 @@ impl Default for HeadCache {
 impl Span {
     /// The span of `part`, which must be a slice of `head`.
     fn find(head: &[u8], part: &[u8]) -> Self {
-        // An empty slice may point elsewhere.
+        // An empty slice may point to another place than `head`.
         if part.is_empty() {
             return Span::default();
         }
@@ -190,7 +190,7 @@ mod tests {
             let mut other = *head;
             other[at] ^= 1;
             assert!(cache.get(&other).is_none());
-            // Nor is a prefix, which may be all that was received so far.
+            // A prefix is not found either: it may be all that was received so far.
             assert!(cache.get(&head[..at]).is_none());
         }
     }

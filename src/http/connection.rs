@@ -17,7 +17,7 @@
 //! |---|---|---|
 //! | a head that announces a body | answered before the body comes | no probe waits for a body |
 //! | a body of at most `body_drain_bytes` | discarded, then the next request | RFC 9112 9.3 |
-//! | a longer one, also a chunk whose size says so, or `Expect: 100-continue` | answered, closed | RFC 9110 10.1.1 |
+//! | a longer body, a chunk whose size says that it is longer, or `Expect: 100-continue` | answered, closed | RFC 9110 10.1.1 |
 //! | a malformed chunk (see `body`) after the answer | closed without another answer | RFC 9112 7.1, 8 |
 //! | `Connection: close`, HTTP/1.0 without keep-alive | the last answer; later bytes are never read as a request | RFC 9112 9.6 |
 //! | empty lines before a request | up to [`LEADING_EMPTY_LINES_MAX`] ignored | RFC 9112 2.2 |
@@ -502,7 +502,7 @@ impl Connection {
                 let rx = rx.get(..affordable).unwrap_or_default();
                 let (used, step) = drain_chunks(chunk, rx);
                 let left = budget - used as u64;
-                // The data of a chunk that is longer than the budget is not waited for.
+                // Do not wait for the data of a chunk that is longer than the budget.
                 let is_too_long =
                     matches!(step, Ok(Some(Chunk::Data { left: data })) if data > left);
                 match step {

@@ -168,7 +168,7 @@ struct RequestLine<'a> {
     is_http10: bool,
 }
 
-/// Parses a head with a version that httparse refuses. It accepts 1.0 and 1.1 only, but a higher minor
+/// Parses a head with a version that httparse refuses. httparse accepts 1.0 and 1.1 only, but a higher minor
 /// version must be handled as 1.1 (RFC 9110 section 2.5).
 fn parse_other_version(rx: &[u8]) -> Result<Parsed<'_>, Refusal> {
     let Some(end) = rx.iter().position(|byte| *byte == b'\n') else {

@@ -198,7 +198,7 @@ impl<'a> Target<'a> {
     pub(crate) fn strip_prefix(&self, prefix: &str) -> Option<&'a [u8]> {
         match self.path.strip_prefix(prefix.as_bytes()) {
             // Decoding takes longer, and most paths have nothing to decode.
-            None if self.flags.is_encoded => strip_prefix(self.path, prefix),
+            None if self.flags.is_encoded => strip_prefix(self.path, prefix.as_bytes()),
             rest => rest,
         }
     }
@@ -210,14 +210,14 @@ impl<'a> Target<'a> {
 }
 
 /// The rest of `path` after `prefix`; see [`Target::strip_prefix`].
-pub(crate) fn strip_prefix<'a>(path: &'a [u8], prefix: &str) -> Option<&'a [u8]> {
-    if let Some(rest) = path.strip_prefix(prefix.as_bytes()) {
+pub(crate) fn strip_prefix<'a>(path: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    if let Some(rest) = path.strip_prefix(prefix) {
         return Some(rest);
     }
     // Compared byte by byte, because the length of the encoded prefix is not known.
     let mut bytes = path.iter().copied();
     let mut used = 0;
-    for want in prefix.bytes() {
+    for &want in prefix {
         match bytes.next()? {
             b'%' => {
                 let byte = (hex(bytes.next()?)? << 4) | hex(bytes.next()?)?;
@@ -557,11 +557,11 @@ mod tests {
 
     #[test]
     fn a_path_is_compared_after_decoding_but_an_encoded_slash_is_no_slash() {
-        assert_eq!(strip_prefix(b"/%68ealthz/x", "/healthz"), Some(&b"/x"[..]));
-        assert_eq!(strip_prefix(b"/healthz", "/healthz"), Some(&b""[..]));
-        assert_eq!(strip_prefix(b"/a%2Fb", "/a/b"), None);
-        assert_eq!(strip_prefix(b"/a%2", "/a%"), Some(&b"2"[..]));
-        assert_eq!(strip_prefix(b"/health", "/healthz"), None);
+        assert_eq!(strip_prefix(b"/%68ealthz/x", b"/healthz"), Some(&b"/x"[..]));
+        assert_eq!(strip_prefix(b"/healthz", b"/healthz"), Some(&b""[..]));
+        assert_eq!(strip_prefix(b"/a%2Fb", b"/a/b"), None);
+        assert_eq!(strip_prefix(b"/a%2", b"/a%"), Some(&b"2"[..]));
+        assert_eq!(strip_prefix(b"/health", b"/healthz"), None);
     }
 
     #[test]

@@ -48,6 +48,11 @@ impl<'a> Buffers<'a> {
         pairs.saturating_mul(head_bytes.saturating_add(response_bytes))
     }
 
+    /// Room for an answer, in bytes.
+    pub(super) fn response_bytes(&self) -> usize {
+        self.response_bytes
+    }
+
     /// The shared buffers `rx` and `tx`.
     #[inline]
     pub(super) fn shared(&mut self) -> (&mut [u8], &mut [u8]) {
@@ -101,8 +106,7 @@ impl<'a> Buffers<'a> {
 /// For the simulation only.
 #[cfg(test)]
 impl Buffers<'_> {
-    /// One connection's state says that so much is kept: all of it has room, in memory that is as long
-    /// as it was made.
+    /// Panics unless so many bytes of one connection have room in its buffers, and the memory has its first size.
     pub(super) fn assert_room(&self, connections: usize, received: usize, unsent: usize) {
         let bytes = Buffers::bytes(connections, self.head_bytes, self.response_bytes);
         assert_eq!(self.memory.len(), bytes, "the memory has changed");

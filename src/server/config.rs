@@ -19,6 +19,12 @@ pub struct Config {
     /// a process without free descriptors (`RLIMIT_NOFILE`, often 1,024), each new connection waits for
     /// [`ACCEPT_PAUSE`](super::ACCEPT_PAUSE) and then evicts one too.
     pub connections: usize,
+    /// Least number of bytes to reserve for each answer. The endpoints that the server begins with reserve what they
+    /// need, and the larger number counts. Endpoints that replace them ([`Server::replace_endpoints`]) must fit.
+    /// [`Responder::response_bytes_of`] says how much a number of checks needs. The default is 0.
+    ///
+    /// [`Server::replace_endpoints`]: super::Server::replace_endpoints
+    pub response_bytes_min: usize,
 }
 
 impl Default for Config {
@@ -26,6 +32,7 @@ impl Default for Config {
         Config {
             limits: Limits::DEFAULT,
             connections: CONNECTIONS_DEFAULT,
+            response_bytes_min: 0,
         }
     }
 }
@@ -43,12 +50,17 @@ impl Config {
     /// The part of [`memory_bytes_max`](Config::memory_bytes_max) for heads and answers: two buffers for each
     /// connection, and two that all share.
     pub fn buffer_bytes(&self, responder: &Responder<'_>) -> usize {
-        let response_bytes = responder.response_bytes_max(&self.limits);
         Buffers::bytes(
             self.connections,
             self.limits.request_head_bytes,
-            response_bytes,
+            self.response_bytes(responder),
         )
+    }
+
+    /// Bytes to reserve for each answer.
+    pub(super) fn response_bytes(&self, responder: &Responder<'_>) -> usize {
+        let needed = responder.response_bytes_max(&self.limits);
+        needed.max(self.response_bytes_min)
     }
 
     /// Panics if a field is out of its bounds.

@@ -5,19 +5,20 @@
 use core::ops::Range;
 
 use super::policy::Owner;
-use crate::http::{Connection, Next};
+use crate::http::Connection;
 use crate::time::Instant;
 
 /// An open connection.
-pub struct Conn<S> {
+pub(super) struct Conn<S> {
     pub(super) stream: S,
+    /// Its phase says what the connection waits for when nothing is unsent.
     pub(super) connection: Connection,
     /// Bytes of an unfinished head in the connection's own buffer.
     pub(super) received: usize,
+    /// These bytes may hold whole requests, which are answered before more is read.
+    pub(super) is_behind: bool,
     /// Unsent bytes of answers in the connection's own buffer.
     pub(super) unsent: Range<usize>,
-    /// What follows when they are sent.
-    pub(super) after: Next,
     /// Registered for writing too, because sending was blocked once.
     pub(super) is_writing: bool,
     /// The client has ended its side. Bytes before its end may still be unread.
@@ -33,8 +34,8 @@ impl<S> Conn<S> {
             stream,
             connection: Connection::new(now),
             received: 0,
+            is_behind: false,
             unsent: 0..0,
-            after: Next::Read,
             is_writing: false,
             has_ended: false,
             owner: None,

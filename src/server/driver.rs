@@ -10,20 +10,13 @@ use super::buffers::Buffers;
 use super::conn::Conn;
 use super::counters::{LiveCounters, ServerCounters};
 use super::memory::Managed;
+use super::policy::{READS_MAX, first_bytes_max};
+use super::served::Served;
 use super::socket::StreamSocket;
 use crate::answer::Responder;
 use crate::http::{Context, Date, HeadCache, Next, Phase, Progress, Request};
 use crate::limits::Limits;
 use crate::time::Instant;
-
-/// Most reads from one connection each time it is served: leftover requests are answered before new bytes are
-/// read, and the client's end comes after the bytes. But one buffer full of requests or answers is the quantum of
-/// each connection, because a full buffer can hold requests that take a millisecond. The rest waits in the run
-/// queue, so that new connections do not wait for it.
-const READS_MAX: usize = 4;
-/// If the first read of a connection fills the buffer, or if more connections wait to be accepted, process only
-/// this many bytes when it is accepted. It is more than a probe sends. The rest waits in the run queue.
-const FIRST_BYTES: usize = 512;
 
 /// Most bytes of a request's path in a log record.
 const LOGGED_PATH_BYTES_MAX: usize = 100;
@@ -45,14 +38,35 @@ pub(super) enum Outcome {
     },
 }
 
+/// Which call of [`Driver::serve`] this is for a connection.
+#[derive(Clone, Copy)]
+pub(super) enum Visit {
+    /// It was just accepted. `is_flooded`: more connections wait to be accepted than one call accepts.
+    First { is_flooded: bool },
+    /// It has a slot.
+    Later,
+}
+
+/// One step of serving a connection: what was read before requests are answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ReadStep {
+    /// Nothing, because whole requests may be left in the buffer.
+    Skipped,
+    /// All bytes that had arrived.
+    Drained,
+    /// As above, but the client has ended its side. That is still to be read, perhaps after more bytes.
+    BeforeEnd,
+    /// As many bytes as the buffer had room for. There may be more.
+    Filled,
+}
+
 /// Serves connections: everything that each answer needs.
 pub(super) struct Driver<'a> {
-    pub(super) responder: Responder<'a>,
+    pub(super) responder: Served<'a>,
     pub(super) limits: Limits,
     pub(super) date: Option<Date>,
+    /// The server stops: each answer is the last of its connection.
     pub(super) is_last: bool,
-    /// More connections wait to be accepted than one call of `advance` accepts.
-    pub(super) is_flooded: bool,
     /// Behind a pointer, because a server is moved a few times before it runs, and stacks are small.
     pub(super) heads: Managed<'a, HeadCache>,
     pub(super) buffers: Buffers<'a>,
@@ -67,11 +81,10 @@ impl<'a> Driver<'a> {
         heads: Managed<'a, HeadCache>,
     ) -> Self {
         Driver {
-            responder,
+            responder: Served::new(responder),
             limits,
             date: None,
             is_last: false,
-            is_flooded: false,
             heads,
             buffers,
             counters: ServerCounters::Own(LiveCounters::default()),
@@ -84,73 +97,76 @@ impl<'a> Driver<'a> {
         &mut self,
         conn: &mut Conn<S>,
         mut filled: usize,
-        is_new: bool,
+        visit: Visit,
         now: Instant,
     ) -> Outcome {
-        // After blocked answers, or more than one quantum, leftover requests come before new bytes.
-        let mut is_behind = false;
-        match core::mem::replace(&mut conn.after, Next::Read) {
-            Next::Read => {}
-            Next::Write => is_behind = true,
-            Next::Close { lingers } => {
-                conn.stream.shutdown();
-                if !lingers {
-                    return Outcome::Closed;
-                }
-            }
-        }
         for _ in 0..READS_MAX {
-            let mut is_drained = false;
-            let mut is_short = false;
-            let mut is_full = false;
-            let mut share = usize::MAX;
-            if !core::mem::take(&mut is_behind) {
-                let (rx, _) = self.buffers.shared();
-                let room = rx.get_mut(filled..).unwrap_or_default();
-                let size = room.len();
-                debug_assert!(size > 0, "a connection waits although its buffer is full");
-                match conn.stream.read(room) {
-                    Ok(0) => return self.read_end(conn, filled, now),
-                    Ok(read) => {
-                        // A short read took all bytes; but if the client has ended, its end is still to be read.
-                        is_short = read < size;
-                        is_full = !is_short;
-                        is_drained = is_short && !conn.has_ended;
-                        filled += read;
-                        if is_new && (!is_short || self.is_flooded) {
-                            share = FIRST_BYTES;
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        return Outcome::Waiting { received: filled };
-                    }
-                    Err(_) => return Outcome::Failed,
+            let step = match core::mem::take(&mut conn.is_behind) {
+                true => ReadStep::Skipped,
+                false => match self.read(conn, &mut filled, now) {
+                    Ok(step) => step,
+                    Err(outcome) => return outcome,
+                },
+            };
+            let bytes_max = match visit {
+                Visit::First { is_flooded } => {
+                    first_bytes_max(step == ReadStep::Filled, is_flooded)
                 }
-            }
-            if let Some(outcome) = self.answer(conn, &mut filled, share, is_short, now) {
+                Visit::Later => usize::MAX,
+            };
+            if let Some(outcome) = self.answer(conn, &mut filled, bytes_max, step, now) {
                 return outcome;
             }
-            // In the middle of a request, a short read may have ended at a mark in the stream (urgent data of
-            // TCP; descriptors or credentials on a Unix socket), and epoll does not report the bytes after it.
-            if is_drained && conn.connection.phase() == Phase::Idle {
-                return Outcome::Waiting { received: filled };
-            }
-            if is_full {
-                break;
+            match step {
+                // In the middle of a request, a short read may have ended at a mark in the stream (urgent data of
+                // TCP; descriptors or credentials on a Unix socket), and epoll does not report the bytes after it.
+                ReadStep::Drained if conn.connection.phase() == Phase::Idle => {
+                    return Outcome::Waiting { received: filled };
+                }
+                ReadStep::Filled => break,
+                ReadStep::Skipped | ReadStep::Drained | ReadStep::BeforeEnd => {}
             }
         }
         Outcome::Runnable { received: filled }
     }
 
-    /// Answers the requests in `rx`, at most `share` bytes of it and one buffer of answers, and sends. Returns
-    /// `None` if more can be read. The rest of `rx` is moved to its start. `is_short`: the last read took all
-    /// bytes that had arrived.
+    /// Reads once, behind the first `filled` bytes of `rx`. Fails with the outcome if there is nothing to answer.
+    #[inline]
+    fn read<S: StreamSocket>(
+        &mut self,
+        conn: &mut Conn<S>,
+        filled: &mut usize,
+        now: Instant,
+    ) -> Result<ReadStep, Outcome> {
+        let (rx, _) = self.buffers.shared();
+        let room = rx.get_mut(*filled..).unwrap_or_default();
+        let size = room.len();
+        debug_assert!(size > 0, "a connection waits although its buffer is full");
+        match conn.stream.read(room) {
+            Ok(0) => Err(self.read_end(conn, *filled, now)),
+            Ok(read) => {
+                *filled += read;
+                Ok(match read < size {
+                    false => ReadStep::Filled,
+                    true if conn.has_ended => ReadStep::BeforeEnd,
+                    true => ReadStep::Drained,
+                })
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(Outcome::Waiting { received: *filled })
+            }
+            Err(_) => Err(Outcome::Failed),
+        }
+    }
+
+    /// Answers the requests in `rx`, at most `bytes_max` bytes of it and one buffer of answers, and sends. Returns
+    /// `None` if more can be read. The rest of `rx` is moved to its start.
     fn answer<S: StreamSocket>(
         &mut self,
         conn: &mut Conn<S>,
         filled: &mut usize,
-        share: usize,
-        is_short: bool,
+        bytes_max: usize,
+        step: ReadStep,
         now: Instant,
     ) -> Option<Outcome> {
         let context = Context {
@@ -161,7 +177,7 @@ impl<'a> Driver<'a> {
         };
         let was_closing = conn.connection.phase() == Phase::Closing;
         let (rx, tx) = self.buffers.shared();
-        let rx = rx.get(..share.min(*filled)).unwrap_or_default();
+        let rx = rx.get(..bytes_max.min(*filled)).unwrap_or_default();
         let responder = &self.responder;
         let progress = conn.connection.receive_cached(
             &context,
@@ -180,16 +196,17 @@ impl<'a> Driver<'a> {
             Ok(unsent) if !unsent.is_empty() => Some(Outcome::Blocked { received, unsent }),
             Err(_) => Some(Outcome::Failed),
             Ok(_) => match progress.next {
-                Next::Read if share >= *filled => None,
+                Next::Read if bytes_max >= *filled => None,
                 Next::Read | Next::Write => {
-                    conn.after = Next::Write;
+                    conn.is_behind = true;
                     Some(Outcome::Runnable { received })
                 }
                 Next::Close { .. } if was_closing => None,
-                // `lingers` speaks only of the bytes in `rx`; without a short read there may be more.
+                // `lingers` speaks only of the bytes in `rx`. Only after a short read there are no more.
                 Next::Close { lingers } => {
                     conn.stream.shutdown();
-                    (is_short && !lingers).then_some(Outcome::Closed)
+                    let has_read_all = matches!(step, ReadStep::Drained | ReadStep::BeforeEnd);
+                    (has_read_all && !lingers).then_some(Outcome::Closed)
                 }
             },
         };
@@ -266,12 +283,8 @@ fn send<S: StreamSocket>(
         Err(error) => return Err(error),
     };
     if sent < bytes.len() {
-        conn.after = match progress.next {
-            // There may be whole requests after these answers.
-            Next::Read | Next::Write => Next::Write,
-            // More bytes may arrive while the answer waits.
-            Next::Close { .. } => Next::Close { lingers: true },
-        };
+        // There may be whole requests after these answers.
+        conn.is_behind = !matches!(progress.next, Next::Close { .. });
     }
     Ok(sent..bytes.len())
 }

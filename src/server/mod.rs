@@ -10,16 +10,17 @@
 //!   until they are written to.
 //! - The table has a fixed size. When it is full, the longest idle connection is evicted, unless its next request has
 //!   arrived. If others hold half of the table, one of those is evicted: first those that do not read their
-//!   answers, then those that have their answer, then the longest in its head. A server that stops evicts idle
-//!   connections first.
+//!   answers, then those that have their answer, then the longest in its head.
 //! - On Linux, a Unix socket says which process has connected. The server looks at the 16 connections that are next in
 //!   line, and evicts one that belongs to the process with most of these 16. So a process that connects as fast as
 //!   it can evicts its own connections. A TCP socket does not say which process has connected.
 //! - The work of each call is bounded: a number of accepts, and for each connection one buffer of requests or of
 //!   answers. The rest waits in a queue, behind new connections.
-//! - If accept(2) fails because the system is short of something, or 16 times in a row for another reason, accepting
-//!   pauses for [`ACCEPT_PAUSE`]. Open connections are still served. No error stops a server.
+//! - If accept(2) fails because the system is short of something, accepting pauses for [`ACCEPT_PAUSE`]. If it fails 16
+//!   times in a row for another reason, that listener pauses as long. Open connections are still served. No error
+//!   stops a server.
 
+mod acceptor;
 mod address;
 mod buffers;
 mod config;
@@ -27,10 +28,12 @@ mod conn;
 mod counters;
 mod driver;
 mod inherited;
+mod listener_set;
 mod listeners;
 mod memory;
 mod policy;
 mod run;
+mod served;
 #[cfg(test)]
 mod simulation;
 mod slots;
@@ -54,23 +57,26 @@ pub use counters::Counters;
 pub use inherited::{ListenFds, ListenFdsError};
 pub use listeners::{BindError, BindErrorKind, Bound, Listeners};
 pub use run::{Runner, ServerHandle, ServerThread, THREAD_STACK_BYTES, now, spawn, spawn_with};
+pub use served::EndpointsTooLarge;
 pub use slots::Slot;
 pub use sys::adopt;
 
 use crate::answer::Responder;
+use crate::check::EndpointSet;
 use crate::http::{Date, HeadCache};
 use crate::limits::{CONNECTIONS_MAX, LISTENERS_MAX, Limits};
 use crate::time::Instant;
 use buffers::Buffers;
 use driver::Driver;
 use memory::Managed;
+use served::{Busy, Mailbox, Room};
 use slots::Slots;
 use socket::Listener;
 use table::Table;
 
-/// How long accepting pauses after EMFILE, ENFILE, ENOBUFS or ENOMEM, or when accept(2) keeps failing. Long enough not
-/// to use a whole CPU, and short enough for a probe's usual timeout of one second. If descriptors are still short
-/// then, a connection is evicted, as if the table were full.
+/// How long accepting pauses: on all listeners after EMFILE, ENFILE, ENOBUFS or ENOMEM, and on one listener when its
+/// accepts keep failing. Long enough not to use a whole CPU, and short enough for a probe's usual timeout of one second.
+/// If descriptors are still short then, a connection is evicted, as if the table were full.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How many tokens one server uses, from its base on. Generations are in higher bits.
@@ -144,17 +150,65 @@ impl<'a> Server<'a> {
     /// If a field of `config` is out of its bounds.
     pub fn new(responder: Responder<'a>, listeners: Listeners, config: Config) -> Self {
         config.assert_valid();
+        let response_bytes = config.response_bytes(&responder);
         let Config {
             limits,
             connections,
+            ..
         } = config;
-        let response_bytes = responder.response_bytes_max(&limits);
         let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
         let heads = Managed::Own(Box::new(HeadCache::new()));
         let driver = Driver::new(responder, limits, buffers, heads);
         Server {
             table: Table::new(listeners.into_sockets(), Slots::new(connections), driver),
         }
+    }
+
+    /// A server that answers with the endpoints of `set`, which can be replaced while it serves. `responder` has the
+    /// other settings; its endpoints do not count. Memory is reserved for the answers of `set`, or as much as
+    /// [`Config::response_bytes_min`] says if that is more.
+    ///
+    /// ```
+    /// use healthz::server::{Config, Listeners, Server, spawn};
+    /// use healthz::{Check, EndpointSet, Limits, Responder};
+    /// use std::sync::Arc;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut listeners = Listeners::new();
+    /// # listeners.bind(&"127.0.0.1:0".parse()?)?;
+    /// let mut checks = vec![Arc::new(Check::ping()), Arc::new(Check::manual("disk"))];
+    /// let set = Arc::new(EndpointSet::kubernetes(&checks)?);
+    /// let config = Config {
+    ///     // Later sets have at most 100 checks.
+    ///     response_bytes_min: Responder::response_bytes_of(100, &Limits::DEFAULT),
+    ///     ..Config::default()
+    /// };
+    /// let server = Server::with_endpoint_set(Responder::new(&[]), set, listeners, config);
+    /// let thread = spawn(server)?;
+    /// checks.push(Arc::new(Check::manual("network")));
+    /// thread.handle().replace_endpoints(Arc::new(EndpointSet::kubernetes(&checks)?))?;
+    /// # thread.stop();
+    /// # thread.join()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// As [`Server::new`].
+    pub fn with_endpoint_set(
+        responder: Responder<'a>,
+        set: Arc<EndpointSet>,
+        listeners: Listeners,
+        config: Config,
+    ) -> Self {
+        let needed = config.response_bytes(&responder.with_endpoint_set(&set));
+        let config = Config {
+            response_bytes_min: needed,
+            ..config
+        };
+        let mut server = Server::new(responder, listeners, config);
+        server.table.driver_mut().responder.set_endpoints(set);
+        server
     }
 
     /// A server with the default [`Config`] that listens on `address`, and nowhere else.
@@ -214,6 +268,7 @@ impl<'a> Server<'a> {
         let config = Config {
             limits,
             connections: slots.len(),
+            ..Config::default()
         };
         config.assert_valid();
         let needed = config.buffer_bytes(&responder);
@@ -291,6 +346,38 @@ impl<'a> Server<'a> {
     /// True if the server was stopped and has no open connection.
     pub fn is_finished(&self) -> bool {
         self.table.is_finished()
+    }
+
+    /// Answers with the endpoints of `set` from now on, on open connections too. An answer that is half sent stays as
+    /// it was. Heartbeats that were never beaten begin at `now`; checks that are in both sets keep their states. The
+    /// other settings of the [`Responder`] stay.
+    ///
+    /// The set before is freed here, if no one else has it. For a server in a [`Runner`], use
+    /// [`ServerHandle::replace_endpoints`].
+    ///
+    /// # Errors
+    /// If the longest answer of the set needs more memory than is reserved; see [`Config::response_bytes_min`].
+    pub fn replace_endpoints(
+        &mut self,
+        set: Arc<EndpointSet>,
+        now: Instant,
+    ) -> Result<(), EndpointsTooLarge> {
+        let room = self.room();
+        self.table.driver_mut().responder.replace(set, &room, now)
+    }
+
+    /// The room for answers, which later endpoints must fit in.
+    fn room(&mut self) -> Room {
+        let driver = self.table.driver_mut();
+        Room {
+            limits: driver.limits,
+            response_bytes: driver.buffers.response_bytes(),
+        }
+    }
+
+    /// Takes the endpoints that another thread has left.
+    fn deliver(&mut self, mailbox: &Mailbox, now: Instant) -> Result<(), Busy> {
+        mailbox.deliver(&mut self.table.driver_mut().responder, now)
     }
 
     /// Shares the counters with handles. They begin at zero again.

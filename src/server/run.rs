@@ -8,7 +8,7 @@ use core::time::Duration;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::string::ToString;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
@@ -16,7 +16,9 @@ use std::time::SystemTime;
 use mio::{Events, Poll, Registry, Token, Waker};
 
 use super::counters::LiveCounters;
-use super::{Counters, Server, TOKENS};
+use super::served::Mailbox;
+use super::{Counters, EndpointsTooLarge, Server, TOKENS};
+use crate::check::EndpointSet;
 use crate::time::Instant;
 
 /// Most events that one call of epoll_wait(2) returns. More come with the next call.
@@ -154,7 +156,7 @@ struct Loop<'a> {
     now: Instant,
 }
 
-/// Stops a server and tells how it is, from any thread.
+/// Stops a server, replaces its endpoints and tells how it is, from any thread.
 ///
 /// [`stop`](ServerHandle::stop) can also be called in a signal handler. Dropping a handle there is not
 /// safe, because the last one frees memory: keep it in a `static`.
@@ -163,13 +165,20 @@ pub struct ServerHandle(Arc<Shared>);
 
 /// What a [`Runner`] and its handles share.
 struct Shared {
-    is_stop_requested: AtomicBool,
+    /// A sum of [`STOP`] and [`ENDPOINTS`].
+    requests: AtomicU32,
     waker: Waker,
     /// When the poll returned whose events are being handled, in milliseconds; or one of the two values
     /// below.
     busy_since_ms: AtomicU64,
     counters: Arc<LiveCounters>,
+    endpoints: Mailbox,
 }
+
+/// Requested: to stop. Never taken back.
+const STOP: u32 = 1;
+/// Requested: to take the endpoints from the mailbox.
+const ENDPOINTS: u32 = 2;
 
 /// The runner waits for events.
 const WAITING: u64 = u64::MAX;
@@ -180,7 +189,39 @@ impl ServerHandle {
     /// Asks the server to stop as [`Server::stop`] does, and returns at once. The runner does so in its
     /// next [`poll_once`](Runner::poll_once); the descriptor of its [`AsFd`] becomes readable for that.
     pub fn stop(&self) {
-        self.0.is_stop_requested.store(true, Ordering::Release);
+        self.request(STOP);
+    }
+
+    /// Gives the server other endpoints, and returns at once. The runner takes them at the beginning of its next
+    /// [`poll_once`](Runner::poll_once), before it answers a request; the descriptor of its [`AsFd`] becomes readable
+    /// for that. Otherwise as [`Server::replace_endpoints`].
+    ///
+    /// Requests that the server's thread is handling now are still answered with the endpoints before. If `set`
+    /// comes before the runner has taken the last one, only `set` is used. If two threads call this at the same
+    /// time, the server may answer some more requests with the endpoints before both.
+    ///
+    /// The server's thread frees no set. The next call frees the one that was replaced, or
+    /// [`free_replaced_endpoints`](ServerHandle::free_replaced_endpoints) does, or the last handle when it is
+    /// dropped. Waits for other threads that call this, never for the server. Not for signal handlers.
+    ///
+    /// # Errors
+    /// As [`Server::replace_endpoints`].
+    pub fn replace_endpoints(&self, set: Arc<EndpointSet>) -> Result<(), EndpointsTooLarge> {
+        self.0.endpoints.put(set)?;
+        self.request(ENDPOINTS);
+        Ok(())
+    }
+
+    /// Frees the endpoints that the server no longer uses. Returns true if it answers with those of the last
+    /// [`replace_endpoints`](ServerHandle::replace_endpoints), and false if it has not taken them yet: it is busy, or
+    /// has ended.
+    pub fn free_replaced_endpoints(&self) -> bool {
+        self.0.endpoints.free_old()
+    }
+
+    /// Wakes the runner to do what `what` requests.
+    fn request(&self, what: u32) {
+        self.0.requests.fetch_or(what, Ordering::Release);
         let woken = loop {
             match self.0.waker.wake() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -189,7 +230,7 @@ impl ServerHandle {
         };
         // Writing to an open eventfd does not fail. No log record: it could allocate, and this may be a
         // signal handler.
-        debug_assert!(woken.is_ok(), "cannot wake the server to stop it");
+        debug_assert!(woken.is_ok(), "cannot wake the server");
     }
 
     /// False if the runner was dropped, or has been handling the events of one poll for longer than
@@ -228,6 +269,7 @@ impl<'a> Runner<'a> {
         server.register(&registry, SERVER)?;
         let waker = Waker::new(&registry, WAKER)?;
         let counters = server.share_counters();
+        let endpoints = Mailbox::new(server.room());
         // The first call of the clock, which may block.
         let now = now();
         // The first turn may come much later, with the first connection.
@@ -243,10 +285,11 @@ impl<'a> Runner<'a> {
                 now,
             }),
             handle: ServerHandle(Arc::new(Shared {
-                is_stop_requested: AtomicBool::new(false),
+                requests: AtomicU32::new(0),
                 waker,
                 busy_since_ms: AtomicU64::new(WAITING),
                 counters,
+                endpoints,
             })),
         })
     }
@@ -355,6 +398,11 @@ impl Loop<'_> {
         handle.set_busy_since(now.as_millis());
         self.now = now;
         self.set_date(now, wall_clock);
+        // Loaded once: a request that comes later also wakes the next poll.
+        let requests = handle.0.requests.load(Ordering::Acquire);
+        if requests & ENDPOINTS != 0 {
+            self.take_endpoints(handle, now);
+        }
         for event in &self.events {
             count += 1;
             if event.token() != WAKER {
@@ -362,9 +410,8 @@ impl Loop<'_> {
             }
         }
         self.server.advance(self.poll.registry(), now);
-        let is_stop_requested = handle.0.is_stop_requested.load(Ordering::Acquire);
         // Without listeners, the connections that exist are served to their end.
-        if !self.is_stopping && (is_stop_requested || self.server.is_abandoned()) {
+        if !self.is_stopping && (requests & STOP != 0 || self.server.is_abandoned()) {
             self.is_stopping = true;
             self.server.stop(self.poll.registry(), now);
         }
@@ -376,6 +423,17 @@ impl Loop<'_> {
             ));
         }
         Ok(count)
+    }
+
+    /// Takes the endpoints that another thread has left for the server.
+    #[cold]
+    fn take_endpoints(&mut self, handle: &ServerHandle, now: Instant) {
+        // Before the mailbox is opened: a set that is put later is requested again.
+        handle.0.requests.fetch_and(!ENDPOINTS, Ordering::Acquire);
+        if self.server.deliver(&handle.0.endpoints, now).is_err() {
+            // Taken at the next turn, at the latest when the thread that has the lock wakes this one.
+            handle.0.requests.fetch_or(ENDPOINTS, Ordering::Relaxed);
+        }
     }
 
     /// Sets the Date of answers, if the wall clock's second has changed since the last call.

@@ -1,6 +1,6 @@
 //! A fixed number of slots for connections, in lists by what they wait for.
 //!
-//! Knows no socket: a slot holds whatever the caller puts there. Every occupied slot is in one list, ordered by
+//! Knows no socket: a slot holds what the caller puts there. Every occupied slot is in one list, ordered by
 //! when it entered the list. All members of a list have the same time to live, so the front of a list is both its
 //! next deadline and its next connection to evict, and nothing here searches. Slots with more work than one
 //! quantum are also in the run queue, each at most once. Used by [`super::table`].
@@ -10,6 +10,7 @@ use std::fmt;
 
 use super::conn::Conn;
 use super::memory::Managed;
+use super::policy::WaitReason;
 use super::socket::Stream;
 use crate::limits::CONNECTIONS_MAX;
 use crate::time::Instant;
@@ -17,36 +18,65 @@ use crate::time::Instant;
 /// The index that means no slot.
 const NONE: u16 = u16::MAX;
 
-/// What a connection waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum WaitReason {
-    /// The next request.
-    Idle,
-    /// The rest of a body, or the client's close, after the answer.
-    Drain,
-    /// The rest of a request head.
-    Head,
-    /// The client to read answers.
-    Write,
-}
-
-impl WaitReason {
-    pub(super) const ALL: [WaitReason; 4] = [
-        WaitReason::Idle,
-        WaitReason::Drain,
-        WaitReason::Head,
-        WaitReason::Write,
-    ];
-}
-
 /// Room for one connection in memory that an embedder provides; see [`Memory`](super::Memory). Its content is
 /// private to the server.
-pub struct Slot<T = Conn<Stream>> {
+pub struct Slot(Node<Conn<Stream>>);
+
+impl Slot {
+    /// An empty slot.
+    pub const fn new() -> Self {
+        Slot(Node::new())
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Slot::new()
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").finish_non_exhaustive()
+    }
+}
+
+/// The memory of one slot. [`Slot`] is a type of its own, so that embedders see no type of the server.
+pub(super) trait SlotMemory {
+    /// What the slot holds.
+    type Content;
+
+    fn from_node(node: Node<Self::Content>) -> Self;
+    fn node(&self) -> &Node<Self::Content>;
+    fn node_mut(&mut self) -> &mut Node<Self::Content>;
+}
+
+impl SlotMemory for Slot {
+    type Content = Conn<Stream>;
+
+    fn from_node(node: Node<Self::Content>) -> Self {
+        Slot(node)
+    }
+
+    #[inline]
+    fn node(&self) -> &Node<Self::Content> {
+        &self.0
+    }
+
+    #[inline]
+    fn node_mut(&mut self) -> &mut Node<Self::Content> {
+        &mut self.0
+    }
+}
+
+/// What is in the memory of a slot: the content, and the slot's places in the lists.
+pub(super) struct Node<T> {
     content: Option<T>,
     /// How many contents this slot has had, so that events of an earlier one are recognized.
     generation: u32,
     /// When the slot entered its list.
     since: Instant,
+    /// The list that it is in. When the content changes, it stays there until it is moved.
     queue: WaitReason,
     /// It is in the run queue.
     is_in_run_queue: bool,
@@ -58,10 +88,10 @@ pub struct Slot<T = Conn<Stream>> {
     next_runnable: u16,
 }
 
-impl<T> Slot<T> {
-    /// An empty slot.
-    pub const fn new() -> Self {
-        Slot {
+impl<T> Node<T> {
+    /// A free slot.
+    const fn new() -> Self {
+        Node {
             content: None,
             generation: 0,
             since: Instant::ZERO,
@@ -74,22 +104,6 @@ impl<T> Slot<T> {
         }
     }
 }
-
-impl<T> Default for Slot<T> {
-    fn default() -> Self {
-        Slot::new()
-    }
-}
-
-impl<T> fmt::Debug for Slot<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot").finish_non_exhaustive()
-    }
-}
-
-/// The share of the table, as a divisor, that idle connections keep when others hold the rest. New connections
-/// that have sent nothing yet are among the idle ones, and one of them may be a probe.
-const IDLE_SHARE: usize = 2;
 
 #[derive(Clone, Copy)]
 struct List {
@@ -107,8 +121,8 @@ impl List {
 }
 
 /// See the module.
-pub(super) struct Slots<'a, T> {
-    slots: Managed<'a, [Slot<T>]>,
+pub(super) struct Slots<'a, M: SlotMemory> {
+    slots: Managed<'a, [M]>,
     queues: [List; WaitReason::ALL.len()],
     free: u16,
     occupied: usize,
@@ -116,37 +130,37 @@ pub(super) struct Slots<'a, T> {
     runnable_count: usize,
 }
 
-impl<T> Slots<'static, T> {
+impl<M: SlotMemory> Slots<'static, M> {
     /// `count` slots on the heap.
     ///
     /// # Panics
     /// If `count` is not from 1 to 65,535.
     pub(super) fn new(count: usize) -> Self {
-        let slots: Box<[_]> = (0..count).map(|_| Slot::new()).collect();
+        let slots: Box<[_]> = (0..count).map(|_| M::from_node(Node::new())).collect();
         Slots::in_memory(Managed::Own(slots))
     }
 }
 
-impl<'a, T> Slots<'a, T> {
+impl<'a, M: SlotMemory> Slots<'a, M> {
     /// Slots in the memory of `slots`, which is emptied.
     ///
     /// # Panics
     /// If there are not 1 to 65,535 slots.
-    pub(super) fn in_memory(mut slots: Managed<'a, [Slot<T>]>) -> Self {
+    pub(super) fn in_memory(mut slots: Managed<'a, [M]>) -> Self {
         let count = slots.len();
         assert!(
             (1..=CONNECTIONS_MAX).contains(&count),
             "a server holds 1 to 65,535 connections"
         );
         for (index, slot) in slots.iter_mut().enumerate() {
-            *slot = Slot {
+            *slot = M::from_node(Node {
                 next: if index + 1 < count {
                     index as u16 + 1
                 } else {
                     NONE
                 },
-                ..Slot::new()
-            };
+                ..Node::new()
+            });
         }
         Slots {
             slots,
@@ -159,7 +173,12 @@ impl<'a, T> Slots<'a, T> {
     }
 
     /// Puts `content` into a free slot at the back of a list. Returns it if no slot is free.
-    pub(super) fn insert(&mut self, content: T, queue: WaitReason, now: Instant) -> Result<u16, T> {
+    pub(super) fn insert(
+        &mut self,
+        content: M::Content,
+        queue: WaitReason,
+        now: Instant,
+    ) -> Result<u16, M::Content> {
         let index = self.free;
         let Some(slot) = self.slot_mut(index) else {
             return Err(content);
@@ -176,7 +195,7 @@ impl<'a, T> Slots<'a, T> {
     }
 
     /// Empties the slot.
-    pub(super) fn remove(&mut self, index: u16) -> Option<T> {
+    pub(super) fn remove(&mut self, index: u16) -> Option<M::Content> {
         let content = self.slot_mut(index)?.content.take()?;
         self.unlink(index);
         let free = self.free;
@@ -241,8 +260,7 @@ impl<'a, T> Slots<'a, T> {
     /// Whether the content of the slot is in the run queue.
     #[inline]
     pub(super) fn is_runnable(&self, index: u16) -> bool {
-        let slot = self.slots.get(usize::from(index));
-        slot.is_some_and(|slot| slot.is_runnable)
+        self.slot(index).is_some_and(|slot| slot.is_runnable)
     }
 
     /// Length of the run queue.
@@ -257,44 +275,28 @@ impl<'a, T> Slots<'a, T> {
         self.slot(index).map(|slot| (index, slot.since))
     }
 
-    /// The list from which a connection is evicted: idle ones first, unless others hold most of the table. Of
-    /// the others, those that do not read their answers come first, then those that have their answer, and
-    /// those in the middle of a head last. If `is_last`, idle connections always come first, because a server
-    /// that stops closes them anyway.
-    pub(super) fn eviction_list(&self, is_last: bool) -> Option<WaitReason> {
-        let is_idle_scarce = self.list(WaitReason::Idle).count <= self.count() / IDLE_SHARE;
-        let order = if is_idle_scarce && !is_last {
-            [
-                WaitReason::Write,
-                WaitReason::Drain,
-                WaitReason::Head,
-                WaitReason::Idle,
-            ]
-        } else {
-            WaitReason::ALL
-        };
-        order.into_iter().find(|queue| self.list(*queue).count > 0)
-    }
-
     /// Length of a list.
     pub(super) fn count_in(&self, queue: WaitReason) -> usize {
         self.list(queue).count
     }
 
     /// The members of a list from the front, and when each entered.
-    pub(super) fn queued(&self, queue: WaitReason) -> impl Iterator<Item = (u16, &T, Instant)> {
+    pub(super) fn queued(
+        &self,
+        queue: WaitReason,
+    ) -> impl Iterator<Item = (u16, &M::Content, Instant)> {
         let at = |index| self.slot(index).map(|slot| (index, slot));
         core::iter::successors(at(self.list(queue).front), move |(_, slot)| at(slot.next))
             .filter_map(|(index, slot)| Some((index, slot.content.as_ref()?, slot.since)))
     }
 
     /// The content of the slot, if it is occupied.
-    pub(super) fn peek(&self, index: u16) -> Option<&T> {
+    pub(super) fn content(&self, index: u16) -> Option<&M::Content> {
         self.slot(index)?.content.as_ref()
     }
 
     #[inline]
-    pub(super) fn content_mut(&mut self, index: u16) -> Option<&mut T> {
+    pub(super) fn content_mut(&mut self, index: u16) -> Option<&mut M::Content> {
         self.slot_mut(index)?.content.as_mut()
     }
 
@@ -322,12 +324,14 @@ impl<'a, T> Slots<'a, T> {
         self.slots.len()
     }
 
-    fn slot(&self, index: u16) -> Option<&Slot<T>> {
-        self.slots.get(usize::from(index))
+    #[inline]
+    fn slot(&self, index: u16) -> Option<&Node<M::Content>> {
+        self.slots.get(usize::from(index)).map(M::node)
     }
 
-    fn slot_mut(&mut self, index: u16) -> Option<&mut Slot<T>> {
-        self.slots.get_mut(usize::from(index))
+    #[inline]
+    fn slot_mut(&mut self, index: u16) -> Option<&mut Node<M::Content>> {
+        self.slots.get_mut(usize::from(index)).map(M::node_mut)
     }
 
     fn list(&self, queue: WaitReason) -> List {
@@ -382,24 +386,39 @@ impl<'a, T> Slots<'a, T> {
     }
 }
 
-impl<T> Drop for Slots<'_, T> {
+impl<M: SlotMemory> Drop for Slots<'_, M> {
     /// An embedder gets its memory back with empty slots.
     fn drop(&mut self) {
         for slot in self.slots.iter_mut() {
-            slot.content = None;
+            slot.node_mut().content = None;
         }
     }
 }
 
 /// For tests only.
 #[cfg(test)]
-impl<T> Slots<'_, T> {
-    pub(super) fn contents(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().filter_map(|slot| slot.content.as_ref())
+impl<T> SlotMemory for Node<T> {
+    type Content = T;
+
+    fn from_node(node: Node<T>) -> Self {
+        node
     }
 
-    pub(super) fn content(&self, index: u16) -> Option<&T> {
-        self.slot(index)?.content.as_ref()
+    fn node(&self) -> &Node<T> {
+        self
+    }
+
+    fn node_mut(&mut self) -> &mut Node<T> {
+        self
+    }
+}
+
+/// For tests only.
+#[cfg(test)]
+impl<M: SlotMemory> Slots<'_, M> {
+    pub(super) fn contents(&self) -> impl Iterator<Item = &M::Content> {
+        let nodes = self.slots.iter().map(M::node);
+        nodes.filter_map(|slot| slot.content.as_ref())
     }
 
     /// The run queue from the front. If it has no end, one more than there are slots.
@@ -419,11 +438,8 @@ impl<T> Slots<'_, T> {
             .count();
         assert_eq!(free + self.occupied, self.count(), "slots are lost");
         assert_eq!(self.contents().count(), self.occupied);
-        let listed = self
-            .slots
-            .iter()
-            .filter(|slot| slot.is_in_run_queue)
-            .count();
+        let nodes = || self.slots.iter().map(M::node);
+        let listed = nodes().filter(|slot| slot.is_in_run_queue).count();
         assert_eq!(
             listed, self.runnable_count,
             "the length of the run queue is wrong"
@@ -434,7 +450,7 @@ impl<T> Slots<'_, T> {
             self.runnable.back, last,
             "the back of the run queue is wrong"
         );
-        for slot in self.slots.iter() {
+        for slot in nodes() {
             assert!(
                 slot.is_in_run_queue || !slot.is_runnable,
                 "a runnable slot is not in the run queue"
@@ -452,7 +468,7 @@ mod tests {
         Instant::from_millis(ms)
     }
 
-    fn queued<T>(slots: &Slots<'_, T>, queue: WaitReason) -> Vec<u16> {
+    fn queued<T>(slots: &Slots<'_, Node<T>>, queue: WaitReason) -> Vec<u16> {
         let mut members = Vec::new();
         let mut index = slots.list(queue).front;
         while let Some(slot) = slots.slot(index) {
@@ -470,7 +486,7 @@ mod tests {
 
     #[test]
     fn a_full_table_accepts_no_more_until_one_is_removed() {
-        let mut slots = Slots::new(2);
+        let mut slots = Slots::<Node<_>>::new(2);
         assert_eq!(slots.insert('a', WaitReason::Idle, at(0)), Ok(0));
         assert_eq!(slots.insert('b', WaitReason::Idle, at(0)), Ok(1));
         assert!(slots.is_full());
@@ -482,38 +498,9 @@ mod tests {
         assert_ne!(slots.generation(0), before);
     }
 
-    fn evicted(members: &[(char, WaitReason)]) -> std::string::String {
-        let mut slots = Slots::new(members.len());
-        for (content, queue) in members {
-            slots.insert(*content, *queue, at(0)).unwrap();
-        }
-        core::iter::from_fn(|| {
-            let (victim, _) = slots.front(slots.eviction_list(false)?)?;
-            slots.remove(victim)
-        })
-        .collect()
-    }
-
-    #[test]
-    fn the_longest_idle_is_evicted_first() {
-        use WaitReason::{Drain, Head, Idle, Write};
-        let members = [('w', Write), ('h', Head), ('d', Drain)];
-        let idle = [('i', Idle), ('j', Idle), ('k', Idle), ('l', Idle)];
-        // Of seven slots, three are kept for idle connections.
-        assert_eq!(evicted(&[members.as_slice(), &idle].concat()), "iwdhjkl");
-    }
-
-    #[test]
-    fn a_new_connection_is_not_evicted_first_if_others_hold_most_of_the_table() {
-        use WaitReason::{Drain, Head, Idle, Write};
-        let others = [Head, Head, Drain, Write, Write, Head, Head].map(|queue| ('x', queue));
-        let members = [others.as_slice(), &[('n', Idle)]].concat();
-        assert_eq!(evicted(&members), "xxxxxxxn");
-    }
-
     #[test]
     fn a_slot_with_an_earlier_time_keeps_its_list_in_order() {
-        let mut slots = Slots::new(3);
+        let mut slots = Slots::<Node<_>>::new(3);
         for (index, queue) in [
             (0, WaitReason::Write),
             (1, WaitReason::Head),
@@ -534,7 +521,7 @@ mod tests {
 
     #[test]
     fn the_run_queue_is_first_come_first_served_and_has_each_slot_once() {
-        let mut slots = Slots::<char>::new(3);
+        let mut slots = Slots::<Node<char>>::new(3);
         for index in [2, 0, 2, 1, 7] {
             slots.push_run_queue(index);
         }
@@ -551,7 +538,7 @@ mod tests {
     /// Regression: a new connection waited for the quantum of the one that was evicted for it.
     #[test]
     fn new_content_in_a_slot_of_the_run_queue_is_not_runnable() {
-        let mut slots = Slots::new(2);
+        let mut slots = Slots::<Node<_>>::new(2);
         assert_eq!(slots.insert('a', WaitReason::Head, at(0)), Ok(0));
         slots.push_run_queue(0);
         assert!(slots.is_runnable(0));
@@ -570,8 +557,8 @@ mod tests {
     }
 
     /// Three slots with one content and one entry in the run queue.
-    fn broken(damage: impl FnOnce(&mut Slots<'static, char>)) {
-        let mut slots = Slots::new(3);
+    fn broken(damage: impl FnOnce(&mut Slots<'static, Node<char>>)) {
+        let mut slots = Slots::<Node<_>>::new(3);
         slots.insert('a', WaitReason::Idle, at(0)).unwrap();
         slots.push_run_queue(0);
         slots.assert_whole();
@@ -612,7 +599,7 @@ mod tests {
     #[test]
     fn borrowed_slots_are_returned_empty() {
         let held = std::rc::Rc::new(());
-        let mut memory = [const { Slot::new() }; 2];
+        let mut memory = [const { Node::new() }; 2];
         for _ in 0..2 {
             let mut slots = Slots::in_memory(Managed::Borrowed(&mut memory[..]));
             slots.insert(held.clone(), WaitReason::Idle, at(0)).unwrap();
@@ -628,7 +615,7 @@ mod tests {
         const OPERATIONS: usize = 3 * 3;
         const STEPS: u32 = 5;
         for sequence in 0..OPERATIONS.pow(STEPS) {
-            let mut slots = Slots::new(3);
+            let mut slots = Slots::<Node<_>>::new(3);
             let mut model: Vec<(u16, WaitReason, u64)> = Vec::new();
             let mut rest = sequence;
             for step in 0..u64::from(STEPS) {

@@ -13,11 +13,16 @@ use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
 use super::address::Address;
+use super::conn::Conn;
 use super::policy::Owner;
+use super::slots::{Slot, SlotMemory};
 
 /// A listening socket.
 pub(super) trait ListenSocket {
     type Stream: StreamSocket;
+
+    /// The memory for one of its connections.
+    type Slot: SlotMemory<Content = Conn<Self::Stream>>;
 
     /// Accepts the next connection, without waiting.
     fn accept(&self) -> io::Result<Self::Stream>;
@@ -121,6 +126,7 @@ impl Listener {
 
 impl ListenSocket for Listener {
     type Stream = Stream;
+    type Slot = Slot;
 
     fn accept(&self) -> io::Result<Stream> {
         match self {
@@ -282,7 +288,7 @@ impl AcceptError {
 
 /// An accepted socket of the kernel.
 #[derive(Debug)]
-pub enum Stream {
+pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -392,6 +398,9 @@ fn send(stream: &mut impl std::io::Write, bytes: &[u8], _is_last: bool) -> io::R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::cell::RefCell;
+    use std::string::String;
+    use std::vec::Vec;
 
     #[test]
     fn accept_errors_are_sorted_by_what_to_do() {
@@ -418,5 +427,54 @@ mod tests {
         }
         #[cfg(any(target_os = "linux", target_os = "android"))]
         assert_eq!(of(libc::EINVAL), AcceptError::Dead);
+    }
+
+    std::thread_local! {
+        static RECORDS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Keeps the records of each thread apart.
+    struct Logger;
+
+    impl log::Log for Logger {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &log::Record<'_>) {
+            RECORDS.with_borrow_mut(|records| records.push(std::format!("{}", record.args())));
+        }
+
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn an_option_that_the_system_does_not_have_is_logged() {
+        log::set_logger(&Logger).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+        try_option("SO_OLD", Ok(()));
+        try_option("SO_NEW", Err(io::ErrorKind::Unsupported.into()));
+        log::set_max_level(log::LevelFilter::Off);
+        assert_eq!(RECORDS.take(), ["SO_NEW of a listener: unsupported"]);
+    }
+
+    #[test]
+    fn a_shortage_is_named_with_its_error() {
+        let text = |code| AcceptError::shortage(&io::Error::from_raw_os_error(code));
+        for (code, name) in [
+            (
+                libc::EMFILE,
+                "this process has reached its limit of open descriptors (EMFILE)",
+            ),
+            (
+                libc::ENFILE,
+                "the system has reached its limit of open files (ENFILE)",
+            ),
+            (libc::ENOBUFS, "the system has no buffer space (ENOBUFS)"),
+            (libc::ENOMEM, "the system has no memory (ENOMEM)"),
+            (libc::EIO, "the system returned an error"),
+        ] {
+            assert_eq!(text(code), name);
+        }
     }
 }

@@ -8,5 +8,21 @@
 //! Knows no HTTP and nothing of the server. Called by `main` and by the daemon.
 
 pub mod attempt;
-pub mod kinds;
+mod clock;
+pub mod command;
+pub mod config;
+mod descendants;
+mod engine;
+mod jobs;
+mod kinds;
+pub mod link;
+mod rights;
+mod schedule;
+#[cfg(test)]
+mod simulation;
 pub mod spec;
+pub mod store;
+mod supervisor;
+mod sys;
+mod threshold;
+pub mod worker;

@@ -263,7 +263,7 @@ pub struct Disk {
 /// Processes or descriptors in use. The check fails if fewer than `min` are free or more than `max` are used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// `None`: of the system. Else of this process (descriptors only).
+    /// `None`: of the system. Else of this process: its descriptors, or its threads.
     pub process: Option<ProcessTarget>,
     pub min: Amount,
     pub max: Amount,

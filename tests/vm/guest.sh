@@ -1,14 +1,14 @@
 #!/bin/sh
-# What happens inside the virtual machine of tests/vm.py. A service of the init under test; tells the
-# console `vm: ok WHAT`, or `vm: FAIL WHAT: WHY`, and at last asks PID 1 to end the machine.
-# busybox is every command here, so wget and nc are not of our making either.
+# The test inside the virtual machine of tests/vm.py, started as a service by the init that is tested. It prints
+# `vm: ok WHAT` or `vm: FAIL WHAT: WHY` to the console for each case, and then asks PID 1 to end the machine.
+# All commands here are those of busybox: wget and nc are clients that this project did not write.
 HOST=127.0.0.1
 PORT=10248
 STUCK=80
 
 say() { echo "vm: $*"; }
 
-# The answer's text alone, whatever the status: wget keeps that of failing answers to itself.
+# The body of an answer with any status. wget does not print the body of a failing answer.
 text() {
     printf 'GET %s HTTP/1.0\r\n\r\n' "$1" | nc -w 5 $HOST $PORT | tr -d '\r' | sed '1,/^$/d'
     echo

@@ -33,11 +33,11 @@ pub const THREAD: &str = "log";
 
 static QUEUE: Queue = Queue::new();
 
-/// Makes the queue the log of this process. Records are written only after [`start`]. `level` comes from
+/// Installs the queue as the logger of this process. Records are written only after [`start`]. `level` comes from
 /// the command line; without it `RUST_LOG` decides, or else `info`.
 ///
 /// # Errors
-/// If there is a log already.
+/// If a logger is already installed.
 pub fn collect(level: Option<LevelFilter>) -> io::Result<()> {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level.unwrap_or(LevelFilter::Info));
@@ -211,6 +211,18 @@ mod tests {
     fn control_characters_are_escaped() {
         let text = OneLine(format_args!("a\nb\r\x1b[2J\u{9b}{}ü\t", "\u{7f}x")).to_string();
         assert_eq!(text, "a\\nb\\r\\u{1b}[2J\\u{9b}\\u{7f}xü\\t");
+        assert_eq!(OneLine(format_args!("\"ü")).to_string(), "\"ü");
+    }
+
+    #[test]
+    fn verify_requests_a_test_of_the_sink() {
+        use super::queue::{CHUNK_BYTES, Outcome, Task};
+        verify();
+        let (sender, task) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(QUEUE.next(&mut [0; CHUNK_BYTES])));
+        let task = task.recv_timeout(Duration::from_secs(20));
+        assert_eq!(task, Ok(Task::Probe));
+        QUEUE.finish(Outcome::Done);
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
-        // No code panics while it holds the lock. If one did, logging would still go on.
+        // A panic while the lock was held would poison it. Logging must go on even then.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -173,7 +173,7 @@ impl Ring {
             None => most,
         };
         self.length -= taken;
-        // An empty ring begins anew, so that a quiet log stays within its first page.
+        // Start at the beginning of an empty ring, so that few records touch only its first page.
         self.start = if self.length == 0 {
             0
         } else {
@@ -189,7 +189,7 @@ impl Ring {
                 self.is_failing = false;
             }
             (_, Outcome::Done) => {}
-            // The report is no record.
+            // A report is not a record, so a lost report adds nothing to the count.
             (Task::Report(_), Outcome::Lost(_)) => self.is_failing = true,
             (_, Outcome::Lost(records)) => {
                 self.dropped += records;
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(queue.lock().next(&mut [0; CHUNK_BYTES]), Task::None);
         assert!(
             !queue.flush(Duration::from_secs(3600)),
-            "does not wait for it either"
+            "flush waited, although writes fail"
         );
         queue.probe();
         assert_eq!(next(&queue).0, Task::Report(2));

@@ -13,8 +13,8 @@
 //!
 //! So the file of the daemon's Unix socket stays behind at the end. The next start replaces it.
 //!
-//! On a system that lacks one of these, the daemon serves without it and logs that in one line: no answer
-//! would be worse than a weaker sandbox. Called by [`super::serve`].
+//! On a system that lacks one of these, the daemon serves without it and logs that in one line: a daemon that
+//! does not start would be worse than one with a weaker sandbox. Called by [`super::serve`].
 
 #[cfg(all(
     target_os = "linux",

@@ -38,7 +38,7 @@ pub(super) fn answers(mut written: &[u8], seen: &[Seen]) -> u32 {
             .windows(4)
             .position(|four| four == b"\r\n\r\n")
             .unwrap();
-        let head = str::from_utf8(&written[..end]).unwrap();
+        let head = core::str::from_utf8(&written[..end]).unwrap();
         let mut lines = head.split("\r\n");
         let status = lines.next().unwrap().strip_prefix("HTTP/1.1 ").unwrap();
         assert!(status.as_bytes()[..3].iter().all(u8::is_ascii_digit) && &status[3..4] == " ");
@@ -227,7 +227,7 @@ fn chunked(body: &[u8]) -> Option<usize> {
         if size.is_empty() || !are_extensions(extensions) {
             return None;
         }
-        match usize::from_str_radix(str::from_utf8(size).ok()?, 16).ok()? {
+        match usize::from_str_radix(core::str::from_utf8(size).ok()?, 16).ok()? {
             0 => break,
             size => {
                 at = at.checked_add(size)?;

@@ -88,7 +88,7 @@ struct Model {
 
 impl Model {
     fn new(target: &[u8]) -> Option<Self> {
-        let target = str::from_utf8(target).ok()?;
+        let target = core::str::from_utf8(target).ok()?;
         // Bytes that no URI has (RFC 3986 section 2). A fragment is not sent.
         if target.contains(|c: char| !c.is_ascii_graphic() || c == '#') {
             return None;

@@ -11,7 +11,7 @@ use std::vec::Vec;
 
 use fastrand::Rng;
 
-use super::super::slots::WaitReason;
+use super::super::policy::WaitReason;
 
 /// The kind of a request, which decides its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,13 +8,8 @@ use super::client::ClientKind;
 use super::coverage::Situation;
 use super::mutations::Mutation;
 use super::world::{Socket, World};
-use crate::server::slots::WaitReason;
+use crate::server::policy::{self, WaitReason};
 use crate::time::Instant;
-
-/// 1/IDLE_SHARE of the table is left to connections that just became idle; they are not evicted.
-const IDLE_SHARE: usize = 2;
-/// Most idle connections that are checked for unread input before one is evicted.
-const EVICTION_CANDIDATES_MAX: usize = 8;
 
 impl World {
     /// The server asks an eviction candidate for unread input. Such calls have their own bound, and do
@@ -26,7 +21,7 @@ impl World {
         }
         self.skipped_candidates.push(id);
         assert!(
-            self.skipped_candidates.len() <= EVICTION_CANDIDATES_MAX,
+            self.skipped_candidates.len() <= policy::eviction_looks_max(usize::MAX),
             "too many eviction candidates"
         );
         self.sockets[id].was_skipped = true;
@@ -58,6 +53,11 @@ impl World {
             .count()
     }
 
+    /// The number of idle connections that are left in the table when others are evicted.
+    fn idle_reserve(&self) -> usize {
+        policy::idle_reserve(self.connections)
+    }
+
     /// True if the server closes all connections, whatever their state.
     fn is_over(&self) -> bool {
         self.is_stopping && self.is_advancing || self.now == Instant::from_millis(u64::MAX)
@@ -67,10 +67,7 @@ impl World {
     /// candidate had input: else a request would be reset that could be answered.
     fn assert_may_evict(&self, id: usize) {
         let is_first = self.skipped_candidates.first() == Some(&id);
-        let candidates_max = self
-            .count_in(WaitReason::Idle)
-            .div_ceil(2)
-            .min(EVICTION_CANDIDATES_MAX);
+        let candidates_max = policy::eviction_looks_max(self.count_in(WaitReason::Idle));
         let had_all_input = self.skipped_candidates.len() >= candidates_max;
         // A server that stops serves all connections before it accepts more.
         let may_evict = is_first && had_all_input && !self.is_stopping;
@@ -102,18 +99,11 @@ impl World {
             return;
         }
         let idle = self.count_in(WaitReason::Idle);
-        let (idle_max, writing) = match self.is_stopping {
-            true => (0, 0),
-            false => (
-                self.connections / IDLE_SHARE,
-                self.count_in(WaitReason::Write),
-            ),
-        };
         assert!(
-            idle <= idle_max,
+            idle <= self.idle_reserve(),
             "{id} was closed while reading its head, although {idle} are idle"
         );
-        let answered = self.count_in(WaitReason::Drain) + writing;
+        let answered = self.count_in(WaitReason::Drain) + self.count_in(WaitReason::Write);
         assert!(
             answered == 0,
             "{id} was closed while reading its head, although {answered} have their answers"
@@ -164,7 +154,7 @@ impl World {
         });
         let behind = behind.count();
         assert!(
-            behind >= others.min(self.connections / IDLE_SHARE),
+            behind >= others.min(self.idle_reserve()),
             "{id} was closed and only {behind} of {others} were active after it"
         );
         self.coverage.record(Situation::EvictedUnread);

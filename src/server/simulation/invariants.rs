@@ -6,7 +6,7 @@
 use std::vec::Vec;
 
 use super::super::ACCEPT_PAUSE;
-use super::super::slots::WaitReason;
+use super::super::policy::{self, READS_MAX, WaitReason};
 use super::Episode;
 use super::client::ClientKind;
 use super::sockets::SimulatedStream;
@@ -16,14 +16,7 @@ use crate::time::Instant;
 
 /// Most calls for serving one connection once: the reads of one advance with a send for each, the
 /// earlier unsent bytes, a shutdown, and a close or a registration.
-const CALLS_PER_SERVE_MAX: usize = 4 * (1 + 1) + 3;
-/// Most connections accepted from a listener at once: 1/ACCEPTS_SHARE of the table, at most ACCEPTS_MAX.
-/// Applies to an event of the listener and to an advance, each.
-const ACCEPTS_SHARE: usize = 2;
-const ACCEPTS_MAX: usize = 64;
-/// Most connections of the run queue that one advance serves; fewer in a full table or a flood.
-const RUNS_MAX: usize = 4;
-const RUNS_MAX_IF_FULL: usize = 1;
+const CALLS_PER_SERVE_MAX: usize = READS_MAX * (1 + 1) + 3;
 /// Most calls for one listener: arm, disarm, close, and two evictions for want of a descriptor.
 const CALLS_PER_LISTENER_MAX: usize = 1 + 1 + 1 + 2;
 
@@ -31,8 +24,9 @@ impl Episode<'_> {
     /// Called before an advance. Returns the run queue.
     pub(super) fn prepare_advance(&mut self, now: Instant) -> Vec<u16> {
         let mut world = self.world.borrow_mut();
-        let accepts_share = (self.connections / ACCEPTS_SHARE).clamp(1, ACCEPTS_MAX);
-        world.begin_advance(accepts_share, self.table.is_paused());
+        // A crowd is accepted in the largest batches. Applies to an event of the listener and to an advance, each.
+        let accepts_max = policy::accepts_max(self.connections, true, true, false);
+        world.begin_advance(accepts_max, self.table.is_paused());
         drop(world);
         self.give_reasons(self.table.overdue(now));
         self.table.run_queue().collect()
@@ -57,10 +51,7 @@ impl Episode<'_> {
     /// Most connections of the run queue that this advance may serve.
     pub(super) fn runs_max(&self) -> usize {
         let is_full = self.world.borrow().held.len() == self.connections;
-        match is_full || self.table.is_flooded() {
-            true => RUNS_MAX_IF_FULL,
-            false => RUNS_MAX,
-        }
+        policy::runnables_max(is_full || self.table.is_flooded())
     }
 
     /// One advance must make a bounded number of accepts and calls, so that no client delays the others.
@@ -165,11 +156,7 @@ impl Episode<'_> {
                     true => members.next(),
                     false => members.min_by_key(|(.., since)| *since),
                 }?;
-                Some(since.saturating_add(match queue {
-                    WaitReason::Idle | WaitReason::Write => self.limits.idle_duration,
-                    WaitReason::Head => self.limits.head_duration,
-                    WaitReason::Drain => self.limits.drain_duration,
-                }))
+                Some(since.saturating_add(queue.time_to_live(&self.limits)))
             });
             let pause = is_paused.then(|| world.accept_failed_at.saturating_add(ACCEPT_PAUSE));
             let stop = self.stops_at.filter(|_| !world.held.is_empty());

@@ -14,10 +14,11 @@ use std::vec::Vec;
 use mio::Token;
 
 use super::super::buffers::Buffers;
+use super::super::conn::Conn;
 use super::super::driver::Driver;
 use super::super::memory::Managed;
 use super::super::policy::{ACCEPT_FAILURES, Owner};
-use super::super::slots::Slots;
+use super::super::slots::{Node, Slots};
 use super::super::socket::{ListenSocket, StreamSocket};
 use super::super::table::Table;
 use super::super::{ACCEPT_PAUSE, Counters, TOKENS};
@@ -72,6 +73,7 @@ struct ScriptedStream(SharedScript);
 
 impl ListenSocket for ScriptedListener {
     type Stream = ScriptedStream;
+    type Slot = Node<Conn<ScriptedStream>>;
 
     fn accept(&self) -> io::Result<ScriptedStream> {
         let AcceptFailure { code, calls } = &*self.1;
@@ -176,11 +178,13 @@ impl Drop for ScriptedStream {
     }
 }
 
-/// A table, and the connections queued at its listener.
+/// A table, and the connections queued at its listeners.
 struct TestServer<'a> {
     table: Table<'a, ScriptedListener>,
     backlog: Rc<RefCell<VecDeque<SharedScript>>>,
     failure: Rc<AcceptFailure>,
+    /// The queue of another listener, whose accepts do not fail.
+    second_backlog: Rc<RefCell<VecDeque<SharedScript>>>,
 }
 
 impl<'a> TestServer<'a> {
@@ -194,6 +198,9 @@ impl<'a> TestServer<'a> {
             core::array::from_fn(|_| None);
         let failure = Rc::new(AcceptFailure::default());
         listeners[0] = Some(ScriptedListener(backlog.clone(), failure.clone()));
+        let second_backlog = Rc::new(RefCell::new(VecDeque::new()));
+        let no_failure = Rc::new(AcceptFailure::default());
+        listeners[1] = Some(ScriptedListener(second_backlog.clone(), no_failure));
         let response_bytes = responder.response_bytes_max(&limits);
         let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
         let heads = Managed::Own(std::boxed::Box::new(HeadCache::new()));
@@ -204,6 +211,7 @@ impl<'a> TestServer<'a> {
             table,
             backlog,
             failure,
+            second_backlog,
         }
     }
 
@@ -298,8 +306,65 @@ fn accepts_that_keep_failing_are_paused() {
             assert_eq!(backlog.borrow().sent, expected);
             let counters = server.counters();
             assert_eq!(counters.aborted, u64::from(ACCEPT_FAILURES) * 30);
-            assert_eq!(counters.accept_pauses, 1, "one spell is counted once");
+            assert_eq!(
+                counters.accept_pauses, 1,
+                "consecutive pauses are counted once"
+            );
         });
+    }
+}
+
+/// Only a free descriptor lets accept(2) succeed after EMFILE. Memory may come from elsewhere.
+#[test]
+fn a_connection_is_evicted_for_want_of_a_descriptor_but_not_of_memory() {
+    let ping = Check::ping();
+    let checks = [&ping];
+    let endpoints = Endpoint::kubernetes(&checks);
+    for (code, evicted) in [
+        (libc::EMFILE, 1),
+        (libc::ENFILE, 1),
+        (libc::ENOBUFS, 0),
+        (libc::ENOMEM, 0),
+    ] {
+        let mut server = TestServer::with(Responder::new(&endpoints), Limits::DEFAULT, 4);
+        let idle = server.connect(Script::default());
+        server.failure.code.set(Some(code));
+        server.table.handle(&(), Token(0), false, NOW);
+        assert_eq!(server.counters().evicted, 0, "before a pause");
+        let later = NOW.saturating_add(ACCEPT_PAUSE);
+        server.table.advance(&(), later);
+        assert_eq!(server.counters().evicted, evicted, "error {code}");
+        assert_eq!(idle.borrow().is_closed, evicted == 1);
+        // Both pauses are for the same shortage.
+        assert_eq!(server.counters().accept_pauses, 1);
+    }
+}
+
+/// Regression: all listeners were paused together. The first one failed 16 times before the second one was reached, in
+/// each round, so that no connection of the second one was ever accepted.
+#[test]
+fn a_listener_whose_accepts_fail_does_not_pause_another() {
+    let ping = Check::ping();
+    let checks = [&ping];
+    let endpoints = Endpoint::kubernetes(&checks);
+    // In a table of this size, one call may accept 16 times from one listener.
+    let connections = 2 * ACCEPT_FAILURES as usize;
+    let mut server = TestServer::with(Responder::new(&endpoints), Limits::DEFAULT, connections);
+    let failure = server.failure.clone();
+    failure.code.set(Some(libc::EPERM));
+    let mut now = NOW;
+    for round in 1..=3 {
+        let script = SharedScript::default();
+        server.second_backlog.borrow_mut().push_back(script.clone());
+        for _ in 0..2 {
+            server.table.handle(&(), Token(0), false, now);
+            server.table.handle(&(), Token(1), false, now);
+            server.table.advance(&(), now);
+        }
+        assert!(script.borrow().token.is_some(), "round {round}");
+        assert_eq!(failure.calls.get(), round * ACCEPT_FAILURES);
+        now = now.saturating_add(ACCEPT_PAUSE);
+        assert_eq!(server.table.deadline(), Some(now), "the pause ends");
     }
 }
 
@@ -416,6 +481,20 @@ fn an_error_at_every_byte_ends_that_connection_and_is_counted() {
     });
 }
 
+/// Epoll would report the error once more, but the connection needs no slot until then.
+#[test]
+fn a_connection_whose_first_send_fails_takes_no_slot() {
+    with_server(|mut server, _| {
+        let script = server.connect(Script {
+            available: INPUT.len(),
+            send_error: Some(libc::EPIPE),
+            ..Script::default()
+        });
+        assert!(script.borrow().is_closed && script.borrow().token.is_none());
+        assert_eq!(server.counters().failed, 1);
+    });
+}
+
 /// Regression: each connection was served, moved to the back, and was overdue again, without end.
 #[test]
 fn an_advance_ends_although_timeouts_are_zero_and_two_clients_never_stop_sending() {
@@ -461,6 +540,21 @@ fn a_last_answer_that_was_blocked_is_not_followed_by_a_close_at_once() {
         let over = NOW.saturating_add(Limits::DEFAULT.drain_duration);
         server.table.advance(&(), over);
         assert!(script.borrow().is_closed);
+    });
+}
+
+/// A read that finds nothing costs as much as one that finds a request.
+#[test]
+fn a_request_that_arrives_at_once_is_read_once() {
+    with_server(|mut server, expected| {
+        let script = server.connect(Script {
+            available: ENDLESS.len(),
+            room: usize::MAX,
+            ..Script::default()
+        });
+        let script = script.borrow();
+        assert!(!script.sent.is_empty() && expected.starts_with(&script.sent));
+        assert_eq!(script.reads, 1);
     });
 }
 

@@ -14,7 +14,9 @@ use super::coverage::Situation;
 use super::ended_listeners::ListenerEnd;
 use super::mutations::Mutation;
 use super::world::{ListenerState, World};
+use crate::server::conn::Conn;
 use crate::server::policy::Owner;
+use crate::server::slots::Node;
 use crate::server::socket::{ListenSocket, StreamSocket};
 
 /// The world, shared by its sockets.
@@ -35,6 +37,7 @@ impl SimulatedListener {
 
 impl ListenSocket for SimulatedListener {
     type Stream = SimulatedStream;
+    type Slot = Node<Conn<SimulatedStream>>;
 
     fn accept(&self) -> io::Result<SimulatedStream> {
         let mut world = self.world.borrow_mut();
@@ -265,6 +268,7 @@ impl StreamSocket for SimulatedStream {
         if is_mutated {
             return;
         }
+        assert!(!socket.server_ended, "{} is shut down twice", self.id);
         socket.to_client += core::mem::take(&mut socket.corked);
         socket.server_ended = true;
     }
@@ -293,6 +297,11 @@ impl StreamSocket for SimulatedStream {
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
         let socket = &mut world.sockets[self.id];
+        assert!(
+            !socket.unsent.is_empty() && !socket.is_writing,
+            "{} is registered for writing without need",
+            self.id
+        );
         socket.is_writing = true;
         if !socket.is_full || !socket.to_server.is_empty() || socket.client_ended {
             world.notify(self.id);

@@ -18,11 +18,8 @@ use super::coverage::{Coverage, Situation};
 use super::ended_listeners::ListenerEnd;
 use super::mutations::Mutation;
 use crate::limits::Limits;
-use crate::server::slots::WaitReason;
+use crate::server::policy::{self, WaitReason};
 use crate::time::Instant;
-
-/// If the first read fills the buffer, the server parses only this many bytes at once.
-const FIRST_BYTES: usize = 512;
 
 /// A connection: the server's end and the client's end.
 pub(super) struct Socket {
@@ -365,9 +362,9 @@ impl World {
         }
     }
 
-    /// An advance begins. It may accept `accepts_share` connections from a listener when the listener is
+    /// An advance begins. It may accept `accepts_max` connections from a listener when the listener is
     /// reported, and again unless the listener will be reported again.
-    pub(super) fn begin_advance(&mut self, accepts_share: usize, is_paused: bool) {
+    pub(super) fn begin_advance(&mut self, accepts_max: usize, is_paused: bool) {
         self.advances += 1;
         self.is_advancing = true;
         self.calls = 0;
@@ -377,9 +374,9 @@ impl World {
         for listener in &mut self.listeners {
             // Once in `Table::handle`, once in the advance itself.
             let is_notified_again = listener.is_level || is_paused;
-            let again = if is_notified_again { 0 } else { accepts_share };
+            let again = if is_notified_again { 0 } else { accepts_max };
             listener.accepts = 0;
-            listener.accepts_max = accepts_share + again;
+            listener.accepts_max = accepts_max + again;
         }
     }
 
@@ -417,8 +414,9 @@ impl World {
             socket.head_began_at = self.now;
         }
         socket.read += size as u64;
-        // In a flood, or if the buffer was full.
-        socket.has_unparsed_input = size > FIRST_BYTES && socket.token.is_none();
+        // The server may be flooded; that the buffer was filled makes no difference then.
+        let parsed_max = policy::first_bytes_max(false, true);
+        socket.has_unparsed_input = size > parsed_max && socket.token.is_none();
         socket.is_place_uncertain |= socket.has_unparsed_input;
         self.find_place(id);
     }

@@ -1,40 +1,39 @@
-//! What a simulation sees of the table, and a server does not.
+//! What the simulation sees of the table.
 //!
-//! Changes nothing. Compiled for tests alone.
+//! Only reads. Compiled only for tests.
 
 use mio::Token;
 
 use super::{TOKEN_MASK, Table};
-use crate::http::Next;
 use crate::limits::LISTENERS_MAX;
-use crate::server::slots::WaitReason;
+use crate::server::policy::WaitReason;
 use crate::server::socket::ListenSocket;
 use crate::time::Instant;
 
 impl<L: ListenSocket> Table<'_, L> {
-    /// Who wants another turn, from the front.
+    /// The run queue from the front.
     pub(in crate::server) fn run_queue(&self) -> impl Iterator<Item = u16> {
         self.slots.run_queue()
     }
 
-    /// Whether the connection of `token` does, if there is one.
+    /// Whether the connection of `token`, if there is one, is in the run queue.
     pub(in crate::server) fn is_runnable(&self, token: Token) -> bool {
         let index = (token.0 & TOKEN_MASK) - self.base.0 - LISTENERS_MAX;
         token == self.token(index as u16) && self.slots.is_runnable(index as u16)
     }
 
-    /// Who has the places of `indexes`.
+    /// The connections in the slots `indexes`.
     pub(in crate::server) fn streams_at(
         &self,
         indexes: &[u16],
     ) -> impl Iterator<Item = &L::Stream> {
-        let peers = indexes
+        let conns = indexes
             .iter()
             .filter_map(|index| self.slots.content(*index));
-        peers.map(|conn| &conn.stream)
+        conns.map(|conn| &conn.stream)
     }
 
-    /// Every connection, what it waits for, and since when; each queue from its front.
+    /// Every connection, what it waits for, and since when. The members of each list are in their order.
     pub(in crate::server) fn places(
         &self,
     ) -> impl Iterator<Item = (&L::Stream, WaitReason, Instant)> {
@@ -44,22 +43,22 @@ impl<L: ListenSocket> Table<'_, L> {
         })
     }
 
-    /// Connections whose time is up.
+    /// Connections whose deadline has passed.
     pub(in crate::server) fn overdue(&self, now: Instant) -> impl Iterator<Item = &L::Stream> {
         let is_over = self.stops_at.is_some_and(|stops_at| stops_at <= now);
         let overdue = self.places().filter(move |(_, queue, since)| {
-            is_over || since.saturating_add(self.time_to_live(*queue)) <= now
+            is_over || since.saturating_add(queue.time_to_live(&self.driver.limits)) <= now
         });
         overdue.map(|(stream, ..)| stream)
     }
 
-    /// Whether more connections wait to be accepted than one turn takes.
+    /// Whether more connections wait to be accepted than one call accepts.
     pub(in crate::server) fn is_flooded(&self) -> bool {
-        self.driver.is_flooded
+        self.acceptor.is_flooded()
     }
 
     pub(in crate::server) fn is_paused(&self) -> bool {
-        self.accept_paused.is_some()
+        self.acceptor.is_paused()
     }
 
     pub(in crate::server) fn is_unwatched(&self) -> bool {
@@ -67,16 +66,16 @@ impl<L: ListenSocket> Table<'_, L> {
     }
 
     pub(in crate::server) fn has_listener(&self, index: usize) -> bool {
-        self.listeners.get(index).is_some_and(Option::is_some)
+        self.acceptor.has_listener(index)
     }
 
     pub(in crate::server) fn streams(&self) -> impl Iterator<Item = &L::Stream> {
         self.slots.contents().map(|conn| &conn.stream)
     }
 
-    /// The queues hold every connection once, in order, none that is overdue, each where it belongs, and
-    /// what each says to have kept has room. Who comes when a clock has gone back is overdue before
-    /// those in front: it waits for them. `latest` is the latest that the clock has ever said.
+    /// Panics unless each connection is in one list, the right one, in order and not overdue, and what it keeps in
+    /// its buffers has room there. After the clock has gone back, a connection may be overdue before those in front
+    /// of it, and waits for them. `latest` is the latest time that the clock has shown.
     pub(in crate::server) fn assert_whole(
         &self,
         now: Instant,
@@ -88,12 +87,12 @@ impl<L: ListenSocket> Table<'_, L> {
         let mut count = 0;
         for queue in WaitReason::ALL {
             let mut last = Instant::ZERO;
-            for (_, conn, since) in self.slots.queued(queue) {
+            for (index, conn, since) in self.slots.queued(queue) {
                 assert!(
                     since <= latest && (has_gone_back || last <= since),
                     "{queue:?} is out of order"
                 );
-                let expires = since.saturating_add(self.time_to_live(queue));
+                let expires = since.saturating_add(queue.time_to_live(&self.driver.limits));
                 assert!(
                     has_gone_back || expires > now || now == expires && now.as_millis() == u64::MAX,
                     "overdue"
@@ -105,8 +104,12 @@ impl<L: ListenSocket> Table<'_, L> {
                 );
                 buffers.assert_room(self.slots.count(), conn.received, conn.unsent.end);
                 assert!(
-                    conn.received < buffers.head_bytes() || conn.after != Next::Read,
+                    conn.received < buffers.head_bytes() || conn.is_behind,
                     "a connection waits with a full buffer"
+                );
+                assert!(
+                    !conn.is_behind || !conn.unsent.is_empty() || self.slots.is_runnable(index),
+                    "a connection with whole requests waits for an event"
                 );
                 last = since;
                 count += 1;

@@ -2,10 +2,84 @@
 //!
 //! Knows no schedule and no server. Called by the worker, for a [`Spec`](super::spec::Spec) each.
 
+mod clock;
+mod disk;
+pub mod exec;
+mod fds;
+mod figures;
+mod file;
+#[cfg(test)]
+mod fuzz;
 pub mod heartbeat;
-pub mod http;
-pub mod pressure;
+mod http;
+mod memory;
+mod mount;
+pub mod orphans;
+mod pids;
+mod pressure;
+mod process;
+mod procfs;
 mod stream;
-pub mod tcp;
+mod system;
+mod tcp;
+mod temperature;
+#[cfg(test)]
+mod testing;
 mod text;
-pub mod unix;
+mod unix;
+mod usage;
+
+use healthz::Instant;
+use mio::{Registry, Token};
+
+use super::attempt::{Listener, Started};
+use super::spec::{Kind, Outcome};
+
+/// One attempt of a blocking kind, on a thread that may block. Without state.
+pub fn attempt(kind: &Kind) -> Outcome {
+    match kind {
+        Kind::File(file) => file.attempt(),
+        Kind::Process(process) => process.attempt(),
+        Kind::Memory(memory) => memory.attempt(),
+        Kind::Disk(disk) => disk.attempt(),
+        Kind::Pids(usage) => usage.attempt_pids(),
+        Kind::Fds(usage) => usage.attempt_fds(),
+        Kind::Clock(clock) => clock.attempt(),
+        Kind::Mount(mount) => mount.attempt(),
+        Kind::Temperature(temperature) => temperature.attempt(),
+        _ => other_kind(),
+    }
+}
+
+/// Starts an attempt of a connecting kind.
+pub fn start(kind: &Kind, registry: &Registry, base: Token, programs: &exec::Programs) -> Started {
+    match kind {
+        Kind::Tcp(tcp) => tcp::start(tcp, registry, base),
+        Kind::Unix(unix) => unix::start(unix, registry, base),
+        Kind::Http(http) => http::start(http, registry, base),
+        Kind::Exec(exec) => exec.start(registry, base, programs),
+        _ => Started::Done(other_kind()),
+    }
+}
+
+/// Opens what a listening kind listens on.
+///
+/// # Errors
+/// Why it cannot be opened, as the reason of the check.
+pub fn open(
+    kind: &Kind,
+    registry: &Registry,
+    base: Token,
+    now: Instant,
+) -> Result<Box<dyn Listener>, String> {
+    let opened = match kind {
+        Kind::Heartbeat(heartbeat) => heartbeat::open(heartbeat, registry, base, now),
+        Kind::Pressure(pressure) => pressure::open(pressure, registry, base, now),
+        _ => return Err("not a kind that listens".to_owned()),
+    };
+    opened.map_err(|error| error.to_string())
+}
+
+fn other_kind() -> Outcome {
+    Outcome::Fail("a kind that is attempted in another way".to_owned())
+}

@@ -26,17 +26,6 @@ use crate::sources::spec::{Outcome, Pressure, Resource, Scope};
 /// Where control groups are, version 2 alone or beside version 1.
 const CGROUP_ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
-impl Pressure {
-    pub fn never_fails(&self) -> Option<&'static str> {
-        let is_zero = self.resource == Resource::Cpu && self.full && self.scope == Scope::Node;
-        match () {
-            () if is_zero => Some("`full` is always 0 for the cpu of the whole machine"),
-            () if self.stall > self.window => Some("stall is longer than window"),
-            () => None,
-        }
-    }
-}
-
 /// Opens the kernel's file. If that fails, each attempt tries again, and its outcome says why.
 ///
 /// # Errors
@@ -429,19 +418,5 @@ mod tests {
         });
         // An event is reported once. (The kernel reports at most one for each window.)
         assert!(!has_fired(&opened.file).unwrap());
-    }
-
-    #[test]
-    fn limits_that_cannot_be_reached_are_refused() {
-        assert_eq!(spec().never_fails(), None);
-        let mut long = spec();
-        long.stall = 2001 * MILLISECOND;
-        assert_eq!(long.never_fails(), Some("stall is longer than window"));
-        let mut cpu = spec();
-        (cpu.resource, cpu.full) = (Resource::Cpu, true);
-        let why = "`full` is always 0 for the cpu of the whole machine";
-        assert_eq!(cpu.never_fails(), Some(why));
-        cpu.scope = Scope::Cgroup;
-        assert_eq!(cpu.never_fails(), None);
     }
 }

@@ -1,0 +1,75 @@
+//! Stands in for `source_checks` in a program without the feature `sources`, and on systems other than Linux: no check
+//! can be configured.
+
+use std::os::fd::RawFd;
+
+use healthz::{Check, EndpointSet, EndpointSetError, Instant};
+
+use super::Failure;
+use super::checks::Checks;
+use super::options::Options;
+
+/// There is none.
+pub enum Configured {}
+
+/// There are none.
+pub enum SourceChecks {}
+
+/// See `source_checks`.
+pub struct Taken {
+    pub has_more: bool,
+    pub has_reloaded: bool,
+}
+
+impl Configured {
+    pub fn read(_options: &Options) -> Result<Option<Self>, Failure> {
+        Ok(None)
+    }
+
+    pub fn start(self, _now: Instant) -> Result<SourceChecks, Failure> {
+        match self {}
+    }
+}
+
+impl SourceChecks {
+    pub fn as_raw_fd(&self) -> RawFd {
+        match *self {}
+    }
+
+    pub fn can_reload(&self) -> bool {
+        match *self {}
+    }
+
+    pub fn endpoint_set(&self, _own: &Checks) -> Result<EndpointSet, EndpointSetError> {
+        match *self {}
+    }
+
+    pub fn checks(&self) -> std::iter::Empty<&Check> {
+        match *self {}
+    }
+
+    pub fn reload(&mut self, _now: Instant) -> bool {
+        match *self {}
+    }
+
+    pub fn has_reload_expired(&mut self, _now: Instant) -> bool {
+        match *self {}
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        match *self {}
+    }
+
+    pub fn take(
+        &mut self,
+        _own: &Checks,
+        _now: Instant,
+        _replace: impl FnMut(EndpointSet) -> Result<(), String>,
+    ) -> Result<Taken, Failure> {
+        match *self {}
+    }
+
+    pub fn report_changes(&mut self, _now: Instant) -> bool {
+        match *self {}
+    }
+}

@@ -1,0 +1,494 @@
+//! The server's side of the sources processes: applies their verdicts to checks, and replaces the set of checks when
+//! the check file was read again.
+//!
+//! The other side reads files and runs programs, so nothing of what it sends is trusted: messages are decoded with
+//! bounds, and texts are escaped before they get into an answer or the log. Uses only what is open, so the sandbox
+//! needs no right for it. Called by [`super::serve`] on the main thread.
+
+use std::fmt::Write;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use healthz::limits::REASON_BYTES_MAX;
+use healthz::{Check, EndpointSet, EndpointSetError, Instant, Severity};
+
+use super::checks::Checks;
+use super::options::Options;
+use super::{Failure, failed};
+use crate::sources::command;
+use crate::sources::config;
+use crate::sources::link::{Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode};
+use crate::sources::spec::{self, Endpoints, Spec};
+use crate::sources::store::{Store, Stored, read_file};
+use crate::sources::worker::Origin;
+
+/// The check file if no option names one.
+const FILE_DEFAULT: &str = "/etc/healthz.toml";
+/// Most messages that are taken at once, before the main thread does something else.
+const MESSAGES_MAX: usize = 512;
+/// Longest wait for the check file to be read again. It can be on a file system that does not answer.
+const RELOAD_DURATION_MAX: Duration = Duration::from_secs(15);
+
+/// A check and the endpoints that list it.
+#[derive(Clone)]
+struct Listed {
+    check: Arc<Check>,
+    endpoints: Endpoints,
+    holds: Duration,
+    /// When the check fails by itself, if no other verdict comes.
+    expires: Option<Instant>,
+    log: StateLog,
+}
+
+/// What the log knows of a check.
+#[derive(Clone, Copy, Debug)]
+struct StateLog {
+    /// `None` before the first result.
+    is_failing: Option<bool>,
+    since: Instant,
+}
+
+/// A set of checks that is being received.
+struct Incoming {
+    generation: u32,
+    count: usize,
+    listed: Vec<Listed>,
+    /// The set is the one that is used: only its verdicts matter.
+    is_known: bool,
+}
+
+/// What has to happen after messages were taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// There may be more messages.
+    pub has_more: bool,
+    /// The answer to a request to read the check file again has come.
+    pub has_reloaded: bool,
+}
+
+/// The checks that the sources processes report on.
+pub struct SourceChecks {
+    link: Link,
+    generation: u32,
+    listed: Vec<Listed>,
+    incoming: Option<Incoming>,
+    /// The check file, for the log.
+    file: Option<String>,
+    /// Until when the answer to a request to read the file again must come.
+    reload_deadline: Option<Instant>,
+}
+
+/// The configured checks, before the sources processes are started.
+pub struct Configured {
+    origin: Origin,
+    specs: Vec<Spec>,
+    text: Option<Vec<u8>>,
+}
+
+impl Configured {
+    /// Reads the check file and the values of `--check`; `None` if no check and no file is configured.
+    ///
+    /// # Errors
+    /// Every mistake, one a line.
+    pub fn read(options: &Options) -> Result<Option<Self>, Failure> {
+        let default = || Some(PathBuf::from(FILE_DEFAULT)).filter(|path| path.exists());
+        let origin = Origin {
+            checks: options.checks.clone(),
+            file: options.check_file.clone().or_else(default),
+        };
+        let read = |path: &PathBuf| {
+            let cannot = |error| format!("cannot read {}: {error}", path.display());
+            read_file(path).map_err(|error| Failure::Usage(cannot(error)))
+        };
+        let text = origin.file.as_ref().map(read).transpose()?;
+        if origin.checks.is_empty() && text.is_none() {
+            return Ok(None);
+        }
+        let file = origin.file.as_deref().zip(text.as_deref());
+        match config::parse(&origin.checks, file) {
+            Ok(specs) => Ok(Some(Configured {
+                origin,
+                specs,
+                text,
+            })),
+            Err(mistakes) => {
+                let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+                Err(Failure::Usage(lines.join("\nhealthz: ")))
+            }
+        }
+    }
+
+    /// Starts the sources processes.
+    ///
+    /// # Errors
+    /// If the system does not start a process.
+    pub fn start(self, now: Instant) -> Result<SourceChecks, Failure> {
+        let started = self.try_start(now);
+        started.map_err(failed("cannot start the sources process"))
+    }
+
+    fn try_start(self, now: Instant) -> io::Result<SourceChecks> {
+        let (link, far) = Link::pair()?;
+        let store = Store::new()?;
+        store.write(&Stored {
+            generation: 0,
+            text: self.text,
+        })?;
+        // The process is never waited for: when it ends, the link tells so.
+        let _ = command::start(far, &store, &self.origin, &self.specs)?;
+        let file = self.origin.file.as_ref();
+        let listed = self
+            .specs
+            .iter()
+            .map(|spec| Listed::new(&Definition::new(spec), now));
+        Ok(SourceChecks {
+            link,
+            generation: 0,
+            listed: listed.collect(),
+            incoming: None,
+            file: file.map(|file| file.display().to_string()),
+            reload_deadline: None,
+        })
+    }
+}
+
+impl Listed {
+    fn new(definition: &Definition<'_>, now: Instant) -> Self {
+        let holds = Duration::from_millis(u64::from(definition.holds_ms));
+        let mut check = Check::heartbeat(definition.name, holds)
+            .initially_failing()
+            .overdue_since("not checked");
+        if let Some(group) = definition.group {
+            check = check.group(group);
+        }
+        if definition.severity == spec::Severity::Warning {
+            check = check.with_severity(Severity::Warning);
+        }
+        Listed {
+            check: Arc::new(check),
+            endpoints: definition.endpoints,
+            holds,
+            expires: None,
+            log: StateLog {
+                is_failing: None,
+                since: now,
+            },
+        }
+    }
+}
+
+impl Listed {
+    fn apply(&mut self, verdict: &Verdict<'_>, now: Instant) {
+        self.expires = match verdict.failure {
+            Some(reason) => {
+                self.check.fail(&escaped(reason));
+                None
+            }
+            None => {
+                let measured = now.as_millis().saturating_sub(u64::from(verdict.age_ms));
+                let measured = Instant::from_millis(measured);
+                self.check.beat(measured);
+                Some(measured.saturating_add(self.holds))
+            }
+        };
+    }
+}
+
+impl SourceChecks {
+    /// For the main thread's poll.
+    pub fn as_raw_fd(&self) -> RawFd {
+        self.link.as_raw_fd()
+    }
+
+    /// Whether the checks can change while the daemon runs.
+    pub fn can_reload(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// The endpoints with the daemon's own checks and these.
+    ///
+    /// # Errors
+    /// If two checks have the same name; the parser of the configuration has refused that.
+    pub fn endpoint_set(&self, own: &Checks) -> Result<EndpointSet, EndpointSetError> {
+        endpoint_set(&self.listed, own)
+    }
+
+    /// The checks, for the status line.
+    pub fn checks(&self) -> impl Iterator<Item = &Check> {
+        self.listed.iter().map(|listed| &*listed.check)
+    }
+
+    /// Asks for the check file to be read again. Returns false if there is none.
+    pub fn reload(&mut self, now: Instant) -> bool {
+        let Some(file) = &self.file else {
+            log::info!("received SIGHUP: there is no check file to read again");
+            return false;
+        };
+        log::info!("received SIGHUP: reading {file} again");
+        if let Err(error) = self.link.send(RELOAD) {
+            log::warn!("cannot ask the sources process to read {file} again: {error}");
+            return false;
+        }
+        self.reload_deadline = Some(now.saturating_add(RELOAD_DURATION_MAX));
+        true
+    }
+
+    /// True once if the answer to [`reload`](SourceChecks::reload) is missing.
+    pub fn has_reload_expired(&mut self, now: Instant) -> bool {
+        let is_expired = self.reload_deadline.is_some_and(|deadline| deadline <= now);
+        if is_expired {
+            self.reload_deadline = None;
+            let file = self.file.as_deref().unwrap_or_default();
+            log::warn!(
+                "{file} was not read within {} s; the checks stay as they are",
+                RELOAD_DURATION_MAX.as_secs()
+            );
+        }
+        is_expired
+    }
+
+    /// When a check fails by itself, or [`has_reload_expired`](SourceChecks::has_reload_expired) has to be called.
+    pub fn deadline(&self) -> Option<Instant> {
+        let expires = self.listed.iter().filter_map(|listed| listed.expires);
+        expires.chain(self.reload_deadline).min()
+    }
+
+    /// Takes messages. `replace` gets a new set when one is complete.
+    ///
+    /// # Errors
+    /// If the sources processes have ended.
+    pub fn take(
+        &mut self,
+        own: &Checks,
+        now: Instant,
+        mut replace: impl FnMut(EndpointSet) -> Result<(), String>,
+    ) -> Result<Taken, Failure> {
+        let mut buffer = [0; MESSAGE_BYTES_MAX];
+        let mut taken = Taken::default();
+        for _ in 0..MESSAGES_MAX {
+            let message = match self.link.receive(&mut buffer) {
+                Ok(Some(bytes)) => decode(bytes),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(taken),
+                Ok(None) | Err(_) => return Err(self.lost()),
+            };
+            match message {
+                Some(Message::Commit { generation, text }) => {
+                    taken.has_reloaded |= self.commit(generation, text, own, &mut replace);
+                }
+                Some(Message::RefusedEnd) => {
+                    let file = self.file.as_deref().unwrap_or_default();
+                    log::error!("{file} was not used; the checks stay as they are");
+                    self.reload_deadline = None;
+                    taken.has_reloaded = true;
+                }
+                Some(message) => self.apply(&message, now),
+                None => log::warn!("the sources process sent a message that is not valid"),
+            }
+        }
+        taken.has_more = true;
+        Ok(taken)
+    }
+
+    fn apply(&mut self, message: &Message<'_>, now: Instant) {
+        match message {
+            Message::Verdict(verdict) => {
+                let index = usize::from(verdict.index);
+                let generation = verdict.generation;
+                let incoming = self
+                    .incoming
+                    .as_mut()
+                    .filter(|set| set.generation == generation && !set.is_known);
+                let listed = match incoming {
+                    Some(set) => set.listed.get_mut(index),
+                    None if generation == self.generation => self.listed.get_mut(index),
+                    // Sent before the server replaced the set.
+                    None => None,
+                };
+                if let Some(listed) = listed {
+                    listed.apply(verdict, now);
+                }
+            }
+            Message::Begin { generation, count } => {
+                self.incoming = Some(Incoming {
+                    generation: *generation,
+                    count: usize::from(*count),
+                    listed: Vec::new(),
+                    is_known: *generation == self.generation,
+                });
+            }
+            Message::Define { index, definition } => {
+                self.define(usize::from(*index), definition, now)
+            }
+            Message::Refused(line) => log::error!("{}", escaped(line)),
+            Message::Log(level, text) => log::log!(*level, "{}", escaped(text)),
+            Message::WorkerEnded(how) => {
+                log::error!(
+                    "the sources process has ended ({}); it is started again",
+                    escaped(how)
+                );
+                self.incoming = None;
+                let reason = format!(
+                    "not checked: the sources process has ended ({})",
+                    escaped(how)
+                );
+                for listed in &mut self.listed {
+                    listed.check.fail(&reason);
+                    listed.expires = None;
+                }
+            }
+            Message::Commit { .. } | Message::RefusedEnd => {}
+        }
+    }
+
+    fn define(&mut self, index: usize, definition: &Definition<'_>, now: Instant) {
+        let Some(incoming) = &mut self.incoming else {
+            return;
+        };
+        if incoming.is_known || index != incoming.listed.len() {
+            return;
+        }
+        let old = self
+            .listed
+            .iter()
+            .find(|old| old.check.name() == definition.name);
+        let listed = match old {
+            Some(old) if definition.is_kept => old.clone(),
+            Some(old) => Listed {
+                log: old.log,
+                ..Listed::new(definition, now)
+            },
+            None => Listed::new(definition, now),
+        };
+        incoming.listed.push(listed);
+    }
+
+    /// Uses the set that was received. Returns true if that answers a request to read the file again.
+    fn commit(
+        &mut self,
+        generation: u32,
+        text: &str,
+        own: &Checks,
+        replace: impl FnMut(EndpointSet) -> Result<(), String>,
+    ) -> bool {
+        let Some(incoming) = self.incoming.take() else {
+            return false;
+        };
+        if incoming.is_known
+            || generation != incoming.generation
+            || incoming.listed.len() != incoming.count
+        {
+            return false;
+        }
+        let was_asked = self.reload_deadline.take().is_some();
+        let set = endpoint_set(&incoming.listed, own).map_err(|error| error.to_string());
+        match set.and_then(replace) {
+            Ok(()) => {
+                self.listed = incoming.listed;
+                self.generation = generation;
+                log::info!("{} checks are used now: {}", incoming.count, escaped(text));
+            }
+            Err(reason) => {
+                log::error!("the new checks cannot be used: {reason}; restart healthz for them")
+            }
+        }
+        was_asked
+    }
+
+    fn lost(&self) -> Failure {
+        for listed in &self.listed {
+            listed
+                .check
+                .fail("not checked: the sources processes have ended");
+        }
+        Failure::Run("the sources processes have ended; start healthz again".to_owned())
+    }
+
+    /// Logs changes of states since the last call. Returns true if there was one.
+    pub fn report_changes(&mut self, now: Instant) -> bool {
+        let mut is_changed = false;
+        for listed in &mut self.listed {
+            if listed.check.health(now) == healthz::Health::Unknown {
+                continue;
+            }
+            let reason = listed.check.reason(now);
+            if reason.is_some() {
+                listed.expires = None;
+            }
+            let is_failing = Some(reason.is_some());
+            if listed.log.is_failing == is_failing {
+                continue;
+            }
+            is_changed = true;
+            let name = listed.check.name();
+            let duration = Seconds(now.saturating_since(listed.log.since));
+            match (reason, listed.log.is_failing) {
+                (Some(reason), None) => log::warn!("check {name} fails: {}", reason.as_str()),
+                (Some(reason), Some(_)) => {
+                    log::warn!(
+                        "check {name} fails after it passed for {duration}: {}",
+                        reason.as_str()
+                    )
+                }
+                (None, None) => log::info!("check {name} passes"),
+                (None, Some(_)) => {
+                    log::info!("check {name} passes again after it failed for {duration}")
+                }
+            }
+            listed.log = StateLog {
+                is_failing,
+                since: now,
+            };
+        }
+        is_changed
+    }
+}
+
+/// The endpoints with the daemon's own checks and `listed`.
+fn endpoint_set(listed: &[Listed], own: &Checks) -> Result<EndpointSet, EndpointSetError> {
+    own.endpoint_set(|endpoint| {
+        let is_in = move |endpoints: &Endpoints| match endpoint {
+            "/healthz" => endpoints.healthz,
+            "/livez" => endpoints.livez,
+            _ => endpoints.readyz,
+        };
+        listed
+            .iter()
+            .filter(move |listed| is_in(&listed.endpoints))
+            .map(|listed| Arc::clone(&listed.check))
+            .collect()
+    })
+}
+
+/// `text` without characters that control a terminal, and no longer than a reason can be.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        if REASON_BYTES_MAX * 3 < escaped.len() {
+            break;
+        }
+        match c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
+            true => drop(write!(escaped, "{}", c.escape_default())),
+            false => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// A duration as people say it: `41 s`, `12 min`, `3 h`, `9 d`.
+struct Seconds(Duration);
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.as_secs() {
+            seconds @ 0..120 => write!(f, "{seconds} s"),
+            seconds @ 120..7200 => write!(f, "{} min", seconds / 60),
+            seconds @ 7200..172_800 => write!(f, "{} h", seconds / 3600),
+            seconds => write!(f, "{} d", seconds / 86_400),
+        }
+    }
+}

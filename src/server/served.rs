@@ -1,0 +1,181 @@
+//! The endpoints that a server answers for, and their replacement while it serves.
+//!
+//! Knows no connection. [`super::driver`] reads [`Served`] for each buffer of requests. [`super::Server`] replaces its
+//! endpoints, and [`super::run`] brings it the sets that other threads leave in a [`Mailbox`].
+
+use core::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use crate::answer::Responder;
+use crate::check::EndpointSet;
+use crate::http::{BufferFull, Request, Writer};
+use crate::limits::Limits;
+use crate::time::Instant;
+
+/// The longest answer of an [`EndpointSet`] does not fit in the memory that the server has reserved for each answer;
+/// see [`Config::response_bytes_min`](super::Config::response_bytes_min). The endpoints are as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointsTooLarge {
+    /// Bytes of the longest answer of the set.
+    pub needed: usize,
+    /// Bytes that are reserved for an answer.
+    pub reserved: usize,
+}
+
+impl fmt::Display for EndpointsTooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let EndpointsTooLarge { needed, reserved } = self;
+        write!(
+            f,
+            "the longest answer of these endpoints takes {needed} bytes, and {reserved} are reserved"
+        )
+    }
+}
+
+impl core::error::Error for EndpointsTooLarge {}
+
+/// The room that a server has for answers.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    pub(super) limits: Limits,
+    pub(super) response_bytes: usize,
+}
+
+impl Room {
+    fn check(&self, set: &EndpointSet) -> Result<(), EndpointsTooLarge> {
+        let responder = Responder::new(&[]).with_endpoint_set(set);
+        let needed = responder.response_bytes_max(&self.limits);
+        if needed <= self.response_bytes {
+            return Ok(());
+        }
+        Err(EndpointsTooLarge {
+            needed,
+            reserved: self.response_bytes,
+        })
+    }
+}
+
+/// What a server answers with: a responder, and the set that replaces its endpoints, if there is one.
+pub(super) struct Served<'a> {
+    responder: Responder<'a>,
+    set: Option<Arc<EndpointSet>>,
+}
+
+impl<'a> Served<'a> {
+    pub(super) fn new(responder: Responder<'a>) -> Self {
+        Served {
+            responder,
+            set: None,
+        }
+    }
+
+    /// As [`Responder::respond`].
+    #[inline]
+    pub(super) fn respond(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<usize, BufferFull> {
+        let set = self.set.as_deref();
+        self.responder.respond_as(set, now, request, writer)
+    }
+
+    pub(super) fn begin(&self, now: Instant) {
+        match &self.set {
+            None => self.responder.begin(now),
+            Some(set) => self.responder.with_endpoint_set(set).begin(now),
+        }
+    }
+
+    /// Sets the endpoints of a server that has not begun to serve.
+    pub(super) fn set_endpoints(&mut self, set: Arc<EndpointSet>) {
+        self.set = Some(set);
+    }
+
+    /// Answers with `set` from now on, if it fits in `room`.
+    pub(super) fn replace(
+        &mut self,
+        set: Arc<EndpointSet>,
+        room: &Room,
+        now: Instant,
+    ) -> Result<(), EndpointsTooLarge> {
+        room.check(&set)?;
+        drop(self.exchange(set, now));
+        Ok(())
+    }
+
+    fn exchange(&mut self, set: Arc<EndpointSet>, now: Instant) -> Option<Arc<EndpointSet>> {
+        let before = self.set.replace(set);
+        self.begin(now);
+        before
+    }
+}
+
+/// Takes a set from any thread to the server's thread.
+///
+/// The server's thread waits for no other thread and frees nothing: it looks for a set only after it was told of one,
+/// gives up if the lock is taken, and leaves the set that it has used so far. Other threads free that one. So there
+/// are at most three sets: one in use, one that waits and one to be freed; never the last two at once.
+pub(super) struct Mailbox {
+    room: Room,
+    sets: Mutex<Sets>,
+}
+
+#[derive(Default)]
+struct Sets {
+    new: Option<Arc<EndpointSet>>,
+    old: Option<Arc<EndpointSet>>,
+}
+
+/// Another thread holds the lock of the mailbox.
+pub(super) struct Busy;
+
+impl Mailbox {
+    pub(super) fn new(room: Room) -> Self {
+        Mailbox {
+            room,
+            sets: Mutex::default(),
+        }
+    }
+
+    /// Leaves a set for the server. The caller tells the server of it afterwards, when the lock is free. Replaces a
+    /// set that the server has not taken.
+    pub(super) fn put(&self, set: Arc<EndpointSet>) -> Result<(), EndpointsTooLarge> {
+        self.room.check(&set)?;
+        let mut sets = self.lock();
+        let unused = (sets.new.replace(set), sets.old.take());
+        drop(sets);
+        drop(unused);
+        Ok(())
+    }
+
+    /// Frees the set that the server has left. Returns true if the server has taken the last set that was put.
+    pub(super) fn free_old(&self) -> bool {
+        let mut sets = self.lock();
+        let old = sets.old.take();
+        let is_taken = sets.new.is_none();
+        drop(sets);
+        drop(old);
+        is_taken
+    }
+
+    /// Gives `served` the set that was put, if there is one. Called by the server's thread.
+    pub(super) fn deliver(&self, served: &mut Served<'_>, now: Instant) -> Result<(), Busy> {
+        let mut sets = match self.sets.try_lock() {
+            Ok(sets) => sets,
+            Err(TryLockError::Poisoned(error)) => error.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(Busy),
+        };
+        if let Some(set) = sets.new.take() {
+            debug_assert!(sets.old.is_none(), "the server's thread frees a set");
+            sets.old = served.exchange(set, now);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sets> {
+        // Nothing panics while it is locked.
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,176 @@
+//! The commands of the program that only it runs: `healthz sources supervisor ...` and `healthz sources worker ...`.
+//!
+//! Standard input is the link to the server, and standard output the store. The program is started as
+//! /proc/self/exe, so that all processes have the same version, also if its file was replaced.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpid, getppid};
+
+use super::kinds::exec;
+use super::link::{Link, Message, encode};
+use super::spec::Spec;
+use super::store::Store;
+use super::worker::{self, End, Origin};
+use super::{descendants, rights, supervisor, sys};
+
+/// The first argument of these commands.
+pub const NAME: &str = "sources";
+const SUPERVISOR: &str = "supervisor";
+const WORKER: &str = "worker";
+/// A worker has run before.
+const AGAIN: &str = "again";
+/// Becomes a program that a check runs.
+const PROGRAM: &str = "exec";
+
+/// Starts the supervisor. `link` is the far end.
+///
+/// # Errors
+/// If the system does not start a process.
+pub fn start(link: OwnedFd, store: &Store, origin: &Origin, specs: &[Spec]) -> io::Result<Child> {
+    let capabilities = rights::needed(specs);
+    let mut command = program(SUPERVISOR, &[capabilities], origin);
+    command
+        .stdin(Stdio::from(link))
+        .stdout(Stdio::from(store.try_clone()?))
+        // Signals of a terminal are for the server, which tells when to stop.
+        .process_group(0)
+        .env_clear()
+        .current_dir("/");
+    command.spawn()
+}
+
+fn program(role: &str, arguments: &[OsString], origin: &Origin) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("healthz").arg(NAME).arg(role).args(arguments);
+    for check in &origin.checks {
+        command.arg("--check").arg(check);
+    }
+    if let Some(file) = &origin.file {
+        command.arg("--config").arg(file);
+    }
+    command
+}
+
+/// Runs one of the commands with the arguments after [`NAME`]. Does not return an error: it is sent to the
+/// server's log.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.collect();
+    match arguments.split_first() {
+        Some((role, rest)) if role == PROGRAM => return exec::launch(rest.iter().cloned()),
+        _ => {}
+    }
+    // Before anything is opened: what the service manager has passed on by mistake.
+    let _ = sys::close_from(3);
+    let stdin = io::stdin().as_fd().try_clone_to_owned();
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    let (Ok(link), Ok(store)) = (stdin, stdout) else {
+        return ExitCode::FAILURE;
+    };
+    let Ok(link) = Link::from_inherited(link) else {
+        return ExitCode::FAILURE;
+    };
+    let store = Store::from_inherited(store);
+    let result = match arguments.split_first() {
+        Some((role, rest)) if role == SUPERVISOR => supervise(&link, rest),
+        Some((role, rest)) if role == WORKER => work(link, store, rest),
+        _ => Err(io::Error::other(
+            "not a command for people; see healthz --help",
+        )),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "healthz: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads `--check` and `--config`, which [`program`] has written.
+fn origin(arguments: &[OsString]) -> Origin {
+    let mut origin = Origin::default();
+    for pair in arguments.chunks_exact(2) {
+        match pair {
+            [option, value] if option == "--check" => origin.checks.push(value.clone()),
+            [option, value] if option == "--config" => origin.file = Some(value.into()),
+            _ => {}
+        }
+    }
+    origin
+}
+
+fn supervise(link: &Link, arguments: &[OsString]) -> io::Result<()> {
+    let [capabilities, arguments @ ..] = arguments else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // A worker that takes the place of its supervisor has given up its rights already.
+    let is_restart = capabilities == AGAIN;
+    if !is_restart {
+        rights::restrict(capabilities);
+    }
+    let origin = origin(arguments);
+    prepare()?;
+    // What a worker has left that took the place of its supervisor.
+    descendants::kill_all();
+    let start = |is_restart: bool| {
+        let mut arguments = vec![OsString::from(getpid().to_string())];
+        arguments.push(OsString::from(if is_restart { AGAIN } else { "first" }));
+        program(WORKER, &arguments, &origin).spawn()
+    };
+    supervisor::run(link, start, is_restart)
+}
+
+fn work(link: Link, store: Store, arguments: &[OsString]) -> io::Result<()> {
+    let [parent, begin, arguments @ ..] = arguments else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    prepare()?;
+    let origin = origin(arguments);
+    let end = match parent_of(parent) {
+        // It has ended since.
+        None => End::SupervisorEnded,
+        Some(supervisor) => {
+            let link = Link::from_inherited(link.as_fd().try_clone_to_owned()?)?;
+            worker::run(link, store, origin.clone(), supervisor, begin == AGAIN)?
+        }
+    };
+    descendants::kill_all();
+    match end {
+        End::ServerClosed => Ok(()),
+        End::SupervisorEnded => {
+            let text =
+                "the supervisor of the sources processes has ended; the worker takes its place";
+            let _ = link.send(&encode(&Message::Log(log::Level::Warn, text)));
+            Err(program(SUPERVISOR, &[AGAIN.into()], &origin).exec())
+        }
+    }
+}
+
+/// The parent process, if it is still the one with this number.
+fn parent_of(number: &OsStr) -> Option<OwnedFd> {
+    let expected: i32 = number.to_str()?.parse().ok()?;
+    let parent = sys::pidfd_open(expected).ok()?;
+    (getppid() == Pid::from_raw(expected)).then_some(parent)
+}
+
+/// What both do first.
+fn prepare() -> io::Result<()> {
+    // A stopped process cannot see that its parent has ended; this signal continues it.
+    prctl::set_pdeathsig(Signal::SIGCONT)?;
+    // What a checked program leaves behind becomes a child of this process.
+    prctl::set_child_subreaper(true)?;
+    // A service manager asks every process of a service to stop. These end when the server has ended. A handler, and
+    // not SIG_IGN, which checked programs would inherit.
+    let ignored = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        signal_hook::flag::register(signal, std::sync::Arc::clone(&ignored))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,439 @@
+//! The checks, when they are attempted, and what is reported of them.
+//!
+//! Pure: time and outcomes in; actions, verdicts and sets of checks out. Knows no file, socket or thread. The worker
+//! does what the actions say. The simulation drives it with virtual time.
+//!
+//! When the check file is read again, checks whose [`Spec`] is the same keep everything. The others are attempted
+//! beside the old ones. Only when each of them has a result, or after a few seconds, the new set replaces the old
+//! one. So no check is missing or without a state meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use healthz::Instant;
+
+use super::schedule::{Due, Schedule};
+use super::spec::{Kind, Outcome, Spec, Unsupported};
+use super::threshold::State;
+
+/// Longest wait for the first result of a new check when the check file is read again. Most time-outs are shorter.
+const STAGING_DURATION_MAX: Duration = Duration::from_secs(10);
+
+/// A number that is never used again for another check, as long as the worker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(pub u32);
+
+/// What the worker has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A check was added: open what it listens on.
+    Open(Id),
+    /// Begin an attempt, and call [`Engine::end`] with its outcome.
+    Begin(Id),
+    /// The attempt has taken too long: cancel it, and call [`Engine::end`] with what it waited for.
+    Cancel(Id),
+    /// The check was removed: close everything of it. The outcome of a blocking attempt is ignored.
+    Close(Id),
+}
+
+/// A change for the log that no verdict carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning(pub String);
+
+/// A check and what is known of it.
+#[derive(Debug)]
+pub struct Entry {
+    pub id: Id,
+    pub spec: Arc<Spec>,
+    schedule: Schedule,
+    state: State,
+    /// The reason of the last failed attempt, until the check passes.
+    failure: Option<String>,
+    /// Whether the last attempt succeeded.
+    has_succeeded: bool,
+    /// When the last result was measured; `None` before the first.
+    measured: Option<Instant>,
+    /// The result was not reported yet.
+    is_unreported: bool,
+    /// The attempt that runs has timed out and cannot be cancelled: its result comes too late.
+    is_late: bool,
+    /// `unsupported = "warn"` was logged.
+    has_warned: bool,
+    /// Its number in the set that is used; `None` if it is new.
+    index: Option<u16>,
+    /// Its number in the set that will be used.
+    next_index: Option<u16>,
+}
+
+/// One verdict that has to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub index: u16,
+    /// Why the check fails; `None` if it passes.
+    pub failure: Option<String>,
+    pub measured: Instant,
+}
+
+/// A set of checks that replaces the one before.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    pub generation: u32,
+    /// The checks in order; true if the spec is the same as before.
+    pub checks: Vec<(Arc<Spec>, bool)>,
+    /// Results of checks that are new, or all results.
+    pub reports: Vec<Report>,
+    /// What has changed, for the log.
+    pub text: String,
+}
+
+/// All checks.
+#[derive(Debug)]
+pub struct Engine {
+    entries: Vec<Entry>,
+    generation: u32,
+    next_id: u32,
+    /// Checks were read that are not used yet. What has changed, for the log.
+    staging: Option<String>,
+    actions: Vec<Action>,
+    warnings: Vec<Warning>,
+}
+
+impl Engine {
+    /// Checks for `specs`, attempted at once, or after their initial delay unless `is_restart`.
+    pub fn new(specs: Vec<Spec>, generation: u32, now: Instant, is_restart: bool) -> Self {
+        let mut engine = Engine {
+            entries: Vec::new(),
+            generation,
+            next_id: 0,
+            staging: None,
+            actions: Vec::new(),
+            warnings: Vec::new(),
+        };
+        for (spec, index) in specs.into_iter().zip(0..) {
+            let schedule = match is_restart {
+                true => Schedule::without_delay(spec.timing, now),
+                false => Schedule::new(spec.timing, now),
+            };
+            let entry = engine.entry(spec, schedule);
+            engine.entries.push(Entry {
+                index: Some(index),
+                ..entry
+            });
+        }
+        engine
+    }
+
+    fn entry(&mut self, spec: Spec, schedule: Schedule) -> Entry {
+        let id = Id(self.next_id);
+        self.next_id = self.next_id.wrapping_add(1);
+        self.actions.push(Action::Open(id));
+        Entry {
+            id,
+            spec: Arc::new(spec),
+            schedule,
+            state: State::default(),
+            failure: None,
+            has_succeeded: false,
+            measured: None,
+            is_unreported: false,
+            is_late: false,
+            has_warned: false,
+            index: None,
+            next_index: None,
+        }
+    }
+
+    /// Begins to replace the checks by those of `specs`. A replacement that has begun before is given up.
+    pub fn replace(&mut self, specs: Vec<Spec>, now: Instant) {
+        self.abandon();
+        let (mut added, mut changed) = (0, 0);
+        for (spec, index) in specs.into_iter().zip(0..) {
+            let old = self
+                .entries
+                .iter_mut()
+                .find(|entry| entry.spec.name == spec.name);
+            match old {
+                Some(entry) if *entry.spec == spec => {
+                    entry.next_index = Some(index);
+                    continue;
+                }
+                Some(_) => changed += 1,
+                None => added += 1,
+            }
+            let schedule = Schedule::new(spec.timing, now);
+            let entry = self.entry(spec, schedule);
+            self.entries.push(Entry {
+                next_index: Some(index),
+                ..entry
+            });
+        }
+        let is_current = |entry: &&Entry| entry.index.is_some() && entry.next_index.is_none();
+        let gone = self.entries.iter().filter(is_current).count();
+        let removed = gone.saturating_sub(changed);
+        self.staging = Some(format!(
+            "{added} checks added, {changed} changed, {removed} removed"
+        ));
+    }
+
+    /// Gives up a replacement that was not committed.
+    fn abandon(&mut self) {
+        self.staging = None;
+        let actions = &mut self.actions;
+        self.entries.retain_mut(|entry| {
+            entry.next_index = None;
+            let is_used = entry.index.is_some();
+            if !is_used {
+                actions.push(Action::Close(entry.id));
+            }
+            is_used
+        });
+    }
+
+    /// The set that replaces the one before, when it is ready.
+    pub fn commit(&mut self, now: Instant) -> Option<Commit> {
+        if self.entries.iter().any(|entry| entry.is_awaited(now)) {
+            return None;
+        }
+        let text = self.staging.take()?;
+        let kept: Vec<Id> = self
+            .entries
+            .iter()
+            .filter(|entry| entry.index.is_some())
+            .map(|entry| entry.id)
+            .collect();
+        let actions = &mut self.actions;
+        self.entries.retain_mut(|entry| {
+            entry.index = entry.next_index.take();
+            let is_used = entry.index.is_some();
+            if !is_used {
+                actions.push(Action::Close(entry.id));
+            }
+            is_used
+        });
+        self.entries.sort_by_key(|entry| entry.index);
+        self.generation = self.generation.wrapping_add(1);
+        let mut commit = self.whole_set(text);
+        for ((_, is_kept), entry) in commit.checks.iter_mut().zip(&self.entries) {
+            *is_kept = kept.contains(&entry.id);
+        }
+        Some(commit)
+    }
+
+    /// The set that is used, with all results, for a server that may have another one.
+    pub fn whole_set(&mut self, text: String) -> Commit {
+        let checks = self
+            .entries
+            .iter()
+            .map(|entry| (Arc::clone(&entry.spec), false))
+            .collect();
+        let reports = self.entries.iter_mut().filter_map(Entry::report).collect();
+        Commit {
+            generation: self.generation,
+            checks,
+            reports,
+            text,
+        }
+    }
+
+    /// The number of the set that is used.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The checks of both sets.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// When [`advance`](Engine::advance) has to be called.
+    pub fn next(&self, now: Instant) -> Option<Instant> {
+        let due = self.entries.iter().map(|entry| entry.schedule.next());
+        let awaited = self.entries.iter().filter_map(Entry::awaited_until);
+        due.chain(awaited.filter(|until| now < *until)).min()
+    }
+
+    /// Finds out what is due at `now`. Then take the [`action`](Engine::action)s.
+    pub fn advance(&mut self, now: Instant) {
+        for entry in &mut self.entries {
+            while let Some(due) = entry.schedule.take_due(now) {
+                match due {
+                    Due::Begin => self.actions.push(Action::Begin(entry.id)),
+                    Due::TimedOut if entry.can_be_cancelled() => {
+                        self.actions.push(Action::Cancel(entry.id))
+                    }
+                    Due::TimedOut => {
+                        entry.is_late = true;
+                        let since = entry.schedule.running_since().unwrap_or(now);
+                        // The loop was late, or the process was stopped: another attempt would be due already.
+                        if now.saturating_since(since) >= entry.spec.timing.period {
+                            entry.state.fail();
+                        }
+                        let reason =
+                            format!("no result within {} s", seconds(entry.spec.timing.timeout));
+                        entry.record(Err(reason), now);
+                    }
+                    Due::Hangs(duration) => {
+                        entry.state.fail();
+                        let reason = format!(
+                            "no result for {} s, it hangs in the kernel",
+                            duration.as_secs()
+                        );
+                        entry.record(Err(reason), now);
+                    }
+                }
+                // A cancelled attempt ends by a call of `end`.
+                if entry.can_be_cancelled() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The next thing to do.
+    pub fn action(&mut self) -> Option<Action> {
+        match self.actions.is_empty() {
+            true => None,
+            false => Some(self.actions.remove(0)),
+        }
+    }
+
+    /// An attempt has ended. Outcomes of checks that are gone, and late ones, are ignored.
+    pub fn end(&mut self, id: Id, outcome: Outcome, now: Instant) {
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else {
+            return;
+        };
+        if entry.schedule.end(now).is_none() || std::mem::take(&mut entry.is_late) {
+            return;
+        }
+        entry.take(outcome, now, &mut self.warnings);
+    }
+
+    /// A check that listens has another outcome than at its last attempt.
+    pub fn change(&mut self, id: Id, outcome: Outcome, now: Instant) {
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else {
+            return;
+        };
+        let passes = outcome == Outcome::Pass;
+        if entry.measured.is_some() && passes == entry.has_succeeded {
+            return;
+        }
+        entry.take(outcome, now, &mut self.warnings);
+    }
+
+    /// A result of a check of the set that is used, if it was not reported yet.
+    pub fn report(&mut self) -> Option<Report> {
+        let is_due = |entry: &&mut Entry| entry.is_unreported && entry.index.is_some();
+        self.entries.iter_mut().find(is_due)?.report()
+    }
+
+    /// The report could not be sent: it is due again.
+    pub fn unreport(&mut self, index: u16) {
+        let sent = self
+            .entries
+            .iter_mut()
+            .find(|entry| entry.index == Some(index));
+        if let Some(entry) = sent {
+            entry.is_unreported = true;
+        }
+    }
+
+    /// A warning for the log.
+    pub fn warning(&mut self) -> Option<Warning> {
+        self.warnings.pop()
+    }
+}
+
+impl Entry {
+    /// Whether the set that will be used waits for the first result of this check.
+    fn is_awaited(&self, now: Instant) -> bool {
+        let is_new = self.index.is_none() && self.measured.is_none();
+        // An attempt that has not begun will begin with the next advance.
+        is_new
+            && self.spec.timing.initial_delay.is_zero()
+            && self.awaited_until().is_none_or(|until| now < until)
+    }
+
+    /// When the wait ends without a result.
+    fn awaited_until(&self) -> Option<Instant> {
+        let since = self
+            .schedule
+            .running_since()
+            .filter(|_| self.index.is_none())?;
+        Some(since.saturating_add(STAGING_DURATION_MAX))
+    }
+
+    /// Whether an attempt can be cancelled; those that block in the kernel cannot.
+    pub fn can_be_cancelled(&self) -> bool {
+        matches!(
+            self.spec.kind,
+            Kind::Tcp(_)
+                | Kind::Unix(_)
+                | Kind::Http(_)
+                | Kind::Exec(_)
+                | Kind::Heartbeat(_)
+                | Kind::Pressure(_)
+        )
+    }
+
+    /// Its number in the set that is used.
+    #[cfg(test)]
+    pub fn index(&self) -> Option<u16> {
+        self.index
+    }
+
+    /// Whether the result of the present attempt comes too late.
+    #[cfg(test)]
+    pub fn is_late(&self) -> bool {
+        self.is_late
+    }
+
+    fn take(&mut self, outcome: Outcome, now: Instant, warnings: &mut Vec<Warning>) {
+        let result = match (outcome, self.spec.unsupported) {
+            (Outcome::Pass, _) | (Outcome::Unsupported(_), Unsupported::Skip) => Ok(()),
+            (Outcome::Unsupported(reason), Unsupported::Warn) => {
+                if !std::mem::replace(&mut self.has_warned, true) {
+                    let name = &self.spec.name;
+                    warnings.push(Warning(format!(
+                        "check {name} passes without being checked: {reason}"
+                    )));
+                }
+                Ok(())
+            }
+            (Outcome::Fail(reason), _) | (Outcome::Unsupported(reason), Unsupported::Fail) => {
+                Err(reason)
+            }
+        };
+        self.record(result, now);
+    }
+
+    fn record(&mut self, result: Result<(), String>, now: Instant) {
+        self.has_succeeded = result.is_ok();
+        self.state.record(result.is_ok(), &self.spec.threshold);
+        // Below the threshold of successes, the last reason stands.
+        match result {
+            Err(reason) => self.failure = Some(reason),
+            Ok(()) if self.state.passes() == Some(true) => self.failure = None,
+            Ok(()) => {}
+        }
+        self.measured = Some(now);
+        self.is_unreported = true;
+    }
+
+    fn report(&mut self) -> Option<Report> {
+        let (index, measured) = (self.index?, self.measured?);
+        self.is_unreported = false;
+        let failure = match self.state.passes()? {
+            true => None,
+            false => Some(self.failure.clone().unwrap_or_default()),
+        };
+        Some(Report {
+            index,
+            failure,
+            measured,
+        })
+    }
+}
+
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}

@@ -1,0 +1,173 @@
+//! Threads for work that can block in the kernel: files, file systems, the check file.
+//!
+//! One thread is enough while nothing blocks. If jobs wait although a thread has had one for [`STUCK_DURATION`], the
+//! worker has another thread started. There are never more threads than jobs that were given, and a check gives no
+//! second job while its first one runs, so the number is bounded by the number of checks. Threads that
+//! have nothing to do end, but for one.
+//!
+//! Knows no checks. Called by the worker's event loop, which a finished job wakes.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use healthz::Instant;
+use mio::Waker;
+
+/// If a job has waited for so long, the threads that exist are stuck, and another one is started.
+pub const STUCK_DURATION: Duration = Duration::from_millis(200);
+
+/// Stack of each thread. The deepest job parses a check file.
+const STACK_BYTES: usize = 256 * 1024;
+
+type Job<R> = Box<dyn FnOnce() -> R + Send>;
+
+/// A queue of jobs, and the threads that run them.
+pub struct Jobs<R> {
+    shared: Arc<Shared<R>>,
+    results: Receiver<R>,
+    /// When the first job of the queue was given, or the last thread was started for it.
+    waits_since: Option<Instant>,
+}
+
+struct Shared<R> {
+    queue: Mutex<Queue<R>>,
+    is_filled: Condvar,
+    sender: Mutex<Sender<R>>,
+    waker: Arc<Waker>,
+}
+
+struct Queue<R> {
+    jobs: VecDeque<Job<R>>,
+    threads: usize,
+    idle: usize,
+}
+
+impl<R: Send + 'static> Jobs<R> {
+    /// Results wake `waker`.
+    pub fn new(waker: Arc<Waker>) -> Self {
+        let (sender, results) = mpsc::channel();
+        let queue = Queue {
+            jobs: VecDeque::new(),
+            threads: 0,
+            idle: 0,
+        };
+        Jobs {
+            shared: Arc::new(Shared {
+                queue: Mutex::new(queue),
+                is_filled: Condvar::new(),
+                sender: Mutex::new(sender),
+                waker,
+            }),
+            results,
+            waits_since: None,
+        }
+    }
+
+    /// Gives a job to the threads.
+    ///
+    /// # Errors
+    /// If there is no thread, and the system does not start one. The job waits, and [`advance`](Jobs::advance)
+    /// tries again.
+    pub fn give(
+        &mut self,
+        now: Instant,
+        job: impl FnOnce() -> R + Send + 'static,
+    ) -> io::Result<()> {
+        let mut queue = self.shared.lock();
+        queue.jobs.push_back(Box::new(job));
+        self.waits_since.get_or_insert(now);
+        let needs_thread = queue.threads == 0;
+        drop(queue);
+        match needs_thread {
+            true => self.start_thread(),
+            false => {
+                self.shared.is_filled.notify_one();
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts another thread if a job has waited for [`STUCK_DURATION`]. Returns when to call it again.
+    ///
+    /// # Errors
+    /// If the system does not start a thread. Call it again later.
+    pub fn advance(&mut self, now: Instant) -> io::Result<Option<Instant>> {
+        let queue = self.shared.lock();
+        let (is_empty, idle) = (queue.jobs.is_empty(), queue.idle);
+        drop(queue);
+        let Some(since) = self.waits_since.filter(|_| !is_empty) else {
+            self.waits_since = None;
+            return Ok(None);
+        };
+        let due = since.saturating_add(STUCK_DURATION);
+        if now < due {
+            return Ok(Some(due));
+        }
+        self.waits_since = Some(now);
+        if idle == 0 {
+            self.start_thread()?;
+        }
+        Ok(Some(now.saturating_add(STUCK_DURATION)))
+    }
+
+    /// The result of a job that has ended.
+    pub fn result(&mut self) -> Option<R> {
+        self.results.try_recv().ok()
+    }
+
+    fn start_thread(&self) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        self.shared.lock().threads += 1;
+        let started = thread::Builder::new()
+            .name("blocking".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || shared.run());
+        if let Err(error) = started {
+            self.shared.lock().threads -= 1;
+            return Err(error);
+        }
+        Ok(())
+    }
+}
+
+impl<R> Shared<R> {
+    fn lock(&self) -> MutexGuard<'_, Queue<R>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs jobs until there are none and another thread waits for more.
+    fn run(&self) {
+        let mut queue = self.lock();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                drop(queue);
+                let result = job();
+                let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+                // Fails only if the worker is gone.
+                let _ = sender.send(result);
+                drop(sender);
+                queue = self.lock();
+                // Not after each job: jobs that do not block are done before the event loop has woken up. But the
+                // last one may block, so the results before it must not wait for it. A job before the last
+                // that blocks is noticed by `advance`.
+                if queue.jobs.len() <= 1 {
+                    let _ = self.waker.wake();
+                }
+            } else if queue.idle > 0 {
+                queue.threads -= 1;
+                return;
+            } else {
+                queue.idle += 1;
+                queue = self
+                    .is_filled
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
+                queue.idle -= 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Gives up the rights of the sources processes that no configured check needs.
+//!
+//! No new privileges, no core dumps, and only the capabilities below. The
+//! supervisor calls it first; the worker and the programs that checks run inherit the result. What was given up does
+//! not come back: checks that are added later, when the check file is read again, have to do with what is left.
+//!
+//! | capability | kept if there is a check of | because |
+//! |---|---|---|
+//! | DAC_READ_SEARCH | any kind | files that only their owner can read |
+//! | DAC_OVERRIDE | unix | connecting to a socket is writing to its file |
+//! | SYS_PTRACE | process, fds | the executables and descriptors of other users' processes |
+//! | SYS_RESOURCE | pressure | triggers with any window |
+//! | SYS_ADMIN, SETUID, SETGID | heartbeat with `forward` | the sender's credentials |
+//! | all | exec | the program may need them; with `user` on every such check only SETUID, SETGID and KILL |
+
+use std::ffi::{OsStr, OsString};
+
+use super::spec::{Kind, Spec};
+use super::sys;
+
+const DAC_OVERRIDE: u64 = 1 << 1;
+const DAC_READ_SEARCH: u64 = 1 << 2;
+const KILL: u64 = 1 << 5;
+const SETGID: u64 = 1 << 6;
+const SETUID: u64 = 1 << 7;
+const SYS_PTRACE: u64 = 1 << 19;
+const SYS_ADMIN: u64 = 1 << 21;
+const SYS_RESOURCE: u64 = 1 << 24;
+const ALL: u64 = u64::MAX;
+
+/// The capabilities that `specs` need, for [`restrict`] in another process.
+pub fn needed(specs: &[Spec]) -> OsString {
+    OsString::from(format!("{:x}", capabilities(specs)))
+}
+
+/// Restricts this process to the capabilities that [`needed`] has returned. What the system refuses is not an error:
+/// the checks matter more.
+pub fn restrict(needed: &OsStr) {
+    use nix::sys::prctl;
+    use nix::sys::resource::{Resource, setrlimit};
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let _ = prctl::set_no_new_privs();
+    let kept = needed
+        .to_str()
+        .and_then(|bits| u64::from_str_radix(bits, 16).ok());
+    let _ = sys::keep_capabilities(kept.unwrap_or(ALL));
+}
+
+/// The capabilities that `specs` need, as bits.
+fn capabilities(specs: &[Spec]) -> u64 {
+    specs
+        .iter()
+        .fold(DAC_READ_SEARCH, |bits, spec| bits | needs(&spec.kind))
+}
+
+fn needs(kind: &Kind) -> u64 {
+    match kind {
+        Kind::Unix(_) => DAC_OVERRIDE,
+        Kind::Process(_) => SYS_PTRACE,
+        Kind::Fds(usage) if usage.process.is_some() => SYS_PTRACE,
+        Kind::Pressure(_) => SYS_RESOURCE,
+        Kind::Heartbeat(heartbeat) if heartbeat.forward.is_some() => SYS_ADMIN | SETUID | SETGID,
+        Kind::Exec(exec) if exec.user.is_some() => SETUID | SETGID | KILL,
+        Kind::Exec(_) => ALL,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::config;
+
+    #[test]
+    fn only_what_a_check_needs_is_kept() {
+        let of = |checks: &[&str]| {
+            let checks: Vec<OsString> = checks.iter().map(OsString::from).collect();
+            capabilities(&config::parse(&checks, None).unwrap())
+        };
+        assert_eq!(of(&[]), DAC_READ_SEARCH);
+        assert_eq!(of(&["a=disk:/", "b=tcp:127.0.0.1:1"]), DAC_READ_SEARCH);
+        assert_eq!(of(&["a=heartbeat"]), DAC_READ_SEARCH);
+        let forwarding = of(&["a=heartbeat,forward=/run/systemd/notify"]);
+        assert_eq!(forwarding, DAC_READ_SEARCH | SYS_ADMIN | SETUID | SETGID);
+        assert_eq!(
+            of(&["a=exec:/bin/true,user=nobody"]),
+            DAC_READ_SEARCH | SETUID | SETGID | KILL
+        );
+        assert_eq!(
+            of(&["a=exec:/bin/true,user=nobody", "b=exec:/bin/true"]),
+            ALL
+        );
+    }
+}

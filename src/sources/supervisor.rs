@@ -1,0 +1,101 @@
+//! The supervisor: starts the worker, starts it again if it ends, and leaves no process behind.
+//!
+//! A process of its own, because the server's sandbox forbids to start programs. It does nothing but wait. It is a
+//! *child subreaper* (prctl(2)): whatever a checked program leaves behind becomes its child when the worker ends,
+//! and it kills that. When the server ends, it kills everything and ends too.
+//!
+//! Signals that ask to stop are ignored, because a service manager sends them to every process of the service, and
+//! the server answers while it drains. Called by `main`.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::link::{Link, Message, encode};
+use super::{descendants, sys};
+
+/// A worker that ran for less than this is started again only after [`RESTART_PAUSE`].
+const RUN_DURATION_MIN: Duration = Duration::from_secs(10);
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs until the server's end of `link` is closed. `start` starts a worker; it is told whether one has run
+/// before.
+///
+/// # Errors
+/// If the system cannot wait for the worker.
+pub fn run(
+    link: &Link,
+    mut start: impl FnMut(bool) -> io::Result<Child>,
+    mut is_restart: bool,
+) -> io::Result<()> {
+    loop {
+        let began = Instant::now();
+        let ended = match start(is_restart) {
+            Ok(mut worker) => match wait(link, &mut worker)? {
+                Some(status) => describe(status),
+                None => {
+                    let _ = worker.kill();
+                    let _ = worker.wait();
+                    descendants::kill_all();
+                    return Ok(());
+                }
+            },
+            Err(error) => format!("cannot start: {error}"),
+        };
+        descendants::kill_all();
+        // Fails if the link is full or the server is gone. Then verdicts run out.
+        let _ = link.send(&encode(&Message::WorkerEnded(&ended)));
+        is_restart = true;
+        if began.elapsed() < RUN_DURATION_MIN && is_closed_within(link, RESTART_PAUSE)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for the worker's end; `None` if the server has ended.
+fn wait(link: &Link, worker: &mut Child) -> io::Result<Option<ExitStatus>> {
+    let pid = i32::try_from(worker.id()).unwrap_or(i32::MAX);
+    let pidfd: OwnedFd = sys::pidfd_open(pid)?;
+    loop {
+        let mut watched = [
+            // Only a hang-up: the messages are for the worker.
+            PollFd::new(link.as_fd(), PollFlags::empty()),
+            PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut watched, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            result => drop(result?),
+        }
+        let [server, ended] = watched.map(|fd| fd.any().unwrap_or(false));
+        if ended {
+            return worker.wait().map(Some);
+        }
+        if server {
+            return Ok(None);
+        }
+    }
+}
+
+/// Whether the server ends within `duration`.
+fn is_closed_within(link: &Link, duration: Duration) -> io::Result<bool> {
+    let mut watched = [PollFd::new(link.as_fd(), PollFlags::empty())];
+    let timeout = PollTimeout::try_from(duration).unwrap_or(PollTimeout::ZERO);
+    match poll(&mut watched, timeout) {
+        Ok(count) => Ok(count > 0),
+        // The pause is shorter then.
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (_, Some(signal)) => format!("killed by signal {signal}"),
+        (code, None) => format!("exit code {}", code.unwrap_or_default()),
+    }
+}

@@ -1,0 +1,615 @@
+//! The worker: runs the checks and sends their verdicts to the server.
+//!
+//! One thread with a mio loop for everything that is readiness, and the threads of [`super::jobs`] for what may block
+//! in the kernel. What is due when is decided by [`super::engine`]. Called by `main`, in a process of its own that the
+//! supervisor starts.
+//!
+//! It ends when the server's end of the link is closed. If the supervisor ends, the worker takes its place.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use healthz::Instant;
+use log::Level;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+
+use super::attempt::{Attempt, Listener, Started, TOKENS_PER_CHECK};
+use super::clock::Clock;
+use super::config;
+use super::engine::{Action, Commit, Engine, Id};
+use super::jobs::Jobs;
+use super::kinds::exec::Programs;
+use super::kinds::{self, heartbeat};
+use super::link::{Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, encode};
+use super::spec::{Kind, Outcome, Spec};
+use super::store::{Store, Stored, read_file};
+use crate::units::Shown;
+
+const LINK: Token = Token(0);
+const JOBS: Token = Token(1);
+const SUPERVISOR: Token = Token(2);
+/// Tokens of checks begin here.
+const CHECKS: usize = 8;
+
+/// Most messages that wait until the server receives them: a whole set and the log records beside it.
+const OUTBOX_MAX: usize = 2 * super::spec::SPECS_MAX + 64;
+
+/// How often killed programs are looked at until they are gone.
+const REAP_PERIOD: Duration = Duration::from_millis(400);
+
+/// Why the worker has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The server is gone.
+    ServerClosed,
+    /// The supervisor is gone: this process has to take its place.
+    SupervisorEnded,
+}
+
+/// Where the checks are described.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The values of `--check`.
+    pub checks: Vec<OsString>,
+    /// The check file.
+    pub file: Option<PathBuf>,
+}
+
+/// The result of a job.
+enum Done {
+    Attempt(Id, Outcome),
+    File(io::Result<Vec<u8>>),
+}
+
+/// What is open for a check.
+enum Driver {
+    Blocking,
+    Connecting(Option<Box<dyn Attempt>>),
+    Listening(Result<Box<dyn Listener>, String>),
+    /// Gets the socket and the state of this other check when that one is closed: the same socket with other
+    /// options.
+    Inheriting(Id),
+}
+
+struct Worker {
+    clock: Clock,
+    poll: Poll,
+    link: Link,
+    store: Store,
+    origin: Origin,
+    engine: Engine,
+    drivers: BTreeMap<Id, Driver>,
+    jobs: Jobs<Done>,
+    programs: Programs,
+    /// Until when [`Programs::reap`] has to be called again.
+    reap_due: Option<Instant>,
+    /// Messages that the link did not take yet.
+    outbox: VecDeque<Vec<u8>>,
+    /// The check file is being read; true if it has to be read once more after that.
+    reading: Option<bool>,
+    /// The text of the check file that the staged checks are from.
+    staged_text: Option<Vec<u8>>,
+    /// Listeners that may have more to receive.
+    unfinished: Vec<Id>,
+}
+
+/// Runs until the server or the supervisor ends. `supervisor` becomes readable when the supervisor ends (a
+/// pidfd). `is_restart`: a worker before this one has ended, so the server's checks fail now.
+///
+/// # Errors
+/// If the system has no memory or descriptors for the event loop, or if the stored configuration is not valid.
+pub fn run(
+    link: Link,
+    store: Store,
+    origin: Origin,
+    supervisor: impl AsRawFd,
+    is_restart: bool,
+) -> io::Result<End> {
+    let stored = store.read()?;
+    let specs = parse(&origin, stored.text.as_deref()).map_err(|mistakes| {
+        let first = mistakes.first().cloned().unwrap_or_default();
+        io::Error::other(format!("the stored configuration is not valid: {first}"))
+    })?;
+    let poll = Poll::new()?;
+    let registry = poll.registry();
+    registry.register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
+    registry.register(
+        &mut SourceFd(&supervisor.as_raw_fd()),
+        SUPERVISOR,
+        Interest::READABLE,
+    )?;
+    let waker = Arc::new(Waker::new(registry, JOBS)?);
+    let clock = Clock::new();
+    let mut engine = Engine::new(specs, stored.generation, clock.now(), is_restart);
+    let mut outbox = VecDeque::new();
+    if is_restart {
+        // The server may have got no set from the worker before, although its text was stored.
+        queue_set(&mut outbox, &engine.whole_set(String::new()), clock.now());
+    }
+    let mut worker = Worker {
+        clock,
+        poll,
+        link,
+        store,
+        origin,
+        engine,
+        drivers: BTreeMap::new(),
+        jobs: Jobs::new(waker),
+        programs: Programs::launched_by_self(),
+        reap_due: None,
+        outbox,
+        reading: None,
+        staged_text: None,
+        unfinished: Vec::new(),
+    };
+    worker.run()
+}
+
+/// The specs of the command line and of the file's text, or what is wrong with them.
+fn parse(origin: &Origin, text: Option<&[u8]>) -> Result<Vec<Spec>, Vec<String>> {
+    let file = origin.file.as_deref().zip(text);
+    let parsed = config::parse(&origin.checks, file);
+    parsed.map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+}
+
+fn queue_set(outbox: &mut VecDeque<Vec<u8>>, set: &Commit, now: Instant) {
+    let generation = set.generation;
+    let count = u16::try_from(set.checks.len()).unwrap_or(u16::MAX);
+    outbox.push_back(encode(&Message::Begin { generation, count }));
+    for ((spec, is_kept), index) in set.checks.iter().zip(0..) {
+        let definition = Definition {
+            is_kept: *is_kept,
+            ..Definition::new(spec)
+        };
+        outbox.push_back(encode(&Message::Define { index, definition }));
+    }
+    for report in &set.reports {
+        outbox.push_back(encode(&verdict(generation, report, now)));
+    }
+    let text = &set.text;
+    outbox.push_back(encode(&Message::Commit { generation, text }));
+}
+
+fn verdict(generation: u32, report: &super::engine::Report, now: Instant) -> Message<'_> {
+    let age = now.saturating_since(report.measured).as_millis();
+    Message::Verdict(Verdict {
+        generation,
+        index: report.index,
+        age_ms: u32::try_from(age).unwrap_or(u32::MAX),
+        failure: report.failure.as_deref(),
+    })
+}
+
+impl Worker {
+    fn run(&mut self) -> io::Result<End> {
+        let mut events = Events::with_capacity(128);
+        loop {
+            let now = self.clock.now();
+            self.collect_results(now);
+            self.engine.advance(now);
+            self.listeners_due(now);
+            self.act(now);
+            self.commit(now);
+            self.act(now);
+            self.reap(now);
+            if self.send(now).is_err() {
+                return Ok(End::ServerClosed);
+            }
+            let timeout = self.next(now).map(|next| next.saturating_since(now));
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+                result => result?,
+            }
+            let now = self.clock.now();
+            for event in &events {
+                match event.token() {
+                    LINK => {
+                        if !self.receive(now) {
+                            return Ok(End::ServerClosed);
+                        }
+                    }
+                    SUPERVISOR => return Ok(End::SupervisorEnded),
+                    JOBS => {}
+                    token => self.ready(token, now),
+                }
+            }
+        }
+    }
+
+    /// When the loop has something to do without an event.
+    fn next(&mut self, now: Instant) -> Option<Instant> {
+        if !self.unfinished.is_empty() {
+            return Some(now);
+        }
+        let jobs = match self.jobs.advance(now) {
+            Ok(next) => next,
+            Err(error) => {
+                self.log(
+                    Level::Warn,
+                    &format!("cannot start a thread for checks of files: {error}"),
+                );
+                Some(now.saturating_add(Duration::from_secs(1)))
+            }
+        };
+        let deadlines = self.drivers.values().filter_map(|driver| match driver {
+            Driver::Listening(Ok(listener)) => listener.deadline(),
+            _ => None,
+        });
+        deadlines
+            .chain(jobs)
+            .chain(self.reap_due)
+            .chain(self.engine.next(now))
+            .min()
+    }
+
+    fn collect_results(&mut self, now: Instant) {
+        while let Some(done) = self.jobs.result() {
+            match done {
+                Done::Attempt(id, outcome) => self.engine.end(id, outcome, now),
+                Done::File(result) => self.file_read(result, now),
+            }
+        }
+    }
+
+    /// Does what the engine says.
+    fn act(&mut self, now: Instant) {
+        while let Some(action) = self.engine.action() {
+            match action {
+                Action::Open(id) => self.open(id, now),
+                Action::Begin(id) => self.begin(id, now),
+                Action::Cancel(id) => self.cancel(id, now),
+                Action::Close(id) => self.close(id, now),
+            }
+        }
+        while let Some(warning) = self.engine.warning() {
+            self.log(Level::Warn, &warning.0);
+        }
+    }
+
+    fn spec(&self, id: Id) -> Option<Arc<Spec>> {
+        let entry = self.engine.entries().iter().find(|entry| entry.id == id)?;
+        Some(Arc::clone(&entry.spec))
+    }
+
+    fn open(&mut self, id: Id, now: Instant) {
+        let Some(spec) = self.spec(id) else { return };
+        let driver = match &spec.kind {
+            Kind::Heartbeat(heartbeat) => match self.owner_of(&heartbeat.socket) {
+                Some(owner) => Driver::Inheriting(owner),
+                None => Driver::Listening(self.listen(&spec, id, now)),
+            },
+            Kind::Pressure(_) => Driver::Listening(self.listen(&spec, id, now)),
+            Kind::Tcp(_) | Kind::Unix(_) | Kind::Http(_) | Kind::Exec(_) => {
+                Driver::Connecting(None)
+            }
+            _ => Driver::Blocking,
+        };
+        self.drivers.insert(id, driver);
+    }
+
+    fn listen(&self, spec: &Spec, id: Id, now: Instant) -> Result<Box<dyn Listener>, String> {
+        kinds::open(&spec.kind, self.poll.registry(), token(id), now)
+    }
+
+    /// The check that listens on this socket already.
+    fn owner_of(&self, socket: &OsStr) -> Option<Id> {
+        let owns = |id: &Id| {
+            let spec = self.spec(*id);
+            spec.is_some_and(
+                |spec| matches!(&spec.kind, Kind::Heartbeat(other) if other.socket == socket),
+            )
+        };
+        let mut open = self
+            .drivers
+            .iter()
+            .filter(|(_, driver)| matches!(driver, Driver::Listening(Ok(_))));
+        open.find_map(|(id, _)| owns(id).then_some(*id))
+    }
+
+    /// Closes what a check has open, or gives it to the check that waits for it.
+    fn close(&mut self, id: Id, now: Instant) {
+        let closed = self.drivers.remove(&id);
+        let inherits =
+            |driver: &Driver| matches!(driver, Driver::Inheriting(owner) if *owner == id);
+        let Some(heir) = self
+            .drivers
+            .iter()
+            .find_map(|(heir, driver)| inherits(driver).then_some(*heir))
+        else {
+            return;
+        };
+        let Some(spec) = self.spec(heir) else { return };
+        let handover = match closed {
+            Some(Driver::Listening(Ok(listener))) => listener.take_state(),
+            _ => None,
+        };
+        let listener = match (&spec.kind, handover) {
+            (Kind::Heartbeat(heartbeat), Some(handover)) => {
+                let resumed =
+                    heartbeat::resume(heartbeat, handover, self.poll.registry(), token(heir), now);
+                resumed.map_err(|error| error.to_string())
+            }
+            _ => self.listen(&spec, heir, now),
+        };
+        self.drivers.insert(heir, Driver::Listening(listener));
+        // What has arrived before it was registered again.
+        self.unfinished.push(heir);
+    }
+
+    fn begin(&mut self, id: Id, now: Instant) {
+        let Some(spec) = self.spec(id) else { return };
+        let registry: &Registry = self.poll.registry();
+        let inherited = match self.drivers.get(&id) {
+            Some(Driver::Inheriting(owner)) => Some(*owner),
+            _ => None,
+        };
+        let done = match self.drivers.get_mut(&inherited.unwrap_or(id)) {
+            Some(Driver::Connecting(attempt)) => {
+                let programs = &self.programs;
+                match kinds::start(&spec.kind, registry, token(id), programs) {
+                    Started::Waiting(started) => {
+                        *attempt = Some(started);
+                        None
+                    }
+                    Started::Done(outcome) => Some(outcome),
+                }
+            }
+            Some(Driver::Listening(Ok(listener))) => Some(listener.outcome(now)),
+            Some(Driver::Listening(Err(_))) => {
+                let result = self.listen(&spec, id, now);
+                let outcome = match &result {
+                    Ok(_) => Outcome::Fail("not ready yet".to_owned()),
+                    Err(reason) => Outcome::Fail(reason.clone()),
+                };
+                self.drivers.insert(id, Driver::Listening(result));
+                Some(outcome)
+            }
+            Some(Driver::Blocking) => {
+                let spec = Arc::clone(&spec);
+                let job = move || Done::Attempt(id, kinds::attempt(&spec.kind));
+                // If there is no thread, the attempt times out.
+                if let Err(error) = self.jobs.give(now, job) {
+                    self.log(
+                        Level::Warn,
+                        &format!("cannot start a thread for checks of files: {error}"),
+                    );
+                }
+                None
+            }
+            Some(Driver::Inheriting(_)) | None => None,
+        };
+        if let Some(outcome) = done {
+            self.engine.end(id, outcome, now);
+        }
+        if matches!(spec.kind, Kind::Exec(_)) {
+            self.reap_due = self.reap_due.or(Some(now.saturating_add(REAP_PERIOD)));
+        }
+    }
+
+    /// Ends an attempt that has taken too long.
+    fn cancel(&mut self, id: Id, now: Instant) {
+        let Some(spec) = self.spec(id) else { return };
+        let attempt = match self.drivers.get_mut(&id) {
+            Some(Driver::Connecting(attempt)) => attempt.take(),
+            _ => None,
+        };
+        let timeout = Shown(spec.timing.timeout);
+        let reason = match &attempt {
+            Some(attempt) => {
+                let (target, waits_for) = (attempt.target(), attempt.waits_for());
+                format!("{target}: no result within {timeout} ({waits_for})")
+            }
+            None => format!("no result within {timeout}"),
+        };
+        drop(attempt);
+        self.engine.end(id, Outcome::Fail(reason), now);
+        self.reap_due = Some(now);
+    }
+
+    /// Ends and reaps what programs have left behind, twice a second while there is something.
+    fn reap(&mut self, now: Instant) {
+        if self.reap_due.is_some_and(|due| due <= now) {
+            let has_more = self.programs.reap() || !self.programs.is_empty();
+            self.reap_due = has_more.then(|| now.saturating_add(REAP_PERIOD));
+        }
+    }
+
+    /// Handles an event of a check.
+    fn ready(&mut self, token: Token, now: Instant) {
+        let Some(id) = id(token) else { return };
+        let registry = self.poll.registry();
+        match self.drivers.get_mut(&id) {
+            Some(Driver::Connecting(attempt)) => {
+                let done = attempt
+                    .as_mut()
+                    .and_then(|attempt| attempt.ready(registry, token));
+                if let Some(outcome) = done {
+                    *attempt = None;
+                    self.engine.end(id, outcome, now);
+                    if self.reap_due.is_some() {
+                        self.reap_due = Some(now);
+                    }
+                }
+            }
+            Some(Driver::Listening(Ok(listener))) => {
+                let has_more = listener.ready(registry, token, now);
+                let outcome = listener.outcome(now);
+                let warning = listener.take_warning(now);
+                match has_more {
+                    Ok(true) => self.unfinished.push(id),
+                    Ok(false) => self.engine.change(id, outcome, now),
+                    Err(error) => {
+                        // Opened again at the next attempt.
+                        let reason = format!("cannot receive: {error}");
+                        self.drivers.insert(id, Driver::Listening(Err(reason)));
+                    }
+                }
+                if let Some(warning) = warning {
+                    self.log(Level::Warn, &warning);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Continues with listeners that have more to receive, and sees which deadlines have passed.
+    fn listeners_due(&mut self, now: Instant) {
+        for id in std::mem::take(&mut self.unfinished) {
+            self.ready(token(id), now);
+        }
+        for (id, driver) in &mut self.drivers {
+            let Driver::Listening(Ok(listener)) = driver else {
+                continue;
+            };
+            if listener.deadline().is_some_and(|deadline| deadline <= now) {
+                let outcome = listener.outcome(now);
+                self.engine.change(*id, outcome, now);
+            }
+        }
+    }
+
+    /// Receives from the server; false if it is gone.
+    fn receive(&mut self, now: Instant) -> bool {
+        let mut buffer = [0; MESSAGE_BYTES_MAX];
+        loop {
+            match self.link.receive(&mut buffer) {
+                Ok(Some(RELOAD)) => self.reload(now),
+                Ok(Some(_)) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Ok(None) | Err(_) => return false,
+            }
+        }
+    }
+
+    fn reload(&mut self, now: Instant) {
+        let Some(path) = self.origin.file.clone() else {
+            return;
+        };
+        if let Some(again) = &mut self.reading {
+            *again = true;
+            return;
+        }
+        self.reading = Some(false);
+        if let Err(error) = self.jobs.give(now, move || Done::File(read_file(&path))) {
+            self.log(
+                Level::Warn,
+                &format!("cannot start a thread to read the check file: {error}"),
+            );
+        }
+    }
+
+    fn file_read(&mut self, result: io::Result<Vec<u8>>, now: Instant) {
+        if self.reading.take() == Some(true) {
+            self.reload(now);
+            return;
+        }
+        let path = self.origin.file.clone().unwrap_or_default();
+        let cannot = |error| vec![format!("cannot read {}: {error}", path.display())];
+        let parsed = result.map_err(cannot);
+        let parsed = parsed.and_then(|text| Ok((parse(&self.origin, Some(&text))?, text)));
+        match parsed {
+            Ok((specs, text)) => {
+                self.staged_text = Some(text);
+                self.engine.replace(specs, now);
+            }
+            Err(mistakes) => self.refuse(&mistakes),
+        }
+    }
+
+    fn refuse(&mut self, mistakes: &[String]) {
+        const LINES_MAX: usize = 16;
+        for mistake in mistakes.iter().take(LINES_MAX) {
+            self.outbox.push_back(encode(&Message::Refused(mistake)));
+        }
+        let rest = mistakes.len().saturating_sub(LINES_MAX);
+        if rest > 0 {
+            let text = format!("and {rest} more mistakes");
+            self.outbox.push_back(encode(&Message::Refused(&text)));
+        }
+        self.outbox.push_back(encode(&Message::RefusedEnd));
+    }
+
+    fn commit(&mut self, now: Instant) {
+        let Some(set) = self.engine.commit(now) else {
+            return;
+        };
+        let stored = Stored {
+            generation: set.generation,
+            text: self.staged_text.take(),
+        };
+        // Before the server learns of it: a worker that is started again must not fall back.
+        if let Err(error) = self.store.write(&stored) {
+            self.log(
+                Level::Warn,
+                &format!("cannot keep the text of the check file: {error}"),
+            );
+        }
+        queue_set(&mut self.outbox, &set, now);
+    }
+
+    /// Sends what waits, and then the verdicts that are due.
+    ///
+    /// # Errors
+    /// If the server is gone.
+    fn send(&mut self, now: Instant) -> io::Result<()> {
+        let had_to_wait = !self.outbox.is_empty();
+        let mut is_full = false;
+        while let Some(message) = self.outbox.front() {
+            match self.link.send(message) {
+                Ok(()) => drop(self.outbox.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    is_full = true;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        while !is_full {
+            let Some(report) = self.engine.report() else {
+                break;
+            };
+            let message = encode(&verdict(self.engine.generation(), &report, now));
+            match self.link.send(&message) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.engine.unreport(report.index);
+                    is_full = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if is_full || had_to_wait {
+            // Readiness to send is only asked for when it is needed: it comes with each datagram that the server
+            // takes.
+            let interest = match is_full {
+                true => Interest::READABLE | Interest::WRITABLE,
+                false => Interest::READABLE,
+            };
+            let registry = self.poll.registry();
+            registry.reregister(&mut SourceFd(&self.link.as_raw_fd()), LINK, interest)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a record for the server's log. Too many are dropped.
+    fn log(&mut self, level: Level, text: &str) {
+        if self.outbox.len() < OUTBOX_MAX {
+            self.outbox.push_back(encode(&Message::Log(level, text)));
+        }
+    }
+}
+
+fn token(id: Id) -> Token {
+    Token(CHECKS + id.0 as usize * TOKENS_PER_CHECK)
+}
+
+fn id(token: Token) -> Option<Id> {
+    let number = token.0.checked_sub(CHECKS)? / TOKENS_PER_CHECK;
+    u32::try_from(number).ok().map(Id)
+}

@@ -1,0 +1,512 @@
+//! The processes that run the checks of real things: one that is stopped, killed or hangs fails its checks and
+//! nothing else; none is left behind; the check file can be read again while the daemon serves.
+#![cfg(all(feature = "sources", target_os = "linux"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "support/daemon.rs"]
+mod daemon;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use daemon::{Daemon, TempPath, complaint, eventually, get, healthz, run, socket_path};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Longest time until checks pass again after the worker was continued or killed.
+const BACK_MAX: Duration = Duration::from_secs(5);
+
+fn children(pid: Pid) -> Vec<Pid> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace()
+        .map(|pid| Pid::from_raw(pid.parse().unwrap()))
+        .collect()
+}
+
+/// The supervisor and the worker.
+fn sources(daemon: &Daemon) -> (Pid, Pid) {
+    let only = |pid| children(pid).first().copied();
+    eventually("the sources processes", || {
+        let supervisor = only(daemon.pid())?;
+        Some((supervisor, only(supervisor)?))
+    })
+}
+
+/// Whether the process exists and is no zombie.
+fn runs(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+fn wait_for(address: SocketAddr, path: &str, expected: &str) {
+    eventually(&format!("{path} to answer {expected:?}"), || {
+        get(address, path).1.contains(expected).then_some(())
+    });
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+}
+
+/// A listener for a check, and the option for it.
+fn service(period: &str) -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (
+        listener,
+        format!("web=tcp:{address},period={period},timeout=500ms"),
+    )
+}
+
+#[test]
+fn a_stopped_worker_fails_its_checks_and_a_continued_one_passes_them() {
+    let (_listener, check) = service("1s");
+    let daemon = Daemon::start(&["--check", &check]);
+    let address = daemon.address();
+    wait_for(address, "/healthz/web", "ok");
+    let (_, worker) = sources(&daemon);
+    kill(worker, Signal::SIGSTOP).unwrap();
+    wait_for(address, "/healthz/web", "not checked for ");
+    assert_eq!(get(address, "/livez"), (200, "ok".to_owned()));
+    daemon.lines().wait("check web fails after it passed for");
+    let continued = Instant::now();
+    kill(worker, Signal::SIGCONT).unwrap();
+    wait_for(address, "/healthz/web", "ok");
+    assert!(continued.elapsed() < BACK_MAX);
+}
+
+#[test]
+fn a_killed_worker_fails_its_checks_at_once_and_another_one_follows() {
+    let (_listener, check) = service("1s");
+    let daemon = Daemon::start(&["--check", &check]);
+    let address = daemon.address();
+    wait_for(address, "/healthz/web", "ok");
+    let (_, worker) = sources(&daemon);
+    let killed = Instant::now();
+    kill(worker, Signal::SIGKILL).unwrap();
+    daemon
+        .lines()
+        .wait("the sources process has ended (killed by signal 9)");
+    wait_for(address, "/readyz", "ok");
+    assert!(killed.elapsed() < BACK_MAX);
+    let lines = daemon.lines().all();
+    let says = "check web fails after it passed for";
+    let line = lines.iter().find(|line| line.contains(says)).unwrap();
+    assert!(
+        line.contains("not checked: the sources process has ended (killed by signal 9)"),
+        "{line}"
+    );
+}
+
+#[test]
+fn the_worker_takes_the_place_of_a_killed_supervisor() {
+    let (listener, check) = service("1s");
+    let daemon = Daemon::start(&["--check", &check]);
+    let address = daemon.address();
+    wait_for(address, "/healthz/web", "ok");
+    let (supervisor, worker) = sources(&daemon);
+    kill(supervisor, Signal::SIGKILL).unwrap();
+    daemon.lines().wait("the worker takes its place");
+    let second = eventually("another worker", || children(worker).first().copied());
+    drop(listener);
+    wait_for(address, "/healthz/web", "connection refused");
+    // And it is a supervisor as the first one was.
+    kill(second, Signal::SIGKILL).unwrap();
+    eventually("a third worker", || {
+        children(worker)
+            .first()
+            .copied()
+            .filter(|third| *third != second)
+    });
+    drop(daemon);
+    eventually("the sources processes to end", || {
+        (!runs(worker)).then_some(())
+    });
+}
+
+#[test]
+fn the_daemon_ends_if_both_sources_processes_are_killed() {
+    let (_listener, check) = service("1s");
+    let mut daemon = Daemon::start(&["--check", &check]);
+    wait_for(daemon.address(), "/healthz/web", "ok");
+    let (supervisor, worker) = sources(&daemon);
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    kill(worker, Signal::SIGKILL).unwrap();
+    kill(supervisor, Signal::SIGKILL).unwrap();
+    assert_eq!(daemon.wait().code(), Some(1));
+    daemon
+        .lines()
+        .wait("the sources processes have ended; start healthz again");
+}
+
+/// A program that leaves a child in its process group and one in a session of its own, and a program that hangs.
+fn leaving_programs(dir: &Path) -> [String; 2] {
+    fs::create_dir_all(dir).unwrap();
+    let script = dir.join("leave.sh");
+    write(&script, "setsid sleep 4321 & sleep 4321 & exit 0\n");
+    [
+        format!(
+            "leaves=exec:/bin/sh {},period=1s,timeout=1s",
+            script.display()
+        ),
+        "hangs=exec:/bin/sleep 4321,period=60s,timeout=60s".to_owned(),
+    ]
+}
+
+fn sleepers() -> Vec<Pid> {
+    let processes = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_sleeper = |pid: &i32| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.ends_with(b"sleep\x004321\0"))
+    };
+    processes.filter(is_sleeper).map(Pid::from_raw).collect()
+}
+
+/// One test, because all look for the same processes.
+#[test]
+fn no_process_is_left_however_the_daemon_ends() {
+    let dir = socket_path();
+    let checks = leaving_programs(&dir);
+    let start = || {
+        let daemon = Daemon::start(&["--check", &checks[0], "--check", &checks[1]]);
+        wait_for(daemon.address(), "/healthz/leaves", "ok");
+        eventually("the program that hangs", || {
+            (!sleepers().is_empty()).then_some(())
+        });
+        let (supervisor, worker) = sources(&daemon);
+        (daemon, supervisor, worker)
+    };
+    let assert_gone = |supervisor, worker, how: &str| {
+        eventually(how, || {
+            (!runs(supervisor) && !runs(worker) && sleepers().is_empty()).then_some(())
+        });
+    };
+    for signal in [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGINT] {
+        let (mut daemon, supervisor, worker) = start();
+        daemon.signal(signal);
+        daemon.wait();
+        assert_gone(
+            supervisor,
+            worker,
+            &format!("nothing to be left after {signal}"),
+        );
+    }
+    // Also if they are stopped meanwhile.
+    for stopped in [[true, false], [false, true], [true, true]] {
+        let (mut daemon, supervisor, worker) = start();
+        for (pid, is_stopped) in [supervisor, worker].into_iter().zip(stopped) {
+            if is_stopped {
+                kill(pid, Signal::SIGSTOP).unwrap();
+            }
+        }
+        daemon.signal(Signal::SIGTERM);
+        daemon.wait();
+        assert_gone(
+            supervisor,
+            worker,
+            &format!("nothing to be left after a stop of {stopped:?}"),
+        );
+    }
+    // A killed worker leaves its programs to the supervisor.
+    let (mut daemon, supervisor, worker) = start();
+    kill(worker, Signal::SIGKILL).unwrap();
+    daemon.lines().wait("the sources process has ended");
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait();
+    assert_gone(
+        supervisor,
+        worker,
+        "nothing to be left after the worker was killed",
+    );
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+/// A service manager sends SIGTERM to every process of a service.
+#[test]
+fn the_sources_processes_go_on_while_the_server_drains() {
+    let (listener, check) = service("1s");
+    let check = format!("{check},failure-threshold=1");
+    let mut daemon = Daemon::start(&["--check", &check, "--shutdown-delay", "6s"]);
+    let address = daemon.address();
+    wait_for(address, "/healthz/web", "ok");
+    let (supervisor, worker) = sources(&daemon);
+    for pid in [daemon.pid(), supervisor, worker] {
+        kill(pid, Signal::SIGTERM).unwrap();
+    }
+    daemon.lines().wait("asked to stop");
+    drop(listener);
+    wait_for(address, "/healthz/web", "connection refused");
+    assert_eq!(daemon.wait().code(), Some(0));
+    eventually("the sources processes to end", || {
+        (!runs(supervisor) && !runs(worker)).then_some(())
+    });
+}
+
+/// Regression for the worst file systems: opening a FIFO of which nothing reads the other end waits for ever.
+#[test]
+fn a_file_that_hangs_delays_no_other_check_and_not_the_end() {
+    let fifo = socket_path();
+    nix::unistd::mkfifo(&*fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (_listener, check) = service("1s");
+    let file = format!(
+        "fifo=file:{},contains=x,period=1s,timeout=500ms",
+        fifo.display()
+    );
+    let mut daemon = Daemon::start(&["--check", &file, "--check", &check]);
+    let address = daemon.address();
+    wait_for(address, "/healthz/web", "ok");
+    assert_eq!(get(address, "/healthz/fifo").0, 500);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    let port = address.port().to_string();
+    let next = Daemon::start_as(healthz(&["--listen", &format!("127.0.0.1:{port}")]));
+    assert_eq!(next.address(), address);
+}
+
+fn beat(path: &Path) {
+    let socket = UnixDatagram::unbound().unwrap();
+    eventually("the socket of the heartbeat", || {
+        socket.send_to(b"READY=1\nWATCHDOG=1", path).ok()
+    });
+}
+
+/// A check file, and a daemon that reads it.
+fn with_file(text: &str) -> (TempPath, Daemon) {
+    let file = socket_path();
+    write(file.as_ref(), text);
+    let daemon = Daemon::start(&["--config", file.to_str().unwrap()]);
+    (file, daemon)
+}
+
+#[test]
+fn a_valid_file_takes_effect_at_sighup_and_unchanged_checks_keep_their_state() {
+    let socket = socket_path();
+    let worker = format!(
+        "[check.worker]\nheartbeat = true\nlimit = \"1h\"\nsocket = \"{}\"\n",
+        socket.display()
+    );
+    let (listener, _) = service("1s");
+    let web = format!(
+        "[check.web]\ntcp = \"{}\"\n",
+        listener.local_addr().unwrap()
+    );
+    let (file, daemon) = with_file(&format!("{worker}{web}"));
+    let address = daemon.address();
+    beat(&socket);
+    wait_for(address, "/healthz", "ok");
+    // A connection that is open meanwhile, in the middle of a request.
+    let mut open = TcpStream::connect(address).unwrap();
+    open.write_all(b"GET /readyz?verbose HTTP/1.1\r\n").unwrap();
+    write(
+        file.as_ref(),
+        &format!("{web}[check.here]\nfile = \"/proc/self/stat\"\n{worker}group = \"g\"\n"),
+    );
+    daemon.signal(Signal::SIGHUP);
+    daemon
+        .lines()
+        .wait("3 checks are used now: 1 checks added, 1 changed, 0 removed");
+    wait_for(
+        address,
+        "/readyz?verbose",
+        "[+]web ok\n[+]here ok\n[+]worker ok\nreadyz check passed",
+    );
+    open.write_all(b"Host: a\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    open.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("[+]here ok\n"),
+        "{answer}"
+    );
+    // Back to one: the others are gone.
+    write(file.as_ref(), &worker);
+    daemon.signal(Signal::SIGHUP);
+    daemon
+        .lines()
+        .wait("1 checks are used now: 0 checks added, 1 changed, 2 removed");
+    wait_for(
+        address,
+        "/readyz?verbose",
+        "[+]syncloop ok\n[+]worker ok\nreadyz check passed",
+    );
+    assert_eq!(get(address, "/healthz/web").0, 404);
+}
+
+#[test]
+fn an_invalid_file_changes_nothing_and_the_log_says_why() {
+    let (file, daemon) = with_file("[check.here]\nfile = \"/proc/self/stat\"\n");
+    let address = daemon.address();
+    wait_for(address, "/healthz", "ok");
+    write(
+        file.as_ref(),
+        "[check.here]\nfile = \"/proc/self/stat\"\nperod = \"1s\"\n",
+    );
+    daemon.signal(Signal::SIGHUP);
+    let line = daemon.lines().wait("perod");
+    assert!(
+        line.contains(":3:1: ") && line.contains("did you mean period"),
+        "{line}"
+    );
+    daemon
+        .lines()
+        .wait("was not used; the checks stay as they are");
+    wait_for(
+        address,
+        "/readyz?verbose",
+        "[+]syncloop ok\n[+]here ok\nreadyz check passed",
+    );
+    // A worker that is started again uses the file that was valid.
+    let (_, worker) = sources(&daemon);
+    kill(worker, Signal::SIGKILL).unwrap();
+    daemon.lines().wait("the sources process has ended");
+    wait_for(address, "/healthz/here", "ok");
+}
+
+#[test]
+fn a_service_that_fails_is_reported_with_its_reason_and_the_duration_of_the_last_state() {
+    let (listener, _) = service("1s");
+    let address = listener.local_addr().unwrap();
+    let check = format!("web=tcp:{address},period=1s,timeout=500ms,failure-threshold=1");
+    let daemon = Daemon::start(&["--check", &check]);
+    wait_for(daemon.address(), "/healthz/web", "ok");
+    drop(listener);
+    let line = daemon.lines().wait("check web fails");
+    assert!(
+        line.contains("WARN") && line.contains("after it passed for "),
+        "{line}"
+    );
+    assert!(
+        line.ends_with(&format!(" s: {address}: connection refused")),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_warning_is_logged_and_the_answer_stays_ok() {
+    let check = "gone=file:/nonexistent/file,severity=warning,period=1s";
+    let daemon = Daemon::start(&["--check", check]);
+    daemon.lines().wait("check gone fails: /nonexistent/file");
+    assert_eq!(daemon.get("/healthz"), (200, "ok".to_owned()));
+    let (_, verbose) = daemon.get("/readyz?verbose");
+    assert!(
+        verbose.contains("[!]gone warning: reason withheld\n"),
+        "{verbose}"
+    );
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_refused_before_anything_starts() {
+    let output = run(&["--check", "web=htpp:http://127.0.0.1:1/"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        complaint(&output).contains("did you mean http"),
+        "{output:?}"
+    );
+    let output = run(&["--config", "/nonexistent/healthz.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        complaint(&output).contains("cannot read /nonexistent/healthz.toml"),
+        "{output:?}"
+    );
+}
+
+fn status(pid: Pid, key: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.unwrap().trim().to_owned()
+}
+
+#[test]
+fn the_sources_processes_have_no_rights_that_no_check_needs() {
+    let (_listener, check) = service("1s");
+    let daemon = Daemon::start(&["--check", &check]);
+    wait_for(daemon.address(), "/healthz/web", "ok");
+    let (supervisor, worker) = sources(&daemon);
+    for pid in [supervisor, worker] {
+        assert_eq!(status(pid, "NoNewPrivs"), "1");
+        // CAP_DAC_READ_SEARCH, if the tests have it.
+        for set in ["CapEff", "CapPrm", "CapBnd", "CapInh"] {
+            let bits = u64::from_str_radix(&status(pid, set), 16).unwrap();
+            let is_root = nix::unistd::geteuid().is_root();
+            assert!(
+                bits & !4 == 0 || (!is_root && set == "CapBnd"),
+                "{set} {bits:x}"
+            );
+        }
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"))
+            .unwrap();
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+        // No listener, and not the other end of the link.
+        let tcp = fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        let listeners = listening_sockets(pid);
+        for target in tcp {
+            let target = target.to_string_lossy().into_owned();
+            let is_listener = listeners
+                .iter()
+                .any(|inode| target == format!("socket:[{inode}]"));
+            assert!(!is_listener, "{pid} has {target}");
+        }
+    }
+}
+
+/// The numbers of all TCP sockets that listen.
+fn listening_sockets(pid: Pid) -> Vec<String> {
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+    let sockets = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    sockets
+        .filter(|fields| fields[3] == "0A")
+        .map(|fields| fields[9].to_owned())
+        .collect()
+}
+
+#[test]
+fn a_descriptor_that_the_daemon_inherits_does_not_reach_the_sources_processes() {
+    let (_listener, check) = service("1s");
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    // `pipe` leaves them open for programs that are started, as a careless service manager does.
+    let daemon = Daemon::start(&["--check", &check]);
+    drop(writer);
+    wait_for(daemon.address(), "/healthz/web", "ok");
+    let name = fs::read_link(format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&reader)
+    ))
+    .unwrap();
+    let has_it = |pid| {
+        let mut fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        fds.any(|fd| fs::read_link(fd.unwrap().path()).is_ok_and(|link| link == name))
+    };
+    assert!(has_it(daemon.pid()), "the test does not pass it on");
+    let (supervisor, worker) = sources(&daemon);
+    assert!(!has_it(supervisor) && !has_it(worker));
+}
+
+#[test]
+fn without_a_check_no_other_process_is_started() {
+    let daemon = Daemon::start(&[]);
+    daemon.address();
+    assert_eq!(children(daemon.pid()), []);
+}

@@ -1,0 +1,139 @@
+//! What a server in its caller's loop logs: one record when something changes, none for what goes on.
+//!
+//! A global logger keeps the records of each thread apart, so that a test sees only those of its own server.
+#![cfg(feature = "server")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "support/harness.rs"]
+mod harness;
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::net::TcpListener;
+use std::process::Command;
+use std::sync::Once;
+
+use harness::{ENDPOINTS, GET, Harness, answer};
+use healthz::Responder;
+use healthz::server::{ACCEPT_PAUSE, Config, Listeners};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use socket2::Socket;
+
+thread_local! {
+    static RECORDS: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Logger;
+
+impl Log for Logger {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let record = (record.level(), record.args().to_string());
+        RECORDS.with_borrow_mut(|records| records.push(record));
+    }
+
+    fn flush(&self) {}
+}
+
+/// Logs from here on, at all levels.
+fn begin() {
+    static LOGGER: Once = Once::new();
+    LOGGER.call_once(|| {
+        log::set_logger(&Logger).unwrap();
+        log::set_max_level(LevelFilter::Trace);
+    });
+}
+
+/// Takes the records of this thread that healthz has logged at `level`.
+fn records(level: Level) -> Vec<String> {
+    let records = RECORDS.take().into_iter();
+    let at_level = records.filter(|(at, _)| *at == level);
+    at_level.map(|(_, text)| text).collect()
+}
+
+#[test]
+fn a_request_is_logged_at_trace_with_at_most_100_bytes_of_its_path() {
+    begin();
+    let mut harness = Harness::new(4);
+    drop(harness.idle());
+    assert_eq!(records(Level::Trace), ["request: Get /healthz"]);
+    let path = "x".repeat(150);
+    drop(harness.send(format!("GET /%0a{path} HTTP/1.0\r\n\r\n").as_bytes()));
+    let logged = format!("request: Get /%0a{}", "x".repeat(96));
+    assert_eq!(records(Level::Trace), [logged]);
+}
+
+#[test]
+fn a_listener_that_was_shut_down_is_logged_once() {
+    begin();
+    let listener = Socket::from(TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut listeners = Listeners::new();
+    listeners.add(listener.try_clone().unwrap()).unwrap();
+    let mut harness = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
+    listener.shutdown(std::net::Shutdown::Both).unwrap();
+    harness.work();
+    harness.work();
+    let expected = format!("{address} was shut down externally; no longer listening there");
+    assert_eq!(records(Level::Error), [expected]);
+}
+
+const CHILD: &str = "HEALTHZ_TEST_LOG_CHILD";
+
+/// Runs in the child, with 32 descriptors.
+fn out_of_descriptors() {
+    begin();
+    let mut harness = Harness::with(Config::default());
+    let mut held_files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    drop(held_files.pop());
+    let mut client = harness.connect();
+    std::io::Write::write_all(&mut client, GET).unwrap();
+    for _ in 0..20 {
+        harness.work();
+        harness.now = harness.now.saturating_add(ACCEPT_PAUSE);
+    }
+    let warnings = records(Level::Warn);
+    let [warning] = warnings.as_slice() else {
+        panic!("{warnings:?}");
+    };
+    assert!(
+        warning.starts_with("cannot accept connections: this process has reached its limit")
+            && warning.contains("(EMFILE) (error 24); trying again every 100 ms"),
+        "{warning}"
+    );
+    // When the shortage is over and comes again, it is logged again.
+    drop(held_files.pop());
+    harness.pass(ACCEPT_PAUSE);
+    answer(&mut client);
+    assert_eq!(records(Level::Warn), [""; 0]);
+    println!("one warning for one shortage");
+}
+
+#[test]
+fn a_shortage_of_descriptors_is_logged_once_with_its_cause() {
+    let name = "a_shortage_of_descriptors_is_logged_once_with_its_cause";
+    if std::env::var_os(CHILD).is_some() {
+        return out_of_descriptors();
+    }
+    let script = "ulimit -n 32 && exec \"$0\" --exact --nocapture --test-threads=1 \"$1\"";
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .arg(name)
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.contains("one warning for one shortage"),
+        "{text}"
+    );
+}
