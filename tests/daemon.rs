@@ -129,8 +129,19 @@ fn help_and_version_are_for_people() {
 
 #[test]
 fn help_written_to_a_closed_pipe_is_no_error() {
-    let mut command = shell("\"$HEALTHZ\" --help | true");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = daemon::healthz(&["--help"]);
+    command.stdout(writer);
     assert!(command.status().unwrap().success());
+}
+
+#[test]
+fn help_that_cannot_be_written_exits_1() {
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut command = daemon::healthz(&["--help"]);
+    command.stdout(full.unwrap());
+    assert_eq!(command.status().unwrap().code(), Some(1));
 }
 
 #[test]
@@ -307,7 +318,7 @@ fn a_start_without_enough_memory_fails_and_says_how_much_is_needed() {
     let server = failures.iter().rfind(|(_, lines)| is_told(lines));
     for ((status, lines), expected) in [
         (server.unwrap(), " KiB that 64 connections need;"),
-        (failures.last().unwrap(), " KiB that threads need;"),
+        (failures.last().unwrap(), " 512 KiB that threads need;"),
     ] {
         lines.wait(expected);
         assert_eq!(status.code(), Some(1));

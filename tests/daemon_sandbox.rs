@@ -237,8 +237,13 @@ fn an_error_names_the_missing_limit_or_capability() {
         assert_eq!(daemon.wait().code(), Some(1), "{option}");
     }
     // The limit that the message asks for is enough.
-    let script = format!("ulimit -l 8796; {UNPRIVILEGED} --listen 127.0.0.1:0 --lock-memory");
-    let daemon = Daemon::start_as(shell(&script));
+    let script = |kib: &str| {
+        let script = format!("ulimit -l {kib}; {UNPRIVILEGED} --listen 127.0.0.1:0 --lock-memory");
+        Daemon::start_as(shell(&script))
+    };
+    let line = script("64").lines().wait(" KiB are needed");
+    let (_, needed) = line.split_once("is 64 KiB, and ").unwrap();
+    let daemon = script(needed.split(' ').next().unwrap());
     assert_eq!(daemon.get("/healthz?verbose").0, 200);
 }
 

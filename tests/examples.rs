@@ -207,6 +207,32 @@ fn the_tokio_example_serves_inside_a_runtime() {
 }
 
 #[test]
+fn the_reload_example_adds_and_removes_checks_while_it_serves() {
+    let mut example = Example::start("reload");
+    let input = |example: &Example, line: &[u8]| {
+        example
+            .child
+            .stdin
+            .as_ref()
+            .unwrap()
+            .write_all(line)
+            .unwrap();
+    };
+    let end = "\r\n\r\nhealthz check passed\n";
+    assert!(example.get("/healthz?verbose").ends_with(end));
+    input(&example, b"disk network\n");
+    let end = "\r\n\r\n[+]disk ok\n[+]network ok\nhealthz check passed\n";
+    example.wait_for("/healthz?verbose", end);
+    // A list that is invalid changes nothing.
+    input(&example, b"disk disk\n");
+    input(&example, b"cpu disk\n");
+    let end = "\r\n\r\n[+]cpu ok\n[+]disk ok\nhealthz check passed\n";
+    example.wait_for("/healthz?verbose", end);
+    assert!(example.get("/healthz/network").starts_with("HTTP/1.1 404 "));
+    assert!(example.end().ends_with(" requests answered"));
+}
+
+#[test]
 fn the_calloop_example_serves_from_a_loop_with_only_shared_references() {
     assert_serves_beside_other_work("calloop");
 }

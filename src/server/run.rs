@@ -431,8 +431,8 @@ impl Loop<'_> {
         // Before the mailbox is opened: a set that is put later is requested again.
         handle.0.requests.fetch_and(!ENDPOINTS, Ordering::Acquire);
         if self.server.deliver(&handle.0.endpoints, now).is_err() {
-            // Taken at the next turn, at the latest when the thread that has the lock wakes this one.
-            handle.0.requests.fetch_or(ENDPOINTS, Ordering::Relaxed);
+            // The thread that has the lock may not wake this one, so the next poll must not wait.
+            handle.request(ENDPOINTS);
         }
     }
 

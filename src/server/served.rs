@@ -77,8 +77,24 @@ impl<'a> Served<'a> {
         request: &Request<'_>,
         writer: Writer<'_>,
     ) -> Result<usize, BufferFull> {
-        let set = self.set.as_deref();
-        self.responder.respond_as(set, now, request, writer)
+        self.responder.respond_or(now, request, writer, |writer| {
+            self.respond_elsewhere(now, request, writer)
+        })
+    }
+
+    // Not inlined: it would cost instructions in each answer of a fixed endpoint.
+    #[inline(never)]
+    fn respond_elsewhere(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<usize, BufferFull> {
+        let responder = match &self.set {
+            None => self.responder,
+            Some(set) => self.responder.with_endpoint_set(set),
+        };
+        responder.respond_elsewhere(now, request, writer)
     }
 
     pub(super) fn begin(&self, now: Instant) {
@@ -90,7 +106,7 @@ impl<'a> Served<'a> {
 
     /// Sets the endpoints of a server that has not begun to serve.
     pub(super) fn set_endpoints(&mut self, set: Arc<EndpointSet>) {
-        self.set = Some(set);
+        self.exchange_set(set);
     }
 
     /// Answers with `set` from now on, if it fits in `room`.
@@ -106,9 +122,15 @@ impl<'a> Served<'a> {
     }
 
     fn exchange(&mut self, set: Arc<EndpointSet>, now: Instant) -> Option<Arc<EndpointSet>> {
-        let before = self.set.replace(set);
+        let before = self.exchange_set(set);
         self.begin(now);
         before
+    }
+
+    fn exchange_set(&mut self, set: Arc<EndpointSet>) -> Option<Arc<EndpointSet>> {
+        // The fixed endpoints are searched first, so there must be none.
+        self.responder = self.responder.without_endpoints();
+        self.set.replace(set)
     }
 }
 

@@ -29,6 +29,9 @@ mod text;
 mod unix;
 mod usage;
 
+#[cfg(test)]
+pub use text::run_corpus;
+
 use healthz::Instant;
 use mio::{Registry, Token};
 
