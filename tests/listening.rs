@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use harness::{ENDPOINTS, Harness, TIMEOUT};
 use healthz::Responder;
+use healthz::limits::{CONNECTIONS_MAX, LISTENERS_MAX};
 use healthz::server::{Address, Config, Listeners, Runner, Server, TOKENS};
 use mio::Token;
 
@@ -59,6 +60,7 @@ fn the_poll_timeout_is_no_longer_than_the_head_deadline_of_an_unfinished_request
 fn a_server_owns_the_tokens_from_its_base_on_and_no_others() {
     // The harness registers the server with the base 7.
     let harness = Harness::new(4);
+    assert_eq!(TOKENS, LISTENERS_MAX + CONNECTIONS_MAX);
     let owns = |number| harness.server.owns(Token(number));
     assert_eq!([0, 6, 7, 8].map(owns), [false, false, true, true]);
     assert_eq!([TOKENS + 6, TOKENS + 7].map(owns), [true, false]);

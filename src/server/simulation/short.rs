@@ -601,6 +601,23 @@ fn a_last_answer_that_was_blocked_is_not_followed_by_a_close_at_once() {
     });
 }
 
+/// epoll may report a connection in the same batch in which it was closed and its slot was given to another one.
+#[test]
+fn an_event_of_a_connection_that_was_closed_does_not_serve_the_next_one_in_its_slot() {
+    with_server(|mut server, _| {
+        let first = server.connect(Script::default());
+        let token = first.borrow().token.unwrap();
+        let second = server.connect(Script::default());
+        assert!(first.borrow().is_closed && !second.borrow().is_closed);
+        let reads = second.borrow().reads;
+        server.table.handle(&(), token, true, NOW);
+        assert_eq!(second.borrow().reads, reads);
+        let token = second.borrow().token.unwrap();
+        server.table.handle(&(), token, false, NOW);
+        assert_eq!(second.borrow().reads, reads + 1);
+    });
+}
+
 /// The answers to one buffer of requests do not fit into the buffer for answers, and sending is blocked.
 #[test]
 fn requests_that_are_left_when_sending_is_blocked_are_answered_afterwards() {
