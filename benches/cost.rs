@@ -2,8 +2,9 @@
 //! `cargo bench --bench cost`.
 //!
 //! The other servers are an epoll loop that sends a fixed response and parses no HTTP (the baseline of
-//! `latency`) and, if installed, nginx with one worker and a fixed response, and Go's `net/http` with the
-//! checks and texts of Kubernetes (`benches/peers/go`). They take turns in one run. Probes follow a fixed
+//! `latency`), nginx with one worker and a fixed response, and Go's `net/http` with the checks and texts of
+//! Kubernetes (`benches/peers/go`). nginx and Go are left out if they are not installed. All servers take turns
+//! in one run. Probes follow a fixed
 //! schedule, so a slow server gets as many as a fast one. Times depend on the machine; the ratio within a
 //! round is what can be compared.
 //!

@@ -1,9 +1,9 @@
 //! Instructions and system calls per request, which do not depend on how busy the machine is:
 //! `cargo bench --bench instructions`.
 //!
-//! `Connection` alone is measured from received bytes to response bytes: with the cache of request heads
-//! for a client that repeats its head (`same`) and for one whose heads change (`changing`, the most expensive
-//! case), and without the cache (`alone`). The whole server is measured in a separate process with one client.
+//! `Connection` alone is measured from received bytes to response bytes. `same` has the cache of request heads,
+//! and a client that repeats its head. `changing` has the cache, and a client whose heads change, which is the
+//! most expensive case. `alone` has no cache. The whole server is measured in a separate process with one client.
 //! Each figure is the difference of two runs that differ in the number of requests, divided by that
 //! difference. Only instructions in user space are counted.
 //!

@@ -39,8 +39,8 @@ use support::{Checksum, thousands};
 const RATES: [u32; 2] = [500, 5000];
 /// How long the baseline sleeps, to prove that the client measures it.
 const STALL: Duration = Duration::from_millis(100);
-/// A pair of runs is undisturbed if client and server waited for a CPU no longer than this share of the time
-/// plus this time per probe, which is about what waking up takes. The pairs with the shortest waits are kept;
+/// A pair of runs is undisturbed if client and server waited for a CPU no longer than this share of the time,
+/// plus this time per probe. Waking up takes about that time. The pairs with the shortest waits are kept;
 /// their latencies do not influence the choice.
 const WAITED_SHARE: f64 = 0.0025;
 const WAITED_PER_PROBE: f64 = 1e-6;

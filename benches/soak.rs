@@ -1,14 +1,18 @@
 //! A long run of the daemon under attack: `cargo bench --bench soak -- --minutes 30`.
 //!
-//! The daemon has default settings, plus a Unix socket and a shorter `--log-limit`. A round has these parts:
-//! well-behaved keep-alive clients alone; each attack of `support/attack.rs` (in every second round together
-//! with another attack); and a time in which the daemon's log is blocked, when every response must say so.
+//! The daemon has default settings, plus a Unix socket and a shorter `--log-limit`. A round has three parts:
+//!
+//! - Well-behaved keep-alive clients alone.
+//! - Each attack of `support/attack.rs`, in every second round together with another attack.
+//! - A time in which the daemon's log is blocked. Every response must then report that.
+//!
 //! During each attack there are well-behaved probes with one connection each, and two clients that keep their
 //! connections, over TCP and over the Unix socket.
 //!
-//! After each round all clients disconnect, and the daemon must not have grown: as many descriptors and
-//! threads as at the start; anonymous memory at most four pages above the middle of the run, because
-//! attackers need some rounds to fill all buffers; and never more than at the start plus what `--help` says.
+//! After each round all clients disconnect, and the daemon must not have grown. It must have as many descriptors
+//! and threads as at the start. Its anonymous memory must be at most four pages above that in the middle of the
+//! run, because attackers need some rounds to fill all buffers; and never above that at the start plus the memory
+//! that `--help` prints.
 //! No response may be wrong or missing, and at most one probe in a thousand may take longer than a second.
 //! The daemon's own counters must agree with those of the clients.
 //!

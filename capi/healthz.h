@@ -2,9 +2,9 @@
  *
  * Generated from src/capi/mod.rs by `make -C capi header`; edit that file, not this one.
  *
- * Order of calls: healthz_create(), healthz_add_...(), healthz_listen(), healthz_start(); then
- * healthz_poll_once() each time that healthz_fd() is readable or healthz_timeout() has passed; at the end
- * healthz_destroy(). capi/README.md has the shortest program, capi/example.c a longer one.
+ * Order of calls: healthz_create(), healthz_add_...(), healthz_listen(), healthz_start(). After that, call
+ * healthz_poll_once() each time that healthz_fd() is readable or healthz_timeout() has passed, and
+ * healthz_destroy() at the end. capi/README.md has the shortest program, capi/example.c a longer one.
  *
  * Threads: only one thread at a time may call functions that take a server. Functions that take a
  * check may be called from any thread and from signal handlers, until the server is destroyed.

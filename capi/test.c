@@ -272,8 +272,12 @@ static void null_pointers_are_refused(void)
 	healthz_fail(NULL, "x");
 	healthz_beat(NULL);
 	healthz_destroy(NULL);
-	for (int result = -1; result < 6; result++)
+	for (int result = -1; result < 6; result++) {
 		CHECK(strlen(healthz_strerror(result)) > 0);
+		// Only those that are no result have the same text.
+		for (int other = 0; other < 5; other++)
+			CHECK(result == other || strcmp(healthz_strerror(result), healthz_strerror(other)));
+	}
 	CHECK(strchr(healthz_version(), '.'));
 }
 
@@ -305,6 +309,12 @@ static void errors_have_messages(void)
 	CHECK(healthz_listen(server, NULL) == HEALTHZ_INVALID);
 	CHECK(healthz_listen(server, "nowhere") == HEALTHZ_INVALID);
 	CHECK_ERROR(server, "nowhere: expected an address such as");
+	char longest[400];
+	memset(longest, 'x', sizeof longest);
+	longest[sizeof longest - 1] = 0;
+	CHECK(healthz_listen(server, longest) == HEALTHZ_INVALID);
+	// Cut to 320 bytes with the NUL.
+	CHECK(strlen(healthz_error(server)) == 319 && !strncmp(healthz_error(server), longest, 319));
 	CHECK(healthz_listen(server, "0.0.0.0:0") == HEALTHZ_SYSTEM);
 	CHECK_ERROR(server, "can be reached from other machines");
 	CHECK(healthz_listen_fd(server, -1) == HEALTHZ_SYSTEM);
@@ -360,6 +370,37 @@ static void a_given_socket_is_served(void)
 	close(client);
 	healthz_destroy(server);
 	CHECK(fcntl(fd, F_GETFD) == -1);
+}
+
+// Sends `part` of a request and lets the server handle it. Returns the server's timeout after that.
+static int timeout_after(struct healthz *server, int client, const char *part)
+{
+	CHECK(send(client, part, strlen(part), 0) == (ssize_t)strlen(part));
+	size_t events = 1;
+	for (int count = 0; count < 100 && events; count++)
+		CHECK(healthz_turn(server, 0, &events) == HEALTHZ_OK);
+	return healthz_timeout(server);
+}
+
+static void time_limits_are_those_of_the_options(void)
+{
+	struct healthz_options options = {.head_ms = 200000, .idle_ms = 300000, .drain_ms = 100000};
+	struct healthz *server = create(&options);
+	CHECK(healthz_add_ping(server) == HEALTHZ_OK);
+	CHECK(healthz_listen(server, "127.0.0.1:0") == HEALTHZ_OK);
+	CHECK(healthz_start(server) == HEALTHZ_OK);
+	CHECK(healthz_timeout(server) == -1);
+	int client = connect_client(server);
+	int timeout = timeout_after(server, client, "GET /healthz HTTP/1.1\r\nHost: a\r\n");
+	CHECK(timeout > 100000 && timeout <= 200000);
+	timeout = timeout_after(server, client, "\r\n");
+	CHECK(timeout > 200000 && timeout <= 300000);
+	CHECK(timeout_after(server, client, "GET") <= 200000);
+	CHECK(healthz_stop(server) == HEALTHZ_OK);
+	timeout = timeout_after(server, client, " ");
+	CHECK(timeout > 2000 && timeout <= 100000);
+	close(client);
+	healthz_destroy(server);
 }
 
 static const struct healthz_check *shared;
@@ -507,6 +548,7 @@ int main(void)
 	null_pointers_are_refused();
 	errors_have_messages();
 	a_given_socket_is_served();
+	time_limits_are_those_of_the_options();
 	checks_are_set_from_threads_and_signal_handlers();
 	a_closed_connection_raises_no_sigpipe();
 	a_missing_half_of_localhost_is_named();

@@ -2,7 +2,7 @@
 //!
 //! `init [LIST] [ADDRESS]`: LIST is the file with the services (default `/etc/init.list`); ADDRESS is where
 //! the health server listens (default `localhost:10248`). An argument with a colon is an ADDRESS, another
-//! with a slash is a LIST, and the rest is ignored, because a kernel passes PID 1 every word that it does
+//! with a slash is a LIST. Other arguments are ignored, because a kernel passes PID 1 every word that it does
 //! not know itself. SIGTERM stops the services and powers off; SIGINT (Ctrl-Alt-Del) restarts the machine.
 //!
 //! As PID 1 it mounts file systems and brings the loopback interface up. As any other process it only
@@ -17,8 +17,8 @@
 //! The list has one service per line, `NAME PROGRAM ARGUMENT...`: words separated by spaces, without
 //! quoting; `#` starts a comment. NAME is also the name of the check, so it is unique and consists of
 //! `A-Z a-z 0-9 . _ / -`. PROGRAM stays in the foreground. It leads a process group in the session of
-//! this init, reads `/dev/null`, writes to the output of this init, and inherits its environment: from a
-//! kernel that is `HOME=/`, `TERM=linux` and words with `=`, but no `PATH`. When it ends, the rest of its
+//! this init, reads `/dev/null`, writes to the output of this init, and inherits its environment. That of a
+//! kernel has `HOME=/`, `TERM=linux` and words with `=`, but no `PATH`. When it ends, the rest of its
 //! group is killed and it is started again after 1 s. The delay doubles each time that it ends soon.
 //!
 //! The health server is in `init/health.rs`; lines of this file that it needs end in `// healthz`. It

@@ -1,5 +1,5 @@
-//! A health server on a thread of its own. The main thread reads lines from standard input, and each line
-//! is a heartbeat of the check `lines`, which fails until the first line and when the last one is older
+//! A health server on a thread of its own. The main thread reads lines from standard input. Each line is a
+//! heartbeat of the check `lines`. The check fails until the first line, and while the last line is older
 //! than 30 s. At the end of the input (Ctrl-D) the program stops the server and ends.
 //!
 //! `cargo run --example spawn [ADDRESS]`, then `curl 'localhost:10248/healthz?verbose'`.

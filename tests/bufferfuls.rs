@@ -1,11 +1,7 @@
 //! Reads that fill the receive buffer: how many requests are answered at once, and that no later request is
 //! lost.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/harness.rs"]
 mod harness;

@@ -1,11 +1,7 @@
 //! A clock that stands still, jumps, or reaches its largest value: the server still answers, ends only overdue
 //! connections, and never waits for a time that cannot come.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/harness.rs"]
 mod harness;

@@ -1,11 +1,6 @@
 //! Every row of `tests/conformance` through a `Connection` alone, without sockets: in one piece, split at
 //! every byte, and byte by byte.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/http/mod.rs"]
 mod http;

@@ -1,11 +1,7 @@
 //! Many clients at once do not delay one probe: how many answers one call of `Server::advance` gives to
 //! clients that pipeline requests, and how many new connections it accepts.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/harness.rs"]
 mod harness;
@@ -119,6 +115,68 @@ fn a_server_with_a_full_table_accepts_several_connections_per_advance() {
             .all(|probe| answers(probe, &mut Vec::new()) == 1)
     );
     assert_eq!(harness.server.counters().evicted, 0, "evicted");
+}
+
+/// Handles the events of one poll, without a call of `Server::advance`. Returns how many requests were answered.
+fn answered_when_accepted(harness: &mut Harness) -> u64 {
+    let before = harness.server.counters().answered;
+    for event in &harness.events(64) {
+        harness.handle(event);
+    }
+    harness.server.counters().answered - before
+}
+
+/// Requests that one write sends: more than the 512 bytes that are processed at once in a flood.
+const PIPELINED: u64 = 20;
+const ANSWERED_IN_FLOOD: u64 = 512 / GET.len() as u64;
+
+fn pipelining(harness: &Harness) -> TcpStream {
+    let mut stream = harness.connect();
+    let requests = GET.repeat(PIPELINED as usize);
+    stream.write_all(&requests).unwrap();
+    stream
+}
+
+#[test]
+fn while_more_connections_wait_than_one_call_accepts_each_is_served_only_in_part() {
+    // If the table is full, one call accepts half as many connections as it has slots.
+    let mut harness = Harness::new(4);
+    let _idle = [(); 4].map(|()| harness.idle());
+    let _waiting = [(); 5].map(|()| pipelining(&harness));
+    // It is not known yet that more connections wait.
+    assert_eq!(answered_when_accepted(&mut harness), 2 * PIPELINED);
+    assert_eq!(answered_when_accepted(&mut harness), 2 * ANSWERED_IN_FLOOD);
+    // The fifth; then the queue is found empty, so the flood is over.
+    assert_eq!(answered_when_accepted(&mut harness), ANSWERED_IN_FLOOD);
+    harness.work();
+    let _next = pipelining(&harness);
+    assert_eq!(answered_when_accepted(&mut harness), PIPELINED);
+}
+
+/// There, one call accepts one connection, and cannot tell whether more wait.
+#[test]
+fn in_a_table_of_two_slots_each_connection_is_served_in_full() {
+    let mut harness = Harness::new(2);
+    let _idle = [(); 2].map(|()| harness.idle());
+    let _waiting = [(); 3].map(|()| pipelining(&harness));
+    for _ in 0..3 {
+        assert_eq!(answered_when_accepted(&mut harness), PIPELINED);
+    }
+}
+
+#[test]
+fn a_flood_is_over_when_slots_are_free() {
+    let mut harness = Harness::new(4);
+    let mut idle = [(); 4].map(|()| harness.idle());
+    let _waiting = [(); 2].map(|()| pipelining(&harness));
+    assert_eq!(answered_when_accepted(&mut harness), 2 * PIPELINED);
+    // Every accept succeeded, so more connections may wait. A client ends, and frees a slot.
+    for client in &mut idle {
+        client.shutdown(std::net::Shutdown::Both).unwrap();
+    }
+    answered_when_accepted(&mut harness);
+    let _next = pipelining(&harness);
+    assert_eq!(answered_when_accepted(&mut harness), PIPELINED);
 }
 
 /// Regression: 10,000 clients that sent one byte per second held all slots but one. A connection that was

@@ -1,11 +1,6 @@
 //! The daemon's own checks, `log` and `syncloop`, fail when the log or the sync loop fails, and only then.
 #![cfg(feature = "daemon")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/daemon.rs"]
 mod daemon;

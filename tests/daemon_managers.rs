@@ -1,11 +1,6 @@
 //! The daemon under service managers: readiness, inherited sockets, status and watchdog.
 #![cfg(feature = "daemon")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/daemon.rs"]
 mod daemon;

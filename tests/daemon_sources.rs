@@ -238,7 +238,8 @@ fn no_process_is_left_however_the_daemon_ends() {
 #[test]
 fn the_sources_processes_go_on_while_the_server_drains() {
     let (listener, check) = service("1s");
-    let mut daemon = Daemon::start(&["--check", &check, "--shutdown-delay", "3s"]);
+    let check = format!("{check},failure-threshold=1");
+    let mut daemon = Daemon::start(&["--check", &check, "--shutdown-delay", "6s"]);
     let address = daemon.address();
     wait_for(address, "/healthz/web", "ok");
     let (supervisor, worker) = sources(&daemon);

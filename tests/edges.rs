@@ -1,11 +1,6 @@
 //! Edge cases of the wire rules. For each, a change of the code once passed every test. Uses a `Connection`
 //! alone, without sockets.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/http/mod.rs"]
 mod http;

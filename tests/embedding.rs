@@ -1,17 +1,14 @@
 //! What each way of embedding costs: lines of code, descriptors and memory. Prints the table of
 //! `docs/embed.md` (`cargo test --test embedding -- --nocapture`) and fails if the document differs.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/allocations.rs"]
 mod allocations;
 #[path = "support/threads.rs"]
 mod threads;
+#[path = "support/timeout.rs"]
+mod timeout;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -27,6 +24,7 @@ use healthz::http::HeadCache;
 use healthz::server::{Address, Config, Listeners, Memory, Runner, Server, Slot, now, spawn};
 use healthz::{Check, Endpoint, Limits, Responder};
 use mio::{Events, Poll, Token};
+use timeout::TIMEOUT;
 
 static PING: Check = Check::ping();
 static WORK: Check = Check::heartbeat("work", Duration::from_secs(30));
@@ -41,9 +39,6 @@ static HEADS: Mutex<HeadCache> = Mutex::new(HeadCache::new());
 /// Calls of the allocator by threads that count as a server's, and the bytes that they have allocated.
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static IN_USE: AtomicI64 = AtomicI64::new(0);
-
-/// Maximum wait, long enough for a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting(count);

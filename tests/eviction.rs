@@ -1,11 +1,7 @@
 //! Which connection is evicted from a full table, and which never is: a connection that has just sent a
 //! request, and one with a started request when the server stops.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/harness.rs"]
 mod harness;

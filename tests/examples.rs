@@ -1,10 +1,9 @@
 //! Starts each example program as a user does, sends it requests, and lets it end.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
+
+#[path = "support/timeout.rs"]
+mod timeout;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,8 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-/// The longest wait for one condition. A busy machine does not reach it.
-const TIMEOUT: Duration = Duration::from_secs(20);
+use timeout::TIMEOUT;
 
 /// A running example. It is killed when dropped.
 struct Example {
@@ -206,6 +204,32 @@ fn the_poll_example_serves_from_a_loop_around_poll() {
 #[test]
 fn the_tokio_example_serves_inside_a_runtime() {
     assert_serves_beside_other_work("tokio");
+}
+
+#[test]
+fn the_reload_example_adds_and_removes_checks_while_it_serves() {
+    let mut example = Example::start("reload");
+    let input = |example: &Example, line: &[u8]| {
+        example
+            .child
+            .stdin
+            .as_ref()
+            .unwrap()
+            .write_all(line)
+            .unwrap();
+    };
+    let end = "\r\n\r\nhealthz check passed\n";
+    assert!(example.get("/healthz?verbose").ends_with(end));
+    input(&example, b"disk network\n");
+    let end = "\r\n\r\n[+]disk ok\n[+]network ok\nhealthz check passed\n";
+    example.wait_for("/healthz?verbose", end);
+    // A list that is invalid changes nothing.
+    input(&example, b"disk disk\n");
+    input(&example, b"cpu disk\n");
+    let end = "\r\n\r\n[+]cpu ok\n[+]disk ok\nhealthz check passed\n";
+    example.wait_for("/healthz?verbose", end);
+    assert!(example.get("/healthz/network").starts_with("HTTP/1.1 404 "));
+    assert!(example.end().ends_with(" requests answered"));
 }
 
 #[test]

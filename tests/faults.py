@@ -546,7 +546,7 @@ def memory_just_too_small(house):
                     )
 
 
-def nobody_program(house):
+def executable_copy(house):
     """A copy that another user can run."""
     if os.geteuid() != 0:
         raise Skip("needs root")
@@ -557,7 +557,7 @@ def nobody_program(house):
     return str(program)
 
 
-def become_nobody(tasks):
+def as_unprivileged_user(tasks):
     user = pwd.getpwnam("nobody").pw_uid
 
     def become():
@@ -570,13 +570,13 @@ def become_nobody(tasks):
 
 @case("no thread can start at first, and no pid is left while it runs")
 def no_thread(house):
-    program = nobody_program(house)
+    program = executable_copy(house)
     seen = []
     # RLIMIT_NPROC counts all processes of the user, also those of other programs. So try limits upwards until the
     # daemon starts.
     for tasks in range(1, 40):
         try:
-            daemon = house.daemon(program=program, preexec_fn=become_nobody(tasks))
+            daemon = house.daemon(program=program, preexec_fn=as_unprivileged_user(tasks))
         except Wrong as e:
             want_match("stderr", str(e), r"exit 1: .*healthz: cannot start the (log|server): .*os error 11")
             seen.append(re.search(r"the (log|server):", str(e))[1])

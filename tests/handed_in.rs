@@ -1,15 +1,12 @@
 //! Listening sockets that the caller opened: all kinds are served, and a socket that cannot be served is
 //! refused before a server is created.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/harness.rs"]
 mod harness;
 
+use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -108,6 +105,21 @@ fn a_descriptor_that_is_no_listening_socket_is_refused() {
         assert!(error.to_string().starts_with("cannot use the socket: "));
     }
     assert!(listeners.is_empty());
+}
+
+#[test]
+fn a_descriptor_that_is_no_socket_is_refused_with_the_error_of_the_system() {
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let error = Listeners::new().add(OwnedFd::from(file)).unwrap_err();
+    let source = error.source().unwrap().to_string();
+    assert!(
+        source.starts_with("Socket operation on non-socket"),
+        "{source}"
+    );
+    assert_eq!(
+        error.to_string(),
+        format!("cannot use the socket: {source}")
+    );
 }
 
 #[test]

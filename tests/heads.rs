@@ -1,12 +1,7 @@
 //! Exhaustive tests of small input spaces: every byte value at every place of short requests, and heads one
 //! byte below, at and one byte above every limit. Uses a `Connection` alone, without sockets.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::string_slice,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
+#![allow(clippy::string_slice, reason = "a test fails by panicking")]
 
 #[path = "support/http/mod.rs"]
 mod http;

@@ -1,12 +1,10 @@
 //! `examples/init.rs` as an ordinary process: services, their checks, the end. As PID 1 of a machine
 //! it is tested by `tests/vm.py`.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
+
+#[path = "support/timeout.rs"]
+mod timeout;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,12 +18,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-/// No test waits longer than this for any one thing, however busy the machine is.
-const TIMEOUT: Duration = Duration::from_secs(20);
+use timeout::TIMEOUT;
 
 #[test]
-fn a_killed_service_is_told_of_and_started_again() {
+fn a_killed_service_is_logged_and_started_again() {
     let init = Init::start("killed", "sleeper /bin/sleep 1000", "127.0.0.1:0");
     init.eventually("/healthz", "ok");
     let pid = init.line("sleeper: started, PID ", 0);
@@ -36,7 +32,7 @@ fn a_killed_service_is_told_of_and_started_again() {
 }
 
 #[test]
-fn a_service_that_keeps_dying_never_passes_and_says_why() {
+fn a_service_that_ends_again_and_again_never_passes_and_has_a_reason() {
     // The check keeps the reason while the service is tried again: nothing here depends on timing.
     let cases = [
         ("exits", "exit 3", "exited with code 3"),
@@ -70,7 +66,7 @@ fn a_service_that_keeps_dying_never_passes_and_says_why() {
 }
 
 #[test]
-fn what_is_wrong_with_the_list_is_a_failing_check_and_the_rest_is_run() {
+fn an_error_in_the_list_is_a_failing_check_and_the_other_services_run() {
     let list = b"# nothing\n\nsleeper /bin/sleep 1000 # fine\n".as_slice();
     let name = "not a name of A-Z a-z 0-9 . _ / - for a check";
     let cases: [(&str, &[u8], &str); 7] = [
@@ -109,7 +105,7 @@ fn what_is_wrong_with_the_list_is_a_failing_check_and_the_rest_is_run() {
 }
 
 #[test]
-fn who_stops_it_finds_readyz_failing_until_the_last_service_has_ended() {
+fn readyz_fails_from_the_stop_until_the_last_service_has_ended() {
     let (script, go) = (path("stopping.sh"), path("stopping.go"));
     let _ = std::fs::remove_file(&go);
     let text = format!(
@@ -132,9 +128,9 @@ fn who_stops_it_finds_readyz_failing_until_the_last_service_has_ended() {
     assert_eq!(init.child.wait().unwrap().code(), Some(0));
 }
 
-/// A kernel hands on what it does not know, `splash` for example, and in any encoding.
+/// A kernel passes PID 1 the parameters that it does not know, `splash` for example, in any encoding.
 #[test]
-fn words_that_are_not_for_it_are_passed_over() {
+fn unknown_arguments_are_ignored() {
     let list = path("words.list");
     std::fs::write(&list, "sleeper /bin/sleep 1000").unwrap();
     let odd = OsStr::from_bytes(b"\xff");
@@ -146,7 +142,7 @@ fn words_that_are_not_for_it_are_passed_over() {
 }
 
 #[test]
-fn what_a_dead_service_leaves_behind_is_ended_before_it_is_started_again() {
+fn the_rest_of_a_group_is_killed_before_its_service_is_started_again() {
     let (script, left) = (path("leaving.sh"), path("leaving.pid"));
     let _ = std::fs::remove_file(&left);
     let text = format!(
@@ -158,7 +154,7 @@ fn what_a_dead_service_leaves_behind_is_ended_before_it_is_started_again() {
     let init = Init::start("leaving", &list, "127.0.0.1:0");
     init.line("leaving: exited with code 1", 0);
     let pid = pid_in(&left);
-    // Buried as well: orphans come to this init even where it is not PID 1.
+    // The init also reaps it: orphans become its children even if it is not PID 1.
     until("end of it", || match kill(pid, None) {
         Err(Errno::ESRCH) => Ok(()),
         other => Err(format!("{other:?}")),
@@ -166,13 +162,13 @@ fn what_a_dead_service_leaves_behind_is_ended_before_it_is_started_again() {
 }
 
 #[test]
-fn a_stopped_service_goes_on_to_end_in_order() {
+fn a_suspended_service_is_continued_so_that_it_can_end() {
     let script = path("paused.sh");
     let text = "trap 'exit 0' TERM\nwhile :; do sleep 0.05; done";
     std::fs::write(&script, text).unwrap();
     let list = format!("paused /bin/sh {}", script.display());
     let mut init = Init::start("paused", &list, "127.0.0.1:0");
-    // It has lived for a second: the trap is set.
+    // It passes after it has run for a second, so the trap is set.
     init.eventually("/healthz", "ok");
     let pid: i32 = init.line("paused: started, PID ", 0).parse().unwrap();
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
@@ -211,7 +207,7 @@ fn the_rest_of_a_group_is_killed_at_the_end() {
 }
 
 #[test]
-fn without_a_door_there_is_still_an_init() {
+fn an_init_without_a_health_server_runs_its_services() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (name, address, why) in [
@@ -268,7 +264,8 @@ impl Init {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
-    /// What follows `text` in the line, of those that have it, with this number from 0 on.
+    /// Waits for the line with index `number` (from 0) among those that contain `text`. Returns what follows the
+    /// text.
     fn line(&self, text: &str, number: usize) -> String {
         until(text, || {
             let lines = self.lines.lock().unwrap();
@@ -325,7 +322,7 @@ fn pid_in(file: &Path) -> Pid {
     Pid::from_raw(text.trim().parse().unwrap())
 }
 
-/// A file of these tests' own.
+/// The path of a file that only these tests use.
 fn path(name: &str) -> PathBuf {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("init");
     std::fs::create_dir_all(&directory).unwrap();

@@ -1,10 +1,6 @@
 //! What an embedder can read: whether a listener is bound, why a bind failed, and the poll timeout.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/harness.rs"]
 mod harness;

@@ -1,6 +1,4 @@
 //! What a server in its caller's loop logs: one record when something changes, none for what goes on.
-//!
-//! A global logger keeps the records of each thread apart, so that a test sees only those of its own server.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,
@@ -10,53 +8,19 @@
 
 #[path = "support/harness.rs"]
 mod harness;
+#[path = "support/records.rs"]
+mod records;
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::net::TcpListener;
 use std::process::Command;
-use std::sync::Once;
 
 use harness::{ENDPOINTS, GET, Harness, answer};
 use healthz::Responder;
 use healthz::server::{ACCEPT_PAUSE, Config, Listeners};
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::Level;
+use records::{begin, records};
 use socket2::Socket;
-
-thread_local! {
-    static RECORDS: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
-}
-
-struct Logger;
-
-impl Log for Logger {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        let record = (record.level(), record.args().to_string());
-        RECORDS.with_borrow_mut(|records| records.push(record));
-    }
-
-    fn flush(&self) {}
-}
-
-/// Logs from here on, at all levels.
-fn begin() {
-    static LOGGER: Once = Once::new();
-    LOGGER.call_once(|| {
-        log::set_logger(&Logger).unwrap();
-        log::set_max_level(LevelFilter::Trace);
-    });
-}
-
-/// Takes the records of this thread that healthz has logged at `level`.
-fn records(level: Level) -> Vec<String> {
-    let records = RECORDS.take().into_iter();
-    let at_level = records.filter(|(at, _)| *at == level);
-    at_level.map(|(_, text)| text).collect()
-}
 
 #[test]
 fn a_request_is_logged_at_trace_with_at_most_100_bytes_of_its_path() {

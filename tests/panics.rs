@@ -1,11 +1,7 @@
 //! Only a mistake of the caller at construction panics. A list here names every `# Panics` section of the
 //! documentation, the tests cause each of these panics, and no other value of an argument panics.
 //! `.ci/panics` looks for panics that the compiler leaves on request paths.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

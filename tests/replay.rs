@@ -2,15 +2,12 @@
 //! The answer must be what the row expects. Apart from the Date, it must also be byte for byte what a
 //! connection without sockets sends, and the server must close the connection in the same cases.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/http/mod.rs"]
 mod http;
+#[path = "support/timeout.rs"]
+mod timeout;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -25,11 +22,10 @@ use http::judge::judge;
 use http::profile;
 use http::rows::{self, End, FILES, Row, Segment};
 use http::wire::{Outcome, Wire};
+use timeout::TIMEOUT;
 
 /// Exchanges at a time. Most of the time, most of them wait to see that nothing more arrives.
 const CLIENTS: usize = 12;
-/// Maximum wait for an expected answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// If nothing arrives for this long after the last expected byte, the exchange is over.
 const SILENCE: Duration = Duration::from_millis(40);
 /// Maximum duration of a pause within a row.

@@ -1,10 +1,6 @@
 //! At `trace`, the daemon logs each request, with its path cut.
 #![cfg(feature = "daemon")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/daemon.rs"]
 mod daemon;

@@ -1,12 +1,7 @@
 //! The server as an embedder drives it: real sockets, the caller's `Poll`, and a clock that only the
 //! test moves.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/harness.rs"]
 mod harness;

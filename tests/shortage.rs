@@ -1,11 +1,7 @@
 //! What the server does when the process is out of descriptors. Each test runs in a child process,
 //! because the descriptor limit applies to the whole process.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/harness.rs"]
 mod harness;

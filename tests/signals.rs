@@ -2,15 +2,12 @@
 //! No update hangs, no reason is a mixture of two, and the handler allocates nothing.
 #![cfg(feature = "server")]
 #![allow(unsafe_code, reason = "installing a real signal handler is unsafe")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/allocations.rs"]
 mod allocations;
+#[path = "support/timeout.rs"]
+mod timeout;
 
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -26,11 +23,9 @@ use healthz::server::{Address, Config, Listeners, Runner, Server, ServerHandle, 
 use healthz::{Check, Endpoint, Health, Limits, Responder};
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+use timeout::TIMEOUT;
 
 const SIGNALS: u64 = 1_000;
-/// The longest wait for one signal. A busy machine does not reach it.
-const TIMEOUT: Duration = Duration::from_secs(20);
-
 static DISK: Check = Check::manual("disk");
 static LOOP: Check = Check::heartbeat("loop", Duration::from_secs(3600)).initially_failing();
 static GATE: Check = Check::gate("gate");

@@ -1,12 +1,7 @@
 //! The server without an operating system, from `examples/smoltcp`: client and server on smoltcp over a
 //! loopback device, with a clock that only the test moves. From the creation of the server on, neither side
 //! may call the allocator.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/allocations.rs"]
 mod allocations;

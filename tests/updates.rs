@@ -1,6 +1,6 @@
 //! Every kind of check after every pair of updates, read at every relevant time, against a model that
 //! stores the last update.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![cfg(test)]
 
 use std::time::Duration;
 

@@ -4,39 +4,41 @@
 //! Allocator calls are counted on every thread that starts after the test, unless the thread calls
 //! `set_server(false)`. So the thread that [`spawn`] starts is counted without a change to it.
 #![cfg(feature = "server")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 #[path = "support/allocations.rs"]
 mod allocations;
 #[path = "support/threads.rs"]
 mod threads;
+#[path = "support/timeout.rs"]
+mod timeout;
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use allocations::Counting;
-use healthz::server::{Address, Config, Counters, Listeners, Runner, Server, spawn};
-use healthz::{Check, Endpoint, Limits, Responder};
+use healthz::server::{Address, Config, Counters, Listeners, Runner, Server, ServerHandle, spawn};
+use healthz::{Check, Endpoint, EndpointSet, Limits, Responder};
+use timeout::TIMEOUT;
 
 /// Calls of the allocator by threads that count as a server's.
 static CALLS: AtomicU64 = AtomicU64::new(0);
+/// Bytes that all threads have allocated.
+static IN_USE: AtomicI64 = AtomicI64::new(0);
 /// The number of log records.
 static RECORDS: AtomicU64 = AtomicU64::new(0);
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting(count);
 
-fn count(_bytes: i64) {
+fn count(bytes: i64) {
+    IN_USE.fetch_add(bytes, Ordering::Relaxed);
     if threads::is_server() {
         CALLS.fetch_add(1, Ordering::Relaxed);
     }
@@ -89,7 +91,6 @@ static HOSTS: [&str; 2] = ["a", "localhost"];
 const CHILD: &str = "HEALTHZ_TEST_ALLOCATION_CHILD";
 
 const CONNECTIONS: usize = 4;
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// All deadlines of the server. A case that tests a deadline waits this long, and every other case must be
 /// faster.
 const DEADLINE: Duration = Duration::from_millis(300);
@@ -293,6 +294,37 @@ fn reset(address: SocketAddr) {
     drop(stream);
 }
 
+/// Replaces the endpoints a thousand times, with requests in between. Returns the calls of the allocator by the
+/// server. The memory in use, of all threads, is the same after ten replacements and after a thousand.
+fn replace_endpoints(handle: &ServerHandle, address: SocketAddr) -> u64 {
+    let mut in_use = Vec::with_capacity(2);
+    let calls = calls(|| {
+        for number in 1..=1000 {
+            let names = ["a".to_owned(), format!("b{number:04}")];
+            let checks = names.map(|name| Arc::new(Check::manual(&name).initially_passing()));
+            let set = EndpointSet::kubernetes(&checks).unwrap();
+            handle.replace_endpoints(Arc::new(set)).unwrap();
+            while !handle.free_replaced_endpoints() {
+                thread::yield_now();
+            }
+            if number % 10 == 0 {
+                let target = format!("/healthz/b{number:04}");
+                play(
+                    address,
+                    &case("a new check", &[&get(&target)], OK, Last::Closes),
+                );
+            }
+            // The last references of this turn are gone here.
+            drop(checks);
+            if number == 10 || number == 1000 {
+                in_use.push(IN_USE.load(Ordering::SeqCst));
+            }
+        }
+    });
+    assert_eq!(in_use[0], in_use[1], "memory in use has changed");
+    calls
+}
+
 /// The number of allocator calls while `work` runs.
 fn calls(work: impl FnOnce()) -> u64 {
     let before = CALLS.load(Ordering::SeqCst);
@@ -362,6 +394,7 @@ fn the_server_thread_does_not_call_the_allocator_after_its_first_request() {
         address,
         &case("idle", &[&get("/livez/ping")], OK, Last::Waits),
     );
+    record("replacements", replace_endpoints(&handle.handle(), address));
     assert!(allocating.is_empty(), "{allocating:#?}");
 
     // The server thread is counted: it releases memory when it ends.

@@ -17,7 +17,6 @@
 //! | anything else | any | 404 `404 page not found` | Go `http.NotFound` |
 //! | a Host that is not in the list of [`Responder::allow_hosts`] | any | 421 | RFC 9110 15.5.20 |
 
-mod endpoints;
 mod excludes;
 #[cfg(any(all(test, not(loom)), fuzzing))]
 #[doc(hidden)]
@@ -36,7 +35,6 @@ use crate::limits::{
     RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
 };
 use crate::time::Instant;
-use endpoints::Endpoints;
 
 /// The endpoints with their checks, and the list of allowed hosts. It answers requests.
 ///
@@ -61,7 +59,10 @@ use endpoints::Endpoints;
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Responder<'a> {
-    endpoints: Endpoints<'a>,
+    endpoints: &'a [Endpoint<'a>],
+    /// Searched after `endpoints`, which are empty if there is a set. Apart, so that it costs nothing if there is none.
+    #[cfg(feature = "server")]
+    set: Option<&'a EndpointSet>,
     allow_hosts: &'a [&'a str],
 }
 
@@ -69,7 +70,9 @@ impl<'a> Responder<'a> {
     /// Serves `endpoints`. If two of them match a path, the first in the list answers.
     pub const fn new(endpoints: &'a [Endpoint<'a>]) -> Self {
         Responder {
-            endpoints: Endpoints::Borrowed(endpoints),
+            endpoints,
+            #[cfg(feature = "server")]
+            set: None,
             allow_hosts: &[],
         }
     }
@@ -83,7 +86,19 @@ impl<'a> Responder<'a> {
         'a: 's,
     {
         Responder {
-            endpoints: Endpoints::Shared(set),
+            endpoints: &[],
+            set: Some(set),
+            allow_hosts: self.allow_hosts,
+        }
+    }
+
+    /// The other settings, without endpoints.
+    #[cfg(feature = "server")]
+    pub(crate) const fn without_endpoints(self) -> Self {
+        Responder {
+            endpoints: &[],
+            #[cfg(feature = "server")]
+            set: None,
             allow_hosts: self.allow_hosts,
         }
     }
@@ -109,7 +124,11 @@ impl<'a> Responder<'a> {
 
     /// The endpoints.
     pub fn endpoints(&self) -> impl Iterator<Item = Endpoint<'a>> + Clone + use<'a> {
-        self.endpoints.iter()
+        let borrowed = self.endpoints.iter().copied();
+        #[cfg(feature = "server")]
+        return borrowed.chain(self.set.into_iter().flat_map(EndpointSet::endpoints));
+        #[cfg(not(feature = "server"))]
+        borrowed
     }
 
     /// Tells the checks that serving begins at `now`, which starts the limit of heartbeats that were
@@ -118,7 +137,7 @@ impl<'a> Responder<'a> {
     /// `server::Runner` calls this when it is made, and `server::Server` on its first turn. Call it
     /// yourself, once, if you use neither. Further calls have no effect.
     pub fn begin(&self, now: Instant) {
-        for endpoint in self.endpoints.iter() {
+        for endpoint in self.endpoints() {
             endpoint.checks().for_each(|check| check.begin(now));
         }
     }
@@ -135,71 +154,50 @@ impl<'a> Responder<'a> {
         request: &Request<'_>,
         writer: Writer<'_>,
     ) -> Result<usize, BufferFull> {
+        self.respond_or(now, request, writer, |writer| {
+            self.respond_elsewhere(now, request, writer)
+        })
+    }
+
+    /// As [`respond`](Responder::respond), but leaves a path that is not of a borrowed endpoint to `elsewhere`.
+    #[inline]
+    pub(crate) fn respond_or<'w>(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'w>,
+        elsewhere: impl FnOnce(Writer<'w>) -> Result<usize, BufferFull>,
+    ) -> Result<usize, BufferFull> {
         if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
             let body = b"421 Misdirected Request: this server does not answer for that host\n";
             return writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body);
         }
-        let target = request.target();
         // Before the endpoints, as in Go's `ServeMux`: `//healthz` is redirected, not answered.
-        if target.is_unclean() {
+        if request.target().is_unclean() {
             return redirect(request, writer);
         }
-        match self.endpoints {
-            Endpoints::Borrowed(endpoints) => {
-                self.respond_among(endpoints.iter(), now, request, writer)
-            }
-            #[cfg(feature = "server")]
-            Endpoints::Shared(set) => self.respond_of_set(set, now, request, writer),
-        }
+        respond_among(self.endpoints.iter(), now, request, writer, elsewhere)
     }
 
-    // Not inlined: it would cost instructions in the answers of borrowed endpoints.
-    #[cfg(feature = "server")]
+    /// Answers a request whose path is not of a borrowed endpoint.
+    // Not inlined: it would cost instructions in each answer of a borrowed endpoint.
     #[inline(never)]
-    fn respond_of_set(
+    pub(crate) fn respond_elsewhere(
         &self,
-        set: &'a EndpointSet,
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
     ) -> Result<usize, BufferFull> {
-        self.respond_among(set.iter(), now, request, writer)
-    }
-
-    #[inline]
-    fn respond_among<E: Borrow<Endpoint<'a>>>(
-        &self,
-        endpoints: impl Iterator<Item = E>,
-        now: Instant,
-        request: &Request<'_>,
-        writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
-        let target = request.target();
-        for endpoint in endpoints {
-            let endpoint = endpoint.borrow();
-            let Some(rest) = target.strip_prefix(endpoint.path()) else {
-                continue;
-            };
-            if rest.is_empty() {
-                return match request.method() {
-                    Method::Other => not_allowed(writer),
-                    _ => healthz::root(endpoint, now, request, writer),
-                };
-            }
-            // `/healthz-other` also begins with `/healthz`; `find` requires a slash after it.
-            if let Some(check) = healthz::find(endpoint, rest, now) {
-                return match request.method() {
-                    Method::Other => not_allowed(writer),
-                    _ => healthz::single(check, now, writer),
-                };
-            }
+        #[cfg(feature = "server")]
+        if let Some(set) = self.set {
+            return respond_among(set.endpoints(), now, request, writer, |writer| {
+                self.respond_to_others(now, request, writer)
+            });
         }
         self.respond_to_others(now, request, writer)
     }
 
     /// Answers a request whose path is no endpoint's. Neither `/` nor `*` can be an endpoint's path.
-    // Not inlined: it would cost instructions in each answer of an endpoint.
-    #[inline(never)]
     fn respond_to_others(
         &self,
         now: Instant,
@@ -209,9 +207,9 @@ impl<'a> Responder<'a> {
         match (request.method(), request.target().path()) {
             (Method::Options, b"*") => writer.fixed(StatusCode::OK, Fields::None, b""),
             (Method::Options, b"/") => {
-                let mut endpoints = self.endpoints.iter();
+                let mut endpoints = self.endpoints();
                 let draining = endpoints.find(|endpoint| endpoint.is_draining(now));
-                match draining.or_else(|| self.endpoints.iter().next()) {
+                match draining.or_else(|| self.endpoints().next()) {
                     Some(endpoint) => healthz::root(&endpoint, now, request, writer),
                     None => not_found(writer),
                 }
@@ -224,8 +222,7 @@ impl<'a> Responder<'a> {
     pub fn response_bytes_max(&self, limits: &Limits) -> usize {
         // Only the length matters here, so a head of the full size is added to each kind of body.
         let roots = self
-            .endpoints
-            .iter()
+            .endpoints()
             .map(|endpoint| healthz::root_bytes_max(&endpoint, limits));
         // The location is written twice: first into the buffer, then into the head.
         let long_redirect = limits.request_head_bytes.saturating_mul(2);
@@ -254,6 +251,39 @@ impl<'a> Responder<'a> {
             .iter()
             .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(host))
     }
+}
+
+/// Answers with the first of `endpoints` that the target names, or with `elsewhere`. The target is clean and the host is
+/// allowed.
+#[inline]
+fn respond_among<'w, 'a, E: Borrow<Endpoint<'a>>>(
+    endpoints: impl Iterator<Item = E>,
+    now: Instant,
+    request: &Request<'_>,
+    writer: Writer<'w>,
+    elsewhere: impl FnOnce(Writer<'w>) -> Result<usize, BufferFull>,
+) -> Result<usize, BufferFull> {
+    let target = request.target();
+    for endpoint in endpoints {
+        let endpoint = endpoint.borrow();
+        let Some(rest) = target.strip_prefix(endpoint.path()) else {
+            continue;
+        };
+        if rest.is_empty() {
+            return match request.method() {
+                Method::Other => not_allowed(writer),
+                _ => healthz::root(endpoint, now, request, writer),
+            };
+        }
+        // `/healthz-other` also begins with `/healthz`; `find` requires a slash after it.
+        if let Some(check) = healthz::find(endpoint, rest, now) {
+            return match request.method() {
+                Method::Other => not_allowed(writer),
+                _ => healthz::single(check, now, writer),
+            };
+        }
+    }
+    elsewhere(writer)
 }
 
 /// `internal server error: REASON`, the longest answer about a single check.

@@ -5,7 +5,7 @@
 //! NULL for every pointer, and no panic leaves it. It knows nothing about HTTP.
 //!
 //! A server and its checks live in one block of memory, allocated by the caller or from the heap
-//! (see [`block`]). The checks are never moved, so any thread may update them.
+//! (see `block`). The checks are never moved, so any thread may update them.
 //!
 //! Only this module and its submodules `block` and `guard` use `unsafe` for what the C caller promises and
 //! Rust cannot check.
@@ -13,6 +13,10 @@
 #![allow(
     clippy::missing_safety_doc,
     reason = "the documentation is for C callers and states the requirements in C terms"
+)]
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the documentation is for C callers: `[::1]` there is an address, not a link"
 )]
 #![allow(
     clippy::result_large_err,

@@ -110,35 +110,12 @@ impl EndpointSet {
     }
 
     /// The endpoints, in their order.
+    #[inline]
     pub fn endpoints(&self) -> impl ExactSizeIterator<Item = Endpoint<'_>> + Clone {
-        self.iter()
-    }
-
-    #[inline]
-    pub(crate) fn iter(&self) -> Iter<'_> {
-        Iter(self.endpoints.iter())
+        let endpoints = self.endpoints.iter();
+        endpoints.map(|owned| Endpoint::with_shared(&owned.path, &owned.checks))
     }
 }
-
-/// Iterates over the endpoints of a set.
-#[derive(Clone)]
-pub(crate) struct Iter<'a>(core::slice::Iter<'a, OwnedEndpoint>);
-
-impl<'a> Iterator for Iter<'a> {
-    type Item = Endpoint<'a>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Endpoint<'a>> {
-        let OwnedEndpoint { path, checks } = self.0.next()?;
-        Some(Endpoint::with_shared(path, checks))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.0.size_hint()
-    }
-}
-
-impl ExactSizeIterator for Iter<'_> {}
 
 impl fmt::Display for EndpointSetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

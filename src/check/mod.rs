@@ -40,8 +40,6 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 use crate::time::{Instant, millis};
 pub use endpoint::Endpoint;
 #[cfg(feature = "server")]
-pub(crate) use endpoint_set::Iter as EndpointSetIter;
-#[cfg(feature = "server")]
 pub use endpoint_set::{EndpointSet, EndpointSetError};
 use name::{Name, is_name, is_name_bytes};
 use reason::Reason;

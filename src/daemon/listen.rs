@@ -243,6 +243,7 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn as_many_sockets_as_can_be_served_are_taken_over_and_not_one_more() {
@@ -262,5 +263,40 @@ mod tests {
             panic!("was taken");
         };
         assert!(message.ends_with(" is given twice"), "{message}");
+    }
+
+    #[test]
+    fn the_ready_descriptor_may_be_a_file_which_epoll_does_not_watch() {
+        check_writable(&File::open("/dev/null").unwrap()).unwrap();
+        // The kernel watches an epoll instance that watches another, and so on, down to some depth.
+        let mut polls = vec![Poll::new().unwrap()];
+        let error = loop {
+            let fd = polls.last().unwrap().as_raw_fd();
+            let poll = Poll::new().unwrap();
+            let mut source = SourceFd(&fd);
+            let registered = poll
+                .registry()
+                .register(&mut source, Token(0), Interest::WRITABLE);
+            if let Err(error) = registered {
+                break error;
+            }
+            polls.push(poll);
+        };
+        let deepest = polls.last().unwrap().registry().as_fd();
+        let refused = check_writable(&deepest.try_clone_to_owned().unwrap().into()).unwrap_err();
+        assert_eq!(refused.kind(), error.kind());
+    }
+
+    #[test]
+    fn only_the_unspecified_address_is_reached_at_another_one() {
+        for (address, expected) in [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("127.0.0.2:1", "127.0.0.2:1"),
+            ("[::]:1", "[::1]:1"),
+            ("[::2]:1", "[::2]:1"),
+        ] {
+            let reached = reachable_at(address.parse().unwrap());
+            assert_eq!(reached, expected.parse().unwrap());
+        }
     }
 }

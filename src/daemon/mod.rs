@@ -13,6 +13,8 @@ mod fuzz;
 mod listen;
 mod log;
 mod memory;
+#[cfg(not(all(feature = "sources", target_os = "linux")))]
+mod no_source_checks;
 mod notify;
 pub mod options;
 mod outage;
@@ -21,9 +23,6 @@ mod priority;
 mod sandbox;
 mod signals;
 #[cfg(all(feature = "sources", target_os = "linux"))]
-mod source_checks;
-#[cfg(not(all(feature = "sources", target_os = "linux")))]
-#[path = "no_source_checks.rs"]
 mod source_checks;
 mod start_latch;
 mod sync;
@@ -43,6 +42,8 @@ use crate::units::Shown;
 
 use checks::Checks;
 use listen::Inherited;
+#[cfg(not(all(feature = "sources", target_os = "linux")))]
+use no_source_checks as source_checks;
 use notify::ServiceManager;
 use options::Options;
 use sandbox::Sandbox;
@@ -578,6 +579,46 @@ mod tests {
         assert_eq!(panic_route("main", true), PanicRoute::Log);
         assert_eq!(panic_route(log::THREAD, true), PanicRoute::Stderr);
         assert_eq!(panic_route("healthz", false), PanicRoute::Stderr);
+    }
+
+    /// Runs itself once more in a process that panics.
+    #[test]
+    fn a_panic_in_any_thread_is_reported_and_ends_the_process() {
+        const NAME: &str = "daemon::tests::a_panic_in_any_thread_is_reported_and_ends_the_process";
+        const VARIABLE: &str = "HEALTHZ_PANIC_ROUTE";
+        if let Some(route) = std::env::var_os(VARIABLE) {
+            panic_in_thread(route == "log");
+            return;
+        }
+        for (route, start) in [("log", " ERROR healthz: "), ("stderr", "\nhealthz: ")] {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", NAME, "--nocapture"]);
+            let output = command.env(VARIABLE, route).output().unwrap();
+            let text = format!("\n{}", String::from_utf8_lossy(&output.stderr));
+            let line = format!("{start}thread other panicked at {}:", file!());
+            assert!(text.contains(&line), "{route}: {text}");
+            assert!(text.ends_with(&format!(": {route}\n")), "{text}");
+            assert_eq!(output.status.code(), Some(1), "{text}");
+        }
+    }
+
+    fn panic_in_thread(has_log: bool) {
+        let (latch, waiter) = (StartLatch::new(), EventWaiter::new().unwrap());
+        exit_on_panic(latch.clone(), waiter.exit_notifier());
+        if has_log {
+            let checks = Checks::new(&Options::default());
+            log::collect(Some(::log::LevelFilter::Info)).unwrap();
+            log::start(checks.log, latch.clone()).unwrap();
+            // In place of the server's thread.
+            latch.report_started();
+            assert!(latch.wait(START_DURATION_MAX));
+        }
+        let panics = move || match has_log {
+            true => panic!("{}", "log"),
+            false => panic!("stderr"),
+        };
+        let thread = std::thread::Builder::new().name("other".to_owned());
+        assert!(thread.spawn(panics).unwrap().join().is_ok());
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! can be configured.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 
 use healthz::{Check, EndpointSet, EndpointSetError, Instant};
 
@@ -45,9 +44,8 @@ impl SourceChecks {
         match *self {}
     }
 
-    pub fn checks(&self) -> impl Iterator<Item = &Check> {
-        let none: &[Arc<Check>] = match *self {};
-        none.iter().map(|check| &**check)
+    pub fn checks(&self) -> std::iter::Empty<&Check> {
+        match *self {}
     }
 
     pub fn reload(&mut self, _now: Instant) -> bool {

@@ -181,6 +181,10 @@ pub(super) fn watchdog(limit_us: Option<OsString>, pid: Option<OsString>) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::pthread::pthread_self;
+    use nix::unistd::gettid;
+
+    include!("../../tests/support/interrupt.rs");
 
     #[test]
     fn the_watchdog_is_beaten_at_half_its_limit_if_it_is_for_this_process() {
@@ -252,6 +256,34 @@ mod tests {
             assert_eq!(states.collect::<Vec<_>>(), expected);
             std::fs::remove_file(&path).unwrap();
         }
+    }
+
+    /// The send has a timeout, so the kernel does not continue it after a signal.
+    #[test]
+    fn a_signal_does_not_end_a_send_that_waits() {
+        let path = std::env::temp_dir().join(format!("healthz-signal-{}", std::process::id()));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let others = UnixDatagram::unbound().unwrap();
+        others.set_nonblocking(true).unwrap();
+        let (sender, ids) = std::sync::mpsc::channel();
+        let attempt = || {
+            while others.send_to(b"X=1", &path).is_ok() {}
+            std::thread::scope(|scope| {
+                let notifying = scope.spawn(|| {
+                    let manager = ServiceManager::named(path.as_os_str(), None);
+                    sender.send((gettid(), pthread_self())).unwrap();
+                    manager.notify("READY=1")
+                });
+                let (id, thread) = ids.recv().unwrap();
+                interrupt(id, thread, &[libc::SYS_sendto]);
+                while socket.recv(&mut [0]).is_ok() {}
+                notifying.join().unwrap()
+            })
+        };
+        // On a busy machine, the timeout may pass before the queue has room.
+        assert!((0..5).any(|_| attempt()));
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

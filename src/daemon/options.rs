@@ -84,10 +84,8 @@ pub enum Command {
 #[derive(Debug)]
 pub struct Options {
     /// Checks of real things, as they are written.
-    #[cfg_attr(not(all(feature = "sources", target_os = "linux")), expect(dead_code))]
     pub checks: Vec<OsString>,
     /// The file with checks of real things; if `None`, the default one if it exists.
-    #[cfg_attr(not(all(feature = "sources", target_os = "linux")), expect(dead_code))]
     pub check_file: Option<PathBuf>,
     /// If empty, the daemon uses inherited sockets, or else both addresses of localhost.
     pub listen: Vec<Address>,

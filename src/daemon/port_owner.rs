@@ -213,6 +213,25 @@ mod tests {
     }
 
     #[test]
+    fn the_owner_of_an_address_comes_before_that_of_the_wildcard_address() {
+        use std::os::fd::AsRawFd;
+        let listen = |address: SocketAddr| {
+            let kind = socket2::Type::STREAM;
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, None).unwrap();
+            socket.set_reuse_port(true).unwrap();
+            socket.bind(&address.into()).unwrap();
+            socket.listen(1).unwrap();
+            TcpListener::from(socket)
+        };
+        let any = listen("0.0.0.0:0".parse().unwrap());
+        let address = ([127, 0, 0, 1], any.local_addr().unwrap().port()).into();
+        let exact = listen(address);
+        let link = fs::read_link(format!("/proc/self/fd/{}", exact.as_raw_fd())).unwrap();
+        let inode = tcp_inode(address).unwrap();
+        assert_eq!(link, Path::new(&format!("socket:[{inode}]")));
+    }
+
+    #[test]
     fn the_own_process_is_found() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else {

@@ -266,6 +266,19 @@ fn unblock() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    use nix::unistd::gettid;
+    use signal_hook::low_level::raise;
+
+    include!("../../tests/support/interrupt.rs");
+
+    /// A signal reaches every waiter of the process, so tests that raise one or wait run one after another.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     /// The byte of a signal can be lost, or come after the main thread has looked.
     #[test]
@@ -296,6 +309,7 @@ mod tests {
     /// seconds later.
     #[test]
     fn the_end_of_the_server_thread_is_reported_at_once_and_stays_reported() {
+        let _alone = alone();
         let mut waiter = EventWaiter::new().unwrap();
         assert_eq!(waiter.wait(Duration::ZERO).unwrap(), Wakeup::Timeout);
         waiter.exit_notifier().notify_server_exit();
@@ -307,6 +321,66 @@ mod tests {
             signal_hook::low_level::raise(signal).unwrap();
             let wakeup = waiter.wait(timeout).unwrap();
             assert_eq!(wakeup, Wakeup::Stop, "a signal counts for more");
+        }
+    }
+
+    #[test]
+    fn each_request_to_stop_ends_one_wait_even_if_they_come_together() {
+        let _alone = alone();
+        let mut waiter = EventWaiter::new().unwrap();
+        for signal in [SIGHUP, SIGTERM, SIGTERM, SIGINT] {
+            raise(signal).unwrap();
+        }
+        for expected in [
+            Wakeup::Stop,
+            Wakeup::Stop,
+            Wakeup::Stop,
+            Wakeup::Hangup,
+            Wakeup::Timeout,
+        ] {
+            assert_eq!(waiter.wait(Duration::ZERO).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_read_that_fails_is_an_error() {
+        let (receiver, mut sender) = UnixStream::pair().unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let mut receiver = mio::net::UnixStream::from_std(receiver);
+        assert!(!has_byte(&mut receiver).unwrap());
+        sender.write_all(b"a").unwrap();
+        assert!(has_byte(&mut receiver).unwrap());
+        // A socket that is closed before its bytes were read resets the connection.
+        receiver.write_all(b"a").unwrap();
+        drop(sender);
+        let error = has_byte(&mut receiver).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_notification_ends_a_wait_that_has_begun() {
+        let _alone = alone();
+        let timeout = Duration::from_secs(20);
+        let mut waiter = EventWaiter::new().unwrap();
+        for expected in [Wakeup::ServerExited, Wakeup::Panicked] {
+            let notifier = waiter.exit_notifier();
+            // The next wait is for the next notification.
+            waiter
+                .exits
+                .has_server_exited
+                .store(false, Ordering::Release);
+            let id = gettid();
+            let thread = std::thread::spawn(move || {
+                await_call(id, &WAITS);
+                match expected {
+                    Wakeup::Panicked => notifier.notify_panic(),
+                    _ => notifier.notify_server_exit(),
+                }
+            });
+            let begun = std::time::Instant::now();
+            assert_eq!(waiter.wait(timeout).unwrap(), expected);
+            assert!(begun.elapsed() < timeout);
+            thread.join().unwrap();
         }
     }
 }

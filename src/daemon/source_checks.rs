@@ -492,3 +492,223 @@ impl std::fmt::Display for Seconds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::link::{Verdict, encode};
+
+    const T0: Instant = Instant::from_millis(100_000);
+
+    /// Checks as configured by `--check`, and the other end of their link.
+    fn checks(names: &[&str]) -> (SourceChecks, Link) {
+        let (link, far) = Link::pair().unwrap();
+        let listed = names.iter().map(|name| Listed::new(&definition(name), T0));
+        let sources = SourceChecks {
+            link,
+            generation: 0,
+            listed: listed.collect(),
+            incoming: None,
+            file: Some("checks.toml".to_owned()),
+            reload_deadline: None,
+        };
+        (sources, Link::from_inherited(far).unwrap())
+    }
+
+    fn definition<'a>(name: &'a str) -> Definition<'a> {
+        Definition {
+            name,
+            group: None,
+            endpoints: Endpoints {
+                healthz: true,
+                livez: false,
+                readyz: true,
+            },
+            severity: spec::Severity::Error,
+            holds_ms: 13_000,
+            is_kept: false,
+        }
+    }
+
+    fn verdict(generation: u32, index: u16, failure: Option<&str>) -> Message<'_> {
+        Message::Verdict(Verdict {
+            generation,
+            index,
+            age_ms: 0,
+            failure,
+        })
+    }
+
+    /// Sends the messages and takes them. Returns how many sets were replaced.
+    fn take(sources: &mut SourceChecks, far: &Link, messages: &[Message<'_>], now: Instant) -> u32 {
+        for message in messages {
+            far.send(&encode(message)).unwrap();
+        }
+        static OWN: std::sync::OnceLock<Checks> = std::sync::OnceLock::new();
+        let own = OWN.get_or_init(|| Checks::new(&Options::default()));
+        let mut replaced = 0;
+        let replace = |_| {
+            replaced += 1;
+            Ok(())
+        };
+        sources.take(own, now, replace).unwrap();
+        replaced
+    }
+
+    fn reasons(sources: &SourceChecks, now: Instant) -> Vec<String> {
+        let reason = |check: &Check| {
+            let reason = check.reason(now);
+            let text = reason.as_ref().map_or("ok", |reason| reason.as_str());
+            format!("{} {text}", check.name())
+        };
+        sources.checks().map(reason).collect()
+    }
+
+    #[test]
+    fn a_verdict_holds_for_a_while_and_then_its_check_fails() {
+        let (mut sources, far) = checks(&["a", "b"]);
+        assert_eq!(
+            reasons(&sources, T0),
+            ["a not reported yet", "b not reported yet"]
+        );
+        take(
+            &mut sources,
+            &far,
+            &[verdict(0, 0, None), verdict(0, 1, Some("x: 1, limit 2"))],
+            T0,
+        );
+        assert_eq!(reasons(&sources, T0), ["a ok", "b x: 1, limit 2"]);
+        let expires = T0.saturating_add(Duration::from_secs(13));
+        assert_eq!(sources.deadline(), Some(expires));
+        assert_eq!(
+            reasons(&sources, expires),
+            ["a not checked for 13 s", "b x: 1, limit 2"]
+        );
+        // Nothing more to wait for.
+        assert!(sources.report_changes(expires));
+        assert_eq!(sources.deadline(), None);
+    }
+
+    #[test]
+    fn a_set_is_used_when_it_is_complete_and_kept_checks_keep_their_state() {
+        let (mut sources, far) = checks(&["a", "b"]);
+        take(
+            &mut sources,
+            &far,
+            &[verdict(0, 0, None), verdict(0, 1, None)],
+            T0,
+        );
+        let begin = Message::Begin {
+            generation: 1,
+            count: 2,
+        };
+        let define = |index, name, is_kept| Message::Define {
+            index,
+            definition: Definition {
+                is_kept,
+                ..definition(name)
+            },
+        };
+        let commit = Message::Commit {
+            generation: 1,
+            text: "",
+        };
+        // One of two.
+        let incomplete = [begin.clone(), define(0, "b", true), commit.clone()];
+        assert_eq!(take(&mut sources, &far, &incomplete, T0), 0);
+        assert_eq!(reasons(&sources, T0), ["a ok", "b ok"]);
+        // A verdict for the new set does not reach the old one.
+        let set = [
+            begin.clone(),
+            define(0, "b", true),
+            define(1, "c", false),
+            verdict(1, 1, Some("new")),
+        ];
+        assert_eq!(take(&mut sources, &far, &set, T0), 0);
+        assert_eq!(reasons(&sources, T0), ["a ok", "b ok"]);
+        assert_eq!(take(&mut sources, &far, &[commit.clone()], T0), 1);
+        assert_eq!(reasons(&sources, T0), ["b ok", "c new"]);
+        // A late verdict for the old set is ignored, and so is the same set again.
+        let late = [
+            verdict(0, 0, Some("late")),
+            begin,
+            define(0, "x", false),
+            define(1, "y", false),
+            commit,
+        ];
+        assert_eq!(take(&mut sources, &far, &late, T0), 0);
+        assert_eq!(reasons(&sources, T0), ["b ok", "c new"]);
+    }
+
+    #[test]
+    fn what_the_sources_processes_send_is_escaped() {
+        let (mut sources, far) = checks(&["a"]);
+        let failure = verdict(
+            0,
+            0,
+            Some("\u{1b}[31m\r\nHTTP/1.1 200 OK \u{202e} \u{2603}"),
+        );
+        take(&mut sources, &far, &[failure], T0);
+        let reasons = reasons(&sources, T0);
+        assert_eq!(
+            reasons,
+            ["a \\u{1b}[31m\\r\\nHTTP/1.1 200 OK \\u{202e} \u{2603}"]
+        );
+    }
+
+    /// Whatever is sent: a check passes only after a verdict that says so, and there are never too many checks.
+    #[test]
+    fn random_messages_never_make_a_check_pass() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let (mut sources, far) = checks(&["a", "b", "c"]);
+        let names = ["a", "b", "c", "d"];
+        for _ in 0..20_000 {
+            let (generation, index) = (rng.u32(..4), rng.u16(..5));
+            let message = match rng.u8(..8) {
+                0 => verdict(generation, index, Some("it fails")),
+                1 => Message::Begin {
+                    generation,
+                    count: rng.u16(..5),
+                },
+                2 | 3 => Message::Define {
+                    index,
+                    definition: Definition {
+                        is_kept: rng.bool(),
+                        ..definition(names[rng.usize(..4)])
+                    },
+                },
+                4 => Message::Commit {
+                    generation,
+                    text: "",
+                },
+                5 => Message::WorkerEnded("exit code 1"),
+                6 => Message::Refused("line"),
+                _ => Message::RefusedEnd,
+            };
+            take(&mut sources, &far, &[message], T0);
+            assert!(sources.listed.len() <= 4);
+            assert!(
+                reasons(&sources, T0)
+                    .iter()
+                    .all(|reason| !reason.ends_with(" ok"))
+            );
+            // Bytes that are no message.
+            let noise: Vec<u8> = (0..rng.usize(1..40)).map(|_| rng.u8(..)).collect();
+            if decode(&noise).is_none() {
+                far.send(&noise).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn durations_read_as_people_say_them() {
+        let said = [0, 41, 119, 120, 7199, 7200, 172_799, 172_800]
+            .map(|s| Seconds(Duration::from_secs(s)).to_string());
+        assert_eq!(
+            said,
+            [
+                "0 s", "41 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"
+            ]
+        );
+    }
+}

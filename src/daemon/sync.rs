@@ -211,6 +211,8 @@ pub fn status(checks: Checks, sources: Option<&SourceChecks>, now: Instant) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
+
     use crate::daemon::options::Options;
 
     #[test]
@@ -230,6 +232,32 @@ mod tests {
         );
     }
 
+    thread_local! {
+        static RECORDS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Keeps the log records of each thread apart, because tests run at the same time.
+    struct Recorder;
+
+    impl log::Log for Recorder {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &log::Record<'_>) {
+            let line = format!("{} {}", record.level(), record.args());
+            RECORDS.with_borrow_mut(|records| records.push(line));
+        }
+
+        fn flush(&self) {}
+    }
+
+    /// Records from here on. An error means that another test has begun with that.
+    fn record() {
+        let _ = log::set_logger(&Recorder);
+        log::set_max_level(log::LevelFilter::Info);
+    }
+
     fn responsive() -> Box<dyn FnMut() -> bool> {
         Box::new(|| true)
     }
@@ -238,6 +266,7 @@ mod tests {
     /// restarted.
     #[test]
     fn the_watchdog_is_not_beaten_while_the_server_thread_is_stuck() {
+        record();
         let path = std::env::temp_dir().join(format!("healthz-stuck-{}", std::process::id()));
         let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -266,6 +295,11 @@ mod tests {
         is_responsive.set(true);
         assert_eq!(beats_of_seconds(10), 10);
         std::fs::remove_file(&path).unwrap();
+        let expected = [
+            "ERROR server thread stuck for 2 s; not answering",
+            "INFO server thread responds again",
+        ];
+        assert_eq!(RECORDS.take(), expected);
     }
 
     /// Regression: after a short failure the next beat came at the watchdog's limit, and the service manager

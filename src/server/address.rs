@@ -74,6 +74,16 @@ mod tests {
     use std::string::ToString;
 
     #[test]
+    fn each_example_in_the_error_text_is_an_address() {
+        let text = AddressError.to_string();
+        let examples = text.strip_prefix("expected an address such as ").unwrap();
+        let examples = examples.replace(" or ", ", ");
+        let kinds: std::vec::Vec<_> = examples.split(", ").map(str::parse::<Address>).collect();
+        assert_eq!(kinds.len(), 4);
+        assert!(kinds.iter().all(Result::is_ok), "{kinds:?}");
+    }
+
+    #[test]
     fn addresses_read_back_as_written() {
         for text in [
             "127.0.0.1:10248",

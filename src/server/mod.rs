@@ -69,7 +69,7 @@ use crate::time::Instant;
 use buffers::Buffers;
 use driver::Driver;
 use memory::Managed;
-use served::{Mailbox, Room};
+use served::{Busy, Mailbox, Room};
 use slots::Slots;
 use socket::Listener;
 use table::Table;
@@ -376,9 +376,8 @@ impl<'a> Server<'a> {
     }
 
     /// Takes the endpoints that another thread has left.
-    #[inline]
-    fn deliver(&mut self, mailbox: &Mailbox, now: Instant) {
-        mailbox.deliver(&mut self.table.driver_mut().responder, now);
+    fn deliver(&mut self, mailbox: &Mailbox, now: Instant) -> Result<(), Busy> {
+        mailbox.deliver(&mut self.table.driver_mut().responder, now)
     }
 
     /// Shares the counters with handles. They begin at zero again.

@@ -8,7 +8,7 @@ use core::time::Duration;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::string::ToString;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
@@ -165,7 +165,8 @@ pub struct ServerHandle(Arc<Shared>);
 
 /// What a [`Runner`] and its handles share.
 struct Shared {
-    is_stop_requested: AtomicBool,
+    /// A sum of [`STOP`] and [`ENDPOINTS`].
+    requests: AtomicU32,
     waker: Waker,
     /// When the poll returned whose events are being handled, in milliseconds; or one of the two values
     /// below.
@@ -173,6 +174,11 @@ struct Shared {
     counters: Arc<LiveCounters>,
     endpoints: Mailbox,
 }
+
+/// Requested: to stop. Never taken back.
+const STOP: u32 = 1;
+/// Requested: to take the endpoints from the mailbox.
+const ENDPOINTS: u32 = 2;
 
 /// The runner waits for events.
 const WAITING: u64 = u64::MAX;
@@ -183,8 +189,7 @@ impl ServerHandle {
     /// Asks the server to stop as [`Server::stop`] does, and returns at once. The runner does so in its
     /// next [`poll_once`](Runner::poll_once); the descriptor of its [`AsFd`] becomes readable for that.
     pub fn stop(&self) {
-        self.0.is_stop_requested.store(true, Ordering::Release);
-        self.wake();
+        self.request(STOP);
     }
 
     /// Gives the server other endpoints, and returns at once. The runner takes them at the beginning of its next
@@ -203,7 +208,7 @@ impl ServerHandle {
     /// As [`Server::replace_endpoints`].
     pub fn replace_endpoints(&self, set: Arc<EndpointSet>) -> Result<(), EndpointsTooLarge> {
         self.0.endpoints.put(set)?;
-        self.wake();
+        self.request(ENDPOINTS);
         Ok(())
     }
 
@@ -214,7 +219,9 @@ impl ServerHandle {
         self.0.endpoints.free_old()
     }
 
-    fn wake(&self) {
+    /// Wakes the runner to do what `what` requests.
+    fn request(&self, what: u32) {
+        self.0.requests.fetch_or(what, Ordering::Release);
         let woken = loop {
             match self.0.waker.wake() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -278,7 +285,7 @@ impl<'a> Runner<'a> {
                 now,
             }),
             handle: ServerHandle(Arc::new(Shared {
-                is_stop_requested: AtomicBool::new(false),
+                requests: AtomicU32::new(0),
                 waker,
                 busy_since_ms: AtomicU64::new(WAITING),
                 counters,
@@ -391,7 +398,11 @@ impl Loop<'_> {
         handle.set_busy_since(now.as_millis());
         self.now = now;
         self.set_date(now, wall_clock);
-        self.server.deliver(&handle.0.endpoints, now);
+        // Loaded once: a request that comes later also wakes the next poll.
+        let requests = handle.0.requests.load(Ordering::Acquire);
+        if requests & ENDPOINTS != 0 {
+            self.take_endpoints(handle, now);
+        }
         for event in &self.events {
             count += 1;
             if event.token() != WAKER {
@@ -399,9 +410,8 @@ impl Loop<'_> {
             }
         }
         self.server.advance(self.poll.registry(), now);
-        let is_stop_requested = handle.0.is_stop_requested.load(Ordering::Acquire);
         // Without listeners, the connections that exist are served to their end.
-        if !self.is_stopping && (is_stop_requested || self.server.is_abandoned()) {
+        if !self.is_stopping && (requests & STOP != 0 || self.server.is_abandoned()) {
             self.is_stopping = true;
             self.server.stop(self.poll.registry(), now);
         }
@@ -413,6 +423,17 @@ impl Loop<'_> {
             ));
         }
         Ok(count)
+    }
+
+    /// Takes the endpoints that another thread has left for the server.
+    #[cold]
+    fn take_endpoints(&mut self, handle: &ServerHandle, now: Instant) {
+        // Before the mailbox is opened: a set that is put later is requested again.
+        handle.0.requests.fetch_and(!ENDPOINTS, Ordering::Acquire);
+        if self.server.deliver(&handle.0.endpoints, now).is_err() {
+            // The thread that has the lock may not wake this one, so the next poll must not wait.
+            handle.request(ENDPOINTS);
+        }
     }
 
     /// Sets the Date of answers, if the wall clock's second has changed since the last call.

@@ -4,7 +4,6 @@
 //! endpoints, and [`super::run`] brings it the sets that other threads leave in a [`Mailbox`].
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::answer::Responder;
@@ -78,23 +77,24 @@ impl<'a> Served<'a> {
         request: &Request<'_>,
         writer: Writer<'_>,
     ) -> Result<usize, BufferFull> {
-        match &self.set {
-            None => self.responder.respond(now, request, writer),
-            Some(set) => self.respond_of_set(set, now, request, writer),
-        }
+        self.responder.respond_or(now, request, writer, |writer| {
+            self.respond_elsewhere(now, request, writer)
+        })
     }
 
-    // Not inlined: it would cost instructions in the answers of fixed endpoints.
+    // Not inlined: it would cost instructions in each answer of a fixed endpoint.
     #[inline(never)]
-    fn respond_of_set(
+    fn respond_elsewhere(
         &self,
-        set: &EndpointSet,
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
     ) -> Result<usize, BufferFull> {
-        let responder = self.responder.with_endpoint_set(set);
-        responder.respond(now, request, writer)
+        let responder = match &self.set {
+            None => self.responder,
+            Some(set) => self.responder.with_endpoint_set(set),
+        };
+        responder.respond_elsewhere(now, request, writer)
     }
 
     pub(super) fn begin(&self, now: Instant) {
@@ -106,7 +106,7 @@ impl<'a> Served<'a> {
 
     /// Sets the endpoints of a server that has not begun to serve.
     pub(super) fn set_endpoints(&mut self, set: Arc<EndpointSet>) {
-        self.set = Some(set);
+        self.exchange_set(set);
     }
 
     /// Answers with `set` from now on, if it fits in `room`.
@@ -122,21 +122,25 @@ impl<'a> Served<'a> {
     }
 
     fn exchange(&mut self, set: Arc<EndpointSet>, now: Instant) -> Option<Arc<EndpointSet>> {
-        let before = self.set.replace(set);
+        let before = self.exchange_set(set);
         self.begin(now);
         before
+    }
+
+    fn exchange_set(&mut self, set: Arc<EndpointSet>) -> Option<Arc<EndpointSet>> {
+        // The fixed endpoints are searched first, so there must be none.
+        self.responder = self.responder.without_endpoints();
+        self.set.replace(set)
     }
 }
 
 /// Takes a set from any thread to the server's thread.
 ///
-/// The server's thread waits for no other thread and frees nothing: it looks for a set only if the flag is set, gives
-/// up if the lock is taken, and leaves the set that it has used so far. Other threads free that one. So there are at
-/// most three sets: one in use, one that waits and one to be freed; never the last two at once.
+/// The server's thread waits for no other thread and frees nothing: it looks for a set only after it was told of one,
+/// gives up if the lock is taken, and leaves the set that it has used so far. Other threads free that one. So there
+/// are at most three sets: one in use, one that waits and one to be freed; never the last two at once.
 pub(super) struct Mailbox {
     room: Room,
-    /// `new` may hold a set.
-    has_new: AtomicBool,
     sets: Mutex<Sets>,
 }
 
@@ -146,23 +150,24 @@ struct Sets {
     old: Option<Arc<EndpointSet>>,
 }
 
+/// Another thread holds the lock of the mailbox.
+pub(super) struct Busy;
+
 impl Mailbox {
     pub(super) fn new(room: Room) -> Self {
         Mailbox {
             room,
-            has_new: AtomicBool::new(false),
             sets: Mutex::default(),
         }
     }
 
-    /// Leaves a set for the server, which must be woken then. Replaces one that the server has not taken.
+    /// Leaves a set for the server. The caller tells the server of it afterwards, when the lock is free. Replaces a
+    /// set that the server has not taken.
     pub(super) fn put(&self, set: Arc<EndpointSet>) -> Result<(), EndpointsTooLarge> {
         self.room.check(&set)?;
         let mut sets = self.lock();
         let unused = (sets.new.replace(set), sets.old.take());
         drop(sets);
-        // After the lock is free, so that the server does not miss the set because of this thread.
-        self.has_new.store(true, Ordering::Release);
         drop(unused);
         Ok(())
     }
@@ -178,26 +183,17 @@ impl Mailbox {
     }
 
     /// Gives `served` the set that was put, if there is one. Called by the server's thread.
-    #[inline]
-    pub(super) fn deliver(&self, served: &mut Served<'_>, now: Instant) {
-        if self.has_new.load(Ordering::Acquire) {
-            self.deliver_new(served, now);
-        }
-    }
-
-    #[cold]
-    fn deliver_new(&self, served: &mut Served<'_>, now: Instant) {
+    pub(super) fn deliver(&self, served: &mut Served<'_>, now: Instant) -> Result<(), Busy> {
         let mut sets = match self.sets.try_lock() {
             Ok(sets) => sets,
             Err(TryLockError::Poisoned(error)) => error.into_inner(),
-            // The flag stays set, so the set is taken the next time.
-            Err(TryLockError::WouldBlock) => return,
+            Err(TryLockError::WouldBlock) => return Err(Busy),
         };
-        self.has_new.store(false, Ordering::Relaxed);
         if let Some(set) = sets.new.take() {
             debug_assert!(sets.old.is_none(), "the server's thread frees a set");
             sets.old = served.exchange(set, now);
         }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Sets> {

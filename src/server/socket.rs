@@ -398,6 +398,9 @@ fn send(stream: &mut impl std::io::Write, bytes: &[u8], _is_last: bool) -> io::R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::cell::RefCell;
+    use std::string::String;
+    use std::vec::Vec;
 
     #[test]
     fn accept_errors_are_sorted_by_what_to_do() {
@@ -424,6 +427,35 @@ mod tests {
         }
         #[cfg(any(target_os = "linux", target_os = "android"))]
         assert_eq!(of(libc::EINVAL), AcceptError::Dead);
+    }
+
+    std::thread_local! {
+        static RECORDS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Keeps the records of each thread apart.
+    struct Logger;
+
+    impl log::Log for Logger {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &log::Record<'_>) {
+            RECORDS.with_borrow_mut(|records| records.push(std::format!("{}", record.args())));
+        }
+
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn an_option_that_the_system_does_not_have_is_logged() {
+        log::set_logger(&Logger).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+        try_option("SO_OLD", Ok(()));
+        try_option("SO_NEW", Err(io::ErrorKind::Unsupported.into()));
+        log::set_max_level(log::LevelFilter::Off);
+        assert_eq!(RECORDS.take(), ["SO_NEW of a listener: unsupported"]);
     }
 
     #[test]

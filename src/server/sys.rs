@@ -41,18 +41,20 @@ pub(super) fn set_defer_accept(listener: &impl AsFd, seconds: i32) -> io::Result
     set_option(listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
 }
 
+/// Whether clients may send descriptors. The libc crate does not have it yet (include/uapi/asm-generic/socket.h; SPARC
+/// differs).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const SO_PASSRIGHTS: libc::c_int = match cfg!(any(target_arch = "sparc", target_arch = "sparc64")) {
+    true => 0x5c,
+    false => 83,
+};
+
 /// Makes the kernel refuse descriptors (unix(7), `SCM_RIGHTS`) that clients of this Unix socket send.
 ///
 /// Otherwise they arrive unasked, and reading past one closes it. Closing a socket with `SO_LINGER` (socket(7)) can
 /// block for as long as its sender likes. Since Linux 6.16.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn refuse_rights(listener: &impl AsFd) -> io::Result<()> {
-    // The libc crate does not have it yet (include/uapi/asm-generic/socket.h; SPARC differs).
-    const SO_PASSRIGHTS: libc::c_int =
-        match cfg!(any(target_arch = "sparc", target_arch = "sparc64")) {
-            true => 0x5c,
-            false => 83,
-        };
     set_option(listener, libc::SOL_SOCKET, SO_PASSRIGHTS, 0)
 }
 
@@ -212,6 +214,49 @@ mod tests {
             assert_eq!((&peer).read(&mut [0]).unwrap(), 0);
         }
         std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    /// The value of an integer option: getsockopt(2).
+    fn option(socket: &impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<i32> {
+        let mut value: libc::c_int = -1;
+        let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the descriptor is open, because it is borrowed for the length of the call; `value` and `size`
+        // live on this stack, and the kernel writes no more than `size` bytes, which are all of `value`.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                level,
+                name,
+                (&raw mut value).cast(),
+                &raw mut size,
+            )
+        };
+        check(result).map(|()| value)
+    }
+
+    #[test]
+    fn a_listener_reports_a_connection_when_its_first_bytes_have_arrived() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let seconds = || option(&listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT).unwrap();
+        assert_eq!(seconds(), 0);
+        set_defer_accept(&listener, 1).unwrap();
+        assert_eq!(seconds(), 1);
+    }
+
+    #[test]
+    fn a_unix_listener_refuses_descriptors_if_the_kernel_can() {
+        let directory = std::env::temp_dir();
+        let at = directory.join(std::format!("healthz-rights-{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&at).unwrap();
+        std::fs::remove_file(&at).unwrap();
+        let is_passed = || option(&listener, libc::SOL_SOCKET, SO_PASSRIGHTS);
+        // Before Linux 6.16 there is no such option.
+        if let Ok(before) = is_passed() {
+            refuse_rights(&listener).unwrap();
+            assert_eq!((before, is_passed().unwrap()), (1, 0));
+        } else {
+            assert!(refuse_rights(&listener).is_err());
+        }
     }
 
     /// Regression: a request shorter than the `SO_RCVLOWAT` of a passed-in socket was not reported.

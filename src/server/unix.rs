@@ -124,4 +124,17 @@ mod tests {
         assert!(!name_beside(&path).exists());
         std::fs::remove_file(&path).unwrap();
     }
+
+    #[test]
+    fn a_stale_socket_that_cannot_be_renamed_is_an_error() {
+        let path = std::env::temp_dir().join(std::format!("healthz-kept-{}", std::process::id()));
+        drop(UnixListener::bind(&path).unwrap());
+        // The name that it would get is taken by a directory.
+        let aside = name_beside(&path);
+        std::fs::create_dir(&aside).unwrap();
+        let result = remove_stale(&path);
+        std::fs::remove_dir(&aside).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::IsADirectory);
+    }
 }

@@ -4,7 +4,7 @@
 //! /proc/self/exe, so that all processes have the same version, also if its file was replaced.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -87,7 +87,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            crate::daemon::print_error(&error);
+            let _ = writeln!(io::stderr(), "healthz: {error}");
             ExitCode::FAILURE
         }
     }

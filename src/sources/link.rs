@@ -288,6 +288,30 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The fuzz target `link`. Asserts, for any bytes: a message that is accepted has the bytes that it is encoded as, and
+/// its texts and numbers are within their bounds.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz(bytes: &[u8]) {
+    let Some(message) = decode(bytes) else { return };
+    assert!(bytes.len() <= MESSAGE_BYTES_MAX);
+    assert_eq!(encode(&message), bytes, "{message:?}");
+    match message {
+        Message::Verdict(verdict) => assert!(usize::from(verdict.index) < SPECS_MAX),
+        Message::Begin { count, .. } => assert!(usize::from(count) <= SPECS_MAX),
+        Message::Define { index, definition } => {
+            assert!(usize::from(index) < SPECS_MAX);
+            assert!(Check::is_name(definition.name));
+            let group = definition.group.unwrap_or("group");
+            assert!((1..=CHECK_NAME_BYTES_MAX).contains(&group.len()));
+        }
+        Message::Commit { text, .. }
+        | Message::Refused(text)
+        | Message::Log(_, text)
+        | Message::WorkerEnded(text) => assert!(text.len() <= TEXT_BYTES_MAX),
+        Message::RefusedEnd => {}
+    }
+}
+
 /// One end of the link. Never blocks.
 #[derive(Debug)]
 pub struct Link(Socket);
@@ -364,6 +388,11 @@ const _: () = assert!(REASON_BYTES_MAX <= TEXT_BYTES_MAX);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn corpus_of_link_has_no_finding() {
+        crate::sources::kinds::run_corpus("link", fuzz);
+    }
 
     fn examples() -> Vec<Message<'static>> {
         let definition = Definition {

@@ -64,7 +64,6 @@ impl Received {
 /// A check as the simulation runs it.
 #[derive(Debug)]
 struct Running {
-    name: String,
     nature: Nature,
     /// When the present attempt will end, with what, and whether it was cancelled.
     attempt: Option<(Instant, bool)>,
@@ -244,7 +243,6 @@ impl World {
                         .find(|entry| entry.id == id)
                         .unwrap();
                     let running = Running {
-                        name: entry.spec.name.clone(),
                         nature: nature(&entry.spec.name),
                         attempt: None,
                         results: Vec::new(),

@@ -2,6 +2,9 @@
 //! condition it needs, for at most [`TIMEOUT`].
 #![allow(dead_code, reason = "no test uses all of it")]
 
+#[path = "timeout.rs"]
+mod timeout;
+
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,11 +18,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+pub use timeout::TIMEOUT;
 
 include!("untried.rs");
-
-/// The longest wait for one condition. A busy machine does not reach it.
-pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub fn healthz(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_healthz"));

@@ -1,6 +1,9 @@
 //! A server in the test's own `Poll`: real sockets, and a clock that only the test moves.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+#[path = "timeout.rs"]
+mod timeout;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -9,14 +12,13 @@ use healthz::server::{Address, Config, Listeners, Server};
 use healthz::{Check, Endpoint, Instant, Responder};
 use mio::event::Event;
 use mio::{Events, Poll, Token};
+pub use timeout::TIMEOUT;
 
 pub static PING: Check = Check::ping();
 pub static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 
 pub const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 pub const LAST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-/// Maximum wait for any event.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// Far more calls than any test needs until the server is idle.
 const ADVANCES_MAX: usize = 100_000;
 

@@ -19,7 +19,7 @@ use std::string::String;
 use std::vec;
 
 use super::Responder;
-use crate::check::{Check, Endpoint};
+use crate::check::{Check, Endpoint, Severity};
 use crate::http::fuzz::Source;
 use crate::http::{Connection, Context, Next};
 use crate::limits::{Limits, RESPONSE_HEAD_BYTES_MAX};
@@ -32,7 +32,7 @@ const NOW_MAX: u64 = u64::MAX / 2;
 
 /// - A check has the state of its last update, at any later time. Its reason is as much of the text as
 ///   fits, cut between characters.
-/// - An answer equals that of Kubernetes for the same checks, byte for byte. It fits in a buffer of
+/// - An answer equals that of Kubernetes for the same checks, byte for byte, apart from warnings. It fits in a buffer of
 ///   [`Responder::response_bytes_max`] bytes.
 pub fn checks(data: &[u8]) {
     let mut source = Source(data);
@@ -44,11 +44,19 @@ pub fn checks(data: &[u8]) {
     } else {
         &[]
     };
+    let severity = match config / 128 {
+        0 => Severity::Error,
+        _ => Severity::Warning,
+    };
     let checks = [
         Check::ping(),
         Check::heartbeat("log", Duration::from_millis(limit)).overdue("logging blocked"),
-        Check::heartbeat("syncloop", Duration::from_millis(16 * limit)).initially_failing(),
-        Check::manual("disk").group("storage"),
+        Check::heartbeat("syncloop", Duration::from_millis(16 * limit))
+            .overdue_since("not entered")
+            .initially_failing(),
+        Check::manual("disk")
+            .group("storage")
+            .with_severity(severity),
         Check::gate("poststarthook/start-a").group("hooks"),
         Check::gate("poststarthook/start-b")
             .group("hooks")
@@ -63,7 +71,7 @@ pub fn checks(data: &[u8]) {
         Endpoint::new("/readyz", &all),
     ];
     let responder = Responder::new(&endpoints).allow_hosts(hosts);
-    let mut model = Model::new(limit, hosts);
+    let mut model = Model::new(limit, severity, hosts);
     let mut now = NOW_MIN + u64::from(source.u16());
     while !source.is_empty() {
         // Four bits select the step and four the check.

@@ -9,7 +9,7 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 
 use super::request::Generated;
-use crate::check::Health;
+use crate::check::{Health, Severity};
 use crate::http::fuzz::parse_query;
 use crate::limits::REASON_BYTES_MAX;
 
@@ -27,6 +27,8 @@ pub(super) struct State {
     group: Option<&'static str>,
     limit: Option<u64>,
     overdue: &'static str,
+    tells_overdue_time: bool,
+    severity: Severity,
     last: Update,
 }
 
@@ -37,6 +39,8 @@ impl State {
             group: None,
             limit: None,
             overdue: "no heartbeat within its limit",
+            tells_overdue_time: false,
+            severity: Severity::Error,
             last,
         }
     }
@@ -98,6 +102,10 @@ impl State {
             _ if self.passes(now) => None,
             // A failure has its own reason, an expired heartbeat that of its kind.
             Update::Fail(text) => Some(text.clone()),
+            Update::PassUntil(until) if self.tells_overdue_time => {
+                let seconds = (now - (until - self.limit.unwrap_or(0))) / 1000;
+                Some(format!("{} for {seconds} s", self.overdue))
+            }
             Update::PassUntil(_) => Some(self.overdue.to_string()),
             Update::None { .. } | Update::Pass => Some("not reported yet".to_string()),
         }
@@ -132,7 +140,7 @@ impl Answer {
 
 impl Model {
     /// The same checks as in the fuzz body.
-    pub(super) fn new(limit: u64, hosts: &[&str]) -> Self {
+    pub(super) fn new(limit: u64, severity: Severity, hosts: &[&str]) -> Self {
         let mut states = Vec::from([
             State::new("ping", Update::Pass),
             State::new("log", Update::None { passes: true }),
@@ -145,6 +153,9 @@ impl Model {
         states[1].limit = Some(limit);
         states[1].overdue = "logging blocked";
         states[2].limit = Some(16 * limit);
+        states[2].overdue = "not entered";
+        states[2].tells_overdue_time = true;
+        states[3].severity = severity;
         states[3].group = Some("storage");
         states[4].group = Some("hooks");
         states[5].group = Some("hooks");
@@ -220,6 +231,7 @@ impl Model {
                     "405 Method Not Allowed: a check is run by GET, HEAD, OPTIONS and POST\n";
                 return Answer::new("405", body.to_string());
             }
+            Some(Some(state)) if state.severity == Severity::Warning => Ok("ok".to_string()),
             Some(Some(state)) => match state.reason(now) {
                 None => Ok("ok".to_string()),
                 Some(reason) => Err(format!("internal server error: {reason}\n")),
@@ -253,6 +265,9 @@ fn root(endpoint: &str, states: &[&State], query: &str, now: u64) -> Result<Stri
             _ if has(name) => format!("[+]{name} excluded: ok\n"),
             Some(group) if has(group) => format!("[+]{name} excluded with {group}: ok\n"),
             _ if state.passes(now) => format!("[+]{name} ok\n"),
+            _ if state.severity == Severity::Warning => {
+                format!("[!]{name} warning: reason withheld\n")
+            }
             _ => {
                 has_failed = true;
                 format!("[-]{name} failed: reason withheld\n")

@@ -211,6 +211,18 @@ mod tests {
     fn control_characters_are_escaped() {
         let text = OneLine(format_args!("a\nb\r\x1b[2J\u{9b}{}ü\t", "\u{7f}x")).to_string();
         assert_eq!(text, "a\\nb\\r\\u{1b}[2J\\u{9b}\\u{7f}xü\\t");
+        assert_eq!(OneLine(format_args!("\"ü")).to_string(), "\"ü");
+    }
+
+    #[test]
+    fn verify_requests_a_test_of_the_sink() {
+        use super::queue::{CHUNK_BYTES, Outcome, Task};
+        verify();
+        let (sender, task) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(QUEUE.next(&mut [0; CHUNK_BYTES])));
+        let task = task.recv_timeout(Duration::from_secs(20));
+        assert_eq!(task, Ok(Task::Probe));
+        QUEUE.finish(Outcome::Done);
     }
 
     #[test]

@@ -159,8 +159,14 @@ mod tests {
     use healthz::Instant;
     use healthz::server::now;
     use std::io::Read;
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::time::Duration;
+
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::sys::pthread::pthread_self;
+    use nix::unistd::gettid;
+
+    include!("../../../tests/support/interrupt.rs");
 
     const LIMIT: Duration = Duration::from_secs(60);
 
@@ -257,6 +263,64 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "\nwhole\nnext\n");
+    }
+
+    #[test]
+    fn a_write_that_fails_within_a_line_cuts_it() {
+        for (last, is_cut) in [(b'a', true), (b'\n', false)] {
+            let (mut reader, writer) = io::pipe().unwrap();
+            let mut sink = Sink::new(&writer).unwrap();
+            // The least that a pipe can hold.
+            let size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(1)).unwrap() as usize;
+            let mut bytes = vec![b'a'; size - 1];
+            bytes.extend([last, b'a', b'\n']);
+            let thread = std::thread::spawn(move || reader.read_exact(&mut [0]));
+            assert_eq!(sink.write(&bytes), Err(size));
+            assert_eq!(sink.is_cut, is_cut);
+            thread.join().unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_error_other_than_a_full_sink_ends_the_write() {
+        let (_reader, writer) = UnixDatagram::pair().unwrap();
+        let mut sink = Sink::new(&writer).unwrap();
+        // More than a message can have.
+        assert_eq!(sink.write(&vec![b'a'; 1 << 20]), Err(0));
+    }
+
+    #[test]
+    fn every_line_that_was_not_written_counts_as_lost() {
+        for (bytes, lines) in [("cut\n", 1), ("cut\nb\n", 2), ("a\nb\nc\n", 3), ("a", 1)] {
+            assert_eq!(count_lines(bytes.as_bytes()), lines, "{bytes:?}");
+        }
+    }
+
+    /// A signal that has a handler ends epoll_wait(2), and so does SIGCONT.
+    #[test]
+    fn a_signal_does_not_end_the_wait_for_a_full_sink() {
+        let (mut reader, stream) = UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut filled = 0;
+        while let Ok(count) = (&stream).write(&[b'.'; 4096]) {
+            filled += count;
+        }
+        let (queue, check) = (queue(), Check::heartbeat("log", LIMIT));
+        queue.push(b"after\n");
+        let (sender, ids) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sender.send((gettid(), pthread_self())).unwrap();
+                run_task(&queue, &mut Sink::new(&stream).unwrap(), &check);
+            });
+            let (id, thread) = ids.recv().unwrap();
+            interrupt(id, thread, &WAITS);
+            let mut bytes = vec![0; filled + 6];
+            reader.set_read_timeout(Some(LIMIT)).unwrap();
+            reader.read_exact(&mut bytes).unwrap();
+            assert!(bytes.ends_with(b".after\n"));
+        });
+        assert!(is_beaten(&check));
     }
 
     #[test]

@@ -222,6 +222,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::io;
 
+    include!("../../../tests/support/untried.rs");
+
     /// This process with a service manager: more is allowed.
     const MANAGED: Process = Process {
         id: 4711,
@@ -343,6 +345,26 @@ mod tests {
         assert_eq!(count(MANAGED, libc::SYS_sendto, arguments), 7);
         assert_eq!(count(UNMANAGED, libc::SYS_sendto, arguments), 11);
         assert_eq!(count(UNMANAGED, libc::SYS_shutdown, arguments), 8);
+    }
+
+    /// Runs itself once more in a process that applies the filter, which then refuses another one.
+    #[test]
+    fn the_error_of_the_system_is_returned() {
+        const NAME: &str = "daemon::sandbox::filter::tests::the_error_of_the_system_is_returned";
+        const VARIABLE: &str = "HEALTHZ_FILTER_TWICE";
+        if std::env::var_os(VARIABLE).is_some() {
+            eprintln!("{:?}", [apply(), apply()]);
+            std::process::exit(0);
+        }
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", NAME, "--nocapture"]);
+        let output = command.env(VARIABLE, "1").output().unwrap();
+        let results = String::from_utf8(output.stderr).unwrap();
+        if results.starts_with("[Err(") {
+            return untried(&format!("no filter for system calls: {results}"));
+        }
+        let refused = io::Error::from_raw_os_error(libc::ENOSYS).to_string();
+        assert_eq!(results, format!("[Ok(()), Err({refused:?})]\n"));
     }
 
     #[test]

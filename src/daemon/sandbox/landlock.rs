@@ -179,6 +179,22 @@ mod tests {
         stream.write_all(b"a")
     }
 
+    #[test]
+    fn the_error_of_the_system_is_returned() {
+        let restricted = || {
+            let status = apply().unwrap().landlock;
+            let is_available = matches!(status, LandlockStatus::Available { .. });
+            is_available.then(|| (0..100).find_map(|_| restrict().err()))
+        };
+        // Only this thread is restricted.
+        let Some(error) = std::thread::spawn(restricted).join().unwrap() else {
+            return untried("this kernel has no Landlock");
+        };
+        // A thread can have 16 sets of rules.
+        let expected = io::Error::from_raw_os_error(libc::E2BIG).to_string();
+        assert_eq!(error, Some(expected));
+    }
+
     /// In the daemon, the filter denies these calls first. Here there is no filter.
     #[test]
     fn landlock_denies_files_ports_and_processes_and_open_sockets_go_on() {

@@ -62,11 +62,15 @@ type SharedScript = Rc<RefCell<Script>>;
 
 struct ScriptedListener(Rc<RefCell<VecDeque<SharedScript>>>, Rc<AcceptFailure>);
 
-/// The error of every accept(2), if any, and the number of calls.
+/// The error of every accept(2), if any, and the number of calls. Whether epoll reports the listener as long as
+/// connections wait, if it can, and how often that was set.
 #[derive(Default)]
 struct AcceptFailure {
     code: Cell<Option<i32>>,
     calls: Cell<u32>,
+    can_arm: Cell<bool>,
+    is_armed: Cell<bool>,
+    arms: Cell<u32>,
 }
 
 struct ScriptedStream(SharedScript);
@@ -76,7 +80,7 @@ impl ListenSocket for ScriptedListener {
     type Slot = Node<Conn<ScriptedStream>>;
 
     fn accept(&self) -> io::Result<ScriptedStream> {
-        let AcceptFailure { code, calls } = &*self.1;
+        let AcceptFailure { code, calls, .. } = &*self.1;
         calls.set(calls.get() + 1);
         if let Some(code) = code.get() {
             return Err(io::Error::from_raw_os_error(code));
@@ -91,10 +95,14 @@ impl ListenSocket for ScriptedListener {
     }
 
     fn arm(&self, _: &(), _: Token) -> bool {
-        false
+        let can_arm = self.1.can_arm.get();
+        self.1.is_armed.set(can_arm);
+        self.1.arms.set(self.1.arms.get() + 1);
+        can_arm
     }
 
     fn disarm(&mut self, _: &(), _: Token) -> io::Result<()> {
+        self.1.is_armed.set(false);
         Ok(())
     }
 
@@ -183,8 +191,9 @@ struct TestServer<'a> {
     table: Table<'a, ScriptedListener>,
     backlog: Rc<RefCell<VecDeque<SharedScript>>>,
     failure: Rc<AcceptFailure>,
-    /// The queue of another listener, whose accepts do not fail.
+    /// The same of another listener.
     second_backlog: Rc<RefCell<VecDeque<SharedScript>>>,
+    second_failure: Rc<AcceptFailure>,
 }
 
 impl<'a> TestServer<'a> {
@@ -193,18 +202,28 @@ impl<'a> TestServer<'a> {
     }
 
     fn with(responder: Responder<'a>, limits: Limits, connections: usize) -> Self {
+        TestServer::on(responder, limits, connections, false)
+    }
+
+    /// A server on listeners that epoll reports again and again, if `can_arm`.
+    fn on(responder: Responder<'a>, limits: Limits, connections: usize, can_arm: bool) -> Self {
         let backlog = Rc::new(RefCell::new(VecDeque::new()));
         let mut listeners: [Option<ScriptedListener>; LISTENERS_MAX] =
             core::array::from_fn(|_| None);
         let failure = Rc::new(AcceptFailure::default());
         listeners[0] = Some(ScriptedListener(backlog.clone(), failure.clone()));
         let second_backlog = Rc::new(RefCell::new(VecDeque::new()));
-        let no_failure = Rc::new(AcceptFailure::default());
-        listeners[1] = Some(ScriptedListener(second_backlog.clone(), no_failure));
+        let second_failure = Rc::new(AcceptFailure::default());
+        listeners[1] = Some(ScriptedListener(
+            second_backlog.clone(),
+            second_failure.clone(),
+        ));
         let response_bytes = responder.response_bytes_max(&limits);
         let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
         let heads = Managed::Own(std::boxed::Box::new(HeadCache::new()));
         let driver = Driver::new(responder, limits, buffers, heads);
+        failure.can_arm.set(can_arm);
+        second_failure.can_arm.set(can_arm);
         let mut table = Table::new(listeners, Slots::new(connections), driver);
         table.register(&(), Token(0)).unwrap();
         TestServer {
@@ -212,6 +231,7 @@ impl<'a> TestServer<'a> {
             backlog,
             failure,
             second_backlog,
+            second_failure,
         }
     }
 
@@ -312,6 +332,39 @@ fn accepts_that_keep_failing_are_paused() {
             );
         });
     }
+}
+
+/// Otherwise epoll would report the paused one again and again, and the server would not sleep.
+#[test]
+fn when_the_pause_of_one_listener_ends_another_stays_paused() {
+    let ping = Check::ping();
+    let checks = [&ping];
+    let endpoints = Endpoint::kubernetes(&checks);
+    let connections = 2 * ACCEPT_FAILURES as usize;
+    let responder = Responder::new(&endpoints);
+    let mut server = TestServer::on(responder, Limits::DEFAULT, connections, true);
+    let (first, second) = (server.failure.clone(), server.second_failure.clone());
+    let armed = || [&first, &second].map(|listener| listener.is_armed.get());
+    let arms = || [&first, &second].map(|listener| listener.arms.get());
+    assert_eq!((armed(), arms()), ([true, true], [1, 1]));
+    let half = NOW.saturating_add(ACCEPT_PAUSE / 2);
+    for (number, failure, at) in [(0, &first, NOW), (1, &second, half)] {
+        failure.code.set(Some(libc::EPERM));
+        for _ in 0..ACCEPT_FAILURES {
+            server.table.handle(&(), Token(number), false, at);
+        }
+        server.table.advance(&(), at);
+    }
+    assert_eq!((armed(), arms()), ([false, false], [1, 1]));
+    let over = NOW.saturating_add(ACCEPT_PAUSE);
+    assert_eq!(server.table.deadline(), Some(over));
+    server.table.advance(&(), over);
+    assert_eq!((armed(), arms()), ([true, false], [2, 1]));
+    let over = half.saturating_add(ACCEPT_PAUSE);
+    assert_eq!(server.table.deadline(), Some(over));
+    server.table.advance(&(), over);
+    assert_eq!((armed(), arms()), ([true, true], [2, 2]));
+    assert_eq!(server.table.deadline(), None);
 }
 
 /// Only a free descriptor lets accept(2) succeed after EMFILE. Memory may come from elsewhere.
@@ -540,6 +593,21 @@ fn a_last_answer_that_was_blocked_is_not_followed_by_a_close_at_once() {
         let over = NOW.saturating_add(Limits::DEFAULT.drain_duration);
         server.table.advance(&(), over);
         assert!(script.borrow().is_closed);
+    });
+}
+
+/// A read that finds nothing costs as much as one that finds a request.
+#[test]
+fn a_request_that_arrives_at_once_is_read_once() {
+    with_server(|mut server, expected| {
+        let script = server.connect(Script {
+            available: ENDLESS.len(),
+            room: usize::MAX,
+            ..Script::default()
+        });
+        let script = script.borrow();
+        assert!(!script.sent.is_empty() && expected.starts_with(&script.sent));
+        assert_eq!(script.reads, 1);
     });
 }
 

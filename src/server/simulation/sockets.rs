@@ -297,6 +297,11 @@ impl StreamSocket for SimulatedStream {
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
         let socket = &mut world.sockets[self.id];
+        assert!(
+            !socket.unsent.is_empty() && !socket.is_writing,
+            "{} is registered for writing without need",
+            self.id
+        );
         socket.is_writing = true;
         if !socket.is_full || !socket.to_server.is_empty() || socket.client_ended {
             world.notify(self.id);

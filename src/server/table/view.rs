@@ -87,7 +87,7 @@ impl<L: ListenSocket> Table<'_, L> {
         let mut count = 0;
         for queue in WaitReason::ALL {
             let mut last = Instant::ZERO;
-            for (_, conn, since) in self.slots.queued(queue) {
+            for (index, conn, since) in self.slots.queued(queue) {
                 assert!(
                     since <= latest && (has_gone_back || last <= since),
                     "{queue:?} is out of order"
@@ -106,6 +106,10 @@ impl<L: ListenSocket> Table<'_, L> {
                 assert!(
                     conn.received < buffers.head_bytes() || conn.is_behind,
                     "a connection waits with a full buffer"
+                );
+                assert!(
+                    !conn.is_behind || !conn.unsent.is_empty() || self.slots.is_runnable(index),
+                    "a connection with whole requests waits for an event"
                 );
                 last = since;
                 count += 1;

@@ -17,11 +17,6 @@ impl Clock {
         }
     }
 
-    /// A clock can always lose its synchronisation.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        None
-    }
-
     fn judge(&self, state: ClockState) -> Outcome {
         if !state.is_synchronised {
             return Outcome::Fail("clock is not synchronised".to_owned());

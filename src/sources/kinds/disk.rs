@@ -4,7 +4,7 @@
 
 use nix::sys::statvfs::{Statvfs, statvfs};
 
-use super::figures::{self, Unit, Words, shortage};
+use super::figures::{Unit, Words, shortage};
 use super::system::failed;
 use crate::sources::spec::{Disk, Outcome};
 
@@ -40,12 +40,6 @@ impl Disk {
             None => Outcome::Pass,
             Some(reason) => Outcome::Fail(format!("{path}: {reason}")),
         }
-    }
-
-    /// Why no state of the disk could fail this.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        let is_zero = figures::is_zero(self.min) && figures::is_zero(self.min_inodes);
-        is_zero.then_some("min and min-inodes are 0")
     }
 }
 
@@ -146,12 +140,5 @@ mod tests {
         );
         assert_eq!(disk(&root, share, NONE).attempt(), Outcome::Pass);
         nix::mount::umount(&root).unwrap();
-    }
-
-    #[test]
-    fn a_check_without_a_limit_never_fails() {
-        assert!(disk("/", NONE, Amount::Absolute(0)).never_fails().is_some());
-        assert_eq!(disk("/", NONE, Amount::Absolute(1)).never_fails(), None);
-        assert_eq!(disk("/", Amount::Share(1), NONE).never_fails(), None);
     }
 }

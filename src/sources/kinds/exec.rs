@@ -171,11 +171,6 @@ impl Exec {
         }
     }
 
-    /// A program can always fail.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        None
-    }
-
     fn spawn(&self, programs: &Programs) -> io::Result<(Child, PipeReader)> {
         let (output, writer) = io::pipe()?;
         let flags = OFlag::from_bits_retain(fcntl(&output, FcntlArg::F_GETFL)?);

@@ -69,11 +69,6 @@ pub fn excess(used: u64, whole: u64, max: Amount, words: Words<'_>) -> Option<St
     }
 }
 
-/// True if every number reaches `min`.
-pub fn is_zero(min: Amount) -> bool {
-    matches!(min, Amount::Absolute(0) | Amount::Share(0))
-}
-
 fn floor_percent(part: u64, whole: u64) -> String {
     let thousandths = (u128::from(part) * 1000)
         .checked_div(u128::from(whole))

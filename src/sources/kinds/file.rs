@@ -25,11 +25,6 @@ impl File {
         }
     }
 
-    /// A file can always be missing.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        None
-    }
-
     fn fault(&self, now: SystemTime) -> Option<String> {
         let metadata = match std::fs::metadata(&self.path) {
             Ok(metadata) => metadata,

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::figures::{self, Unit, Words, shortage};
+use super::figures::{Unit, Words, shortage};
 use super::procfs;
 use super::system::{FILE_BYTES_MAX, System, below, failed, parse, read};
 use crate::sources::spec::{Memory, Outcome, Scope};
@@ -18,11 +18,6 @@ impl Memory {
     /// Checks the memory once.
     pub fn attempt(&self) -> Outcome {
         self.attempt_in(System::new())
-    }
-
-    /// Why no state of the memory could fail this.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        figures::is_zero(self.min).then_some("min is 0")
     }
 
     fn attempt_in(&self, system: System<'_>) -> Outcome {
@@ -264,15 +259,5 @@ mod tests {
         machine.write("a.slice/memory.stat", "anon 1\n");
         let outcome = memory(Amount::Share(1), Scope::Cgroup).attempt_in(machine.system());
         assert!(reason(outcome).ends_with("a.slice/memory.stat: not understood"));
-    }
-
-    #[test]
-    fn a_check_without_a_limit_never_fails() {
-        assert!(
-            memory(Amount::Share(0), Scope::Node)
-                .never_fails()
-                .is_some()
-        );
-        assert_eq!(memory(Amount::Share(1), Scope::Node).never_fails(), None);
     }
 }

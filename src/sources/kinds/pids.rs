@@ -208,12 +208,4 @@ mod tests {
         let text = reason(usage(TENTH, ALL, gone).attempt_pids());
         assert_eq!(text, "pids: exe:no-such-program: does not run");
     }
-
-    #[test]
-    fn a_check_without_a_limit_never_fails() {
-        assert!(usage(Amount::Share(0), ALL, None).never_fails().is_some());
-        assert_eq!(usage(TENTH, ALL, None).never_fails(), None);
-        let max = Amount::Share(999);
-        assert_eq!(usage(Amount::Absolute(0), max, None).never_fails(), None);
-    }
 }

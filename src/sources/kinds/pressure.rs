@@ -26,17 +26,6 @@ use crate::sources::spec::{Outcome, Pressure, Resource, Scope};
 /// Where control groups are, version 2 alone or beside version 1.
 const CGROUP_ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
-impl Pressure {
-    pub fn never_fails(&self) -> Option<&'static str> {
-        let is_zero = self.resource == Resource::Cpu && self.full && self.scope == Scope::Node;
-        match () {
-            () if is_zero => Some("`full` is always 0 for the cpu of the whole machine"),
-            () if self.stall > self.window => Some("stall is longer than window"),
-            () => None,
-        }
-    }
-}
-
 /// Opens the kernel's file. If that fails, each attempt tries again, and its outcome says why.
 ///
 /// # Errors
@@ -374,28 +363,60 @@ mod tests {
     #[test]
     fn the_kernel_of_this_machine_is_read_or_named() {
         let poll = mio::Poll::new().unwrap();
-        let mut listener = open(&spec(), poll.registry(), Token(0), Instant::ZERO).unwrap();
-        let outcome = listener.outcome(Instant::ZERO);
-        match Path::new("/proc/pressure/memory").exists() {
-            true => assert_eq!(outcome, Outcome::Pass),
-            false => {
-                let text = "the kernel does not measure memory pressure (some)";
-                assert_eq!(outcome, Outcome::Unsupported(text.into()));
+        for scope in [Scope::Node, Scope::Cgroup] {
+            let mut spec = spec();
+            spec.scope = scope;
+            let mut listener = open(&spec, poll.registry(), Token(0), Instant::ZERO).unwrap();
+            let outcome = listener.outcome(Instant::ZERO);
+            let text = "the kernel does not measure memory pressure (some)";
+            let is_there = Path::new("/proc/pressure/memory").exists();
+            match spec.scope {
+                Scope::Node if is_there => assert_eq!(outcome, Outcome::Pass),
+                _ if outcome == Outcome::Pass => {}
+                _ => assert_eq!(outcome, Outcome::Unsupported(text.into())),
             }
         }
     }
 
+    /// Only where the kernel accepts triggers; elsewhere it says so and passes.
     #[test]
-    fn limits_that_cannot_be_reached_are_refused() {
-        assert_eq!(spec().never_fails(), None);
-        let mut long = spec();
-        long.stall = 2001 * MILLISECOND;
-        assert_eq!(long.never_fails(), Some("stall is longer than window"));
-        let mut cpu = spec();
-        (cpu.resource, cpu.full) = (Resource::Cpu, true);
-        let why = "`full` is always 0 for the cpu of the whole machine";
-        assert_eq!(cpu.never_fails(), Some(why));
-        cpu.scope = Scope::Cgroup;
-        assert_eq!(cpu.never_fails(), None);
+    fn a_trigger_fires_while_more_threads_run_than_cpus() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        let mut spec = spec();
+        spec.resource = Resource::Cpu;
+        // A multiple of 2 s: others need a right since Linux 6.5.
+        spec.stall = 50 * MILLISECOND;
+        let watch = watch(spec);
+        let Ok(opened) = watch.open(Instant::ZERO) else {
+            println!("no pressure stall information here");
+            return;
+        };
+        if !opened.has_trigger {
+            println!("this kernel refuses triggers");
+            return;
+        }
+        println!("this kernel accepts triggers");
+        let is_over = AtomicBool::new(false);
+        let began = std::time::Instant::now();
+        let cpus = std::thread::available_parallelism().unwrap().get();
+        std::thread::scope(|scope| {
+            for _ in 0..2 * cpus {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let mut fired = false;
+            while !fired && began.elapsed() < Duration::from_secs(30) {
+                fired = has_fired(&opened.file).unwrap_or(true);
+                std::thread::yield_now();
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert!(fired, "no event within 30 s");
+        });
+        // An event is reported once. (The kernel reports at most one for each window.)
+        assert!(!has_fired(&opened.file).unwrap());
     }
 }

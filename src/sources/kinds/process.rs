@@ -43,11 +43,6 @@ impl Process {
         self.attempt_in(System::new())
     }
 
-    /// Why no process could fail this.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        (self.min == 0).then_some("min is 0")
-    }
-
     fn attempt_in(&self, system: System<'_>) -> Outcome {
         let mut count = 0;
         let found = self.target.each(system, &mut |_| {
@@ -228,13 +223,14 @@ fn is_program(path: &[u8], name: &[u8]) -> bool {
     let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
     match name.contains(&b'/') {
         true => path == name,
-        false => path.rsplit(|byte| *byte == b'/').next() == Some(name),
+        // A process can have an empty command line.
+        false => !name.is_empty() && path.rsplit(|byte| *byte == b'/').next() == Some(name),
     }
 }
 
 /// True if a process with this name may run a program with this file name.
 fn is_comm(comm: &[u8], name: &[u8]) -> bool {
-    !name.contains(&b'/') && comm == name.get(..COMM_BYTES_MAX).unwrap_or(name)
+    !name.is_empty() && !name.contains(&b'/') && comm == name.get(..COMM_BYTES_MAX).unwrap_or(name)
 }
 
 #[cfg(test)]
@@ -493,14 +489,10 @@ mod tests {
         assert!(!is_program(b"/usr/sbin/nginx", b"sbin/nginx"));
         assert!(!is_program(b"/usr/sbin/nginx", b"ngin"));
         assert!(!is_program(b"", b"nginx"));
+        assert!(!is_program(b"", b"") && !is_program(b"/", b""));
         assert!(is_comm(b"a-program-with-", b"a-program-with-a-long-name"));
         assert!(!is_comm(b"a-program-with-", b"a-program-with"));
         assert!(!is_comm(b"nginx", b"/usr/sbin/nginx"));
-    }
-
-    #[test]
-    fn a_minimum_of_none_never_fails() {
-        assert!(by_exe("x", 0).never_fails().is_some());
-        assert_eq!(by_exe("x", 1).never_fails(), None);
+        assert!(!is_comm(b"", b""));
     }
 }

@@ -12,23 +12,6 @@ use crate::sources::spec::{Dialogue, Host, Tcp};
 /// Most bytes of an answer in which the expected text may be.
 const ANSWER_BYTES_MAX: usize = 10 * 1024;
 
-impl Tcp {
-    /// A port can always refuse.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        self.dialogue.never_matters()
-    }
-}
-
-impl Dialogue {
-    /// Every answer contains an empty text.
-    pub fn never_matters(&self) -> Option<&'static str> {
-        match &self.expect {
-            Some(text) if text.is_empty() => Some("expect is empty"),
-            _ => None,
-        }
-    }
-}
-
 /// Connects, and exchanges what the options `send` and `expect` say.
 pub fn start(spec: &Tcp, registry: &Registry, base: Token) -> Started {
     let addresses = tcp_addresses(&spec.host, spec.port);
@@ -258,13 +241,5 @@ mod tests {
         let local = start(&spec(Host::Localhost, port, "", ""), poll.registry(), BASE);
         let want = format!("connecting to 127.0.0.1:{port}");
         assert_eq!(waiting(local).waits_for(), want);
-    }
-
-    #[test]
-    fn an_empty_expectation_is_refused() {
-        let mut tcp = spec(LOCAL, 1, "", "");
-        assert_eq!(tcp.never_fails(), None);
-        tcp.dialogue.expect = Some(Vec::new());
-        assert_eq!(tcp.never_fails(), Some("expect is empty"));
     }
 }

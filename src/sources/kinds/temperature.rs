@@ -21,11 +21,6 @@ impl Temperature {
         self.attempt_in(System::new())
     }
 
-    /// A temperature can always rise.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        None
-    }
-
     fn attempt_in(&self, system: System<'_>) -> Outcome {
         let zones = match zones(system.thermal, &self.zone) {
             Ok(zones) if zones.is_empty() => {

@@ -1,7 +1,7 @@
 //! What the kinds `pids` and `fds` have in common: a number in use, and a limit that holds for it.
 
-use super::figures::{self, Unit, Words, excess, shortage};
-use crate::sources::spec::{Amount, Usage};
+use super::figures::{Unit, Words, excess, shortage};
+use crate::sources::spec::Usage;
 
 /// A number in use and its limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,13 +13,6 @@ pub struct Count {
 }
 
 impl Usage {
-    /// Why no number in use could fail this.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        let has_no_max = matches!(self.max, Amount::Share(1000..));
-        let never = figures::is_zero(self.min) && has_no_max;
-        never.then_some("min is 0 and max is 100%")
-    }
-
     /// The text `3.1% of 32768 (kernel.pid_max) free, needs 10%`, if `count` is out of bounds.
     pub(super) fn fault(&self, count: &Count) -> Option<String> {
         let of = &format!(" of {} ({})", count.limit, count.name);

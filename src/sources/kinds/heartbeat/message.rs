@@ -149,10 +149,12 @@ pub struct Sender {
 /// Bytes of the header of each piece of control data: length, level, type.
 const HEADER_BYTES: usize = size_of::<usize>() + 2 * size_of::<i32>();
 
-/// Bytes of a buffer that holds everything that [`Control`] has: as many descriptors as Linux passes
-/// (`SCM_MAX_FD`), a sender and a time. Each is rounded up.
-pub const CONTROL_BYTES_MAX: usize =
-    (HEADER_BYTES + 253 * 4) + (HEADER_BYTES + 12) + (HEADER_BYTES + 16) + 24;
+/// Bytes of a buffer that holds a sender and a time, each rounded up. The kernel writes them first.
+pub const CONTROL_BYTES_WITHOUT_FDS: usize = (HEADER_BYTES + 16) + (HEADER_BYTES + 16);
+
+/// Bytes of a buffer that holds everything that [`Control`] has: also as many descriptors as Linux passes
+/// (`SCM_MAX_FD`).
+pub const CONTROL_BYTES_MAX: usize = CONTROL_BYTES_WITHOUT_FDS + HEADER_BYTES + 254 * 4;
 
 impl Control {
     /// Reads a buffer that recvmsg(2) has filled, and that was zero before.

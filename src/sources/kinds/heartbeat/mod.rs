@@ -3,6 +3,7 @@
 //! A program sends datagrams to a Unix socket, as it would to systemd. [`message`] reads one, [`state`] says what
 //! they mean, and [`socket`] receives them. Messages of other users are refused and counted.
 
+mod closer;
 #[cfg(test)]
 mod fuzz;
 mod message;
@@ -33,11 +34,6 @@ const DATAGRAMS_PER_OUTCOME_MAX: usize = 1024;
 const WARNING_PERIOD: Duration = Duration::from_secs(60);
 
 impl Heartbeat {
-    /// A program can always stop sending.
-    pub fn never_fails(&self) -> Option<&'static str> {
-        None
-    }
-
     fn settings(&self) -> Settings {
         Settings {
             limit: self.limit,
@@ -175,7 +171,8 @@ impl Beats {
             true => None,
             false => Message::parse(datagram.bytes()),
         };
-        let is_valid = |message: &Message| !message.is_barrier || datagram.fds.count() == 1;
+        let is_valid =
+            |message: &Message| !message.is_barrier || datagram.fds.as_slice().len() == 1;
         let Some(message) = message.filter(is_valid) else {
             self.warnings.add(Warning::Invalid, || {
                 format!("invalid message of process {} ignored", sender.pid)
@@ -592,13 +589,58 @@ mod tests {
         assert_eq!(ready.sender.unwrap().pid, std::process::id().cast_signed());
         let barrier = manager.receive().unwrap().unwrap();
         assert_eq!(
-            (barrier.bytes(), barrier.fds.count()),
+            (barrier.bytes(), barrier.fds.as_slice().len()),
             (b"BARRIER=1".as_slice(), 1)
         );
         // The sender waits until the manager has closed its copy too.
         drop(barrier);
         assert_eq!(reader.read(&mut [0; 8]).unwrap(), 0);
         assert_eq!(listener.take_warning(at(1)), None);
+    }
+
+    #[test]
+    fn messages_of_another_process_are_forwarded_in_its_name_or_not_at_all() {
+        let directory = Directory::new("forward-other");
+        let (manager, path) = manager(&directory);
+        let mut poll = Poll::new().unwrap();
+        let mut spec = directory.spec();
+        spec.forward = Some(path);
+        let mut listener = beats(&spec, &poll);
+        // As root, systemd-notify sends in the name of its parent, the shell. It waits until its descriptor is
+        // closed, so the shell still runs when its message is forwarded.
+        let mut command = Command::new("sh");
+        // It says that the barrier fails, because the socket is removed before.
+        command.args(["-c", "systemd-notify --ready 2>/dev/null || exit 1; true"]);
+        command.env("NOTIFY_SOCKET", directory.socket());
+        if Command::new("systemd-notify")
+            .arg("--version")
+            .output()
+            .is_err()
+        {
+            println!("no systemd-notify here");
+            return;
+        }
+        let mut child = command.spawn().unwrap();
+        take_event(listener.as_mut(), &mut poll, at(1));
+        let forwarded = manager.receive().unwrap();
+        match listener.take_warning(at(1)) {
+            None => {
+                let forwarded = forwarded.unwrap();
+                assert_eq!(forwarded.bytes(), b"READY=1");
+                let sender = forwarded.sender.unwrap().pid;
+                assert_eq!(sender, child.id().cast_signed());
+                assert_ne!(sender, std::process::id().cast_signed());
+            }
+            Some(warning) => {
+                let want =
+                    "messages are not forwarded: needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID";
+                assert_eq!(warning, want);
+                assert!(forwarded.is_none());
+            }
+        }
+        // Nothing is read any more, so the child's descriptors are closed.
+        drop((listener, manager));
+        child.wait().unwrap();
     }
 
     #[test]
@@ -660,12 +702,6 @@ mod tests {
         );
         assert_eq!(listener.outcome(at(62)), Outcome::Pass);
         assert_eq!(listener.take_warning(at(62)), None);
-    }
-
-    #[test]
-    fn a_heartbeat_can_always_fail() {
-        let directory = Directory::new("never-fails");
-        assert_eq!(directory.spec().never_fails(), None);
     }
 
     #[test]

@@ -19,7 +19,10 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
 
-use super::message::{CONTROL_BYTES_MAX, Control, MESSAGE_BYTES_MAX, Sender};
+use super::closer::{self, ReceivedFds};
+use super::message::{
+    CONTROL_BYTES_MAX, CONTROL_BYTES_WITHOUT_FDS, Control, MESSAGE_BYTES_MAX, Sender,
+};
 
 /// A datagram socket that receives from local processes. Dropping it removes its file.
 pub struct Receiver {
@@ -108,20 +111,28 @@ impl Receiver {
 
     /// The next datagram; `None` if there is none. Never waits.
     pub fn receive(&self) -> io::Result<Option<Datagram>> {
+        self.receive_with(match closer::has_room() {
+            true => CONTROL_BYTES_MAX,
+            false => CONTROL_BYTES_WITHOUT_FDS,
+        })
+    }
+
+    /// `room` is for the control data. The kernel closes descriptors that do not fit.
+    fn receive_with(&self, room: usize) -> io::Result<Option<Datagram>> {
         let mut datagram = Datagram {
             buffer: [0; MESSAGE_BYTES_MAX],
             length: 0,
             is_cut: false,
             sender: None,
             sent: None,
-            fds: ReceivedFds(Vec::new()),
+            fds: ReceivedFds::default(),
         };
         let mut control = [0; CONTROL_BYTES_MAX];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let (length, flags) = loop {
             let mut pieces = [IoSliceMut::new(&mut datagram.buffer)];
             let fd = self.fd.as_raw_fd();
-            match socket::recvmsg::<()>(fd, &mut pieces, Some(&mut control), flags) {
+            match socket::recvmsg::<()>(fd, &mut pieces, control.get_mut(..room), flags) {
                 Ok(received) => break (received.bytes, received.flags),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(None),
@@ -129,7 +140,7 @@ impl Receiver {
             }
         };
         let control = Control::parse(&control);
-        datagram.fds = ReceivedFds(control.fds);
+        datagram.fds = ReceivedFds::new(control.fds);
         datagram.length = length;
         datagram.is_cut = flags.contains(MsgFlags::MSG_TRUNC);
         (datagram.sender, datagram.sent) = (control.sender, control.sent);
@@ -154,23 +165,6 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         if self.file.is_some() && self.is_in_place() {
             let _ = std::fs::remove_file(Path::new(&self.name));
-        }
-    }
-}
-
-/// Descriptors that a sender has passed. Dropping closes them.
-pub struct ReceivedFds(Vec<RawFd>);
-
-impl ReceivedFds {
-    pub fn count(&self) -> usize {
-        self.0.len()
-    }
-}
-
-impl Drop for ReceivedFds {
-    fn drop(&mut self) {
-        for fd in self.0.drain(..) {
-            let _ = nix::unistd::close(fd);
         }
     }
 }
@@ -203,9 +197,9 @@ impl Forwarder {
         });
         let both = [
             ControlMessage::ScmCredentials(&credentials),
-            ControlMessage::ScmRights(&datagram.fds.0),
+            ControlMessage::ScmRights(datagram.fds.as_slice()),
         ];
-        let control = match datagram.fds.count() {
+        let control = match datagram.fds.as_slice().len() {
             0 => both.get(..1).unwrap_or_default(),
             _ => &both,
         };
@@ -331,6 +325,29 @@ mod tests {
         assert!(!first.is_in_place());
         drop(first);
         assert!(path.exists());
+        std::fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn without_room_for_descriptors_the_sender_and_the_time_are_still_known() {
+        use std::io::Read;
+
+        let top = directory("room");
+        let path = top.join("a.sock");
+        let receiver = Receiver::bind(path.as_os_str(), 0o600).unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        let socket = UnixDatagram::unbound().unwrap();
+        let (address, fds) = (UnixAddr::new(&path).unwrap(), [writer.as_raw_fd()]);
+        let control = [ControlMessage::ScmRights(&fds)];
+        let (fd, flags) = (socket.as_raw_fd(), MsgFlags::empty());
+        let pieces = [IoSlice::new(b"FDSTORE=1")];
+        socket::sendmsg(fd, &pieces, &control, flags, Some(&address)).unwrap();
+        drop(writer);
+        let datagram = receiver.receive_with(CONTROL_BYTES_WITHOUT_FDS);
+        let datagram = datagram.unwrap().unwrap();
+        assert!(datagram.sender.is_some() && datagram.sent.is_some());
+        assert!(datagram.fds.as_slice().is_empty());
+        assert_eq!(reader.read(&mut [0; 8]).unwrap(), 0);
         std::fs::remove_dir_all(&top).unwrap();
     }
 
