@@ -86,16 +86,13 @@ fn split(kind: Option<&'static KindDef>, text: &str) -> Result<Parts, String> {
         rest = argument;
     }
     while let Some(first) = rest.chars().next() {
-        let mut length = first.len_utf8();
-        if rest.starts_with("\\,") || rest.starts_with("\\\\") {
-            length = 2;
-        } else if first == ','
-            && let Some((name, value)) = option_after(kind, &parts, rest)?
-        {
+        if let Some((name, value)) = option_at(kind, &parts, rest)? {
             parts.options.push((name.to_owned(), String::new()));
             rest = value;
             continue;
         }
+        let is_escape = rest.starts_with("\\,") || rest.starts_with("\\\\");
+        let length = if is_escape { 2 } else { first.len_utf8() };
         let (piece, tail) = rest.split_at_checked(length).unwrap_or((rest, ""));
         let piece = if piece == "\\," { "," } else { piece };
         match (parts.options.last_mut(), &mut parts.argument) {
@@ -108,13 +105,15 @@ fn split(kind: Option<&'static KindDef>, text: &str) -> Result<Parts, String> {
     Ok(parts)
 }
 
-/// The option that begins with the comma at the start of `rest`, and the text of its value and what follows.
-fn option_after<'a>(
+/// The option that begins with a comma at the start of `rest`, and the text of its value and what follows.
+fn option_at<'a>(
     kind: Option<&'static KindDef>,
     parts: &Parts,
     rest: &'a str,
 ) -> Result<Option<(&'a str, &'a str)>, String> {
-    let text = rest.trim_start_matches(',');
+    let Some(text) = rest.strip_prefix(',') else {
+        return Ok(None);
+    };
     let is_spaced = text.starts_with(' ');
     let Some((name, value)) = text.trim_start_matches(' ').split_once('=') else {
         return Ok(None);

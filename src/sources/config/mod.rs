@@ -409,9 +409,8 @@ impl Parser {
         def: &KindDef,
         option: &OptionDef,
     ) -> Option<Parsed> {
-        if place.is_file()
-            && let Some(value) = self.defaults.get(option.name)
-        {
+        let shared = self.defaults.get(option.name);
+        if let Some(value) = shared.filter(|_| place.is_file()) {
             return Some(value.clone());
         }
         let text = default_text(name, def, option);
@@ -441,10 +440,11 @@ impl Parser {
             }
         }
         // A default must not be refused because of the period.
-        if !has_timeout
-            && let Some(&Parsed::Duration(period)) = values.get("period")
-            && let Some(Parsed::Duration(timeout)) = values.get_mut("timeout")
-        {
+        let period = match values.get("period") {
+            Some(Parsed::Duration(period)) if !has_timeout => *period,
+            _ => return,
+        };
+        if let Some(Parsed::Duration(timeout)) = values.get_mut("timeout") {
             *timeout = period.min(*timeout);
         }
     }
@@ -457,24 +457,25 @@ impl Parser {
         } else if let Some(why) = spec.never_fails() {
             let message = format!("this check could never fail: {why}");
             self.mistake(place, written.at, message);
-        } else if let Kind::Heartbeat(heartbeat) = &spec.kind
-            && let Some(other) = self.with_socket(&heartbeat.socket)
-        {
-            let socket = shown(&heartbeat.socket.to_string_lossy());
-            let message = format!("socket {socket}: the check {} has it already", shown(other));
+        } else if let Some((socket, other)) = self.with_socket(&spec) {
+            let [socket, other] = [socket, other].map(|text| shown(&text));
+            let message = format!("socket {socket}: the check {other} has it already");
             self.mistake(place, at_option(written, "socket"), message);
         } else {
             self.specs.push(spec);
         }
     }
 
-    /// The name of the check that receives on `socket`.
-    fn with_socket(&self, socket: &OsString) -> Option<&str> {
-        let mut specs = self.specs.iter();
-        let other = specs.find(
-            |spec| matches!(&spec.kind, Kind::Heartbeat(heartbeat) if heartbeat.socket == *socket),
-        );
-        other.map(|spec| spec.name.as_str())
+    /// The socket on which `spec` and another check would receive, and the name of the other.
+    fn with_socket(&self, spec: &Spec) -> Option<(String, String)> {
+        let socket = |spec: &Spec| match &spec.kind {
+            Kind::Heartbeat(heartbeat) => Some(heartbeat.socket.clone()),
+            _ => None,
+        };
+        let own = socket(spec)?;
+        let mut others = self.specs.iter();
+        let other = others.find(|other| socket(other).as_ref() == Some(&own))?;
+        Some((own.to_string_lossy().into_owned(), other.name.clone()))
     }
 }
 
