@@ -51,6 +51,7 @@ fn the_poll_timeout_is_no_longer_than_the_head_deadline_of_an_unfinished_request
     while runner.server().counters().accepted == 0 {
         runner.poll_once(Some(TIMEOUT)).unwrap();
     }
+    assert_eq!(runner.handle().counters().open, 1);
     let timeout = runner.timeout().unwrap();
     assert!(timeout <= Duration::from_secs(10), "{timeout:?}");
 }
