@@ -630,6 +630,15 @@ mod tests {
     }
 
     #[test]
+    fn the_clock_goes_on() {
+        let (first, began) = (now(), std::time::Instant::now());
+        while now() == first {
+            assert!(began.elapsed() < Duration::from_secs(20));
+        }
+        assert!(now() > first);
+    }
+
+    #[test]
     fn a_spawned_server_has_closed_its_sockets_when_it_calls_on_exit() {
         let address = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(Responder::new(&[]), &address).unwrap();
@@ -679,6 +688,11 @@ mod tests {
         assert_eq!(receiver.recv_timeout(timeout), Ok("started"));
         assert!(!thread.is_finished());
         thread.stop();
+        let began = std::time::Instant::now();
+        while !thread.is_finished() {
+            assert!(began.elapsed() < timeout);
+            std::thread::yield_now();
+        }
         thread.join().unwrap();
         assert_eq!(receiver.recv_timeout(timeout), Ok("ended"));
     }
