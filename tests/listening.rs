@@ -8,10 +8,12 @@ mod harness;
 use std::error::Error;
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use harness::{ENDPOINTS, Harness, TIMEOUT};
+use harness::{ENDPOINTS, Harness, TIMEOUT, rest};
 use healthz::Responder;
+use healthz::limits::{CONNECTIONS_MAX, LISTENERS_MAX};
 use healthz::server::{Address, Config, Listeners, Runner, Server, TOKENS};
 use mio::Token;
 
@@ -43,11 +45,33 @@ fn the_poll_timeout_is_no_longer_than_the_head_deadline_of_an_unfinished_request
     let runner = Runner::new(server).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
     client.write_all(b"GET /healthz").unwrap();
+    let mut event_count = 0;
     while runner.server().counters().accepted == 0 {
+        event_count += runner.poll_once(Some(TIMEOUT)).unwrap();
+    }
+    assert!(
+        event_count > 0,
+        "a connection was accepted without an event"
+    );
+    assert_eq!(runner.handle().counters().open, 1);
+    let timeout = runner.timeout().unwrap();
+    assert!(!timeout.is_zero(), "nothing is due");
+    assert!(timeout <= Duration::from_secs(10), "{timeout:?}");
+    client.write_all(b" HTTP/1.0\r\n\r\n").unwrap();
+    while runner.server().counters().answered == 0 {
         runner.poll_once(Some(TIMEOUT)).unwrap();
     }
-    let timeout = runner.timeout().unwrap();
-    assert!(timeout <= Duration::from_secs(10), "{timeout:?}");
+    let text = rest(&mut client);
+    assert!(text.contains("\r\nDate: "), "{text}");
+}
+
+#[test]
+fn a_runner_has_one_descriptor_for_other_loops() {
+    let listeners = harness::localhost();
+    let server = Server::new(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let runner = Runner::new(server).unwrap();
+    assert!(runner.as_raw_fd() > 2);
+    assert_eq!(runner.as_raw_fd(), runner.as_fd().as_raw_fd());
 }
 
 /// A host asks this for each event in its loop, and handles the other events itself.
@@ -55,6 +79,7 @@ fn the_poll_timeout_is_no_longer_than_the_head_deadline_of_an_unfinished_request
 fn a_server_owns_the_tokens_from_its_base_on_and_no_others() {
     // The harness registers the server with the base 7.
     let harness = Harness::new(4);
+    assert_eq!(TOKENS, LISTENERS_MAX + CONNECTIONS_MAX);
     let owns = |number| harness.server.owns(Token(number));
     assert_eq!([0, 6, 7, 8].map(owns), [false, false, true, true]);
     assert_eq!([TOKENS + 6, TOKENS + 7].map(owns), [true, false]);
@@ -71,11 +96,7 @@ fn a_server_owns_the_tokens_from_its_base_on_and_no_others() {
 #[test]
 fn one_call_of_advance_accepts_one_connection_while_the_table_has_room() {
     let mut harness = Harness::new(64);
-    let clients = [(); 3].map(|()| harness.connect());
-    for mut client in &clients {
-        // Until something has arrived, the kernel holds a connection back.
-        client.write_all(b"GET").unwrap();
-    }
+    let clients = [(); 3].map(|()| harness.send_only(b"GET"));
     for accepted in 1..=3 {
         harness.advance();
         assert_eq!(harness.server.counters().accepted, accepted);

@@ -171,6 +171,27 @@ fn out_of_descriptors_with_a_clock_that_goes_back() {
     println!("the server recovered");
 }
 
+/// Runs in the child: the host has closed its standard input, so that the next socket gets the number 0.
+fn without_standard_input() {
+    let path = std::env::temp_dir().join(format!("healthz-zero-{}.sock", std::process::id()));
+    let listeners = listening(&Address::Unix(path.clone()));
+    let mut harness = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(GET).unwrap();
+    nix::unistd::close(0).unwrap();
+    harness.work();
+    answer(&mut client);
+    println!("the server recovered");
+}
+
+#[test]
+fn a_connection_with_the_descriptor_0_is_served() {
+    in_a_child_process(
+        "a_connection_with_the_descriptor_0_is_served",
+        without_standard_input,
+    );
+}
+
 /// Regression: after the clock went back, the server accepted nothing until the clock reached the end of
 /// the pause again.
 #[test]

@@ -349,10 +349,12 @@ def _(house):
 # Heartbeats
 
 BEAT_C = r"""
-/* Sends each argument as one message with sd_notify(3). Two words have another meaning: "barrier" calls
-   sd_notify_barrier(3), and "descriptors" sends 100 messages, each with 2 descriptors. */
+/* Sends each argument as one message with sd_notify(3). Some words have another meaning: "barrier" calls
+   sd_notify_barrier(3), "descriptors" sends 100 messages, each with 2 descriptors, and "beats" sends beats without
+   end. */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #include <systemd/sd-daemon.h>
 
 int main(int argc, char **argv) {
@@ -360,6 +362,11 @@ int main(int argc, char **argv) {
         int result = 0;
         if (!strcmp(argv[i], "barrier"))
             result = sd_notify_barrier(0, 10 * 1000 * 1000);
+        else if (!strcmp(argv[i], "beats"))
+            for (;;) {
+                sd_notify(0, "WATCHDOG=1");
+                usleep(500 * 1000);
+            }
         else if (!strcmp(argv[i], "descriptors")) {
             int fds[] = {0, 1};
             for (int j = 0; j < 100 && result >= 0; j++)

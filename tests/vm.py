@@ -4,9 +4,9 @@
 The init must not fall, and its server must answer, while things happen around it that tests on a desk
 cannot have: PID 1's own signals and orphans, cgroups that deny memory and processes, a power-off. What
 happens inside is tests/vm/guest.sh, which says so line by line; this script builds the machine, boots it
-three times (the second time without IPv6, with an unknown word on the kernel's command line, and
-shorter; the third time the machine is suspended to RAM under the daemon, and its wall clock set) and checks
-what was said.
+four times and checks what was said. The second time is without IPv6, with an unknown word on the kernel's command
+line, and shorter. The third time the machine is suspended to RAM under the daemon, and its wall clock is set. The
+fourth time the daemon has checks of pressure, of a control group and of the clock, and they fail and pass.
 
 Fails on a panic, a line that says FAIL, an expected line that does not come, and a boot that takes too
 long. A kernel panic ends qemu with code 0, like a power-off: only the console tells them apart.
@@ -127,6 +127,30 @@ BOOTS = {
             "reboot: Power down",
         ],
     ),
+    "checks": (
+        "vm=checks",
+        [
+            *BOOTED[:-1],
+            "vm: ok so it does on [::1]",
+            BOOTED[-1],
+            "vm: ok at rest there is no pressure",
+            "vm: ok each pressure has a trigger",
+            "vm: ok a clock that was never set is not synchronised",
+            "vm: ok CPU pressure fails its check",
+            "vm: ok its check passes again",
+            "vm: ok memory pressure of a control group fails its check",
+            "vm: ok a control group with little memory fails its check",
+            "vm: ok the machine has memory",
+            "vm: ok both pass again without the load",
+            "vm: ok a control group that is removed fails its checks",
+            "vm: ok a synchronised clock passes",
+            "vm: ok its error is above a smaller limit",
+            "vm: ok a clock that is not synchronised any more fails",
+            "vm: ok the log has each change of CPU pressure once",
+            *STOPPED,
+            "reboot: Power down",
+        ],
+    ),
 }
 
 
@@ -146,16 +170,18 @@ def main():
         busybox = arguments.busybox or find_in_package(work, "busybox", arguments.install)
         init = arguments.init or build()
         daemon = arguments.daemon or build_daemon()
+        clock = build_clock(work)
     except Missing as missing:
         print(f"skip: {missing}")
         return 3 if arguments.require else 0
     initrd = work / "initrd.gz"
-    initrd.write_bytes(gzip.compress(archive(files(init, daemon, busybox)), 6))
-    size = sum(len(content) for _, _, content in files(init, daemon, busybox))
+    entries = files(init, daemon, busybox, clock)
+    initrd.write_bytes(gzip.compress(archive(entries), 6))
+    size = sum(len(content) for _, _, content in entries)
     print(f"init {init.stat().st_size >> 10} KiB, {size >> 10} KiB of files in all")
 
-    failed = []
-    for name, (append, expected) in BOOTS.items():
+    failed, boots = [], {name: boot for name, boot in BOOTS.items() if arguments.only in name}
+    for name, (append, expected) in boots.items():
         started = time.monotonic()
         console = boot(qemu, kernel, initrd, f"{append} {arguments.append}")
         (work / f"console-{name.replace(' ', '-')}.txt").write_text(console)
@@ -170,7 +196,7 @@ def main():
             for line in console.splitlines():
                 if re.match("(init|vm): ", line) and not re.match("vm: ok", line):
                     print(f"  | {line}")
-    print(f"{len(BOOTS) - len(failed)} boots passed, {len(failed)} failed")
+    print(f"{len(boots) - len(failed)} boots passed, {len(failed)} failed")
     return 1 if failed else 0
 
 
@@ -182,6 +208,7 @@ def parse():
     parser.add_argument("--daemon", type=Path, help="a static binary instead of that of `cargo static`")
     parser.add_argument("--kernel", type=Path, help="a bzImage with devtmpfs, cgroups and a serial console")
     parser.add_argument("--busybox", type=Path, help="a static busybox")
+    parser.add_argument("--only", default="", metavar="TEXT", help="boots whose name contains this")
     parser.add_argument("--append", default="", help="more for the kernel's command line")
     work = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "vm"
     parser.add_argument("--work", type=Path, default=work, help="where files and consoles are kept")
@@ -270,14 +297,23 @@ def build_daemon():
     return ROOT / target / TARGET / "release/healthz"
 
 
+def build_clock(work):
+    """A static program that tells the kernel that its clock is synchronised, or that it is not."""
+    program = work / "set-clock"
+    words = ["cc", "-static", "-Os", "-Wall", "-Werror", "-o", program, GUEST / "set-clock.c"]
+    if command(words) is None:
+        raise Missing("no C compiler that makes static programs: apt-get install gcc libc6-dev")
+    return program
+
+
 DIRECTORY, SYMLINK, PROGRAM, PLAIN = 0o040755, 0o120777, 0o100755, 0o100644
 
 
-def files(init, daemon, busybox):
+def files(init, daemon, busybox, clock):
     """(path, mode, content) of everything in the initramfs. What the init mounts on is its affair."""
     commands = (
-        "awk cat date echo grep httpd kill ls mkdir mkfifo mount nc pidof printf sed sh sleep start-stop-daemon timeout"
-        " tr unshare wc wget"
+        "awk cat date dd echo grep head httpd kill ls mkdir mkfifo mount nc pidof printf rmdir sed sh sleep sort"
+        " start-stop-daemon timeout tr unshare wc wget"
     )
     return [
         ("bin", DIRECTORY, b""),
@@ -289,6 +325,7 @@ def files(init, daemon, busybox):
         ("guest.sh", PROGRAM, (GUEST / "guest.sh").read_bytes()),
         ("half.sh", PROGRAM, (GUEST / "half.sh").read_bytes()),
         ("healthz", PROGRAM, daemon.read_bytes()),
+        ("set-clock", PROGRAM, clock.read_bytes()),
         ("init", PROGRAM, init.read_bytes()),
     ]
 

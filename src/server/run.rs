@@ -630,6 +630,15 @@ mod tests {
     }
 
     #[test]
+    fn the_clock_goes_on() {
+        let (first, began) = (now(), std::time::Instant::now());
+        while now() == first {
+            assert!(began.elapsed() < Duration::from_secs(20));
+        }
+        assert!(now() > first);
+    }
+
+    #[test]
     fn a_spawned_server_has_closed_its_sockets_when_it_calls_on_exit() {
         let address = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(Responder::new(&[]), &address).unwrap();
@@ -661,6 +670,8 @@ mod tests {
             .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             .unwrap();
         assert!(client.read(&mut [0; 1024]).unwrap() > 0);
+        // An answer is counted before it is sent.
+        assert_eq!(handle.counters().answered, 1);
         thread.stop();
         assert_eq!(thread.join().unwrap().open, 0);
         assert_eq!(handle.counters().open, 0);
@@ -677,6 +688,11 @@ mod tests {
         assert_eq!(receiver.recv_timeout(timeout), Ok("started"));
         assert!(!thread.is_finished());
         thread.stop();
+        let began = std::time::Instant::now();
+        while !thread.is_finished() {
+            assert!(began.elapsed() < timeout);
+            std::thread::yield_now();
+        }
         thread.join().unwrap();
         assert_eq!(receiver.recv_timeout(timeout), Ok("ended"));
     }

@@ -597,6 +597,11 @@ mod tests {
     }
 
     #[test]
+    fn the_debug_text_of_a_slot_shows_nothing_of_its_content() {
+        assert_eq!(std::format!("{:?}", Slot::default()), "Slot { .. }");
+    }
+
+    #[test]
     fn borrowed_slots_are_returned_empty() {
         let held = std::rc::Rc::new(());
         let mut memory = [const { Node::new() }; 2];

@@ -430,6 +430,36 @@ mod tests {
         assert_eq!(of(libc::EINVAL), AcceptError::Dead);
     }
 
+    /// The end of the connection follows in the same segment. The kernel waits for it for at most 200 ms, so on a busy
+    /// machine an attempt may fail.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_last_bytes_wait_for_the_shutdown() {
+        use std::io::Read;
+        let is_held_back = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client.set_nonblocking(true).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            accepted.set_nonblocking(true).unwrap();
+            let mut stream = Stream::Tcp(TcpStream::from_std(accepted));
+            assert_eq!(stream.send(b"first", false).unwrap(), 5);
+            let mut buffer = [0; 8];
+            assert_eq!(client.read(&mut buffer).unwrap(), 5);
+            assert_eq!(stream.send(b"last", true).unwrap(), 4);
+            let result = client.read(&mut buffer);
+            stream.shutdown();
+            client.set_nonblocking(false).unwrap();
+            let was_held_back = result.is_err();
+            if was_held_back {
+                assert_eq!(client.read(&mut buffer).unwrap(), 4);
+            }
+            assert_eq!(client.read(&mut buffer).unwrap(), 0);
+            was_held_back
+        };
+        assert!((0..50).any(|_| is_held_back()));
+    }
+
     std::thread_local! {
         static RECORDS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     }

@@ -235,6 +235,16 @@ mod tests {
     }
 
     #[test]
+    fn a_descriptor_that_is_not_open_or_is_a_standard_stream_is_not_adopted() {
+        // The limit of open descriptors is lower.
+        for fd in [0, 1, 2, RawFd::MAX] {
+            // SAFETY: nothing owns the last one; the others are refused.
+            let error = unsafe { adopt(fd) }.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{fd}");
+        }
+    }
+
+    #[test]
     fn a_listener_reports_a_connection_when_its_first_bytes_have_arrived() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let seconds = || option(&listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT).unwrap();

@@ -131,6 +131,69 @@ if grep -q vm=suspend /proc/cmdline; then
     while :; do sleep 1; done
 fi
 
+# The daemon has checks of what tests elsewhere cannot change: pressure, a control group, the kernel's clock.
+if grep -q vm=checks /proc/cmdline; then
+    PORT=10250
+    cd /sys/fs/cgroup || say "FAIL no cgroups"
+    echo +memory >cgroup.subtree_control
+    mkdir load
+    # Above `high` a group is slowed down, which is pressure.
+    echo 8M >load/memory.high
+    echo 24M >load/memory.max
+    often=period=1s,timeout=900ms,failure-threshold=1
+    /healthz --listen $HOST:$PORT \
+        --check "cpu=pressure:cpu,stall=800ms,window=1s,$often" \
+        --check "stalls=pressure:memory,scope=cgroup:load,stall=100ms,window=1s,$often" \
+        --check "group=memory,scope=cgroup:load,min=15Mi,$often" \
+        --check "machine=memory,min=4Mi,$often" \
+        --check "clock=clock,$often" --check "exact=clock,max-error=100ms,$often" 2>/checks.log &
+    for name in cpu stalls group machine; do eventually "its check $name passes" ok text /healthz/$name; done
+    say "ok at rest there is no pressure"
+    triggers() { ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c 'rwx.*pressure'; }
+    check "each pressure has a trigger" 2 "$(triggers)"
+    check "a clock that was never set is not synchronised" "*clock is not synchronised*" "$(text /healthz/clock)"
+
+    spinning=
+    for i in 1 2 3 4; do
+        while :; do :; done &
+        spinning="$spinning $!"
+    done
+    eventually "CPU pressure fails its check" "*some tasks waited for cpu for * of the last *, limit 800 ms within 1 s*" text /healthz/cpu
+    kill $spinning
+    eventually "its check passes again" ok text /healthz/cpu
+
+    (
+        echo 0 >load/cgroup.procs
+        while :; do dd if=/dev/zero of=/dev/null bs=12M count=100 2>/dev/null; done
+    ) &
+    loaded=$!
+    eventually "memory pressure of a control group fails its check" "*some tasks waited for memory for *" text /healthz/stalls
+    eventually "a control group with little memory fails its check" \
+        "*memory: 1*MiB available in control group /load, needs 15 MiB*" text /healthz/group
+    check "the machine has memory" ok "$(text /healthz/machine)"
+    echo 1 >load/cgroup.kill
+    wait $loaded
+    eventually "memory is available again" ok text /healthz/group
+    eventually "there is no pressure any more" ok text /healthz/stalls
+    say "ok both pass again without the load"
+    rmdir load
+    eventually "its pressure is not there" "*does not exist*" text /healthz/stalls
+    eventually "its memory is not there" "*does not exist*" text /healthz/group
+    say "ok a control group that is removed fails its checks"
+
+    /set-clock 500000
+    eventually "a synchronised clock passes" ok text /healthz/clock
+    eventually "its error is above a smaller limit" "*clock may be wrong by 50? ms, limit 100 ms*" text /healthz/exact
+    /set-clock
+    eventually "a clock that is not synchronised any more fails" "*clock is not synchronised*" text /healthz/clock
+    check "the log has each change of CPU pressure once" 3 "$(grep -c 'check cpu ' /checks.log)"
+    sed 's/^/vm: log: /' /checks.log
+    kill "$(pidof healthz | tr ' ' '\n' | sort -n | head -n 1)"
+    PORT=10248
+    kill -TERM 1
+    while :; do sleep 1; done
+fi
+
 # A container with every right: PID 1 of its own processes, on file systems that are the machine's.
 unshare -p -f -m /init /no/list 127.0.0.1:10249 &
 container=$!

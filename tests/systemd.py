@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""Boots a Debian with systemd in qemu, with healthz as the unit of examples/managers, and reads the serial console.
+
+What only a booted systemd can show: a service whose NOTIFY_SOCKET is a heartbeat of healthz, which forwards the
+messages, stays active and is restarted by its watchdog; `systemctl reload` has an effect; and which kinds of checks
+work in the sandbox of the unit. What happens inside is tests/vm/systemd.sh, which prints one line for each result.
+
+The file system is made once by mmdebstrap, which takes a minute or two, and kept. One boot takes half a minute without
+KVM. Fails on a line that says FAIL, an expected line that does not come, and a boot that takes too long.
+
+Exit code 1 when something failed, 2 when the script could not run, 3 when nothing could be tried; 0 when all
+was well, or nothing could be tried and `--require` was not given.
+"""
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import vm
+from sources import BEAT_C
+from vm import DIRECTORY, GUEST, PLAIN, PROGRAM, ROOT, SYMLINK, Missing, archive, boot, command, find_in_package, find_qemu, judge
+
+FILES = ROOT / "examples/managers"
+MEMORY_MIB = 1200
+PACKAGES = "systemd,systemd-sysv,udev"
+# Not needed in the machine.
+LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/cache", "var/lib/apt", "var/lib/dpkg")
+
+EXPECTED = [
+    "vm: ok healthz is active",
+    "vm: ok the worker is active because READY=1 was forwarded",
+    "vm: ok its heartbeat passes",
+    "vm: ok the worker is still active after its watchdog time",
+    "vm: ok systemd shows the status that was forwarded",
+    "vm: ok a stopped worker fails its check",
+    "vm: ok systemd has restarted it, because no message was forwarded",
+    "vm: ok its heartbeat passes again",
+    "vm: ok systemctl reload",
+    "vm: ok the new check is there",
+    "vm: ok healthz is active after a reload",
+    "vm: ok systemctl reload with a mistake",
+    "vm: ok the mistake is in the journal",
+    "vm: ok the new check is still there",
+    "vm: ok the process is still the same",
+    "vm: ok in the sandbox of the unit each check says what is expected",
+    "vm: ok with the drop-in each check passes that can",
+    "vm: ok healthz has stopped",
+    "vm: ok no process of it is left",
+    "reboot: Power down",
+]
+
+UNITS = {
+    # The unit without its sandbox, and with the right to send in the name of others.
+    "forwarding.service": """
+[Service]
+Type=notify
+ExecStart=/usr/bin/healthz --listen 127.0.0.1:10249 --config /etc/forwarding.toml
+ExecReload=kill -HUP $MAINPID
+WatchdogSec=60
+RuntimeDirectory=forwarding
+NotifyAccess=main
+""",
+    "worker.service": """
+[Unit]
+After=forwarding.service
+[Service]
+Type=notify
+ExecStart=/usr/bin/beat READY=1 "STATUS=42 jobs" barrier beats
+Environment=NOTIFY_SOCKET=/run/forwarding/worker.sock
+WatchdogSec=5
+Restart=always
+RestartSec=100ms
+""",
+    "test.service": """
+[Unit]
+After=basic.target
+[Service]
+Type=oneshot
+ExecStart=/bin/bash /systemd.sh
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/ttyS0
+""",
+    "test.target": "[Unit]\nRequires=basic.target\nWants=test.service\nAfter=basic.target\n",
+}
+FORWARDING = """
+[check.worker]
+heartbeat = true
+socket = "/run/forwarding/worker.sock"
+limit = "2s"
+forward = "/run/systemd/notify"
+"""
+
+
+def main():
+    arguments = parse()
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        if platform.machine() != "x86_64":
+            raise Missing(f"this machine is {platform.machine()}; the kernel is for x86_64")
+        qemu = find_qemu(arguments.install)
+        kernel = arguments.kernel or find_in_package(work, "kernel", arguments.install)
+        root = file_system(work, arguments.install)
+        programs = build(work)
+    except Missing as missing:
+        print(f"skip: {missing}")
+        return 3 if arguments.require else 0
+    initrd = work / "systemd.cpio"
+    # Not compressed: to unpack it in the machine takes longer than to load it.
+    initrd.write_bytes(archive([*unpacked(root), *files(arguments.daemon, programs)]))
+    print(f"{initrd.stat().st_size >> 20} MiB of files")
+    vm.MEMORY_MIB = MEMORY_MIB
+    started = time.monotonic()
+    console = boot(qemu, kernel, initrd, "quiet systemd.unit=test.target systemd.show_status=false")
+    (work / "console-systemd.txt").write_text(console)
+    problem = judge(console, EXPECTED)
+    seconds = time.monotonic() - started
+    if problem:
+        print(f"FAIL systemd: {problem} ({seconds:.0f} s); the end of its console:")
+        print("".join(f"  | {line}\n" for line in console.splitlines()[-80:]), end="")
+        return 1
+    print(f"ok systemd ({seconds:.0f} s)")
+    for line in console.splitlines():
+        if line.startswith("vm: ") and not line.startswith("vm: ok"):
+            print(f"  | {line}")
+    return 0
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--install", action="store_true", help="get what is missing with apt-get (as root)")
+    parser.add_argument("--require", action="store_true", help="exit with 3 instead of skipping")
+    parser.add_argument("--daemon", type=Path, default=ROOT / "target/release/healthz", help="the program to test")
+    parser.add_argument("--kernel", type=Path, help="a bzImage with devtmpfs, cgroups and a serial console")
+    work = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "vm"
+    parser.add_argument("--work", type=Path, default=work, help="where files and consoles are kept")
+    arguments = parser.parse_args()
+    if not arguments.daemon.exists():
+        parser.error(f"{arguments.daemon} is not there: build it first, or name another")
+    return arguments
+
+
+def file_system(work, may_install):
+    """A Debian of the same release as this machine, so that programs built here run there."""
+    root = work / "root.tar"
+    if root.exists():
+        return root
+    release = dict(re.findall(r"^(\w+)=(.*)$", Path("/etc/os-release").read_text(), re.M))
+    if release.get("ID") != "debian" or os.geteuid() != 0:
+        raise Missing("the file system of the machine is made from Debian, as root")
+    if not shutil.which("mmdebstrap") and may_install:
+        vm.update()
+        command(["apt-get", "install", "-q", "-y", "--no-install-recommends", "mmdebstrap"])
+    if not shutil.which("mmdebstrap"):
+        raise Missing("no mmdebstrap: apt-get install mmdebstrap, or --install as root")
+    new = work / "root.new.tar"
+    words = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", release["VERSION_CODENAME"], new]
+    if command(words) is None:
+        raise Missing("mmdebstrap failed")
+    new.rename(root)
+    return root
+
+
+def build(work):
+    source, program = work / "beat.c", work / "beat"
+    source.write_text(BEAT_C)
+    if command(["cc", "-Wall", "-Werror", "-o", program, source, "-lsystemd"]) is None:
+        raise Missing("no C compiler or libsystemd: apt-get install gcc libc6-dev libsystemd-dev")
+    clock = vm.build_clock(work)
+    return {"usr/bin/beat": program, "usr/bin/set-clock": clock}
+
+
+def unpacked(root):
+    """(path, mode, content) of the files in an archive. Owners and devices are left out: systemd mounts /dev."""
+    with tarfile.open(root) as tar:
+        for member in tar:
+            path = member.name.removeprefix("./")
+            if not path or path == "." or path.startswith(LEFT_OUT):
+                continue
+            if member.isdir():
+                yield path, 0o040000 | member.mode, b""
+            elif member.issym():
+                yield path, SYMLINK, member.linkname.encode()
+            elif member.isfile() or member.islnk():
+                yield path, 0o100000 | member.mode, tar.extractfile(member).read()
+
+
+def files(daemon, programs):
+    unit = (FILES / "healthz.service").read_text()
+    drop_in = (FILES / "healthz.service.d/checks.conf").read_text()
+    yield "init", SYMLINK, b"/lib/systemd/systemd"
+    yield "systemd.sh", PROGRAM, (GUEST / "systemd.sh").read_bytes()
+    yield "usr/bin/healthz", PROGRAM, daemon.read_bytes()
+    for path, program in programs.items():
+        yield path, PROGRAM, program.read_bytes()
+    yield "etc/systemd/system/healthz.service", PLAIN, unit.encode()
+    # Put in its place by the script.
+    yield "checks.conf", PLAIN, drop_in.encode()
+    yield "etc/healthz.toml", PLAIN, (GUEST / "healthz.toml").read_bytes()
+    yield "etc/forwarding.toml", PLAIN, FORWARDING.encode()
+    for name, text in UNITS.items():
+        yield f"etc/systemd/system/{name}", PLAIN, text.encode()
+    yield "etc/systemd/journald.conf.d", DIRECTORY, b""
+    yield "etc/systemd/journald.conf.d/volatile.conf", PLAIN, b"[Journal]\nStorage=volatile\nRateLimitBurst=0\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+#!/bin/bash
+# What happens inside the virtual machine of tests/systemd.py. A unit of the systemd under test; prints
+# `vm: ok WHAT`, or `vm: FAIL WHAT: WHY`, and at last powers the machine off.
+PORT=10249
+
+say() { echo "vm: $*"; }
+
+# The text of an answer, whatever its status.
+text() {
+    exec 5<>/dev/tcp/127.0.0.1/$PORT || return
+    printf 'GET %s HTTP/1.0\r\n\r\n' "$1" >&5
+    tr -d '\r' <&5 | sed '1,/^$/d'
+    exec 5>&-
+}
+
+# check WHAT EXPECTED GOT
+check() {
+    # shellcheck disable=SC2053
+    if [[ $3 == $2 ]]; then say "ok $1"; else say "FAIL $1: expected $2, got $3"; fi
+}
+
+# is WHAT EXPECTED COMMAND...: within some 20 s
+is() {
+    local what=$1 expected=$2 got=
+    shift 2
+    for _ in {1..100}; do
+        got=$("$@" 2>&1)
+        # shellcheck disable=SC2053
+        if [[ $got == $expected ]]; then return 0; fi
+        sleep 0.2
+    done
+    say "FAIL $what: expected $expected, got $got"
+    return 1
+}
+eventually() { is "$@" && say "ok $1"; }
+
+show() { systemctl show -p "$2" --value "$1"; }
+journal() { journalctl -q -o cat -u "$1"; }
+
+trap 'systemctl poweroff --no-block' EXIT
+mkdir -p /data
+mount -t tmpfs none /data
+touch /tmp/of-the-machine
+show systemd-journald MainPID >/run/journald.pid
+set-clock 100000
+
+systemctl start forwarding worker || { systemctl status forwarding worker --no-pager; journal forwarding; }
+check "healthz is active" active "$(systemctl is-active forwarding)"
+check "the worker is active because READY=1 was forwarded" active "$(systemctl is-active worker)"
+check "its heartbeat passes" ok "$(text /healthz/worker)"
+first=$(show worker MainPID)
+before=$(awk '{ print int($1) }' /proc/uptime)
+is "time has passed" yes eval "[ \$(awk '{ print int(\$1) }' /proc/uptime) -gt $((before + 11)) ] && echo yes"
+check "the worker is still active after its watchdog time" "active $first 0" \
+    "$(systemctl is-active worker) $(show worker MainPID) $(show worker NRestarts)"
+check "systemd shows the status that was forwarded" "42 jobs" "$(show worker StatusText)"
+[[ $first -gt 1 ]] && kill -STOP "$first"
+eventually "a stopped worker fails its check" "*no heartbeat for * s, limit 2 s: 42 jobs*" text /healthz/worker
+eventually "systemd has restarted it, because no message was forwarded" 1 show worker NRestarts
+eventually "its heartbeat passes again" ok text /healthz/worker
+
+pid=$(show forwarding MainPID)
+printf '[check.here]\nfile = "/etc/hostname"\n' >>/etc/forwarding.toml
+check "systemctl reload" "" "$(systemctl reload forwarding 2>&1)"
+eventually "the new check is there" ok text /healthz/here
+eventually "healthz is active after a reload" active systemctl is-active forwarding
+printf '[check.here2]\nfle = "/etc/hostname"\n' >>/etc/forwarding.toml
+check "systemctl reload with a mistake" "" "$(systemctl reload forwarding 2>&1)"
+eventually "the mistake is in the journal" "*fle*did you mean file*was not used; the checks stay as they are*" journal forwarding
+check "the new check is still there" ok "$(text /healthz/here)"
+check "the process is still the same" "active $pid" "$(systemctl is-active forwarding) $(show forwarding MainPID)"
+
+# judge WHAT: the answers are the expected ones, in `expected`; all others are `ok`.
+judge() {
+    local name got faults=
+    PORT=10248
+    is "the answer of $1" "*check *" text "/healthz?verbose"
+    # Each check has had a result.
+    is "the first results of $1" "no" eval 'text "/healthz?verbose" | grep -q "not reported yet" && echo yes || echo no'
+    sleep 3
+    for name in $(sed -n 's/^\[check\.\(.*\)\]$/\1/p' /etc/healthz.toml); do
+        got=$(text "/healthz/$name")
+        # shellcheck disable=SC2053
+        [[ $got == ${expected[$name]:-ok} ]] || faults="$faults; $name: expected ${expected[$name]:-ok}, got $got"
+        [[ $got == ok ]] || say "in the $1, $name says: $got"
+    done
+    if [[ -z $faults ]]; then say "ok $2"; else say "FAIL $2$faults"; fi
+}
+systemctl start healthz || { systemctl status healthz --no-pager; journal healthz; }
+declare -A expected=()
+judge "unit" "in the sandbox of the unit each check says what is expected"
+systemctl stop healthz
+
+mkdir -p /etc/systemd/system/healthz.service.d
+cp /checks.conf /etc/systemd/system/healthz.service.d/
+systemctl daemon-reload
+systemctl start healthz || { systemctl status healthz --no-pager; journal healthz; }
+expected=()
+judge "drop-in" "with the drop-in each check passes that can"
+systemctl stop healthz
+systemctl stop forwarding worker
+check "healthz has stopped" "inactive success" "$(systemctl is-active healthz) $(show healthz Result)"
+check "no process of it is left" "" "$(pidof healthz)"
