@@ -283,6 +283,23 @@ fn beat(path: &Path) {
     });
 }
 
+/// Regression: the daemon was ready before the sockets of heartbeats existed. A program that the service manager
+/// started next lost its `READY=1`.
+#[test]
+fn when_the_daemon_is_ready_it_receives_heartbeats() {
+    for _ in 0..5 {
+        let path = socket_path();
+        let daemon = Daemon::start(&[
+            "--check",
+            &format!("worker=heartbeat,socket={}", path.display()),
+        ]);
+        daemon.address();
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.send_to(b"READY=1", &path).unwrap();
+        wait_for(daemon.address(), "/healthz/worker", "ok");
+    }
+}
+
 /// A check file, and a daemon that reads it.
 fn with_file(text: &str) -> (TempPath, Daemon) {
     let file = socket_path();

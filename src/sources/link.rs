@@ -29,6 +29,8 @@ const SLACK: Duration = Duration::from_secs(2);
 /// What the sources processes tell the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
+    /// The worker has opened what its checks listen on. The first message after the start.
+    Opened,
     Verdict(Verdict<'a>),
     /// The definitions of a set of this many checks follow.
     Begin {
@@ -107,6 +109,7 @@ const REFUSED: u8 = 5;
 const REFUSED_END: u8 = 6;
 const LOG: u8 = 7;
 const WORKER_ENDED: u8 = 8;
+const OPENED: u8 = 9;
 
 /// The only message to the worker: read the check file again.
 pub const RELOAD: &[u8] = b"R";
@@ -115,6 +118,7 @@ pub const RELOAD: &[u8] = b"R";
 pub fn encode(message: &Message<'_>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64);
     match message {
+        Message::Opened => bytes.push(OPENED),
         Message::Verdict(verdict) => {
             bytes.push(VERDICT);
             bytes.extend(verdict.generation.to_ne_bytes());
@@ -222,6 +226,7 @@ pub fn decode(bytes: &[u8]) -> Option<Message<'_>> {
             Message::Log(level, reader.text()?)
         }
         WORKER_ENDED => Message::WorkerEnded(reader.text()?),
+        OPENED => Message::Opened,
         _ => return None,
     };
     reader.0.is_empty().then_some(message)
@@ -308,7 +313,7 @@ pub fn fuzz(bytes: &[u8]) {
         | Message::Refused(text)
         | Message::Log(_, text)
         | Message::WorkerEnded(text) => assert!(text.len() <= TEXT_BYTES_MAX),
-        Message::RefusedEnd => {}
+        Message::Opened | Message::RefusedEnd => {}
     }
 }
 
@@ -446,6 +451,7 @@ mod tests {
             },
             Message::Refused("a.toml:1:1: unknown key"),
             Message::RefusedEnd,
+            Message::Opened,
             Message::Log(Level::Warn, "\u{2603}"),
             Message::WorkerEnded("killed by signal 9"),
         ]
