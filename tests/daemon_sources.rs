@@ -283,6 +283,7 @@ fn beat(path: &Path) {
     });
 }
 
+<<<<<<< HEAD
 /// Regression: the new worker did not know of beats before it, and the check failed until the next one.
 #[test]
 fn a_heartbeat_keeps_its_state_when_the_worker_or_the_supervisor_is_killed() {
@@ -323,6 +324,23 @@ fn a_heartbeat_keeps_its_state_when_the_worker_or_the_supervisor_is_killed() {
     eventually("the file of the socket to be removed", || {
         (!socket.exists()).then_some(())
     });
+=======
+/// Regression: the daemon was ready before the sockets of heartbeats existed. A program that the service manager
+/// started next lost its `READY=1`.
+#[test]
+fn when_the_daemon_is_ready_it_receives_heartbeats() {
+    for _ in 0..5 {
+        let path = socket_path();
+        let daemon = Daemon::start(&[
+            "--check",
+            &format!("worker=heartbeat,socket={}", path.display()),
+        ]);
+        daemon.address();
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.send_to(b"READY=1", &path).unwrap();
+        wait_for(daemon.address(), "/healthz/worker", "ok");
+    }
+>>>>>>> srctests
 }
 
 /// A check file, and a daemon that reads it.

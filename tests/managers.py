@@ -277,8 +277,18 @@ def _(house):
 
 @case("systemd finds nothing to say about the units", "systemd-analyze")
 def _(house):
-    place = house.dir / "units"
-    place.mkdir()
+    judge_units(house, house.dir / "units")
+
+
+@case("nor about the unit with the drop-in for checks", "systemd-analyze")
+def _(house):
+    place = house.dir / "units-with-checks"
+    shutil.copytree(FILES / "healthz.service.d", place / "healthz.service.d")
+    judge_units(house, place)
+
+
+def judge_units(house, place):
+    place.mkdir(exist_ok=True)
     for unit in ("healthz.service", "healthz.socket"):
         text = (FILES / unit).read_text()
         want(f"{unit} runs /usr/bin/healthz", "/usr/bin/healthz" in text, unit.endswith(".service"))

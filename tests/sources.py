@@ -317,8 +317,8 @@ def _(house):
 
 @case("Redis is killed, started again, stopped and continued", "redis-server", "redis-cli")
 def _(house):
-    # Regression: a program that was killed at its timeout was reported as "still runs after SIGKILL" at the next attempt,
-    # because it was not reaped in between.
+    # Regression: a program that was killed at its timeout was reported as one that SIGKILL does not end, because it was
+    # not reaped before the next attempt.
     port = free_port()
     start = Restarted(lambda: start_redis(house, port))
     place = house.dir / "redis"

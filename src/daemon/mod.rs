@@ -285,6 +285,9 @@ fn run(
         let message = "a thread did not start in time; is the machine short of memory or CPU?";
         return Err(Failure::Run(message.to_owned()));
     }
+    if let Some(sources) = &sources {
+        sources.wait_until_open();
+    }
     sandbox.complete();
     announce(checks, sources.as_ref(), &urls);
     manager.notify_ready(&sync::status(checks, sources.as_ref(), server::now()));

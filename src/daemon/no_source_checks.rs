@@ -36,6 +36,10 @@ impl SourceChecks {
         match *self {}
     }
 
+    pub fn wait_until_open(&self) {
+        match *self {}
+    }
+
     pub fn can_reload(&self) -> bool {
         match *self {}
     }

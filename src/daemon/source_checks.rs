@@ -7,13 +7,14 @@
 
 use std::fmt::Write;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use healthz::limits::REASON_BYTES_MAX;
 use healthz::{Check, EndpointSet, EndpointSetError, Instant, Severity};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::checks::Checks;
 use super::options::Options;
@@ -33,6 +34,8 @@ const FILE_DEFAULT: &str = "/etc/healthz.toml";
 const MESSAGES_MAX: usize = 512;
 /// Longest wait for the check file to be read again. It can be on a file system that does not answer.
 const RELOAD_DURATION_MAX: Duration = Duration::from_secs(15);
+/// Longest wait for the sources processes before the daemon reports that it is ready. They take some milliseconds.
+const OPEN_DURATION_MAX: Duration = Duration::from_secs(2);
 
 /// A check and the endpoints that list it.
 #[derive(Clone)]
@@ -205,6 +208,17 @@ impl SourceChecks {
         self.link.as_raw_fd()
     }
 
+    /// Waits until the sources processes receive heartbeats, or have ended, for at most [`OPEN_DURATION_MAX`]. Before
+    /// that, the daemon is not ready: a program that is started next may send one at once.
+    pub fn wait_until_open(&self) {
+        let mut watched = [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(OPEN_DURATION_MAX).unwrap_or(PollTimeout::ZERO);
+        // The first message is `Opened`. It is taken with the others.
+        if poll(&mut watched, timeout) == Ok(0) {
+            log::warn!("the sources process has not started yet; checks fail until it does");
+        }
+    }
+
     /// Whether the checks can change while the daemon runs.
     pub fn can_reload(&self) -> bool {
         self.file.is_some()
@@ -342,11 +356,15 @@ impl SourceChecks {
                     listed.expires = None;
                 }
             }
+<<<<<<< HEAD
             Message::Restarting(why) => {
                 log::warn!("{}", escaped(why));
                 self.tell_passing(now);
             }
             Message::Commit { .. } | Message::RefusedEnd => {}
+=======
+            Message::Opened | Message::Commit { .. } | Message::RefusedEnd => {}
+>>>>>>> srctests
         }
     }
 

@@ -29,6 +29,8 @@ const SLACK: Duration = Duration::from_secs(2);
 /// What the sources processes tell the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
+    /// The worker has opened what its checks listen on. The first message after the start.
+    Opened,
     Verdict(Verdict<'a>),
     /// The definitions of a set of this many checks follow.
     Begin {
@@ -109,7 +111,11 @@ const REFUSED: u8 = 5;
 const REFUSED_END: u8 = 6;
 const LOG: u8 = 7;
 const WORKER_ENDED: u8 = 8;
+<<<<<<< HEAD
 const RESTARTING: u8 = 9;
+=======
+const OPENED: u8 = 9;
+>>>>>>> srctests
 
 /// A message to the worker: read the check file again.
 pub const RELOAD: &[u8] = b"R";
@@ -152,6 +158,7 @@ pub fn decode_passing(bytes: &[u8]) -> Option<(u32, impl Iterator<Item = u16> + 
 pub fn encode(message: &Message<'_>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64);
     match message {
+        Message::Opened => bytes.push(OPENED),
         Message::Verdict(verdict) => {
             bytes.push(VERDICT);
             bytes.extend(verdict.generation.to_ne_bytes());
@@ -263,7 +270,11 @@ pub fn decode(bytes: &[u8]) -> Option<Message<'_>> {
             Message::Log(level, reader.text()?)
         }
         WORKER_ENDED => Message::WorkerEnded(reader.text()?),
+<<<<<<< HEAD
         RESTARTING => Message::Restarting(reader.text()?),
+=======
+        OPENED => Message::Opened,
+>>>>>>> srctests
         _ => return None,
     };
     reader.0.is_empty().then_some(message)
@@ -351,7 +362,7 @@ pub fn fuzz(bytes: &[u8]) {
         | Message::Log(_, text)
         | Message::Restarting(text)
         | Message::WorkerEnded(text) => assert!(text.len() <= TEXT_BYTES_MAX),
-        Message::RefusedEnd => {}
+        Message::Opened | Message::RefusedEnd => {}
     }
 }
 
@@ -489,6 +500,7 @@ mod tests {
             },
             Message::Refused("a.toml:1:1: unknown key"),
             Message::RefusedEnd,
+            Message::Opened,
             Message::Log(Level::Warn, "\u{2603}"),
             Message::WorkerEnded("killed by signal 9"),
             Message::Restarting("the supervisor has ended"),

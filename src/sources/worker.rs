@@ -129,7 +129,8 @@ pub fn run(
     let waker = Arc::new(Waker::new(registry, JOBS)?);
     let clock = Clock::new();
     let mut engine = Engine::new(specs, stored.generation, clock.now(), is_restart);
-    let mut outbox = VecDeque::new();
+    // Sent after the first turn of the loop, which opens everything.
+    let mut outbox = VecDeque::from([encode(&Message::Opened)]);
     if is_restart {
         // The server may have got no set from the worker before, although its text was stored.
         queue_set(&mut outbox, &engine.whole_set(String::new()), clock.now());

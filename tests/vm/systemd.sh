@@ -37,6 +37,7 @@ eventually() { is "$@" && say "ok $1"; }
 show() { systemctl show -p "$2" --value "$1"; }
 journal() { journalctl -q -o cat -u "$1"; }
 
+export SYSTEMD_COLORS=0 SYSTEMD_PAGER=
 trap 'systemctl poweroff --no-block' EXIT
 mkdir -p /data
 mount -t tmpfs none /data
@@ -45,6 +46,7 @@ show systemd-journald MainPID >/run/journald.pid
 set-clock 100000
 
 systemctl start forwarding worker || { systemctl status forwarding worker --no-pager; journal forwarding; }
+[[ $(show worker NRestarts) == 0 ]] || say "FAIL the worker found no socket when healthz was ready"
 check "healthz is active" active "$(systemctl is-active forwarding)"
 check "the worker is active because READY=1 was forwarded" active "$(systemctl is-active worker)"
 check "its heartbeat passes" ok "$(text /healthz/worker)"
@@ -87,15 +89,27 @@ judge() {
     if [[ -z $faults ]]; then say "ok $2"; else say "FAIL $2$faults"; fi
 }
 systemctl start healthz || { systemctl status healthz --no-pager; journal healthz; }
-declare -A expected=()
+hidden="*hidden by the option hidepid of /proc*"
+declare -A expected=(
+    [pid-file]=$hidden [program]=$hidden [fds-of]=$hidden [threads-of]=$hidden
+    [temporary]="*/tmp/of-the-machine: does not exist*"
+    [clock]="*adjtimex: permission denied*"
+    [mounted]="*/data: mounted read-only, must be writable*"
+)
 judge "unit" "in the sandbox of the unit each check says what is expected"
 systemctl stop healthz
 
 mkdir -p /etc/systemd/system/healthz.service.d
 cp /checks.conf /etc/systemd/system/healthz.service.d/
+# What the file has as a comment.
+printf '[Service]\nReadWritePaths=/data\n' >/etc/systemd/system/healthz.service.d/more.conf
 systemctl daemon-reload
 systemctl start healthz || { systemctl status healthz --no-pager; journal healthz; }
-expected=()
+# Only root, or a process with CAP_SYS_PTRACE.
+expected=(
+    [fds-of]="*/proc/*/fd: permission denied*"
+    [temporary]="*/tmp/of-the-machine: does not exist*"
+)
 judge "drop-in" "with the drop-in each check passes that can"
 systemctl stop healthz
 systemctl stop forwarding worker

@@ -143,8 +143,9 @@ impl Exec {
     pub fn start(&self, registry: &Registry, base: Token, programs: &Programs) -> Started {
         let program = self.argv.first().map(Path::new).unwrap_or(Path::new(""));
         if programs.is_pending(base) {
-            // A process in an uninterruptible wait survives SIGKILL.
-            let reason = format!("{}: still runs after SIGKILL", program.display());
+            // It was killed only now, or it is in an uninterruptible wait.
+            let program = program.display();
+            let reason = format!("{program}: was killed at its timeout and has not ended yet");
             return Started::Done(Outcome::Fail(reason));
         }
         let (child, output) = match self.spawn(programs) {
@@ -644,7 +645,8 @@ mod tests {
         let Started::Done(outcome) = exec.start(poll.registry(), BASE, &programs) else {
             panic!("a second one started");
         };
-        assert_eq!(reason(outcome), "/bin/sh: still runs after SIGKILL");
+        let text = "/bin/sh: was killed at its timeout and has not ended yet";
+        assert_eq!(reason(outcome), text);
         drop(attempt);
         reap_all(&programs);
         drop(started(&exec, &poll, &programs));

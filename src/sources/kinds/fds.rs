@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::ControlFlow;
 
+use super::process::hidden_others;
 use super::procfs;
 use super::system::{System, failed};
 use super::usage::Count;
@@ -50,7 +51,11 @@ impl Usage {
             }
         })?;
         match count {
-            0 => Err(format!("{}: does not run", target.name())),
+            0 => Err(format!(
+                "{}: does not run{}",
+                target.name(),
+                hidden_others(system)
+            )),
             _ => fault,
         }
     }

@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::process::hidden_others;
 use super::procfs;
 use super::system::{System, below, parse};
 use super::usage::Count;
@@ -63,7 +64,11 @@ impl Usage {
             }
         })?;
         match count {
-            0 => Err(format!("{}: does not run", target.name())),
+            0 => Err(format!(
+                "{}: does not run{}",
+                target.name(),
+                hidden_others(system)
+            )),
             _ => fault,
         }
     }

@@ -56,9 +56,10 @@ impl Process {
             Err(reason) => Outcome::Fail(reason),
             Ok(_) if count >= self.min => Outcome::Pass,
             Ok(_) => Outcome::Fail(format!(
-                "{}: {count} processes, needs {}",
+                "{}: {count} processes, needs {}{}",
                 self.target.name(),
-                self.min
+                self.min,
+                hidden_others(system)
             )),
         }
     }
@@ -120,6 +121,18 @@ impl ProcessTarget {
                 Ok(count)
             }
         }
+    }
+}
+
+/// What to add if a process was not found although it may exist.
+pub(super) fn hidden_others(system: System<'_>) -> &'static str {
+    // The first process always exists, but not in the directory of a test.
+    let is_real = system.proc == Path::new("/proc");
+    match system.process(1, |_| ()) {
+        None if is_real && is_hidden(1) => {
+            "; processes of other users are hidden by the option hidepid of /proc"
+        }
+        _ => "",
     }
 }
 
@@ -479,6 +492,10 @@ mod tests {
         let text = reason(by_file(path).attempt());
         let end = format!(": process {parent} is hidden by the option hidepid of /proc");
         assert!(text.ends_with(&end), "{text}");
+        // Regression: by its name it was only said that there is none.
+        let text = reason(by_exe("not-there", 1).attempt());
+        let end = "not-there: 0 processes, needs 1; processes of other users are hidden by the option hidepid of /proc";
+        assert!(text.ends_with(end), "{text}");
     }
 
     #[test]
