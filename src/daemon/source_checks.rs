@@ -8,7 +8,6 @@
 use std::fmt::Write;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,11 +24,9 @@ use crate::sources::link::{
     Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode, encode_passing,
 };
 use crate::sources::spec::{self, Endpoints, Spec};
-use crate::sources::store::{Store, Stored, read_file};
+use crate::sources::store::{Store, Stored};
 use crate::sources::worker::Origin;
 
-/// The check file if no option names one.
-const FILE_DEFAULT: &str = "/etc/healthz.toml";
 /// Most messages that are taken at once, before the main thread does something else.
 const MESSAGES_MAX: usize = 512;
 /// Longest wait for the check file to be read again. It can be on a file system that does not answer.
@@ -99,19 +96,17 @@ impl Configured {
     /// # Errors
     /// Every mistake, one a line.
     pub fn read(options: &Options) -> Result<Option<Self>, Failure> {
-        let default = || Some(PathBuf::from(FILE_DEFAULT)).filter(|path| path.exists());
-        let origin = Origin {
-            checks: options.checks.clone(),
-            file: options.check_file.clone().or_else(default),
-        };
-        let read = |path: &PathBuf| {
-            let cannot = |error| format!("cannot read {}: {error}", path.display());
-            read_file(path).map_err(|error| Failure::Usage(cannot(error)))
-        };
-        let text = origin.file.as_ref().map(read).transpose()?;
-        if origin.checks.is_empty() && text.is_none() {
+        let read = config::read_file(options.check_file.as_deref());
+        let read = read.map_err(|mistake| Failure::Usage(mistake.to_string()))?;
+        if options.checks.is_empty() && read.is_none() {
             return Ok(None);
         }
+        let (file, text) = read.unzip();
+        let origin = Origin {
+            checks: options.checks.clone(),
+            // The worker reads it again, in another directory.
+            file: file.map(|file| std::path::absolute(&file).unwrap_or(file)),
+        };
         let file = origin.file.as_deref().zip(text.as_deref());
         match config::parse(&origin.checks, file) {
             Ok(specs) => Ok(Some(Configured {
@@ -356,15 +351,11 @@ impl SourceChecks {
                     listed.expires = None;
                 }
             }
-<<<<<<< HEAD
             Message::Restarting(why) => {
                 log::warn!("{}", escaped(why));
                 self.tell_passing(now);
             }
-            Message::Commit { .. } | Message::RefusedEnd => {}
-=======
             Message::Opened | Message::Commit { .. } | Message::RefusedEnd => {}
->>>>>>> srctests
         }
     }
 

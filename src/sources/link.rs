@@ -111,11 +111,8 @@ const REFUSED: u8 = 5;
 const REFUSED_END: u8 = 6;
 const LOG: u8 = 7;
 const WORKER_ENDED: u8 = 8;
-<<<<<<< HEAD
 const RESTARTING: u8 = 9;
-=======
-const OPENED: u8 = 9;
->>>>>>> srctests
+const OPENED: u8 = 10;
 
 /// A message to the worker: read the check file again.
 pub const RELOAD: &[u8] = b"R";
@@ -270,11 +267,8 @@ pub fn decode(bytes: &[u8]) -> Option<Message<'_>> {
             Message::Log(level, reader.text()?)
         }
         WORKER_ENDED => Message::WorkerEnded(reader.text()?),
-<<<<<<< HEAD
         RESTARTING => Message::Restarting(reader.text()?),
-=======
         OPENED => Message::Opened,
->>>>>>> srctests
         _ => return None,
     };
     reader.0.is_empty().then_some(message)

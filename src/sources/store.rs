@@ -5,13 +5,11 @@
 //! elsewhere first, so that a worker that is killed meanwhile leaves the old one.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
-/// Most bytes of a check file: more than the longest sensible text of as many checks as there may be.
-pub const FILE_BYTES_MAX: usize = 256 * 1024;
+use super::config::FILE_BYTES_MAX;
 
 /// Where the two places for a text begin.
 const PLACES: [u64; 2] = [64, 64 + FILE_BYTES_MAX as u64];
@@ -104,25 +102,6 @@ impl Store {
             *to = u32::from_ne_bytes(from.try_into().unwrap_or_default());
         }
         Ok(header)
-    }
-}
-
-/// Reads a check file. Can block, if the file system does not answer.
-///
-/// # Errors
-/// If it cannot be read, or has more than [`FILE_BYTES_MAX`] bytes.
-pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    // Without O_NONBLOCK, opening a FIFO would wait for a writer.
-    let flags = libc::O_NONBLOCK;
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    let mut text = Vec::new();
-    file.take(FILE_BYTES_MAX as u64 + 1)
-        .read_to_end(&mut text)?;
-    match text.len() > FILE_BYTES_MAX {
-        true => Err(io::Error::other(format!(
-            "it has more than {FILE_BYTES_MAX} bytes"
-        ))),
-        false => Ok(text),
     }
 }
 

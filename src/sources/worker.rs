@@ -21,7 +21,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
 use super::attempt::{Attempt, Listener, Started, TOKENS_PER_CHECK};
 use super::clock::Clock;
-use super::config;
+use super::config::{self, Mistake};
 use super::engine::{Action, Commit, Engine, Id};
 use super::jobs::Jobs;
 use super::kinds::exec::Programs;
@@ -30,7 +30,7 @@ use super::link::{
     Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode_passing, encode,
 };
 use super::spec::{Kind, Outcome, Spec};
-use super::store::{Store, Stored, read_file};
+use super::store::{Store, Stored};
 use crate::units::Shown;
 
 const LINK: Token = Token(0);
@@ -66,7 +66,7 @@ pub struct Origin {
 /// The result of a job.
 enum Done {
     Attempt(Id, Outcome),
-    File(io::Result<Vec<u8>>),
+    File(Result<Vec<u8>, Mistake>),
 }
 
 /// What is open for a check.
@@ -525,7 +525,8 @@ impl Worker {
             return;
         }
         self.reading = Some(false);
-        if let Err(error) = self.jobs.give(now, move || Done::File(read_file(&path))) {
+        let read = move || config::read_file(Some(&path)).map(|file| file.unwrap_or_default().1);
+        if let Err(error) = self.jobs.give(now, move || Done::File(read())) {
             self.log(
                 Level::Warn,
                 &format!("cannot start a thread to read the check file: {error}"),
@@ -533,14 +534,12 @@ impl Worker {
         }
     }
 
-    fn file_read(&mut self, result: io::Result<Vec<u8>>, now: Instant) {
+    fn file_read(&mut self, result: Result<Vec<u8>, Mistake>, now: Instant) {
         if self.reading.take() == Some(true) {
             self.reload(now);
             return;
         }
-        let path = self.origin.file.clone().unwrap_or_default();
-        let cannot = |error| vec![format!("cannot read {}: {error}", path.display())];
-        let parsed = result.map_err(cannot);
+        let parsed = result.map_err(|mistake| vec![mistake.to_string()]);
         let parsed = parsed.and_then(|text| Ok((parse(&self.origin, Some(&text))?, text)));
         match parsed {
             Ok((specs, text)) => {
