@@ -63,6 +63,28 @@ fn the_longest_idle_connection_is_not_evicted_if_it_has_just_sent_a_request() {
     assert_eq!(harness.server.counters().evicted, 1);
 }
 
+/// The end of its side is no request.
+#[test]
+fn the_longest_idle_connection_is_evicted_if_its_client_has_just_ended() {
+    let (mut harness, path) = on_unix("ended", 4);
+    let mut idle = [0; 4].map(|_| idle(&mut harness, &path));
+    let mut new_client = UnixStream::connect(&path).unwrap();
+    new_client.write_all(GET).unwrap();
+    let [oldest, others @ ..] = &mut idle;
+    oldest.shutdown(std::net::Shutdown::Write).unwrap();
+    let events = harness.events(8);
+    let listener = events.iter().find(|event| event.token() == Token(7));
+    harness.handle(listener.unwrap());
+    assert_eq!(harness.server.counters().evicted, 1);
+    harness.work();
+    assert_eq!(rest(oldest), "");
+    for stream in others {
+        stream.write_all(GET).unwrap();
+        harness.work();
+        answer(stream);
+    }
+}
+
 #[test]
 fn the_longest_idle_connection_is_evicted_if_every_connection_has_just_sent_a_request() {
     let (mut harness, path) = on_unix("all-requesting", 12);

@@ -487,6 +487,21 @@ mod tests {
         assert!(std::fs::symlink_metadata(&path).is_err());
     }
 
+    #[test]
+    fn a_stale_socket_stays_if_the_new_one_cannot_be_made() {
+        let name = std::format!("healthz-unmade-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        drop(UnixListener::bind(&path).unwrap());
+        // The temporary name of the new socket is taken by a directory.
+        let temporary = PathBuf::from(std::format!("{}.{}", path.display(), std::process::id()));
+        std::fs::create_dir(&temporary).unwrap();
+        let bound = Listeners::new().bind(&Address::Unix(path.clone()));
+        std::fs::remove_dir(&temporary).unwrap();
+        assert!(is_stale(&path));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(bound.unwrap_err().kind(), BindErrorKind::InUse);
+    }
+
     /// Regression: the second server waited until the first one accepted a connection.
     #[test]
     fn a_unix_socket_with_a_full_queue_is_in_use() {

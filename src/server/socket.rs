@@ -427,7 +427,10 @@ mod tests {
             assert_eq!(of(code), AcceptError::Pause);
         }
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        assert_eq!(of(libc::EINVAL), AcceptError::Dead);
+        {
+            assert_eq!(of(libc::ENONET), AcceptError::Gone);
+            assert_eq!(of(libc::EINVAL), AcceptError::Dead);
+        }
     }
 
     /// The end of the connection follows in the same segment. The kernel waits for it for at most 200 ms, so on a busy
