@@ -85,7 +85,7 @@ impl Pipelined {
             Ok(0) => panic!("the connection was closed"),
             Ok(size) => {
                 let start = self.text.len().saturating_sub(END.len() - 1);
-                self.text.push_str(str::from_utf8(&buffer[..size]).unwrap());
+                self.text += std::str::from_utf8(&buffer[..size]).unwrap();
                 self.answers += self.text[start..].matches(END).count();
             }
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),

@@ -86,16 +86,17 @@ fn split(kind: Option<&'static KindDef>, text: &str) -> Result<Parts, String> {
         rest = argument;
     }
     while let Some(first) = rest.chars().next() {
-        let mut length = first.len_utf8();
-        if rest.starts_with("\\,") || rest.starts_with("\\\\") {
-            length = 2;
-        } else if first == ','
-            && let Some((name, value)) = option_after(kind, &parts, rest)?
-        {
+        let option = match first {
+            ',' => option_after(kind, &parts, rest)?,
+            _ => None,
+        };
+        if let Some((name, value)) = option {
             parts.options.push((name.to_owned(), String::new()));
             rest = value;
             continue;
         }
+        let is_escaped = rest.starts_with("\\,") || rest.starts_with("\\\\");
+        let length = if is_escaped { 2 } else { first.len_utf8() };
         let (piece, tail) = rest.split_at_checked(length).unwrap_or((rest, ""));
         let piece = if piece == "\\," { "," } else { piece };
         match (parts.options.last_mut(), &mut parts.argument) {

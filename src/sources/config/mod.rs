@@ -19,7 +19,7 @@ mod tests;
 mod url;
 mod value;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -409,9 +409,8 @@ impl Parser {
         def: &KindDef,
         option: &OptionDef,
     ) -> Option<Parsed> {
-        if place.is_file()
-            && let Some(value) = self.defaults.get(option.name)
-        {
+        let written = self.defaults.get(option.name);
+        if let Some(value) = written.filter(|_| place.is_file()) {
             return Some(value.clone());
         }
         let text = default_text(name, def, option);
@@ -440,11 +439,14 @@ impl Parser {
                 }
             }
         }
+        if has_timeout {
+            return;
+        }
         // A default must not be refused because of the period.
-        if !has_timeout
-            && let Some(&Parsed::Duration(period)) = values.get("period")
-            && let Some(Parsed::Duration(timeout)) = values.get_mut("timeout")
-        {
+        let Some(&Parsed::Duration(period)) = values.get("period") else {
+            return;
+        };
+        if let Some(Parsed::Duration(timeout)) = values.get_mut("timeout") {
             *timeout = period.min(*timeout);
         }
     }
@@ -457,10 +459,8 @@ impl Parser {
         } else if let Some(why) = spec.never_fails() {
             let message = format!("this check could never fail: {why}");
             self.mistake(place, written.at, message);
-        } else if let Kind::Heartbeat(heartbeat) = &spec.kind
-            && let Some(other) = self.with_socket(&heartbeat.socket)
-        {
-            let socket = shown(&heartbeat.socket.to_string_lossy());
+        } else if let Some((other, socket)) = self.with_socket_of(&spec) {
+            let socket = shown(&socket.to_string_lossy());
             let message = format!("socket {socket}: the check {} has it already", shown(other));
             self.mistake(place, at_option(written, "socket"), message);
         } else {
@@ -468,13 +468,17 @@ impl Parser {
         }
     }
 
-    /// The name of the check that receives on `socket`.
-    fn with_socket(&self, socket: &OsString) -> Option<&str> {
-        let mut specs = self.specs.iter();
-        let other = specs.find(
-            |spec| matches!(&spec.kind, Kind::Heartbeat(heartbeat) if heartbeat.socket == *socket),
-        );
-        other.map(|spec| spec.name.as_str())
+    /// The name of the check that receives on the same socket as `spec`, and this socket.
+    fn with_socket_of(&self, spec: &Spec) -> Option<(&str, &OsStr)> {
+        let Kind::Heartbeat(wanted) = &spec.kind else {
+            return None;
+        };
+        self.specs.iter().find_map(|other| match &other.kind {
+            Kind::Heartbeat(heartbeat) if heartbeat.socket == wanted.socket => {
+                Some((other.name.as_str(), heartbeat.socket.as_os_str()))
+            }
+            _ => None,
+        })
     }
 }
 

@@ -137,10 +137,11 @@ fn talk(
     protocol: &mut impl Protocol,
 ) -> Option<Result<(), String>> {
     // A peer may answer and close without reading, so the answer is read even if sending fails.
-    if let Ok(true) = send(stream, sent, protocol.request())
-        && let Some(result) = protocol.sent()
-    {
-        return Some(result);
+    if let Ok(true) = send(stream, sent, protocol.request()) {
+        let result = protocol.sent();
+        if result.is_some() {
+            return result;
+        }
     }
     let mut buffer = [0; READ_BYTES];
     loop {

@@ -106,11 +106,13 @@ mod tests {
     use std::os::fd::IntoRawFd;
     use std::time::{Duration, Instant};
 
+    use nix::fcntl::OFlag;
+
     use super::*;
 
     #[test]
     fn pipes_and_memory_are_closed_at_once() {
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
         let name = c"healthz";
         let memory = nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
         let [reader, writer, memory] = [

@@ -197,10 +197,9 @@ fn next_control(buffer: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
 }
 
 fn words(data: &[u8]) -> impl Iterator<Item = i32> {
-    data.as_chunks()
-        .0
-        .iter()
-        .map(|word| i32::from_ne_bytes(*word))
+    data.chunks_exact(size_of::<i32>())
+        .filter_map(|word| word.try_into().ok())
+        .map(i32::from_ne_bytes)
 }
 
 /// `struct ucred`
@@ -208,8 +207,8 @@ fn sender(data: &[u8]) -> Option<Sender> {
     let mut words = words(data);
     Some(Sender {
         pid: words.next()?,
-        uid: words.next()?.cast_unsigned(),
-        gid: words.next()?.cast_unsigned(),
+        uid: words.next()? as u32,
+        gid: words.next()? as u32,
     })
 }
 

@@ -219,13 +219,16 @@ impl Listener for Beats {
 
     fn outcome(&mut self, now: Instant) -> Outcome {
         if let Err(error) = self.take(DATAGRAMS_PER_OUTCOME_MAX, now) {
-            return Outcome::Fail(format!("{}: {error}", self.receiver.name().display()));
+            return Outcome::Fail(format!(
+                "{}: {error}",
+                self.receiver.name().to_string_lossy()
+            ));
         }
         match self.state.verdict(now) {
             Ok(()) => Outcome::Pass,
             Err(reason) if self.receiver.is_in_place() => Outcome::Fail(reason),
             Err(reason) => {
-                let name = self.receiver.name().display();
+                let name = self.receiver.name().to_string_lossy();
                 Outcome::Fail(format!("{reason}; the socket {name} was removed"))
             }
         }
@@ -289,7 +292,6 @@ impl Warnings {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
-    use std::io::Read;
     use std::os::fd::RawFd;
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -297,9 +299,11 @@ mod tests {
     use std::process::Command;
 
     use mio::{Events, Poll};
+    use nix::fcntl::OFlag;
     use nix::sys::socket::{
         ControlMessage, MsgFlags, UnixAddr, UnixCredentials, sendmsg, setsockopt, sockopt,
     };
+    use nix::unistd::{pipe2, read};
 
     use super::*;
 
@@ -432,7 +436,7 @@ mod tests {
         let mut spec = directory.spec();
         let mut listener = beats(&spec, &poll);
         let other = libc::ucred {
-            pid: std::process::id().cast_signed(),
+            pid: std::process::id() as i32,
             uid: 4711,
             gid: 4711,
         };
@@ -489,7 +493,7 @@ mod tests {
             ("READY=1", 253),
             ("\0", 2),
         ] {
-            let (mut reader, writer) = io::pipe().unwrap();
+            let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
             let fds: Vec<RawFd> = vec![writer.as_raw_fd(); count];
             send_with(
                 &directory.socket(),
@@ -499,7 +503,7 @@ mod tests {
             drop(writer);
             listener.outcome(at(1));
             // Another process that is started meanwhile may inherit the pipe for a moment; then this waits.
-            assert_eq!(reader.read(&mut [0; 8]).unwrap(), 0, "{text}");
+            assert_eq!(read(&reader, &mut [0; 8]), Ok(0), "{text}");
         }
     }
 
@@ -574,7 +578,7 @@ mod tests {
         let mut spec = directory.spec();
         spec.forward = Some(path);
         let mut listener = beats(&spec, &poll);
-        let (mut reader, writer) = io::pipe().unwrap();
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let fds = [writer.as_raw_fd()];
         send(&directory.socket(), "READY=1");
         send_with(
@@ -586,7 +590,7 @@ mod tests {
         assert_eq!(listener.outcome(at(1)), Outcome::Pass);
         let ready = manager.receive().unwrap().unwrap();
         assert_eq!(ready.bytes(), b"READY=1");
-        assert_eq!(ready.sender.unwrap().pid, std::process::id().cast_signed());
+        assert_eq!(ready.sender.unwrap().pid, std::process::id() as i32);
         let barrier = manager.receive().unwrap().unwrap();
         assert_eq!(
             (barrier.bytes(), barrier.fds.as_slice().len()),
@@ -594,7 +598,7 @@ mod tests {
         );
         // The sender waits until the manager has closed its copy too.
         drop(barrier);
-        assert_eq!(reader.read(&mut [0; 8]).unwrap(), 0);
+        assert_eq!(read(&reader, &mut [0; 8]), Ok(0));
         assert_eq!(listener.take_warning(at(1)), None);
     }
 
@@ -628,8 +632,8 @@ mod tests {
                 let forwarded = forwarded.unwrap();
                 assert_eq!(forwarded.bytes(), b"READY=1");
                 let sender = forwarded.sender.unwrap().pid;
-                assert_eq!(sender, child.id().cast_signed());
-                assert_ne!(sender, std::process::id().cast_signed());
+                assert_eq!(sender, child.id() as i32);
+                assert_ne!(sender, std::process::id() as i32);
             }
             Some(warning) => {
                 let want =

@@ -260,6 +260,9 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
     use std::path::PathBuf;
 
+    use nix::fcntl::OFlag;
+    use nix::unistd::{pipe2, read};
+
     use super::*;
 
     fn directory(name: &str) -> PathBuf {
@@ -330,12 +333,10 @@ mod tests {
 
     #[test]
     fn without_room_for_descriptors_the_sender_and_the_time_are_still_known() {
-        use std::io::Read;
-
         let top = directory("room");
         let path = top.join("a.sock");
         let receiver = Receiver::bind(path.as_os_str(), 0o600).unwrap();
-        let (mut reader, writer) = io::pipe().unwrap();
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let socket = UnixDatagram::unbound().unwrap();
         let (address, fds) = (UnixAddr::new(&path).unwrap(), [writer.as_raw_fd()]);
         let control = [ControlMessage::ScmRights(&fds)];
@@ -347,7 +348,7 @@ mod tests {
         let datagram = datagram.unwrap().unwrap();
         assert!(datagram.sender.is_some() && datagram.sent.is_some());
         assert!(datagram.fds.as_slice().is_empty());
-        assert_eq!(reader.read(&mut [0; 8]).unwrap(), 0);
+        assert_eq!(read(&reader, &mut [0; 8]), Ok(0));
         std::fs::remove_dir_all(&top).unwrap();
     }
 
@@ -369,7 +370,7 @@ mod tests {
             .unwrap();
         let datagram = receiver.receive().unwrap().unwrap();
         let want = Sender {
-            pid: std::process::id().cast_signed(),
+            pid: std::process::id() as i32,
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
         };
