@@ -129,7 +129,7 @@ fn help_and_version_are_for_people() {
 
 #[test]
 fn help_written_to_a_closed_pipe_is_no_error() {
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
     drop(reader);
     let mut command = daemon::healthz(&["--help"]);
     command.stdout(writer);

@@ -375,10 +375,11 @@ impl<L: ListenSocket> Acceptor<L> {
 
     /// Undoes [`arm`](Acceptor::arm) for one listener. Epoll would report waiting connections during the whole pause.
     fn disarm(&mut self, registry: &RegistryOf<L>, index: usize) {
+        let Some(Some(entry)) = self.entries.get_mut(index) else {
+            return;
+        };
         let token = Token(self.base.0 + index);
-        if let Some(Some(entry)) = self.entries.get_mut(index)
-            && entry.socket.disarm(registry, token).is_ok()
-        {
+        if entry.socket.disarm(registry, token).is_ok() {
             self.armed.remove(index);
             self.acceptable.insert(index);
         }

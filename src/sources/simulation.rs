@@ -320,7 +320,7 @@ impl World {
                 }
                 _ => {
                     let at = self.rng.usize(..specs.len());
-                    let number = specs[at].name[1..].parse().unwrap();
+                    let number = specs[at].name.trim_start_matches('c').parse().unwrap();
                     specs[at] = spec(&mut self.rng, number);
                 }
             }

@@ -162,9 +162,9 @@ mod tests {
     use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::time::Duration;
 
-    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
     use nix::sys::pthread::pthread_self;
-    use nix::unistd::gettid;
+    use nix::unistd::{gettid, pipe2};
 
     include!("../../../tests/support/interrupt.rs");
 
@@ -268,7 +268,8 @@ mod tests {
     #[test]
     fn a_write_that_fails_within_a_line_cuts_it() {
         for (last, is_cut) in [(b'a', true), (b'\n', false)] {
-            let (mut reader, writer) = io::pipe().unwrap();
+            let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
+            let mut reader = File::from(reader);
             let mut sink = Sink::new(&writer).unwrap();
             // The least that a pipe can hold.
             let size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(1)).unwrap() as usize;

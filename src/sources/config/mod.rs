@@ -439,6 +439,9 @@ impl Parser {
                 }
             }
         }
+        if has_timeout {
+            return;
+        }
         // A default must not be refused because of the period.
         let period = match values.get("period") {
             Some(Parsed::Duration(period)) if !has_timeout => *period,

@@ -10,7 +10,8 @@
 
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::io::{self, PipeReader, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -25,7 +26,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::{Gid, Pid, Uid, geteuid, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Pid, Uid, geteuid, pipe2, setgid, setgroups, setuid};
 
 use super::orphans::{kill_orphans, reap};
 use super::procfs::{self, User};
@@ -172,10 +173,10 @@ impl Exec {
         }
     }
 
-    fn spawn(&self, programs: &Programs) -> io::Result<(Child, PipeReader)> {
-        let (output, writer) = io::pipe()?;
-        let flags = OFlag::from_bits_retain(fcntl(&output, FcntlArg::F_GETFL)?);
-        fcntl(&output, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    fn spawn(&self, programs: &Programs) -> io::Result<(Child, File)> {
+        let (output, writer) = pipe2(OFlag::O_CLOEXEC)?;
+        // Not for the writer: programs do not expect that printing can fail because a pipe is full.
+        fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let mut words = programs.launcher.iter();
         let launcher = words.next().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(launcher);
@@ -190,7 +191,7 @@ impl Exec {
         command.stdin(Stdio::null()).process_group(0);
         command.stdout(writer.try_clone()?).stderr(writer);
         // `command` holds the writers until the end of this function; afterwards only the program has them.
-        Ok((command.spawn()?, output))
+        Ok((command.spawn()?, File::from(output)))
     }
 }
 
@@ -201,7 +202,7 @@ struct Running {
     pid: i32,
     programs: Programs,
     /// `None` after its end.
-    output: Option<PipeReader>,
+    output: Option<File>,
     /// The start of the output.
     kept: Vec<u8>,
     base: Token,
@@ -293,8 +294,8 @@ impl Attempt for Running {
         if !self.has_ended() {
             if let (ControlFlow::Break(()), Some(output)) = (more, &self.output) {
                 // Readiness is reported again only after this.
-                let source = &mut SourceFd(&output.as_raw_fd());
-                let _ = registry.reregister(source, self.output_token(), Interest::READABLE);
+                let (fd, token) = (output.as_raw_fd(), self.output_token());
+                let _ = registry.reregister(&mut SourceFd(&fd), token, Interest::READABLE);
             }
             return None;
         }
@@ -360,7 +361,7 @@ fn replace_self(args: impl IntoIterator<Item = OsString>) -> String {
             return "no user after --user".to_owned();
         };
         if let Err(reason) = become_user(user.as_bytes()) {
-            return format!("user {}: {reason}", user.display());
+            return format!("user {}: {reason}", user.to_string_lossy());
         }
         next = args.next();
     }
@@ -423,11 +424,9 @@ fn identity(user: &[u8], passwd: &Path, group: &Path) -> Result<Identity, String
     };
     let mut groups = vec![gid];
     lines(group, |line| {
-        if let Some(gid) = procfs::group_with(line, &name)
-            && !groups.contains(&gid)
-            && groups.len() < GROUPS_MAX
-        {
-            groups.push(gid);
+        match procfs::group_with(line, &name) {
+            Some(gid) if !groups.contains(&gid) && groups.len() < GROUPS_MAX => groups.push(gid),
+            _ => {}
         }
         ControlFlow::Continue(())
     })

@@ -120,7 +120,7 @@ pub fn bytes(number: u64) -> String {
 pub fn exact_bytes(number: u64) -> String {
     let (name, unit) = BYTE_UNITS
         .into_iter()
-        .find(|(_, unit)| number >= *unit && number.is_multiple_of(*unit))
+        .find(|(_, unit)| number >= *unit && number % *unit == 0)
         .unwrap_or(("B", 1));
     format!("{} {name}", number / unit)
 }

@@ -31,10 +31,8 @@ impl File {
             Err(error) => return Some(failed(&self.path, &error)),
         };
         let path = self.path.display();
-        if let Some(limit) = self.max_age
-            && let Ok(modified) = metadata.modified()
-            && let Some(reason) = age_fault(now, modified, limit)
-        {
+        let age = self.max_age.zip(metadata.modified().ok());
+        if let Some(reason) = age.and_then(|(limit, modified)| age_fault(now, modified, limit)) {
             return Some(format!("{path}: {reason}"));
         }
         if self.min_size.is_none() && self.contains.is_none() {

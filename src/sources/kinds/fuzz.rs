@@ -25,7 +25,7 @@ pub fn procfs(text: &[u8]) {
 }
 
 fn numbers(text: &[u8]) {
-    let trimmed = str::from_utf8(text.trim_ascii()).ok();
+    let trimmed = std::str::from_utf8(text.trim_ascii()).ok();
     // std accepts a plus sign.
     let is_plain = !text.contains(&b'+');
     let want = trimmed

@@ -23,10 +23,11 @@ impl Mount {
         // The last mount at a path hides the others.
         let mut is_writable = None;
         let read = lines(&list, |line| {
-            if let Some(mount) = procfs::mount(line)
-                && Path::new(OsStr::from_bytes(&mount.point)) == self.path
-            {
-                is_writable = Some(mount.is_writable);
+            match procfs::mount(line) {
+                Some(mount) if Path::new(OsStr::from_bytes(&mount.point)) == self.path => {
+                    is_writable = Some(mount.is_writable);
+                }
+                _ => {}
             }
             ControlFlow::Continue(())
         });

@@ -90,7 +90,7 @@ fn children(system: System<'_>) -> io::Result<Vec<i32>> {
     let mut children = Vec::new();
     for task in fs::read_dir(system.proc.join("self/task"))? {
         let task = task?.file_name();
-        match system.read(&format!("self/task/{}/children", task.display())) {
+        match system.read(&format!("self/task/{}/children", task.to_string_lossy())) {
             Ok(text) => children.extend(procfs::children(&text)),
             // Without CONFIG_PROC_CHILDREN. Or the thread has ended, then a scan is only slow.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return scan(system),

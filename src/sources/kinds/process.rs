@@ -70,7 +70,7 @@ impl ProcessTarget {
     pub(super) fn name(&self) -> String {
         match self {
             ProcessTarget::PidFile(path) => path.display().to_string(),
-            ProcessTarget::Exe(name) => format!("exe:{}", name.display()),
+            ProcessTarget::Exe(name) => format!("exe:{}", name.to_string_lossy()),
         }
     }
 
