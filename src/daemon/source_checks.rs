@@ -626,7 +626,10 @@ mod tests {
         ];
         assert_eq!(take(&mut sources, &far, &set, T0), 0);
         assert_eq!(reasons(&sources, T0), ["a ok", "b ok"]);
-        assert_eq!(take(&mut sources, &far, &[commit.clone()], T0), 1);
+        assert_eq!(
+            take(&mut sources, &far, std::slice::from_ref(&commit), T0),
+            1
+        );
         assert_eq!(reasons(&sources, T0), ["b ok", "c new"]);
         // A late verdict for the old set is ignored, and so is the same set again.
         let late = [

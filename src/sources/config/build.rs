@@ -5,7 +5,7 @@
 //! trip.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::spec::{
@@ -396,7 +396,7 @@ fn heartbeat_parts(heartbeat: &Heartbeat) -> Options {
         ("mode", Some(Parsed::Mode(heartbeat.mode))),
         ("uid", heartbeat.uid.and_then(number)),
         ("until-ready", Some(Parsed::Choice(until_ready))),
-        ("forward", heartbeat.forward.as_ref().and_then(path)),
+        ("forward", heartbeat.forward.as_deref().and_then(path)),
     ]
 }
 
@@ -472,7 +472,7 @@ fn argv(argv: &[OsString]) -> Parsed {
 
 // All text of a configuration is UTF-8.
 
-fn path(path: &PathBuf) -> Option<Parsed> {
+fn path(path: &Path) -> Option<Parsed> {
     Some(Parsed::Text(path.to_string_lossy().into_owned()))
 }
 
