@@ -36,6 +36,17 @@ two 42
 /run/systemd/notify
 1h2m3s4ms
 """.strip().splitlines()
+# `--check` arguments, and lines of a check file. A bar ends an argument; it becomes a NUL byte.
+CHECKS = """
+a=heartbeat,limit=30s,socket=@a,uid=1|[check.b];heartbeat = true;until-ready = "pass"
+a=file:/a\\,b,max-age=7d|[defaults];period = "5s";[check."b/c"];file = "/x";min-size = "1Ki"
+a=tcp:[::1]:6379,send=PING\\r\\n,expect=\\x2bPONG|b=unix:@x|
+a=http:http://localhost/a?b=1,status=200-299,404,header=A: b,header=C:d,host=x|[check.b];http = "https://a"
+a=exec:/bin/true -q,env=A=b|[check.b];exec = ["/bin/a b", "-q"];env = { A = "b" };severity = "loud"
+a=pressure:cpu,kind=full,scope=cgroup:x|b=memory,min=2.5%|c=disk:/,min=2Gi|d=pids|e=fds:exe:x
+a=clock,failure-threshold=3/5|b=mount:/,rw=false|c=temperature:x,max=85.5C|d=process:/run/x.pid
+[check.a];dsk = "/";[check.b];disk = "/";perod = "1s";period = 10s
+""".strip().splitlines()
 # Files of /proc, /sys and /etc.
 FILES = [
     "MemTotal:        4046180 kB\nMemFree:          186728 kB\nMemAvailable:    3011052 kB\n",
@@ -115,6 +126,8 @@ def seeds():
             yield "target", target + b"\n/healthz/log"
     for text in TEXTS:
         yield "options", text.encode().replace(b" ", b"\0")
+    for text in CHECKS:
+        yield "checkfile", text.encode().replace(b"|", b"\0").replace(b";", b"\n")
     for text in FILES:
         yield "procfs", text.encode()
     for messages in MESSAGES:

@@ -11,8 +11,8 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
 use harness::{ENDPOINTS, GET, Harness, LAST, TIMEOUT, listening, rest};
-use healthz::Responder;
 use healthz::server::{Address, Config};
+use healthz::{Instant, Responder};
 
 /// Appends what can be read now to `bytes`. Returns the number of answers in all of `bytes`.
 fn answers(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> usize {
@@ -94,15 +94,10 @@ fn a_new_probe_waits_for_a_few_bufferfuls_however_many_clients_pipeline() {
 #[test]
 fn a_server_with_a_full_table_accepts_several_connections_per_advance() {
     let mut harness = Harness::new(32);
-    let connect = |harness: &Harness, bytes: &[u8]| {
-        let mut stream = harness.connect();
-        stream.write_all(bytes).unwrap();
-        stream
-    };
-    let held: Vec<TcpStream> = (0..32).map(|_| connect(&harness, GET)).collect();
+    let held: Vec<TcpStream> = (0..32).map(|_| harness.send_only(GET)).collect();
     harness.work();
     assert_eq!(harness.server.counters().open, held.len() as u64);
-    let mut probes: Vec<TcpStream> = (0..12).map(|_| connect(&harness, LAST)).collect();
+    let mut probes: Vec<TcpStream> = (0..12).map(|_| harness.send_only(LAST)).collect();
     let mut calls = 0;
     while harness.server.counters().accepted < 32 + 12 {
         harness.advance();
@@ -115,6 +110,21 @@ fn a_server_with_a_full_table_accepts_several_connections_per_advance() {
             .all(|probe| answers(probe, &mut Vec::new()) == 1)
     );
     assert_eq!(harness.server.counters().evicted, 0, "evicted");
+}
+
+/// A poll for each new connection would cost more, and a probe would wait behind the others.
+#[test]
+fn while_a_connection_waits_in_the_run_queue_one_event_accepts_several_connections() {
+    let mut harness = Harness::new(64);
+    let mut busy = harness.connect();
+    busy.write_all(&GET.repeat(2 * BUFFERFUL as usize)).unwrap();
+    harness.advance();
+    assert_eq!(harness.server.deadline(), Some(Instant::ZERO), "more to do");
+    let clients = [(); 3].map(|()| harness.send_only(b"GET"));
+    for event in &harness.events(64) {
+        harness.handle(event);
+    }
+    assert_eq!(harness.server.counters().accepted, 1 + clients.len() as u64);
 }
 
 /// Handles the events of one poll, without a call of `Server::advance`. Returns how many requests were answered.
@@ -131,10 +141,7 @@ const PIPELINED: u64 = 20;
 const ANSWERED_IN_FLOOD: u64 = 512 / GET.len() as u64;
 
 fn pipelining(harness: &Harness) -> TcpStream {
-    let mut stream = harness.connect();
-    let requests = GET.repeat(PIPELINED as usize);
-    stream.write_all(&requests).unwrap();
-    stream
+    harness.send_only(&GET.repeat(PIPELINED as usize))
 }
 
 #[test]

@@ -300,6 +300,48 @@ fn when_the_daemon_is_ready_it_receives_heartbeats() {
     }
 }
 
+/// Regression: the new worker did not know of beats before it, and the check failed until the next one.
+#[test]
+fn a_heartbeat_keeps_its_state_when_the_worker_or_the_supervisor_is_killed() {
+    let socket = socket_path();
+    let check = format!(
+        "worker=heartbeat,limit=1h,socket={},period=1s",
+        socket.display()
+    );
+    let mut daemon = Daemon::start(&["--check", &check]);
+    let address = daemon.address();
+    beat(&socket);
+    wait_for(address, "/healthz/worker", "ok");
+    let (supervisor, worker) = sources(&daemon);
+    kill(worker, Signal::SIGKILL).unwrap();
+    daemon.lines().wait("the sources process has ended");
+    let is_next = |next: &Pid| *next != worker;
+    let next = || children(supervisor).first().copied().filter(is_next);
+    let worker = eventually("the next worker", next);
+    wait_for(address, "/healthz/worker", "ok");
+    kill(supervisor, Signal::SIGKILL).unwrap();
+    eventually("another worker", || children(worker).first().copied());
+    wait_for(address, "/healthz/worker", "ok");
+    // And one that has not beaten is not taken for one that has.
+    let silent = socket_path();
+    let check = format!(
+        "silent=heartbeat,limit=1h,socket={},period=1s",
+        silent.display()
+    );
+    let other = Daemon::start(&["--check", &check]);
+    other.lines().wait("check silent fails: not ready yet");
+    kill(sources(&other).1, Signal::SIGKILL).unwrap();
+    other.lines().wait("the sources process has ended");
+    wait_for(other.address(), "/healthz/silent", "not ready yet");
+    // The file of the socket goes with the daemon.
+    assert!(socket.exists());
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait();
+    eventually("the file of the socket to be removed", || {
+        (!socket.exists()).then_some(())
+    });
+}
+
 /// A check file, and a daemon that reads it.
 fn with_file(text: &str) -> (TempPath, Daemon) {
     let file = socket_path();

@@ -7,7 +7,7 @@
   default port is free.
 - A `rust` block with a main function must be a file of examples/; tests/examples.rs runs those.
 - A `c` block may stand in capi/README.md only, where capi/check compiles and runs it.
-- A `toml` block must parse, and may name only features that exist.
+- A `toml` block must parse, and may name only features that exist. `healthz check-config` accepts one with checks.
 - A command in text or in an indented block (`cargo`, `make`, a script of this repository) must exist, and a
   step of .ci/run must run it.
 
@@ -111,11 +111,30 @@ def check_command(command):
         raise Wrong(f"no command cargo {words[0]}")
 
 
-def check_toml(body):
-    dependencies = tomllib.loads("\n".join(body)).get("dependencies") or tomllib.loads("\n".join(body))
+def check_toml(body, environment, can_run):
+    text = "\n".join(body)
+    table = tomllib.loads(text)
+    if "check" in table:
+        if can_run:
+            check_file(text, environment)
+        return
+    dependencies = table.get("dependencies") or table
     for feature in dependencies["healthz"].get("features", []):
         if feature not in MANIFEST["features"]:
             raise Wrong(f"no feature {feature}")
+
+
+def check_file(text, environment):
+    """The daemon accepts a check file, and what it prints for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checks.toml"
+        for _ in range(2):
+            path.write_text(text)
+            command = ["healthz", "check-config", path]
+            result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS_MAX)
+            if result.returncode:
+                raise Wrong(f"a valid check file; {result.stderr}")
+            text = result.stdout
 
 
 def check_rust(body):
@@ -198,7 +217,7 @@ def checks(environment, can_run):
             elif language == "rust":
                 yield where, lambda body=body: check_rust(body)
             elif language == "toml":
-                yield where, lambda body=body: check_toml(body)
+                yield where, lambda body=body: check_toml(body, environment, can_run)
             elif language == "c" and str(name) != "capi/README.md":
                 yield where, lambda: (_ for _ in ()).throw(Wrong("C only where capi/check compiles it"))
         for number, command in commands(text):

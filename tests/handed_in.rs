@@ -12,12 +12,13 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::process::Command;
 use std::time::Duration;
 
 use harness::{ENDPOINTS, Harness, LAST, TIMEOUT, rest};
 use healthz::Responder;
 use healthz::limits::LISTENERS_MAX;
-use healthz::server::{BindErrorKind, Config, Listeners, Runner, Server, spawn};
+use healthz::server::{BindErrorKind, Config, ListenFds, Listeners, Runner, Server, spawn};
 use socket2::Socket;
 
 fn assert_answers(mut stream: impl Read + Write) {
@@ -134,6 +135,39 @@ fn one_listener_more_than_the_limit_is_refused_and_closed() {
     assert_eq!(error.kind(), BindErrorKind::TooMany);
     assert!(TcpStream::connect(address).is_err());
     assert_eq!(listeners.len(), LISTENERS_MAX);
+}
+
+const CHILD: &str = "HEALTHZ_TEST_HANDED_IN_CHILD";
+
+#[test]
+fn the_environment_says_which_descriptors_were_passed_to_this_process() {
+    let name = "the_environment_says_which_descriptors_were_passed_to_this_process";
+    if std::env::var_os(CHILD).is_some() {
+        let passed = ListenFds::from_env().unwrap();
+        assert_eq!(passed.numbers(), 3..5);
+        assert_eq!(
+            [3, 4].map(|fd| passed.name(fd)),
+            [Some("first"), Some("second")]
+        );
+        println!("two were passed");
+        return;
+    }
+    // The number of a process does not change in exec(2).
+    let script = "LISTEN_PID=$$ exec \"$0\" --exact --nocapture --test-threads=1 \"$1\"";
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .arg(name)
+        .env(CHILD, "1")
+        .env("LISTEN_FDS", "2")
+        .env("LISTEN_FDNAMES", "first:second")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("two were passed"),
+        "{text}"
+    );
 }
 
 /// A harness that listens on copies of `sockets`. The returned originals play the other process that holds

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use harness::{ENDPOINTS, Harness, TIMEOUT};
 use healthz::Responder;
+use healthz::limits::{CONNECTIONS_MAX, LISTENERS_MAX};
 use healthz::server::{Address, Config, Listeners, Runner, Server, TOKENS};
 use mio::Token;
 
@@ -55,6 +56,7 @@ fn the_poll_timeout_is_no_longer_than_the_head_deadline_of_an_unfinished_request
 fn a_server_owns_the_tokens_from_its_base_on_and_no_others() {
     // The harness registers the server with the base 7.
     let harness = Harness::new(4);
+    assert_eq!(TOKENS, LISTENERS_MAX + CONNECTIONS_MAX);
     let owns = |number| harness.server.owns(Token(number));
     assert_eq!([0, 6, 7, 8].map(owns), [false, false, true, true]);
     assert_eq!([TOKENS + 6, TOKENS + 7].map(owns), [true, false]);
@@ -71,11 +73,7 @@ fn a_server_owns_the_tokens_from_its_base_on_and_no_others() {
 #[test]
 fn one_call_of_advance_accepts_one_connection_while_the_table_has_room() {
     let mut harness = Harness::new(64);
-    let clients = [(); 3].map(|()| harness.connect());
-    for mut client in &clients {
-        // Until something has arrived, the kernel holds a connection back.
-        client.write_all(b"GET").unwrap();
-    }
+    let clients = [(); 3].map(|()| harness.send_only(b"GET"));
     for accepted in 1..=3 {
         harness.advance();
         assert_eq!(harness.server.counters().accepted, accepted);

@@ -18,7 +18,10 @@ const DOCUMENTED: [(&str, &[&str]); 4] = [
         "src/check/mod.rs",
         &["manual", "heartbeat", "gate", "group"],
     ),
-    ("src/server/mod.rs", &["new", "with_memory", "register"]),
+    (
+        "src/server/mod.rs",
+        &["new", "with_endpoint_set", "with_memory", "register"],
+    ),
     ("src/server/slots.rs", &["new", "in_memory"]),
 ];
 

@@ -152,7 +152,7 @@ fn report(
     // The state is loaded first: it is cheaper than the search for the name.
     let passes =
         |check: &Check| check.lets_endpoint_pass(now) || excludes.exclusion(check).is_some();
-    if !is_verbose && endpoint.checks().all(|check| passes(check)) {
+    if !is_verbose && endpoint.checks().all(passes) {
         return writer.ok();
     }
     writer.rendered(Fields::Text, |body| {

@@ -748,6 +748,12 @@ mod tests {
         );
     }
 
+    /// `docs/embed.md` says so.
+    #[test]
+    fn a_check_takes_816_bytes() {
+        assert_eq!(size_of::<Check>(), 816);
+    }
+
     /// A check from a file: neither its text nor the check lives for ever.
     #[test]
     fn a_name_is_copied_and_may_be_freed_before_the_check() {

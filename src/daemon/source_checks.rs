@@ -21,7 +21,9 @@ use super::options::Options;
 use super::{Failure, failed};
 use crate::sources::command;
 use crate::sources::config;
-use crate::sources::link::{Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode};
+use crate::sources::link::{
+    Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode, encode_passing,
+};
 use crate::sources::spec::{self, Endpoints, Spec};
 use crate::sources::store::{Store, Stored, read_file};
 use crate::sources::worker::Origin;
@@ -344,6 +346,7 @@ impl SourceChecks {
                     escaped(how)
                 );
                 self.incoming = None;
+                self.tell_passing(now);
                 let reason = format!(
                     "not checked: the sources process has ended ({})",
                     escaped(how)
@@ -353,8 +356,19 @@ impl SourceChecks {
                     listed.expires = None;
                 }
             }
+            Message::Restarting(why) => {
+                log::warn!("{}", escaped(why));
+                self.tell_passing(now);
+            }
             Message::Opened | Message::Commit { .. } | Message::RefusedEnd => {}
         }
+    }
+
+    /// Tells the next worker which checks pass, so that heartbeats need not be sent again before their limit.
+    fn tell_passing(&self, now: Instant) {
+        let passing = self.listed.iter().map(|listed| listed.check.passes(now));
+        // If it is lost, a heartbeat fails until the next beat.
+        let _ = self.link.send(&encode_passing(self.generation, passing));
     }
 
     fn define(&mut self, index: usize, definition: &Definition<'_>, now: Instant) {

@@ -306,6 +306,12 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_stops_accepts_as_many_connections_as_the_longest_queue_holds() {
+        let round = accepts_max(1, true, false, true);
+        assert_eq!(ACCEPT_ROUNDS_AT_STOP * round, 4096);
+    }
+
+    #[test]
     fn one_connection_of_the_run_queue_is_served_at_a_time_if_the_table_is_full() {
         assert_eq!((runnables_max(true), runnables_max(false)), (1, 4));
     }

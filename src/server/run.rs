@@ -661,6 +661,8 @@ mod tests {
             .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             .unwrap();
         assert!(client.read(&mut [0; 1024]).unwrap() > 0);
+        // An answer is counted before it is sent.
+        assert_eq!(handle.counters().answered, 1);
         thread.stop();
         assert_eq!(thread.join().unwrap().open, 0);
         assert_eq!(handle.counters().open, 0);

@@ -188,9 +188,10 @@ impl ListenSocket for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Listener::Unix(_, path, File::Ours { id, process }) = self
-            && std::process::id() == *process
-        {
+        let Listener::Unix(_, path, File::Ours { id, process }) = self else {
+            return;
+        };
+        if std::process::id() == *process {
             let found = FileId::at(path);
             // The file may have been removed, and another server may listen there now. If the system does not
             // say (in a sandbox), assume that it is the same file.

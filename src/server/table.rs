@@ -448,9 +448,8 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     }
                 }
                 self.driver.counters.expired.add(1);
-                if let Some(conn) = self.slots.content_mut(index)
-                    && queue == WaitReason::Head
-                {
+                let conn = self.slots.content_mut(index);
+                if let Some(conn) = conn.filter(|_| queue == WaitReason::Head) {
                     self.driver.buffers.restore(index, conn.received);
                     self.driver.send_timeout(conn, now);
                 }

@@ -104,6 +104,10 @@ pub(super) fn is_stale(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::string::String;
+    use std::{format, println};
+
+    include!("../../tests/support/untried.rs");
 
     /// Regression: of two servers that started at once, both reported that they serve, and one could not be reached.
     #[test]
@@ -123,6 +127,46 @@ mod tests {
         assert!(live.accept().is_ok() && live.accept().is_ok());
         assert!(!name_beside(&path).exists());
         std::fs::remove_file(&path).unwrap();
+    }
+
+    const CHILD: &str = "HEALTHZ_TEST_UNIX_CHILD";
+
+    /// Linux forbids a link to a socket of another user (`fs.protected_hardlinks`), so the child is another user.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_live_socket_that_cannot_be_linked_is_renamed_back() {
+        use std::os::unix::fs::PermissionsExt;
+        if let Some(path) = std::env::var_os(CHILD) {
+            let error = remove_stale(Path::new(&path)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+            println!("it was renamed back");
+            return;
+        }
+        let directory = format!("healthz-linked-{}", std::process::id());
+        let directory = std::env::temp_dir().join(directory);
+        std::fs::create_dir(&directory).unwrap();
+        let path = directory.join("socket");
+        let live = UnixListener::bind(&path).unwrap();
+        for file in [&directory, &path] {
+            std::fs::set_permissions(file, PermissionsExt::from_mode(0o777)).unwrap();
+        }
+        let name = "server::unix::tests::a_live_socket_that_cannot_be_linked_is_renamed_back";
+        let output = std::process::Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "--test-threads=1", name])
+            .env(CHILD, &path)
+            .output();
+        let is_there = path.exists();
+        std::fs::remove_dir_all(&directory).unwrap();
+        drop(live);
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        match text {
+            Ok(text) if text.contains("running 1 test") => {
+                assert!(is_there && text.contains("it was renamed back"), "{text}");
+            }
+            _ => untried("no setpriv(1), not root, or another user cannot run this program"),
+        }
     }
 
     #[test]

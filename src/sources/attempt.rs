@@ -60,6 +60,11 @@ pub trait Listener {
         None
     }
 
+    /// A worker before this one has ended while the check passed: its state continues as if a beat had come at `now`.
+    fn assume_beat(&mut self, now: Instant) {
+        let _ = now;
+    }
+
     /// Its socket and state, if another listener can continue with them
     /// ([`kinds::heartbeat::resume`](super::kinds::heartbeat::resume)).
     fn take_state(self: Box<Self>) -> Option<heartbeat::Handover> {

@@ -147,7 +147,7 @@ fn work(link: Link, store: Store, arguments: &[OsString]) -> io::Result<()> {
         End::SupervisorEnded => {
             let text =
                 "the supervisor of the sources processes has ended; the worker takes its place";
-            let _ = link.send(&encode(&Message::Log(log::Level::Warn, text)));
+            let _ = link.send(&encode(&Message::Restarting(text)));
             Err(program(SUPERVISOR, &[AGAIN.into()], &origin).exec())
         }
     }

@@ -240,6 +240,15 @@ impl Engine {
         self.generation
     }
 
+    /// The check with this number in the set that is used.
+    pub fn id(&self, index: u16) -> Option<Id> {
+        let entry = self
+            .entries
+            .iter()
+            .find(|entry| entry.index == Some(index))?;
+        Some(entry.id)
+    }
+
     /// The checks of both sets.
     pub fn entries(&self) -> &[Entry] {
         &self.entries

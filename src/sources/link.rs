@@ -55,6 +55,8 @@ pub enum Message<'a> {
     Log(Level, &'a str),
     /// The worker has ended, and how. It is started again.
     WorkerEnded(&'a str),
+    /// The worker starts another one on its own, and why. Verdicts hold meanwhile.
+    Restarting(&'a str),
 }
 
 /// The state of one check.
@@ -109,10 +111,45 @@ const REFUSED: u8 = 5;
 const REFUSED_END: u8 = 6;
 const LOG: u8 = 7;
 const WORKER_ENDED: u8 = 8;
-const OPENED: u8 = 9;
+const RESTARTING: u8 = 9;
+const OPENED: u8 = 10;
 
-/// The only message to the worker: read the check file again.
+/// A message to the worker: read the check file again.
 pub const RELOAD: &[u8] = b"R";
+/// The first byte of the other message to the worker.
+const PASSING: u8 = b'P';
+/// Length of that message: the byte, the generation, and a bit for each check.
+const PASSING_BYTES: usize = 1 + 4 + SPECS_MAX / 8;
+
+/// A message to a worker that was started again: these checks of a set passed when the worker before it ended.
+pub fn encode_passing(generation: u32, passing: impl Iterator<Item = bool>) -> [u8; PASSING_BYTES] {
+    let mut bytes = [0; PASSING_BYTES];
+    let numbers = std::iter::once(PASSING).chain(generation.to_ne_bytes());
+    for (to, from) in bytes.iter_mut().zip(numbers) {
+        *to = from;
+    }
+    for (index, _) in passing
+        .take(SPECS_MAX)
+        .enumerate()
+        .filter(|(_, passes)| *passes)
+    {
+        if let Some(byte) = bytes.get_mut(5 + index / 8) {
+            *byte |= 1 << (index % 8);
+        }
+    }
+    bytes
+}
+
+/// The generation and the numbers of the checks; `None` if it is not that message.
+pub fn decode_passing(bytes: &[u8]) -> Option<(u32, impl Iterator<Item = u16> + '_)> {
+    let (generation, bits) = bytes.strip_prefix(&[PASSING])?.split_at_checked(4)?;
+    let generation = u32::from_ne_bytes(generation.try_into().ok()?);
+    let is_set = |index: &u16| {
+        let byte = bits.get(usize::from(index / 8)).copied().unwrap_or(0);
+        byte >> (index % 8) & 1 == 1
+    };
+    Some((generation, (0..SPECS_MAX as u16).filter(is_set)))
+}
 
 /// The bytes of `message`. Texts that are too long are cut.
 pub fn encode(message: &Message<'_>) -> Vec<u8> {
@@ -154,6 +191,10 @@ pub fn encode(message: &Message<'_>) -> Vec<u8> {
         }
         Message::WorkerEnded(text) => {
             bytes.push(WORKER_ENDED);
+            bytes.extend(cut(text).bytes());
+        }
+        Message::Restarting(text) => {
+            bytes.push(RESTARTING);
             bytes.extend(cut(text).bytes());
         }
     }
@@ -227,6 +268,7 @@ pub fn decode(bytes: &[u8]) -> Option<Message<'_>> {
         }
         WORKER_ENDED => Message::WorkerEnded(reader.text()?),
         OPENED => Message::Opened,
+        RESTARTING => Message::Restarting(reader.text()?),
         _ => return None,
     };
     reader.0.is_empty().then_some(message)
@@ -312,6 +354,7 @@ pub fn fuzz(bytes: &[u8]) {
         Message::Commit { text, .. }
         | Message::Refused(text)
         | Message::Log(_, text)
+        | Message::Restarting(text)
         | Message::WorkerEnded(text) => assert!(text.len() <= TEXT_BYTES_MAX),
         Message::Opened | Message::RefusedEnd => {}
     }
@@ -454,6 +497,7 @@ mod tests {
             Message::Opened,
             Message::Log(Level::Warn, "\u{2603}"),
             Message::WorkerEnded("killed by signal 9"),
+            Message::Restarting("the supervisor has ended"),
         ]
     }
 
@@ -503,6 +547,18 @@ mod tests {
             });
             assert_eq!(decode(&encoded), None);
         }
+    }
+
+    #[test]
+    fn the_passing_checks_of_a_set_are_told_to_the_next_worker() {
+        for passing in [vec![], vec![true], vec![false, true], vec![true; SPECS_MAX]] {
+            let bytes = encode_passing(7, passing.iter().copied());
+            let (generation, indexes) = decode_passing(&bytes).unwrap();
+            assert_eq!(generation, 7);
+            let want = passing.iter().zip(0..).filter(|(passes, _)| **passes);
+            assert!(indexes.eq(want.map(|(_, index)| index)));
+        }
+        assert!(decode_passing(RELOAD).is_none() && decode_passing(b"P\0").is_none());
     }
 
     #[test]

@@ -21,6 +21,8 @@ use super::{descendants, sys};
 /// A worker that ran for less than this is started again only after [`RESTART_PAUSE`].
 const RUN_DURATION_MIN: Duration = Duration::from_secs(10);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// Longest wait for a worker to end when the server has ended.
+const END_DURATION_MAX: Duration = Duration::from_millis(300);
 
 /// Runs until the server's end of `link` is closed. `start` starts a worker; it is told whether one has run
 /// before.
@@ -38,8 +40,7 @@ pub fn run(
             Ok(mut worker) => match wait(link, &mut worker)? {
                 Some(status) => describe(status),
                 None => {
-                    let _ = worker.kill();
-                    let _ = worker.wait();
+                    end(&mut worker);
                     descendants::kill_all();
                     return Ok(());
                 }
@@ -78,6 +79,16 @@ fn wait(link: &Link, worker: &mut Child) -> io::Result<Option<ExitStatus>> {
             return Ok(None);
         }
     }
+}
+
+/// Gives the worker a moment to end by itself and to remove the sockets of its heartbeats, and then kills it.
+fn end(worker: &mut Child) {
+    let began = Instant::now();
+    while matches!(worker.try_wait(), Ok(None)) && began.elapsed() < END_DURATION_MAX {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = worker.kill();
+    let _ = worker.wait();
 }
 
 /// Whether the server ends within `duration`.

@@ -26,7 +26,9 @@ use super::engine::{Action, Commit, Engine, Id};
 use super::jobs::Jobs;
 use super::kinds::exec::Programs;
 use super::kinds::{self, heartbeat};
-use super::link::{Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, encode};
+use super::link::{
+    Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode_passing, encode,
+};
 use super::spec::{Kind, Outcome, Spec};
 use super::store::{Store, Stored, read_file};
 use crate::units::Shown;
@@ -190,6 +192,12 @@ fn verdict(generation: u32, report: &super::engine::Report, now: Instant) -> Mes
 impl Worker {
     fn run(&mut self) -> io::Result<End> {
         let mut events = Events::with_capacity(128);
+        let now = self.clock.now();
+        // What is open must be open before the server's messages say what passed.
+        self.act(now);
+        if !self.receive(now) {
+            return Ok(End::ServerClosed);
+        }
         loop {
             let now = self.clock.now();
             self.collect_results(now);
@@ -451,8 +459,8 @@ impl Worker {
                         self.drivers.insert(id, Driver::Listening(Err(reason)));
                     }
                 }
-                if let Some(warning) = warning {
-                    self.log(Level::Warn, &warning);
+                if let (Some(warning), Some(spec)) = (warning, self.spec(id)) {
+                    self.log(Level::Warn, &format!("check {}: {warning}", spec.name));
                 }
             }
             _ => {}
@@ -481,9 +489,29 @@ impl Worker {
         loop {
             match self.link.receive(&mut buffer) {
                 Ok(Some(RELOAD)) => self.reload(now),
-                Ok(Some(_)) => {}
+                Ok(Some(message)) => self.assume_beats(message, now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Ok(None) | Err(_) => return false,
+            }
+        }
+    }
+
+    /// Continues heartbeats that passed when the worker before this one ended.
+    fn assume_beats(&mut self, message: &[u8], now: Instant) {
+        let Some((generation, passing)) = decode_passing(message) else {
+            return;
+        };
+        if generation != self.engine.generation() {
+            return;
+        }
+        for index in passing {
+            let Some(id) = self.engine.id(index) else {
+                continue;
+            };
+            if let Some(Driver::Listening(Ok(listener))) = self.drivers.get_mut(&id) {
+                listener.assume_beat(now);
+                let outcome = listener.outcome(now);
+                self.engine.change(id, outcome, now);
             }
         }
     }

@@ -128,10 +128,16 @@ impl Harness {
         stream
     }
 
-    /// A new connection on which the server has received `bytes`.
-    pub fn send(&mut self, bytes: &[u8]) -> TcpStream {
+    /// A new connection on which `bytes` have arrived. The server has not accepted it yet.
+    pub fn send_only(&self, bytes: &[u8]) -> TcpStream {
         let mut stream = self.connect();
         stream.write_all(bytes).unwrap();
+        stream
+    }
+
+    /// A new connection on which the server has received `bytes`.
+    pub fn send(&mut self, bytes: &[u8]) -> TcpStream {
+        let stream = self.send_only(bytes);
         self.work();
         stream
     }

@@ -194,9 +194,10 @@ impl Client {
         let count = count.min(self.script.len());
         let bytes: Vec<u8> = self.script.drain(..count).collect();
         self.sent += count as u64;
-        while let Some((end, request)) = self.head_ends.front().copied()
-            && end <= self.sent
-        {
+        while let Some((end, request)) = self.head_ends.front().copied() {
+            if end > self.sent {
+                break;
+            }
             self.head_ends.pop_front();
             self.unanswered.push_back(request);
         }

@@ -297,9 +297,8 @@ impl<'a> Episode<'a> {
         for event in &events {
             assert!(self.table.owns(event.token));
             // A connection in the run queue is not served twice.
-            if let Some(id) = event.id
-                && !self.table.is_runnable(event.token)
-            {
+            let is_served_later = |_: &usize| self.table.is_runnable(event.token);
+            if let Some(id) = event.id.filter(|id| !is_served_later(id)) {
                 self.world.borrow_mut().give_reason(id);
             }
             self.table
@@ -414,9 +413,8 @@ impl<'a> Episode<'a> {
                 Self::send(&mut world, id, usize::MAX);
             }
             self.advance();
-            if let Some(at) = self.table.deadline()
-                && self.table.is_paused()
-            {
+            let is_paused = self.table.is_paused();
+            if let Some(at) = self.table.deadline().filter(|_| is_paused) {
                 assert!(at <= self.now.saturating_add(ACCEPT_PAUSE));
                 self.now = self.now.saturating_add(ACCEPT_PAUSE);
             }

@@ -37,7 +37,7 @@ const INPUT: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n\
     PUT /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n\
     GET /healthz?verbose HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
-const ENDLESS: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// The client's and the kernel's side of one socket.
 #[derive(Default)]
@@ -53,8 +53,8 @@ struct Script {
     is_shut: bool,
     is_closed: bool,
     token: Option<Token>,
-    /// Requests arrive without end, as fast as they are read.
-    is_endless: bool,
+    /// If not zero, this many equal requests arrive instead of the input, as fast as they are read.
+    requests: usize,
     reads: usize,
 }
 
@@ -128,13 +128,18 @@ impl StreamSocket for ScriptedStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut script = self.0.borrow_mut();
         script.reads += 1;
-        if script.is_endless {
+        if script.requests > 0 {
             assert!(script.reads < 1000, "an advance does not end");
-            for byte in buffer.iter_mut() {
-                *byte = ENDLESS[script.read % ENDLESS.len()];
+            let left = script.requests.saturating_mul(REQUEST.len()) - script.read;
+            let size = left.min(buffer.len());
+            if size == 0 {
+                return nothing_more(script.read_error);
+            }
+            for byte in &mut buffer[..size] {
+                *byte = REQUEST[script.read % REQUEST.len()];
                 script.read += 1;
             }
-            return Ok(buffer.len());
+            return Ok(size);
         }
         let rest = &INPUT[script.read..script.available];
         if rest.is_empty() {
@@ -148,7 +153,7 @@ impl StreamSocket for ScriptedStream {
 
     fn has_input(&self) -> bool {
         let script = self.0.borrow();
-        script.is_endless || script.read < script.available
+        script.requests > 0 || script.read < script.available
     }
 
     fn owner(&self) -> Option<Owner> {
@@ -562,7 +567,7 @@ fn an_advance_ends_although_timeouts_are_zero_and_two_clients_never_stop_sending
     let mut server = TestServer::with(Responder::new(&endpoints), limits, 64);
     for _ in 0..2 {
         let script = Script {
-            is_endless: true,
+            requests: usize::MAX,
             room: usize::MAX,
             ..Script::default()
         };
@@ -596,12 +601,47 @@ fn a_last_answer_that_was_blocked_is_not_followed_by_a_close_at_once() {
     });
 }
 
+/// epoll may report a connection in the same batch in which it was closed and its slot was given to another one.
+#[test]
+fn an_event_of_a_connection_that_was_closed_does_not_serve_the_next_one_in_its_slot() {
+    with_server(|mut server, _| {
+        let first = server.connect(Script::default());
+        let token = first.borrow().token.unwrap();
+        let second = server.connect(Script::default());
+        assert!(first.borrow().is_closed && !second.borrow().is_closed);
+        let reads = second.borrow().reads;
+        server.table.handle(&(), token, true, NOW);
+        assert_eq!(second.borrow().reads, reads);
+        let token = second.borrow().token.unwrap();
+        server.table.handle(&(), token, false, NOW);
+        assert_eq!(second.borrow().reads, reads + 1);
+    });
+}
+
+/// The answers to one buffer of requests do not fit into the buffer for answers, and sending is blocked.
+#[test]
+fn requests_that_are_left_when_sending_is_blocked_are_answered_afterwards() {
+    const REQUESTS: usize = 8000 / REQUEST.len();
+    with_server(|mut server, _| {
+        let script = server.connect(Script {
+            requests: REQUESTS,
+            room: 10,
+            ..Script::default()
+        });
+        let answered = server.counters().answered - 4;
+        assert!((1..REQUESTS as u64).contains(&answered), "{answered}");
+        script.borrow_mut().room = usize::MAX;
+        server.notify(&script);
+        assert_eq!(server.counters().answered, 4 + REQUESTS as u64);
+    });
+}
+
 /// A read that finds nothing costs as much as one that finds a request.
 #[test]
 fn a_request_that_arrives_at_once_is_read_once() {
     with_server(|mut server, expected| {
         let script = server.connect(Script {
-            available: ENDLESS.len(),
+            available: REQUEST.len(),
             room: usize::MAX,
             ..Script::default()
         });

@@ -45,9 +45,9 @@ impl ListenSocket for SimulatedListener {
         world.listeners[self.index].accepts += 1;
         world.listeners[self.index].found_empty = false;
         // Checked before the queue, as in the kernel.
-        if let Some(code) = world.accept_error
-            && (code != libc::EMFILE || world.held.len() >= world.descriptors)
-        {
+        let is_full = world.held.len() >= world.descriptors;
+        let error = world.accept_error;
+        if let Some(code) = error.filter(|code| *code != libc::EMFILE || is_full) {
             world.coverage.record(Situation::of_accept(code));
             world.is_out_of_descriptors = true;
             world.accept_failed_at = world.now;
@@ -76,9 +76,11 @@ impl ListenSocket for SimulatedListener {
             let codes = [libc::ECONNABORTED, libc::EINTR, libc::EPROTO, libc::EPERM];
             let code = world.rng.choice(codes).unwrap();
             world.coverage.record(Situation::of_accept(code));
-            if code != libc::EINTR
-                && let Some(id) = world.listeners[self.index].backlog.pop_front()
-            {
+            let reset = match code {
+                libc::EINTR => None,
+                _ => world.listeners[self.index].backlog.pop_front(),
+            };
+            if let Some(id) = reset {
                 world.reset_client(id);
             }
             // Edge-triggered: the next connection is not reported by another event.

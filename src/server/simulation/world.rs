@@ -282,21 +282,21 @@ impl World {
         let mut events = Vec::new();
         for listener in &mut self.listeners {
             let is_level = listener.is_level && listener.is_ready();
-            if let Some(token) = listener.token
-                && (core::mem::take(&mut listener.is_pending) || is_level)
-                && !listener.is_closed
-            {
+            let Some(token) = listener.token else {
+                continue;
+            };
+            let is_reported = core::mem::take(&mut listener.is_pending) || is_level;
+            if is_reported && !listener.is_closed {
                 let is_end_hidden = self.mutation == Mutation::HideListenerEnds;
                 events.push(Event::of(listener, token, is_end_hidden));
             }
         }
-        while events.len() < count_max
-            && let Some(id) = self.pending.pop_front()
-        {
+        while events.len() < count_max {
+            let Some(id) = self.pending.pop_front() else {
+                break;
+            };
             let socket = &mut self.sockets[id];
-            if let Some(pending) = socket.pending.take()
-                && let Some(token) = socket.token
-            {
+            if let (Some(pending), Some(token)) = (socket.pending.take(), socket.token) {
                 events.push(Event {
                     token,
                     id: Some(id),

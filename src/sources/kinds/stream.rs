@@ -3,11 +3,14 @@
 //! [`Exchange`] is the attempt of all three: it connects to one of some addresses, sends what a [`Protocol`]
 //! wants to send, and gives it what arrives. Knows no protocol. Everything is non-blocking.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
 
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
@@ -15,9 +18,11 @@ use mio::{Interest, Registry, Token};
 use crate::sources::attempt::{Attempt, Started};
 use crate::sources::spec::Outcome;
 
-/// Most bytes of received data that are discarded before closing. A connection with unread data is reset instead of
-/// closed.
+/// Most bytes of received data that are discarded at a time.
 const DISCARD_BYTES_MAX: usize = 64 * 1024;
+
+/// So long may a peer take to close its side.
+const HALF_CLOSED_DURATION: Duration = Duration::from_secs(10);
 
 /// Bytes that one read takes.
 const READ_BYTES: usize = 4096;
@@ -78,7 +83,9 @@ impl<P: Protocol + 'static> Exchange<P> {
 
     fn advance(&mut self, registry: &Registry) -> Option<Outcome> {
         let result = self.step(registry)?;
-        self.state = State::Done;
+        if let State::Connected { stream, .. } = std::mem::replace(&mut self.state, State::Done) {
+            stream.close(registry, self.base);
+        }
         Some(match result {
             Ok(()) => Outcome::Pass,
             Err(reason) => Outcome::Fail(format!("{}: {reason}", self.target)),
@@ -137,10 +144,11 @@ fn talk(
     protocol: &mut impl Protocol,
 ) -> Option<Result<(), String>> {
     // A peer may answer and close without reading, so the answer is read even if sending fails.
-    if let Ok(true) = send(stream, sent, protocol.request())
-        && let Some(result) = protocol.sent()
-    {
-        return Some(result);
+    if matches!(send(stream, sent, protocol.request()), Ok(true)) {
+        let result = protocol.sent();
+        if result.is_some() {
+            return result;
+        }
     }
     let mut buffer = [0; READ_BYTES];
     loop {
@@ -280,8 +288,7 @@ impl Connecting {
     }
 }
 
-/// A connected or connecting socket, which closes without a reset if the peer has sent no more than was read or can
-/// be discarded.
+/// A connected or connecting socket.
 struct Stream {
     socket: Socket,
     is_registered: bool,
@@ -353,18 +360,66 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
-    fn drop(&mut self) {
-        // Errors mean that there is no connection.
-        let _ = match &self.socket {
+impl Stream {
+    /// Ends the connection without a reset, although the peer may still send, such as a greeting.
+    ///
+    /// A socket that is closed answers data with a reset, so this one stays half closed until the peer has closed
+    /// its side too, or the next attempt of the same check has ended, or [`HALF_CLOSED_DURATION`] has passed. That is
+    /// looked at whenever an attempt ends; nothing wakes the loop for it.
+    fn close(mut self, registry: &Registry, base: Token) {
+        if self.is_registered {
+            // It fails only for a socket that is not registered.
+            let _ = match &mut self.socket {
+                Socket::Tcp(stream) => registry.deregister(stream),
+                Socket::Unix(stream) => registry.deregister(stream),
+            };
+        }
+        let now = Instant::now();
+        HALF_CLOSED.with_borrow_mut(|streams| {
+            streams.remove(&base);
+            streams.retain(|_, (closed, stream)| {
+                now.duration_since(*closed) < HALF_CLOSED_DURATION && stream.discard()
+            });
+            if self.shutdown() && self.discard() {
+                streams.insert(base, (now, self));
+            }
+        });
+    }
+
+    /// Returns true if it was connected.
+    fn shutdown(&self) -> bool {
+        let result = match &self.socket {
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Socket::Unix(stream) => stream.shutdown(Shutdown::Write),
         };
+        result.is_ok()
+    }
+
+    /// Reads what has arrived. Returns true if the peer may send more.
+    fn discard(&mut self) -> bool {
         let mut buffer = [0; READ_BYTES];
         for _ in 0..DISCARD_BYTES_MAX / READ_BYTES {
-            if !matches!(self.read(&mut buffer), Ok(1..)) {
-                break;
+            match self.read(&mut buffer) {
+                Ok(1..) => {}
+                Ok(0) => return false,
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
             }
+        }
+        false
+    }
+}
+
+thread_local! {
+    /// Connections that wait for the other side to close, one for each check, and when they began to.
+    static HALF_CLOSED: RefCell<BTreeMap<Token, (Instant, Stream)>> =
+        const { RefCell::new(BTreeMap::new()) };
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // Unread data would make it a reset.
+        if self.shutdown() {
+            self.discard();
         }
     }
 }
@@ -401,8 +456,6 @@ pub fn error_text(error: &io::Error) -> String {
 /// For the tests of the kinds: drives an attempt as the worker does.
 #[cfg(test)]
 pub mod testing {
-    use std::time::Duration;
-
     use mio::{Events, Poll};
 
     use super::*;

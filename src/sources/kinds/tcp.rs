@@ -225,6 +225,33 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_greets_after_the_attempt_has_ended_is_not_reset() {
+        let mut poll = Poll::new().unwrap();
+        let (listener, port) = listener();
+        let spec = spec(LOCAL, port, "", "");
+        let mut attempt = |base| {
+            let started = start(&spec, poll.registry(), base);
+            assert_eq!(outcome(started, &mut poll), Outcome::Pass);
+        };
+        attempt(BASE);
+        let (mut peer, _) = listener.accept().unwrap();
+        for _ in 0..3 {
+            peer.write_all(b"220 hello\r\n").unwrap();
+            // Another check closes only its own connection.
+            attempt(mio::Token(BASE.0 + 8));
+        }
+        assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
+        assert!(peer.take_error().unwrap().is_none());
+        // The next attempt of the same check closes the connection. (The first write after that gets a reset.)
+        attempt(BASE);
+        let is_reset = (0..1000).any(|_| {
+            std::thread::yield_now();
+            peer.write_all(b"220 hello\r\n").is_err()
+        });
+        assert!(is_reset, "the connection is still open");
+    }
+
+    #[test]
     fn a_connection_that_is_not_accepted_is_waited_for() {
         let poll = Poll::new().unwrap();
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);

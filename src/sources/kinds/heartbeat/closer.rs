@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn pipes_and_memory_are_closed_at_once() {
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
         let name = c"healthz";
         let memory = nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
         let [reader, writer, memory] = [

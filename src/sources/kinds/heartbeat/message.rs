@@ -166,7 +166,7 @@ impl Control {
         while let Some((level, kind, data, rest)) = next_control(buffer) {
             if level == libc::SOL_SOCKET {
                 match kind {
-                    libc::SCM_RIGHTS => control.fds.extend(words(data)),
+                    libc::SCM_RIGHTS => control.fds.extend(words(data).map(i32::from_ne_bytes)),
                     libc::SCM_CREDENTIALS => control.sender = sender(data),
                     libc::SCM_TIMESTAMPNS => control.sent = time(data),
                     _ => {}
@@ -196,20 +196,21 @@ fn next_control(buffer: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
     ))
 }
 
-fn words(data: &[u8]) -> impl Iterator<Item = i32> {
-    data.as_chunks()
-        .0
-        .iter()
-        .map(|word| i32::from_ne_bytes(*word))
+fn words(mut data: &[u8]) -> impl Iterator<Item = [u8; 4]> {
+    std::iter::from_fn(move || {
+        let (word, rest) = data.split_first_chunk()?;
+        data = rest;
+        Some(*word)
+    })
 }
 
 /// `struct ucred`
 fn sender(data: &[u8]) -> Option<Sender> {
     let mut words = words(data);
     Some(Sender {
-        pid: words.next()?,
-        uid: words.next()?.cast_unsigned(),
-        gid: words.next()?.cast_unsigned(),
+        pid: i32::from_ne_bytes(words.next()?),
+        uid: u32::from_ne_bytes(words.next()?),
+        gid: u32::from_ne_bytes(words.next()?),
     })
 }
 

@@ -335,7 +335,8 @@ mod tests {
         let top = directory("room");
         let path = top.join("a.sock");
         let receiver = Receiver::bind(path.as_os_str(), 0o600).unwrap();
-        let (mut reader, writer) = io::pipe().unwrap();
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let mut reader = std::fs::File::from(reader);
         let socket = UnixDatagram::unbound().unwrap();
         let (address, fds) = (UnixAddr::new(&path).unwrap(), [writer.as_raw_fd()]);
         let control = [ControlMessage::ScmRights(&fds)];
@@ -369,7 +370,7 @@ mod tests {
             .unwrap();
         let datagram = receiver.receive().unwrap().unwrap();
         let want = Sender {
-            pid: std::process::id().cast_signed(),
+            pid: std::process::id().try_into().unwrap(),
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
         };
