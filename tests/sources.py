@@ -419,6 +419,7 @@ def _(house):
     notify_ok(house, path, "systemd-notify", "--no-block", "--ready")
     watch.passes("worker")
     watch.end()
+    want("the file of the socket after the end", path.exists(), False)
 
 
 @case("a program linked to libsystemd is ready, beats, says its status, triggers and stops", "gcc")
