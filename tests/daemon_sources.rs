@@ -367,7 +367,7 @@ fn a_service_that_accepts_and_never_answers_fails_at_the_timeout() {
         path.display()
     );
     daemon.lines().wait(&reason);
-    // It passes when the service answers again. The first two connections are closed already, or were closed by now.
+    // It passes when the service answers.
     let mut peers = Vec::new();
     listener.set_nonblocking(true).unwrap();
     eventually("the check to pass", || {
