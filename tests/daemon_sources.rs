@@ -14,11 +14,13 @@ mod daemon;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use daemon::{Daemon, TempPath, complaint, eventually, get, healthz, run, socket_path};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -274,6 +276,107 @@ fn a_file_that_hangs_delays_no_other_check_and_not_the_end() {
     let port = address.port().to_string();
     let next = Daemon::start_as(healthz(&["--listen", &format!("127.0.0.1:{port}")]));
     assert_eq!(next.address(), address);
+}
+
+/// A file system on which every path hangs, because nothing reads the requests of the kernel.
+struct Hanging(
+    TempPath,
+    #[expect(dead_code, reason = "closed on drop")] fs::File,
+);
+
+impl Hanging {
+    fn mount() -> nix::Result<Hanging> {
+        let mut options = fs::File::options();
+        let device = options.read(true).write(true).open("/dev/fuse");
+        let device = device.map_err(|_| nix::errno::Errno::ENODEV)?;
+        let root = socket_path();
+        fs::create_dir(&*root).unwrap();
+        let data = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            device.as_raw_fd()
+        );
+        let mounted = mount(
+            Some("hangs"),
+            &*root,
+            Some("fuse"),
+            MsFlags::empty(),
+            Some(data.as_str()),
+        );
+        match mounted {
+            Ok(()) => Ok(Hanging(root, device)),
+            Err(error) => {
+                let _ = fs::remove_dir(&*root);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        umount2(&*self.0, MntFlags::MNT_DETACH).unwrap();
+        fs::remove_dir(&*self.0).unwrap();
+    }
+}
+
+/// Regression: the event loop of the worker called connect(2), which looks up the path.
+#[test]
+fn a_path_of_a_socket_that_hangs_delays_no_other_check_and_not_the_end() {
+    let hanging = match Hanging::mount() {
+        Ok(hanging) => hanging,
+        Err(error) => return daemon::untried(&format!("cannot mount with FUSE: {error}")),
+    };
+    let (listener, web) = service("1s");
+    let path = hanging.0.join("socket");
+    let unix = format!(
+        "hangs=unix:{},period=1s,timeout=500ms,failure-threshold=1",
+        path.display()
+    );
+    let mut daemon = Daemon::start(&["--check", &unix, "--check", &web]);
+    let address = daemon.address();
+    let reason = format!(
+        "{}: no result within 500ms (looking up its path)",
+        path.display()
+    );
+    daemon.lines().wait(&reason);
+    wait_for(address, "/healthz/web", "ok");
+    drop(listener);
+    wait_for(address, "/healthz/web", "connection refused");
+    // One thread for all attempts, and the others of the worker.
+    let (_, worker) = sources(&daemon);
+    let threads = fs::read_dir(format!("/proc/{worker}/task"))
+        .unwrap()
+        .count();
+    assert!(threads <= 3, "{threads} threads");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    eventually("the worker to end", || (!runs(worker)).then_some(()));
+}
+
+#[test]
+fn a_service_that_accepts_and_never_answers_fails_at_the_timeout() {
+    let path = socket_path();
+    let listener = UnixListener::bind(&*path).unwrap();
+    let check = format!(
+        "silent=unix:{},send=PING,expect=+PONG,period=1s,timeout=500ms,failure-threshold=1",
+        path.display()
+    );
+    let daemon = Daemon::start(&["--check", &check]);
+    let reason = format!(
+        "{}: no result within 500ms (connected, waiting for \"+PONG\")",
+        path.display()
+    );
+    daemon.lines().wait(&reason);
+    // It passes when the service answers.
+    let mut peers = Vec::new();
+    listener.set_nonblocking(true).unwrap();
+    eventually("the check to pass", || {
+        while let Ok((mut peer, _)) = listener.accept() {
+            let _ = peer.write_all(b"+PONG");
+            peers.push(peer);
+        }
+        (get(daemon.address(), "/healthz/silent").0 == 200).then_some(())
+    });
 }
 
 fn beat(path: &Path) {

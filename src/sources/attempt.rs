@@ -3,7 +3,8 @@
 //! A check is attempted in one of three ways:
 //! - *Blocking* kinds read files and file systems, which can hang in the kernel. A thread of
 //!   [`super::jobs`] calls their `attempt`, which returns an [`Outcome`].
-//! - *Connecting* kinds (tcp, unix, http, exec) start an [`Attempt`], which the loop drives by readiness.
+//! - *Connecting* kinds (tcp, unix, http, exec) start an [`Attempt`], which the loop drives by readiness. The path
+//!   of a Unix socket can be on a file system that hangs, so a thread connects, and the attempt gets the socket.
 //! - *Listening* kinds (heartbeat, pressure) are open all the time, as a [`Listener`].
 //!
 //! Knows no schedule: the worker decides when an attempt starts and when it has taken too long. Dropping an
@@ -15,6 +16,7 @@ use healthz::Instant;
 use mio::{Registry, Token};
 
 use super::kinds::heartbeat;
+use super::kinds::stream::{Opened, Opener};
 use super::spec::Outcome;
 
 /// Tokens that one check may register: its base and the next ones.
@@ -25,6 +27,12 @@ pub trait Attempt {
     /// Continues after readiness of `token`. Returns the outcome when it is known. Bounded work; never blocks.
     /// Spurious calls do nothing.
     fn ready(&mut self, registry: &Registry, token: Token) -> Option<Outcome>;
+
+    /// Continues with what the [`Opener`] has returned. Bounded work; never blocks.
+    fn opened(&mut self, registry: &Registry, opened: Opened) -> Option<Outcome> {
+        let _ = (registry, opened);
+        None
+    }
 
     /// What is attempted, as the reasons of its outcome begin: `127.0.0.1:80`.
     fn target(&self) -> &str;
@@ -38,6 +46,8 @@ pub trait Attempt {
 pub enum Started {
     /// It waits for readiness.
     Waiting(Box<dyn Attempt>),
+    /// It waits for [`Attempt::opened`]. A thread that may block has to call the [`Opener`].
+    Opening(Box<dyn Attempt>, Opener),
     /// It is known at once.
     Done(Outcome),
 }

@@ -6,7 +6,7 @@
 //!
 //! It ends when the server's end of the link is closed. If the supervisor ends, the worker takes its place.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -25,6 +25,7 @@ use super::config::{self, Mistake};
 use super::engine::{Action, Commit, Engine, Id};
 use super::jobs::Jobs;
 use super::kinds::exec::Programs;
+use super::kinds::stream::Opened;
 use super::kinds::{self, heartbeat};
 use super::link::{
     Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode_passing, encode,
@@ -66,6 +67,7 @@ pub struct Origin {
 /// The result of a job.
 enum Done {
     Attempt(Id, Outcome),
+    Opened(Id, Opened),
     File(Result<Vec<u8>, Mistake>),
 }
 
@@ -88,6 +90,8 @@ struct Worker {
     engine: Engine,
     drivers: BTreeMap<Id, Driver>,
     jobs: Jobs<Done>,
+    /// Checks for which a thread connects, maybe since an earlier attempt.
+    opening: BTreeSet<Id>,
     programs: Programs,
     /// Until when [`Programs::reap`] has to be called again.
     reap_due: Option<Instant>,
@@ -144,6 +148,7 @@ pub fn run(
         engine,
         drivers: BTreeMap::new(),
         jobs: Jobs::new(waker),
+        opening: BTreeSet::new(),
         programs: Programs::launched_by_self(),
         reap_due: None,
         outbox,
@@ -261,7 +266,20 @@ impl Worker {
         while let Some(done) = self.jobs.result() {
             match done {
                 Done::Attempt(id, outcome) => self.engine.end(id, outcome, now),
+                Done::Opened(id, opened) => self.opened(id, opened, now),
                 Done::File(result) => self.file_read(result, now),
+            }
+        }
+    }
+
+    /// A thread has connected for a check, or failed to. If the attempt has ended meanwhile, the connection is closed.
+    fn opened(&mut self, id: Id, opened: Opened, now: Instant) {
+        self.opening.remove(&id);
+        let registry = self.poll.registry();
+        if let Some(Driver::Connecting(Some(attempt))) = self.drivers.get_mut(&id) {
+            if let Some(outcome) = attempt.opened(registry, opened) {
+                self.drivers.insert(id, Driver::Connecting(None));
+                self.engine.end(id, outcome, now);
             }
         }
     }
@@ -353,22 +371,12 @@ impl Worker {
 
     fn begin(&mut self, id: Id, now: Instant) {
         let Some(spec) = self.spec(id) else { return };
-        let registry: &Registry = self.poll.registry();
         let inherited = match self.drivers.get(&id) {
             Some(Driver::Inheriting(owner)) => Some(*owner),
             _ => None,
         };
         let done = match self.drivers.get_mut(&inherited.unwrap_or(id)) {
-            Some(Driver::Connecting(attempt)) => {
-                let programs = &self.programs;
-                match kinds::start(&spec.kind, registry, token(id), programs) {
-                    Started::Waiting(started) => {
-                        *attempt = Some(started);
-                        None
-                    }
-                    Started::Done(outcome) => Some(outcome),
-                }
-            }
+            Some(Driver::Connecting(_)) => self.start(&spec, id, now),
             Some(Driver::Listening(Ok(listener))) => Some(listener.outcome(now)),
             Some(Driver::Listening(Err(_))) => {
                 let result = self.listen(&spec, id, now);
@@ -381,14 +389,7 @@ impl Worker {
             }
             Some(Driver::Blocking) => {
                 let spec = Arc::clone(&spec);
-                let job = move || Done::Attempt(id, kinds::attempt(&spec.kind));
-                // If there is no thread, the attempt times out.
-                if let Err(error) = self.jobs.give(now, job) {
-                    self.log(
-                        Level::Warn,
-                        &format!("cannot start a thread for checks of files: {error}"),
-                    );
-                }
+                self.give(now, move || Done::Attempt(id, kinds::attempt(&spec.kind)));
                 None
             }
             Some(Driver::Inheriting(_)) | None => None,
@@ -398,6 +399,34 @@ impl Worker {
         }
         if matches!(spec.kind, Kind::Exec(_)) {
             self.reap_due = self.reap_due.or(Some(now.saturating_add(REAP_PERIOD)));
+        }
+    }
+
+    /// Starts an attempt of a connecting kind. Returns the outcome if it is known at once.
+    fn start(&mut self, spec: &Spec, id: Id, now: Instant) -> Option<Outcome> {
+        let registry: &Registry = self.poll.registry();
+        let attempt = match kinds::start(&spec.kind, registry, token(id), &self.programs) {
+            Started::Waiting(attempt) => attempt,
+            Started::Opening(attempt, opener) => {
+                // A thread that hangs since an earlier attempt is waited for: a second one would hang too.
+                if self.opening.insert(id) {
+                    self.give(now, move || Done::Opened(id, opener.open()));
+                }
+                attempt
+            }
+            Started::Done(outcome) => return Some(outcome),
+        };
+        self.drivers.insert(id, Driver::Connecting(Some(attempt)));
+        None
+    }
+
+    /// Gives a job of an attempt to the threads. If there is no thread, the attempt times out.
+    fn give(&mut self, now: Instant, job: impl FnOnce() -> Done + Send + 'static) {
+        if let Err(error) = self.jobs.give(now, job) {
+            self.log(
+                Level::Warn,
+                &format!("cannot start a thread for checks of files: {error}"),
+            );
         }
     }
 

@@ -442,7 +442,7 @@ mod tests {
     use nix::sys::prctl::set_child_subreaper;
     use nix::sys::signal::kill;
 
-    use super::super::testing::{Directory, in_own_process, reason, untried};
+    use super::super::testing::{Directory, Hanging, in_own_process, reason};
     use super::*;
 
     /// Longer than anything takes here.
@@ -465,6 +465,7 @@ mod tests {
     fn started(exec: &Exec, poll: &Poll, programs: &Programs) -> Box<dyn Attempt> {
         match exec.start(poll.registry(), BASE, programs) {
             Started::Waiting(attempt) => attempt,
+            Started::Opening(..) => panic!("a program needs no thread"),
             Started::Done(outcome) => panic!("{outcome:?}"),
         }
     }
@@ -659,23 +660,13 @@ mod tests {
         if !in_own_process(test, &unshare) {
             return;
         }
-        let mut options = std::fs::File::options();
-        let Ok(fuse) = options.read(true).write(true).open("/dev/fuse") else {
-            untried("this kernel has no FUSE");
+        let directory = Directory::new();
+        let Some(hanging) = Hanging::mount(directory.at("hangs")) else {
             return;
         };
         set_child_subreaper(true).unwrap();
-        let directory = Directory::new();
-        let root = directory.at("hangs");
-        std::fs::create_dir(&root).unwrap();
-        // Nothing reads the requests of the kernel.
-        let number = fuse.as_raw_fd();
-        let data = format!("fd={number},rootmode=40000,user_id=0,group_id=0");
-        let flags = nix::mount::MsFlags::empty();
-        let (source, kind) = (Some("hangs"), Some("fuse"));
-        nix::mount::mount(source, &root, kind, flags, Some(data.as_str())).unwrap();
         let mut exec = shell("");
-        exec.argv = vec![root.join("program").into()];
+        exec.argv = vec![hanging.at("program").into()];
         let mut poll = Poll::new().unwrap();
         let programs = programs();
         let mut attempt = started(&exec, &poll, &programs);
@@ -691,8 +682,6 @@ mod tests {
         assert_eq!(attempt.ready(poll.registry(), BASE), None);
         drop(attempt);
         reap_all(&programs);
-        let lazily = nix::mount::MntFlags::MNT_DETACH;
-        nix::mount::umount2(&root, lazily).unwrap();
     }
 
     #[test]

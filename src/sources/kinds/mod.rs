@@ -19,7 +19,7 @@ mod pids;
 mod pressure;
 mod process;
 mod procfs;
-mod stream;
+pub mod stream;
 mod system;
 mod tcp;
 mod temperature;
@@ -58,7 +58,7 @@ pub fn attempt(kind: &Kind) -> Outcome {
 pub fn start(kind: &Kind, registry: &Registry, base: Token, programs: &exec::Programs) -> Started {
     match kind {
         Kind::Tcp(tcp) => tcp::start(tcp, registry, base),
-        Kind::Unix(unix) => unix::start(unix, registry, base),
+        Kind::Unix(unix) => unix::start(unix, base),
         Kind::Http(http) => http::start(http, registry, base),
         Kind::Exec(exec) => exec.start(registry, base, programs),
         _ => Started::Done(other_kind()),

@@ -1,7 +1,7 @@
 //! Connecting, sending and receiving, for the kinds tcp, unix and http.
 //!
 //! [`Exchange`] is the attempt of all three: it connects to one of some addresses, sends what a [`Protocol`]
-//! wants to send, and gives it what arrives. Knows no protocol. Everything is non-blocking.
+//! wants to send, and gives it what arrives. Knows no protocol. Everything is non-blocking, but for [`Opener`].
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -55,8 +55,13 @@ pub struct Exchange<P> {
 }
 
 enum State {
+    /// An [`Opener`] connects.
+    Opening,
     Connecting(Connecting),
-    Connected { stream: Stream, sent: usize },
+    Connected {
+        stream: Stream,
+        sent: usize,
+    },
     Done,
 }
 
@@ -64,7 +69,7 @@ impl<P: Protocol + 'static> Exchange<P> {
     /// Connects to the first of `addresses` that accepts. `target` begins every reason.
     pub fn start(
         target: String,
-        addresses: Vec<Address>,
+        addresses: Vec<SocketAddr>,
         protocol: P,
         registry: &Registry,
         base: Token,
@@ -79,6 +84,18 @@ impl<P: Protocol + 'static> Exchange<P> {
             Some(outcome) => Started::Done(outcome),
             None => Started::Waiting(Box::new(exchange)),
         }
+    }
+
+    /// Continues when a thread has connected to the Unix socket `name`: a path, or an abstract name that begins
+    /// with `@`.
+    pub fn start_unix(name: OsString, protocol: P, base: Token) -> Started {
+        let exchange = Exchange {
+            target: name.to_string_lossy().into_owned(),
+            base,
+            state: State::Opening,
+            protocol,
+        };
+        Started::Opening(Box::new(exchange), Opener(name))
     }
 
     fn advance(&mut self, registry: &Registry) -> Option<Outcome> {
@@ -119,12 +136,32 @@ impl<P: Protocol + 'static> Attempt for Exchange<P> {
         self.advance(registry)
     }
 
+    fn opened(&mut self, registry: &Registry, opened: Opened) -> Option<Outcome> {
+        match (&self.state, opened.0) {
+            (State::Opening, Ok(stream)) => {
+                self.state = State::Connected { stream, sent: 0 };
+                self.advance(registry)
+            }
+            (State::Opening, Err(error)) => {
+                self.state = State::Done;
+                let reason = match error.kind() {
+                    // connect(2) does not wait for space, because the socket is non-blocking.
+                    ErrorKind::WouldBlock => "queue of connections is full".into(),
+                    _ => error_text(&error),
+                };
+                Some(Outcome::Fail(format!("{}: {reason}", self.target)))
+            }
+            _ => None,
+        }
+    }
+
     fn target(&self) -> &str {
         &self.target
     }
 
     fn waits_for(&self) -> String {
         match &self.state {
+            State::Opening => "looking up its path".into(),
             State::Connecting(connecting) => connecting.waits_for(),
             State::Connected { sent, .. } if *sent < self.protocol.request().len() => {
                 "connected, sending".into()
@@ -186,24 +223,38 @@ fn send(stream: &mut Stream, sent: &mut usize, request: &[u8]) -> io::Result<boo
     Ok(true)
 }
 
-/// An address to connect to.
-#[derive(Clone, Debug)]
-pub enum Address {
-    Tcp(SocketAddr),
-    /// A path, or an abstract name that begins with `@`.
-    Unix(OsString),
+/// Connects to a Unix socket, on a thread that may block.
+///
+/// connect(2) does not wait for the other process, but it looks up the path. That can take for ever, on a file system
+/// whose server does not answer (NFS, FUSE).
+pub struct Opener(OsString);
+
+/// The result of an [`Opener`].
+pub struct Opened(io::Result<Stream>);
+
+impl Opener {
+    pub fn open(&self) -> Opened {
+        let connect = || match self.0.as_bytes().strip_prefix(b"@") {
+            Some(name) => {
+                let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+                UnixStream::connect_addr(&address)
+            }
+            None => UnixStream::connect(&self.0),
+        };
+        Opened(connect().map(|stream| Stream::new(Socket::Unix(stream))))
+    }
 }
 
 /// Tries addresses one after the other.
 struct Connecting {
     /// The next is the last.
-    untried: Vec<Address>,
-    current: Option<(Address, Stream)>,
-    errors: Vec<(Address, io::Error)>,
+    untried: Vec<SocketAddr>,
+    current: Option<(SocketAddr, Stream)>,
+    errors: Vec<(SocketAddr, io::Error)>,
 }
 
 impl Connecting {
-    fn new(mut addresses: Vec<Address>) -> Self {
+    fn new(mut addresses: Vec<SocketAddr>) -> Self {
         addresses.reverse();
         Connecting {
             untried: addresses,
@@ -221,7 +272,7 @@ impl Connecting {
                     let Some(address) = self.untried.pop() else {
                         return Some(Err(self.reason()));
                     };
-                    match Stream::connect(&address) {
+                    match Stream::connect(address) {
                         Ok(stream) => (address, stream),
                         Err(error) => {
                             self.errors.push((address, error));
@@ -247,7 +298,7 @@ impl Connecting {
     fn waits_for(&self) -> String {
         match &self.current {
             // The target says the address if there is only one.
-            Some((Address::Tcp(address), _)) if self.untried.len() + self.errors.len() > 0 => {
+            Some((address, _)) if self.untried.len() + self.errors.len() > 0 => {
                 format!("connecting to {address}")
             }
             _ => "connecting".into(),
@@ -267,10 +318,7 @@ impl Connecting {
         if errors.is_empty() {
             errors = self.errors.iter().collect();
         }
-        let texts: Vec<_> = errors
-            .iter()
-            .map(|(_, error)| connect_error(error))
-            .collect();
+        let texts: Vec<_> = errors.iter().map(|(_, error)| error_text(error)).collect();
         let Some(first) = texts.first() else {
             return "no address".into();
         };
@@ -280,10 +328,7 @@ impl Connecting {
         let each = errors
             .iter()
             .zip(&texts)
-            .map(|((address, _), text)| match address {
-                Address::Tcp(address) => format!("{}: {text}", address.ip()),
-                Address::Unix(_) => text.clone(),
-            });
+            .map(|((address, _), text)| format!("{}: {text}", address.ip()));
         each.collect::<Vec<_>>().join("; ")
     }
 }
@@ -300,24 +345,20 @@ enum Socket {
 }
 
 impl Stream {
-    fn connect(address: &Address) -> io::Result<Stream> {
-        let socket = match address {
-            Address::Tcp(address) => Socket::Tcp(TcpStream::connect(*address)?),
-            Address::Unix(name) => Socket::Unix(match name.as_bytes().strip_prefix(b"@") {
-                Some(name) => UnixStream::connect_addr(
-                    &std::os::unix::net::SocketAddr::from_abstract_name(name)?,
-                )?,
-                None => UnixStream::connect(name)?,
-            }),
-        };
-        Ok(Stream {
+    fn new(socket: Socket) -> Stream {
+        Stream {
             socket,
             is_registered: false,
-        })
+        }
+    }
+
+    fn connect(address: SocketAddr) -> io::Result<Stream> {
+        let stream = TcpStream::connect(address)?;
+        Ok(Stream::new(Socket::Tcp(stream)))
     }
 
     fn is_connected(&self) -> io::Result<bool> {
-        // connect(2) of a Unix socket does not wait.
+        // An opener has connected it.
         let Socket::Tcp(stream) = &self.socket else {
             return Ok(true);
         };
@@ -424,15 +465,6 @@ impl Drop for Stream {
     }
 }
 
-/// The error of connect(2) as a reason says it.
-fn connect_error(error: &io::Error) -> String {
-    match error.kind() {
-        // A Unix socket; connect(2) does not wait for space if it is non-blocking.
-        ErrorKind::WouldBlock => "queue of connections is full".into(),
-        _ => error_text(error),
-    }
-}
-
 /// An error of the system in lower case, without its number.
 pub fn error_text(error: &io::Error) -> String {
     let text = match error.kind() {
@@ -466,6 +498,12 @@ pub mod testing {
         match started {
             Started::Done(outcome) => outcome,
             Started::Waiting(mut attempt) => finish(attempt.as_mut(), poll),
+            Started::Opening(mut attempt, opener) => {
+                match attempt.opened(poll.registry(), opener.open()) {
+                    Some(outcome) => outcome,
+                    None => finish(attempt.as_mut(), poll),
+                }
+            }
         }
     }
 
@@ -491,6 +529,7 @@ pub mod testing {
     pub fn waiting(started: Started) -> Box<dyn Attempt> {
         match started {
             Started::Waiting(attempt) => attempt,
+            Started::Opening(attempt, _) => panic!("{}: {}", attempt.target(), attempt.waits_for()),
             Started::Done(outcome) => panic!("{outcome:?}"),
         }
     }
@@ -523,7 +562,7 @@ mod tests {
     fn the_reason_names_the_addresses_only_if_their_errors_differ() {
         let reason = |codes: &[i32]| {
             let addresses = ["127.0.0.1:80", "[::1]:80"].map(|text| text.parse().unwrap());
-            let errors = addresses.map(Address::Tcp).into_iter().zip(codes);
+            let errors = addresses.into_iter().zip(codes);
             let errors =
                 errors.map(|(address, code)| (address, io::Error::from_raw_os_error(*code)));
             Connecting {

@@ -4,7 +4,7 @@
 
 use mio::{Registry, Token};
 
-use super::stream::{Address, Exchange, Protocol};
+use super::stream::{Exchange, Protocol};
 use super::text::{append_and_find, quoted};
 use crate::sources::attempt::Started;
 use crate::sources::spec::{Dialogue, Host, Tcp};
@@ -14,18 +14,13 @@ const ANSWER_BYTES_MAX: usize = 10 * 1024;
 
 /// Connects, and exchanges what the options `send` and `expect` say.
 pub fn start(spec: &Tcp, registry: &Registry, base: Token) -> Started {
-    let addresses = tcp_addresses(&spec.host, spec.port);
+    let addresses = spec.host.addresses(spec.port);
     let target = match (&spec.host, addresses.first()) {
-        (Host::Ip(_), Some(Address::Tcp(address))) => address.to_string(),
+        (Host::Ip(_), Some(address)) => address.to_string(),
         _ => format!("localhost:{}", spec.port),
     };
     let conversation = Conversation::new(&spec.dialogue);
     Exchange::start(target, addresses, conversation, registry, base)
-}
-
-/// The addresses of `host`, in the order in which they are tried.
-pub fn tcp_addresses(host: &Host, port: u16) -> Vec<Address> {
-    host.addresses(port).into_iter().map(Address::Tcp).collect()
 }
 
 /// Sends a text and waits for another.
@@ -156,10 +151,7 @@ mod tests {
         };
         let port = listener.local_addr().unwrap().port();
         let started = start(&spec(Host::Localhost, port, "", "x"), poll.registry(), BASE);
-        let mut attempt = match started {
-            Started::Waiting(attempt) => attempt,
-            Started::Done(outcome) => panic!("{outcome:?}"),
-        };
+        let mut attempt = waiting(started);
         while attempt.waits_for().starts_with("connecting") {
             assert_eq!(one_event(attempt.as_mut(), &mut poll), None);
         }

@@ -1,6 +1,7 @@
 //! What the tests of the kinds share: a directory of their own, and a process of their own.
 
 use std::ffi::OsStr;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -50,6 +51,44 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A file system on which every path hangs: nothing reads the requests of the kernel. They fail when it is dropped.
+pub struct Hanging {
+    root: PathBuf,
+    _device: fs::File,
+}
+
+impl Hanging {
+    /// Makes the directory `root`, and mounts it there, in the mount namespace of this process. Needs root.
+    pub fn mount(root: PathBuf) -> Option<Hanging> {
+        let mut options = fs::File::options();
+        let Ok(device) = options.read(true).write(true).open("/dev/fuse") else {
+            untried("this kernel has no FUSE");
+            return None;
+        };
+        fs::create_dir(&root).unwrap();
+        let number = device.as_raw_fd();
+        let data = format!("fd={number},rootmode=40000,user_id=0,group_id=0");
+        let flags = nix::mount::MsFlags::empty();
+        let (source, kind) = (Some("hangs"), Some("fuse"));
+        nix::mount::mount(source, &root, kind, flags, Some(data.as_str())).unwrap();
+        Some(Hanging {
+            root,
+            _device: device,
+        })
+    }
+
+    /// The path of `name`.
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        nix::mount::umount2(&self.root, nix::mount::MntFlags::MNT_DETACH).unwrap();
     }
 }
 

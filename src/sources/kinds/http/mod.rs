@@ -10,7 +10,6 @@ use mio::{Registry, Token};
 
 use self::response::Response;
 use super::stream::{Exchange, Protocol};
-use super::tcp::tcp_addresses;
 use crate::sources::attempt::Started;
 use crate::sources::spec::Http;
 
@@ -21,7 +20,7 @@ pub fn start(spec: &Http, registry: &Registry, base: Token) -> Started {
         request: request(spec).into_bytes(),
         response: Response::new(spec.status.clone(), contains),
     };
-    let addresses = tcp_addresses(&spec.host, spec.port);
+    let addresses = spec.host.addresses(spec.port);
     Exchange::start(spec.url.clone(), addresses, get, registry, base)
 }
 
