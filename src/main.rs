@@ -9,6 +9,7 @@ mod daemon;
 #[cfg(all(feature = "sources", target_os = "linux"))]
 mod sources;
 mod units;
+mod unneeded;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -11,8 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each top-level module, and the modules that it may import:
-/// `time, limits <- check, http <- answer <- server`, and in the program `units <- sources, daemon <- main`.
-const MODULES: [(&str, &[&str]); 12] = [
+/// `time, limits <- check, http <- answer <- server`, and in the program `units, unneeded <- sources <- daemon <- main`.
+const MODULES: [(&str, &[&str]); 13] = [
     ("time", &[]),
     ("limits", &[]),
     ("check", &["time", "limits"]),
@@ -30,16 +30,18 @@ const MODULES: [(&str, &[&str]); 12] = [
     ),
     // The program is a separate crate and uses only the public API of the library.
     ("units", &[]),
-    ("sources", &["units"]),
-    ("daemon", &["units", "sources"]),
+    ("unneeded", &[]),
+    ("sources", &["units", "unneeded"]),
+    ("daemon", &["units", "unneeded", "sources"]),
     ("main", &["units", "sources", "daemon"]),
 ];
 
 /// Files that may have `unsafe`: system calls that no crate wraps, and the C API.
-const UNSAFE_FILES: [&str; 6] = [
+const UNSAFE_FILES: [&str; 7] = [
     "src/server/sys.rs",
     "src/daemon/sys.rs",
     "src/sources/sys.rs",
+    "src/unneeded.rs",
     "src/capi/mod.rs",
     "src/capi/block.rs",
     "src/capi/guard.rs",

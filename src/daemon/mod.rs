@@ -292,6 +292,7 @@ fn run(
     announce(checks, sources.as_ref(), &urls);
     manager.notify_ready(&sync::status(checks, sources.as_ref(), server::now()));
     Inherited::notify_ready(ready);
+    crate::unneeded::give_back();
 
     let handle = server.handle();
     let is_responsive =

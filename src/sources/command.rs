@@ -6,20 +6,22 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getpid, getppid};
+use nix::unistd::{Pid, chdir, getpid, getppid};
 
 use super::kinds::exec;
 use super::link::{Link, Message, encode};
+use super::spawn::{self, Launch};
 use super::spec::Spec;
 use super::store::Store;
 use super::worker::{self, End, Origin};
 use super::{descendants, rights, supervisor, sys};
 
+/// The program of this process, also if its file was replaced.
+const PROGRAM_FILE: &str = "/proc/self/exe";
 /// The first argument of these commands.
 pub const NAME: &str = "sources";
 const SUPERVISOR: &str = "supervisor";
@@ -33,29 +35,30 @@ const PROGRAM: &str = "exec";
 ///
 /// # Errors
 /// If the system does not start a process.
-pub fn start(link: OwnedFd, store: &Store, origin: &Origin, specs: &[Spec]) -> io::Result<Child> {
+pub fn start(link: OwnedFd, store: &Store, origin: &Origin, specs: &[Spec]) -> io::Result<i32> {
     let capabilities = rights::needed(specs);
-    let mut command = program(SUPERVISOR, &[capabilities], origin);
-    command
-        .stdin(Stdio::from(link))
-        .stdout(Stdio::from(store.try_clone()?))
+    let store = store.try_clone()?;
+    spawn::spawn(&Launch {
+        program: OsStr::new(PROGRAM_FILE),
+        arguments: &words(SUPERVISOR, &[&capabilities], origin),
+        environment: &[],
+        streams: [Some(link.as_fd()), Some(store.as_fd()), None],
         // Signals of a terminal are for the server, which tells when to stop.
-        .process_group(0)
-        .env_clear()
-        .current_dir("/");
-    command.spawn()
+        has_own_group: true,
+    })
 }
 
-fn program(role: &str, arguments: &[OsString], origin: &Origin) -> Command {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("healthz").arg(NAME).arg(role).args(arguments);
+/// The arguments of one of the commands.
+fn words<'a>(role: &'a str, more: &[&'a OsStr], origin: &'a Origin) -> Vec<&'a OsStr> {
+    let mut arguments = ["healthz", NAME, role].map(OsStr::new).to_vec();
+    arguments.extend(more);
     for check in &origin.checks {
-        command.arg("--check").arg(check);
+        arguments.extend([OsStr::new("--check"), check]);
     }
     if let Some(file) = &origin.file {
-        command.arg("--config").arg(file);
+        arguments.extend([OsStr::new("--config"), file.as_os_str()]);
     }
-    command
+    arguments
 }
 
 /// Runs one of the commands with the arguments after [`NAME`]. Does not return an error: it is sent to the
@@ -119,10 +122,16 @@ fn supervise(link: &Link, arguments: &[OsString]) -> io::Result<()> {
     prepare()?;
     // What a worker has left that took the place of its supervisor.
     descendants::kill_all();
+    let own = OsString::from(getpid().to_string());
     let start = |is_restart: bool| {
-        let mut arguments = vec![OsString::from(getpid().to_string())];
-        arguments.push(OsString::from(if is_restart { AGAIN } else { "first" }));
-        program(WORKER, &arguments, &origin).spawn()
+        let begin = OsStr::new(if is_restart { AGAIN } else { "first" });
+        spawn::spawn(&Launch {
+            program: OsStr::new(PROGRAM_FILE),
+            arguments: &words(WORKER, &[&own, begin], &origin),
+            environment: &[],
+            streams: [None; 3],
+            has_own_group: false,
+        })
     };
     supervisor::run(link, start, is_restart)
 }
@@ -148,7 +157,8 @@ fn work(link: Link, store: Store, arguments: &[OsString]) -> io::Result<()> {
             let text =
                 "the supervisor of the sources processes has ended; the worker takes its place";
             let _ = link.send(&encode(&Message::Restarting(text)));
-            Err(program(SUPERVISOR, &[AGAIN.into()], &origin).exec())
+            let arguments = words(SUPERVISOR, &[OsStr::new(AGAIN)], &origin);
+            Err(spawn::replace_self(OsStr::new(PROGRAM_FILE), &arguments))
         }
     }
 }
@@ -162,6 +172,8 @@ fn parent_of(number: &OsStr) -> Option<OwnedFd> {
 
 /// What both do first.
 fn prepare() -> io::Result<()> {
+    // Not where the server was started: that file system may have to be unmounted.
+    let _ = chdir("/");
     // A stopped process cannot see that its parent has ended; this signal continues it.
     prctl::set_pdeathsig(Signal::SIGCONT)?;
     // What a checked program leaves behind becomes a child of this process.

@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -28,7 +27,6 @@ type Job<R> = Box<dyn FnOnce() -> R + Send>;
 /// A queue of jobs, and the threads that run them.
 pub struct Jobs<R> {
     shared: Arc<Shared<R>>,
-    results: Receiver<R>,
     /// When the first job of the queue was given, or the last thread was started for it.
     waits_since: Option<Instant>,
 }
@@ -36,12 +34,13 @@ pub struct Jobs<R> {
 struct Shared<R> {
     queue: Mutex<Queue<R>>,
     is_filled: Condvar,
-    sender: Mutex<Sender<R>>,
     waker: Arc<Waker>,
 }
 
 struct Queue<R> {
     jobs: VecDeque<Job<R>>,
+    /// Results that were not taken yet.
+    results: VecDeque<R>,
     threads: usize,
     idle: usize,
 }
@@ -49,9 +48,9 @@ struct Queue<R> {
 impl<R: Send + 'static> Jobs<R> {
     /// Results wake `waker`.
     pub fn new(waker: Arc<Waker>) -> Self {
-        let (sender, results) = mpsc::channel();
         let queue = Queue {
             jobs: VecDeque::new(),
+            results: VecDeque::new(),
             threads: 0,
             idle: 0,
         };
@@ -59,10 +58,8 @@ impl<R: Send + 'static> Jobs<R> {
             shared: Arc::new(Shared {
                 queue: Mutex::new(queue),
                 is_filled: Condvar::new(),
-                sender: Mutex::new(sender),
                 waker,
             }),
-            results,
             waits_since: None,
         }
     }
@@ -77,8 +74,12 @@ impl<R: Send + 'static> Jobs<R> {
         now: Instant,
         job: impl FnOnce() -> R + Send + 'static,
     ) -> io::Result<()> {
+        self.add(now, Box::new(job))
+    }
+
+    fn add(&mut self, now: Instant, job: Job<R>) -> io::Result<()> {
         let mut queue = self.shared.lock();
-        queue.jobs.push_back(Box::new(job));
+        queue.jobs.push_back(job);
         self.waits_since.get_or_insert(now);
         let needs_thread = queue.threads == 0;
         drop(queue);
@@ -116,7 +117,7 @@ impl<R: Send + 'static> Jobs<R> {
 
     /// The result of a job that has ended.
     pub fn result(&mut self) -> Option<R> {
-        self.results.try_recv().ok()
+        self.shared.lock().results.pop_front()
     }
 
     fn start_thread(&self) -> io::Result<()> {
@@ -146,11 +147,8 @@ impl<R> Shared<R> {
             if let Some(job) = queue.jobs.pop_front() {
                 drop(queue);
                 let result = job();
-                let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-                // Fails only if the worker is gone.
-                let _ = sender.send(result);
-                drop(sender);
                 queue = self.lock();
+                queue.results.push_back(result);
                 // Not after each job: jobs that do not block are done before the event loop has woken up. But the
                 // last one may block, so the results before it must not wait for it. A job before the last
                 // that blocks is noticed by `advance`.

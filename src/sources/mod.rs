@@ -20,6 +20,7 @@ mod rights;
 mod schedule;
 #[cfg(test)]
 mod simulation;
+mod spawn;
 pub mod spec;
 pub mod store;
 mod supervisor;

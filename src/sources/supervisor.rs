@@ -9,11 +9,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, ExitStatus};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::link::{Link, Message, encode};
 use super::{descendants, sys};
@@ -31,16 +33,16 @@ const END_DURATION_MAX: Duration = Duration::from_millis(300);
 /// If the system cannot wait for the worker.
 pub fn run(
     link: &Link,
-    mut start: impl FnMut(bool) -> io::Result<Child>,
+    mut start: impl FnMut(bool) -> io::Result<i32>,
     mut is_restart: bool,
 ) -> io::Result<()> {
     loop {
         let began = Instant::now();
         let ended = match start(is_restart) {
-            Ok(mut worker) => match wait(link, &mut worker)? {
+            Ok(worker) => match wait(link, worker)? {
                 Some(status) => describe(status),
                 None => {
-                    end(&mut worker);
+                    end(worker);
                     descendants::kill_all();
                     return Ok(());
                 }
@@ -58,9 +60,10 @@ pub fn run(
 }
 
 /// Waits for the worker's end; `None` if the server has ended.
-fn wait(link: &Link, worker: &mut Child) -> io::Result<Option<ExitStatus>> {
-    let pid = i32::try_from(worker.id()).unwrap_or(i32::MAX);
-    let pidfd: OwnedFd = sys::pidfd_open(pid)?;
+fn wait(link: &Link, worker: i32) -> io::Result<Option<ExitStatus>> {
+    let pidfd: OwnedFd = sys::pidfd_open(worker)?;
+    // The wait may take years.
+    crate::unneeded::give_back();
     loop {
         let mut watched = [
             // Only a hang-up: the messages are for the worker.
@@ -73,7 +76,7 @@ fn wait(link: &Link, worker: &mut Child) -> io::Result<Option<ExitStatus>> {
         }
         let [server, ended] = watched.map(|fd| fd.any().unwrap_or(false));
         if ended {
-            return worker.wait().map(Some);
+            return sys::wait(worker, true);
         }
         if server {
             return Ok(None);
@@ -82,13 +85,16 @@ fn wait(link: &Link, worker: &mut Child) -> io::Result<Option<ExitStatus>> {
 }
 
 /// Gives the worker a moment to end by itself and to remove the sockets of its heartbeats, and then kills it.
-fn end(worker: &mut Child) {
+fn end(worker: i32) {
     let began = Instant::now();
-    while matches!(worker.try_wait(), Ok(None)) && began.elapsed() < END_DURATION_MAX {
+    while matches!(sys::wait(worker, false), Ok(None)) {
+        if began.elapsed() >= END_DURATION_MAX {
+            let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
+            let _ = sys::wait(worker, true);
+            return;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
-    let _ = worker.kill();
-    let _ = worker.wait();
 }
 
 /// Whether the server ends within `duration`.

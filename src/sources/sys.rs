@@ -6,6 +6,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 /// What the kernel knows about the error of the clock: adjtimex(2).
@@ -62,6 +64,34 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
         // SAFETY: the call has just opened it, and nothing else knows its number.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Lets SIGPIPE end this process, as programs expect it. std has it ignored.
+pub fn end_by_sigpipe() {
+    // SAFETY: the default action replaces no handler of this program: there is none for this signal.
+    let _ = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// Waits for the child `pid`, which is then reaped. With `is_blocking` false, `None` if it has not ended.
+///
+/// # Errors
+/// If it is no child of this process, or was reaped already.
+pub fn wait(pid: i32, is_blocking: bool) -> io::Result<Option<ExitStatus>> {
+    let options = if is_blocking { 0 } else { libc::WNOHANG };
+    loop {
+        let mut status = 0;
+        // SAFETY: the call writes only to `status`.
+        match unsafe { libc::waitpid(pid, &raw mut status, options) } {
+            0 => return Ok(None),
+            -1 => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            _ => return Ok(Some(ExitStatus::from_raw(status))),
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! It ends when the server's end of the link is closed. If the supervisor ends, the worker takes its place.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -81,6 +81,34 @@ enum Driver {
     Inheriting(Id),
 }
 
+/// What is open, by check. Few enough to search, and a map would be 8 KiB of code.
+#[derive(Default)]
+struct Drivers(Vec<(Id, Driver)>);
+
+impl Drivers {
+    fn get(&self, id: Id) -> Option<&Driver> {
+        let found = self.0.iter().find(|(known, _)| *known == id);
+        found.map(|(_, driver)| driver)
+    }
+
+    fn get_mut(&mut self, id: Id) -> Option<&mut Driver> {
+        let found = self.0.iter_mut().find(|(known, _)| *known == id);
+        found.map(|(_, driver)| driver)
+    }
+
+    fn insert(&mut self, id: Id, driver: Driver) {
+        match self.get_mut(id) {
+            Some(old) => *old = driver,
+            None => self.0.push((id, driver)),
+        }
+    }
+
+    fn remove(&mut self, id: Id) -> Option<Driver> {
+        let at = self.0.iter().position(|(known, _)| *known == id)?;
+        Some(self.0.remove(at).1)
+    }
+}
+
 struct Worker {
     clock: Clock,
     poll: Poll,
@@ -88,7 +116,7 @@ struct Worker {
     store: Store,
     origin: Origin,
     engine: Engine,
-    drivers: BTreeMap<Id, Driver>,
+    drivers: Drivers,
     jobs: Jobs<Done>,
     /// Checks for which a thread connects, maybe since an earlier attempt.
     opening: BTreeSet<Id>,
@@ -103,6 +131,8 @@ struct Worker {
     staged_text: Option<Vec<u8>>,
     /// Listeners that may have more to receive.
     unfinished: Vec<Id>,
+    /// Checks were read since memory was given back.
+    has_read: bool,
 }
 
 /// Runs until the server or the supervisor ends. `supervisor` becomes readable when the supervisor ends (a
@@ -117,6 +147,7 @@ pub fn run(
     supervisor: impl AsRawFd,
     is_restart: bool,
 ) -> io::Result<End> {
+    crate::unneeded::share_heap();
     let stored = store.read()?;
     let specs = parse(&origin, stored.text.as_deref()).map_err(|mistakes| {
         let first = mistakes.first().cloned().unwrap_or_default();
@@ -146,7 +177,7 @@ pub fn run(
         store,
         origin,
         engine,
-        drivers: BTreeMap::new(),
+        drivers: Drivers::default(),
         jobs: Jobs::new(waker),
         opening: BTreeSet::new(),
         programs: Programs::launched_by_self(),
@@ -155,6 +186,7 @@ pub fn run(
         reading: None,
         staged_text: None,
         unfinished: Vec::new(),
+        has_read: true,
     };
     worker.run()
 }
@@ -215,6 +247,10 @@ impl Worker {
             if self.send(now).is_err() {
                 return Ok(End::ServerClosed);
             }
+            if self.has_read && self.engine.is_at_rest() {
+                self.has_read = false;
+                crate::unneeded::give_back();
+            }
             let timeout = self.next(now).map(|next| next.saturating_since(now));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
@@ -251,10 +287,14 @@ impl Worker {
                 Some(now.saturating_add(Duration::from_secs(1)))
             }
         };
-        let deadlines = self.drivers.values().filter_map(|driver| match driver {
-            Driver::Listening(Ok(listener)) => listener.deadline(),
-            _ => None,
-        });
+        let deadlines = self
+            .drivers
+            .0
+            .iter()
+            .filter_map(|(_, driver)| match driver {
+                Driver::Listening(Ok(listener)) => listener.deadline(),
+                _ => None,
+            });
         deadlines
             .chain(jobs)
             .chain(self.reap_due)
@@ -276,7 +316,7 @@ impl Worker {
     fn opened(&mut self, id: Id, opened: Opened, now: Instant) {
         self.opening.remove(&id);
         let registry = self.poll.registry();
-        if let Some(Driver::Connecting(Some(attempt))) = self.drivers.get_mut(&id) {
+        if let Some(Driver::Connecting(Some(attempt))) = self.drivers.get_mut(id) {
             if let Some(outcome) = attempt.opened(registry, opened) {
                 self.drivers.insert(id, Driver::Connecting(None));
                 self.engine.end(id, outcome, now);
@@ -334,6 +374,7 @@ impl Worker {
         };
         let mut open = self
             .drivers
+            .0
             .iter()
             .filter(|(_, driver)| matches!(driver, Driver::Listening(Ok(_))));
         open.find_map(|(id, _)| owns(id).then_some(*id))
@@ -341,11 +382,12 @@ impl Worker {
 
     /// Closes what a check has open, or gives it to the check that waits for it.
     fn close(&mut self, id: Id, now: Instant) {
-        let closed = self.drivers.remove(&id);
+        let closed = self.drivers.remove(id);
         let inherits =
             |driver: &Driver| matches!(driver, Driver::Inheriting(owner) if *owner == id);
         let Some(heir) = self
             .drivers
+            .0
             .iter()
             .find_map(|(heir, driver)| inherits(driver).then_some(*heir))
         else {
@@ -371,11 +413,11 @@ impl Worker {
 
     fn begin(&mut self, id: Id, now: Instant) {
         let Some(spec) = self.spec(id) else { return };
-        let inherited = match self.drivers.get(&id) {
+        let inherited = match self.drivers.get(id) {
             Some(Driver::Inheriting(owner)) => Some(*owner),
             _ => None,
         };
-        let done = match self.drivers.get_mut(&inherited.unwrap_or(id)) {
+        let done = match self.drivers.get_mut(inherited.unwrap_or(id)) {
             Some(Driver::Connecting(_)) => self.start(&spec, id, now),
             Some(Driver::Listening(Ok(listener))) => Some(listener.outcome(now)),
             Some(Driver::Listening(Err(_))) => {
@@ -433,7 +475,7 @@ impl Worker {
     /// Ends an attempt that has taken too long.
     fn cancel(&mut self, id: Id, now: Instant) {
         let Some(spec) = self.spec(id) else { return };
-        let attempt = match self.drivers.get_mut(&id) {
+        let attempt = match self.drivers.get_mut(id) {
             Some(Driver::Connecting(attempt)) => attempt.take(),
             _ => None,
         };
@@ -462,7 +504,7 @@ impl Worker {
     fn ready(&mut self, token: Token, now: Instant) {
         let Some(id) = id(token) else { return };
         let registry = self.poll.registry();
-        match self.drivers.get_mut(&id) {
+        match self.drivers.get_mut(id) {
             Some(Driver::Connecting(attempt)) => {
                 let done = attempt
                     .as_mut()
@@ -501,7 +543,7 @@ impl Worker {
         for id in std::mem::take(&mut self.unfinished) {
             self.ready(token(id), now);
         }
-        for (id, driver) in &mut self.drivers {
+        for (id, driver) in &mut self.drivers.0 {
             let Driver::Listening(Ok(listener)) = driver else {
                 continue;
             };
@@ -537,7 +579,7 @@ impl Worker {
             let Some(id) = self.engine.id(index) else {
                 continue;
             };
-            if let Some(Driver::Listening(Ok(listener))) = self.drivers.get_mut(&id) {
+            if let Some(Driver::Listening(Ok(listener))) = self.drivers.get_mut(id) {
                 listener.assume_beat(now);
                 let outcome = listener.outcome(now);
                 self.engine.change(id, outcome, now);
@@ -573,6 +615,7 @@ impl Worker {
         match parsed {
             Ok((specs, text)) => {
                 self.staged_text = Some(text);
+                self.has_read = true;
                 self.engine.replace(specs, now);
             }
             Err(mistakes) => self.refuse(&mistakes),

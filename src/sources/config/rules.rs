@@ -97,16 +97,10 @@ fn usage_never_fails(usage: &Usage, number_max: u64) -> Option<&'static str> {
 
 /// A service that answers nonsense must fail its check.
 fn http_never_fails(http: &Http) -> Option<&'static str> {
-    let mut ranges = http.status.clone();
-    ranges.sort_unstable();
-    // The first status code that no range so far has.
-    let next = ranges.iter().fold(100, |next, (first, last)| {
-        if *first <= next {
-            next.max(last + 1)
-        } else {
-            next
-        }
-    });
-    (next > 599 && http.contains.is_none())
+    let passes = |code| {
+        let mut ranges = http.status.iter();
+        ranges.any(|(first, last)| (*first..=*last).contains(&code))
+    };
+    (http.contains.is_none() && (100..=599).all(passes))
         .then_some("every status passes; use tcp, or the option contains")
 }

@@ -9,15 +9,15 @@
 //! group is killed. [`Programs::reap`] ends the rest.
 
 use std::cell::RefCell;
-use std::ffi::OsString;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{ExitCode, ExitStatus};
 use std::rc::Rc;
 
 use mio::unix::SourceFd;
@@ -32,6 +32,7 @@ use super::orphans::{kill_orphans, reap};
 use super::procfs::{self, User};
 use super::system::{failed, lines, words};
 use crate::sources::attempt::{Attempt, Started};
+use crate::sources::spawn::{self, Launch};
 use crate::sources::spec::{Exec, Outcome};
 use crate::sources::sys;
 
@@ -149,15 +150,12 @@ impl Exec {
             let reason = format!("{program}: was killed at its timeout and has not ended yet");
             return Started::Done(Outcome::Fail(reason));
         }
-        let (child, output) = match self.spawn(programs) {
+        let (pid, output) = match self.spawn(programs) {
             Ok(started) => started,
             Err(error) => return Started::Done(Outcome::Fail(failed(program, &error))),
         };
-        // A process number is positive.
-        let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
         programs.add(pid, base);
         let mut attempt = Running {
-            child,
             name: program.display().to_string(),
             pid,
             programs: programs.clone(),
@@ -173,32 +171,48 @@ impl Exec {
         }
     }
 
-    fn spawn(&self, programs: &Programs) -> io::Result<(Child, File)> {
+    fn spawn(&self, programs: &Programs) -> io::Result<(i32, File)> {
         let (output, writer) = pipe2(OFlag::O_CLOEXEC)?;
         // Not for the writer: programs do not expect that printing can fail because a pipe is full.
         fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let mut words = programs.launcher.iter();
-        let launcher = words.next().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut command = Command::new(launcher);
-        command.args(words);
+        let launcher = programs
+            .launcher
+            .first()
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let mut arguments: Vec<&OsStr> =
+            programs.launcher.iter().map(OsString::as_os_str).collect();
         if let Some(user) = &self.user {
-            command.args(["--user", user]);
+            arguments.extend(["--user", user].map(OsStr::new));
         }
-        command.arg("--").args(&self.argv);
-        command
-            .env_clear()
-            .envs(self.env.iter().map(|(k, v)| (k, v)));
-        command.stdin(Stdio::null()).process_group(0);
-        command.stdout(writer.try_clone()?).stderr(writer);
-        // `command` holds the writers until the end of this function; afterwards only the program has them.
-        Ok((command.spawn()?, File::from(output)))
+        arguments.push(OsStr::new("--"));
+        arguments.extend(self.argv.iter().map(OsString::as_os_str));
+        let variables = self.env.iter().map(|(name, value)| {
+            let mut variable = name.clone();
+            variable.push("=");
+            variable.push(value);
+            spawn::text(&variable)
+        });
+        let environment: Vec<CString> = variables.collect::<io::Result<_>>()?;
+        let null = File::open("/dev/null")?;
+        let pid = spawn::spawn(&Launch {
+            program: launcher,
+            arguments: &arguments,
+            environment: &environment,
+            streams: [
+                Some(null.as_fd()),
+                Some(writer.as_fd()),
+                Some(writer.as_fd()),
+            ],
+            has_own_group: true,
+        })?;
+        // The writer is closed here; afterwards only the program has it.
+        Ok((pid, File::from(output)))
     }
 }
 
 /// A program that runs.
 struct Running {
     name: String,
-    child: Child,
     pid: i32,
     programs: Programs,
     /// `None` after its end.
@@ -303,7 +317,7 @@ impl Attempt for Running {
         let _ = self.read_output();
         // Before it is reaped: afterwards the number of the group could be used again.
         kill_group(self.pid);
-        let status = self.child.try_wait();
+        let status = sys::wait(self.pid, false);
         self.is_reaped = true;
         self.programs.remove(self.pid);
         Some(match status {
@@ -370,7 +384,12 @@ fn replace_self(args: impl IntoIterator<Item = OsString>) -> String {
     };
     // Not where the daemon was started: that could be a file system that must be unmountable.
     let _ = std::env::set_current_dir("/");
-    let error = Command::new(&program).args(args).exec();
+    let args: Vec<OsString> = args.collect();
+    let arguments: Vec<&OsStr> = std::iter::once(&program)
+        .chain(&args)
+        .map(OsString::as_os_str)
+        .collect();
+    let error = spawn::replace_self(&program, &arguments);
     failed(Path::new(&program), &error)
 }
 

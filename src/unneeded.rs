@@ -1,0 +1,93 @@
+//! Gives back memory that only the start needed.
+//!
+//! A process that has parsed its configuration keeps pages of the program's file that it will never use again, and
+//! free pages in the heap. After this, both have to be asked for anew if they are used: pages of the file are then
+//! mapped again, usually without reading the file. Called once the daemon serves, and by the sources processes
+//! before they wait.
+//!
+//! The only file beside the `sys` modules that may contain `unsafe`.
+#![allow(unsafe_code)]
+
+/// Gives back what is not in use at present. A few dozen microseconds. Memory that `--lock-memory` has locked stays.
+#[cold]
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    trim_heap();
+    #[cfg(target_os = "linux")]
+    unmap_program();
+}
+
+/// From now on, all threads allocate from one heap. Otherwise glibc gives each thread a heap of its own.
+#[cfg(all(feature = "sources", target_os = "linux"))]
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes numbers only.
+    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn trim_heap() {
+    // SAFETY: the call takes a number only, and gives back only memory that is free.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(target_os = "linux")]
+fn unmap_program() {
+    // SAFETY: the function has the type that the call expects, and does not keep its arguments.
+    let _ = unsafe { libc::dl_iterate_phdr(Some(unmap), std::ptr::null_mut()) };
+}
+
+/// Unmaps the pages of one file of the program: of itself, or of a library.
+#[cfg(target_os = "linux")]
+extern "C" fn unmap(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    _data: *mut libc::c_void,
+) -> libc::c_int {
+    const PAGE_BYTES: u64 = 4096;
+    // SAFETY: dl_iterate_phdr passes a valid structure.
+    let Some(info) = (unsafe { info.as_ref() }) else {
+        return 0;
+    };
+    for index in 0..usize::from(info.dlpi_phnum) {
+        // SAFETY: the array has `dlpi_phnum` elements.
+        let header = unsafe { &*info.dlpi_phdr.add(index) };
+        if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
+            continue;
+        }
+        #[allow(
+            clippy::useless_conversion,
+            reason = "they have 32 bits on some machines"
+        )]
+        let (begin, length) = (
+            u64::from(info.dlpi_addr) + u64::from(header.p_vaddr),
+            u64::from(header.p_memsz),
+        );
+        // Only whole pages. A larger page size makes the call fail, which is harmless.
+        let first = begin.next_multiple_of(PAGE_BYTES);
+        let end = (begin + length) & !(PAGE_BYTES - 1);
+        let bytes = end.saturating_sub(first) as libc::size_t;
+        // SAFETY: nothing writes to these pages, because their segment is not writable. So they have the contents of
+        // the file, and the kernel maps them again when they are used next.
+        let _ = unsafe { libc::madvise(first as *mut _, bytes, libc::MADV_DONTNEED) };
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Unmapped pages are mapped again: the code and the constants of this test are among them.
+    #[test]
+    fn the_program_runs_on() {
+        let text: Vec<u8> = (0..=u8::MAX).cycle().take(100_000).collect();
+        give_back();
+        assert_eq!(
+            text.iter().map(|byte| u64::from(*byte)).sum::<u64>(),
+            12_742_320
+        );
+        let other = std::thread::spawn(|| format!("{:?}", std::time::Duration::from_millis(1500)));
+        assert_eq!(other.join().unwrap(), "1.5s");
+    }
+}
