@@ -110,7 +110,10 @@ fn help_and_version_are_for_people() {
     let kib = |args: &[&str]| {
         let text = String::from_utf8(run(args).stdout).unwrap();
         let words: Vec<&str> = text.split_whitespace().collect();
-        let unit = words.iter().position(|word| *word == "KiB").unwrap();
+        let unit = words
+            .iter()
+            .position(|word| word.trim_end_matches('.') == "KiB")
+            .unwrap();
         words[unit - 1].parse::<u64>().unwrap()
     };
     let (default, double) = (kib(&["-h"]), kib(&["-h", "--connections", "128"]));

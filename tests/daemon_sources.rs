@@ -222,6 +222,20 @@ fn no_process_is_left_however_the_daemon_ends() {
             &format!("nothing to be left after a stop of {stopped:?}"),
         );
     }
+    // Regression: Landlock forbids the signal with which a dying server would continue them. The kernel continued them
+    // for another reason, unless they were stopped only after that.
+    for _ in 0..10 {
+        let (mut daemon, supervisor, worker) = start();
+        kill(worker, Signal::SIGSTOP).unwrap();
+        kill(supervisor, Signal::SIGSTOP).unwrap();
+        daemon.signal(Signal::SIGKILL);
+        daemon.wait();
+        assert_gone(
+            supervisor,
+            worker,
+            "nothing to be left after a stop just before the end",
+        );
+    }
     // A killed worker leaves its programs to the supervisor.
     let (mut daemon, supervisor, worker) = start();
     kill(worker, Signal::SIGKILL).unwrap();

@@ -120,6 +120,8 @@ fn supervise(link: &Link, arguments: &[OsString]) -> io::Result<()> {
     }
     let origin = origin(arguments);
     prepare()?;
+    // A stopped process cannot see that the server has ended.
+    sys::continue_at_hangup(link.as_fd())?;
     // What a worker has left that took the place of its supervisor.
     descendants::kill_all();
     let own = OsString::from(getpid().to_string());
@@ -174,7 +176,7 @@ fn parent_of(number: &OsStr) -> Option<OwnedFd> {
 fn prepare() -> io::Result<()> {
     // Not where the server was started: that file system may have to be unmounted.
     let _ = chdir("/");
-    // A stopped process cannot see that its parent has ended; this signal continues it.
+    // A stopped worker cannot see that its supervisor has ended; this signal continues it.
     prctl::set_pdeathsig(Signal::SIGCONT)?;
     // What a checked program leaves behind becomes a child of this process.
     prctl::set_child_subreaper(true)?;

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -72,6 +72,34 @@ pub fn end_by_sigpipe() {
     // SAFETY: the default action replaces no handler of this program: there is none for this signal.
     let _ = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
+
+/// From now on, the kernel sends SIGCONT to this process when the other end of the socket `fd` is closed.
+///
+/// A parent-death signal does not do this: it is sent in the name of the parent, and Landlock forbids the server to
+/// signal other processes.
+///
+/// # Errors
+/// If a filter denies it.
+pub fn continue_at_hangup(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let fd = fd.as_raw_fd();
+    let set = |command: libc::c_int, value: libc::c_int| {
+        // SAFETY: these calls take numbers only, and `fd` is open.
+        match unsafe { libc::fcntl(fd, command, value) } {
+            -1 => Err(io::Error::last_os_error()),
+            result => Ok(result),
+        }
+    };
+    set(
+        libc::F_SETOWN,
+        i32::try_from(std::process::id()).unwrap_or(0),
+    )?;
+    set(F_SETSIG, libc::SIGCONT)?;
+    let flags = set(libc::F_GETFL, 0)?;
+    set(libc::F_SETFL, flags | libc::O_ASYNC).map(|_| ())
+}
+
+/// Chooses the signal for O_ASYNC: fcntl(2). libc does not have it for every target.
+const F_SETSIG: libc::c_int = 10;
 
 /// Waits for the child `pid`, which is then reaped. With `is_blocking` false, `None` if it has not ended.
 ///
