@@ -75,8 +75,8 @@ use socket::Listener;
 use table::Table;
 
 /// How long accepting pauses: on all listeners after EMFILE, ENFILE, ENOBUFS or ENOMEM, and on one listener when its
-/// accepts keep failing. Long enough not to use a whole CPU, and short enough for a probe's usual timeout of one second.
-/// If descriptors are still short then, a connection is evicted, as if the table were full.
+/// accepts keep failing. Long enough not to use a whole CPU, and short enough for a probe's usual timeout of one
+/// second. If descriptors are still short then, a connection is evicted, as if the table were full.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How many tokens one server uses, from its base on. Generations are in higher bits.
