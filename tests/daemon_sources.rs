@@ -119,6 +119,11 @@ fn the_worker_takes_the_place_of_a_killed_supervisor() {
     kill(supervisor, Signal::SIGKILL).unwrap();
     daemon.lines().wait("the worker takes its place");
     let second = eventually("another worker", || children(worker).first().copied());
+    // Regression: it stayed a zombie for as long as the daemon ran.
+    eventually("the supervisor to be reaped", || {
+        let stat = format!("/proc/{supervisor}/stat");
+        (!Path::new(&stat).exists()).then_some(())
+    });
     drop(listener);
     wait_for(address, "/healthz/web", "connection refused");
     // And it is a supervisor as the first one was.

@@ -23,6 +23,6 @@ mod simulation;
 pub mod spec;
 pub mod store;
 mod supervisor;
-mod sys;
+pub mod sys;
 mod threshold;
 pub mod worker;
