@@ -155,6 +155,26 @@ fn the_daemon_ends_if_both_sources_processes_are_killed() {
         .wait("the sources processes have ended; start healthz again");
 }
 
+/// Regression: a daemon that was stopping ended at once, with code 1, and answered no request in progress.
+#[test]
+fn a_daemon_that_stops_goes_on_without_the_sources_processes() {
+    let (_listener, check) = service("1s");
+    let mut daemon = Daemon::start(&["--check", &check, "--shutdown-delay", "3s"]);
+    let address = daemon.address();
+    wait_for(address, "/healthz/web", "ok");
+    let (supervisor, worker) = sources(&daemon);
+    kill(daemon.pid(), Signal::SIGTERM).unwrap();
+    daemon.lines().wait("asked to stop");
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    kill(worker, Signal::SIGKILL).unwrap();
+    kill(supervisor, Signal::SIGKILL).unwrap();
+    daemon
+        .lines()
+        .wait("the sources processes have ended while healthz stops");
+    assert_eq!(get(address, "/livez"), (200, "ok".to_owned()));
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
 /// A program that leaves a child in its process group and one in a session of its own, and a program that hangs.
 fn leaving_programs(dir: &Path) -> [String; 2] {
     fs::create_dir_all(dir).unwrap();
