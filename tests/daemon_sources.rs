@@ -350,6 +350,14 @@ fn a_heartbeat_keeps_its_state_when_the_worker_or_the_supervisor_is_killed() {
     });
 }
 
+/// Regression: the reason was `No such file or directory (os error 2)`, without the path.
+#[test]
+fn a_heartbeat_whose_socket_cannot_be_made_says_which_socket() {
+    let daemon = Daemon::start(&["--check", "worker=heartbeat,socket=/proc/none/worker.sock"]);
+    let reason = "/proc/none/worker.sock: does not exist";
+    wait_for(daemon.address(), "/healthz/worker", reason);
+}
+
 /// Regression: the daemon was ready before the sockets of heartbeats existed. A program that the service manager
 /// started next lost its `READY=1`.
 #[test]

@@ -371,9 +371,9 @@ impl Worker {
             }
             Some(Driver::Listening(Ok(listener))) => Some(listener.outcome(now)),
             Some(Driver::Listening(Err(_))) => {
-                let result = self.listen(&spec, id, now);
-                let outcome = match &result {
-                    Ok(_) => Outcome::Fail("not ready yet".to_owned()),
+                let mut result = self.listen(&spec, id, now);
+                let outcome = match &mut result {
+                    Ok(listener) => listener.outcome(now),
                     Err(reason) => Outcome::Fail(reason.clone()),
                 };
                 self.drivers.insert(id, Driver::Listening(result));
