@@ -10,6 +10,7 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+include!("support/untried.rs");
 
 use std::fs;
 use std::io::{Read, Write};
@@ -497,6 +498,24 @@ fn a_warning_is_logged_and_the_answer_stays_ok() {
         verbose.contains("[!]gone warning: reason withheld\n"),
         "{verbose}"
     );
+}
+
+/// Regression: the error was `No such file or directory`, without a path.
+#[test]
+fn without_proc_the_daemon_says_that_it_is_not_mounted() {
+    let unshare = |command: &str| {
+        let script = format!("mount -t tmpfs none /proc && exec {command}");
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["--map-root-user", "--mount", "sh", "-c", &script]);
+        unshare.arg(env!("CARGO_BIN_EXE_healthz")).output()
+    };
+    if !unshare("true").is_ok_and(|output| output.status.success()) {
+        return untried("no mount namespace");
+    }
+    let output = unshare("\"$0\" --listen 127.0.0.1:0 --check web=tcp:127.0.0.1:1").unwrap();
+    let expected = "cannot start the sources process: /proc is not mounted";
+    assert!(complaint(&output).contains(expected), "{output:?}");
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]

@@ -43,7 +43,11 @@ pub fn start(link: OwnedFd, store: &Store, origin: &Origin, specs: &[Spec]) -> i
         .process_group(0)
         .env_clear()
         .current_dir("/");
-    command.spawn()
+    let started = command.spawn();
+    started.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::other("/proc is not mounted"),
+        _ => error,
+    })
 }
 
 fn program(role: &str, arguments: &[OsString], origin: &Origin) -> Command {
