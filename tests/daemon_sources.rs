@@ -359,6 +359,25 @@ fn a_heartbeat_whose_socket_cannot_be_made_says_which_socket() {
     wait_for(daemon.address(), "/healthz/worker", reason);
 }
 
+/// Regression: a socket whose file was removed failed its check until healthz was started again.
+#[test]
+fn a_heartbeat_whose_socket_was_removed_gets_another_one() {
+    let socket = socket_path();
+    let check = format!(
+        "worker=heartbeat,limit=1s,socket={},period=1s",
+        socket.display()
+    );
+    let daemon = Daemon::start(&["--check", &check]);
+    let address = daemon.address();
+    beat(&socket);
+    wait_for(address, "/healthz/worker", "ok");
+    fs::remove_file(&socket).unwrap();
+    daemon.lines().wait("was removed");
+    // As soon as the file is there.
+    beat(&socket);
+    wait_for(address, "/healthz/worker", "ok");
+}
+
 /// Regression: the daemon was ready before the sockets of heartbeats existed. A program that the service manager
 /// started next lost its `READY=1`.
 #[test]

@@ -358,7 +358,8 @@ impl Worker {
             Some(Driver::Inheriting(owner)) => Some(*owner),
             _ => None,
         };
-        let done = match self.drivers.get_mut(&inherited.unwrap_or(id)) {
+        let owner = inherited.unwrap_or(id);
+        let done = match self.drivers.get_mut(&owner) {
             Some(Driver::Connecting(attempt)) => {
                 let programs = &self.programs;
                 match kinds::start(&spec.kind, registry, token(id), programs) {
@@ -369,7 +370,18 @@ impl Worker {
                     Started::Done(outcome) => Some(outcome),
                 }
             }
-            Some(Driver::Listening(Ok(listener))) => Some(listener.outcome(now)),
+            Some(Driver::Listening(Ok(listener))) => {
+                let outcome = listener.outcome(now);
+                match &outcome {
+                    // Opened again at the next attempt.
+                    Outcome::Fail(reason) if listener.is_lost() => {
+                        let lost = Driver::Listening(Err(reason.clone()));
+                        self.drivers.insert(owner, lost);
+                    }
+                    _ => {}
+                }
+                Some(outcome)
+            }
             Some(Driver::Listening(Err(_))) => {
                 let mut result = self.listen(&spec, id, now);
                 let outcome = match &mut result {
