@@ -10,6 +10,7 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+include!("support/untried.rs");
 
 use std::fs;
 use std::io::{Read, Write};
@@ -121,6 +122,11 @@ fn the_worker_takes_the_place_of_a_killed_supervisor() {
     kill(supervisor, Signal::SIGKILL).unwrap();
     daemon.lines().wait("the worker takes its place");
     let second = eventually("another worker", || children(worker).first().copied());
+    // Regression: it stayed a zombie for as long as the daemon ran.
+    eventually("the supervisor to be reaped", || {
+        let stat = format!("/proc/{supervisor}/stat");
+        (!Path::new(&stat).exists()).then_some(())
+    });
     drop(listener);
     wait_for(address, "/healthz/web", "connection refused");
     // And it is a supervisor as the first one was.
@@ -150,6 +156,26 @@ fn the_daemon_ends_if_both_sources_processes_are_killed() {
     daemon
         .lines()
         .wait("the sources processes have ended; start healthz again");
+}
+
+/// Regression: a daemon that was stopping ended at once, with code 1, and answered no request in progress.
+#[test]
+fn a_daemon_that_stops_goes_on_without_the_sources_processes() {
+    let (_listener, check) = service("1s");
+    let mut daemon = Daemon::start(&["--check", &check, "--shutdown-delay", "3s"]);
+    let address = daemon.address();
+    wait_for(address, "/healthz/web", "ok");
+    let (supervisor, worker) = sources(&daemon);
+    kill(daemon.pid(), Signal::SIGTERM).unwrap();
+    daemon.lines().wait("asked to stop");
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    kill(worker, Signal::SIGKILL).unwrap();
+    kill(supervisor, Signal::SIGKILL).unwrap();
+    daemon
+        .lines()
+        .wait("the sources processes have ended while healthz stops");
+    assert_eq!(get(address, "/livez"), (200, "ok".to_owned()));
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 /// A program that leaves a child in its process group and one in a session of its own, and a program that hangs.
@@ -442,6 +468,33 @@ fn a_heartbeat_keeps_its_state_when_the_worker_or_the_supervisor_is_killed() {
     });
 }
 
+/// Regression: the reason was `No such file or directory (os error 2)`, without the path.
+#[test]
+fn a_heartbeat_whose_socket_cannot_be_made_says_which_socket() {
+    let daemon = Daemon::start(&["--check", "worker=heartbeat,socket=/proc/none/worker.sock"]);
+    let reason = "/proc/none/worker.sock: does not exist";
+    wait_for(daemon.address(), "/healthz/worker", reason);
+}
+
+/// Regression: a socket whose file was removed failed its check until healthz was started again.
+#[test]
+fn a_heartbeat_whose_socket_was_removed_gets_another_one() {
+    let socket = socket_path();
+    let check = format!(
+        "worker=heartbeat,limit=1s,socket={},period=1s",
+        socket.display()
+    );
+    let daemon = Daemon::start(&["--check", &check]);
+    let address = daemon.address();
+    beat(&socket);
+    wait_for(address, "/healthz/worker", "ok");
+    fs::remove_file(&socket).unwrap();
+    daemon.lines().wait("was removed");
+    // As soon as the file is there.
+    beat(&socket);
+    wait_for(address, "/healthz/worker", "ok");
+}
+
 /// Regression: the daemon was ready before the sockets of heartbeats existed. A program that the service manager
 /// started next lost its `READY=1`.
 #[test]
@@ -581,6 +634,24 @@ fn a_warning_is_logged_and_the_answer_stays_ok() {
         verbose.contains("[!]gone warning: reason withheld\n"),
         "{verbose}"
     );
+}
+
+/// Regression: the error was `No such file or directory`, without a path.
+#[test]
+fn without_proc_the_daemon_says_that_it_is_not_mounted() {
+    let unshare = |command: &str| {
+        let script = format!("mount -t tmpfs none /proc && exec {command}");
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["--map-root-user", "--mount", "sh", "-c", &script]);
+        unshare.arg(env!("CARGO_BIN_EXE_healthz")).output()
+    };
+    if !unshare("true").is_ok_and(|output| output.status.success()) {
+        return untried("no mount namespace");
+    }
+    let output = unshare("\"$0\" --listen 127.0.0.1:0 --check web=tcp:127.0.0.1:1").unwrap();
+    let expected = "cannot start the sources process: /proc is not mounted";
+    assert!(complaint(&output).contains(expected), "{output:?}");
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]

@@ -434,6 +434,14 @@ impl Main<'_> {
         Ok(())
     }
 
+    /// The same while the daemon stops. Requests in progress are answered, also if the sources processes end before.
+    fn take_last_messages(&mut self) {
+        if self.take_messages(false).is_err() {
+            ::log::warn!("the sources processes have ended while healthz stops");
+            self.sources = None;
+        }
+    }
+
     /// Keeps the listeners open for `--shutdown-delay`, stops the server, and waits for the last requests. A
     /// second signal ends the wait.
     fn drain(&mut self, server: ServerThread, options: &Options) -> Result<(), Failure> {
@@ -479,7 +487,7 @@ impl Main<'_> {
                 Wakeup::Hangup => {
                     ::log::info!("received SIGHUP while stopping: nothing is read again")
                 }
-                Wakeup::Message => self.take_messages(false)?,
+                Wakeup::Message => self.take_last_messages(),
                 Wakeup::Timeout => {}
             }
         }

@@ -25,6 +25,7 @@ use crate::sources::link::{
 };
 use crate::sources::spec::{self, Endpoints, Spec};
 use crate::sources::store::{Store, Stored};
+use crate::sources::sys;
 use crate::sources::worker::Origin;
 
 /// Most messages that are taken at once, before the main thread does something else.
@@ -137,8 +138,9 @@ impl Configured {
             generation: 0,
             text: self.text,
         })?;
-        // The process is never waited for: when it ends, the link tells so.
+        // The process is never waited for: when it ends, the link tells so, and the kernel reaps it.
         let _ = command::start(far, &store, &self.origin, &self.specs)?;
+        sys::reap_children()?;
         let file = self.origin.file.as_ref();
         let listed = self
             .specs

@@ -70,6 +70,11 @@ pub trait Listener {
         None
     }
 
+    /// Whether nothing can arrive any more, so that it has to be opened again.
+    fn is_lost(&self) -> bool {
+        false
+    }
+
     /// A worker before this one has ended while the check passed: its state continues as if a beat had come at `now`.
     fn assume_beat(&mut self, now: Instant) {
         let _ = now;

@@ -38,13 +38,17 @@ const PROGRAM: &str = "exec";
 pub fn start(link: OwnedFd, store: &Store, origin: &Origin, specs: &[Spec]) -> io::Result<i32> {
     let capabilities = rights::needed(specs);
     let store = store.try_clone()?;
-    spawn::spawn(&Launch {
+    let started = spawn::spawn(&Launch {
         program: OsStr::new(PROGRAM_FILE),
         arguments: &words(SUPERVISOR, &[&capabilities], origin),
         environment: &[],
         streams: [Some(link.as_fd()), Some(store.as_fd()), None],
         // Signals of a terminal are for the server, which tells when to stop.
         has_own_group: true,
+    });
+    started.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::other("/proc is not mounted"),
+        _ => error,
     })
 }
 

@@ -47,6 +47,8 @@ pub struct Entry {
     pub id: Id,
     pub spec: Arc<Spec>,
     schedule: Schedule,
+    /// The first attempt begins after the initial delay.
+    is_delayed: bool,
     state: State,
     /// The reason of the last failed attempt, until the check passes.
     failure: Option<String>,
@@ -111,11 +113,7 @@ impl Engine {
             warnings: Vec::new(),
         };
         for (spec, index) in specs.into_iter().zip(0..) {
-            let schedule = match is_restart {
-                true => Schedule::without_delay(spec.timing, now),
-                false => Schedule::new(spec.timing, now),
-            };
-            let entry = engine.entry(spec, schedule);
+            let entry = engine.entry(spec, is_restart, now);
             engine.entries.push(Entry {
                 index: Some(index),
                 ..entry
@@ -124,12 +122,18 @@ impl Engine {
         engine
     }
 
-    fn entry(&mut self, spec: Spec, schedule: Schedule) -> Entry {
+    /// A new check. `has_waited`: its first attempt begins without the initial delay.
+    fn entry(&mut self, spec: Spec, has_waited: bool, now: Instant) -> Entry {
+        let schedule = match has_waited {
+            true => Schedule::without_delay(spec.timing, now),
+            false => Schedule::new(spec.timing, now),
+        };
         let id = Id(self.next_id);
         self.next_id = self.next_id.wrapping_add(1);
         self.actions.push(Action::Open(id));
         Entry {
             id,
+            is_delayed: !has_waited && !spec.timing.initial_delay.is_zero(),
             spec: Arc::new(spec),
             schedule,
             state: State::default(),
@@ -153,16 +157,22 @@ impl Engine {
                 .entries
                 .iter_mut()
                 .find(|entry| entry.spec.name == spec.name);
-            match old {
+            let has_waited = match old {
                 Some(entry) if *entry.spec == spec => {
                     entry.next_index = Some(index);
                     continue;
                 }
-                Some(_) => changed += 1,
-                None => added += 1,
-            }
-            let schedule = Schedule::new(spec.timing, now);
-            let entry = self.entry(spec, schedule);
+                Some(entry) => {
+                    changed += 1;
+                    // With a delay, a check that passes would fail until its end: the new one has no result before.
+                    entry.measured.is_some()
+                }
+                None => {
+                    added += 1;
+                    false
+                }
+            };
+            let entry = self.entry(spec, has_waited, now);
             self.entries.push(Entry {
                 next_index: Some(index),
                 ..entry
@@ -371,9 +381,7 @@ impl Entry {
     fn is_awaited(&self, now: Instant) -> bool {
         let is_new = self.index.is_none() && self.measured.is_none();
         // An attempt that has not begun will begin with the next advance.
-        is_new
-            && self.spec.timing.initial_delay.is_zero()
-            && self.awaited_until().is_none_or(|until| now < until)
+        is_new && !self.is_delayed && self.awaited_until().is_none_or(|until| now < until)
     }
 
     /// When the wait ends without a result.

@@ -24,6 +24,6 @@ mod spawn;
 pub mod spec;
 pub mod store;
 mod supervisor;
-mod sys;
+pub mod sys;
 mod threshold;
 pub mod worker;

@@ -123,6 +123,19 @@ pub fn wait(pid: i32, is_blocking: bool) -> io::Result<Option<ExitStatus>> {
     }
 }
 
+/// Lets the kernel reap the children of this process that end from now on. Otherwise a child that ends stays a zombie,
+/// and as process 1 of a container, this process gets the orphans of all others. A child does not inherit it.
+///
+/// # Errors
+/// If a filter denies it.
+pub fn reap_children() -> io::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::SA_NOCLDWAIT, SigSet::empty());
+    // SAFETY: there is no handler that could do anything that is not allowed in one.
+    unsafe { sigaction(Signal::SIGCHLD, &action) }?;
+    Ok(())
+}
+
 /// Closes every descriptor from `first` on.
 ///
 /// # Errors

@@ -417,13 +417,25 @@ impl Worker {
             Some(Driver::Inheriting(owner)) => Some(*owner),
             _ => None,
         };
-        let done = match self.drivers.get_mut(inherited.unwrap_or(id)) {
+        let owner = inherited.unwrap_or(id);
+        let done = match self.drivers.get_mut(owner) {
             Some(Driver::Connecting(_)) => self.start(&spec, id, now),
-            Some(Driver::Listening(Ok(listener))) => Some(listener.outcome(now)),
+            Some(Driver::Listening(Ok(listener))) => {
+                let outcome = listener.outcome(now);
+                match &outcome {
+                    // Opened again at the next attempt.
+                    Outcome::Fail(reason) if listener.is_lost() => {
+                        let lost = Driver::Listening(Err(reason.clone()));
+                        self.drivers.insert(owner, lost);
+                    }
+                    _ => {}
+                }
+                Some(outcome)
+            }
             Some(Driver::Listening(Err(_))) => {
-                let result = self.listen(&spec, id, now);
-                let outcome = match &result {
-                    Ok(_) => Outcome::Fail("not ready yet".to_owned()),
+                let mut result = self.listen(&spec, id, now);
+                let outcome = match &mut result {
+                    Ok(listener) => listener.outcome(now),
                     Err(reason) => Outcome::Fail(reason.clone()),
                 };
                 self.drivers.insert(id, Driver::Listening(result));

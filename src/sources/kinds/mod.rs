@@ -32,9 +32,12 @@ mod usage;
 #[cfg(test)]
 pub use text::run_corpus;
 
+use std::path::Path;
+
 use healthz::Instant;
 use mio::{Registry, Token};
 
+use self::system::{failed, words};
 use super::attempt::{Listener, Started};
 use super::spec::{Kind, Outcome};
 
@@ -75,12 +78,17 @@ pub fn open(
     base: Token,
     now: Instant,
 ) -> Result<Box<dyn Listener>, String> {
-    let opened = match kind {
-        Kind::Heartbeat(heartbeat) => heartbeat::open(heartbeat, registry, base, now),
-        Kind::Pressure(pressure) => pressure::open(pressure, registry, base, now),
-        _ => return Err("not a kind that listens".to_owned()),
-    };
-    opened.map_err(|error| error.to_string())
+    match kind {
+        Kind::Heartbeat(heartbeat) => {
+            let opened = heartbeat::open(heartbeat, registry, base, now);
+            opened.map_err(|error| failed(Path::new(&heartbeat.socket), &error))
+        }
+        Kind::Pressure(pressure) => {
+            let opened = pressure::open(pressure, registry, base, now);
+            opened.map_err(|error| words(&error))
+        }
+        _ => Err("not a kind that listens".to_owned()),
+    }
 }
 
 fn other_kind() -> Outcome {

@@ -242,6 +242,10 @@ impl Listener for Beats {
         self.warnings.take(now)
     }
 
+    fn is_lost(&self) -> bool {
+        !self.receiver.is_in_place()
+    }
+
     fn assume_beat(&mut self, now: Instant) {
         if let Some(message) = Message::parse(b"READY=1\nWATCHDOG=1") {
             self.state.handle(&message, now);
