@@ -411,6 +411,11 @@ fn mistakes_of_arguments_name_the_check() {
             "x: expected NAME=KIND:ARGUMENT,option=value, such as var=disk:/var,min=10%",
         ),
         ("x=dsk:/var", "x: unknown kind dsk; did you mean disk?"),
+        // Regression: the kind was taken from the URL, and the message named a URL that was not written.
+        (
+            "x=http://127.0.0.1/",
+            "x: http //127.0.0.1/: write the kind before the URL, as http:http://127.0.0.1:8080/ready",
+        ),
         (
             "x=disk:/var,perod=5s",
             "x: unknown option perod of a disk check; did you mean period? (write \\, for a comma in the argument)",

@@ -42,6 +42,9 @@ impl Url {
         if url.starts_with("https:") {
             return Err("there is no TLS; use the service's http port, or exec with curl");
         }
+        if url.starts_with("//") {
+            return Err("write the kind before the URL, as http:http://127.0.0.1:8080/ready");
+        }
         let Some(rest) = url.strip_prefix("http://") else {
             return Err("expected a URL such as http://127.0.0.1:8080/ready");
         };
