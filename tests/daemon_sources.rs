@@ -512,6 +512,34 @@ fn when_the_daemon_is_ready_it_receives_heartbeats() {
     }
 }
 
+/// Regression: each restart of the worker gave a heartbeat another whole limit, so a program that had ended passed.
+#[test]
+fn a_heartbeat_fails_at_its_limit_however_often_the_worker_is_killed() {
+    let socket = socket_path();
+    let check = format!(
+        "worker=heartbeat,limit=4s,socket={},period=1s",
+        socket.display()
+    );
+    let daemon = Daemon::start(&["--check", &check]);
+    let address = daemon.address();
+    beat(&socket);
+    wait_for(address, "/healthz/worker", "ok");
+    let began = Instant::now();
+    let (supervisor, mut worker) = sources(&daemon);
+    while began.elapsed() < Duration::from_secs(5) {
+        kill(worker, Signal::SIGKILL).unwrap();
+        let is_next = |next: &Pid| *next != worker;
+        let next = || children(supervisor).first().copied().filter(is_next);
+        worker = eventually("the next worker", next);
+        let is_reported = || !get(address, "/healthz/worker").1.contains("has ended");
+        eventually("a verdict of the next worker", || {
+            is_reported().then_some(())
+        });
+    }
+    wait_for(address, "/healthz/worker", "no heartbeat for ");
+    assert!(began.elapsed() < Duration::from_secs(15));
+}
+
 /// A check file, and a daemon that reads it.
 fn with_file(text: &str) -> (TempPath, Daemon) {
     let file = socket_path();

@@ -55,10 +55,12 @@ pub(super) fn single(check: &Check, now: Instant, writer: Writer<'_>) -> Result<
 /// Bytes of the longest body that [`root`] writes.
 pub(super) fn root_bytes_max(endpoint: &Endpoint<'_>, limits: &Limits) -> usize {
     let line = |check: &Check| {
-        line_bytes(
-            check.name_bytes().len(),
-            check.group_bytes().map(<[u8]>::len),
-        )
+        let failed = match check.severity() {
+            Severity::Error => FAILED,
+            Severity::Warning => WARNED,
+        };
+        let group = check.group_bytes().map(<[u8]>::len);
+        line_bytes(check.name_bytes().len(), group, failed.len())
     };
     let lines: usize = endpoint.checks().map(line).sum();
     lines.saturating_add(rest_bytes_max(endpoint.name().len(), limits))
@@ -73,18 +75,21 @@ pub(super) fn rest_bytes_max(name_bytes: usize, limits: &Limits) -> usize {
 }
 
 /// Bytes of the longest line of any check.
-pub(super) const LINE_BYTES_MAX: usize =
-    line_bytes(CHECK_NAME_BYTES_MAX, Some(CHECK_NAME_BYTES_MAX));
+pub(super) const LINE_BYTES_MAX: usize = line_bytes(
+    CHECK_NAME_BYTES_MAX,
+    Some(CHECK_NAME_BYTES_MAX),
+    max(FAILED.len(), WARNED.len()),
+);
 
-/// Bytes of the longest line of a check with a name and a group of these lengths.
-const fn line_bytes(name_bytes: usize, group_bytes: Option<usize>) -> usize {
+/// Bytes of the longest line of a check with a name and a group of these lengths, and of what follows the name of one that
+/// fails.
+const fn line_bytes(name_bytes: usize, group_bytes: Option<usize>, failed_bytes: usize) -> usize {
     let group = match group_bytes {
         Some(bytes) => " with ".len() + bytes,
         None => 0,
     };
     let excluded = EXCLUDED.len() + group + OK.len();
-    let failed = max(FAILED.len(), WARNED.len());
-    "[+]".len() + name_bytes + max(failed, excluded)
+    "[+]".len() + name_bytes + max(failed_bytes, excluded)
 }
 
 /// `Ord::max` is not `const`.

@@ -21,7 +21,7 @@ use super::{Failure, failed};
 use crate::sources::command;
 use crate::sources::config;
 use crate::sources::link::{
-    Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode, encode_passing,
+    Beat, Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode, encode_beat,
 };
 use crate::sources::spec::{self, Endpoints, Spec};
 use crate::sources::store::{Store, Stored};
@@ -43,6 +43,8 @@ struct Listed {
     holds: Duration,
     /// When the check fails by itself, if no other verdict comes.
     expires: Option<Instant>,
+    /// Of a heartbeat that passes: when the last beat came, and the limit that the program has set for itself.
+    beat: Option<(Instant, u32)>,
     log: StateLog,
 }
 
@@ -174,6 +176,7 @@ impl Listed {
             endpoints: definition.endpoints,
             holds,
             expires: None,
+            beat: None,
             log: StateLog {
                 is_failing: None,
                 since: now,
@@ -184,14 +187,19 @@ impl Listed {
 
 impl Listed {
     fn apply(&mut self, verdict: &Verdict<'_>, now: Instant) {
+        let ago = |age_ms: u32| {
+            let at = now.as_millis().saturating_sub(u64::from(age_ms));
+            Instant::from_millis(at)
+        };
+        let beat = verdict.beat.filter(|_| verdict.failure.is_none());
+        self.beat = beat.map(|beat| (ago(beat.age_ms), beat.limit_ms));
         self.expires = match verdict.failure {
             Some(reason) => {
                 self.check.fail(&escaped(reason));
                 None
             }
             None => {
-                let measured = now.as_millis().saturating_sub(u64::from(verdict.age_ms));
-                let measured = Instant::from_millis(measured);
+                let measured = ago(verdict.age_ms);
                 self.check.beat(measured);
                 Some(measured.saturating_add(self.holds))
             }
@@ -343,7 +351,7 @@ impl SourceChecks {
                     escaped(how)
                 );
                 self.incoming = None;
-                self.tell_passing(now);
+                self.tell_beats(now);
                 let reason = format!(
                     "not checked: the sources process has ended ({})",
                     escaped(how)
@@ -351,21 +359,32 @@ impl SourceChecks {
                 for listed in &mut self.listed {
                     listed.check.fail(&reason);
                     listed.expires = None;
+                    listed.beat = None;
                 }
             }
             Message::Restarting(why) => {
                 log::warn!("{}", escaped(why));
-                self.tell_passing(now);
+                self.tell_beats(now);
             }
             Message::Opened | Message::Commit { .. } | Message::RefusedEnd => {}
         }
     }
 
-    /// Tells the next worker which checks pass, so that heartbeats need not be sent again before their limit.
-    fn tell_passing(&self, now: Instant) {
-        let passing = self.listed.iter().map(|listed| listed.check.passes(now));
-        // If it is lost, a heartbeat fails until the next beat.
-        let _ = self.link.send(&encode_passing(self.generation, passing));
+    /// Tells the next worker the last beats of the checks that pass, so that programs need not send earlier than
+    /// they would.
+    fn tell_beats(&self, now: Instant) {
+        for (listed, index) in self.listed.iter().zip(0..) {
+            let Some((beat, limit_ms)) = listed.beat.filter(|_| listed.check.passes(now)) else {
+                continue;
+            };
+            let age = now.saturating_since(beat).as_millis();
+            let beat = Beat {
+                age_ms: u32::try_from(age).unwrap_or(u32::MAX),
+                limit_ms,
+            };
+            // If it is lost, the heartbeat fails until the next beat.
+            let _ = self.link.send(&encode_beat(self.generation, index, beat));
+        }
     }
 
     fn define(&mut self, index: usize, definition: &Definition<'_>, now: Instant) {
@@ -561,6 +580,7 @@ mod tests {
             index,
             age_ms: 0,
             failure,
+            beat: None,
         })
     }
 

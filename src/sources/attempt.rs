@@ -11,6 +11,7 @@
 //! attempt cancels it.
 
 use std::io;
+use std::time::Duration;
 
 use healthz::Instant;
 use mio::{Registry, Token};
@@ -75,9 +76,14 @@ pub trait Listener {
         false
     }
 
-    /// A worker before this one has ended while the check passed: its state continues as if a beat had come at `now`.
-    fn assume_beat(&mut self, now: Instant) {
-        let _ = now;
+    /// The last beat while the check passes, and the limit that the program has set for itself.
+    fn last_beat(&self) -> Option<(Instant, Option<Duration>)> {
+        None
+    }
+
+    /// A worker before this one has ended while the check passed: continues with the last beat that it received.
+    fn continue_from(&mut self, beat: Instant, own_limit: Option<Duration>) {
+        let _ = (beat, own_limit);
     }
 
     /// Its socket and state, if another listener can continue with them

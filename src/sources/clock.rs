@@ -5,6 +5,9 @@ use std::time;
 
 use healthz::Instant;
 
+/// The first time of a clock. Not zero, so that a beat that an earlier process has received has a time as well.
+const START: Instant = Instant::from_millis(1000 * 24 * 3600 * 400);
+
 /// A clock with an origin of its own. Times of two processes cannot be compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -19,6 +22,6 @@ impl Clock {
     }
 
     pub fn now(&self) -> Instant {
-        Instant::ZERO.saturating_add(self.origin.elapsed())
+        START.saturating_add(self.origin.elapsed())
     }
 }

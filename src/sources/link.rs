@@ -69,6 +69,16 @@ pub struct Verdict<'a> {
     pub age_ms: u32,
     /// `None` if the check passes.
     pub failure: Option<&'a str>,
+    /// Of a heartbeat.
+    pub beat: Option<Beat>,
+}
+
+/// The last beat of a program, for a worker that is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    pub age_ms: u32,
+    /// The limit that the program has set for itself; 0 if it has set none.
+    pub limit_ms: u32,
 }
 
 /// What the server needs to know of a check.
@@ -117,38 +127,26 @@ const OPENED: u8 = 10;
 /// A message to the worker: read the check file again.
 pub const RELOAD: &[u8] = b"R";
 /// The first byte of the other message to the worker.
-const PASSING: u8 = b'P';
-/// Length of that message: the byte, the generation, and a bit for each check.
-const PASSING_BYTES: usize = 1 + 4 + SPECS_MAX / 8;
-
-/// A message to a worker that was started again: these checks of a set passed when the worker before it ended.
-pub fn encode_passing(generation: u32, passing: impl Iterator<Item = bool>) -> [u8; PASSING_BYTES] {
-    let mut bytes = [0; PASSING_BYTES];
-    let numbers = std::iter::once(PASSING).chain(generation.to_ne_bytes());
-    for (to, from) in bytes.iter_mut().zip(numbers) {
-        *to = from;
-    }
-    for (index, _) in passing
-        .take(SPECS_MAX)
-        .enumerate()
-        .filter(|(_, passes)| *passes)
-    {
-        if let Some(byte) = bytes.get_mut(5 + index / 8) {
-            *byte |= 1 << (index % 8);
-        }
-    }
+const BEAT: u8 = b'B';
+/// A message to a worker that was started again: the last beat of a check that passed when the worker before it ended.
+pub fn encode_beat(generation: u32, index: u16, beat: Beat) -> Vec<u8> {
+    let mut bytes = vec![BEAT];
+    bytes.extend(generation.to_ne_bytes());
+    bytes.extend(index.to_ne_bytes());
+    bytes.extend(beat.age_ms.to_ne_bytes());
+    bytes.extend(beat.limit_ms.to_ne_bytes());
     bytes
 }
 
-/// The generation and the numbers of the checks; `None` if it is not that message.
-pub fn decode_passing(bytes: &[u8]) -> Option<(u32, impl Iterator<Item = u16> + '_)> {
-    let (generation, bits) = bytes.strip_prefix(&[PASSING])?.split_at_checked(4)?;
-    let generation = u32::from_ne_bytes(generation.try_into().ok()?);
-    let is_set = |index: &u16| {
-        let byte = bits.get(usize::from(index / 8)).copied().unwrap_or(0);
-        byte >> (index % 8) & 1 == 1
+/// The generation, the number of the check and the beat; `None` if it is not that message.
+pub fn decode_beat(bytes: &[u8]) -> Option<(u32, u16, Beat)> {
+    let mut reader = Reader(bytes.strip_prefix(&[BEAT])?);
+    let (generation, index) = (reader.u32()?, reader.index()?);
+    let beat = Beat {
+        age_ms: reader.u32()?,
+        limit_ms: reader.u32()?,
     };
-    Some((generation, (0..SPECS_MAX as u16).filter(is_set)))
+    reader.0.is_empty().then_some((generation, index, beat))
 }
 
 /// The bytes of `message`. Texts that are too long are cut.
@@ -161,7 +159,12 @@ pub fn encode(message: &Message<'_>) -> Vec<u8> {
             bytes.extend(verdict.generation.to_ne_bytes());
             bytes.extend(verdict.index.to_ne_bytes());
             bytes.extend(verdict.age_ms.to_ne_bytes());
-            bytes.push(u8::from(verdict.failure.is_some()));
+            let has_beat = u8::from(verdict.beat.is_some());
+            bytes.push(u8::from(verdict.failure.is_some()) | has_beat << 1);
+            if let Some(beat) = verdict.beat {
+                bytes.extend(beat.age_ms.to_ne_bytes());
+                bytes.extend(beat.limit_ms.to_ne_bytes());
+            }
             bytes.extend(cut(verdict.failure.unwrap_or_default()).bytes());
         }
         Message::Begin { generation, count } => {
@@ -235,16 +238,7 @@ fn cut(text: &str) -> &str {
 pub fn decode(bytes: &[u8]) -> Option<Message<'_>> {
     let mut reader = Reader(bytes);
     let message = match reader.byte()? {
-        VERDICT => Message::Verdict(Verdict {
-            generation: reader.u32()?,
-            index: reader.index()?,
-            age_ms: reader.u32()?,
-            failure: match (reader.byte()?, reader.text()?) {
-                (1, reason) => Some(reason),
-                (0, "") => None,
-                _ => return None,
-            },
-        }),
+        VERDICT => Message::Verdict(reader.verdict()?),
         BEGIN => Message::Begin {
             generation: reader.u32()?,
             count: reader
@@ -312,6 +306,30 @@ impl<'a> Reader<'a> {
         let length = usize::from(self.byte()?);
         let text = std::str::from_utf8(self.take(length)?).ok()?;
         (text.len() <= CHECK_NAME_BYTES_MAX).then_some(text)
+    }
+
+    fn verdict(&mut self) -> Option<Verdict<'a>> {
+        let (generation, index, age_ms) = (self.u32()?, self.index()?, self.u32()?);
+        let flags = self.byte().filter(|flags| *flags < 4)?;
+        let beat = match flags & 2 {
+            0 => None,
+            _ => Some(Beat {
+                age_ms: self.u32()?,
+                limit_ms: self.u32()?,
+            }),
+        };
+        let failure = match (flags & 1, self.text()?) {
+            (0, "") => None,
+            (1, reason) => Some(reason),
+            _ => return None,
+        };
+        Some(Verdict {
+            generation,
+            index,
+            age_ms,
+            failure,
+            beat,
+        })
     }
 
     fn definition(&mut self) -> Option<Definition<'a>> {
@@ -430,7 +448,7 @@ impl AsRawFd for Link {
 
 // A definition and a verdict fit.
 const _: () = assert!(7 + 2 * (1 + CHECK_NAME_BYTES_MAX) < MESSAGE_BYTES_MAX);
-const _: () = assert!(12 + TEXT_BYTES_MAX <= MESSAGE_BYTES_MAX);
+const _: () = assert!(20 + TEXT_BYTES_MAX <= MESSAGE_BYTES_MAX);
 const _: () = assert!(REASON_BYTES_MAX <= TEXT_BYTES_MAX);
 
 #[cfg(test)]
@@ -460,6 +478,7 @@ mod tests {
             index: 255,
             age_ms: 7,
             failure: None,
+            beat: None,
         };
         vec![
             Message::Verdict(verdict),
@@ -469,6 +488,13 @@ mod tests {
             }),
             Message::Verdict(Verdict {
                 failure: Some(""),
+                ..verdict
+            }),
+            Message::Verdict(Verdict {
+                beat: Some(Beat {
+                    age_ms: 1,
+                    limit_ms: 2000,
+                }),
                 ..verdict
             }),
             Message::Begin {
@@ -550,15 +576,16 @@ mod tests {
     }
 
     #[test]
-    fn the_passing_checks_of_a_set_are_told_to_the_next_worker() {
-        for passing in [vec![], vec![true], vec![false, true], vec![true; SPECS_MAX]] {
-            let bytes = encode_passing(7, passing.iter().copied());
-            let (generation, indexes) = decode_passing(&bytes).unwrap();
-            assert_eq!(generation, 7);
-            let want = passing.iter().zip(0..).filter(|(passes, _)| **passes);
-            assert!(indexes.eq(want.map(|(_, index)| index)));
-        }
-        assert!(decode_passing(RELOAD).is_none() && decode_passing(b"P\0").is_none());
+    fn the_last_beat_is_told_to_the_next_worker() {
+        let beat = Beat {
+            age_ms: 41_000,
+            limit_ms: 0,
+        };
+        let bytes = encode_beat(7, 255, beat);
+        assert_eq!(decode_beat(&bytes), Some((7, 255, beat)));
+        assert_eq!(decode_beat(&encode_beat(7, 256, beat)), None);
+        assert_eq!(decode_beat(RELOAD), None);
+        assert_eq!(decode_beat(&bytes[..bytes.len() - 1]), None);
     }
 
     #[test]

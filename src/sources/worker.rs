@@ -28,7 +28,7 @@ use super::kinds::exec::Programs;
 use super::kinds::stream::Opened;
 use super::kinds::{self, heartbeat};
 use super::link::{
-    Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode_passing, encode,
+    Beat, Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode_beat, encode,
 };
 use super::spec::{Kind, Outcome, Spec};
 use super::store::{Store, Stored};
@@ -210,19 +210,25 @@ fn queue_set(outbox: &mut VecDeque<Vec<u8>>, set: &Commit, now: Instant) {
         outbox.push_back(encode(&Message::Define { index, definition }));
     }
     for report in &set.reports {
-        outbox.push_back(encode(&verdict(generation, report, now)));
+        outbox.push_back(encode(&verdict(generation, report, None, now)));
     }
     let text = &set.text;
     outbox.push_back(encode(&Message::Commit { generation, text }));
 }
 
-fn verdict(generation: u32, report: &super::engine::Report, now: Instant) -> Message<'_> {
+fn verdict(
+    generation: u32,
+    report: &super::engine::Report,
+    beat: Option<Beat>,
+    now: Instant,
+) -> Message<'_> {
     let age = now.saturating_since(report.measured).as_millis();
     Message::Verdict(Verdict {
         generation,
         index: report.index,
         age_ms: u32::try_from(age).unwrap_or(u32::MAX),
         failure: report.failure.as_deref(),
+        beat,
     })
 }
 
@@ -572,31 +578,44 @@ impl Worker {
         loop {
             match self.link.receive(&mut buffer) {
                 Ok(Some(RELOAD)) => self.reload(now),
-                Ok(Some(message)) => self.assume_beats(message, now),
+                Ok(Some(message)) => self.continue_beat(message, now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Ok(None) | Err(_) => return false,
             }
         }
     }
 
-    /// Continues heartbeats that passed when the worker before this one ended.
-    fn assume_beats(&mut self, message: &[u8], now: Instant) {
-        let Some((generation, passing)) = decode_passing(message) else {
+    /// Continues a heartbeat that passed when the worker before this one ended.
+    fn continue_beat(&mut self, message: &[u8], now: Instant) {
+        let Some((generation, index, beat)) = decode_beat(message) else {
             return;
         };
-        if generation != self.engine.generation() {
-            return;
+        let id = match generation == self.engine.generation() {
+            true => self.engine.id(index),
+            false => None,
+        };
+        let Some(id) = id else { return };
+        if let Some(Driver::Listening(Ok(listener))) = self.drivers.get_mut(id) {
+            let at = now.as_millis().saturating_sub(u64::from(beat.age_ms));
+            let limit = Duration::from_millis(u64::from(beat.limit_ms));
+            let own_limit = Some(limit).filter(|limit| !limit.is_zero());
+            listener.continue_from(Instant::from_millis(at), own_limit);
+            let outcome = listener.outcome(now);
+            self.engine.change(id, outcome, now);
         }
-        for index in passing {
-            let Some(id) = self.engine.id(index) else {
-                continue;
-            };
-            if let Some(Driver::Listening(Ok(listener))) = self.drivers.get_mut(id) {
-                listener.assume_beat(now);
-                let outcome = listener.outcome(now);
-                self.engine.change(id, outcome, now);
-            }
-        }
+    }
+
+    /// The last beat of a check, for the worker after this one.
+    fn last_beat(&self, index: u16, now: Instant) -> Option<Beat> {
+        let Driver::Listening(Ok(listener)) = self.drivers.get(self.engine.id(index)?)? else {
+            return None;
+        };
+        let (beat, own_limit) = listener.last_beat()?;
+        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        Some(Beat {
+            age_ms: millis(now.saturating_since(beat)),
+            limit_ms: own_limit.map_or(0, millis),
+        })
     }
 
     fn reload(&mut self, now: Instant) {
@@ -686,7 +705,9 @@ impl Worker {
             let Some(report) = self.engine.report() else {
                 break;
             };
-            let message = encode(&verdict(self.engine.generation(), &report, now));
+            let generation = self.engine.generation();
+            let beat = self.last_beat(report.index, now);
+            let message = encode(&verdict(generation, &report, beat, now));
             match self.link.send(&message) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

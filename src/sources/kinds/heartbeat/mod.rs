@@ -246,10 +246,12 @@ impl Listener for Beats {
         !self.receiver.is_in_place()
     }
 
-    fn assume_beat(&mut self, now: Instant) {
-        if let Some(message) = Message::parse(b"READY=1\nWATCHDOG=1") {
-            self.state.handle(&message, now);
-        }
+    fn last_beat(&self) -> Option<(Instant, Option<Duration>)> {
+        self.state.last_beat()
+    }
+
+    fn continue_from(&mut self, beat: Instant, own_limit: Option<Duration>) {
+        self.state.continue_from(beat, own_limit);
     }
 
     fn take_state(self: Box<Self>) -> Option<Handover> {

@@ -75,6 +75,21 @@ impl State {
         self.settings = settings;
     }
 
+    /// The last beat of a program that is ready, and the limit that it has set for itself.
+    pub fn last_beat(&self) -> Option<(Instant, Option<Duration>)> {
+        let is_ready = matches!(self.phase, Life::Ready | Life::Reloading);
+        is_ready.then_some((self.beat, self.own_limit))
+    }
+
+    /// Continues with the last beat that an earlier process has received, unless there was one since.
+    pub fn continue_from(&mut self, beat: Instant, own_limit: Option<Duration>) {
+        if self.phase == Life::Starting {
+            self.phase = Life::Ready;
+            self.beat = beat;
+            self.own_limit = own_limit;
+        }
+    }
+
     /// Takes a message that was sent at `sent`. Returns what is wrong with it, for the log.
     pub fn handle(&mut self, message: &Message, sent: Instant) -> Option<&'static str> {
         if message.main_pid.is_some() {
@@ -231,6 +246,25 @@ mod tests {
 
     fn reason(messages: &[(u64, &str)], now: u64) -> String {
         reason_with(SETTINGS, messages, now)
+    }
+
+    /// Regression: each restart of the worker gave a program that had ended another whole limit.
+    #[test]
+    fn a_state_that_continues_fails_at_the_time_of_the_one_before() {
+        let settings = Settings {
+            limit: Duration::from_secs(30),
+            passes_until_ready: false,
+        };
+        let at = Instant::from_millis;
+        let mut state = State::new(settings, at(100_000));
+        state.continue_from(at(80_000), None);
+        assert_eq!(state.last_beat(), Some((at(80_000), None)));
+        assert_eq!(state.deadline(at(100_000)), Some(at(110_000)));
+        let reason = state.verdict(at(110_000)).unwrap_err();
+        assert_eq!(reason, "no heartbeat for 30 s, limit 30 s");
+        let mut state = State::new(settings, at(100_000));
+        state.continue_from(at(99_000), Some(Duration::from_secs(2)));
+        assert_eq!(state.deadline(at(100_000)), Some(at(101_000)));
     }
 
     #[test]
