@@ -261,6 +261,7 @@ fn unchanged_checks_keep_their_states_and_removed_ones_are_gone() {
         "{text}"
     );
     for (target, end) in [
+        ("/healthz", "healthz check failed\n"),
         ("/healthz/kept", "error: for a reason\n"),
         ("/healthz/removed", "404 page not found\n"),
         ("/healthz/added", "error: not reported yet\n"),

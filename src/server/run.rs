@@ -630,6 +630,26 @@ mod tests {
     }
 
     #[test]
+    fn a_set_in_a_locked_mailbox_is_taken_by_a_later_poll_that_does_not_wait() {
+        let server = Server::new(Responder::new(&[]), Listeners::new(), Config::default());
+        let runner = Runner::new(server).unwrap();
+        let handle = runner.handle();
+        let poll = || runner.poll_once(Some(Duration::ZERO)).unwrap();
+        let mailbox = &handle.0.endpoints;
+        // Without a request, the mailbox is left alone.
+        mailbox.while_locked(|| assert_eq!([poll(), poll()], [0, 0]));
+        let set = Arc::new(EndpointSet::new([]).unwrap());
+        handle.replace_endpoints(set).unwrap();
+        // Each poll wakes the next one.
+        mailbox.while_locked(|| assert_eq!([poll(), poll(), poll()], [1, 1, 1]));
+        assert!(!handle.free_replaced_endpoints());
+        assert_eq!(poll(), 1);
+        assert!(handle.free_replaced_endpoints());
+        assert_eq!(handle.0.requests.load(Ordering::Relaxed), 0);
+        assert_eq!(poll(), 0);
+    }
+
+    #[test]
     fn the_clock_goes_on() {
         let (first, began) = (now(), std::time::Instant::now());
         while now() == first {

@@ -196,6 +196,13 @@ impl Mailbox {
         Ok(())
     }
 
+    /// Calls `action` while another thread would find the mailbox locked.
+    #[cfg(test)]
+    pub(super) fn while_locked<T>(&self, action: impl FnOnce() -> T) -> T {
+        let _sets = self.lock();
+        action()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Sets> {
         // Nothing panics while it is locked.
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
