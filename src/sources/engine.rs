@@ -272,6 +272,18 @@ impl Engine {
         &self.entries
     }
 
+    /// When the last of the attempts that run began.
+    pub fn last_begun(&self) -> Option<Instant> {
+        let since = |entry: &Entry| entry.schedule.running_since();
+        self.entries.iter().filter_map(since).max()
+    }
+
+    /// Whether [`report`](Engine::report) has a result.
+    pub fn has_report(&self) -> bool {
+        let is_due = |entry: &Entry| entry.is_unreported && entry.index.is_some();
+        self.entries.iter().any(is_due)
+    }
+
     /// Whether no attempt runs and no set is about to be replaced.
     pub fn is_at_rest(&self) -> bool {
         let is_running = |entry: &Entry| entry.schedule.running_since().is_some();

@@ -85,10 +85,8 @@ impl<R: Send + 'static> Jobs<R> {
         drop(queue);
         match needs_thread {
             true => self.start_thread(),
-            false => {
-                self.shared.is_filled.notify_one();
-                Ok(())
-            }
+            // `advance` wakes it, once for all jobs that are given together.
+            false => Ok(()),
         }
     }
 
@@ -100,6 +98,9 @@ impl<R: Send + 'static> Jobs<R> {
         let queue = self.shared.lock();
         let (is_empty, idle) = (queue.jobs.is_empty(), queue.idle);
         drop(queue);
+        if !is_empty && idle > 0 {
+            self.shared.is_filled.notify_one();
+        }
         let Some(since) = self.waits_since.filter(|_| !is_empty) else {
             self.waits_since = None;
             return Ok(None);

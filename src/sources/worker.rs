@@ -46,6 +46,10 @@ const OUTBOX_MAX: usize = 2 * super::spec::SPECS_MAX + 64;
 /// How often killed programs are looked at until they are gone.
 const REAP_PERIOD: Duration = Duration::from_millis(400);
 
+/// How long results are held back while other attempts that began with them run, so that the server wakes up once for
+/// all of them.
+const BURST_DURATION_MAX: Duration = Duration::from_millis(50);
+
 /// Why the worker has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -133,6 +137,8 @@ struct Worker {
     unfinished: Vec<Id>,
     /// Checks were read since memory was given back.
     has_read: bool,
+    /// Since when results are held back.
+    held_since: Option<Instant>,
 }
 
 /// Runs until the server or the supervisor ends. `supervisor` becomes readable when the supervisor ends (a
@@ -187,6 +193,7 @@ pub fn run(
         staged_text: None,
         unfinished: Vec::new(),
         has_read: true,
+        held_since: None,
     };
     worker.run()
 }
@@ -301,7 +308,11 @@ impl Worker {
                 Driver::Listening(Ok(listener)) => listener.deadline(),
                 _ => None,
             });
+        let held = self
+            .held_since
+            .map(|since| since.saturating_add(BURST_DURATION_MAX));
         deadlines
+            .chain(held)
             .chain(jobs)
             .chain(self.reap_due)
             .chain(self.engine.next(now))
@@ -701,7 +712,7 @@ impl Worker {
                 Err(error) => return Err(error),
             }
         }
-        while !is_full {
+        while !is_full && !self.is_held(now) {
             let Some(report) = self.engine.report() else {
                 break;
             };
@@ -728,6 +739,19 @@ impl Worker {
             registry.reregister(&mut SourceFd(&self.link.as_raw_fd()), LINK, interest)?;
         }
         Ok(())
+    }
+
+    /// Whether results wait for those of other attempts.
+    fn is_held(&mut self, now: Instant) -> bool {
+        let is_new = |since| now.saturating_since(since) < BURST_DURATION_MAX;
+        let is_held = self.engine.has_report()
+            && self.engine.last_begun().is_some_and(is_new)
+            && self.held_since.is_none_or(is_new);
+        self.held_since = match is_held {
+            true => self.held_since.or(Some(now)),
+            false => None,
+        };
+        is_held
     }
 
     /// Sends a record for the server's log. Too many are dropped.
