@@ -382,6 +382,9 @@ fn library() -> Vec<PathBuf> {
     let others = [
         "src/main.rs",
         "src/daemon",
+        "src/sources",
+        "src/units.rs",
+        "src/unneeded.rs",
         "src/server/simulation",
         "src/server/table/view.rs",
         "src/http/fuzz",
