@@ -39,6 +39,7 @@ fn unmap_program() {
 
 /// Unmaps the pages of one file of the program: of itself, or of a library.
 #[cfg(target_os = "linux")]
+// SAFETY: only dl_iterate_phdr calls it, with a valid structure.
 unsafe extern "C" fn unmap(
     info: *mut libc::dl_phdr_info,
     _size: libc::size_t,
