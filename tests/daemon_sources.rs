@@ -698,6 +698,19 @@ fn a_mistake_in_the_configuration_is_refused_before_anything_starts() {
     );
 }
 
+/// Regression: by hand, they started each other for ever.
+#[test]
+fn the_commands_of_the_sources_processes_end_at_once_if_a_person_runs_them() {
+    for arguments in [
+        &["sources"][..],
+        &["sources", "supervisor", "0"],
+        &["sources", "supervisor", "again"],
+        &["sources", "worker", "1", "first"],
+    ] {
+        assert_eq!(run(arguments).status.code(), Some(1), "{arguments:?}");
+    }
+}
+
 fn status(pid: Pid, key: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status

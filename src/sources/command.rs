@@ -36,6 +36,12 @@ const PROGRAM: &str = "exec";
 /// # Errors
 /// If the system does not start a process.
 pub fn start(link: OwnedFd, store: &Store, origin: &Origin, specs: &[Spec]) -> io::Result<i32> {
+    // Without it, both processes could not see that another one has ended.
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    if let Err(error) = sys::pidfd_open(own) {
+        let message = format!("they need pidfd_open(2), which Linux 5.3 and newer have: {error}");
+        return Err(io::Error::other(message));
+    }
     let capabilities = rights::needed(specs);
     let store = store.try_clone()?;
     let started = spawn::spawn(&Launch {
@@ -128,6 +134,9 @@ fn supervise(link: &Link, arguments: &[OsString]) -> io::Result<()> {
     sys::continue_at_hangup(link.as_fd())?;
     // What a worker has left that took the place of its supervisor.
     descendants::kill_all();
+    if supervisor::is_server_closed(link)? {
+        return Ok(());
+    }
     let own = OsString::from(getpid().to_string());
     let start = |is_restart: bool| {
         let begin = OsStr::new(if is_restart { AGAIN } else { "first" });
@@ -148,7 +157,7 @@ fn work(link: Link, store: Store, arguments: &[OsString]) -> io::Result<()> {
     };
     prepare()?;
     let origin = origin(arguments);
-    let end = match parent_of(parent) {
+    let end = match parent_of(parent)? {
         // It has ended since.
         None => End::SupervisorEnded,
         Some(supervisor) => {
@@ -170,10 +179,17 @@ fn work(link: Link, store: Store, arguments: &[OsString]) -> io::Result<()> {
 }
 
 /// The parent process, if it is still the one with this number.
-fn parent_of(number: &OsStr) -> Option<OwnedFd> {
-    let expected: i32 = number.to_str()?.parse().ok()?;
-    let parent = sys::pidfd_open(expected).ok()?;
-    (getppid() == Pid::from_raw(expected)).then_some(parent)
+///
+/// # Errors
+/// If the system has no pidfds, or `number` is none.
+fn parent_of(number: &OsStr) -> io::Result<Option<OwnedFd>> {
+    let expected = number.to_str().and_then(|number| number.parse().ok());
+    let expected = expected.ok_or(io::ErrorKind::InvalidInput)?;
+    let parent = match sys::pidfd_open(expected) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        parent => parent?,
+    };
+    Ok((getppid() == Pid::from_raw(expected)).then_some(parent))
 }
 
 /// What both do first.

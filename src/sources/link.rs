@@ -396,9 +396,12 @@ impl Link {
     /// An end that was inherited.
     ///
     /// # Errors
-    /// If it is not a socket.
+    /// If it is not a socket of this kind.
     pub fn from_inherited(fd: OwnedFd) -> io::Result<Link> {
         let socket = Socket::from(fd);
+        if socket.r#type()? != Type::SEQPACKET {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         socket.set_nonblocking(true)?;
         Ok(Link(socket))
     }

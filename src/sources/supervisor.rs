@@ -39,9 +39,13 @@ pub fn run(
     loop {
         let began = Instant::now();
         let ended = match start(is_restart) {
-            Ok(worker) => match wait(link, worker)? {
-                Some(status) => describe(status),
-                None => {
+            Ok(worker) => match wait(link, worker) {
+                Ok(Some(status)) => describe(status),
+                Err(error) => {
+                    descendants::kill_all();
+                    return Err(error);
+                }
+                Ok(None) => {
                     end(worker);
                     descendants::kill_all();
                     return Ok(());
@@ -95,6 +99,14 @@ fn end(worker: i32) {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Whether the server has ended.
+///
+/// # Errors
+/// If the system cannot say.
+pub fn is_server_closed(link: &Link) -> io::Result<bool> {
+    is_closed_within(link, Duration::ZERO)
 }
 
 /// Whether the server ends within `duration`.
