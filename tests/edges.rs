@@ -64,12 +64,17 @@ fn an_answer_that_names_a_long_group_in_every_line_fits_the_buffer() {
     assert_eq!(body.matches(&lines).count(), checks.len());
 }
 
-/// The bound counts every byte of the longest answer. What remains is room for a query and a head. A failure that is
-/// a warning has the longest line.
+/// The bound counts every byte of the longest answer. What remains is room for a query and a head. The line of
+/// a warning is longer than that of an error.
 #[test]
 fn the_maximum_answer_size_is_its_lines_plus_a_query_and_a_head() {
+    assert_bound_is_exact(Severity::Error, 500);
+    assert_bound_is_exact(Severity::Warning, 200);
+}
+
+fn assert_bound_is_exact(severity: Severity, status: u16) {
     let group: &'static str = "g".repeat(100).leak();
-    let check = |name: String| Check::manual(name.leak()).with_severity(Severity::Warning);
+    let check = |name: String| Check::manual(name.leak()).with_severity(severity);
     let of_each_kind = |number: usize| {
         [
             check(format!("fails-{number}")),
@@ -97,7 +102,7 @@ fn the_maximum_answer_size_is_its_lines_plus_a_query_and_a_head() {
     let mut wire = Wire::new(&responder, None, bound).limits(limits);
     wire.receive(request.as_bytes());
     let answers = answers(request.as_bytes(), &wire.outcome().sent).unwrap();
-    assert_eq!(answers[0].status, 200);
+    assert_eq!(answers[0].status, status);
     let query = TARGET_EXPANSION_MAX * limits.request_head_bytes;
     let lines = answers[0].body.len() - "\"none\"".len();
     assert_eq!(bound, lines + query + RESPONSE_HEAD_BYTES_MAX);
