@@ -11,7 +11,6 @@
 /// Gives back what is not in use at present. A few dozen microseconds. Memory that `--lock-memory` has locked stays.
 #[cold]
 pub fn give_back() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
     trim_heap();
     #[cfg(target_os = "linux")]
     unmap_program();
@@ -25,8 +24,9 @@ pub fn share_heap() {
     let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn trim_heap() {
+/// Gives back free pages of the heap: after the check file was read again, those of the checks before.
+pub fn trim_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: the call takes a number only, and gives back only memory that is free.
     let _ = unsafe { libc::malloc_trim(0) };
 }

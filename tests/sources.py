@@ -500,7 +500,8 @@ def _(house):
     # The barrier is answered when everything before it was handled.
     for _ in range(5):
         notify_ok(house, path, beat, "descriptors", "barrier")
-    want("descriptors of the worker", descriptors(worker), before)
+    # A thread closes those of which close(2) can wait.
+    wait_for("the descriptors to be closed", PATIENCE, lambda: descriptors(worker) == before)
     watch.end()
 
 

@@ -424,6 +424,9 @@ impl Main<'_> {
             replaced.map_err(|error| error.to_string())
         };
         let taken = sources.take(&self.checks, now, replace)?;
+        if taken.has_reloaded {
+            crate::unneeded::trim_heap();
+        }
         if taken.has_more {
             self.waiter.expect_message();
         }

@@ -693,6 +693,7 @@ impl Worker {
             );
         }
         queue_set(&mut self.outbox, &set, now);
+        crate::unneeded::trim_heap();
     }
 
     /// Sends what waits, and then the verdicts that are due.
