@@ -378,7 +378,7 @@ static int timeout_after(struct healthz *server, int client, const char *part)
 	CHECK(send(client, part, strlen(part), 0) == (ssize_t)strlen(part));
 	size_t events = 1;
 	for (int count = 0; count < 100 && events; count++)
-		CHECK(healthz_turn(server, 0, &events) == HEALTHZ_OK);
+		CHECK(healthz_poll_once(server, 0, &events) == HEALTHZ_OK);
 	return healthz_timeout(server);
 }
 
