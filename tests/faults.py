@@ -455,8 +455,8 @@ def memory_limited(house):
     daemon = house.daemon(*small)
     besides = daemon.status("VmData") * 1024 - promised(house, *small)
     daemon.stop()
-    # Two allocations are rounded up to pages.
-    enough = besides + promised(house, *large) + 2 * resource.getpagesize()
+    # Two allocations are rounded up to pages. The start gives back a part of the heap, which it needs until then.
+    enough = besides + promised(house, *large) + 2 * resource.getpagesize() + (128 << 10)
     refused = house.run(
         [house.args.daemon, "--listen", "127.0.0.1:0", *large], preexec_fn=limit_data(enough - (1 << 20))
     )
