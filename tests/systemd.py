@@ -66,7 +66,7 @@ UNITS = {
 [Service]
 Type=notify
 ExecStart=/usr/bin/healthz --listen 127.0.0.1:10249 --config /etc/forwarding.toml
-ExecReload=kill -HUP $MAINPID
+ExecReload=sh -c 'kill -HUP ${MAINPID}'
 WatchdogSec=60
 RuntimeDirectory=forwarding
 NotifyAccess=main
