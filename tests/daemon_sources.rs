@@ -602,6 +602,28 @@ fn a_valid_file_takes_effect_at_sighup_and_unchanged_checks_keep_their_state() {
     assert_eq!(get(address, "/healthz/web").0, 404);
 }
 
+/// Regression: more checks than there was room for in an answer were refused by the server after the worker had
+/// replaced its own, and then all checks failed.
+#[test]
+fn the_largest_file_takes_effect_at_sighup() {
+    let check = |name: &str| format!("[check.{name}]\nfile = \"/proc/self/stat\"\n");
+    let (file, daemon) = with_file(&check("one"));
+    let address = daemon.address();
+    wait_for(address, "/healthz", "ok");
+    let long = "x".repeat(120);
+    let checks: String = (0..256)
+        .map(|number| check(&format!("{long}-{number}")))
+        .collect();
+    write(&file, &checks);
+    daemon.signal(Signal::SIGHUP);
+    daemon.lines().wait("256 checks are used now");
+    wait_for(
+        address,
+        "/readyz?verbose",
+        &format!("[+]{long}-255 ok\nreadyz check passed"),
+    );
+}
+
 #[test]
 fn an_invalid_file_changes_nothing_and_the_log_says_why() {
     let (file, daemon) = with_file("[check.here]\nfile = \"/proc/self/stat\"\n");

@@ -94,7 +94,7 @@ fn another_user_has_no_right_to_change() {
     if nix::unistd::geteuid().is_root() {
         let own = ["--user", "root", "--", "/bin/true"];
         assert_eq!(result(&own), (Some(0), String::new()));
-        // As nobody, the program starts itself once more.
+        // Run by the user `nobody`, the program starts itself once more.
         let path = env!("CARGO_BIN_EXE_healthz");
         let again = [
             "--user",

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use healthz::server::{self, Config, Counters, Server, ServerHandle, ServerThread};
-use healthz::{Check, Instant};
+use healthz::{Check, Instant, Responder};
 
 use crate::units::Shown;
 
@@ -65,10 +65,6 @@ const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// The server's thread handles the events of one poll within milliseconds. If it takes longer than this, it counts as
 /// unresponsive. After 2 s of that, the sync loop logs it and stops beating the watchdog.
 const RESPONSE_DURATION_MAX: Duration = Duration::from_millis(500);
-
-/// Bytes that are reserved for each answer at least if the check file can be read again: about 100 more checks. Pages of
-/// it that no answer uses take no memory.
-const RELOAD_RESPONSE_BYTES_MIN: usize = 16 * 1024;
 
 /// Longest wait for the threads to start. A machine that is busy booting needs some seconds.
 const START_DURATION_MAX: Duration = Duration::from_secs(10);
@@ -229,8 +225,10 @@ impl Prepared {
         // a configuration that needs too much memory is an error.
         let mut config = options.config;
         if can_reload {
-            let present = responder.response_bytes_max(&config.limits);
-            config.response_bytes_min = (2 * present).max(RELOAD_RESPONSE_BYTES_MIN);
+            // The check file can be read again, so there is room for all checks that it can have. Pages of it that no
+            // answer uses take no memory.
+            let checks = source_checks::CHECKS_MAX + checks.own().count() + 1;
+            config.response_bytes_min = Responder::response_bytes_of(checks, &config.limits);
         }
         check_memory(options, bytes(&config))?;
         config.connections = fit_descriptors(config.connections);

@@ -9,6 +9,9 @@ use super::Failure;
 use super::checks::Checks;
 use super::options::Options;
 
+/// None can be configured.
+pub const CHECKS_MAX: usize = 0;
+
 /// There is none.
 pub enum Configured {}
 

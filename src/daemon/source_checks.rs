@@ -28,6 +28,8 @@ use crate::sources::store::{Store, Stored};
 use crate::sources::sys;
 use crate::sources::worker::Origin;
 
+/// Most checks that can be configured.
+pub const CHECKS_MAX: usize = spec::SPECS_MAX;
 /// Most messages that are taken at once, before the main thread does something else.
 const MESSAGES_MAX: usize = 512;
 /// Longest wait for the check file to be read again. It can be on a file system that does not answer.
@@ -183,9 +185,7 @@ impl Listed {
             },
         }
     }
-}
 
-impl Listed {
     fn apply(&mut self, verdict: &Verdict<'_>, now: Instant) {
         let ago = |age_ms: u32| {
             let at = now.as_millis().saturating_sub(u64::from(age_ms));

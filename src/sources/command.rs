@@ -71,8 +71,7 @@ fn words<'a>(role: &'a str, more: &[&'a OsStr], origin: &'a Origin) -> Vec<&'a O
     arguments
 }
 
-/// Runs one of the commands with the arguments after [`NAME`]. Does not return an error: it is sent to the
-/// server's log.
+/// Runs one of the commands with the arguments after [`NAME`]. Prints its error to standard error.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     match arguments.split_first() {
@@ -106,7 +105,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Reads `--check` and `--config`, which [`program`] has written.
+/// Reads `--check` and `--config`, which [`words`] has written.
 fn origin(arguments: &[OsString]) -> Origin {
     let mut origin = Origin::default();
     for pair in arguments.chunks_exact(2) {

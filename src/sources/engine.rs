@@ -7,7 +7,6 @@
 //! beside the old ones. Only when each of them has a result, or after a few seconds, the new set replaces the old
 //! one. So no check is missing or without a state meanwhile.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use healthz::Instant;
 use super::schedule::{Due, Schedule};
 use super::spec::{Kind, Outcome, Spec, Unsupported};
 use super::threshold::State;
+use crate::units::Shown;
 
 /// Longest wait for the first result of a new check when the check file is read again. Most time-outs are shorter.
 const STAGING_DURATION_MAX: Duration = Duration::from_secs(10);
@@ -313,8 +313,8 @@ impl Engine {
                         if now.saturating_since(since) >= entry.spec.timing.period {
                             entry.state.fail();
                         }
-                        let timeout = Seconds(entry.spec.timing.timeout);
-                        let reason = format!("no result within {timeout} s");
+                        let timeout = Shown(entry.spec.timing.timeout);
+                        let reason = format!("no result within {timeout}");
                         entry.record(Err(reason), now);
                     }
                     Due::Hangs(duration) => {
@@ -474,21 +474,5 @@ impl Entry {
             failure,
             measured,
         })
-    }
-}
-
-/// Seconds with as many decimals as they have, down to milliseconds. A float would link 14 KiB of code that prints it.
-struct Seconds(Duration);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.as_secs())?;
-        let millis = self.0.subsec_millis();
-        match (millis % 10, millis / 10 % 10) {
-            _ if millis == 0 => Ok(()),
-            (0, 0) => write!(f, ".{}", millis / 100),
-            (0, _) => write!(f, ".{:02}", millis / 10),
-            _ => write!(f, ".{millis:03}"),
-        }
     }
 }

@@ -404,9 +404,9 @@ impl Stream {
 impl Stream {
     /// Ends the connection without a reset, although the peer may still send, such as a greeting.
     ///
-    /// A socket that is closed answers data with a reset, so this one stays half closed until the peer has closed
-    /// its side too, or the next attempt of the same check has ended, or [`HALF_CLOSED_DURATION`] has passed. That is
-    /// looked at whenever an attempt ends; nothing wakes the loop for it.
+    /// A socket that is closed answers data with a reset. So this one stays half closed until the peer has closed
+    /// its side too. At the latest it is closed when the next attempt of the same check has ended, or after
+    /// [`HALF_CLOSED_DURATION`]. Only the end of an attempt looks at it; nothing wakes the loop for it.
     fn close(mut self, registry: &Registry, base: Token) {
         if self.is_registered {
             // It fails only for a socket that is not registered.
