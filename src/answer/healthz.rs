@@ -6,7 +6,9 @@
 
 use super::excludes::{Exclude, Excludes, WARNING_BYTES};
 use crate::check::{Check, Endpoint, Severity};
-use crate::http::{BodyWriter, BufferFull, Fields, Request, StatusCode, Writer, strip_prefix};
+use crate::http::{
+    Answer, BodyWriter, BufferFull, Fields, Request, StatusCode, Writer, strip_prefix,
+};
 use crate::limits::{CHECK_NAME_BYTES_MAX, EXCLUDES_MAX, Limits, TARGET_EXPANSION_MAX};
 use crate::time::Instant;
 
@@ -17,7 +19,7 @@ pub(super) fn root(
     now: Instant,
     request: &Request<'_>,
     writer: Writer<'_>,
-) -> Result<usize, BufferFull> {
+) -> Result<Answer, BufferFull> {
     match request.target().query() {
         // Nearly every request ends here: one load per check, and a prepared answer.
         None if endpoint.has_no_failure(now) => writer.ok(),
@@ -35,7 +37,11 @@ pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &[u8], now: Instant) -> Op
 }
 
 /// The answer of `/healthz/NAME`.
-pub(super) fn single(check: &Check, now: Instant, writer: Writer<'_>) -> Result<usize, BufferFull> {
+pub(super) fn single(
+    check: &Check,
+    now: Instant,
+    writer: Writer<'_>,
+) -> Result<Answer, BufferFull> {
     let reason = match check.severity() {
         Severity::Error => check.reason(now),
         Severity::Warning => None,
@@ -110,7 +116,7 @@ fn root_with_query(
     request: &Request<'_>,
     query: &[u8],
     writer: Writer<'_>,
-) -> Result<usize, BufferFull> {
+) -> Result<Answer, BufferFull> {
     // Kubernetes ignores the value of `verbose`: `verbose=false` is verbose too.
     let mut is_verbose = false;
     let mut has_excludes = false;
@@ -134,7 +140,7 @@ fn root_with_excludes(
     query: &[u8],
     is_verbose: bool,
     writer: Writer<'_>,
-) -> Result<usize, BufferFull> {
+) -> Result<Answer, BufferFull> {
     let mut found = [Exclude::default(); EXCLUDES_MAX];
     let mut excludes = Excludes::new(query, &mut found);
     let pairs = request.target().pairs();
@@ -153,7 +159,7 @@ fn report(
     is_verbose: bool,
     excludes: &mut Excludes<'_, '_>,
     writer: Writer<'_>,
-) -> Result<usize, BufferFull> {
+) -> Result<Answer, BufferFull> {
     // The state is loaded first: it is cheaper than the search for the name.
     let passes =
         |check: &Check| check.lets_endpoint_pass(now) || excludes.exclusion(check).is_some();

@@ -29,7 +29,7 @@ use core::borrow::Borrow;
 use crate::check::Endpoint;
 #[cfg(feature = "server")]
 use crate::check::EndpointSet;
-use crate::http::{BufferFull, Fields, Method, Request, StatusCode, Writer};
+use crate::http::{Answer, BufferFull, Fields, Method, Request, StatusCode, Writer};
 use crate::limits::{
     CHECK_NAME_BYTES_MAX, Limits, REASON_BYTES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
     RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
@@ -153,7 +153,7 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         self.respond_or(now, request, writer, |writer| {
             self.respond_elsewhere(now, request, writer)
         })
@@ -166,8 +166,8 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'w>,
-        elsewhere: impl FnOnce(Writer<'w>) -> Result<usize, BufferFull>,
-    ) -> Result<usize, BufferFull> {
+        elsewhere: impl FnOnce(Writer<'w>) -> Result<Answer, BufferFull>,
+    ) -> Result<Answer, BufferFull> {
         if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
             let body = b"421 Misdirected Request: this server does not answer for that host\n";
             return writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body);
@@ -187,7 +187,7 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         #[cfg(feature = "server")]
         if let Some(set) = self.set {
             return respond_among(set.endpoints(), now, request, writer, |writer| {
@@ -203,7 +203,7 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         match (request.method(), request.target().path()) {
             (Method::Options, b"*") => writer.fixed(StatusCode::OK, Fields::None, b""),
             (Method::Options, b"/") => {
@@ -261,8 +261,8 @@ fn respond_among<'w, 'a, E: Borrow<Endpoint<'a>>>(
     now: Instant,
     request: &Request<'_>,
     writer: Writer<'w>,
-    elsewhere: impl FnOnce(Writer<'w>) -> Result<usize, BufferFull>,
-) -> Result<usize, BufferFull> {
+    elsewhere: impl FnOnce(Writer<'w>) -> Result<Answer, BufferFull>,
+) -> Result<Answer, BufferFull> {
     let target = request.target();
     for endpoint in endpoints {
         let endpoint = endpoint.borrow();
@@ -296,16 +296,16 @@ const NOTED_REDIRECT_BYTES_MAX: usize = 2 * REDIRECT_NOTE_TARGET_BYTES_MAX
 
 const _: () = assert!(TARGET_EXPANSION_MAX >= "\\\"".len());
 
-fn not_found(writer: Writer<'_>) -> Result<usize, BufferFull> {
+fn not_found(writer: Writer<'_>) -> Result<Answer, BufferFull> {
     writer.fixed(StatusCode::NOT_FOUND, Fields::Text, b"404 page not found\n")
 }
 
-fn not_allowed(writer: Writer<'_>) -> Result<usize, BufferFull> {
+fn not_allowed(writer: Writer<'_>) -> Result<Answer, BufferFull> {
     let body = b"405 Method Not Allowed: a check is run by GET, HEAD, OPTIONS and POST\n";
     writer.fixed(StatusCode::METHOD_NOT_ALLOWED, Fields::TextAllow, body)
 }
 
-fn redirect(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, BufferFull> {
+fn redirect(request: &Request<'_>, writer: Writer<'_>) -> Result<Answer, BufferFull> {
     let target = request.target();
     let query = target.query().unwrap_or_default();
     // Go writes the note for GET and HEAD only, and drops the `?` of an empty query.

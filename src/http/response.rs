@@ -10,37 +10,37 @@
 use crate::limits::RESPONSE_HEAD_BYTES_MAX;
 use crate::time::DateTime;
 
-/// A status code with its reason phrase.
+/// A status code (RFC 9110 section 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StatusCode(u16, &'static str);
+pub struct StatusCode(u16);
 
 impl StatusCode {
     /// 200 OK
-    pub const OK: StatusCode = StatusCode(200, "OK");
+    pub const OK: StatusCode = StatusCode(200);
     /// 307 Temporary Redirect
-    pub const TEMPORARY_REDIRECT: StatusCode = StatusCode(307, "Temporary Redirect");
+    pub const TEMPORARY_REDIRECT: StatusCode = StatusCode(307);
     /// 400 Bad Request
-    pub const BAD_REQUEST: StatusCode = StatusCode(400, "Bad Request");
+    pub const BAD_REQUEST: StatusCode = StatusCode(400);
     /// 404 Not Found
-    pub const NOT_FOUND: StatusCode = StatusCode(404, "Not Found");
+    pub const NOT_FOUND: StatusCode = StatusCode(404);
     /// 405 Method Not Allowed
-    pub const METHOD_NOT_ALLOWED: StatusCode = StatusCode(405, "Method Not Allowed");
+    pub const METHOD_NOT_ALLOWED: StatusCode = StatusCode(405);
     /// 408 Request Timeout
-    pub const REQUEST_TIMEOUT: StatusCode = StatusCode(408, "Request Timeout");
+    pub const REQUEST_TIMEOUT: StatusCode = StatusCode(408);
     /// 414 URI Too Long
-    pub const TARGET_TOO_LONG: StatusCode = StatusCode(414, "URI Too Long");
+    pub const TARGET_TOO_LONG: StatusCode = StatusCode(414);
     /// 417 Expectation Failed
-    pub const EXPECTATION_FAILED: StatusCode = StatusCode(417, "Expectation Failed");
+    pub const EXPECTATION_FAILED: StatusCode = StatusCode(417);
     /// 421 Misdirected Request
-    pub const MISDIRECTED_REQUEST: StatusCode = StatusCode(421, "Misdirected Request");
+    pub const MISDIRECTED_REQUEST: StatusCode = StatusCode(421);
     /// 431 Request Header Fields Too Large
-    pub const FIELDS_TOO_LARGE: StatusCode = StatusCode(431, "Request Header Fields Too Large");
+    pub const FIELDS_TOO_LARGE: StatusCode = StatusCode(431);
     /// 500 Internal Server Error
-    pub const INTERNAL_SERVER_ERROR: StatusCode = StatusCode(500, "Internal Server Error");
+    pub const INTERNAL_SERVER_ERROR: StatusCode = StatusCode(500);
     /// 501 Not Implemented
-    pub const NOT_IMPLEMENTED: StatusCode = StatusCode(501, "Not Implemented");
+    pub const NOT_IMPLEMENTED: StatusCode = StatusCode(501);
     /// 505 HTTP Version Not Supported
-    pub const VERSION_NOT_SUPPORTED: StatusCode = StatusCode(505, "HTTP Version Not Supported");
+    pub const VERSION_NOT_SUPPORTED: StatusCode = StatusCode(505);
 
     /// The status code, 200 for example.
     pub const fn code(self) -> u16 {
@@ -49,7 +49,23 @@ impl StatusCode {
 
     /// The reason phrase, `OK` for example.
     pub const fn phrase(self) -> &'static str {
-        self.1
+        match self {
+            StatusCode::OK => "OK",
+            StatusCode::TEMPORARY_REDIRECT => "Temporary Redirect",
+            StatusCode::BAD_REQUEST => "Bad Request",
+            StatusCode::NOT_FOUND => "Not Found",
+            StatusCode::METHOD_NOT_ALLOWED => "Method Not Allowed",
+            StatusCode::REQUEST_TIMEOUT => "Request Timeout",
+            StatusCode::TARGET_TOO_LONG => "URI Too Long",
+            StatusCode::EXPECTATION_FAILED => "Expectation Failed",
+            StatusCode::MISDIRECTED_REQUEST => "Misdirected Request",
+            StatusCode::FIELDS_TOO_LARGE => "Request Header Fields Too Large",
+            StatusCode::INTERNAL_SERVER_ERROR => "Internal Server Error",
+            StatusCode::NOT_IMPLEMENTED => "Not Implemented",
+            StatusCode::VERSION_NOT_SUPPORTED => "HTTP Version Not Supported",
+            // There are no others.
+            _ => "",
+        }
     }
 }
 
@@ -171,6 +187,28 @@ fn name(names: &'static [u8], index: u64) -> &'static [u8] {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferFull;
 
+/// An answer that was written into a buffer.
+#[must_use = "the connection has to send it"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    bytes: usize,
+    status: StatusCode,
+}
+
+impl Answer {
+    /// Its size in bytes, head and body.
+    #[inline]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Its status.
+    #[inline]
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
 /// Writes the body of an answer into a fixed buffer. If a piece does not fit, it and all that follow are
 /// dropped, and the answer becomes [`BufferFull`].
 #[derive(Debug)]
@@ -242,6 +280,16 @@ impl<'t> BodyWriter<'t> {
         self.length
     }
 
+    /// The answer with this status whose head and body were written; an error if a piece did not fit.
+    #[inline]
+    fn into_answer(self, status: StatusCode) -> Result<Answer, BufferFull> {
+        let bytes = self.length;
+        if self.is_cut {
+            return Err(BufferFull);
+        }
+        Ok(Answer { bytes, status })
+    }
+
     /// True if nothing was written.
     pub fn is_empty(&self) -> bool {
         self.length == 0
@@ -272,7 +320,7 @@ impl<'t> Writer<'t> {
         }
     }
 
-    /// Writes an answer whose body is known. Returns its size.
+    /// Writes an answer whose body is known.
     ///
     /// # Errors
     /// [`BufferFull`] if it does not fit. [`Connection`](super::Connection) then asks its caller to send
@@ -282,7 +330,7 @@ impl<'t> Writer<'t> {
         status: StatusCode,
         fields: Fields,
         body: &[u8],
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         let mut text = BodyWriter::new(self.tx);
         head(
             &mut text,
@@ -296,11 +344,7 @@ impl<'t> Writer<'t> {
         if self.has_body {
             text.push(body);
         }
-        if text.is_cut {
-            Err(BufferFull)
-        } else {
-            Ok(text.length)
-        }
+        text.into_answer(status)
     }
 
     /// Writes `ok` with status 200, the most frequent answer, from the head in [`Date`]. The bytes are
@@ -309,7 +353,7 @@ impl<'t> Writer<'t> {
     /// # Errors
     /// [`BufferFull`], as [`Writer::fixed`].
     #[inline]
-    pub fn ok(self) -> Result<usize, BufferFull> {
+    pub fn ok(self) -> Result<Answer, BufferFull> {
         // The prepared head contains the Date.
         let Some(date) = self.date else {
             return self.fixed(StatusCode::OK, Fields::Text, OK_BODY);
@@ -320,14 +364,10 @@ impl<'t> Writer<'t> {
         if self.has_body {
             text.push(OK_BODY);
         }
-        if text.is_cut {
-            Err(BufferFull)
-        } else {
-            Ok(text.length)
-        }
+        text.into_answer(StatusCode::OK)
     }
 
-    /// Writes an answer whose body is written by `render`, which returns the status. Returns its size.
+    /// Writes an answer whose body is written by `render`, which returns the status.
     ///
     /// # Errors
     /// [`BufferFull`], as [`Writer::fixed`].
@@ -335,7 +375,7 @@ impl<'t> Writer<'t> {
         self,
         fields: Fields,
         render: impl FnOnce(&mut BodyWriter<'_>) -> StatusCode,
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         let mut text = BodyWriter::new(self.tx);
         // The body is first in the buffer until `finish`.
         let status = render(&mut text);
@@ -349,11 +389,11 @@ impl<'t> Writer<'t> {
             body,
             self.persistence,
         );
-        finish(text, body, 0, self.has_body)
+        finish(text, status, body, 0, self.has_body)
     }
 
     /// Writes a redirect to the clean form of a path. `render` writes the value of Location. If
-    /// `has_note`, the body is a note with a link, as from Go. Returns the size of the answer.
+    /// `has_note`, the body is a note with a link, as from Go.
     ///
     /// # Errors
     /// [`BufferFull`], as [`Writer::fixed`].
@@ -361,7 +401,7 @@ impl<'t> Writer<'t> {
         self,
         has_note: bool,
         render: impl FnOnce(&mut BodyWriter<'_>),
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         let mut text = BodyWriter::new(self.tx);
         // The buffer has the location and then the body, until `finish` moves the head before them.
         render(&mut text);
@@ -388,7 +428,7 @@ impl<'t> Writer<'t> {
             body,
             self.persistence,
         );
-        finish(text, body, location, self.has_body)
+        finish(text, status, body, location, self.has_body)
     }
 }
 
@@ -410,7 +450,7 @@ fn head(
         text.push(b"HTTP/1.1 ");
         text.push_number(u64::from(status.0));
         text.push(b" ");
-        text.push(status.1.as_bytes());
+        text.push(status.phrase().as_bytes());
         text.push(b"\r\n");
     }
     text.push(fields.as_bytes());
@@ -447,10 +487,11 @@ fn head(
 /// part of neither.
 fn finish(
     text: BodyWriter<'_>,
+    status: StatusCode,
     body: usize,
     before: usize,
     has_body: bool,
-) -> Result<usize, BufferFull> {
+) -> Result<Answer, BufferFull> {
     if text.is_cut {
         return Err(BufferFull);
     }
@@ -463,7 +504,8 @@ fn finish(
         _ => return Err(BufferFull),
     }
     // The answer to HEAD has the Content-Length of its body, but not the body (RFC 9110 9.3.2).
-    Ok(head + if has_body { body } else { 0 })
+    let bytes = head + if has_body { body } else { 0 };
+    Ok(Answer { bytes, status })
 }
 
 /// Go's `html.EscapeString`, for one byte.
@@ -515,7 +557,8 @@ mod tests {
         }
         let size = writer(&mut tx)
             .fixed(StatusCode::OK, Fields::Text, b"ok")
-            .unwrap();
+            .unwrap()
+            .bytes();
         // Any smaller buffer must give an error, and never part of an answer.
         for room in 0..size {
             assert_eq!(
@@ -532,7 +575,9 @@ mod tests {
             );
         }
         assert_eq!(
-            writer(&mut tx[..size]).fixed(StatusCode::OK, Fields::Text, b"ok"),
+            writer(&mut tx[..size])
+                .fixed(StatusCode::OK, Fields::Text, b"ok")
+                .map(|answer| answer.bytes()),
             Ok(size)
         );
     }
@@ -550,7 +595,8 @@ mod tests {
             let fixed = Writer::new(&mut b, Some(&date), Persistence::Close, has_body)
                 .fixed(StatusCode::OK, Fields::Text, b"ok")
                 .unwrap();
-            assert_eq!(a[..prepared], b[..fixed]);
+            assert_eq!(prepared, fixed);
+            assert_eq!(a[..prepared.bytes()], b[..fixed.bytes()]);
             // `rendered` writes the body first, and must write the same bytes as `fixed`.
             let one = Writer::new(&mut a, Some(&date), Persistence::Open, has_body)
                 .fixed(StatusCode::OK, Fields::Text, body)
@@ -561,9 +607,10 @@ mod tests {
                     StatusCode::OK
                 })
                 .unwrap();
+            assert_eq!(one, two);
             assert_eq!(
-                String::from_utf8_lossy(&a[..one]),
-                String::from_utf8_lossy(&b[..two])
+                String::from_utf8_lossy(&a[..one.bytes()]),
+                String::from_utf8_lossy(&b[..two.bytes()])
             );
         }
     }

@@ -269,7 +269,9 @@ fn send<S: StreamSocket>(
     progress: &Progress,
 ) -> io::Result<Range<usize>> {
     counters.answered.add(u64::from(progress.answered));
-    counters.refused.add(u64::from(progress.refused));
+    if progress.refusal.is_some() {
+        counters.refused.add(1);
+    }
     let bytes = tx.get(..progress.written).unwrap_or_default();
     if bytes.is_empty() {
         return Ok(0..0);

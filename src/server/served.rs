@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::answer::Responder;
 use crate::check::EndpointSet;
-use crate::http::{BufferFull, Request, Writer};
+use crate::http::{Answer, BufferFull, Request, Writer};
 use crate::limits::Limits;
 use crate::time::Instant;
 
@@ -76,7 +76,7 @@ impl<'a> Served<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         self.responder.respond_or(now, request, writer, |writer| {
             self.respond_elsewhere(now, request, writer)
         })
@@ -89,7 +89,7 @@ impl<'a> Served<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         let responder = match &self.set {
             None => self.responder,
             Some(set) => self.responder.with_endpoint_set(set),
