@@ -22,7 +22,13 @@ pub(super) fn root(
 ) -> Result<Answer, BufferFull> {
     match request.target().query() {
         // Nearly every request ends here: one load per check, and a prepared answer.
-        None if endpoint.has_no_failure(now) => writer.ok(),
+        None if endpoint.count_if_all_pass(now) => {
+            let answer = writer.ok();
+            if answer.is_err() {
+                endpoint.uncount(endpoint.checks().len());
+            }
+            answer
+        }
         None => report(endpoint, now, false, &mut Excludes::none(), writer),
         Some(query) => root_with_query(endpoint, now, request, query, writer),
     }
@@ -153,7 +159,26 @@ fn root_with_excludes(
     report(endpoint, now, is_verbose, &mut excludes, writer)
 }
 
+/// Answers with a report, and counts the result of each check that is not excluded.
 fn report(
+    endpoint: &Endpoint<'_>,
+    now: Instant,
+    is_verbose: bool,
+    excludes: &mut Excludes<'_, '_>,
+    writer: Writer<'_>,
+) -> Result<Answer, BufferFull> {
+    let unix_seconds = writer.unix_seconds();
+    let answer = write_report(endpoint, now, is_verbose, excludes, writer)?;
+    // Only now: an answer that does not fit is written again later. A state that changes between is counted as it is now.
+    for check in endpoint.checks() {
+        if excludes.exclusion(check).is_none() {
+            check.count_result(endpoint.endpoint_type(), now, unix_seconds);
+        }
+    }
+    Ok(answer)
+}
+
+fn write_report(
     endpoint: &Endpoint<'_>,
     now: Instant,
     is_verbose: bool,

@@ -129,6 +129,7 @@ const OK_BODY: &[u8] = b"ok";
 /// It also holds the head of the answer `ok`, which only changes with the Date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Date {
+    unix_seconds: u64,
     field: [u8; Date::BYTES],
     /// Status line and fields of `ok`, up to the Connection field.
     ok_head: [u8; Date::OK_HEAD_BYTES],
@@ -143,7 +144,8 @@ impl Date {
     /// year, so later times become the last second of 9999.
     pub fn from_unix_seconds(seconds: u64) -> Self {
         const END_OF_9999: u64 = 253_402_300_799;
-        let time = DateTime::from_unix_seconds(seconds.min(END_OF_9999));
+        let unix_seconds = seconds.min(END_OF_9999);
+        let time = DateTime::from_unix_seconds(unix_seconds);
         let mut field = *b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
         let mut text = BodyWriter::new(&mut field);
         text.push(b"Date: ");
@@ -168,7 +170,11 @@ impl Date {
             text.push(part);
         }
         debug_assert!(!text.is_cut && text.length == Date::OK_HEAD_BYTES);
-        Date { field, ok_head }
+        Date {
+            unix_seconds,
+            field,
+            ok_head,
+        }
     }
 
     fn as_bytes(&self) -> &[u8] {
@@ -318,6 +324,16 @@ impl<'t> Writer<'t> {
             persistence,
             has_body,
         }
+    }
+
+    /// The time of the Date field in seconds since 1970; `None` if the caller has no wall clock.
+    pub fn unix_seconds(&self) -> Option<u64> {
+        self.date.map(|date| date.unix_seconds)
+    }
+
+    /// Bytes that are free for the answer.
+    pub fn room(&self) -> usize {
+        self.tx.len()
     }
 
     /// Writes an answer whose body is known.
