@@ -22,6 +22,7 @@ mod excludes;
 #[doc(hidden)]
 pub mod fuzz;
 mod healthz;
+mod metrics;
 mod quote;
 
 use core::borrow::Borrow;
@@ -35,6 +36,7 @@ use crate::limits::{
     RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
 };
 use crate::time::Instant;
+pub use metrics::{MetricType, Metrics, MetricsWriter};
 
 /// The endpoints with their checks, and the list of allowed hosts. It answers requests.
 ///
@@ -64,6 +66,7 @@ pub struct Responder<'a> {
     #[cfg(feature = "server")]
     set: Option<&'a EndpointSet>,
     allow_hosts: &'a [&'a str],
+    metrics: Option<Metrics>,
 }
 
 impl<'a> Responder<'a> {
@@ -74,6 +77,7 @@ impl<'a> Responder<'a> {
             #[cfg(feature = "server")]
             set: None,
             allow_hosts: &[],
+            metrics: None,
         }
     }
 
@@ -89,6 +93,7 @@ impl<'a> Responder<'a> {
             endpoints: &[],
             set: Some(set),
             allow_hosts: self.allow_hosts,
+            metrics: self.metrics,
         }
     }
 
@@ -100,6 +105,7 @@ impl<'a> Responder<'a> {
             #[cfg(feature = "server")]
             set: None,
             allow_hosts: self.allow_hosts,
+            metrics: self.metrics,
         }
     }
 
@@ -112,6 +118,17 @@ impl<'a> Responder<'a> {
     #[must_use]
     pub const fn allow_hosts(mut self, hosts: &'a [&'a str]) -> Self {
         self.allow_hosts = hosts;
+        self
+    }
+
+    /// Also answers `/metrics` and `/metrics/slis` with metrics of the checks in the text format of Prometheus, version
+    /// 0.0.4. [`docs/metrics.md`](https://docs.rs/crate/healthz/latest/source/docs/metrics.md) lists them. An endpoint
+    /// with one of these paths answers instead.
+    ///
+    /// The text needs more room than other answers: [`long_response_bytes_max`](Responder::long_response_bytes_max).
+    #[must_use]
+    pub const fn with_metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
         self
     }
 
@@ -155,7 +172,7 @@ impl<'a> Responder<'a> {
         writer: Writer<'_>,
     ) -> Result<Answer, BufferFull> {
         self.respond_or(now, request, writer, |writer| {
-            self.respond_elsewhere(now, request, writer)
+            self.respond_elsewhere(now, request, writer, |_| {})
         })
     }
 
@@ -179,7 +196,7 @@ impl<'a> Responder<'a> {
         respond_among(self.endpoints.iter(), now, request, writer, elsewhere)
     }
 
-    /// Answers a request whose path is not of a borrowed endpoint.
+    /// Answers a request whose path is not of a borrowed endpoint. `server` writes the metrics of the server.
     // Not inlined: it would cost instructions in each answer of a borrowed endpoint.
     #[inline(never)]
     pub(crate) fn respond_elsewhere(
@@ -187,14 +204,15 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
+        server: impl FnOnce(&mut MetricsWriter<'_, '_>),
     ) -> Result<Answer, BufferFull> {
         #[cfg(feature = "server")]
         if let Some(set) = self.set {
             return respond_among(set.endpoints(), now, request, writer, |writer| {
-                self.respond_to_others(now, request, writer)
+                self.respond_to_others(now, request, writer, server)
             });
         }
-        self.respond_to_others(now, request, writer)
+        self.respond_to_others(now, request, writer, server)
     }
 
     /// Answers a request whose path is no endpoint's. Neither `/` nor `*` can be an endpoint's path.
@@ -203,8 +221,12 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
+        server: impl FnOnce(&mut MetricsWriter<'_, '_>),
     ) -> Result<Answer, BufferFull> {
         match (request.method(), request.target().path()) {
+            (method, path @ (b"/metrics" | b"/metrics/slis")) if self.metrics.is_some() => {
+                self.respond_with_metrics(method, path == b"/metrics", now, writer, server)
+            }
             (Method::Options, b"*") => writer.fixed(StatusCode::OK, Fields::None, b""),
             (Method::Options, b"/") => {
                 let mut endpoints = self.endpoints();
@@ -216,6 +238,37 @@ impl<'a> Responder<'a> {
             }
             _ => not_found(writer),
         }
+    }
+
+    fn respond_with_metrics(
+        &self,
+        method: Method,
+        is_all: bool,
+        now: Instant,
+        writer: Writer<'_>,
+        server: impl FnOnce(&mut MetricsWriter<'_, '_>),
+    ) -> Result<Answer, BufferFull> {
+        match (&self.metrics, method) {
+            (None, _) => not_found(writer),
+            (_, Method::Other) => not_allowed(writer),
+            (Some(metrics), _) if is_all => metrics::respond(self, metrics, now, writer, server),
+            (Some(_), _) => metrics::respond_slis(self, now, writer),
+        }
+    }
+
+    /// Bytes of the longest answer to a request within `limits` that can be longer than
+    /// [`response_bytes_max`](Responder::response_bytes_max): that of `/metrics`. 0 if there is none, and `usize::MAX` if
+    /// the sum overflows.
+    pub fn long_response_bytes_max(&self, limits: &Limits) -> usize {
+        self.long_response_bytes_with(limits, 0)
+    }
+
+    /// As [`long_response_bytes_max`](Responder::long_response_bytes_max), with a server that writes at most
+    /// `server_bytes` of metrics.
+    pub(crate) fn long_response_bytes_with(&self, _limits: &Limits, server_bytes: usize) -> usize {
+        self.metrics
+            .as_ref()
+            .map_or(0, |metrics| metrics::bytes_max(self, metrics, server_bytes))
     }
 
     /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.

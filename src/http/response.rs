@@ -80,6 +80,8 @@ pub enum Fields {
     TextAllow,
     /// The note of a redirect.
     Html,
+    /// Metrics in the text format of Prometheus, version 0.0.4. Prometheus 3 refuses any other content type.
+    Metrics,
     /// No fields: there is no body.
     None,
 }
@@ -92,6 +94,7 @@ impl Fields {
             Fields::TextAllow => {
                 b"Allow: GET, HEAD, OPTIONS, POST\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
             }
+            Fields::Metrics => b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n",
             Fields::Html => b"Content-Type: text/html; charset=utf-8\r\n",
             Fields::None => b"",
         }
@@ -258,7 +261,7 @@ impl<'t> BodyWriter<'t> {
     }
 
     /// Appends the lowest `digits` decimal digits of `number`.
-    fn push_padded(&mut self, number: u64, digits: u32) {
+    pub(crate) fn push_padded(&mut self, number: u64, digits: u32) {
         // Room for the longest u64, filled from its end. A power of ten for the first digit could
         // overflow; dividing by ten cannot.
         let mut text = [b'0'; 20];

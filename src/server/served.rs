@@ -94,7 +94,7 @@ impl<'a> Served<'a> {
             None => self.responder,
             Some(set) => self.responder.with_endpoint_set(set),
         };
-        responder.respond_elsewhere(now, request, writer)
+        responder.respond_elsewhere(now, request, writer, |_| {})
     }
 
     pub(super) fn begin(&self, now: Instant) {
