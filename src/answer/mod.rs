@@ -186,14 +186,26 @@ impl<'a> Responder<'a> {
         elsewhere: impl FnOnce(Writer<'w>) -> Result<Answer, BufferFull>,
     ) -> Result<Answer, BufferFull> {
         if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
-            let body = b"421 Misdirected Request: this server does not answer for that host\n";
-            return writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body);
+            return misdirected(writer);
         }
         // Before the endpoints, as in Go's `ServeMux`: `//healthz` is redirected, not answered.
         if request.target().is_unclean() {
             return redirect(request, writer);
         }
         respond_among(self.endpoints.iter(), now, request, writer, elsewhere)
+    }
+
+    /// Answers a request for a path that its listener does not serve: 404, or 421 as anywhere else.
+    #[cfg(feature = "server")]
+    pub(crate) fn respond_not_served(
+        &self,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Answer, BufferFull> {
+        if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
+            return misdirected(writer);
+        }
+        not_found(writer)
     }
 
     /// Answers a request whose path is not of a borrowed endpoint. `server` writes the metrics of the server.
@@ -348,6 +360,11 @@ const NOTED_REDIRECT_BYTES_MAX: usize = 2 * REDIRECT_NOTE_TARGET_BYTES_MAX
     + REDIRECT_NOTE_TARGET_BYTES_MAX * "&#34;".len();
 
 const _: () = assert!(TARGET_EXPANSION_MAX >= "\\\"".len());
+
+fn misdirected(writer: Writer<'_>) -> Result<Answer, BufferFull> {
+    let body = b"421 Misdirected Request: this server does not answer for that host\n";
+    writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body)
+}
 
 fn not_found(writer: Writer<'_>) -> Result<Answer, BufferFull> {
     writer.fixed(StatusCode::NOT_FOUND, Fields::Text, b"404 page not found\n")

@@ -82,6 +82,15 @@ impl<'a> Served<'a> {
         })
     }
 
+    /// Answers a request for a path that its listener does not serve.
+    pub(super) fn respond_not_served(
+        &self,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Answer, BufferFull> {
+        self.responder.respond_not_served(request, writer)
+    }
+
     // Not inlined: it would cost instructions in each answer of a fixed endpoint.
     #[inline(never)]
     fn respond_elsewhere(
