@@ -478,6 +478,7 @@ mod tests {
             date: Some(&date),
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 0,
         };
         let head = std::format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
         let bytes = [

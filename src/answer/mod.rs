@@ -48,7 +48,7 @@ pub use metrics::{MetricType, Metrics, MetricsWriter};
 /// static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 ///
 /// let responder = Responder::new(&ENDPOINTS);
-/// let context = Context { now: Instant::ZERO, date: None, limits: &Limits::DEFAULT, is_last: false };
+/// let context = Context { now: Instant::ZERO, date: None, limits: &Limits::DEFAULT, is_last: false, tx_bytes_max: 0 };
 /// let mut connection = Connection::new(context.now);
 /// let mut tx = [0; 512];
 /// let progress = connection.receive(
@@ -130,6 +130,12 @@ impl<'a> Responder<'a> {
     pub const fn with_metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = Some(metrics);
         self
+    }
+
+    /// The metrics, if they are switched on.
+    #[cfg(feature = "server")]
+    pub(crate) const fn metrics(&self) -> Option<Metrics> {
+        self.metrics
     }
 
     /// True if `host` can be in the list of [`allow_hosts`](Responder::allow_hosts): a name of letters,
@@ -407,6 +413,7 @@ mod tests {
             date: None,
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 0,
         };
         let mut tx = vec![0; responder.response_bytes_max(&Limits::DEFAULT)];
         let progress = Connection::new(now).receive(

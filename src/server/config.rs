@@ -25,6 +25,10 @@ pub struct Config {
     ///
     /// [`Server::replace_endpoints`]: super::Server::replace_endpoints
     pub response_bytes_min: usize,
+    /// Least number of bytes to reserve for each of the two buffers for long answers, which all connections share. The
+    /// endpoints that the server begins with reserve what they need ([`Responder::long_response_bytes_max`]), and the
+    /// larger number counts. Endpoints that replace them must fit. The default is 0.
+    pub long_response_bytes_min: usize,
 }
 
 impl Default for Config {
@@ -33,6 +37,7 @@ impl Default for Config {
             limits: Limits::DEFAULT,
             connections: CONNECTIONS_DEFAULT,
             response_bytes_min: 0,
+            long_response_bytes_min: 0,
         }
     }
 }
@@ -48,12 +53,13 @@ impl Config {
     }
 
     /// The part of [`memory_bytes_max`](Config::memory_bytes_max) for heads and answers: two buffers for each
-    /// connection, and two that all share.
+    /// connection, two that all share, and two for long answers, which all share too.
     pub fn buffer_bytes(&self, responder: &Responder<'_>) -> usize {
         Buffers::bytes(
             self.connections,
             self.limits.request_head_bytes,
             self.response_bytes(responder),
+            self.long_response_bytes(responder),
         )
     }
 
@@ -61,6 +67,12 @@ impl Config {
     pub(super) fn response_bytes(&self, responder: &Responder<'_>) -> usize {
         let needed = responder.response_bytes_max(&self.limits);
         needed.max(self.response_bytes_min)
+    }
+
+    /// Bytes to reserve for each long answer.
+    pub(super) fn long_response_bytes(&self, responder: &Responder<'_>) -> usize {
+        let needed = responder.long_response_bytes_max(&self.limits);
+        needed.max(self.long_response_bytes_min)
     }
 
     /// Panics if a field is out of its bounds.

@@ -228,7 +228,9 @@ impl<'a> TestServer<'a> {
             second_failure.clone(),
         ));
         let response_bytes = responder.response_bytes_max(&limits);
-        let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
+        let long_bytes = responder.long_response_bytes_max(&limits);
+        let head_bytes = limits.request_head_bytes;
+        let buffers = Buffers::new(connections, head_bytes, response_bytes, long_bytes);
         let heads = Managed::Own(std::boxed::Box::new(HeadCache::new()));
         let driver = Driver::new(responder, limits, buffers, heads);
         failure.can_arm.set(can_arm);
