@@ -3,6 +3,7 @@
 //! Knows no socket. Read by [`super::Server`] when it is made.
 
 use super::buffers::Buffers;
+use super::metrics;
 use super::slots::Slot;
 use crate::answer::Responder;
 use crate::http::HeadCache;
@@ -26,8 +27,9 @@ pub struct Config {
     /// [`Server::replace_endpoints`]: super::Server::replace_endpoints
     pub response_bytes_min: usize,
     /// Least number of bytes to reserve for each of the two buffers for long answers, which all connections share. The
-    /// endpoints that the server begins with reserve what they need ([`Responder::long_response_bytes_max`]), and the
-    /// larger number counts. Endpoints that replace them must fit. The default is 0.
+    /// endpoints that the server begins with reserve what they need, and the larger number counts. Endpoints that
+    /// replace them must fit. [`long_response_bytes`](Config::long_response_bytes) says how much some endpoints need. The
+    /// default is 0.
     pub long_response_bytes_min: usize,
 }
 
@@ -69,9 +71,10 @@ impl Config {
         needed.max(self.response_bytes_min)
     }
 
-    /// Bytes to reserve for each long answer.
-    pub(super) fn long_response_bytes(&self, responder: &Responder<'_>) -> usize {
-        let needed = responder.long_response_bytes_max(&self.limits);
+    /// Bytes that a server reserves for each of its two long answers: those of `/metrics`
+    /// ([`Responder::long_response_bytes_max`]), with the metrics of the server itself. 0 if there are no long answers.
+    pub fn long_response_bytes(&self, responder: &Responder<'_>) -> usize {
+        let needed = responder.long_response_bytes_with(&self.limits, metrics::BYTES_MAX);
         needed.max(self.long_response_bytes_min)
     }
 

@@ -194,12 +194,13 @@ impl<'a> Driver<'a> {
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..bytes_max.min(*filled)).unwrap_or_default();
         let responder = &self.responder;
+        let counters: &LiveCounters = &self.counters;
         let progress = conn.connection.receive_cached(
             &context,
             &mut self.heads,
             rx,
             tx,
-            &mut |request, writer| respond(responder, paths, now, request, writer),
+            &mut |request, writer| respond(responder, paths, counters, now, request, writer),
         );
         let received = *filled - progress.consumed;
         let outcome = match send(&self.counters, tx, conn, &progress) {
@@ -262,6 +263,7 @@ impl<'a> Driver<'a> {
             true => self.listener_paths.get(usize::from(conn.origin.listener)),
             false => None,
         };
+        let counters: &LiveCounters = &self.counters;
         let (rx, tx) = self.buffers.with_long(buffer);
         let rx = rx.get(..filled).unwrap_or_default();
         let responder = &self.responder;
@@ -273,7 +275,7 @@ impl<'a> Driver<'a> {
             tx,
             &mut |request, writer| match core::mem::replace(&mut is_answered, true) {
                 true => Err(BufferFull),
-                false => respond(responder, paths, now, request, writer),
+                false => respond(responder, paths, counters, now, request, writer),
             },
         );
         let received = filled - progress.consumed;
@@ -345,11 +347,12 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// Answers a request on a listener that serves `paths`.
+/// Answers a request on a listener that serves `paths`, and counts the answer.
 #[inline]
 fn respond(
     responder: &Served<'_>,
     paths: Option<&Option<ListenerPaths>>,
+    counters: &LiveCounters,
     now: Instant,
     request: &Request<'_>,
     writer: Writer<'_>,
@@ -357,12 +360,15 @@ fn respond(
     if log::log_enabled!(log::Level::Trace) {
         log_request(request);
     }
-    match paths {
+    let answer = match paths {
         Some(Some(paths)) if !paths.cover(request.target()) => {
             responder.respond_not_served(request, writer)
         }
-        _ => responder.respond(now, request, writer),
-    }
+        _ => responder.respond(now, request, writer, counters),
+    }?;
+    let path = request.target().path();
+    counters.answers.count(path, answer.status());
+    Ok(answer)
 }
 
 /// Logs a request. Its path comes from the client, so it is cut and escaped.
@@ -382,8 +388,9 @@ fn send<S: StreamSocket>(
     progress: &Progress,
 ) -> io::Result<Range<usize>> {
     counters.answered.add(u64::from(progress.answered));
-    if progress.refusal.is_some() {
+    if let Some(status) = progress.refusal {
         counters.refused.add(1);
+        counters.answers.count_refusal(status);
     }
     let bytes = tx.get(..progress.written).unwrap_or_default();
     if bytes.is_empty() {

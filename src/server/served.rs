@@ -6,6 +6,8 @@
 use core::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
+use super::counters::LiveCounters;
+use super::metrics;
 use crate::answer::{Metrics, Responder};
 use crate::check::EndpointSet;
 use crate::http::{Answer, BufferFull, Request, Writer};
@@ -52,7 +54,7 @@ impl Room {
             responder = responder.with_metrics(metrics);
         }
         let needed = responder.response_bytes_max(&self.limits);
-        let long = responder.long_response_bytes_max(&self.limits);
+        let long = responder.long_response_bytes_with(&self.limits, metrics::BYTES_MAX);
         for (needed, reserved) in [(needed, self.response_bytes), (long, self.long_bytes)] {
             if needed > reserved {
                 return Err(EndpointsTooLarge { needed, reserved });
@@ -76,16 +78,17 @@ impl<'a> Served<'a> {
         }
     }
 
-    /// As [`Responder::respond`].
+    /// As [`Responder::respond`]; the metrics have those of the server too.
     #[inline]
     pub(super) fn respond(
         &self,
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
+        counters: &LiveCounters,
     ) -> Result<Answer, BufferFull> {
         self.responder.respond_or(now, request, writer, |writer| {
-            self.respond_elsewhere(now, request, writer)
+            self.respond_elsewhere(now, request, writer, counters)
         })
     }
 
@@ -105,12 +108,13 @@ impl<'a> Served<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
+        counters: &LiveCounters,
     ) -> Result<Answer, BufferFull> {
         let responder = match &self.set {
             None => self.responder,
             Some(set) => self.responder.with_endpoint_set(set),
         };
-        responder.respond_elsewhere(now, request, writer, |_| {})
+        responder.respond_elsewhere(now, request, writer, |text| metrics::write(counters, text))
     }
 
     pub(super) fn metrics(&self) -> Option<Metrics> {

@@ -303,7 +303,10 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             }
         }
         let outcome = match outcome {
-            Outcome::Closed => return,
+            Outcome::Closed => {
+                self.driver.counters.closed.add(1);
+                return;
+            }
             Outcome::Failed => {
                 self.driver.counters.failed.add(1);
                 return;
@@ -313,6 +316,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let is_silent = conn.connection.phase() == Phase::Idle;
         if self.slots.is_full() && self.driver.is_last && is_silent {
             // It would be closed a moment later.
+            self.driver.counters.closed.add(1);
             return;
         }
         conn.owner = conn.stream.owner();
@@ -386,6 +390,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     fn requeue(&mut self, registry: &RegistryOf<L>, index: u16, outcome: Outcome, now: Instant) {
         let (received, unsent, is_runnable, long) = match outcome {
             Outcome::Closed => {
+                self.driver.counters.closed.add(1);
                 self.remove(index);
                 return;
             }
@@ -450,6 +455,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         // Empty lines are not a request yet.
         let is_between = queue == WaitReason::Idle || queue == WaitReason::Head && received == 0;
         if is_between && !is_runnable && self.stops_at.is_some() {
+            self.driver.counters.closed.add(1);
             self.remove(index);
         }
     }

@@ -38,6 +38,7 @@ use super::buffers::Buffers;
 use super::driver::Driver;
 use super::listeners::ListenerParts;
 use super::memory::Managed;
+use super::metrics;
 use super::paths::ListenerPaths;
 use super::slots::Slots;
 use super::table::Table;
@@ -130,7 +131,7 @@ impl<'a> Episode<'a> {
                 index,
             })
         });
-        let long_bytes = responder.long_response_bytes_max(&limits);
+        let long_bytes = responder.long_response_bytes_with(&limits, metrics::BYTES_MAX);
         let head_bytes = limits.request_head_bytes;
         let buffers = Buffers::new(connections, head_bytes, response_bytes, long_bytes);
         let heads = Managed::Own(std::boxed::Box::new(HeadCache::new()));
