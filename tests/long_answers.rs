@@ -411,5 +411,18 @@ fn endpoints_whose_metrics_do_not_fit_are_refused() {
     let error = error.unwrap_err();
     assert_eq!((error.needed, error.reserved), (needed, reserved));
     config.long_response_bytes_min = needed;
-    server(config).replace_endpoints(large, now).unwrap();
+    server(config)
+        .replace_endpoints(Arc::clone(&large), now)
+        .unwrap();
+    config.long_response_bytes_min = config.long_response_bytes_of(&responder, 3);
+    assert!(config.long_response_bytes_min > needed, "for longer names");
+    server(config)
+        .replace_endpoints(Arc::clone(&large), now)
+        .unwrap();
+    let names: Vec<String> = (0..3).map(|n| format!("{n}{}", "x".repeat(126))).collect();
+    let longest = set(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(long(&longest), config.long_response_bytes_of(&responder, 3));
+    server(config)
+        .replace_endpoints(Arc::clone(&longest), now)
+        .unwrap();
 }

@@ -289,6 +289,15 @@ impl<'a> Responder<'a> {
             .map_or(0, |metrics| metrics::bytes_max(self, metrics, server_bytes))
     }
 
+    /// As [`long_response_bytes_with`](Responder::long_response_bytes_with), of any three endpoints of Kubernetes with at
+    /// most this many checks each.
+    #[cfg(feature = "server")]
+    pub(crate) fn long_response_bytes_of(&self, checks: usize, server_bytes: usize) -> usize {
+        self.metrics.as_ref().map_or(0, |metrics| {
+            metrics::bytes_of_checks(checks, metrics, server_bytes)
+        })
+    }
+
     /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.
     pub fn response_bytes_max(&self, limits: &Limits) -> usize {
         // Only the length matters here, so a head of the full size is added to each kind of body.

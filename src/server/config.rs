@@ -28,8 +28,8 @@ pub struct Config {
     pub response_bytes_min: usize,
     /// Least number of bytes to reserve for each of the two buffers for long answers, which all connections share. The
     /// endpoints that the server begins with reserve what they need, and the larger number counts. Endpoints that
-    /// replace them must fit. [`long_response_bytes`](Config::long_response_bytes) says how much some endpoints need. The
-    /// default is 0.
+    /// replace them must fit. [`long_response_bytes`](Config::long_response_bytes) says how much some endpoints need, and
+    /// [`long_response_bytes_of`](Config::long_response_bytes_of) how much a number of checks needs. The default is 0.
     pub long_response_bytes_min: usize,
 }
 
@@ -75,6 +75,13 @@ impl Config {
     /// ([`Responder::long_response_bytes_max`]), with the metrics of the server itself. 0 if there are no long answers.
     pub fn long_response_bytes(&self, responder: &Responder<'_>) -> usize {
         let needed = responder.long_response_bytes_with(&self.limits, metrics::BYTES_MAX);
+        needed.max(self.long_response_bytes_min)
+    }
+
+    /// As [`long_response_bytes`](Config::long_response_bytes), for `/healthz`, `/livez` and `/readyz` with at most this many
+    /// checks each, of any names, instead of the endpoints of `responder`.
+    pub fn long_response_bytes_of(&self, responder: &Responder<'_>, checks: usize) -> usize {
+        let needed = responder.long_response_bytes_of(checks, metrics::BYTES_MAX);
         needed.max(self.long_response_bytes_min)
     }
 
