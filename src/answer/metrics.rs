@@ -331,9 +331,13 @@ pub(super) fn bytes_max(
 /// As [`bytes_max`], of any three endpoints of Kubernetes with at most this many checks each.
 #[cfg(feature = "server")]
 pub(super) fn bytes_of_checks(checks: usize, metrics: &Metrics, server_bytes: usize) -> usize {
-    let lengths = (CHECK_NAME_BYTES_MAX, "/healthz".len());
-    let of_endpoint = |_| core::iter::repeat_n(lengths, checks);
-    bytes_of((0..3).flat_map(of_endpoint), metrics, server_bytes)
+    let lengths = ["/healthz", "/livez", "/readyz"].map(|path| (CHECK_NAME_BYTES_MAX, path.len()));
+    let of_endpoint = |lengths| core::iter::repeat_n(lengths, checks);
+    bytes_of(
+        lengths.into_iter().flat_map(of_endpoint),
+        metrics,
+        server_bytes,
+    )
 }
 
 /// `lengths`: of the name of each check of each endpoint, and of the path of the endpoint.
