@@ -26,7 +26,7 @@ const INITIAL: [StatusCode; 2] = [StatusCode::OK, StatusCode::INTERNAL_SERVER_ER
 /// Answers by path and status.
 #[derive(Default)]
 pub(super) struct Answers {
-    counts: [[Counter; StatusCode::ALL.len()]; PATHS.len()],
+    counts: [[Counter; StatusCode::COUNT]; PATHS.len()],
 }
 
 impl Answers {
@@ -65,8 +65,8 @@ impl Answers {
             "Requests answered, by path and status code.",
         );
         for (index, (path, counts)) in PATHS.iter().zip(&self.counts).enumerate() {
-            for (status, counter) in StatusCode::ALL.iter().zip(counts) {
-                let is_initial = index < ENDPOINTS && INITIAL.contains(status);
+            for (status, counter) in StatusCode::all().zip(counts) {
+                let is_initial = index < ENDPOINTS && INITIAL.contains(&status);
                 let count = counter.get();
                 if count > 0 || is_initial {
                     text.sample(NAME, &[("path", path), ("code", status.digits())], count);
