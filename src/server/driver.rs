@@ -203,8 +203,7 @@ impl<'a> Driver<'a> {
                     }
                     _ => responder.respond(now, request, writer, counters),
                 }?;
-                let path = request.target().path();
-                counters.answers.count(path, answer.status());
+                counters.answers.count(answer);
                 Ok(answer)
             },
         );
