@@ -148,7 +148,10 @@ fn an_own_answer_that_is_longer_than_all_others_takes_a_shared_buffer() {
         loop {
             match client.read_to_end(&mut got) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => drop(harness.work()),
-                result => break drop(result.unwrap()),
+                result => {
+                    result.unwrap();
+                    break;
+                }
             }
         }
         let text = String::from_utf8(got).unwrap();
