@@ -3,19 +3,45 @@
 //! Each is a module with a function that takes the arguments after the command's name. Their options are in
 //! [`crate::usage`]. Imports nothing of the daemon. Called by `main`.
 
+mod exchange;
+mod output;
+mod probe;
+mod target;
+
 use std::ffi::OsStr;
 use std::process::ExitCode;
 
-use crate::usage::UsageError;
+use crate::usage::{self, UsageError};
 
 /// Parses the arguments, does what they say, and returns the exit code.
 pub type Run = fn(lexopt::Parser) -> Result<ExitCode, UsageError>;
 
 /// The commands, by name.
-const COMMANDS: &[(&str, Run)] = &[];
+const COMMANDS: &[(&str, Run)] = &[("probe", probe::run)];
 
 /// The function of the command `name`.
 pub fn find(name: &OsStr) -> Option<Run> {
     let mut commands = COMMANDS.iter();
     commands.find_map(|(known, run)| (name == *known).then_some(*run))
+}
+
+/// The exit code of a command that printed something. A closed pipe (`| head`) is not a failure.
+fn printed(result: std::io::Result<()>) -> ExitCode {
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Prints the help of `command`.
+fn print_help(command: &usage::Command) -> ExitCode {
+    printed(output::print(&usage::details(command)))
+}
+
+fn print_version() -> ExitCode {
+    printed(output::print(concat!(
+        "healthz ",
+        env!("CARGO_PKG_VERSION"),
+        "\n"
+    )))
 }
