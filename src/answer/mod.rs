@@ -15,12 +15,14 @@
 //! | `*` | OPTIONS | an empty 200: the target is the server, not a resource | RFC 9110 9.3.7, as Go |
 //! | `//healthz`, `/./healthz`, `/healthz/../livez` | any | 307 to the clean path; a query is kept unless it is empty | Go `http.ServeMux` |
 //! | anything else | any | 404 `404 page not found` | Go `http.NotFound` |
+//! | an endpoint and `/healthz/NAME`, if a local client accepts `application/health+json` and nothing else | GET, HEAD, OPTIONS, POST | JSON with the same status; see [`Responder::respond_health_json`] | ours, in the form of draft-inadarei-api-health-check-06 |
 //! | a Host that is not in the list of [`Responder::allow_hosts`] | any | 421 | RFC 9110 15.5.20 |
 
 mod excludes;
 #[cfg(any(all(test, not(loom)), fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+mod health_json;
 mod healthz;
 mod quote;
 
@@ -64,6 +66,7 @@ pub struct Responder<'a> {
     #[cfg(feature = "server")]
     set: Option<&'a EndpointSet>,
     allow_hosts: &'a [&'a str],
+    listeners: &'a [&'a str],
 }
 
 impl<'a> Responder<'a> {
@@ -74,6 +77,7 @@ impl<'a> Responder<'a> {
             #[cfg(feature = "server")]
             set: None,
             allow_hosts: &[],
+            listeners: &[],
         }
     }
 
@@ -89,6 +93,7 @@ impl<'a> Responder<'a> {
             endpoints: &[],
             set: Some(set),
             allow_hosts: self.allow_hosts,
+            listeners: self.listeners,
         }
     }
 
@@ -100,6 +105,7 @@ impl<'a> Responder<'a> {
             #[cfg(feature = "server")]
             set: None,
             allow_hosts: self.allow_hosts,
+            listeners: self.listeners,
         }
     }
 
@@ -112,6 +118,21 @@ impl<'a> Responder<'a> {
     #[must_use]
     pub const fn allow_hosts(mut self, hosts: &'a [&'a str]) -> Self {
         self.allow_hosts = hosts;
+        self
+    }
+
+    /// Says in answers of JSON which URLs the server listens on, `http://127.0.0.1:10248` for example. By default they do
+    /// not say it.
+    ///
+    /// # Panics
+    /// If a URL has a byte that is not visible ASCII, or `"` or `\`.
+    #[must_use]
+    pub const fn with_listeners(mut self, urls: &'a [&'a str]) -> Self {
+        assert!(
+            health_json::are_urls(urls),
+            "a URL is of visible ASCII, without quotes and backslashes"
+        );
+        self.listeners = urls;
         self
     }
 
@@ -216,6 +237,60 @@ impl<'a> Responder<'a> {
             }
             _ => not_found(writer),
         }
+    }
+
+    /// As [`respond`](Responder::respond), but the answer of an endpoint, or of a check of it, is JSON, and has the reasons
+    /// of failures. The status is the same, unless the state of a check changes in between; all other answers are too.
+    ///
+    /// Call it if [`Request::accepts_health_json`] is true and the client may know the reasons. `server` does it for
+    /// clients on this machine. The members of the JSON object are those of draft-inadarei-api-health-check-06 and
+    /// some more; `docs/status.md` lists them.
+    ///
+    /// # Errors
+    /// [`BufferFull`] if the writer's buffer has no room for it; at most
+    /// [`health_json_bytes_max`](Responder::health_json_bytes_max) bytes are needed, or for another answer
+    /// [`response_bytes_max`](Responder::response_bytes_max).
+    #[inline(never)]
+    pub fn respond_health_json(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Answer, BufferFull> {
+        let target = request.target();
+        let is_misdirected = !self.allow_hosts.is_empty() && !self.is_allowed(request);
+        if is_misdirected || target.is_unclean() || request.method() == Method::Other {
+            return self.respond(now, request, writer);
+        }
+        for endpoint in self.endpoints() {
+            let Some(rest) = target.strip_prefix(endpoint.path()) else {
+                continue;
+            };
+            if rest.is_empty() {
+                return health_json::root(&endpoint, now, self.listeners, request, writer);
+            }
+            if let Some(check) = healthz::find(&endpoint, rest, now) {
+                return health_json::single(&endpoint, check, now, self.listeners, writer);
+            }
+        }
+        self.respond(now, request, writer)
+    }
+
+    /// Bytes of the longest answer of JSON; `usize::MAX` if the sum overflows. Usually this is more than
+    /// [`response_bytes_max`](Responder::response_bytes_max), because the reasons are in it.
+    pub fn health_json_bytes_max(&self) -> usize {
+        let bodies = self
+            .endpoints()
+            .map(|endpoint| health_json::bytes_max(&endpoint, self.listeners));
+        let body = bodies.max().unwrap_or(0);
+        body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
+    }
+
+    /// Bytes of the longest answer of JSON of any endpoints with at most this many checks each; `usize::MAX` if the sum
+    /// overflows. For a server whose endpoints will be replaced.
+    pub fn health_json_bytes_of(&self, checks: usize) -> usize {
+        let body = health_json::bytes_of(checks, self.listeners);
+        body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
     }
 
     /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.
