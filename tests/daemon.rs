@@ -156,7 +156,7 @@ fn wrong_usage_prints_one_line_and_exits_2() {
         ),
         (
             &["--frob"],
-            "healthz: unknown option --frob; see healthz --help",
+            "healthz: unknown option --frob; see healthz help serve",
         ),
         (
             &["--connections", "70000"],

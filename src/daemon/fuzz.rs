@@ -45,7 +45,7 @@ fn command_line(args: &[&OsStr]) {
     let owned = |args: &[&OsStr]| -> Vec<OsString> { args.iter().map(OsString::from).collect() };
     match options::parse(owned(args)) {
         Ok(Command::Version) => {}
-        Ok(Command::Serve(read) | Command::Help(read) | Command::CheckConfig(read)) => {
+        Ok(Command::Serve(read) | Command::Help(_, read) | Command::CheckConfig(read)) => {
             let written = written(&read);
             let Ok(Command::Serve(again)) = options::parse(written.clone()) else {
                 panic!("{written:?} is refused");
@@ -63,7 +63,7 @@ fn command_line(args: &[&OsStr]) {
             let responder = [Endpoint::new("/healthz", &checks)];
             let bytes = read.config.memory_bytes_max(&Responder::new(&responder));
             assert!(bytes > read.config.connections * read.config.limits.request_head_bytes);
-            let help = options::help(bytes);
+            let help = options::help(None, bytes);
             assert!(
                 help.lines().all(|line| line.chars().count() <= 80),
                 "{help}"
