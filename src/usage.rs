@@ -95,6 +95,8 @@ pub static COMMANDS: &[&Command] = &[
     &SERVE,
     #[cfg(all(feature = "sources", target_os = "linux"))]
     &CHECK_CONFIG,
+    #[cfg(feature = "client")]
+    &BEAT,
     &HELP,
 ];
 
@@ -232,6 +234,35 @@ pub static CHECK_CONFIG: Command = Command {
         "FILE is another way to write --config FILE. Options of serve are accepted too.",
         "Errors begin with FILE:LINE:COLUMN and name what was probably meant.",
         "Exit: 0 no errors, 2 errors",
+    ],
+};
+
+#[cfg(feature = "client")]
+pub static BEAT: Command = Command {
+    name: "beat",
+    arguments: "NAME [-- COMMAND...]",
+    summary: "send a heartbeat from a script",
+    options: &[
+        Opt::new(
+            "status",
+            "TEXT",
+            "shown in the reason if no other beat comes in time",
+        ),
+        Opt::new("fail", "REASON", "make the check fail until the next beat"),
+        Opt::new("socket", "PATH", "the option socket of the check")
+            .default("/run/healthz/NAME.sock"),
+        Opt::new(
+            "limit",
+            "TIME",
+            "for COMMAND: the option limit of the check",
+        )
+        .default("30s"),
+    ],
+    notes: &[
+        "NAME is a check of kind heartbeat.",
+        "COMMAND runs in place of healthz, with NOTIFY_SOCKET and WATCHDOG_USEC set, so that",
+        "its own calls of sd_notify(3) reach the check.",
+        "Exit: 0 sent, 2 wrong usage, 3 not sent, 126 or 127 COMMAND cannot be run",
     ],
 };
 
