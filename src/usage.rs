@@ -221,7 +221,10 @@ pub static SERVE: Command = Command {
         Opt::new("lock-memory", "", "keep memory in RAM"),
         Opt::new("no-sandbox", "", "allow all calls and files").in_overview(),
     ],
-    notes: &["TIME is 500ms, 10s, 2m or 1h. Exit: 0 stopped, 1 failed, 2 wrong usage"],
+    notes: &[
+        "--listen 0.0.0.0:9100,paths=/metrics+/readyz serves only these paths there.",
+        "TIME is 500ms, 10s, 2m or 1h. Exit: 0 stopped, 1 failed, 2 wrong usage",
+    ],
 };
 
 #[cfg(all(feature = "sources", target_os = "linux"))]

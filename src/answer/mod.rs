@@ -24,6 +24,7 @@ mod excludes;
 pub mod fuzz;
 mod health_json;
 mod healthz;
+mod metrics;
 mod quote;
 
 use core::borrow::Borrow;
@@ -37,6 +38,7 @@ use crate::limits::{
     RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
 };
 use crate::time::Instant;
+pub use metrics::{MetricType, Metrics, MetricsWriter};
 
 /// The endpoints with their checks, and the list of allowed hosts. It answers requests.
 ///
@@ -67,6 +69,7 @@ pub struct Responder<'a> {
     set: Option<&'a EndpointSet>,
     allow_hosts: &'a [&'a str],
     listeners: &'a [&'a str],
+    metrics: Option<Metrics>,
 }
 
 impl<'a> Responder<'a> {
@@ -78,6 +81,7 @@ impl<'a> Responder<'a> {
             set: None,
             allow_hosts: &[],
             listeners: &[],
+            metrics: None,
         }
     }
 
@@ -94,6 +98,7 @@ impl<'a> Responder<'a> {
             set: Some(set),
             allow_hosts: self.allow_hosts,
             listeners: self.listeners,
+            metrics: self.metrics,
         }
     }
 
@@ -106,6 +111,7 @@ impl<'a> Responder<'a> {
             set: None,
             allow_hosts: self.allow_hosts,
             listeners: self.listeners,
+            metrics: self.metrics,
         }
     }
 
@@ -133,6 +139,17 @@ impl<'a> Responder<'a> {
             "a URL is of visible ASCII, without quotes and backslashes"
         );
         self.listeners = urls;
+        self
+    }
+
+    /// Also answers `/metrics` and `/metrics/slis` with metrics of the checks in the text format of Prometheus, version
+    /// 0.0.4. [`docs/metrics.md`](https://docs.rs/crate/healthz/latest/source/docs/metrics.md) lists them. An endpoint
+    /// with one of these paths answers instead.
+    ///
+    /// The text needs more room than other answers: [`long_response_bytes_max`](Responder::long_response_bytes_max).
+    #[must_use]
+    pub const fn with_metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
         self
     }
 
@@ -176,7 +193,7 @@ impl<'a> Responder<'a> {
         writer: Writer<'_>,
     ) -> Result<Answer, BufferFull> {
         self.respond_or(now, request, writer, |writer| {
-            self.respond_elsewhere(now, request, writer)
+            self.respond_elsewhere(now, request, writer, |_| {})
         })
     }
 
@@ -190,8 +207,7 @@ impl<'a> Responder<'a> {
         elsewhere: impl FnOnce(Writer<'w>) -> Result<Answer, BufferFull>,
     ) -> Result<Answer, BufferFull> {
         if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
-            let body = b"421 Misdirected Request: this server does not answer for that host\n";
-            return writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body);
+            return misdirected(writer);
         }
         // Before the endpoints, as in Go's `ServeMux`: `//healthz` is redirected, not answered.
         if request.target().is_unclean() {
@@ -200,7 +216,20 @@ impl<'a> Responder<'a> {
         respond_among(self.endpoints.iter(), now, request, writer, elsewhere)
     }
 
-    /// Answers a request whose path is not of a borrowed endpoint.
+    /// Answers a request for a path that its listener does not serve: 404, or 421 as anywhere else.
+    #[cfg(feature = "server")]
+    pub(crate) fn respond_not_served(
+        &self,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Answer, BufferFull> {
+        if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
+            return misdirected(writer);
+        }
+        not_found(writer)
+    }
+
+    /// Answers a request whose path is not of a borrowed endpoint. `server` writes the metrics of the server.
     // Not inlined: it would cost instructions in each answer of a borrowed endpoint.
     #[inline(never)]
     pub(crate) fn respond_elsewhere(
@@ -208,14 +237,15 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
+        server: impl FnOnce(&mut MetricsWriter<'_, '_>),
     ) -> Result<Answer, BufferFull> {
         #[cfg(feature = "server")]
         if let Some(set) = self.set {
             return respond_among(set.endpoints(), now, request, writer, |writer| {
-                self.respond_to_others(now, request, writer)
+                self.respond_to_others(now, request, writer, server)
             });
         }
-        self.respond_to_others(now, request, writer)
+        self.respond_to_others(now, request, writer, server)
     }
 
     /// Answers a request whose path is no endpoint's. Neither `/` nor `*` can be an endpoint's path.
@@ -224,8 +254,12 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
+        server: impl FnOnce(&mut MetricsWriter<'_, '_>),
     ) -> Result<Answer, BufferFull> {
         match (request.method(), request.target().path()) {
+            (method, path @ (b"/metrics" | b"/metrics/slis")) if self.metrics.is_some() => {
+                self.respond_with_metrics(method, path == b"/metrics", now, writer, server)
+            }
             (Method::Options, b"*") => writer.fixed(StatusCode::OK, Fields::None, b""),
             (Method::Options, b"/") => {
                 let mut endpoints = self.endpoints();
@@ -291,6 +325,42 @@ impl<'a> Responder<'a> {
     pub fn health_json_bytes_of(&self, checks: usize) -> usize {
         let body = health_json::bytes_of(checks, self.listeners);
         body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
+    }
+
+    fn respond_with_metrics(
+        &self,
+        method: Method,
+        is_all: bool,
+        now: Instant,
+        writer: Writer<'_>,
+        server: impl FnOnce(&mut MetricsWriter<'_, '_>),
+    ) -> Result<Answer, BufferFull> {
+        match (&self.metrics, method) {
+            (None, _) => not_found(writer),
+            (_, Method::Other) => not_allowed(writer),
+            (Some(metrics), _) if is_all => metrics::respond(self, metrics, now, writer, server),
+            (Some(_), _) => metrics::respond_slis(self, now, writer),
+        }
+    }
+
+    /// Bytes of the longest answer that is longer than [`response_bytes_max`](Responder::response_bytes_max): that of
+    /// `/metrics`, or one of JSON. 0 if none is longer, and `usize::MAX` if the sum overflows.
+    pub fn long_response_bytes_max(&self, limits: &Limits) -> usize {
+        self.long_response_bytes_with(limits, 0)
+    }
+
+    /// As [`long_response_bytes_max`](Responder::long_response_bytes_max), with a server that writes at most
+    /// `server_bytes` of metrics.
+    pub(crate) fn long_response_bytes_with(&self, limits: &Limits, server_bytes: usize) -> usize {
+        let metrics = self
+            .metrics
+            .as_ref()
+            .map_or(0, |metrics| metrics::bytes_max(self, metrics, server_bytes));
+        let longest = metrics.max(self.health_json_bytes_max());
+        match longest > self.response_bytes_max(limits) {
+            true => longest,
+            false => 0,
+        }
     }
 
     /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.
@@ -370,6 +440,11 @@ const NOTED_REDIRECT_BYTES_MAX: usize = 2 * REDIRECT_NOTE_TARGET_BYTES_MAX
     + REDIRECT_NOTE_TARGET_BYTES_MAX * "&#34;".len();
 
 const _: () = assert!(TARGET_EXPANSION_MAX >= "\\\"".len());
+
+fn misdirected(writer: Writer<'_>) -> Result<Answer, BufferFull> {
+    let body = b"421 Misdirected Request: this server does not answer for that host\n";
+    writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body)
+}
 
 fn not_found(writer: Writer<'_>) -> Result<Answer, BufferFull> {
     writer.fixed(StatusCode::NOT_FOUND, Fields::Text, b"404 page not found\n")

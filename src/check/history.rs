@@ -117,6 +117,10 @@ impl History {
         exchanged.is_ok()
     }
 
+    pub(super) fn was_passing(&self) -> bool {
+        self.observed.load(Ordering::Acquire) & 1 == 1
+    }
+
     pub(super) fn changes(&self) -> u64 {
         self.observed.load(Ordering::Acquire) >> 1
     }

@@ -467,6 +467,11 @@ impl Check {
         self.history.observe(|| self.passes(now), unix_seconds)
     }
 
+    /// True if the check passed when it was last observed.
+    pub(crate) fn was_passing(&self) -> bool {
+        self.history.was_passing()
+    }
+
     /// How often a change of the state was observed.
     pub fn changes(&self) -> u64 {
         self.history.changes()

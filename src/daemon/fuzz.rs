@@ -12,6 +12,7 @@ use std::time::Duration;
 use healthz::server::{Address, ListenFds};
 use healthz::{Check, Endpoint, Responder};
 
+use super::listen::Listen;
 use super::notify;
 use super::options::{self, Command, Options};
 use super::port_owner;
@@ -151,7 +152,7 @@ fn written(options: &Options) -> Vec<OsString> {
     {
         written.extend([OsStr::new(name), value].map(OsString::from));
     }
-    for address in listen {
+    for Listen { address, paths } in listen {
         let mut argument = OsString::from("--listen=");
         match address {
             // A path can be other bytes than UTF-8.
@@ -160,6 +161,10 @@ fn written(options: &Options) -> Vec<OsString> {
                 argument.push(path);
             }
             address => argument.push(address.to_string()),
+        }
+        if let Some(paths) = paths {
+            argument.push(",paths=");
+            argument.push(paths.iter().collect::<Vec<_>>().join("+"));
         }
         written.push(argument);
     }

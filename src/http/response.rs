@@ -83,6 +83,8 @@ pub enum Fields {
     HealthJson,
     /// The note of a redirect.
     Html,
+    /// Metrics in the text format of Prometheus, version 0.0.4. Prometheus 3 refuses any other content type.
+    Metrics,
     /// No fields: there is no body.
     None,
 }
@@ -98,6 +100,7 @@ impl Fields {
             Fields::HealthJson => {
                 b"Content-Type: application/health+json\r\nX-Content-Type-Options: nosniff\r\nVary: Accept\r\n"
             }
+            Fields::Metrics => b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n",
             Fields::Html => b"Content-Type: text/html; charset=utf-8\r\n",
             Fields::None => b"",
         }

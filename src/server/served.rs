@@ -82,6 +82,15 @@ impl<'a> Served<'a> {
         })
     }
 
+    /// Answers a request for a path that its listener does not serve.
+    pub(super) fn respond_not_served(
+        &self,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Answer, BufferFull> {
+        self.responder.respond_not_served(request, writer)
+    }
+
     // Not inlined: it would cost instructions in each answer of a fixed endpoint.
     #[inline(never)]
     fn respond_elsewhere(
@@ -94,7 +103,7 @@ impl<'a> Served<'a> {
             None => self.responder,
             Some(set) => self.responder.with_endpoint_set(set),
         };
-        responder.respond_elsewhere(now, request, writer)
+        responder.respond_elsewhere(now, request, writer, |_| {})
     }
 
     pub(super) fn begin(&self, now: Instant) {
