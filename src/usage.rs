@@ -252,19 +252,18 @@ pub static BEAT: Command = Command {
             "shown in the reason if no other beat comes in time",
         ),
         Opt::new("fail", "REASON", "make the check fail until the next beat"),
-        Opt::new("socket", "PATH", "the option socket of the check")
-            .default("/run/healthz/NAME.sock"),
+        Opt::new("socket", "PATH", "the socket of the check").default("/run/healthz/NAME.sock"),
         Opt::new(
             "limit",
             "TIME",
-            "for COMMAND: the option limit of the check",
+            "the limit of the check, which COMMAND is told",
         )
         .default("30s"),
     ],
     notes: &[
         "NAME is a check of kind heartbeat.",
-        "COMMAND runs in place of healthz, with NOTIFY_SOCKET and WATCHDOG_USEC set, so that",
-        "its own calls of sd_notify(3) reach the check.",
+        "COMMAND runs in place of healthz with NOTIFY_SOCKET and WATCHDOG_USEC set, so",
+        "that its own calls of sd_notify(3) reach the check.",
         "Exit: 0 sent, 2 wrong usage, 3 not sent, 126 or 127 COMMAND cannot be run",
     ],
 };

@@ -4,6 +4,7 @@
 //! [`crate::usage`]. Imports nothing of the daemon. Called by `main`.
 
 mod beat;
+mod json;
 
 use std::ffi::OsStr;
 use std::fmt;
