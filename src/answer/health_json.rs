@@ -90,27 +90,6 @@ pub(super) fn single(
     object(about, checks, now, &Excludes::none(), writer)
 }
 
-/// True if none of `urls` has a byte that would have to be escaped.
-#[expect(
-    clippy::indexing_slicing,
-    reason = "const fn has no iterators; the indices stay below the lengths"
-)]
-pub(super) const fn are_urls(urls: &[&str]) -> bool {
-    let mut at = 0;
-    while at < urls.len() {
-        let url = urls[at].as_bytes();
-        let mut byte = 0;
-        while byte < url.len() {
-            if !url[byte].is_ascii_graphic() || matches!(url[byte], b'"' | b'\\') {
-                return false;
-            }
-            byte += 1;
-        }
-        at += 1;
-    }
-    true
-}
-
 /// What an answer says besides the checks.
 struct About<'a> {
     path: &'a str,
@@ -143,7 +122,9 @@ fn rest_bytes_max(path_bytes: usize, listeners: &[&str]) -> usize {
     let members = [STATUS, RELEASE, DESCRIPTION, LISTENERS, CHECKS];
     let members: usize = members.iter().map(|member| member.len()).sum();
     // After each URL comes a comma or the end of the array.
-    let listeners = listeners.iter().map(|url| "\"\",".len() + url.len());
+    let listeners = listeners
+        .iter()
+        .map(|url| "\"\",".len() + url.bytes().map(escaped_bytes).sum::<usize>());
     let listeners: usize = listeners.sum();
     let texts = "pass".len() + VERSION.len() + path_bytes;
     members + texts + 3 * "\"".len() + listeners + "}}".len()
@@ -239,9 +220,10 @@ fn object<'c>(
         body.push(QUOTE);
         let mut before = LISTENERS;
         for url in about.listeners {
-            for piece in [before, QUOTE, url.as_bytes(), QUOTE] {
-                body.push(piece);
-            }
+            body.push(before);
+            body.push(QUOTE);
+            push_escaped(url, body);
+            body.push(QUOTE);
             before = b",";
         }
         if !about.listeners.is_empty() {
@@ -347,10 +329,7 @@ fn write_check(
 /// Appends `text` as the inside of a JSON string (RFC 8259 section 7).
 fn push_escaped(text: &str, body: &mut BodyWriter<'_>) {
     let mut rest = text.as_bytes();
-    while let Some(at) = rest
-        .iter()
-        .position(|byte| matches!(byte, 0..0x20 | b'"' | b'\\'))
-    {
+    while let Some(at) = rest.iter().position(|byte| escaped_bytes(*byte) > 1) {
         let (plain, escaped) = rest.split_at_checked(at).unwrap_or_default();
         body.push(plain);
         let Some((byte, after)) = escaped.split_first() else {
@@ -373,6 +352,15 @@ fn push_escaped(text: &str, body: &mut BodyWriter<'_>) {
         rest = after;
     }
     body.push(rest);
+}
+
+/// How many bytes [`push_escaped`] writes for `byte`.
+const fn escaped_bytes(byte: u8) -> usize {
+    match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+        0..0x20 => ESCAPED_BYTES_MAX,
+        _ => 1,
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -678,8 +666,18 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "visible ASCII")]
-    fn a_listener_that_would_have_to_be_escaped_is_refused() {
-        let _ = Responder::new(&[]).with_listeners(&["http://a", "unix:/run/\"x\""]);
+    fn a_listener_can_have_any_text() {
+        let urls = ["unix:/run/\"a\\\u{1}\u{e9}", ""];
+        let responder = Responder::new(&[]).with_listeners(&urls);
+        let ping = Check::ping();
+        let checks = [&ping];
+        let endpoints = [Endpoint::new("/healthz", &checks)];
+        let with_endpoints = Responder::new(&endpoints).with_listeners(&urls);
+        let (_, value) = answer(&with_endpoints, "GET /healthz");
+        assert_eq!(value["listeners"], json!(urls));
+        let none = Responder::new(&[]);
+        let bytes = r#""unix:/run/\"a\\\u0001","","#.len() + "\u{e9}".len();
+        let [with, without] = [responder, none].map(|responder| responder.health_json_bytes_of(1));
+        assert_eq!(with - without, bytes);
     }
 }
