@@ -42,6 +42,69 @@ impl StatusCode {
     /// 505 HTTP Version Not Supported
     pub const VERSION_NOT_SUPPORTED: StatusCode = StatusCode(505);
 
+    /// All of them, by [`index`](StatusCode::index).
+    #[cfg(feature = "server")]
+    pub(crate) const ALL: [StatusCode; 13] = [
+        StatusCode::OK,
+        StatusCode::TEMPORARY_REDIRECT,
+        StatusCode::BAD_REQUEST,
+        StatusCode::NOT_FOUND,
+        StatusCode::METHOD_NOT_ALLOWED,
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::TARGET_TOO_LONG,
+        StatusCode::EXPECTATION_FAILED,
+        StatusCode::MISDIRECTED_REQUEST,
+        StatusCode::FIELDS_TOO_LARGE,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        StatusCode::NOT_IMPLEMENTED,
+        StatusCode::VERSION_NOT_SUPPORTED,
+    ];
+
+    /// The position in [`ALL`](StatusCode::ALL).
+    #[cfg(feature = "server")]
+    #[inline]
+    pub(crate) const fn index(self) -> usize {
+        match self.0 {
+            200 => 0,
+            307 => 1,
+            400 => 2,
+            404 => 3,
+            405 => 4,
+            408 => 5,
+            414 => 6,
+            417 => 7,
+            421 => 8,
+            431 => 9,
+            500 => 10,
+            501 => 11,
+            505 => 12,
+            // There are no others.
+            _ => StatusCode::ALL.len(),
+        }
+    }
+
+    /// The status code as text.
+    #[cfg(feature = "server")]
+    pub(crate) const fn digits(self) -> &'static str {
+        match self {
+            StatusCode::OK => "200",
+            StatusCode::TEMPORARY_REDIRECT => "307",
+            StatusCode::BAD_REQUEST => "400",
+            StatusCode::NOT_FOUND => "404",
+            StatusCode::METHOD_NOT_ALLOWED => "405",
+            StatusCode::REQUEST_TIMEOUT => "408",
+            StatusCode::TARGET_TOO_LONG => "414",
+            StatusCode::EXPECTATION_FAILED => "417",
+            StatusCode::MISDIRECTED_REQUEST => "421",
+            StatusCode::FIELDS_TOO_LARGE => "431",
+            StatusCode::INTERNAL_SERVER_ERROR => "500",
+            StatusCode::NOT_IMPLEMENTED => "501",
+            StatusCode::VERSION_NOT_SUPPORTED => "505",
+            // There are no others.
+            _ => "",
+        }
+    }
+
     /// The status code, 200 for example.
     pub const fn code(self) -> u16 {
         self.0

@@ -187,6 +187,7 @@ impl<'a> Driver<'a> {
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..bytes_max.min(*filled)).unwrap_or_default();
         let responder = &self.responder;
+        let counters: &LiveCounters = &self.counters;
         let progress = conn.connection.receive_cached(
             &context,
             &mut self.heads,
@@ -196,12 +197,15 @@ impl<'a> Driver<'a> {
                 if log::log_enabled!(log::Level::Trace) {
                     log_request(request);
                 }
-                match paths {
+                let answer = match paths {
                     Some(Some(paths)) if !paths.cover(request.target()) => {
                         responder.respond_not_served(request, writer)
                     }
-                    _ => responder.respond(now, request, writer),
-                }
+                    _ => responder.respond(now, request, writer, counters),
+                }?;
+                let path = request.target().path();
+                counters.answers.count(path, answer.status());
+                Ok(answer)
             },
         );
         let received = *filled - progress.consumed;
@@ -282,8 +286,9 @@ fn send<S: StreamSocket>(
     progress: &Progress,
 ) -> io::Result<Range<usize>> {
     counters.answered.add(u64::from(progress.answered));
-    if progress.refusal.is_some() {
+    if let Some(status) = progress.refusal {
         counters.refused.add(1);
+        counters.answers.count_refusal(status);
     }
     let bytes = tx.get(..progress.written).unwrap_or_default();
     if bytes.is_empty() {

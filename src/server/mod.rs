@@ -31,6 +31,7 @@ mod inherited;
 mod listener_set;
 mod listeners;
 mod memory;
+mod metrics;
 mod paths;
 mod policy;
 mod run;

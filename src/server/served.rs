@@ -6,6 +6,8 @@
 use core::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
+use super::counters::LiveCounters;
+use super::metrics;
 use crate::answer::Responder;
 use crate::check::EndpointSet;
 use crate::http::{Answer, BufferFull, Request, Writer};
@@ -69,16 +71,17 @@ impl<'a> Served<'a> {
         }
     }
 
-    /// As [`Responder::respond`].
+    /// As [`Responder::respond`]; the metrics have those of the server too.
     #[inline]
     pub(super) fn respond(
         &self,
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
+        counters: &LiveCounters,
     ) -> Result<Answer, BufferFull> {
         self.responder.respond_or(now, request, writer, |writer| {
-            self.respond_elsewhere(now, request, writer)
+            self.respond_elsewhere(now, request, writer, counters)
         })
     }
 
@@ -98,12 +101,13 @@ impl<'a> Served<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
+        counters: &LiveCounters,
     ) -> Result<Answer, BufferFull> {
         let responder = match &self.set {
             None => self.responder,
             Some(set) => self.responder.with_endpoint_set(set),
         };
-        responder.respond_elsewhere(now, request, writer, |_| {})
+        responder.respond_elsewhere(now, request, writer, |text| metrics::write(counters, text))
     }
 
     pub(super) fn begin(&self, now: Instant) {

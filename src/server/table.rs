@@ -297,7 +297,10 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         };
         let outcome = self.driver.serve(&mut conn, 0, visit, now);
         let outcome = match outcome {
-            Outcome::Closed => return,
+            Outcome::Closed => {
+                self.driver.counters.closed.add(1);
+                return;
+            }
             Outcome::Failed => {
                 self.driver.counters.failed.add(1);
                 return;
@@ -307,6 +310,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let is_silent = conn.connection.phase() == Phase::Idle;
         if self.slots.is_full() && self.driver.is_last && is_silent {
             // It would be closed a moment later.
+            self.driver.counters.closed.add(1);
             return;
         }
         conn.owner = conn.stream.owner();
@@ -372,6 +376,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     fn requeue(&mut self, registry: &RegistryOf<L>, index: u16, outcome: Outcome, now: Instant) {
         let (received, unsent, is_runnable) = match outcome {
             Outcome::Closed => {
+                self.driver.counters.closed.add(1);
                 self.slots.remove(index);
                 return;
             }
@@ -420,6 +425,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         // Empty lines are not a request yet.
         let is_between = queue == WaitReason::Idle || queue == WaitReason::Head && received == 0;
         if is_between && !is_runnable && self.stops_at.is_some() {
+            self.driver.counters.closed.add(1);
             self.slots.remove(index);
         }
     }
