@@ -394,6 +394,7 @@ mod tests {
             date,
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 0,
         };
         let mut tx = vec![0; bytes];
         let request =

@@ -50,7 +50,7 @@ pub use metrics::{MetricType, Metrics, MetricsWriter};
 /// static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 ///
 /// let responder = Responder::new(&ENDPOINTS);
-/// let context = Context { now: Instant::ZERO, date: None, limits: &Limits::DEFAULT, is_last: false };
+/// let context = Context { now: Instant::ZERO, date: None, limits: &Limits::DEFAULT, is_last: false, tx_bytes_max: 0 };
 /// let mut connection = Connection::new(context.now);
 /// let mut tx = [0; 512];
 /// let progress = connection.receive(
@@ -144,6 +144,12 @@ impl<'a> Responder<'a> {
     pub const fn with_metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = Some(metrics);
         self
+    }
+
+    /// The metrics, if they are switched on.
+    #[cfg(feature = "server")]
+    pub(crate) const fn metrics(&self) -> Option<Metrics> {
+        self.metrics
     }
 
     /// True if `host` can be in the list of [`allow_hosts`](Responder::allow_hosts): a name of letters,
@@ -275,32 +281,46 @@ impl<'a> Responder<'a> {
     ///
     /// # Errors
     /// [`BufferFull`] if the writer's buffer has no room for it; at most
-    /// [`health_json_bytes_max`](Responder::health_json_bytes_max) bytes are needed, or for another answer
-    /// [`response_bytes_max`](Responder::response_bytes_max).
-    #[inline(never)]
+    /// [`health_json_bytes_max`](Responder::health_json_bytes_max) bytes are needed, or for another answer what
+    /// [`respond`](Responder::respond) needs.
     pub fn respond_health_json(
         &self,
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
     ) -> Result<Answer, BufferFull> {
+        self.health_json(now, request, writer)
+            .unwrap_or_else(|writer| self.respond(now, request, writer))
+    }
+
+    /// The answer of JSON; the writer if the answer is another one.
+    // Not inlined: such requests are rare.
+    #[inline(never)]
+    pub(crate) fn health_json<'w>(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'w>,
+    ) -> Result<Result<Answer, BufferFull>, Writer<'w>> {
         let target = request.target();
         let is_misdirected = !self.allow_hosts.is_empty() && !self.is_allowed(request);
         if is_misdirected || target.is_unclean() || request.method() == Method::Other {
-            return self.respond(now, request, writer);
+            return Err(writer);
         }
         for endpoint in self.endpoints() {
             let Some(rest) = target.strip_prefix(endpoint.path()) else {
                 continue;
             };
             if rest.is_empty() {
-                return health_json::root(&endpoint, now, self.listeners, request, writer);
+                let answer = health_json::root(&endpoint, now, self.listeners, request, writer);
+                return Ok(answer);
             }
             if let Some(check) = healthz::find(&endpoint, rest, now) {
-                return health_json::single(&endpoint, check, now, self.listeners, writer);
+                let answer = health_json::single(&endpoint, check, now, self.listeners, writer);
+                return Ok(answer);
             }
         }
-        self.respond(now, request, writer)
+        Err(writer)
     }
 
     /// Bytes of the longest answer of JSON; `usize::MAX` if the sum overflows. Usually this is more than
@@ -345,15 +365,30 @@ impl<'a> Responder<'a> {
     /// As [`long_response_bytes_max`](Responder::long_response_bytes_max), with a server that writes at most
     /// `server_bytes` of metrics.
     pub(crate) fn long_response_bytes_with(&self, limits: &Limits, server_bytes: usize) -> usize {
-        let metrics = self
-            .metrics
-            .as_ref()
-            .map_or(0, |metrics| metrics::bytes_max(self, metrics, server_bytes));
-        let longest = metrics.max(self.health_json_bytes_max());
+        let longest = self
+            .metrics_bytes_max(server_bytes)
+            .max(self.health_json_bytes_max());
         match longest > self.response_bytes_max(limits) {
             true => longest,
             false => 0,
         }
+    }
+
+    /// Bytes of the longest answer of `/metrics`, with a server that writes at most `server_bytes`; 0 if there is none.
+    pub(crate) fn metrics_bytes_max(&self, server_bytes: usize) -> usize {
+        self.metrics
+            .as_ref()
+            .map_or(0, |metrics| metrics::bytes_max(self, metrics, server_bytes))
+    }
+
+    /// As [`long_response_bytes_with`](Responder::long_response_bytes_with), of any three endpoints of Kubernetes with at
+    /// most this many checks each.
+    #[cfg(feature = "server")]
+    pub(crate) fn long_response_bytes_of(&self, checks: usize, server_bytes: usize) -> usize {
+        let metrics = self.metrics.as_ref().map_or(0, |metrics| {
+            metrics::bytes_of_checks(checks, metrics, server_bytes)
+        });
+        metrics.max(self.health_json_bytes_of(checks))
     }
 
     /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.
@@ -480,6 +515,7 @@ mod tests {
             date: None,
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 0,
         };
         let mut tx = vec![0; responder.response_bytes_max(&Limits::DEFAULT)];
         let progress = Connection::new(now).receive(

@@ -230,6 +230,7 @@ impl Prepared {
             // answer uses take no memory.
             let checks = source_checks::CHECKS_MAX + checks.own().count() + 1;
             config.response_bytes_min = Responder::response_bytes_of(checks, &config.limits);
+            config.long_response_bytes_min = config.long_response_bytes_of(&responder, checks);
         }
         check_memory(options, bytes(&config))?;
         config.connections = fit_descriptors(config.connections);

@@ -445,6 +445,7 @@ mod tests {
                 limits,
                 connections: 3,
                 response_bytes_min: 0,
+                long_response_bytes_min: 0,
             }
         );
         assert_eq!(options.log_limit, Duration::from_secs(4));

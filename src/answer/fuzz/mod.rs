@@ -244,6 +244,7 @@ fn exchange(
         date: None,
         limits,
         is_last: false,
+        tx_bytes_max: 0,
     };
     let mut tx = vec![0; tx_bytes];
     assert!(tx.len() > RESPONSE_HEAD_BYTES_MAX);
