@@ -100,6 +100,7 @@ pub static COMMANDS: &[&Command] = &[
     &CHECK_CONFIG,
     #[cfg(feature = "client")]
     &PROBE,
+    &BEAT,
     &HELP,
 ];
 
@@ -273,6 +274,34 @@ pub static PROBE: Command = Command {
         "Exit: 0 healthy, 1 unhealthy (status 500 to 599), 2 wrong usage, 3 no answer,",
         "4 another answer. Of many probes: 0 if all are healthy, else 1, 3 or 4, in",
         "this order. With --nagios: 0 healthy, 2 unhealthy or no answer, 3 otherwise.",
+    ],
+};
+
+#[cfg(feature = "client")]
+pub static BEAT: Command = Command {
+    name: "beat",
+    arguments: "NAME [-- COMMAND...]",
+    summary: "send a heartbeat from a script",
+    options: &[
+        Opt::new(
+            "status",
+            "TEXT",
+            "shown in the reason if no other beat comes in time",
+        ),
+        Opt::new("fail", "REASON", "make the check fail until the next beat"),
+        Opt::new("socket", "PATH", "the socket of the check").default("/run/healthz/NAME.sock"),
+        Opt::new(
+            "limit",
+            "TIME",
+            "the limit of the check, which COMMAND is told",
+        )
+        .default("30s"),
+    ],
+    notes: &[
+        "NAME is a check of kind heartbeat.",
+        "COMMAND runs in place of healthz with NOTIFY_SOCKET and WATCHDOG_USEC set, so",
+        "that its own calls of sd_notify(3) reach the check.",
+        "Exit: 0 sent, 2 wrong usage, 3 not sent, 126 or 127 COMMAND cannot be run",
     ],
 };
 
