@@ -85,7 +85,7 @@ impl Config {
         responder: &Responder<'_, impl Paths>,
         checks: usize,
     ) -> usize {
-        let needed = responder.long_response_bytes_of(checks, &self.limits, metrics::BYTES_MAX);
+        let needed = responder.long_response_bytes_of(checks, metrics::BYTES_MAX);
         needed.max(self.long_response_bytes_min)
     }
 
