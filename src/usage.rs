@@ -100,6 +100,7 @@ pub static COMMANDS: &[&Command] = &[
     &CHECK_CONFIG,
     #[cfg(feature = "client")]
     &PROBE,
+    &BEAT,
     &HELP,
 ];
 
@@ -134,12 +135,8 @@ pub static SERVE: Command = Command {
             "IP:PORT, localhost:PORT or unix:PATH; up to 16 times",
         )
         .in_overview(),
-        Opt::new(
-            "allow-remote",
-            "",
-            "allow addresses that other machines can reach",
-        )
-        .in_overview(),
+        Opt::new("allow-remote", "", "allow clients on other machines").in_overview(),
+        Opt::new("no-metrics", "", "no /metrics"),
         Opt::new(
             "allow-host",
             "NAME",
@@ -224,7 +221,10 @@ pub static SERVE: Command = Command {
         Opt::new("lock-memory", "", "keep memory in RAM"),
         Opt::new("no-sandbox", "", "allow all calls and files").in_overview(),
     ],
-    notes: &["TIME is 500ms, 10s, 2m or 1h. Exit: 0 stopped, 1 failed, 2 wrong usage"],
+    notes: &[
+        "--listen 0.0.0.0:9100,paths=/metrics+/readyz serves only these paths there.",
+        "TIME is 500ms, 10s, 2m or 1h. Exit: 0 stopped, 1 failed, 2 wrong usage",
+    ],
 };
 
 #[cfg(all(feature = "sources", target_os = "linux"))]
@@ -274,6 +274,34 @@ pub static PROBE: Command = Command {
         "Exit: 0 healthy, 1 unhealthy (status 500 to 599), 2 wrong usage, 3 no answer,",
         "4 another answer. Of many probes: 0 if all are healthy, else 1, 3 or 4, in",
         "this order. With --nagios: 0 healthy, 2 unhealthy or no answer, 3 otherwise.",
+    ],
+};
+
+#[cfg(feature = "client")]
+pub static BEAT: Command = Command {
+    name: "beat",
+    arguments: "NAME [-- COMMAND...]",
+    summary: "send a heartbeat from a script",
+    options: &[
+        Opt::new(
+            "status",
+            "TEXT",
+            "shown in the reason if no other beat comes in time",
+        ),
+        Opt::new("fail", "REASON", "make the check fail until the next beat"),
+        Opt::new("socket", "PATH", "the socket of the check").default("/run/healthz/NAME.sock"),
+        Opt::new(
+            "limit",
+            "TIME",
+            "the limit of the check, which COMMAND is told",
+        )
+        .default("30s"),
+    ],
+    notes: &[
+        "NAME is a check of kind heartbeat.",
+        "COMMAND runs in place of healthz with NOTIFY_SOCKET and WATCHDOG_USEC set, so",
+        "that its own calls of sd_notify(3) reach the check.",
+        "Exit: 0 sent, 2 wrong usage, 3 not sent, 126 or 127 COMMAND cannot be run",
     ],
 };
 

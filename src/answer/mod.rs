@@ -15,26 +15,30 @@
 //! | `*` | OPTIONS | an empty 200: the target is the server, not a resource | RFC 9110 9.3.7, as Go |
 //! | `//healthz`, `/./healthz`, `/healthz/../livez` | any | 307 to the clean path; a query is kept unless it is empty | Go `http.ServeMux` |
 //! | anything else | any | 404 `404 page not found` | Go `http.NotFound` |
+//! | an endpoint and `/healthz/NAME`, if a local client accepts `application/health+json` and nothing else | GET, HEAD, OPTIONS, POST | JSON with the same status; see [`Responder::respond_health_json`] | ours, in the form of draft-inadarei-api-health-check-06 |
 //! | a Host that is not in the list of [`Responder::allow_hosts`] | any | 421 | RFC 9110 15.5.20 |
 
 mod excludes;
 #[cfg(any(all(test, not(loom)), fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+mod health_json;
 mod healthz;
+mod metrics;
 mod quote;
 
 use core::borrow::Borrow;
 
-use crate::check::Endpoint;
 #[cfg(feature = "server")]
 use crate::check::EndpointSet;
-use crate::http::{BufferFull, Fields, Method, Request, StatusCode, Writer};
+use crate::check::{Endpoint, EndpointType};
+use crate::http::{Answer, BufferFull, Fields, Method, Request, StatusCode, Writer};
 use crate::limits::{
     CHECK_NAME_BYTES_MAX, Limits, REASON_BYTES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
     RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
 };
 use crate::time::Instant;
+pub use metrics::{MetricType, Metrics, MetricsWriter};
 
 /// The endpoints with their checks, and the list of allowed hosts. It answers requests.
 ///
@@ -46,7 +50,7 @@ use crate::time::Instant;
 /// static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 ///
 /// let responder = Responder::new(&ENDPOINTS);
-/// let context = Context { now: Instant::ZERO, date: None, limits: &Limits::DEFAULT, is_last: false };
+/// let context = Context { now: Instant::ZERO, date: None, limits: &Limits::DEFAULT, is_last: false, tx_bytes_max: 0 };
 /// let mut connection = Connection::new(context.now);
 /// let mut tx = [0; 512];
 /// let progress = connection.receive(
@@ -64,6 +68,8 @@ pub struct Responder<'a> {
     #[cfg(feature = "server")]
     set: Option<&'a EndpointSet>,
     allow_hosts: &'a [&'a str],
+    listeners: &'a [&'a str],
+    metrics: Option<Metrics>,
 }
 
 impl<'a> Responder<'a> {
@@ -74,6 +80,8 @@ impl<'a> Responder<'a> {
             #[cfg(feature = "server")]
             set: None,
             allow_hosts: &[],
+            listeners: &[],
+            metrics: None,
         }
     }
 
@@ -89,6 +97,8 @@ impl<'a> Responder<'a> {
             endpoints: &[],
             set: Some(set),
             allow_hosts: self.allow_hosts,
+            listeners: self.listeners,
+            metrics: self.metrics,
         }
     }
 
@@ -100,6 +110,8 @@ impl<'a> Responder<'a> {
             #[cfg(feature = "server")]
             set: None,
             allow_hosts: self.allow_hosts,
+            listeners: self.listeners,
+            metrics: self.metrics,
         }
     }
 
@@ -113,6 +125,31 @@ impl<'a> Responder<'a> {
     pub const fn allow_hosts(mut self, hosts: &'a [&'a str]) -> Self {
         self.allow_hosts = hosts;
         self
+    }
+
+    /// Says in answers of JSON which URLs the server listens on, `http://127.0.0.1:10248` for example. By default they do
+    /// not say it.
+    #[must_use]
+    pub const fn with_listeners(mut self, urls: &'a [&'a str]) -> Self {
+        self.listeners = urls;
+        self
+    }
+
+    /// Also answers `/metrics` and `/metrics/slis` with metrics of the checks in the text format of Prometheus, version
+    /// 0.0.4. [`docs/metrics.md`](https://docs.rs/crate/healthz/latest/source/docs/metrics.md) lists them. An endpoint
+    /// with one of these paths answers instead.
+    ///
+    /// The text needs more room than other answers: [`long_response_bytes_max`](Responder::long_response_bytes_max).
+    #[must_use]
+    pub const fn with_metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// The metrics, if they are switched on.
+    #[cfg(feature = "server")]
+    pub(crate) const fn metrics(&self) -> Option<Metrics> {
+        self.metrics
     }
 
     /// True if `host` can be in the list of [`allow_hosts`](Responder::allow_hosts): a name of letters,
@@ -153,9 +190,9 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         self.respond_or(now, request, writer, |writer| {
-            self.respond_elsewhere(now, request, writer)
+            self.respond_elsewhere(now, request, writer, |_| {})
         })
     }
 
@@ -166,11 +203,10 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'w>,
-        elsewhere: impl FnOnce(Writer<'w>) -> Result<usize, BufferFull>,
-    ) -> Result<usize, BufferFull> {
+        elsewhere: impl FnOnce(Writer<'w>) -> Result<Answer, BufferFull>,
+    ) -> Result<Answer, BufferFull> {
         if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
-            let body = b"421 Misdirected Request: this server does not answer for that host\n";
-            return writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body);
+            return misdirected(writer);
         }
         // Before the endpoints, as in Go's `ServeMux`: `//healthz` is redirected, not answered.
         if request.target().is_unclean() {
@@ -179,7 +215,20 @@ impl<'a> Responder<'a> {
         respond_among(self.endpoints.iter(), now, request, writer, elsewhere)
     }
 
-    /// Answers a request whose path is not of a borrowed endpoint.
+    /// Answers a request for a path that its listener does not serve: 404, or 421 as anywhere else.
+    #[cfg(feature = "server")]
+    pub(crate) fn respond_not_served(
+        &self,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Answer, BufferFull> {
+        if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
+            return misdirected(writer);
+        }
+        not_found(writer)
+    }
+
+    /// Answers a request whose path is not of a borrowed endpoint. `server` writes the metrics of the server.
     // Not inlined: it would cost instructions in each answer of a borrowed endpoint.
     #[inline(never)]
     pub(crate) fn respond_elsewhere(
@@ -187,14 +236,15 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+        server: impl FnOnce(&mut MetricsWriter<'_, '_>),
+    ) -> Result<Answer, BufferFull> {
         #[cfg(feature = "server")]
         if let Some(set) = self.set {
             return respond_among(set.endpoints(), now, request, writer, |writer| {
-                self.respond_to_others(now, request, writer)
+                self.respond_to_others(now, request, writer, server)
             });
         }
-        self.respond_to_others(now, request, writer)
+        self.respond_to_others(now, request, writer, server)
     }
 
     /// Answers a request whose path is no endpoint's. Neither `/` nor `*` can be an endpoint's path.
@@ -203,8 +253,12 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+        server: impl FnOnce(&mut MetricsWriter<'_, '_>),
+    ) -> Result<Answer, BufferFull> {
         match (request.method(), request.target().path()) {
+            (method, path @ (b"/metrics" | b"/metrics/slis")) if self.metrics.is_some() => {
+                self.respond_with_metrics(method, path == b"/metrics", now, writer, server)
+            }
             (Method::Options, b"*") => writer.fixed(StatusCode::OK, Fields::None, b""),
             (Method::Options, b"/") => {
                 let mut endpoints = self.endpoints();
@@ -216,6 +270,131 @@ impl<'a> Responder<'a> {
             }
             _ => not_found(writer),
         }
+    }
+
+    /// As [`respond`](Responder::respond), but the answer of an endpoint, or of a check of it, is JSON, and has the reasons
+    /// of failures. The status is the same, unless the state of a check changes in between; all other answers are too.
+    ///
+    /// Call it if [`Request::accepts_health_json`] is true and the client may know the reasons. `server` does it for
+    /// clients on this machine. The members of the JSON object are those of draft-inadarei-api-health-check-06 and
+    /// some more; `docs/status.md` lists them.
+    ///
+    /// # Errors
+    /// [`BufferFull`] if the writer's buffer has no room for it; at most
+    /// [`health_json_bytes_max`](Responder::health_json_bytes_max) bytes are needed, or for another answer what
+    /// [`respond`](Responder::respond) needs.
+    pub fn respond_health_json(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Answer, BufferFull> {
+        self.health_json(now, request, writer)
+            .unwrap_or_else(|writer| self.respond(now, request, writer))
+    }
+
+    /// The answer of JSON; the writer if the answer is another one.
+    // Not inlined: such requests are rare.
+    #[inline(never)]
+    pub(crate) fn health_json<'w>(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'w>,
+    ) -> Result<Result<Answer, BufferFull>, Writer<'w>> {
+        let target = request.target();
+        let is_misdirected = !self.allow_hosts.is_empty() && !self.is_allowed(request);
+        if is_misdirected || target.is_unclean() || request.method() == Method::Other {
+            return Err(writer);
+        }
+        for endpoint in self.endpoints() {
+            let Some(rest) = target.strip_prefix(endpoint.path()) else {
+                continue;
+            };
+            if rest.is_empty() {
+                let answer = health_json::root(&endpoint, now, self.listeners, request, writer);
+                return Ok(answer);
+            }
+            if let Some(check) = healthz::find(&endpoint, rest, now) {
+                let answer = health_json::single(&endpoint, check, now, self.listeners, writer);
+                return Ok(answer);
+            }
+        }
+        Err(writer)
+    }
+
+    /// Bytes of the longest answer of JSON; `usize::MAX` if the sum overflows. Usually this is more than
+    /// [`response_bytes_max`](Responder::response_bytes_max), because the reasons are in it.
+    pub fn health_json_bytes_max(&self) -> usize {
+        let bodies = self
+            .endpoints()
+            .map(|endpoint| health_json::bytes_max(&endpoint, self.listeners));
+        let body = bodies.max().unwrap_or(0);
+        body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
+    }
+
+    /// Bytes of the longest answer of JSON of any endpoints with at most this many checks each; `usize::MAX` if the sum
+    /// overflows. For a server whose endpoints will be replaced.
+    pub fn health_json_bytes_of(&self, checks: usize) -> usize {
+        let body = health_json::bytes_of(checks, self.listeners);
+        body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
+    }
+
+    fn respond_with_metrics(
+        &self,
+        method: Method,
+        is_all: bool,
+        now: Instant,
+        writer: Writer<'_>,
+        server: impl FnOnce(&mut MetricsWriter<'_, '_>),
+    ) -> Result<Answer, BufferFull> {
+        let answer = match (&self.metrics, method) {
+            (None, _) => not_found(writer),
+            (_, Method::Other) => not_allowed(writer),
+            (Some(metrics), _) if is_all => metrics::respond(self, metrics, now, writer, server),
+            (Some(_), _) => metrics::respond_slis(self, now, writer),
+        };
+        let subject = if is_all {
+            Subject::Metrics
+        } else {
+            Subject::Slis
+        };
+        Ok(answer?.about(subject as u8))
+    }
+
+    /// Bytes of the longest answer that is longer than [`response_bytes_max`](Responder::response_bytes_max): that of
+    /// `/metrics`, or one of JSON. 0 if none is longer, and `usize::MAX` if the sum overflows.
+    pub fn long_response_bytes_max(&self, limits: &Limits) -> usize {
+        self.long_response_bytes_with(limits, 0)
+    }
+
+    /// As [`long_response_bytes_max`](Responder::long_response_bytes_max), with a server that writes at most
+    /// `server_bytes` of metrics.
+    pub(crate) fn long_response_bytes_with(&self, limits: &Limits, server_bytes: usize) -> usize {
+        let longest = self
+            .metrics_bytes_max(server_bytes)
+            .max(self.health_json_bytes_max());
+        match longest > self.response_bytes_max(limits) {
+            true => longest,
+            false => 0,
+        }
+    }
+
+    /// Bytes of the longest answer of `/metrics`, with a server that writes at most `server_bytes`; 0 if there is none.
+    pub(crate) fn metrics_bytes_max(&self, server_bytes: usize) -> usize {
+        self.metrics
+            .as_ref()
+            .map_or(0, |metrics| metrics::bytes_max(self, metrics, server_bytes))
+    }
+
+    /// As [`long_response_bytes_with`](Responder::long_response_bytes_with), of any three endpoints of Kubernetes with at
+    /// most this many checks each.
+    #[cfg(feature = "server")]
+    pub(crate) fn long_response_bytes_of(&self, checks: usize, server_bytes: usize) -> usize {
+        let metrics = self.metrics.as_ref().map_or(0, |metrics| {
+            metrics::bytes_of_checks(checks, metrics, server_bytes)
+        });
+        metrics.max(self.health_json_bytes_of(checks))
     }
 
     /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.
@@ -253,6 +432,35 @@ impl<'a> Responder<'a> {
     }
 }
 
+/// What a request asks for, to count answers by it.
+#[derive(Clone, Copy)]
+pub(crate) enum Subject {
+    /// Anything that is not below: one check, another endpoint, a path that is not found.
+    Other,
+    /// `/healthz`
+    Healthz,
+    /// `/livez`
+    Livez,
+    /// `/readyz`
+    Readyz,
+    /// `/metrics`
+    Metrics,
+    /// `/metrics/slis`
+    Slis,
+}
+
+impl Subject {
+    #[inline]
+    fn of(endpoint: &Endpoint<'_>) -> Self {
+        match endpoint.endpoint_type() {
+            EndpointType::Healthz => Subject::Healthz,
+            EndpointType::Livez => Subject::Livez,
+            EndpointType::Readyz => Subject::Readyz,
+            EndpointType::Other => Subject::Other,
+        }
+    }
+}
+
 /// Answers with the first of `endpoints` that the target names, or with `elsewhere`. The target is clean and the host is
 /// allowed.
 #[inline]
@@ -261,8 +469,8 @@ fn respond_among<'w, 'a, E: Borrow<Endpoint<'a>>>(
     now: Instant,
     request: &Request<'_>,
     writer: Writer<'w>,
-    elsewhere: impl FnOnce(Writer<'w>) -> Result<usize, BufferFull>,
-) -> Result<usize, BufferFull> {
+    elsewhere: impl FnOnce(Writer<'w>) -> Result<Answer, BufferFull>,
+) -> Result<Answer, BufferFull> {
     let target = request.target();
     for endpoint in endpoints {
         let endpoint = endpoint.borrow();
@@ -270,10 +478,11 @@ fn respond_among<'w, 'a, E: Borrow<Endpoint<'a>>>(
             continue;
         };
         if rest.is_empty() {
-            return match request.method() {
+            let answer = match request.method() {
                 Method::Other => not_allowed(writer),
                 _ => healthz::root(endpoint, now, request, writer),
             };
+            return Ok(answer?.about(Subject::of(endpoint) as u8));
         }
         // `/healthz-other` also begins with `/healthz`; `find` requires a slash after it.
         if let Some(check) = healthz::find(endpoint, rest, now) {
@@ -296,16 +505,21 @@ const NOTED_REDIRECT_BYTES_MAX: usize = 2 * REDIRECT_NOTE_TARGET_BYTES_MAX
 
 const _: () = assert!(TARGET_EXPANSION_MAX >= "\\\"".len());
 
-fn not_found(writer: Writer<'_>) -> Result<usize, BufferFull> {
+fn misdirected(writer: Writer<'_>) -> Result<Answer, BufferFull> {
+    let body = b"421 Misdirected Request: this server does not answer for that host\n";
+    writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body)
+}
+
+fn not_found(writer: Writer<'_>) -> Result<Answer, BufferFull> {
     writer.fixed(StatusCode::NOT_FOUND, Fields::Text, b"404 page not found\n")
 }
 
-fn not_allowed(writer: Writer<'_>) -> Result<usize, BufferFull> {
+fn not_allowed(writer: Writer<'_>) -> Result<Answer, BufferFull> {
     let body = b"405 Method Not Allowed: a check is run by GET, HEAD, OPTIONS and POST\n";
     writer.fixed(StatusCode::METHOD_NOT_ALLOWED, Fields::TextAllow, body)
 }
 
-fn redirect(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, BufferFull> {
+fn redirect(request: &Request<'_>, writer: Writer<'_>) -> Result<Answer, BufferFull> {
     let target = request.target();
     let query = target.query().unwrap_or_default();
     // Go writes the note for GET and HEAD only, and drops the `?` of an empty query.
@@ -337,6 +551,7 @@ mod tests {
             date: None,
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 0,
         };
         let mut tx = vec![0; responder.response_bytes_max(&Limits::DEFAULT)];
         let progress = Connection::new(now).receive(

@@ -3,12 +3,16 @@
 //! Each is a module with a function that takes the arguments after the command's name. Their options are in
 //! [`crate::usage`]. Imports nothing of the daemon. Called by `main`.
 
+mod beat;
 mod exchange;
+mod json;
 mod output;
 mod probe;
 mod target;
 
 use std::ffi::OsStr;
+use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::usage::{self, UsageError};
@@ -17,7 +21,7 @@ use crate::usage::{self, UsageError};
 pub type Run = fn(lexopt::Parser) -> Result<ExitCode, UsageError>;
 
 /// The commands, by name.
-const COMMANDS: &[(&str, Run)] = &[("probe", probe::run)];
+const COMMANDS: &[(&str, Run)] = &[("probe", probe::run), ("beat", beat::run)];
 
 /// The function of the command `name`.
 pub fn find(name: &OsStr) -> Option<Run> {
@@ -26,9 +30,9 @@ pub fn find(name: &OsStr) -> Option<Run> {
 }
 
 /// The exit code of a command that printed something. A closed pipe (`| head`) is not a failure.
-fn printed(result: std::io::Result<()>) -> ExitCode {
+fn printed(result: io::Result<()>) -> ExitCode {
     match result {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
     }
 }
@@ -44,4 +48,9 @@ fn print_version() -> ExitCode {
         env!("CARGO_PKG_VERSION"),
         "\n"
     )))
+}
+
+/// Prints to standard error. If that fails, the exit code still shows the error.
+fn print_error(what: &dyn fmt::Display) {
+    let _ = writeln!(io::stderr(), "healthz: {what}");
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use healthz::server::{Address, ListenFds};
 use healthz::{Check, Endpoint, Responder};
 
+use super::listen::Listen;
 use super::notify;
 use super::options::{self, Command, Options};
 use super::port_owner;
@@ -115,6 +116,7 @@ fn written(options: &Options) -> Vec<OsString> {
         log_level,
         oom_score_adj,
         lock_memory,
+        metrics,
         sandbox,
     } = options;
     let limits = &config.limits;
@@ -143,6 +145,7 @@ fn written(options: &Options) -> Vec<OsString> {
     adjustment.for_each(|number| push("oom-score-adj", number));
     written.extend(allow_remote.then(|| "--allow-remote".into()));
     written.extend(lock_memory.then(|| "--lock-memory".into()));
+    written.extend((!metrics).then(|| "--no-metrics".into()));
     written.extend((!sandbox).then(|| "--no-sandbox".into()));
     for (name, value) in checks
         .iter()
@@ -151,7 +154,7 @@ fn written(options: &Options) -> Vec<OsString> {
     {
         written.extend([OsStr::new(name), value].map(OsString::from));
     }
-    for address in listen {
+    for Listen { address, paths } in listen {
         let mut argument = OsString::from("--listen=");
         match address {
             // A path can be other bytes than UTF-8.
@@ -160,6 +163,10 @@ fn written(options: &Options) -> Vec<OsString> {
                 argument.push(path);
             }
             address => argument.push(address.to_string()),
+        }
+        if let Some(paths) = paths {
+            argument.push(",paths=");
+            argument.push(paths.iter().collect::<Vec<_>>().join("+"));
         }
         written.push(argument);
     }

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use healthz::Responder;
 use healthz::limits::{CONNECTIONS_MAX, REQUEST_HEAD_BYTES_MAX, REQUEST_HEAD_BYTES_MIN};
-use healthz::server::{Address, Config};
+use healthz::server::{Address, AddressError, Config, ListenerPaths, ListenerPathsError};
 use log::LevelFilter;
 
+use super::listen::Listen;
 use crate::units::Shown;
 use crate::usage::{self, UsageError, time};
 
@@ -57,7 +58,7 @@ pub struct Options {
     /// The file with checks of real things; if `None`, the default one if it exists.
     pub check_file: Option<PathBuf>,
     /// If empty, the daemon uses inherited sockets, or else both addresses of localhost.
-    pub listen: Vec<Address>,
+    pub listen: Vec<Listen>,
     pub allow_remote: bool,
     pub allow_hosts: Vec<String>,
     pub config: Config,
@@ -71,6 +72,8 @@ pub struct Options {
     /// The value for /proc/self/oom_score_adj.
     pub oom_score_adj: Option<i32>,
     pub lock_memory: bool,
+    /// Whether to answer `/metrics`.
+    pub metrics: bool,
     /// Whether to use the sandbox.
     pub sandbox: bool,
 }
@@ -92,6 +95,7 @@ impl Default for Options {
             log_level: None,
             oom_score_adj: None,
             lock_memory: false,
+            metrics: true,
             sandbox: true,
         }
     }
@@ -124,6 +128,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Short('V') | Long("version") => wants_version = true,
             Long("allow-remote") => options.allow_remote = true,
             Long("lock-memory") => options.lock_memory = true,
+            Long("no-metrics") => options.metrics = false,
             Long("no-sandbox") => options.sandbox = false,
             Long(name) => {
                 let mut known = usage::SERVE.options.iter().map(|option| option.long);
@@ -191,7 +196,7 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
     match name {
         "check" => options.checks.push(value.to_owned()),
         "config" => options.check_file = Some(value.into()),
-        "listen" => options.listen.push(address(option, value)?),
+        "listen" => options.listen.push(listen(option, value)?),
         "allow-host" => options.allow_hosts.push(host(option, value)?),
         "connections" => {
             config.connections = number(option, value, 1..=CONNECTIONS_MAX as u64)? as usize
@@ -221,17 +226,62 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
     Ok(())
 }
 
-fn address(option: &str, value: &OsStr) -> Result<Address, UsageError> {
-    // A path need not be UTF-8.
-    match value.as_bytes().strip_prefix(b"unix:") {
-        Some(path @ [first, ..]) if *first != b'@' => {
-            Ok(Address::Unix(OsStr::from_bytes(path).into()))
+/// An address, and perhaps `,paths=` with the paths to serve there.
+fn listen(option: &str, value: &OsStr) -> Result<Listen, UsageError> {
+    let bytes = value.as_bytes();
+    let at = bytes
+        .windows(PATHS.len())
+        .position(|window| window == PATHS.as_bytes());
+    let (address, rest) = bytes
+        .split_at_checked(at.unwrap_or(bytes.len()))
+        .unwrap_or((bytes, &[]));
+    let paths = match rest.strip_prefix(PATHS.as_bytes()) {
+        Some(list) => {
+            Some(paths(list).map_err(|error| UsageError::refused(option, value, &error))?)
         }
+        None => None,
+    };
+    // A path of a socket need not be UTF-8.
+    let address = match address.strip_prefix(b"unix:") {
+        // `,path=` would become a part of the name, and the socket would serve everything.
+        Some(path) if has_setting(path) => {
+            let expected = "the only setting after an address is ,paths=/metrics+/readyz";
+            return Err(UsageError::refused(option, value, &expected));
+        }
+        Some(path @ [first, ..]) if *first != b'@' => Address::Unix(OsStr::from_bytes(path).into()),
         _ => {
-            let parsed = value.to_string_lossy().parse();
-            parsed.map_err(|error| UsageError::refused(option, value, &error))
+            let parsed = String::from_utf8_lossy(address).parse();
+            parsed.map_err(|error: AddressError| {
+                let has_comma = address.contains(&b',');
+                let paths = "; ,paths=/metrics+/readyz after it serves only these";
+                let hint = if has_comma { paths } else { "" };
+                UsageError::refused(option, value, &format!("{error}{hint}"))
+            })?
         }
+    };
+    Ok(Listen { address, paths })
+}
+
+/// Separates the address from the paths.
+const PATHS: &str = ",paths=";
+
+/// The paths of `list`, separated by `+`.
+fn paths(list: &[u8]) -> Result<ListenerPaths, String> {
+    let list = String::from_utf8_lossy(list);
+    if list.contains(',') {
+        return Err("separate several paths by +, as ,paths=/metrics+/readyz".to_owned());
     }
+    list.parse()
+        .map_err(|error: ListenerPathsError| error.to_string())
+}
+
+/// Whether `path` ends in `,NAME=` and a value.
+fn has_setting(path: &[u8]) -> bool {
+    let setting = path.rsplit(|byte| *byte == b',').next().unwrap_or_default();
+    let mut parts = setting.splitn(2, |byte| *byte == b'=');
+    let name = parts.next().unwrap_or_default();
+    let is_name = !name.is_empty() && name.iter().all(u8::is_ascii_lowercase);
+    is_name && parts.next().is_some() && setting.len() < path.len()
 }
 
 /// A value for `--allow-host`. Lists and patterns are refused, because no client sends them in `Host`.
@@ -365,7 +415,7 @@ mod tests {
         );
         assert_eq!(
             options.listen,
-            ["127.0.0.1:1", "unix:/a"].map(|text| text.parse().unwrap())
+            ["127.0.0.1:1", "unix:/a"].map(|text| Listen::at(text.parse().unwrap()))
         );
         assert!(options.allow_remote);
         assert_eq!(options.allow_hosts, ["localhost", "[::1]"]);
@@ -382,6 +432,7 @@ mod tests {
                 limits,
                 connections: 3,
                 response_bytes_min: 0,
+                long_response_bytes_min: 0,
             }
         );
         assert_eq!(options.log_limit, Duration::from_secs(4));
@@ -390,6 +441,60 @@ mod tests {
         assert_eq!(options.log_level, Some(LevelFilter::Debug));
         assert_eq!(options.oom_score_adj, Some(-500));
         assert!(options.lock_memory && !options.sandbox);
+    }
+
+    #[test]
+    fn an_address_can_be_followed_by_the_paths_to_serve_there() {
+        let listen = |value: &str| {
+            let options = options(&format!("--listen {value}"));
+            let [Listen { address, paths }] = options.listen.as_slice() else {
+                panic!("{:?}", options.listen);
+            };
+            let paths = paths.iter().flat_map(ListenerPaths::iter);
+            let paths: Vec<_> = paths.map(str::to_owned).collect();
+            (address.to_string(), paths)
+        };
+        for (value, address, paths) in [
+            ("[::1]:1", "[::1]:1", &[] as &[_]),
+            ("0.0.0.0:9100,paths=/metrics", "0.0.0.0:9100", &["/metrics"]),
+            (
+                "localhost:1,paths=/metrics+/readyz",
+                "localhost:1",
+                &["/metrics", "/readyz"],
+            ),
+            ("unix:/a,b,paths=/m", "unix:/a,b", &["/m"]),
+            ("unix:/a=b,c", "unix:/a=b,c", &[]),
+        ] {
+            let paths = paths.iter().map(|path: &&str| (*path).to_owned()).collect();
+            assert_eq!(listen(value), (address.to_owned(), paths));
+        }
+        for (value, expected) in [
+            (
+                "[::1]:1,paths=metrics",
+                r#"the path "metrics" cannot be served alone; expected one such as /metrics, without % and ?, and without / at its end"#,
+            ),
+            (
+                "[::1]:1,paths=",
+                r#"the path "" cannot be served alone; expected one such as /metrics, without % and ?, and without / at its end"#,
+            ),
+            (
+                "[::1]:1,paths=/metrics,/readyz",
+                "separate several paths by +, as ,paths=/metrics+/readyz",
+            ),
+            (
+                "unix:/a,path=/m",
+                "the only setting after an address is ,paths=/metrics+/readyz",
+            ),
+        ] {
+            let error = error(&format!("--listen {value}"));
+            assert_eq!(error, format!("--listen {value}: {expected}"));
+        }
+        let error = error("--listen [::1]:1,path=/m");
+        assert!(error.starts_with("--listen [::1]:1,path=/m: expected an address"));
+        assert!(
+            error.ends_with("; ,paths=/metrics+/readyz after it serves only these"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -534,7 +639,7 @@ mod tests {
             panic!("{command:?}");
         };
         let path = OsString::from_vec(b"/run/\xff".to_vec());
-        assert_eq!(options.listen, [Address::Unix(path.into())]);
+        assert_eq!(options.listen, [Listen::at(Address::Unix(path.into()))]);
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl<'a> Wire<'a> {
             !is_closed || matches!(progress.next, Next::Close { .. }),
             "a closed connection opened again"
         );
-        assert!(progress.refused <= progress.answered);
+        assert!(progress.refusal.is_none() || progress.answered > 0);
         self.sent.extend_from_slice(&self.tx[..progress.written]);
         self.answered += progress.answered as usize;
         if matches!(progress.next, Next::Close { .. }) {
@@ -190,5 +190,6 @@ fn context<'a>(now: Instant, date: &'a Date, limits: &'a Limits) -> Context<'a> 
         date: Some(date),
         limits,
         is_last: false,
+        tx_bytes_max: 0,
     }
 }
