@@ -100,6 +100,7 @@ pub static COMMANDS: &[&Command] = &[
     &CHECK_CONFIG,
     #[cfg(feature = "client")]
     &PROBE,
+    #[cfg(feature = "client")]
     &BEAT,
     &HELP,
 ];
