@@ -8,13 +8,10 @@
 mod allocations;
 
 #[path = "../src/daemon"]
+#[allow(dead_code, reason = "the callers in the daemon are not compiled here")]
 mod daemon {
     pub mod metrics;
     #[cfg(target_os = "linux")]
-    #[allow(
-        dead_code,
-        reason = "the other callers in the daemon are not compiled here"
-    )]
     mod sys;
     /// In place of the daemon's log.
     mod log {
