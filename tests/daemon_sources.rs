@@ -817,6 +817,8 @@ fn the_largest_file_takes_effect_at_sighup() {
         "/readyz?verbose",
         &format!("[+]{long}-255 ok\nreadyz check passed"),
     );
+    let last = format!("kubernetes_healthcheck{{name=\"{long}-255\",type=\"readyz\"}}");
+    assert_eq!(metric(address, &last), Some(1.0));
 }
 
 #[test]

@@ -15,8 +15,8 @@ use healthz::server::{Address, AddressError, Config, ListenerPaths, ListenerPath
 use log::LevelFilter;
 
 use super::listen::Listen;
-use crate::units::{self, Shown};
-use crate::usage::{self, UsageError};
+use crate::units::Shown;
+use crate::usage::{self, UsageError, time};
 
 /// As in the kubelet, whose `log` check fails if nothing was flushed for two minutes.
 const LOG_LIMIT_DEFAULT: Duration = Duration::from_secs(120);
@@ -332,23 +332,6 @@ fn adjustment(option: &str, value: &OsStr) -> Result<i32, UsageError> {
     }
 }
 
-/// A duration within `times`.
-#[inline(never)]
-fn time(
-    option: &str,
-    value: &OsStr,
-    times: RangeInclusive<Duration>,
-) -> Result<Duration, UsageError> {
-    match value.to_str().and_then(units::duration) {
-        Some(time) if times.contains(&time) => Ok(time),
-        _ => {
-            let (min, max) = (Shown(*times.start()), Shown(*times.end()));
-            let expected = format!("expected {min} to {max}, written as 500ms, 10s, 2m or 1h");
-            Err(UsageError::refused(option, value, &expected))
-        }
-    }
-}
-
 /// The help of a command, or of all if it is `None`. It fits a screen of 24 lines of 80 characters. `memory_bytes` is
 /// the most that connections can take with the given options.
 pub fn help(command: Option<&usage::Command>, memory_bytes: usize) -> String {
@@ -449,6 +432,7 @@ mod tests {
                 limits,
                 connections: 3,
                 response_bytes_min: 0,
+                long_response_bytes_min: 0,
             }
         );
         assert_eq!(options.log_limit, Duration::from_secs(4));
