@@ -5,9 +5,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
 
 use crate::nearest::nearest;
+use crate::units::{self, Shown};
 
 /// Columns of a screen, less one: some terminals break a line that fills the last column.
 const COLUMNS: usize = 79;
@@ -95,6 +98,10 @@ pub static COMMANDS: &[&Command] = &[
     &SERVE,
     #[cfg(all(feature = "sources", target_os = "linux"))]
     &CHECK_CONFIG,
+    #[cfg(feature = "client")]
+    &PROBE,
+    #[cfg(feature = "client")]
+    &STATUS,
     #[cfg(feature = "client")]
     &BEAT,
     &HELP,
@@ -241,6 +248,70 @@ pub static CHECK_CONFIG: Command = Command {
 };
 
 #[cfg(feature = "client")]
+pub static PROBE: Command = Command {
+    name: "probe",
+    arguments: "[URL]",
+    summary: "ask a health endpoint, once or like ping",
+    options: &[
+        Opt::new("timeout", "TIME", "longest wait for the whole answer").default("1s"),
+        Opt::new(
+            "count",
+            "N",
+            "send this many probes, then print a summary; 0: no end",
+        ),
+        Opt::new(
+            "interval",
+            "TIME",
+            "time between probes; without --count, no end",
+        )
+        .default("1s"),
+        Opt::new("verbose", "", "print the body of the answer").short('v'),
+        Opt::new("json", "", "print JSON objects, one a line"),
+        Opt::new(
+            "flat",
+            "",
+            "every failure exits with 1 and prints 80 bytes at most",
+        ),
+        Opt::new("nagios", "", "exit code and output of a Nagios plugin"),
+    ],
+    notes: &[
+        "URL is http://HOST[:PORT][/PATH] or unix:SOCKET[:/PATH]; HOST is localhost or",
+        "an IP address. The default is http://localhost:10248/healthz.",
+        "Prints nothing if the answer is healthy, which is a status from 200 to 399.",
+        "Exit: 0 healthy, 1 unhealthy (status 500 to 599), 2 wrong usage, 3 no answer,",
+        "4 another answer. Of many probes: 0 if all are healthy, else 1, 3 or 4, in",
+        "this order. With --nagios: 0 healthy, 2 unhealthy or no answer, 3 otherwise.",
+    ],
+};
+
+#[cfg(feature = "client")]
+pub static STATUS: Command = Command {
+    name: "status",
+    arguments: "[URL]",
+    summary: "show what fails, since when and why",
+    options: &[
+        Opt::new("json", "", "print one JSON object with all answers"),
+        Opt::new(
+            "prometheus",
+            "",
+            "print metrics for node_exporter's textfile collector",
+        ),
+        Opt::new(
+            "output",
+            "FILE",
+            "put the metrics into this file, in one step",
+        ),
+    ],
+    notes: &[
+        "URL is http://HOST[:PORT] or unix:SOCKET; HOST is localhost or an IP address.",
+        "The default is http://localhost:10248. With a path, only that endpoint is asked.",
+        "A server that knows only the text of Kubernetes shows neither times nor reasons.",
+        "Exit: 0 all endpoints pass, warnings included, 1 one fails, 2 wrong usage,",
+        "3 no answer, 4 another answer",
+    ],
+};
+
+#[cfg(feature = "client")]
 pub static BEAT: Command = Command {
     name: "beat",
     arguments: "NAME [-- COMMAND...]",
@@ -349,6 +420,26 @@ struct SeeHelp<'a>(&'a Command);
 impl fmt::Display for SeeHelp<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "see healthz help {}", self.0.name)
+    }
+}
+
+/// Parses the value of `option`: a duration within `times`.
+///
+/// # Errors
+/// What is allowed.
+#[inline(never)]
+pub fn time(
+    option: &str,
+    value: &OsStr,
+    times: RangeInclusive<Duration>,
+) -> Result<Duration, UsageError> {
+    match value.to_str().and_then(units::duration) {
+        Some(time) if times.contains(&time) => Ok(time),
+        _ => {
+            let (min, max) = (Shown(*times.start()), Shown(*times.end()));
+            let expected = format!("expected {min} to {max}, written as 500ms, 10s, 2m or 1h");
+            Err(UsageError::refused(option, value, &expected))
+        }
     }
 }
 
