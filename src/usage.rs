@@ -304,8 +304,8 @@ pub static STATUS: Command = Command {
     ],
     notes: &[
         "URL is http://HOST[:PORT] or unix:SOCKET; HOST is localhost or an IP address.",
-        "The default is http://localhost:10248. With a path, only that endpoint is asked.",
-        "A server that knows only the text of Kubernetes shows neither times nor reasons.",
+        "The default is http://localhost:10248. A path asks for that endpoint only.",
+        "Of a server that answers with text only, neither times nor reasons are known.",
         "Exit: 0 all endpoints pass, warnings included, 1 one fails, 2 wrong usage,",
         "3 no answer, 4 another answer",
     ],

@@ -80,7 +80,7 @@ fn a_beat_makes_the_check_pass_and_a_failure_ends_it_with_its_reason() {
 
 #[test]
 fn a_failure_shows_no_error_number_and_no_fields_of_an_earlier_message() {
-    let (_daemon, address, socket) = daemon(",limit=1h");
+    let (_daemon, address, socket) = daemon(",limit=1h,period=1s");
     let program = UnixDatagram::unbound().unwrap();
     program
         .send_to(b"READY=1\nSTATUS=old\nERRNO=5", &*socket)

@@ -325,23 +325,18 @@ fn json_has_the_answers_of_all_endpoints() {
 
 #[test]
 fn metrics_are_printed_or_put_into_a_file_without_those_of_the_process() {
-    let daemon = Daemon::start(&[]);
-    let url = format!("http://{}", daemon.address());
+    let url = server(&[(
+        "/metrics",
+        200,
+        "text/plain; version=0.0.4; charset=utf-8",
+        METRICS,
+    )]);
+    let want = "# HELP a A.\n# TYPE a gauge\na{b=\"process_c\"} 1\n";
     let (output, text) = status(&[&url, "--prometheus"]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(
-        text.contains("\nkubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n"),
-        "{text}"
-    );
-    let (_, scraped) = get(daemon.address(), "/metrics");
-    assert!(
-        scraped.lines().any(|line| line.starts_with("process_")),
-        "{scraped}"
-    );
-    assert!(
-        !text
-            .lines()
-            .any(|line| line.contains(" process_") || line.starts_with("process_"))
+    assert_eq!(
+        (output.status.code(), text.as_str()),
+        (Some(0), want),
+        "{output:?}"
     );
     let directory = socket_path();
     fs::create_dir(&directory).unwrap();
@@ -354,11 +349,7 @@ fn metrics_are_printed_or_put_into_a_file_without_those_of_the_process() {
         (Some(0), ""),
         "{output:?}"
     );
-    assert!(
-        fs::read_to_string(&file)
-            .unwrap()
-            .contains("kubernetes_healthcheck{")
-    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), want);
     // No other file is left.
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
     let missing = directory.join("none/healthz.prom");
@@ -369,14 +360,29 @@ fn metrics_are_printed_or_put_into_a_file_without_those_of_the_process() {
         missing.display()
     );
     assert_eq!(complaint(&output), error);
-    let daemon = Daemon::start(&["--no-metrics"]);
-    let address = daemon.address();
-    let (output, _) = status(&[&format!("http://{address}"), "--prometheus"]);
-    assert_eq!(output.status.code(), Some(4));
-    let error = format!(
-        "healthz: {address} answered 404 to /metrics, not metrics; was healthz started with --no-metrics?"
-    );
-    assert_eq!(complaint(&output), error);
+}
+
+const METRICS: &str = "# HELP a A.\n# TYPE a gauge\na{b=\"process_c\"} 1\n# HELP process_d D.\n# TYPE process_d gauge\n\
+                       process_d 2\n";
+
+#[test]
+fn a_server_without_metrics_keeps_the_file() {
+    let file = socket_path();
+    fs::write(&file, "old").unwrap();
+    for answers in [
+        &[][..],
+        &[("/metrics", 200, "text/html", "<html>")],
+        &[("/metrics", 500, TEXT, "x")],
+    ] {
+        let url = server(answers);
+        let (output, text) = status(&[&url, "--prometheus", "--output", file.to_str().unwrap()]);
+        assert_eq!((output.status.code(), text.as_str()), (Some(4), ""));
+        assert!(
+            complaint(&output)
+                .ends_with("to /metrics, not metrics; was healthz started with --no-metrics?")
+        );
+        assert_eq!(fs::read_to_string(&file).unwrap(), "old");
+    }
 }
 
 /// A server that answers `path` with a status, a media type and a body, and all others with 404.
