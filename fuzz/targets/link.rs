@@ -13,6 +13,7 @@ mod url;
 #[allow(dead_code, reason = "the callers in the daemon are not compiled here")]
 mod sources {
     pub mod link;
+    pub mod runs;
     pub mod spec;
 }
 

@@ -29,9 +29,9 @@ mod quote;
 
 use core::borrow::Borrow;
 
-use crate::check::Endpoint;
 #[cfg(feature = "server")]
 use crate::check::EndpointSet;
+use crate::check::{Endpoint, EndpointType};
 use crate::http::{Answer, BufferFull, Fields, Method, Request, StatusCode, Writer};
 use crate::limits::{
     CHECK_NAME_BYTES_MAX, Limits, REASON_BYTES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
@@ -348,12 +348,18 @@ impl<'a> Responder<'a> {
         writer: Writer<'_>,
         server: impl FnOnce(&mut MetricsWriter<'_, '_>),
     ) -> Result<Answer, BufferFull> {
-        match (&self.metrics, method) {
+        let answer = match (&self.metrics, method) {
             (None, _) => not_found(writer),
             (_, Method::Other) => not_allowed(writer),
             (Some(metrics), _) if is_all => metrics::respond(self, metrics, now, writer, server),
             (Some(_), _) => metrics::respond_slis(self, now, writer),
-        }
+        };
+        let subject = if is_all {
+            Subject::Metrics
+        } else {
+            Subject::Slis
+        };
+        Ok(answer?.about(subject as u8))
     }
 
     /// Bytes of the longest answer that is longer than [`response_bytes_max`](Responder::response_bytes_max): that of
@@ -426,6 +432,35 @@ impl<'a> Responder<'a> {
     }
 }
 
+/// What a request asks for, to count answers by it.
+#[derive(Clone, Copy)]
+pub(crate) enum Subject {
+    /// Anything that is not below: one check, another endpoint, a path that is not found.
+    Other,
+    /// `/healthz`
+    Healthz,
+    /// `/livez`
+    Livez,
+    /// `/readyz`
+    Readyz,
+    /// `/metrics`
+    Metrics,
+    /// `/metrics/slis`
+    Slis,
+}
+
+impl Subject {
+    #[inline]
+    fn of(endpoint: &Endpoint<'_>) -> Self {
+        match endpoint.endpoint_type() {
+            EndpointType::Healthz => Subject::Healthz,
+            EndpointType::Livez => Subject::Livez,
+            EndpointType::Readyz => Subject::Readyz,
+            EndpointType::Other => Subject::Other,
+        }
+    }
+}
+
 /// Answers with the first of `endpoints` that the target names, or with `elsewhere`. The target is clean and the host is
 /// allowed.
 #[inline]
@@ -443,10 +478,11 @@ fn respond_among<'w, 'a, E: Borrow<Endpoint<'a>>>(
             continue;
         };
         if rest.is_empty() {
-            return match request.method() {
+            let answer = match request.method() {
                 Method::Other => not_allowed(writer),
                 _ => healthz::root(endpoint, now, request, writer),
             };
+            return Ok(answer?.about(Subject::of(endpoint) as u8));
         }
         // `/healthz-other` also begins with `/healthz`; `find` requires a slash after it.
         if let Some(check) = healthz::find(endpoint, rest, now) {

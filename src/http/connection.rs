@@ -564,9 +564,7 @@ fn write_refusal(
     let Refusal { status, detail } = refusal;
     // The text helps the author of the client: `400 Bad Request: the Host field is missing`.
     writer.rendered(Fields::Text, |text: &mut BodyWriter<'_>| {
-        text.push_number(u64::from(status.code()));
-        text.push(b" ");
-        text.push(status.phrase().as_bytes());
+        text.push(status.line().as_bytes());
         text.push(b": ");
         text.push(detail.as_bytes());
         text.push(b"\n");

@@ -383,8 +383,7 @@ fn respond(
         }
         _ => responder.respond(now, request, writer, counters),
     }?;
-    let path = request.target().path();
-    counters.answers.count(path, answer.status());
+    counters.answers.count(answer);
     Ok(answer)
 }
 
