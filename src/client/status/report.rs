@@ -52,13 +52,23 @@ pub struct Check {
     pub status: Status,
     pub severity: Option<String>,
     pub is_excluded: bool,
-    /// Seconds since the last change of its status, when the answer was made.
-    pub since: Option<u64>,
+    pub since: Since,
     /// Seconds since the last beat.
     pub beat: Option<u64>,
     /// Seconds that the last run took.
     pub run: Option<f64>,
     pub reason: Option<String>,
+}
+
+/// When the status of a check last changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// The answer does not tell it.
+    Unknown,
+    /// It has not changed since the server began to watch the check.
+    Start,
+    /// So many seconds before the answer was made.
+    Seconds(u64),
 }
 
 impl Status {
@@ -247,7 +257,11 @@ impl Check {
             status: Status::parse(text("status")?)?,
             severity: text("severity").map(String::from),
             is_excluded: value.get("excluded") == Some(&Value::Bool(true)),
-            since: age("since"),
+            since: match (now, age("since")) {
+                (_, Some(seconds)) => Since::Seconds(seconds),
+                (Some(_), None) => Since::Start,
+                (None, None) => Since::Unknown,
+            },
             beat: age("lastBeat"),
             run: value.get("lastRunSeconds").and_then(Value::as_f64),
             reason: text("output").map(String::from),
@@ -269,7 +283,7 @@ impl Check {
             status,
             severity: None,
             is_excluded: said.starts_with("excluded"),
-            since: None,
+            since: Since::Unknown,
             beat: None,
             run: None,
             // Usually `failed: reason withheld`.
@@ -377,13 +391,13 @@ mod tests {
             status,
             severity: Some(severity.into()),
             is_excluded: false,
-            since: None,
+            since: Since::Start,
             beat: None,
             run: None,
             reason: None,
         };
         let disk = Check {
-            since: Some(109),
+            since: Since::Seconds(109),
             run: Some(0.004),
             reason: Some("full".into()),
             ..check("disk", Status::Fail, "error")

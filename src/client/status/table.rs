@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::report::{Check, Endpoint, Report, Status};
+use super::report::{Check, Endpoint, Report, Since, Status};
 use crate::client::output::{self, Colour, coloured};
 
 /// Columns of a terminal that does not tell its width.
@@ -117,8 +117,14 @@ fn write_checks(text: &mut String, checks: &[&Check], columns: usize, has_colour
 }
 
 fn cells(check: &Check) -> [String; 5] {
-    let age = |seconds: Option<u64>| seconds.map(age);
-    let beat = age(check.beat).map(|age| format!("beat {age} ago"));
+    let since = match check.since {
+        Since::Unknown => None,
+        Since::Start => Some("start".into()),
+        Since::Seconds(seconds) => Some(age(seconds)),
+    };
+    let beat = check
+        .beat
+        .map(|seconds| format!("beat {} ago", age(seconds)));
     let run = check
         .run
         .map(|seconds| format!("took {}", duration(seconds)));
@@ -130,7 +136,7 @@ fn cells(check: &Check) -> [String; 5] {
         Some(visible(&check.name)),
         Some(check.status.as_str().into()),
         severity.map(visible),
-        age(check.since),
+        since,
         beat.or(run),
     ];
     cells.map(|cell| cell.unwrap_or_else(|| "-".into()))
@@ -235,10 +241,11 @@ fn age(seconds: u64) -> String {
     }
 }
 
-/// How long a run took: `4.0ms`, `1.5s`.
+/// How long a run took: `0.14ms`, `35ms`, `1.5s`.
 fn duration(seconds: f64) -> String {
-    match seconds {
-        _ if seconds < 1.0 => format!("{:.1}ms", seconds * 1000.0),
+    match seconds * 1000.0 {
+        millis if millis < 10.0 => format!("{millis:.2}ms"),
+        millis if millis < 1000.0 => format!("{millis:.0}ms"),
         _ => format!("{seconds:.1}s"),
     }
 }
@@ -291,13 +298,13 @@ listens on http://127.0.0.1:10248, http://[::1]:10248
 /healthz  fail  4 checks, 1 failing, 1 with a warning, 1 excluded
 
 CHECK   STATE  SEVERITY  SINCE   LAST
-var     fail   error     3m 12s  took 4.0ms
+var     fail   error     3m 12s  took 4.00ms
     /var: 3.1% free, needs 10%
 net     fail   excluded  9d 1h   took 1.2s
     down
 worker  warn   warning   11s     beat 41s ago
     no heartbeat for 41 s, limit 30 s
-ping    pass   error     -       -
+ping    pass   error     start   -
 ";
         assert_eq!(text(&json(&checks), 80, false), want);
         // Colours change nothing else.
