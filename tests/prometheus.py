@@ -195,10 +195,11 @@ def short_rules(house):
     return path
 
 
-def server(house, targets, more=""):
+def server(house, targets, labels="labels: {}"):
     """A Prometheus that scrapes every second with our rules, and accepts what agents push."""
     jobs = "".join(
-        f"  - job_name: {job}\n    metrics_path: {path}\n    static_configs: [{{targets: ['127.0.0.1:{port}']}}]\n"
+        f"  - job_name: {job}\n    metrics_path: {path}\n"
+        f"    static_configs: [{{targets: ['127.0.0.1:{port}'], {labels}}}]\n"
         for job, path, port in targets
     )
     config = (
@@ -490,7 +491,7 @@ def _(house):
 def picture(house, path):
     """The dashboard after some minutes in which a check failed and a client sent wrong requests."""
     node = Node(house)
-    prometheus = server(house, [("healthz", "/metrics", node.port)])
+    prometheus = server(house, [("healthz", "/metrics", node.port)], labels="labels: {instance: node1}")
     began = time.monotonic()
     # Seconds after the start at which the file is removed or comes back.
     for at, is_there in ((120, False), (210, True), (PICTURE_SECONDS - 50, False), (PICTURE_SECONDS, False)):

@@ -196,7 +196,7 @@ class Panel:
         values = [value for _, points in series for _, value in points]
         if not values:
             return [text(self.width / 2, self.height / 2, "no data", 14, FAINT, "middle")]
-        ticks = log_ticks(values) if is_log else linear_ticks(max(values))
+        ticks = log_ticks(values) if is_log else linear_ticks(max(values), unit)
         scale = math.log10 if is_log else float
         low, high = scale(ticks[0]), scale(ticks[-1])
         bottom = self.height - BOTTOM
@@ -248,13 +248,15 @@ def stacked(series):
     return result
 
 
-def linear_ticks(high):
-    step = 10 ** math.floor(math.log10(high)) if high > 0 else 1
-    for part in (0.2, 0.5, 1, 2):
-        if high <= 4 * step * part:
-            step *= part
-            break
-    return [step * number for number in range(math.ceil(high / step) + 1 if high > 0 else 2)]
+def linear_ticks(high, unit):
+    """From 0 to at least `high`, three to six of them, at round numbers."""
+    if high <= 0:
+        return [0, 1]
+    base = 1024 ** int(math.log(high, 1024)) if unit == "bytes" and high >= 1 else 1
+    high /= base
+    step = 10 ** math.floor(math.log10(high))
+    step *= next(part for part in (0.2, 0.25, 0.5, 1, 2, 2.5) if high <= 5 * step * part)
+    return [base * step * number for number in range(math.ceil(high / step - 1e-9) + 1)]
 
 
 def log_ticks(values):
