@@ -103,6 +103,8 @@ struct healthz_counters {
   uint64_t answered;
   /* Requests whose head was malformed or too long, or did not arrive in time. */
   uint64_t refused;
+  /* Connections that their client or the protocol closed, or the server when it stopped. */
+  uint64_t closed;
   /* Connections closed to make room for a new one. */
   uint64_t evicted;
   /* Connections closed because a deadline passed. */

@@ -1,16 +1,21 @@
-//! The healthz program: parses its command line, serves, and chooses the exit code.
+//! The healthz program: finds the command, runs it, and chooses the exit code.
 //!
-//! 0: stopped by a signal, or printed help or the version. 1: failed while running. 2: wrong usage or
-//! configuration.
+//! Without a command it serves. 0: stopped by a signal, or printed help or the version. 1: failed while running.
+//! 2: wrong usage or configuration. The commands in `client` have their own exit codes; wrong usage is always 2.
 
 #![deny(unsafe_code)]
 
+#[cfg(feature = "client")]
+mod client;
 mod daemon;
+mod nearest;
 #[cfg(all(feature = "sources", target_os = "linux"))]
 mod sources;
 mod units;
 mod unneeded;
+mod usage;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -19,35 +24,71 @@ use daemon::options::{self, Command, Options};
 use daemon::{EXIT_FAILED, EXIT_USAGE, Failure};
 #[cfg(all(feature = "sources", target_os = "linux"))]
 use sources::config;
+use usage::UsageError;
 
 fn main() -> ExitCode {
-    #[cfg(all(feature = "sources", target_os = "linux"))]
-    {
-        let mut arguments = std::env::args_os().skip(1);
-        if arguments
-            .next()
-            .is_some_and(|first| first == sources::command::NAME)
-        {
-            return sources::command::run(arguments);
-        }
+    let mut arguments = std::env::args_os().skip(1);
+    let first = arguments.next();
+    let result = match first.as_deref() {
+        #[cfg(all(feature = "sources", target_os = "linux"))]
+        Some(name) if name == sources::command::NAME => return sources::command::run(arguments),
+        Some(name) if name == usage::HELP.name => help(arguments),
+        #[cfg(feature = "client")]
+        Some(name) if client::find(name).is_some() => run_client(name, arguments),
+        _ => serve(first.into_iter().chain(arguments)),
+    };
+    result.unwrap_or_else(|error| {
+        daemon::print_error(&error);
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+/// Runs a command of `client`.
+#[cfg(feature = "client")]
+fn run_client(
+    name: &std::ffi::OsStr,
+    arguments: impl Iterator<Item = OsString>,
+) -> Result<ExitCode, UsageError> {
+    let Some(run) = client::find(name) else {
+        return Err(UsageError::unknown_command(name));
+    };
+    run(lexopt::Parser::from_args(arguments))
+}
+
+/// Explains the command that `arguments` names, or all.
+fn help(mut arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, UsageError> {
+    let command = match arguments.next() {
+        None => None,
+        Some(name) if name == "-h" || name == "--help" => Some(&usage::HELP),
+        Some(name) => match usage::find(&name) {
+            None => return Err(UsageError::unknown_command(&name)),
+            command => command,
+        },
+    };
+    match arguments.next() {
+        Some(extra) => Err(UsageError::unexpected_argument(&usage::HELP, &extra)),
+        None => Ok(print_help(command, &Options::default())),
     }
-    match options::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Help(options)) => {
-            let responder = Checks::new(&options).responder();
-            print(&options::help(options.config.memory_bytes_max(&responder)))
-        }
-        Ok(Command::Version) => print(concat!("healthz ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(Command::CheckConfig(options)) => check_config(&options),
-        Ok(Command::Serve(options)) => match daemon::serve(&options) {
+}
+
+fn print_help(command: Option<&usage::Command>, options: &Options) -> ExitCode {
+    let responder = Checks::new(options).responder();
+    let memory_bytes = options.config.memory_bytes_max(&responder);
+    print(&options::help(command, memory_bytes))
+}
+
+/// Serves, or prints what the options of the daemon ask for.
+fn serve(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, UsageError> {
+    Ok(match options::parse(arguments)? {
+        Command::Help(command, options) => print_help(command, &options),
+        Command::Version => print(concat!("healthz ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::CheckConfig(options) => check_config(&options),
+        Command::Serve(options) => match daemon::serve(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(Failure::Run(_)) => ExitCode::from(EXIT_FAILED),
             Err(Failure::Usage(_)) => ExitCode::from(EXIT_USAGE),
         },
-        Err(error) => {
-            daemon::print_error(&error);
-            ExitCode::from(EXIT_USAGE)
-        }
-    }
+    })
 }
 
 /// Prints the checks of real things with all defaults, or every mistake in them.

@@ -11,8 +11,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each top-level module, and the modules that it may import:
-/// `time, limits <- check, http <- answer <- server`, and in the program `units, unneeded <- sources <- daemon <- main`.
-const MODULES: [(&str, &[&str]); 13] = [
+/// `time, limits <- check, http <- answer <- server`, and in the
+/// program `units, unneeded, nearest <- usage <- sources, client <- daemon <- main`.
+const MODULES: [(&str, &[&str]); 16] = [
     ("time", &[]),
     ("limits", &[]),
     ("check", &["time", "limits"]),
@@ -31,9 +32,12 @@ const MODULES: [(&str, &[&str]); 13] = [
     // The program is a separate crate and uses only the public API of the library.
     ("units", &[]),
     ("unneeded", &[]),
-    ("sources", &["units", "unneeded"]),
-    ("daemon", &["units", "unneeded", "sources"]),
-    ("main", &["units", "sources", "daemon"]),
+    ("nearest", &[]),
+    ("usage", &["nearest"]),
+    ("sources", &["units", "unneeded", "nearest"]),
+    ("client", &["units", "usage"]),
+    ("daemon", &["units", "unneeded", "usage", "sources"]),
+    ("main", &["units", "usage", "sources", "client", "daemon"]),
 ];
 
 /// Files that may have `unsafe`: system calls that no crate wraps, and the C API.

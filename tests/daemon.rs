@@ -98,6 +98,41 @@ fn a_host_that_is_not_allowed_is_refused() {
 }
 
 #[test]
+fn an_address_with_paths_serves_only_these() {
+    let mut command = daemon::healthz(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--listen",
+        "127.0.0.1:0,paths=/livez+/readyz/ping",
+    ]);
+    command.env("RUST_LOG", "info");
+    let daemon = Daemon::start_as(command);
+    let line = daemon.lines().wait("serving").clone();
+    let addresses = line.split("http://").skip(1);
+    let addresses = addresses.map(|text| text.split(' ').next().unwrap().parse().unwrap());
+    let [all, some]: [std::net::SocketAddr; 2] = addresses.collect::<Vec<_>>().try_into().unwrap();
+    let get = |address| {
+        [
+            "/healthz",
+            "/livez",
+            "/livez/log",
+            "/readyz",
+            "/readyz/ping",
+        ]
+        .map(|path| get(address, path).0)
+    };
+    assert_eq!(get(all), [200; 5]);
+    assert_eq!(get(some), [404, 200, 200, 404, 200]);
+    let output = run(&["--listen", "127.0.0.1:0,paths=metrics"]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = complaint(&output);
+    assert!(
+        text.contains("--listen 127.0.0.1:0,paths=metrics: the path \"metrics\" cannot be served"),
+        "{text}"
+    );
+}
+
+#[test]
 fn help_and_version_are_for_people() {
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
@@ -156,7 +191,7 @@ fn wrong_usage_prints_one_line_and_exits_2() {
         ),
         (
             &["--frob"],
-            "healthz: unknown option --frob; see healthz --help",
+            "healthz: unknown option --frob; see healthz help serve",
         ),
         (
             &["--connections", "70000"],

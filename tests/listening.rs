@@ -7,14 +7,14 @@ mod harness;
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use harness::{ENDPOINTS, Harness, TIMEOUT, rest};
 use healthz::Responder;
 use healthz::limits::{CONNECTIONS_MAX, LISTENERS_MAX};
-use healthz::server::{Address, Config, Listeners, Runner, Server, TOKENS};
+use healthz::server::{Address, Config, ListenerPaths, Listeners, Runner, Server, TOKENS};
 use mio::Token;
 
 #[test]
@@ -102,4 +102,127 @@ fn one_call_of_advance_accepts_one_connection_while_the_table_has_room() {
         assert_eq!(harness.server.counters().accepted, accepted);
     }
     drop(clients);
+}
+
+/// The status of the answers to `requests` at `address`, each on a connection of its own.
+fn statuses<const N: usize>(
+    harness: &mut Harness,
+    address: SocketAddr,
+    requests: [&str; N],
+) -> [u16; N] {
+    requests.map(|request| {
+        let mut client = TcpStream::connect(address).unwrap();
+        let head = format!("{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        client.write_all(head.as_bytes()).unwrap();
+        harness.work();
+        let text = rest(&mut client);
+        assert!(
+            !text.starts_with("HTTP/1.1 404") || text.ends_with("\r\n\r\n404 page not found\n"),
+            "{text}"
+        );
+        text.split(' ').nth(1).unwrap().parse().unwrap()
+    })
+}
+
+fn tcp_addresses(listeners: &Listeners) -> Vec<SocketAddr> {
+    let address = |address| match address {
+        Address::Tcp(address) => address,
+        other => panic!("not on TCP: {other}"),
+    };
+    listeners.local_addresses().map(address).collect()
+}
+
+#[test]
+fn a_listener_with_paths_answers_404_to_all_others_and_its_neighbours_serve_them() {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let paths = ListenerPaths::new(&["/livez", "/readyz"]).unwrap();
+    let mut listeners = Listeners::new();
+    listeners.bind(&any).unwrap();
+    listeners.bind_for(&any, &paths).unwrap();
+    let passed_in = TcpListener::bind("127.0.0.1:0").unwrap();
+    listeners.add_for(passed_in, &paths).unwrap();
+    listeners.bind(&any).unwrap();
+    let addresses = tcp_addresses(&listeners);
+    let mut harness = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let requests = [
+        "GET /livez",
+        "GET /livez/ping?verbose",
+        "GET /%72eadyz",
+        "OPTIONS *",
+        "GET /healthz",
+        "GET /livez-other",
+        "GET //livez",
+        "GET /livez/../healthz",
+        "OPTIONS /",
+    ];
+    for (address, expected) in addresses.into_iter().zip([
+        [200, 200, 200, 200, 200, 404, 307, 307, 200],
+        [200, 200, 200, 200, 404, 404, 404, 404, 404],
+        [200, 200, 200, 200, 404, 404, 404, 404, 404],
+        [200, 200, 200, 200, 200, 404, 307, 307, 200],
+    ]) {
+        assert_eq!(statuses(&mut harness, address, requests), expected);
+    }
+}
+
+#[test]
+fn both_halves_of_localhost_serve_the_same_paths() {
+    let mut listeners = Listeners::new();
+    let paths = "/livez".parse().unwrap();
+    listeners.bind_for(&Address::Localhost(0), &paths).unwrap();
+    let addresses = tcp_addresses(&listeners);
+    let mut harness = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
+    for address in addresses {
+        let requests = ["GET /livez", "GET /healthz"];
+        assert_eq!(statuses(&mut harness, address, requests), [200, 404]);
+    }
+}
+
+/// The host decides first: whether a listener serves a path is for the allowed ones.
+#[test]
+fn a_listener_with_paths_answers_421_to_other_hosts() {
+    let mut listeners = Listeners::new();
+    let paths = ListenerPaths::new(&["/livez"]).unwrap();
+    listeners
+        .bind_for(&"127.0.0.1:0".parse().unwrap(), &paths)
+        .unwrap();
+    let addresses = tcp_addresses(&listeners);
+    let responder = Responder::new(&ENDPOINTS).allow_hosts(&["b"]);
+    let mut harness = Harness::on(responder, listeners, Config::default());
+    let requests = ["GET /livez", "GET /healthz", "GET //livez"];
+    let found = statuses(&mut harness, addresses[0], requests);
+    assert_eq!(found, [421, 421, 421]);
+}
+
+/// The head cache is shared by all connections, and knows nothing of listeners.
+#[test]
+fn a_cached_head_is_answered_as_its_listener_says() {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let mut listeners = Listeners::new();
+    listeners.bind(&any).unwrap();
+    listeners
+        .bind_for(&any, &"/livez".parse().unwrap())
+        .unwrap();
+    let addresses = tcp_addresses(&listeners);
+    let mut harness = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
+    for _ in 0..3 {
+        let found = addresses
+            .iter()
+            .map(|address| statuses(&mut harness, *address, ["GET /healthz"]));
+        assert_eq!(found.collect::<Vec<_>>(), [[200], [404]]);
+    }
+}
+
+#[test]
+fn a_listener_that_could_not_be_bound_leaves_no_paths_behind() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::Tcp(taken.local_addr().unwrap());
+    let mut listeners = Listeners::new();
+    let paths = "/livez".parse().unwrap();
+    listeners.bind_for(&address, &paths).unwrap_err();
+    listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+    let addresses = tcp_addresses(&listeners);
+    let mut harness = Harness::on(Responder::new(&ENDPOINTS), listeners, Config::default());
+    let found = statuses(&mut harness, addresses[0], ["GET /healthz"]);
+    assert_eq!(found, [200]);
 }

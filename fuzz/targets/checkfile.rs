@@ -2,6 +2,9 @@
 //! on it; the modules are compiled here instead.
 #![no_main]
 
+#[path = "../../src/nearest.rs"]
+mod nearest;
+
 #[path = "../../src/units.rs"]
 #[allow(dead_code, reason = "the callers in the daemon are not compiled here")]
 mod units;

@@ -2,9 +2,16 @@
 //! modules are compiled here instead.
 #![no_main]
 
+#[path = "../../src/nearest.rs"]
+mod nearest;
+
 #[path = "../../src/units.rs"]
 #[allow(dead_code, reason = "the callers in the daemon are not compiled here")]
 mod units;
+
+#[path = "../../src/usage.rs"]
+#[allow(dead_code, reason = "the callers in the program are not compiled here")]
+mod usage;
 
 #[path = "../../src/daemon"]
 #[allow(dead_code, reason = "the callers in the daemon are not compiled here")]

@@ -6,7 +6,9 @@
 
 use super::excludes::{Exclude, Excludes, WARNING_BYTES};
 use crate::check::{Check, Endpoint, Severity};
-use crate::http::{BodyWriter, BufferFull, Fields, Request, StatusCode, Writer, strip_prefix};
+use crate::http::{
+    Answer, BodyWriter, BufferFull, Fields, Request, StatusCode, Writer, strip_prefix,
+};
 use crate::limits::{CHECK_NAME_BYTES_MAX, EXCLUDES_MAX, Limits, TARGET_EXPANSION_MAX};
 use crate::time::Instant;
 
@@ -17,10 +19,16 @@ pub(super) fn root(
     now: Instant,
     request: &Request<'_>,
     writer: Writer<'_>,
-) -> Result<usize, BufferFull> {
+) -> Result<Answer, BufferFull> {
     match request.target().query() {
         // Nearly every request ends here: one load per check, and a prepared answer.
-        None if endpoint.has_no_failure(now) => writer.ok(),
+        None if endpoint.count_if_all_pass(now) => {
+            let answer = writer.ok();
+            if answer.is_err() {
+                endpoint.uncount(endpoint.checks().len());
+            }
+            answer
+        }
         None => report(endpoint, now, false, &mut Excludes::none(), writer),
         Some(query) => root_with_query(endpoint, now, request, query, writer),
     }
@@ -35,7 +43,11 @@ pub(super) fn find<'a>(endpoint: &Endpoint<'a>, rest: &[u8], now: Instant) -> Op
 }
 
 /// The answer of `/healthz/NAME`.
-pub(super) fn single(check: &Check, now: Instant, writer: Writer<'_>) -> Result<usize, BufferFull> {
+pub(super) fn single(
+    check: &Check,
+    now: Instant,
+    writer: Writer<'_>,
+) -> Result<Answer, BufferFull> {
     let reason = match check.severity() {
         Severity::Error => check.reason(now),
         Severity::Warning => None,
@@ -110,7 +122,7 @@ fn root_with_query(
     request: &Request<'_>,
     query: &[u8],
     writer: Writer<'_>,
-) -> Result<usize, BufferFull> {
+) -> Result<Answer, BufferFull> {
     // Kubernetes ignores the value of `verbose`: `verbose=false` is verbose too.
     let mut is_verbose = false;
     let mut has_excludes = false;
@@ -134,7 +146,7 @@ fn root_with_excludes(
     query: &[u8],
     is_verbose: bool,
     writer: Writer<'_>,
-) -> Result<usize, BufferFull> {
+) -> Result<Answer, BufferFull> {
     let mut found = [Exclude::default(); EXCLUDES_MAX];
     let mut excludes = Excludes::new(query, &mut found);
     let pairs = request.target().pairs();
@@ -147,13 +159,32 @@ fn root_with_excludes(
     report(endpoint, now, is_verbose, &mut excludes, writer)
 }
 
+/// Answers with a report, and counts the result of each check that is not excluded.
 fn report(
     endpoint: &Endpoint<'_>,
     now: Instant,
     is_verbose: bool,
     excludes: &mut Excludes<'_, '_>,
     writer: Writer<'_>,
-) -> Result<usize, BufferFull> {
+) -> Result<Answer, BufferFull> {
+    let unix_seconds = writer.unix_seconds();
+    let answer = write_report(endpoint, now, is_verbose, excludes, writer)?;
+    // Only now: an answer that does not fit is written again later. A state that changes between is counted as it is now.
+    for check in endpoint.checks() {
+        if excludes.exclusion(check).is_none() {
+            check.count_result(endpoint.endpoint_type(), now, unix_seconds);
+        }
+    }
+    Ok(answer)
+}
+
+fn write_report(
+    endpoint: &Endpoint<'_>,
+    now: Instant,
+    is_verbose: bool,
+    excludes: &mut Excludes<'_, '_>,
+    writer: Writer<'_>,
+) -> Result<Answer, BufferFull> {
     // The state is loaded first: it is cheaper than the search for the name.
     let passes =
         |check: &Check| check.lets_endpoint_pass(now) || excludes.exclusion(check).is_some();

@@ -22,6 +22,7 @@ mod excludes;
 #[doc(hidden)]
 pub mod fuzz;
 mod healthz;
+mod metrics;
 mod quote;
 
 use core::borrow::Borrow;
@@ -29,12 +30,13 @@ use core::borrow::Borrow;
 use crate::check::Endpoint;
 #[cfg(feature = "server")]
 use crate::check::EndpointSet;
-use crate::http::{BufferFull, Fields, Method, Request, StatusCode, Writer};
+use crate::http::{Answer, BufferFull, Fields, Method, Request, StatusCode, Writer};
 use crate::limits::{
     CHECK_NAME_BYTES_MAX, Limits, REASON_BYTES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
     RESPONSE_HEAD_BYTES_MAX, TARGET_EXPANSION_MAX,
 };
 use crate::time::Instant;
+pub use metrics::{MetricType, Metrics, MetricsWriter};
 
 /// The endpoints with their checks, and the list of allowed hosts. It answers requests.
 ///
@@ -64,6 +66,7 @@ pub struct Responder<'a> {
     #[cfg(feature = "server")]
     set: Option<&'a EndpointSet>,
     allow_hosts: &'a [&'a str],
+    metrics: Option<Metrics>,
 }
 
 impl<'a> Responder<'a> {
@@ -74,6 +77,7 @@ impl<'a> Responder<'a> {
             #[cfg(feature = "server")]
             set: None,
             allow_hosts: &[],
+            metrics: None,
         }
     }
 
@@ -89,6 +93,7 @@ impl<'a> Responder<'a> {
             endpoints: &[],
             set: Some(set),
             allow_hosts: self.allow_hosts,
+            metrics: self.metrics,
         }
     }
 
@@ -100,6 +105,7 @@ impl<'a> Responder<'a> {
             #[cfg(feature = "server")]
             set: None,
             allow_hosts: self.allow_hosts,
+            metrics: self.metrics,
         }
     }
 
@@ -112,6 +118,17 @@ impl<'a> Responder<'a> {
     #[must_use]
     pub const fn allow_hosts(mut self, hosts: &'a [&'a str]) -> Self {
         self.allow_hosts = hosts;
+        self
+    }
+
+    /// Also answers `/metrics` and `/metrics/slis` with metrics of the checks in the text format of Prometheus, version
+    /// 0.0.4. [`docs/metrics.md`](https://docs.rs/crate/healthz/latest/source/docs/metrics.md) lists them. An endpoint
+    /// with one of these paths answers instead.
+    ///
+    /// The text needs more room than other answers: [`long_response_bytes_max`](Responder::long_response_bytes_max).
+    #[must_use]
+    pub const fn with_metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
         self
     }
 
@@ -153,9 +170,9 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         self.respond_or(now, request, writer, |writer| {
-            self.respond_elsewhere(now, request, writer)
+            self.respond_elsewhere(now, request, writer, |_| {})
         })
     }
 
@@ -166,11 +183,10 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'w>,
-        elsewhere: impl FnOnce(Writer<'w>) -> Result<usize, BufferFull>,
-    ) -> Result<usize, BufferFull> {
+        elsewhere: impl FnOnce(Writer<'w>) -> Result<Answer, BufferFull>,
+    ) -> Result<Answer, BufferFull> {
         if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
-            let body = b"421 Misdirected Request: this server does not answer for that host\n";
-            return writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body);
+            return misdirected(writer);
         }
         // Before the endpoints, as in Go's `ServeMux`: `//healthz` is redirected, not answered.
         if request.target().is_unclean() {
@@ -179,7 +195,20 @@ impl<'a> Responder<'a> {
         respond_among(self.endpoints.iter(), now, request, writer, elsewhere)
     }
 
-    /// Answers a request whose path is not of a borrowed endpoint.
+    /// Answers a request for a path that its listener does not serve: 404, or 421 as anywhere else.
+    #[cfg(feature = "server")]
+    pub(crate) fn respond_not_served(
+        &self,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Answer, BufferFull> {
+        if !self.allow_hosts.is_empty() && !self.is_allowed(request) {
+            return misdirected(writer);
+        }
+        not_found(writer)
+    }
+
+    /// Answers a request whose path is not of a borrowed endpoint. `server` writes the metrics of the server.
     // Not inlined: it would cost instructions in each answer of a borrowed endpoint.
     #[inline(never)]
     pub(crate) fn respond_elsewhere(
@@ -187,14 +216,15 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+        server: impl FnOnce(&mut MetricsWriter<'_, '_>),
+    ) -> Result<Answer, BufferFull> {
         #[cfg(feature = "server")]
         if let Some(set) = self.set {
             return respond_among(set.endpoints(), now, request, writer, |writer| {
-                self.respond_to_others(now, request, writer)
+                self.respond_to_others(now, request, writer, server)
             });
         }
-        self.respond_to_others(now, request, writer)
+        self.respond_to_others(now, request, writer, server)
     }
 
     /// Answers a request whose path is no endpoint's. Neither `/` nor `*` can be an endpoint's path.
@@ -203,8 +233,12 @@ impl<'a> Responder<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+        server: impl FnOnce(&mut MetricsWriter<'_, '_>),
+    ) -> Result<Answer, BufferFull> {
         match (request.method(), request.target().path()) {
+            (method, path @ (b"/metrics" | b"/metrics/slis")) if self.metrics.is_some() => {
+                self.respond_with_metrics(method, path == b"/metrics", now, writer, server)
+            }
             (Method::Options, b"*") => writer.fixed(StatusCode::OK, Fields::None, b""),
             (Method::Options, b"/") => {
                 let mut endpoints = self.endpoints();
@@ -216,6 +250,37 @@ impl<'a> Responder<'a> {
             }
             _ => not_found(writer),
         }
+    }
+
+    fn respond_with_metrics(
+        &self,
+        method: Method,
+        is_all: bool,
+        now: Instant,
+        writer: Writer<'_>,
+        server: impl FnOnce(&mut MetricsWriter<'_, '_>),
+    ) -> Result<Answer, BufferFull> {
+        match (&self.metrics, method) {
+            (None, _) => not_found(writer),
+            (_, Method::Other) => not_allowed(writer),
+            (Some(metrics), _) if is_all => metrics::respond(self, metrics, now, writer, server),
+            (Some(_), _) => metrics::respond_slis(self, now, writer),
+        }
+    }
+
+    /// Bytes of the longest answer to a request within `limits` that can be longer than
+    /// [`response_bytes_max`](Responder::response_bytes_max): that of `/metrics`. 0 if there is none, and `usize::MAX` if
+    /// the sum overflows.
+    pub fn long_response_bytes_max(&self, limits: &Limits) -> usize {
+        self.long_response_bytes_with(limits, 0)
+    }
+
+    /// As [`long_response_bytes_max`](Responder::long_response_bytes_max), with a server that writes at most
+    /// `server_bytes` of metrics.
+    pub(crate) fn long_response_bytes_with(&self, _limits: &Limits, server_bytes: usize) -> usize {
+        self.metrics
+            .as_ref()
+            .map_or(0, |metrics| metrics::bytes_max(self, metrics, server_bytes))
     }
 
     /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.
@@ -261,8 +326,8 @@ fn respond_among<'w, 'a, E: Borrow<Endpoint<'a>>>(
     now: Instant,
     request: &Request<'_>,
     writer: Writer<'w>,
-    elsewhere: impl FnOnce(Writer<'w>) -> Result<usize, BufferFull>,
-) -> Result<usize, BufferFull> {
+    elsewhere: impl FnOnce(Writer<'w>) -> Result<Answer, BufferFull>,
+) -> Result<Answer, BufferFull> {
     let target = request.target();
     for endpoint in endpoints {
         let endpoint = endpoint.borrow();
@@ -296,16 +361,21 @@ const NOTED_REDIRECT_BYTES_MAX: usize = 2 * REDIRECT_NOTE_TARGET_BYTES_MAX
 
 const _: () = assert!(TARGET_EXPANSION_MAX >= "\\\"".len());
 
-fn not_found(writer: Writer<'_>) -> Result<usize, BufferFull> {
+fn misdirected(writer: Writer<'_>) -> Result<Answer, BufferFull> {
+    let body = b"421 Misdirected Request: this server does not answer for that host\n";
+    writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body)
+}
+
+fn not_found(writer: Writer<'_>) -> Result<Answer, BufferFull> {
     writer.fixed(StatusCode::NOT_FOUND, Fields::Text, b"404 page not found\n")
 }
 
-fn not_allowed(writer: Writer<'_>) -> Result<usize, BufferFull> {
+fn not_allowed(writer: Writer<'_>) -> Result<Answer, BufferFull> {
     let body = b"405 Method Not Allowed: a check is run by GET, HEAD, OPTIONS and POST\n";
     writer.fixed(StatusCode::METHOD_NOT_ALLOWED, Fields::TextAllow, body)
 }
 
-fn redirect(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, BufferFull> {
+fn redirect(request: &Request<'_>, writer: Writer<'_>) -> Result<Answer, BufferFull> {
     let target = request.target();
     let query = target.query().unwrap_or_default();
     // Go writes the note for GET and HEAD only, and drops the `?` of an empty query.

@@ -108,6 +108,8 @@ pub struct HealthzCounters {
     pub answered: u64,
     /// Requests whose head was malformed or too long, or did not arrive in time.
     pub refused: u64,
+    /// Connections that their client or the protocol closed, or the server when it stopped.
+    pub closed: u64,
     /// Connections closed to make room for a new one.
     pub evicted: u64,
     /// Connections closed because a deadline passed.
@@ -131,6 +133,7 @@ impl From<Counters> for HealthzCounters {
             accepted,
             answered,
             refused,
+            closed,
             evicted,
             expired,
             failed,
@@ -143,6 +146,7 @@ impl From<Counters> for HealthzCounters {
             accepted,
             answered,
             refused,
+            closed,
             evicted,
             expired,
             failed,

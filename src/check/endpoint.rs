@@ -3,6 +3,7 @@
 //! Knows no HTTP: [`crate::answer`] compares the path with a request's and writes the answer. Made by
 //! the embedder, the daemon and the C API.
 
+use core::ops::Deref;
 #[cfg(feature = "server")]
 use std::sync::Arc;
 
@@ -29,7 +30,35 @@ use crate::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint<'a> {
     path: &'a str,
+    endpoint_type: EndpointType,
     checks: Checks<'a>,
+}
+
+/// The type of an endpoint in metrics: Kubernetes has three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndpointType {
+    /// `/healthz`
+    Healthz,
+    /// `/livez`
+    Livez,
+    /// `/readyz`
+    Readyz,
+    /// Any other path.
+    Other,
+}
+
+impl EndpointType {
+    pub(crate) const COUNT: usize = 4;
+
+    /// Of the endpoint with this path.
+    pub(crate) const fn of(path: &[u8]) -> Self {
+        match path {
+            b"/healthz" => EndpointType::Healthz,
+            b"/livez" => EndpointType::Livez,
+            b"/readyz" => EndpointType::Readyz,
+            _ => EndpointType::Other,
+        }
+    }
 }
 
 /// The checks of an endpoint. Without the feature `server` this is a slice alone.
@@ -64,6 +93,7 @@ impl<'a> Endpoint<'a> {
         );
         Endpoint {
             path,
+            endpoint_type: EndpointType::of(path.as_bytes()),
             checks: Checks::Borrowed(checks),
         }
     }
@@ -74,6 +104,7 @@ impl<'a> Endpoint<'a> {
     pub(super) const fn with_shared(path: &'a str, checks: &'a [Arc<Check>]) -> Self {
         Endpoint {
             path,
+            endpoint_type: EndpointType::of(path.as_bytes()),
             checks: Checks::Shared(checks),
         }
     }
@@ -123,6 +154,12 @@ impl<'a> Endpoint<'a> {
         self.path
     }
 
+    /// The type in metrics.
+    #[inline]
+    pub(crate) const fn endpoint_type(&self) -> EndpointType {
+        self.endpoint_type
+    }
+
     /// The endpoint's name in answers, as Kubernetes has it: the first segment of the path.
     pub fn name(&self) -> &'a str {
         let name = self.path.strip_prefix('/').unwrap_or(self.path);
@@ -145,15 +182,28 @@ impl<'a> Endpoint<'a> {
         self.checks().all(|check| check.lets_endpoint_pass(now))
     }
 
-    /// True if every check passes at `now`. For most requests this is all that must be known, so the severity costs
-    /// nothing.
+    /// True if every check passes at `now`. Each is then counted as a success of this endpoint. For most requests this is
+    /// all that must be known, so the severity costs nothing.
     #[inline]
-    pub(crate) fn has_no_failure(&self, now: Instant) -> bool {
+    pub(crate) fn count_if_all_pass(&self, now: Instant) -> bool {
         // A loop for each variant, so that a check costs no branch on it.
-        match self.checks {
-            Checks::Borrowed(checks) => checks.iter().all(|check| check.passes(now)),
+        let counted = match self.checks {
+            Checks::Borrowed(checks) => count_passing(checks, self.endpoint_type, now),
             #[cfg(feature = "server")]
-            Checks::Shared(checks) => all_pass(checks, now),
+            Checks::Shared(checks) => count_passing_shared(checks, self.endpoint_type, now),
+        };
+        let all_pass = counted == self.checks().len();
+        if !all_pass {
+            self.uncount(counted);
+        }
+        all_pass
+    }
+
+    /// Takes back the success of the first `count` checks: the answer was not written, or will be counted check by check.
+    #[cold]
+    pub(crate) fn uncount(&self, count: usize) {
+        for check in self.checks().take(count) {
+            check.history.uncount_success(self.endpoint_type);
         }
     }
 
@@ -163,11 +213,29 @@ impl<'a> Endpoint<'a> {
     }
 }
 
+/// Counts each check that passes as a success, up to the first that fails. Returns how many were counted.
+#[inline]
+fn count_passing<C: Deref<Target = Check>>(
+    checks: &[C],
+    endpoint_type: EndpointType,
+    now: Instant,
+) -> usize {
+    let mut counted = 0;
+    for check in checks {
+        if !check.passes(now) {
+            break;
+        }
+        check.history.count_success(endpoint_type);
+        counted += 1;
+    }
+    counted
+}
+
 // Not inlined: it would cost instructions in the answers of borrowed endpoints.
 #[cfg(feature = "server")]
 #[inline(never)]
-fn all_pass(checks: &[Arc<Check>], now: Instant) -> bool {
-    checks.iter().all(|check| check.passes(now))
+fn count_passing_shared(checks: &[Arc<Check>], endpoint_type: EndpointType, now: Instant) -> usize {
+    count_passing(checks, endpoint_type, now)
 }
 
 #[derive(Clone)]

@@ -27,6 +27,7 @@
 mod endpoint;
 #[cfg(feature = "server")]
 mod endpoint_set;
+mod history;
 mod name;
 mod reason;
 
@@ -39,8 +40,11 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 
 use crate::time::{Instant, millis};
 pub use endpoint::Endpoint;
+pub(crate) use endpoint::EndpointType;
 #[cfg(feature = "server")]
 pub use endpoint_set::{EndpointSet, EndpointSetError};
+use history::History;
+pub use history::{RunResult, Runs};
 use name::{Name, is_name, is_name_bytes};
 use reason::Reason;
 pub use reason::ReasonText;
@@ -120,6 +124,9 @@ pub struct Check {
     overdue: &'static str,
     /// The reason of an overdue heartbeat ends with the time since its last beat.
     tells_overdue_time: bool,
+    /// The last beat is the one that [`Check::record_beat`] has reported.
+    has_reported_beats: bool,
+    history: History,
     reason: Reason,
 }
 
@@ -151,6 +158,8 @@ impl Check {
                 group: Name::NONE,
                 overdue: "no heartbeat within its limit",
                 tells_overdue_time: false,
+                has_reported_beats: false,
+                history: History::new(passes(state, Instant::ZERO)),
                 reason: Reason::new(),
             }
         }
@@ -277,6 +286,14 @@ impl Check {
         self
     }
 
+    /// Makes the last beat of a heartbeat the one that [`record_beat`](Check::record_beat) reports. For a check whose
+    /// state another process finds out: then [`beat`](Check::beat) only says how long the last report holds.
+    #[must_use]
+    pub const fn with_reported_beats(mut self) -> Self {
+        self.has_reported_beats = true;
+        self
+    }
+
     /// Leaves the check out of every answer while it passes: `verbose` does not list it, and its own
     /// path is not found. For a check that Kubernetes does not have, on a server whose passing answers
     /// must equal those of Kubernetes byte for byte.
@@ -295,6 +312,7 @@ impl Check {
         Check {
             passes_until: AtomicU64::new(state),
             limits_first_beat: false,
+            history: History::new(passes(state, Instant::ZERO)),
             ..check
         }
     }
@@ -350,6 +368,7 @@ impl Check {
         if self.limit == NO_LIMIT {
             return self.pass();
         }
+        self.history.record_beat_at(now);
         self.set(self.overdue_at(now));
     }
 
@@ -438,6 +457,93 @@ impl Check {
         self.passes(now) || matches!(self.severity, Severity::Warning)
     }
 
+    /// Compares the state at `now` with the one that was observed before, and counts a change. Returns true if the check
+    /// passes.
+    ///
+    /// The server observes a check when it answers with its state (except a plain `ok` of the whole endpoint) and at
+    /// each scrape of its metrics. A change that is undone before it is observed is not counted. Call this if you
+    /// need to know of changes earlier. `unix_seconds` is the time of the wall clock, if it is known.
+    pub fn observe(&self, now: Instant, unix_seconds: Option<u64>) -> bool {
+        self.history.observe(|| self.passes(now), unix_seconds)
+    }
+
+    /// True if the check passed when it was last observed.
+    pub(crate) fn was_passing(&self) -> bool {
+        self.history.was_passing()
+    }
+
+    /// How often a change of the state was observed.
+    pub fn changes(&self) -> u64 {
+        self.history.changes()
+    }
+
+    /// When the last change was observed, in seconds since 1970; `None` if there was none or if the time was not known.
+    pub fn last_change(&self) -> Option<u64> {
+        self.history.last_change()
+    }
+
+    /// The time of the last [`beat`](Check::beat) of a heartbeat; `None` before the first, and with
+    /// [`with_reported_beats`](Check::with_reported_beats).
+    pub fn last_beat(&self) -> Option<Instant> {
+        match self.has_reported_beats {
+            true => None,
+            false => self.history.last_beat(),
+        }
+    }
+
+    /// Reports when the last beat was, in seconds since 1970, of a check with
+    /// [`with_reported_beats`](Check::with_reported_beats). The state stays as it is.
+    pub fn record_beat(&self, unix_seconds: u64) {
+        self.history.report_beat(unix_seconds);
+    }
+
+    /// The last beat in seconds since 1970, if there was one. `now` and `unix_seconds` are the present time of both
+    /// clocks.
+    pub(crate) fn last_beat_unix_seconds(
+        &self,
+        now: Instant,
+        unix_seconds: Option<u64>,
+    ) -> Option<u64> {
+        match self.has_reported_beats {
+            true => self.history.reported_beat(),
+            false => {
+                let age = now.saturating_since(self.history.last_beat()?);
+                unix_seconds?.checked_sub(age.as_secs())
+            }
+        }
+    }
+
+    /// Records a run of the test that decides the state: its result and how long it took. Only metrics and the answers in
+    /// JSON show it. The state stays as it is: call [`pass`](Check::pass), [`fail`](Check::fail) or
+    /// [`beat`](Check::beat) for it. If two threads call this for one check at the same time, a run may not be
+    /// counted.
+    pub fn record_run(&self, result: RunResult, duration: Duration) {
+        self.history.record_run(result, duration);
+    }
+
+    /// The runs that were recorded; `None` if there was none.
+    pub fn runs(&self) -> Option<Runs> {
+        self.history.runs()
+    }
+
+    /// How often the check passed and how often it failed in requests for an endpoint of this type.
+    pub(crate) fn results(&self, endpoint: EndpointType) -> (u64, u64) {
+        self.history.results(endpoint)
+    }
+
+    /// Observes the check, and counts its state as the result of a request for an endpoint of this type.
+    pub(crate) fn count_result(
+        &self,
+        endpoint: EndpointType,
+        now: Instant,
+        unix_seconds: Option<u64>,
+    ) {
+        match self.observe(now, unix_seconds) {
+            true => self.history.count_success(endpoint),
+            false => self.history.count_error(endpoint),
+        }
+    }
+
     /// True if answers show the check at `now`; see
     /// [`unlisted_while_passing`](Check::unlisted_while_passing).
     #[inline]
@@ -503,15 +609,19 @@ impl core::fmt::Debug for Check {
 }
 
 #[inline]
-fn passes(until: u64, now: Instant) -> bool {
+const fn passes(until: u64, now: Instant) -> bool {
     encode(now.as_millis()) < until
 }
 
 /// The stored value of a time. Every time is shifted by the number of states at the small end. If only
 /// the first times were moved up, a beat at the origin of the clock would last longer than its limit.
 #[inline]
-fn encode(millis: u64) -> u64 {
-    millis.saturating_add(TIME_MIN).min(TIME_MAX)
+const fn encode(millis: u64) -> u64 {
+    // `Ord::min` is not `const`.
+    match millis.saturating_add(TIME_MIN) {
+        time if time < TIME_MAX => time,
+        _ => TIME_MAX,
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -750,8 +860,8 @@ mod tests {
 
     /// `docs/embed.md` says so.
     #[test]
-    fn a_check_takes_816_bytes() {
-        assert_eq!(size_of::<Check>(), 816);
+    fn a_check_takes_944_bytes() {
+        assert_eq!(size_of::<Check>(), 944);
     }
 
     /// A check from a file: neither its text nor the check lives for ever.

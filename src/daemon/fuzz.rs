@@ -12,6 +12,7 @@ use std::time::Duration;
 use healthz::server::{Address, ListenFds};
 use healthz::{Check, Endpoint, Responder};
 
+use super::listen::Listen;
 use super::notify;
 use super::options::{self, Command, Options};
 use super::port_owner;
@@ -45,7 +46,7 @@ fn command_line(args: &[&OsStr]) {
     let owned = |args: &[&OsStr]| -> Vec<OsString> { args.iter().map(OsString::from).collect() };
     match options::parse(owned(args)) {
         Ok(Command::Version) => {}
-        Ok(Command::Serve(read) | Command::Help(read) | Command::CheckConfig(read)) => {
+        Ok(Command::Serve(read) | Command::Help(_, read) | Command::CheckConfig(read)) => {
             let written = written(&read);
             let Ok(Command::Serve(again)) = options::parse(written.clone()) else {
                 panic!("{written:?} is refused");
@@ -63,7 +64,7 @@ fn command_line(args: &[&OsStr]) {
             let responder = [Endpoint::new("/healthz", &checks)];
             let bytes = read.config.memory_bytes_max(&Responder::new(&responder));
             assert!(bytes > read.config.connections * read.config.limits.request_head_bytes);
-            let help = options::help(bytes);
+            let help = options::help(None, bytes);
             assert!(
                 help.lines().all(|line| line.chars().count() <= 80),
                 "{help}"
@@ -151,7 +152,7 @@ fn written(options: &Options) -> Vec<OsString> {
     {
         written.extend([OsStr::new(name), value].map(OsString::from));
     }
-    for address in listen {
+    for Listen { address, paths } in listen {
         let mut argument = OsString::from("--listen=");
         match address {
             // A path can be other bytes than UTF-8.
@@ -160,6 +161,10 @@ fn written(options: &Options) -> Vec<OsString> {
                 argument.push(path);
             }
             address => argument.push(address.to_string()),
+        }
+        if let Some(paths) = paths {
+            argument.push(",paths=");
+            argument.push(paths.iter().collect::<Vec<_>>().join("+"));
         }
         written.push(argument);
     }

@@ -11,12 +11,30 @@ use std::os::unix::fs::FileTypeExt;
 use std::time::Duration;
 
 use healthz::limits::LISTENERS_MAX;
-use healthz::server::{Address, BindError, BindErrorKind, ListenFds, Listeners};
+use healthz::server::{Address, BindError, BindErrorKind, ListenFds, ListenerPaths, Listeners};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::options::Options;
 use super::{Failure, port_owner, sys};
+
+/// A value of `--listen`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub address: Address,
+    /// The paths to serve there, if not all.
+    pub paths: Option<ListenerPaths>,
+}
+
+impl Listen {
+    /// Serves every path at `address`.
+    pub fn at(address: Address) -> Self {
+        Listen {
+            address,
+            paths: None,
+        }
+    }
+}
 
 /// The descriptors that the process inherited besides its standard streams.
 #[derive(Default)]
@@ -116,14 +134,18 @@ pub fn open(options: &Options, inherited: Inherited) -> Result<(Listeners, Optio
             .add(socket)
             .map_err(|error| explain(&error).in_descriptor(fd))?;
     }
-    let default = [Address::DEFAULT];
-    let addresses = if options.listen.is_empty() && listeners.is_empty() {
+    let default = [Listen::at(Address::DEFAULT)];
+    let listen = if options.listen.is_empty() && listeners.is_empty() {
         &default
     } else {
         options.listen.as_slice()
     };
-    for address in addresses {
-        let bound = listeners.bind(address).map_err(|error| explain(&error))?;
+    for Listen { address, paths } in listen {
+        let bound = match paths {
+            Some(paths) => listeners.bind_for(address, paths),
+            None => listeners.bind(address),
+        };
+        let bound = bound.map_err(|error| explain(&error))?;
         if let Some((missing, error)) = bound.missing {
             log::warn!(
                 "this machine has no {}, serving without it: {error}",
@@ -256,7 +278,7 @@ mod tests {
     fn an_address_given_twice_is_wrong_usage() {
         let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let options = Options {
-            listen: vec![Address::Tcp(first.local_addr().unwrap())],
+            listen: vec![Listen::at(Address::Tcp(first.local_addr().unwrap()))],
             ..Options::default()
         };
         let Err(Failure::Usage(message)) = open(&options, Inherited::default()) else {

@@ -3,21 +3,20 @@
 //! Opens nothing and starts nothing. Called by `main`; the other modules of the daemon read [`Options`].
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use healthz::Responder;
-use healthz::limits::{
-    CONNECTIONS_MAX, LISTENERS_MAX, Limits, REQUEST_HEAD_BYTES_MAX, REQUEST_HEAD_BYTES_MIN,
-};
-use healthz::server::{Address, Config};
+use healthz::limits::{CONNECTIONS_MAX, REQUEST_HEAD_BYTES_MAX, REQUEST_HEAD_BYTES_MIN};
+use healthz::server::{Address, AddressError, Config, ListenerPaths, ListenerPathsError};
 use log::LevelFilter;
 
+use super::listen::Listen;
 use crate::units::{self, Shown};
+use crate::usage::{self, UsageError};
 
 /// As in the kubelet, whose `log` check fails if nothing was flushed for two minutes.
 const LOG_LIMIT_DEFAULT: Duration = Duration::from_secs(120);
@@ -40,41 +39,12 @@ const _: () = assert!(LOG_LIMIT_MIN.as_millis() >= 2 * DURATION_MIN.as_millis())
 const _: () = assert!(SYNC_LIMIT_MAX.as_millis() == 2 * DURATION_MAX.as_millis());
 const _: () = assert!(SYNC_PERIOD_DEFAULT.as_millis() < SYNC_LIMIT_DEFAULT_MIN.as_millis());
 
-/// Whether this program checks real things. Without, it does not know the first two options.
-const SOURCES: bool = cfg!(all(feature = "sources", target_os = "linux"));
-/// All long options. An error suggests one of them for a name that is misspelt.
-const NAMES: &[&str] = ALL_NAMES.split_at(if SOURCES { 0 } else { 2 }).1;
-const ALL_NAMES: &[&str] = &[
-    "check",
-    "config",
-    "listen",
-    "allow-remote",
-    "allow-host",
-    "connections",
-    "head-bytes",
-    "body-bytes",
-    "head-timeout",
-    "idle-timeout",
-    "drain-timeout",
-    "log-limit",
-    "sync-period",
-    "sync-limit",
-    "shutdown-delay",
-    "ready-fd",
-    "log-level",
-    "oom-score-adj",
-    "lock-memory",
-    "no-sandbox",
-    "help",
-    "version",
-];
-
 /// What the command line says to do.
 #[derive(Debug)]
 pub enum Command {
     Serve(Options),
-    /// Print the help, with the memory for these options.
-    Help(Options),
+    /// Explain a command, or all if no command was named; with the memory for these options.
+    Help(Option<&'static usage::Command>, Options),
     Version,
     /// Print the checks of real things as they are understood.
     CheckConfig(Options),
@@ -88,7 +58,7 @@ pub struct Options {
     /// The file with checks of real things; if `None`, the default one if it exists.
     pub check_file: Option<PathBuf>,
     /// If empty, the daemon uses inherited sockets, or else both addresses of localhost.
-    pub listen: Vec<Address>,
+    pub listen: Vec<Listen>,
     pub allow_remote: bool,
     pub allow_hosts: Vec<String>,
     pub config: Config,
@@ -132,18 +102,6 @@ fn sync_limit_default(period: Duration) -> Duration {
     period.saturating_mul(2).max(SYNC_LIMIT_DEFAULT_MIN)
 }
 
-/// The first error in a command line. Its text names the option and says what is allowed.
-#[derive(Debug, PartialEq, Eq)]
-pub struct UsageError(String);
-
-impl fmt::Display for UsageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for UsageError {}
-
 /// Parses the arguments after the program's name.
 ///
 /// # Errors
@@ -155,42 +113,40 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     let mut sync_limit = None;
     let mut wants_help = false;
     let mut wants_version = false;
-    let mut is_check_config = false;
-    while let Some(arg) = parser.next().map_err(misuse)? {
+    let mut named = None;
+    loop {
+        let command = named.unwrap_or(&usage::SERVE);
+        let misuse = |error| UsageError::from_parser(command, error);
+        let Some(arg) = parser.next().map_err(misuse)? else {
+            break;
+        };
         match arg {
             Short('h') | Long("help") => wants_help = true,
             Short('V') | Long("version") => wants_version = true,
             Long("allow-remote") => options.allow_remote = true,
             Long("lock-memory") => options.lock_memory = true,
             Long("no-sandbox") => options.sandbox = false,
-            Long(name) => match NAMES.iter().find(|known| **known == name) {
-                None => return Err(unknown(name)),
-                Some(name) => {
-                    let value = parser.value().map_err(misuse)?;
-                    if *name == "sync-limit" {
-                        sync_limit =
-                            Some(time("--sync-limit", &value, DURATION_MIN..=SYNC_LIMIT_MAX)?);
-                    } else {
-                        set(&mut options, name, &value)?;
-                    }
+            Long(name) => {
+                let mut known = usage::SERVE.options.iter().map(|option| option.long);
+                let Some(option) = known.find(|known| *known == name) else {
+                    return Err(UsageError::unknown_option(&usage::SERVE, name));
+                };
+                let value = parser.value().map_err(misuse)?;
+                if option == "sync-limit" {
+                    sync_limit = Some(time("--sync-limit", &value, DURATION_MIN..=SYNC_LIMIT_MAX)?);
+                } else {
+                    set(&mut options, option, &value)?;
                 }
+            }
+            Short(letter) => return Err(UsageError::unknown_letter(command, letter)),
+            Value(word) if named.is_none() => match usage::find(&word) {
+                Some(known) if is_own(known) => named = Some(known),
+                _ => return Err(UsageError::unknown_command(&word)),
             },
-            Short(letter) => {
-                let option = shown(OsStr::new(&format!("-{letter}")));
-                return Err(UsageError(format!("unknown option {option}; {SEE_HELP}")));
-            }
-            Value(word) if SOURCES && !is_check_config && word == CHECK_CONFIG => {
-                is_check_config = true;
-            }
-            Value(file) if is_check_config && options.check_file.is_none() => {
+            Value(file) if is_check_config(command) && options.check_file.is_none() => {
                 options.check_file = Some(file.into());
             }
-            Value(value) => {
-                let value = shown(&value);
-                return Err(UsageError(format!(
-                    "unexpected argument {value}; {SEE_HELP}"
-                )));
-            }
+            Value(value) => return Err(UsageError::unexpected_argument(command, &value)),
         }
     }
     options.sync_limit = sync_limit.unwrap_or_else(|| sync_limit_default(options.sync_period));
@@ -201,19 +157,32 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         )));
     }
     Ok(if wants_help {
-        Command::Help(options)
+        Command::Help(named, options)
     } else if wants_version {
         Command::Version
-    } else if is_check_config {
+    } else if named.is_some_and(is_check_config) {
         Command::CheckConfig(options)
     } else {
         Command::Serve(options)
     })
 }
 
-/// The command that prints the checks of real things.
-const CHECK_CONFIG: &str = "check-config";
-const SEE_HELP: &str = "see healthz --help";
+/// Whether this parser knows the arguments of `command`.
+fn is_own(command: &usage::Command) -> bool {
+    command.is(&usage::SERVE) || is_check_config(command)
+}
+
+/// Whether `command` prints the checks of real things.
+#[cfg(all(feature = "sources", target_os = "linux"))]
+fn is_check_config(command: &usage::Command) -> bool {
+    command.is(&usage::CHECK_CONFIG)
+}
+
+/// This program checks no real things.
+#[cfg(not(all(feature = "sources", target_os = "linux")))]
+fn is_check_config(_: &usage::Command) -> bool {
+    false
+}
 
 /// Sets the option `name` to `value`.
 fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageError> {
@@ -223,7 +192,7 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
     match name {
         "check" => options.checks.push(value.to_owned()),
         "config" => options.check_file = Some(value.into()),
-        "listen" => options.listen.push(address(option, value)?),
+        "listen" => options.listen.push(listen(option, value)?),
         "allow-host" => options.allow_hosts.push(host(option, value)?),
         "connections" => {
             config.connections = number(option, value, 1..=CONNECTIONS_MAX as u64)? as usize
@@ -248,29 +217,74 @@ fn set(options: &mut Options, name: &str, value: &OsStr) -> Result<(), UsageErro
         }
         "log-level" => options.log_level = Some(level(option, value)?),
         "oom-score-adj" => options.oom_score_adj = Some(adjustment(option, value)?),
-        _ => return Err(unknown(name)),
+        _ => return Err(UsageError::unknown_option(&usage::SERVE, name)),
     }
     Ok(())
 }
 
-fn address(option: &str, value: &OsStr) -> Result<Address, UsageError> {
-    // A path need not be UTF-8.
-    match value.as_bytes().strip_prefix(b"unix:") {
-        Some(path @ [first, ..]) if *first != b'@' => {
-            Ok(Address::Unix(OsStr::from_bytes(path).into()))
+/// An address, and perhaps `,paths=` with the paths to serve there.
+fn listen(option: &str, value: &OsStr) -> Result<Listen, UsageError> {
+    let bytes = value.as_bytes();
+    let at = bytes
+        .windows(PATHS.len())
+        .position(|window| window == PATHS.as_bytes());
+    let (address, rest) = bytes
+        .split_at_checked(at.unwrap_or(bytes.len()))
+        .unwrap_or((bytes, &[]));
+    let paths = match rest.strip_prefix(PATHS.as_bytes()) {
+        Some(list) => {
+            Some(paths(list).map_err(|error| UsageError::refused(option, value, &error))?)
         }
+        None => None,
+    };
+    // A path of a socket need not be UTF-8.
+    let address = match address.strip_prefix(b"unix:") {
+        // `,path=` would become a part of the name, and the socket would serve everything.
+        Some(path) if has_setting(path) => {
+            let expected = "the only setting after an address is ,paths=/metrics+/readyz";
+            return Err(UsageError::refused(option, value, &expected));
+        }
+        Some(path @ [first, ..]) if *first != b'@' => Address::Unix(OsStr::from_bytes(path).into()),
         _ => {
-            let parsed = value.to_string_lossy().parse();
-            parsed.map_err(|error| refused(option, value, &error))
+            let parsed = String::from_utf8_lossy(address).parse();
+            parsed.map_err(|error: AddressError| {
+                let has_comma = address.contains(&b',');
+                let paths = "; ,paths=/metrics+/readyz after it serves only these";
+                let hint = if has_comma { paths } else { "" };
+                UsageError::refused(option, value, &format!("{error}{hint}"))
+            })?
         }
+    };
+    Ok(Listen { address, paths })
+}
+
+/// Separates the address from the paths.
+const PATHS: &str = ",paths=";
+
+/// The paths of `list`, separated by `+`.
+fn paths(list: &[u8]) -> Result<ListenerPaths, String> {
+    let list = String::from_utf8_lossy(list);
+    if list.contains(',') {
+        return Err("separate several paths by +, as ,paths=/metrics+/readyz".to_owned());
     }
+    list.parse()
+        .map_err(|error: ListenerPathsError| error.to_string())
+}
+
+/// Whether `path` ends in `,NAME=` and a value.
+fn has_setting(path: &[u8]) -> bool {
+    let setting = path.rsplit(|byte| *byte == b',').next().unwrap_or_default();
+    let mut parts = setting.splitn(2, |byte| *byte == b'=');
+    let name = parts.next().unwrap_or_default();
+    let is_name = !name.is_empty() && name.iter().all(u8::is_ascii_lowercase);
+    is_name && parts.next().is_some() && setting.len() < path.len()
 }
 
 /// A value for `--allow-host`. Lists and patterns are refused, because no client sends them in `Host`.
 fn host(option: &str, value: &OsStr) -> Result<String, UsageError> {
     match value.to_str() {
         Some(host) if Responder::is_host(host) => Ok(host.to_owned()),
-        _ => Err(refused(
+        _ => Err(UsageError::refused(
             option,
             value,
             &"expected one name or address without port, such as localhost, 127.0.0.1 or [::1]; repeat the option for more",
@@ -280,7 +294,7 @@ fn host(option: &str, value: &OsStr) -> Result<String, UsageError> {
 
 fn level(option: &str, value: &OsStr) -> Result<LevelFilter, UsageError> {
     match value.to_str().and_then(|text| text.parse().ok()) {
-        Some(LevelFilter::Off) | None => Err(refused(
+        Some(LevelFilter::Off) | None => Err(UsageError::refused(
             option,
             value,
             &"expected error, warn, info, debug or trace",
@@ -297,7 +311,7 @@ fn number(option: &str, value: &OsStr, allowed: RangeInclusive<u64>) -> Result<u
         _ => {
             let (min, max) = (allowed.start(), allowed.end());
             let expected = format!("expected a whole number from {min} to {max}");
-            Err(refused(option, value, &expected))
+            Err(UsageError::refused(option, value, &expected))
         }
     }
 }
@@ -306,7 +320,7 @@ fn number(option: &str, value: &OsStr, allowed: RangeInclusive<u64>) -> Result<u
 fn adjustment(option: &str, value: &OsStr) -> Result<i32, UsageError> {
     match value.to_str().and_then(|text| text.parse().ok()) {
         Some(number @ -1000..=1000) => Ok(number),
-        _ => Err(refused(
+        _ => Err(UsageError::refused(
             option,
             value,
             &"expected a whole number from -1000 to 1000",
@@ -326,127 +340,32 @@ fn time(
         _ => {
             let (min, max) = (Shown(*times.start()), Shown(*times.end()));
             let expected = format!("expected {min} to {max}, written as 500ms, 10s, 2m or 1h");
-            Err(refused(option, value, &expected))
+            Err(UsageError::refused(option, value, &expected))
         }
     }
 }
 
-#[inline(never)]
-fn refused(option: &str, value: &OsStr, why: &dyn fmt::Display) -> UsageError {
-    UsageError(format!("{option} {}: {why}", shown(value)))
-}
-
-/// `value` as it is if it is visible ASCII, else quoted and escaped.
-fn shown(value: &OsStr) -> String {
-    match value.to_str() {
-        Some(text) if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) => {
-            text.to_owned()
-        }
-        _ => format!("{value:?}"),
+/// The help of a command, or of all if it is `None`. It fits a screen of 24 lines of 80 characters. `memory_bytes` is
+/// the most that connections can take with the given options.
+pub fn help(command: Option<&usage::Command>, memory_bytes: usize) -> String {
+    let mut text = command.map_or_else(usage::overview, usage::details);
+    if command.is_none_or(|command| command.is(&usage::SERVE)) {
+        let memory = memory_bytes.div_ceil(1024);
+        text.push_str(&format!(
+            "Connections take up to {memory} KiB with these options.\n"
+        ));
     }
-}
-
-fn unknown(name: &str) -> UsageError {
-    let meant = NAMES.iter().map(|known| (distance(name, known), *known));
-    let name = shown(&OsString::from_vec(name.as_bytes().to_vec()));
-    UsageError(match meant.min() {
-        Some((0..=2, known)) => format!("unknown option --{name}; did you mean --{known}?"),
-        _ => format!("unknown option --{name}; {SEE_HELP}"),
-    })
-}
-
-/// The edit distance: how many bytes must be inserted, deleted or changed to make `from` into `to`.
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, b) in row.iter_mut().skip(1).zip(to.bytes()) {
-            let best = (diagonal + usize::from(a != b))
-                .min(left + 1)
-                .min(*cell + 1);
-            diagonal = *cell;
-            *cell = best;
-            left = best;
-        }
-    }
-    row.last().copied().unwrap_or_default()
-}
-
-fn misuse(error: lexopt::Error) -> UsageError {
-    UsageError(match error {
-        lexopt::Error::MissingValue { option } => {
-            let option = option.unwrap_or_default();
-            format!("{option} needs a value; {SEE_HELP}")
-        }
-        lexopt::Error::UnexpectedValue { option, value } => {
-            format!("{option} takes no value, not {}", shown(&value))
-        }
-        error => format!("{error}; {SEE_HELP}"),
-    })
-}
-
-// A backslash at the end of a line would remove the indentation of the next.
-const HELP_OF_SOURCES: &str =
-    "  --check NAME=KIND:...  check something, as var=disk:/var,min=10%; repeatable
-  --config FILE          file with checks (/etc/healthz.toml if it exists)
-  check-config [FILE]    print the checks with all defaults, or what is wrong
-";
-
-/// The text of `--help`. It fits a screen of 24 lines of 80 characters. `memory_bytes` is the most that
-/// connections can take with the given options.
-pub fn help(memory_bytes: usize) -> String {
-    let Limits {
-        request_head_bytes,
-        body_drain_bytes,
-        head_duration,
-        idle_duration,
-        drain_duration,
-    } = Limits::DEFAULT;
-    let connections = Config::default().connections;
-    let [head, idle, drain, log, period, sync] = [
-        head_duration,
-        idle_duration,
-        drain_duration,
-        LOG_LIMIT_DEFAULT,
-        SYNC_PERIOD_DEFAULT,
-        sync_limit_default(SYNC_PERIOD_DEFAULT),
-    ]
-    .map(Shown);
-    let memory = memory_bytes.div_ceil(1024);
-    let sources = if SOURCES { HELP_OF_SOURCES } else { "" };
-    format!(
-        "\
-healthz answers /healthz, /livez and /readyz on 127.0.0.1:10248 and [::1]:10248
-{sources}  --listen ADDR          IP:PORT, localhost:PORT or unix:PATH; up to {LISTENERS_MAX} times
-  --allow-remote         allow addresses that other machines can reach
-  --allow-host NAME      answer 421 to requests for other hosts; repeatable
-  --connections N        most connections at once, 1 to {CONNECTIONS_MAX} ({connections})
-  --head-bytes N         most bytes of a request head, {REQUEST_HEAD_BYTES_MIN} to {REQUEST_HEAD_BYTES_MAX} ({request_head_bytes})
-  --body-bytes N         close connections that send a longer body ({body_drain_bytes})
-  --head-timeout TIME    longest wait for a whole request head ({head})
-  --idle-timeout TIME    close connections that are idle for this long ({idle})
-  --drain-timeout TIME   longest wait for a body, and for requests at exit ({drain})
-  --log-limit TIME       log fails if stderr has blocked for this long ({log})
-  --sync-period TIME     time between rounds of the sync loop ({period})
-  --sync-limit TIME      syncloop fails after this long without a round ({sync})
-  --shutdown-delay TIME  time from failing /readyz to closing listeners (0s)
-  --ready-fd N           write a newline to this descriptor when ready
-  --log-level LEVEL      error, warn, info, debug or trace (RUST_LOG or info)
-  --oom-score-adj N      -1000 to 1000; the OOM killer takes the highest first
-  --lock-memory  --no-sandbox   keep memory in RAM; allow all calls and files
-  -h, --help  -V, --version     TIME is 500ms, 10s, 2m or 1h
-Connections take up to {memory} KiB. Exit: 0 stopped, 1 failed, 2 wrong usage
-"
-    )
+    text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
+    use healthz::limits::{LISTENERS_MAX, Limits};
+
+    use crate::usage::shown;
 
     fn parse(line: &str) -> Result<Command, UsageError> {
         super::parse(line.split_whitespace().map(OsString::from))
@@ -509,7 +428,7 @@ mod tests {
         );
         assert_eq!(
             options.listen,
-            ["127.0.0.1:1", "unix:/a"].map(|text| text.parse().unwrap())
+            ["127.0.0.1:1", "unix:/a"].map(|text| Listen::at(text.parse().unwrap()))
         );
         assert!(options.allow_remote);
         assert_eq!(options.allow_hosts, ["localhost", "[::1]"]);
@@ -534,6 +453,60 @@ mod tests {
         assert_eq!(options.log_level, Some(LevelFilter::Debug));
         assert_eq!(options.oom_score_adj, Some(-500));
         assert!(options.lock_memory && !options.sandbox);
+    }
+
+    #[test]
+    fn an_address_can_be_followed_by_the_paths_to_serve_there() {
+        let listen = |value: &str| {
+            let options = options(&format!("--listen {value}"));
+            let [Listen { address, paths }] = options.listen.as_slice() else {
+                panic!("{:?}", options.listen);
+            };
+            let paths = paths.iter().flat_map(ListenerPaths::iter);
+            let paths: Vec<_> = paths.map(str::to_owned).collect();
+            (address.to_string(), paths)
+        };
+        for (value, address, paths) in [
+            ("[::1]:1", "[::1]:1", &[] as &[_]),
+            ("0.0.0.0:9100,paths=/metrics", "0.0.0.0:9100", &["/metrics"]),
+            (
+                "localhost:1,paths=/metrics+/readyz",
+                "localhost:1",
+                &["/metrics", "/readyz"],
+            ),
+            ("unix:/a,b,paths=/m", "unix:/a,b", &["/m"]),
+            ("unix:/a=b,c", "unix:/a=b,c", &[]),
+        ] {
+            let paths = paths.iter().map(|path: &&str| (*path).to_owned()).collect();
+            assert_eq!(listen(value), (address.to_owned(), paths));
+        }
+        for (value, expected) in [
+            (
+                "[::1]:1,paths=metrics",
+                r#"the path "metrics" cannot be served alone; expected one such as /metrics, without % and ?, and without / at its end"#,
+            ),
+            (
+                "[::1]:1,paths=",
+                r#"the path "" cannot be served alone; expected one such as /metrics, without % and ?, and without / at its end"#,
+            ),
+            (
+                "[::1]:1,paths=/metrics,/readyz",
+                "separate several paths by +, as ,paths=/metrics+/readyz",
+            ),
+            (
+                "unix:/a,path=/m",
+                "the only setting after an address is ,paths=/metrics+/readyz",
+            ),
+        ] {
+            let error = error(&format!("--listen {value}"));
+            assert_eq!(error, format!("--listen {value}: {expected}"));
+        }
+        let error = error("--listen [::1]:1,path=/m");
+        assert!(error.starts_with("--listen [::1]:1,path=/m: expected an address"));
+        assert!(
+            error.ends_with("; ,paths=/metrics+/readyz after it serves only these"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -568,24 +541,6 @@ mod tests {
         }
         assert_eq!(shown(OsStr::new("")), "\"\"");
         assert_eq!(shown(OsStr::new("a b")), "\"a b\"");
-    }
-
-    #[test]
-    fn the_distance_counts_bytes_inserted_deleted_and_changed() {
-        for (from, to, expected) in [
-            ("", "", 0),
-            ("", "abc", 3),
-            ("abc", "", 3),
-            ("abc", "abc", 0),
-            ("abc", "abd", 1),
-            ("abc", "xabc", 1),
-            ("xabc", "abc", 1),
-            ("abcdef", "ace", 3),
-            ("kitten", "sitting", 3),
-            ("sunday", "saturday", 3),
-        ] {
-            assert_eq!(distance(from, to), expected, "{from} {to}");
-        }
     }
 
     #[test]
@@ -630,11 +585,15 @@ mod tests {
             ),
             (
                 "--frobnicate",
-                "unknown option --frobnicate; see healthz --help",
+                "unknown option --frobnicate; see healthz help serve",
             ),
-            ("-x", "unknown option -x; see healthz --help"),
-            ("serve", "unexpected argument serve; see healthz --help"),
-            ("--listen", "--listen needs a value; see healthz --help"),
+            ("-x", "unknown option -x; see healthz help serve"),
+            ("serv", "unknown command serv; did you mean serve?"),
+            (
+                "serve serve",
+                "unexpected argument serve; see healthz help serve",
+            ),
+            ("--listen", "--listen needs a value; see healthz help serve"),
             (
                 "--allow-remote=yes",
                 "--allow-remote takes no value, not yes",
@@ -660,7 +619,7 @@ mod tests {
     fn a_short_option_that_is_a_control_character_is_escaped() {
         let error = super::parse([OsString::from("-\u{1b}[2J")]);
         let error = error.unwrap_err().to_string();
-        assert_eq!(error, "unknown option \"-\\u{1b}\"; see healthz --help");
+        assert_eq!(error, "unknown option \"-\\u{1b}\"; see healthz help serve");
     }
 
     /// Regression: lists and patterns were accepted, and no client could match them.
@@ -692,19 +651,55 @@ mod tests {
             panic!("{command:?}");
         };
         let path = OsString::from_vec(b"/run/\xff".to_vec());
-        assert_eq!(options.listen, [Address::Unix(path.into())]);
+        assert_eq!(options.listen, [Listen::at(Address::Unix(path.into()))]);
     }
 
     #[test]
-    fn help_fits_one_screen_and_names_every_option() {
-        let help = help(99_999_999 * 1024);
-        assert!(help.lines().count() < 24, "{help}");
-        for line in help.lines() {
-            assert!(line.chars().count() < 80, "{line}");
+    fn help_fits_one_screen_with_the_memory_of_connections() {
+        for command in [None, Some(&usage::SERVE)] {
+            let help = help(command, 99_999_999 * 1024);
+            assert!(help.lines().count() < 24, "{help}");
+            let line = help.lines().last().unwrap();
+            assert!(line.contains("99999999 KiB") && line.len() < 80, "{line}");
         }
-        for name in NAMES {
-            assert!(help.contains(&format!("--{name} ")), "{name}");
+        assert!(!help(Some(&usage::HELP), 1024).contains("KiB"));
+    }
+
+    /// The table of options has texts, and the bounds and defaults in them are those of the parser.
+    #[test]
+    fn the_help_has_the_right_defaults_and_bounds() {
+        let shown = |options: &Options| format!("{options:?}");
+        for option in usage::SERVE.options {
+            if !option.default.is_empty() {
+                let line = format!("--{} {}", option.long, option.default);
+                assert_eq!(shown(&options(&line)), shown(&Options::default()), "{line}");
+            }
+            let words: Vec<&str> = option.text.split([' ', ';']).collect();
+            let range = words.windows(3).find(|range| range[1] == "to");
+            let Some(&[min, _, max]) = range else {
+                continue;
+            };
+            let (Ok(min), Ok(max)) = (min.parse::<i64>(), max.parse::<i64>()) else {
+                continue;
+            };
+            let is_allowed = |value| parse(&format!("--{} {value}", option.long)).is_ok();
+            assert!(is_allowed(min) && is_allowed(max), "{}", option.long);
+            assert!(
+                !is_allowed(min - 1) && !is_allowed(max + 1),
+                "{}",
+                option.long
+            );
         }
+        let listen = usage::SERVE
+            .options
+            .iter()
+            .find(|option| option.long == "listen");
+        assert!(
+            listen
+                .unwrap()
+                .text
+                .ends_with(&format!("up to {LISTENERS_MAX} times"))
+        );
     }
 
     #[cfg(all(feature = "sources", target_os = "linux"))]
@@ -727,11 +722,11 @@ mod tests {
         assert_eq!(options("--config f").check_file, file);
         assert_eq!(
             error("check-config a b"),
-            "unexpected argument b; see healthz --help"
+            "unexpected argument b; see healthz help check-config"
         );
         assert_eq!(
             error("--check"),
-            "--check needs a value; see healthz --help"
+            "--check needs a value; see healthz help serve"
         );
     }
 
@@ -740,13 +735,23 @@ mod tests {
     fn without_the_feature_the_options_of_checks_are_unknown() {
         assert!(error("--config f").starts_with("unknown option --config"));
         assert!(error("--check a=clock").starts_with("unknown option --check"));
-        assert!(error("check-config").starts_with("unexpected argument check-config"));
-        assert!(!help(0).contains("check-config"));
+        assert!(error("check-config").starts_with("unknown command check-config"));
+        assert!(!help(None, 0).contains("check-config"));
     }
 
     #[test]
     fn help_and_version_replace_serving_but_not_errors() {
-        assert!(matches!(parse("--connections 9 -h"), Ok(Command::Help(_))));
+        assert!(matches!(
+            parse("--connections 9 -h"),
+            Ok(Command::Help(None, _))
+        ));
+        for line in ["serve --help", "-h --connections 9 serve"] {
+            assert!(
+                matches!(parse(line), Ok(Command::Help(Some(command), _)) if command.is(&usage::SERVE)),
+                "{line}"
+            );
+        }
+        assert!(matches!(parse("serve"), Ok(Command::Serve(_))));
         assert!(matches!(parse("-V"), Ok(Command::Version)));
         assert!(parse("--help --lisen").is_err());
     }

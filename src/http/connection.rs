@@ -27,7 +27,9 @@
 use super::body::{Chunk, Malformed, drain_chunks};
 use super::cache::HeadCache;
 use super::request::{self, BodyLength, Parsed, Refusal, Request};
-use super::response::{BodyWriter, BufferFull, Date, Fields, Persistence, StatusCode, Writer};
+use super::response::{
+    Answer, BodyWriter, BufferFull, Date, Fields, Persistence, StatusCode, Writer,
+};
 use crate::limits::{LEADING_EMPTY_LINES_MAX, Limits};
 use crate::time::Instant;
 
@@ -87,9 +89,9 @@ pub struct Progress {
     pub written: usize,
     /// Answers written, refusals included.
     pub answered: u32,
-    /// Refusals among them: 4xx, 501 and 505 for a head that is invalid, incomplete or too long. The
-    /// function from request to response is not called for these.
-    pub refused: u32,
+    /// The status of the last of them if it is a refusal: 4xx, 501 or 505 for a head that is invalid, incomplete or
+    /// too long. The function from request to response is not called for it, and the connection closes after it.
+    pub refusal: Option<StatusCode>,
     /// What to do next.
     pub next: Next,
 }
@@ -149,7 +151,7 @@ impl Connection {
         context: &Context<'_>,
         rx: &[u8],
         tx: &mut [u8],
-        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, BufferFull>,
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<Answer, BufferFull>,
     ) -> Progress {
         self.receive_from(context, None, rx, tx, answer)
     }
@@ -162,7 +164,7 @@ impl Connection {
         cache: &mut HeadCache,
         rx: &[u8],
         tx: &mut [u8],
-        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, BufferFull>,
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<Answer, BufferFull>,
     ) -> Progress {
         self.receive_from(context, Some(cache), rx, tx, answer)
     }
@@ -174,13 +176,13 @@ impl Connection {
         mut cache: Option<&mut HeadCache>,
         rx: &[u8],
         tx: &mut [u8],
-        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, BufferFull>,
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<Answer, BufferFull>,
     ) -> Progress {
         let mut progress = Progress {
             consumed: 0,
             written: 0,
             answered: 0,
-            refused: 0,
+            refusal: None,
             next: Next::Read,
         };
         // Each round consumes input, writes an answer or leaves the loop, so the sizes of `rx` and `tx`
@@ -199,10 +201,10 @@ impl Connection {
                             progress.answered += 1;
                         }
                         // The refused head is consumed by the state `Closing`, with all that follows it.
-                        Step::Refused { written } => {
-                            progress.written += written;
+                        Step::Refused(answer) => {
+                            progress.written += answer.bytes();
                             progress.answered += 1;
-                            progress.refused += 1;
+                            progress.refusal = Some(answer.status());
                         }
                         // The next call has all of `tx` for this answer.
                         Step::NoRoom if progress.written > 0 => {
@@ -259,7 +261,7 @@ impl Connection {
                 consumed: 0,
                 written: 0,
                 answered: 0,
-                refused: 0,
+                refusal: None,
                 next: Next::Read,
             };
         }
@@ -313,7 +315,7 @@ impl Connection {
         empty_lines: u8,
         rx: &[u8],
         tx: &mut [u8],
-        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, BufferFull>,
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<Answer, BufferFull>,
     ) -> Step {
         // First, because nearly every head of a prober is in the cache.
         if let Some(request) = cache.as_ref().and_then(|cache| cache.get(rx)) {
@@ -383,7 +385,7 @@ impl Connection {
         request: &Request<'_>,
         used: usize,
         tx: &mut [u8],
-        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<usize, BufferFull>,
+        answer: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<Answer, BufferFull>,
     ) -> Step {
         // The Connection field of the answer depends on what follows it.
         let after = self.state_after(context, request);
@@ -399,8 +401,9 @@ impl Connection {
         ) {
             // The state changes only if the answer was written. Otherwise the next call parses the head
             // again and answers it.
-            Ok(written) => {
+            Ok(answer) => {
                 self.enter(after, context.now);
+                let written = answer.bytes();
                 Step::Answered { used, written }
             }
             Err(BufferFull) => Step::NoRoom,
@@ -436,9 +439,9 @@ impl Connection {
     ) -> Step {
         match write_refusal(context, rx, tx, refusal) {
             // After an invalid head it is not known where the next request begins.
-            Ok(written) => {
+            Ok(answer) => {
                 self.enter(State::Closing { lingers: true }, context.now);
-                Step::Refused { written }
+                Step::Refused(answer)
             }
             Err(BufferFull) => Step::NoRoom,
         }
@@ -455,7 +458,7 @@ impl Connection {
                 Fields::Text,
                 b"the answer does not fit in its buffer\n",
             )
-            .unwrap_or(0)
+            .map_or(0, |answer| answer.bytes())
     }
 
     fn end(
@@ -470,9 +473,9 @@ impl Connection {
         self.enter(State::Closing { lingers: false }, context.now);
         Progress {
             consumed: rx.len(),
-            written: written.unwrap_or(0),
+            written: written.map_or(0, |answer| answer.bytes()),
             answered: u32::from(written.is_some()),
-            refused: u32::from(written.is_some()),
+            refusal: written.map(|answer| answer.status()),
             next: Next::Close { lingers: false },
         }
     }
@@ -535,9 +538,7 @@ enum Step {
         used: usize,
         written: usize,
     },
-    Refused {
-        written: usize,
-    },
+    Refused(Answer),
     /// The answer does not fit into the rest of `tx`.
     NoRoom,
 }
@@ -553,14 +554,12 @@ fn write_refusal(
     rx: &[u8],
     tx: &mut [u8],
     refusal: Refusal,
-) -> Result<usize, BufferFull> {
+) -> Result<Answer, BufferFull> {
     let writer = Writer::new(tx, context.date, Persistence::Close, !is_head(rx));
     let Refusal { status, detail } = refusal;
     // The text helps the author of the client: `400 Bad Request: the Host field is missing`.
     writer.rendered(Fields::Text, |text: &mut BodyWriter<'_>| {
-        text.push_number(u64::from(status.code()));
-        text.push(b" ");
-        text.push(status.phrase().as_bytes());
+        text.push(status.line().as_bytes());
         text.push(b": ");
         text.push(detail.as_bytes());
         text.push(b"\n");

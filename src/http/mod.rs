@@ -19,7 +19,7 @@ pub mod target;
 pub use cache::HeadCache;
 pub use connection::{Connection, Context, Next, Phase, Progress};
 pub use request::{Method, Request};
-pub use response::{BodyWriter, BufferFull, Date, Fields, StatusCode, Writer};
+pub use response::{Answer, BodyWriter, BufferFull, Date, Fields, StatusCode, Writer};
 pub use target::{Decoded, Form, Pairs, Target};
 
 pub(crate) use target::{is_host_without_port, strip_prefix, without_port};

@@ -10,46 +10,94 @@
 use crate::limits::RESPONSE_HEAD_BYTES_MAX;
 use crate::time::DateTime;
 
-/// A status code with its reason phrase.
+/// A status code (RFC 9110 section 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StatusCode(u16, &'static str);
+pub struct StatusCode {
+    /// Its position in [`StatusCode::LINES`].
+    index: u8,
+}
 
 impl StatusCode {
     /// 200 OK
-    pub const OK: StatusCode = StatusCode(200, "OK");
+    pub const OK: StatusCode = StatusCode { index: 0 };
     /// 307 Temporary Redirect
-    pub const TEMPORARY_REDIRECT: StatusCode = StatusCode(307, "Temporary Redirect");
+    pub const TEMPORARY_REDIRECT: StatusCode = StatusCode { index: 1 };
     /// 400 Bad Request
-    pub const BAD_REQUEST: StatusCode = StatusCode(400, "Bad Request");
+    pub const BAD_REQUEST: StatusCode = StatusCode { index: 2 };
     /// 404 Not Found
-    pub const NOT_FOUND: StatusCode = StatusCode(404, "Not Found");
+    pub const NOT_FOUND: StatusCode = StatusCode { index: 3 };
     /// 405 Method Not Allowed
-    pub const METHOD_NOT_ALLOWED: StatusCode = StatusCode(405, "Method Not Allowed");
+    pub const METHOD_NOT_ALLOWED: StatusCode = StatusCode { index: 4 };
     /// 408 Request Timeout
-    pub const REQUEST_TIMEOUT: StatusCode = StatusCode(408, "Request Timeout");
+    pub const REQUEST_TIMEOUT: StatusCode = StatusCode { index: 5 };
     /// 414 URI Too Long
-    pub const TARGET_TOO_LONG: StatusCode = StatusCode(414, "URI Too Long");
+    pub const TARGET_TOO_LONG: StatusCode = StatusCode { index: 6 };
     /// 417 Expectation Failed
-    pub const EXPECTATION_FAILED: StatusCode = StatusCode(417, "Expectation Failed");
+    pub const EXPECTATION_FAILED: StatusCode = StatusCode { index: 7 };
     /// 421 Misdirected Request
-    pub const MISDIRECTED_REQUEST: StatusCode = StatusCode(421, "Misdirected Request");
+    pub const MISDIRECTED_REQUEST: StatusCode = StatusCode { index: 8 };
     /// 431 Request Header Fields Too Large
-    pub const FIELDS_TOO_LARGE: StatusCode = StatusCode(431, "Request Header Fields Too Large");
+    pub const FIELDS_TOO_LARGE: StatusCode = StatusCode { index: 9 };
     /// 500 Internal Server Error
-    pub const INTERNAL_SERVER_ERROR: StatusCode = StatusCode(500, "Internal Server Error");
+    pub const INTERNAL_SERVER_ERROR: StatusCode = StatusCode { index: 10 };
     /// 501 Not Implemented
-    pub const NOT_IMPLEMENTED: StatusCode = StatusCode(501, "Not Implemented");
+    pub const NOT_IMPLEMENTED: StatusCode = StatusCode { index: 11 };
     /// 505 HTTP Version Not Supported
-    pub const VERSION_NOT_SUPPORTED: StatusCode = StatusCode(505, "HTTP Version Not Supported");
+    pub const VERSION_NOT_SUPPORTED: StatusCode = StatusCode { index: 12 };
+
+    /// The code and the reason phrase of each, as they are in a status line.
+    const LINES: [&'static str; 13] = [
+        "200 OK",
+        "307 Temporary Redirect",
+        "400 Bad Request",
+        "404 Not Found",
+        "405 Method Not Allowed",
+        "408 Request Timeout",
+        "414 URI Too Long",
+        "417 Expectation Failed",
+        "421 Misdirected Request",
+        "431 Request Header Fields Too Large",
+        "500 Internal Server Error",
+        "501 Not Implemented",
+        "505 HTTP Version Not Supported",
+    ];
+
+    /// All of them.
+    #[cfg(feature = "server")]
+    pub(crate) fn all() -> impl Iterator<Item = StatusCode> {
+        (0..StatusCode::COUNT as u8).map(|index| StatusCode { index })
+    }
+
+    /// How many there are.
+    pub(crate) const COUNT: usize = StatusCode::LINES.len();
+
+    /// The position among all, which is less than [`COUNT`](StatusCode::COUNT).
+    #[inline]
+    pub(crate) const fn index(self) -> usize {
+        self.index as usize
+    }
 
     /// The status code, 200 for example.
-    pub const fn code(self) -> u16 {
-        self.0
+    pub fn code(self) -> u16 {
+        self.digits().parse().unwrap_or_default()
+    }
+
+    /// The status code as text, `200` for example.
+    pub(crate) fn digits(self) -> &'static str {
+        self.line().split_once(' ').unwrap_or_default().0
     }
 
     /// The reason phrase, `OK` for example.
-    pub const fn phrase(self) -> &'static str {
-        self.1
+    pub fn phrase(self) -> &'static str {
+        self.line().split_once(' ').unwrap_or_default().1
+    }
+
+    /// The code and the reason phrase, `200 OK` for example.
+    pub(super) fn line(self) -> &'static str {
+        StatusCode::LINES
+            .get(self.index())
+            .copied()
+            .unwrap_or_default()
     }
 }
 
@@ -64,6 +112,8 @@ pub enum Fields {
     TextAllow,
     /// The note of a redirect.
     Html,
+    /// Metrics in the text format of Prometheus, version 0.0.4. Prometheus 3 refuses any other content type.
+    Metrics,
     /// No fields: there is no body.
     None,
 }
@@ -76,6 +126,7 @@ impl Fields {
             Fields::TextAllow => {
                 b"Allow: GET, HEAD, OPTIONS, POST\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
             }
+            Fields::Metrics => b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n",
             Fields::Html => b"Content-Type: text/html; charset=utf-8\r\n",
             Fields::None => b"",
         }
@@ -113,6 +164,7 @@ const OK_BODY: &[u8] = b"ok";
 /// It also holds the head of the answer `ok`, which only changes with the Date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Date {
+    unix_seconds: u64,
     field: [u8; Date::BYTES],
     /// Status line and fields of `ok`, up to the Connection field.
     ok_head: [u8; Date::OK_HEAD_BYTES],
@@ -127,7 +179,8 @@ impl Date {
     /// year, so later times become the last second of 9999.
     pub fn from_unix_seconds(seconds: u64) -> Self {
         const END_OF_9999: u64 = 253_402_300_799;
-        let time = DateTime::from_unix_seconds(seconds.min(END_OF_9999));
+        let unix_seconds = seconds.min(END_OF_9999);
+        let time = DateTime::from_unix_seconds(unix_seconds);
         let mut field = *b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
         let mut text = BodyWriter::new(&mut field);
         text.push(b"Date: ");
@@ -152,7 +205,11 @@ impl Date {
             text.push(part);
         }
         debug_assert!(!text.is_cut && text.length == Date::OK_HEAD_BYTES);
-        Date { field, ok_head }
+        Date {
+            unix_seconds,
+            field,
+            ok_head,
+        }
     }
 
     fn as_bytes(&self) -> &[u8] {
@@ -170,6 +227,28 @@ fn name(names: &'static [u8], index: u64) -> &'static [u8] {
 /// The answer does not fit in the rest of the buffer. Ignore the bytes that were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferFull;
+
+/// An answer that was written into a buffer.
+#[must_use = "the connection has to send it"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    bytes: usize,
+    status: StatusCode,
+}
+
+impl Answer {
+    /// Its size in bytes, head and body.
+    #[inline]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Its status.
+    #[inline]
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+}
 
 /// Writes the body of an answer into a fixed buffer. If a piece does not fit, it and all that follow are
 /// dropped, and the answer becomes [`BufferFull`].
@@ -214,7 +293,7 @@ impl<'t> BodyWriter<'t> {
     }
 
     /// Appends the lowest `digits` decimal digits of `number`.
-    fn push_padded(&mut self, number: u64, digits: u32) {
+    pub(crate) fn push_padded(&mut self, number: u64, digits: u32) {
         // Room for the longest u64, filled from its end. A power of ten for the first digit could
         // overflow; dividing by ten cannot.
         let mut text = [b'0'; 20];
@@ -240,6 +319,16 @@ impl<'t> BodyWriter<'t> {
     /// Number of bytes written.
     pub fn len(&self) -> usize {
         self.length
+    }
+
+    /// The answer with this status whose head and body were written; an error if a piece did not fit.
+    #[inline]
+    fn into_answer(self, status: StatusCode) -> Result<Answer, BufferFull> {
+        let bytes = self.length;
+        if self.is_cut {
+            return Err(BufferFull);
+        }
+        Ok(Answer { bytes, status })
     }
 
     /// True if nothing was written.
@@ -272,7 +361,17 @@ impl<'t> Writer<'t> {
         }
     }
 
-    /// Writes an answer whose body is known. Returns its size.
+    /// The time of the Date field in seconds since 1970; `None` if the caller has no wall clock.
+    pub fn unix_seconds(&self) -> Option<u64> {
+        self.date.map(|date| date.unix_seconds)
+    }
+
+    /// Bytes that are free for the answer.
+    pub fn room(&self) -> usize {
+        self.tx.len()
+    }
+
+    /// Writes an answer whose body is known.
     ///
     /// # Errors
     /// [`BufferFull`] if it does not fit. [`Connection`](super::Connection) then asks its caller to send
@@ -282,7 +381,7 @@ impl<'t> Writer<'t> {
         status: StatusCode,
         fields: Fields,
         body: &[u8],
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         let mut text = BodyWriter::new(self.tx);
         head(
             &mut text,
@@ -296,11 +395,7 @@ impl<'t> Writer<'t> {
         if self.has_body {
             text.push(body);
         }
-        if text.is_cut {
-            Err(BufferFull)
-        } else {
-            Ok(text.length)
-        }
+        text.into_answer(status)
     }
 
     /// Writes `ok` with status 200, the most frequent answer, from the head in [`Date`]. The bytes are
@@ -309,7 +404,7 @@ impl<'t> Writer<'t> {
     /// # Errors
     /// [`BufferFull`], as [`Writer::fixed`].
     #[inline]
-    pub fn ok(self) -> Result<usize, BufferFull> {
+    pub fn ok(self) -> Result<Answer, BufferFull> {
         // The prepared head contains the Date.
         let Some(date) = self.date else {
             return self.fixed(StatusCode::OK, Fields::Text, OK_BODY);
@@ -320,14 +415,10 @@ impl<'t> Writer<'t> {
         if self.has_body {
             text.push(OK_BODY);
         }
-        if text.is_cut {
-            Err(BufferFull)
-        } else {
-            Ok(text.length)
-        }
+        text.into_answer(StatusCode::OK)
     }
 
-    /// Writes an answer whose body is written by `render`, which returns the status. Returns its size.
+    /// Writes an answer whose body is written by `render`, which returns the status.
     ///
     /// # Errors
     /// [`BufferFull`], as [`Writer::fixed`].
@@ -335,7 +426,7 @@ impl<'t> Writer<'t> {
         self,
         fields: Fields,
         render: impl FnOnce(&mut BodyWriter<'_>) -> StatusCode,
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         let mut text = BodyWriter::new(self.tx);
         // The body is first in the buffer until `finish`.
         let status = render(&mut text);
@@ -349,11 +440,11 @@ impl<'t> Writer<'t> {
             body,
             self.persistence,
         );
-        finish(text, body, 0, self.has_body)
+        finish(text, status, body, 0, self.has_body)
     }
 
     /// Writes a redirect to the clean form of a path. `render` writes the value of Location. If
-    /// `has_note`, the body is a note with a link, as from Go. Returns the size of the answer.
+    /// `has_note`, the body is a note with a link, as from Go.
     ///
     /// # Errors
     /// [`BufferFull`], as [`Writer::fixed`].
@@ -361,7 +452,7 @@ impl<'t> Writer<'t> {
         self,
         has_note: bool,
         render: impl FnOnce(&mut BodyWriter<'_>),
-    ) -> Result<usize, BufferFull> {
+    ) -> Result<Answer, BufferFull> {
         let mut text = BodyWriter::new(self.tx);
         // The buffer has the location and then the body, until `finish` moves the head before them.
         render(&mut text);
@@ -388,7 +479,7 @@ impl<'t> Writer<'t> {
             body,
             self.persistence,
         );
-        finish(text, body, location, self.has_body)
+        finish(text, status, body, location, self.has_body)
     }
 }
 
@@ -408,9 +499,7 @@ fn head(
         text.push(OK_LINE);
     } else {
         text.push(b"HTTP/1.1 ");
-        text.push_number(u64::from(status.0));
-        text.push(b" ");
-        text.push(status.1.as_bytes());
+        text.push(status.line().as_bytes());
         text.push(b"\r\n");
     }
     text.push(fields.as_bytes());
@@ -447,10 +536,11 @@ fn head(
 /// part of neither.
 fn finish(
     text: BodyWriter<'_>,
+    status: StatusCode,
     body: usize,
     before: usize,
     has_body: bool,
-) -> Result<usize, BufferFull> {
+) -> Result<Answer, BufferFull> {
     if text.is_cut {
         return Err(BufferFull);
     }
@@ -463,7 +553,8 @@ fn finish(
         _ => return Err(BufferFull),
     }
     // The answer to HEAD has the Content-Length of its body, but not the body (RFC 9110 9.3.2).
-    Ok(head + if has_body { body } else { 0 })
+    let bytes = head + if has_body { body } else { 0 };
+    Ok(Answer { bytes, status })
 }
 
 /// Go's `html.EscapeString`, for one byte.
@@ -515,7 +606,8 @@ mod tests {
         }
         let size = writer(&mut tx)
             .fixed(StatusCode::OK, Fields::Text, b"ok")
-            .unwrap();
+            .unwrap()
+            .bytes();
         // Any smaller buffer must give an error, and never part of an answer.
         for room in 0..size {
             assert_eq!(
@@ -532,7 +624,9 @@ mod tests {
             );
         }
         assert_eq!(
-            writer(&mut tx[..size]).fixed(StatusCode::OK, Fields::Text, b"ok"),
+            writer(&mut tx[..size])
+                .fixed(StatusCode::OK, Fields::Text, b"ok")
+                .map(|answer| answer.bytes()),
             Ok(size)
         );
     }
@@ -550,7 +644,8 @@ mod tests {
             let fixed = Writer::new(&mut b, Some(&date), Persistence::Close, has_body)
                 .fixed(StatusCode::OK, Fields::Text, b"ok")
                 .unwrap();
-            assert_eq!(a[..prepared], b[..fixed]);
+            assert_eq!(prepared, fixed);
+            assert_eq!(a[..prepared.bytes()], b[..fixed.bytes()]);
             // `rendered` writes the body first, and must write the same bytes as `fixed`.
             let one = Writer::new(&mut a, Some(&date), Persistence::Open, has_body)
                 .fixed(StatusCode::OK, Fields::Text, body)
@@ -561,9 +656,10 @@ mod tests {
                     StatusCode::OK
                 })
                 .unwrap();
+            assert_eq!(one, two);
             assert_eq!(
-                String::from_utf8_lossy(&a[..one]),
-                String::from_utf8_lossy(&b[..two])
+                String::from_utf8_lossy(&a[..one.bytes()]),
+                String::from_utf8_lossy(&b[..two.bytes()])
             );
         }
     }

@@ -8,9 +8,25 @@ use super::policy::Owner;
 use crate::http::Connection;
 use crate::time::Instant;
 
+/// Where a connection comes from. Fixed when it is accepted.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    /// The index of its listener.
+    pub(super) listener: u8,
+    /// Its listener serves only some paths.
+    pub(super) is_restricted: bool,
+    /// Its client is on this machine: it uses a Unix socket, or has a loopback address.
+    #[expect(
+        dead_code,
+        reason = "for the JSON answer, which only local clients get"
+    )]
+    pub(super) is_local: bool,
+}
+
 /// An open connection.
 pub(super) struct Conn<S> {
     pub(super) stream: S,
+    pub(super) origin: Origin,
     /// Its phase says what the connection waits for when nothing is unsent.
     pub(super) connection: Connection,
     /// Bytes of an unfinished head in the connection's own buffer.
@@ -29,9 +45,10 @@ pub(super) struct Conn<S> {
 
 impl<S> Conn<S> {
     /// A connection that was just accepted.
-    pub(super) fn new(stream: S, now: Instant) -> Self {
+    pub(super) fn new(stream: S, origin: Origin, now: Instant) -> Self {
         Conn {
             stream,
+            origin,
             connection: Connection::new(now),
             received: 0,
             is_behind: false,

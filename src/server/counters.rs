@@ -7,6 +7,8 @@ use core::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::metrics::{Answers, Durations};
+
 /// What a server has counted since it was made. All but `open` only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -16,6 +18,8 @@ pub struct Counters {
     pub answered: u64,
     /// Requests refused because of their head (4xx, 501, 505), or because it did not arrive in time (408).
     pub refused: u64,
+    /// Connections that ended because their client or the protocol closed them, or because the server stopped.
+    pub closed: u64,
     /// Connections closed because the table was full or the process had no free descriptor.
     pub evicted: u64,
     /// Connections closed because a deadline passed.
@@ -57,12 +61,13 @@ impl Counter {
     }
 }
 
-/// The counters while the server runs. The fields are those of [`Counters`].
+/// The counters while the server runs: those of [`Counters`], and what only metrics show.
 #[derive(Default)]
 pub(super) struct LiveCounters {
     pub(super) accepted: Counter,
     pub(super) answered: Counter,
     pub(super) refused: Counter,
+    pub(super) closed: Counter,
     pub(super) evicted: Counter,
     pub(super) expired: Counter,
     pub(super) failed: Counter,
@@ -71,6 +76,8 @@ pub(super) struct LiveCounters {
     pub(super) accept_pauses: Counter,
     /// Set at the end of `advance` and of `stop`.
     pub(super) open: Counter,
+    pub(super) answers: Answers,
+    pub(super) durations: Durations,
 }
 
 impl LiveCounters {
@@ -80,6 +87,7 @@ impl LiveCounters {
             accepted: self.accepted.get(),
             answered: self.answered.get(),
             refused: self.refused.get(),
+            closed: self.closed.get(),
             evicted: self.evicted.get(),
             expired: self.expired.get(),
             failed: self.failed.get(),
@@ -93,6 +101,10 @@ impl LiveCounters {
 
 /// The counters of one server: its own, or shared with handles. A server in its caller's memory has its own, because
 /// sharing takes memory from the heap.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a server has one, and its own counters must not be on the heap"
+)]
 pub(super) enum ServerCounters {
     Own(LiveCounters),
     Shared(Arc<LiveCounters>),

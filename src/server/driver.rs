@@ -10,12 +10,13 @@ use super::buffers::Buffers;
 use super::conn::Conn;
 use super::counters::{LiveCounters, ServerCounters};
 use super::memory::Managed;
+use super::paths::ListenerPaths;
 use super::policy::{READS_MAX, first_bytes_max};
 use super::served::Served;
 use super::socket::StreamSocket;
 use crate::answer::Responder;
 use crate::http::{Context, Date, HeadCache, Next, Phase, Progress, Request};
-use crate::limits::Limits;
+use crate::limits::{LISTENERS_MAX, Limits};
 use crate::time::Instant;
 
 /// Most bytes of a request's path in a log record.
@@ -71,6 +72,8 @@ pub(super) struct Driver<'a> {
     pub(super) heads: Managed<'a, HeadCache>,
     pub(super) buffers: Buffers<'a>,
     pub(super) counters: ServerCounters,
+    /// The paths of each listener, if it does not serve all.
+    pub(super) listener_paths: [Option<ListenerPaths>; LISTENERS_MAX],
 }
 
 impl<'a> Driver<'a> {
@@ -88,6 +91,7 @@ impl<'a> Driver<'a> {
             heads,
             buffers,
             counters: ServerCounters::Own(LiveCounters::default()),
+            listener_paths: [const { None }; LISTENERS_MAX],
         }
     }
 
@@ -176,9 +180,14 @@ impl<'a> Driver<'a> {
             is_last: self.is_last,
         };
         let was_closing = conn.connection.phase() == Phase::Closing;
+        let paths = match conn.origin.is_restricted {
+            true => self.listener_paths.get(usize::from(conn.origin.listener)),
+            false => None,
+        };
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..bytes_max.min(*filled)).unwrap_or_default();
         let responder = &self.responder;
+        let counters: &LiveCounters = &self.counters;
         let progress = conn.connection.receive_cached(
             &context,
             &mut self.heads,
@@ -188,7 +197,15 @@ impl<'a> Driver<'a> {
                 if log::log_enabled!(log::Level::Trace) {
                     log_request(request);
                 }
-                responder.respond(now, request, writer)
+                let answer = match paths {
+                    Some(Some(paths)) if !paths.cover(request.target()) => {
+                        responder.respond_not_served(request, writer)
+                    }
+                    _ => responder.respond(now, request, writer, counters),
+                }?;
+                let path = request.target().path();
+                counters.answers.count(path, answer.status());
+                Ok(answer)
             },
         );
         let received = *filled - progress.consumed;
@@ -269,7 +286,10 @@ fn send<S: StreamSocket>(
     progress: &Progress,
 ) -> io::Result<Range<usize>> {
     counters.answered.add(u64::from(progress.answered));
-    counters.refused.add(u64::from(progress.refused));
+    if let Some(status) = progress.refusal {
+        counters.refused.add(1);
+        counters.answers.count_refusal(status);
+    }
     let bytes = tx.get(..progress.written).unwrap_or_default();
     if bytes.is_empty() {
         return Ok(0..0);

@@ -12,6 +12,7 @@ use mio::net::{TcpListener, UnixListener};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::address::Address;
+use super::paths::ListenerPaths;
 use super::socket::{File, FileId, Listener, Peers, is_loopback, try_option};
 use super::unix::{is_stale, listen_unix, remove_stale};
 use crate::limits::LISTENERS_MAX;
@@ -142,6 +143,8 @@ pub struct Bound {
 pub struct Listeners {
     /// Filled from the front. An array, because an embedder may have no heap.
     sockets: [Option<Listener>; LISTENERS_MAX],
+    /// The paths of each socket, if it does not serve all.
+    paths: [Option<ListenerPaths>; LISTENERS_MAX],
     allows_remote: bool,
 }
 
@@ -172,6 +175,21 @@ impl Listeners {
             Address::Tcp(address) => self.bind_tcp(*address).map(|_| Bound::default()),
             Address::Unix(path) => self.bind_unix(path).map(|()| Bound::default()),
         }
+    }
+
+    /// As [`bind`](Listeners::bind), but serves only `paths` there.
+    ///
+    /// # Errors
+    /// As [`bind`](Listeners::bind).
+    pub fn bind_for(
+        &mut self,
+        address: &Address,
+        paths: &ListenerPaths,
+    ) -> Result<Bound, BindError> {
+        let count = self.len();
+        let bound = self.bind(address)?;
+        self.set_paths(count, paths);
+        Ok(bound)
     }
 
     /// Adds a socket that already listens: a `TcpListener`, a `UnixListener` or an `OwnedFd` of either kind, for
@@ -221,6 +239,21 @@ impl Listeners {
         Ok(())
     }
 
+    /// As [`add`](Listeners::add), but serves only `paths` there.
+    ///
+    /// # Errors
+    /// As [`add`](Listeners::add).
+    pub fn add_for(
+        &mut self,
+        socket: impl Into<OwnedFd>,
+        paths: &ListenerPaths,
+    ) -> Result<(), BindError> {
+        let count = self.len();
+        self.add(socket)?;
+        self.set_paths(count, paths);
+        Ok(())
+    }
+
     /// The addresses of the sockets, with the ports that the system chose.
     pub fn local_addresses(&self) -> impl Iterator<Item = Address> + '_ {
         self.sockets.iter().flatten().map(Listener::address)
@@ -236,9 +269,19 @@ impl Listeners {
         self.len() == 0
     }
 
-    /// The sockets, for a server.
-    pub(super) fn into_sockets(self) -> [Option<Listener>; LISTENERS_MAX] {
-        self.sockets
+    /// The sockets and the paths of each, for a server.
+    pub(super) fn into_parts(self) -> ListenerParts<Listener> {
+        ListenerParts {
+            sockets: self.sockets,
+            paths: self.paths,
+        }
+    }
+
+    /// Sets the paths of the sockets that were added after the first `count`.
+    fn set_paths(&mut self, count: usize, paths: &ListenerPaths) {
+        let added = self.sockets.iter().flatten().count();
+        let places = self.paths.iter_mut().take(added).skip(count);
+        places.for_each(|place| *place = Some(paths.clone()));
     }
 
     /// Adds `listener`, after [`check_count`](Listeners::check_count).
@@ -327,6 +370,12 @@ impl Listeners {
         }
         Err(BindError::new(address.clone(), BindErrorKind::TooMany))
     }
+}
+
+/// The sockets of [`Listeners`], and at the same index the paths of each, if it does not serve all.
+pub(super) struct ListenerParts<L> {
+    pub(super) sockets: [Option<L>; LISTENERS_MAX],
+    pub(super) paths: [Option<ListenerPaths>; LISTENERS_MAX],
 }
 
 /// Sets the options of a passed-in socket to those of a socket that was bound here.

@@ -31,6 +31,8 @@ mod inherited;
 mod listener_set;
 mod listeners;
 mod memory;
+mod metrics;
+mod paths;
 mod policy;
 mod run;
 mod served;
@@ -56,6 +58,7 @@ pub use config::{Config, Memory};
 pub use counters::Counters;
 pub use inherited::{ListenFds, ListenFdsError};
 pub use listeners::{BindError, BindErrorKind, Bound, Listeners};
+pub use paths::{ListenerPaths, ListenerPathsError};
 pub use run::{Runner, ServerHandle, ServerThread, THREAD_STACK_BYTES, now, spawn, spawn_with};
 pub use served::EndpointsTooLarge;
 pub use slots::Slot;
@@ -160,7 +163,7 @@ impl<'a> Server<'a> {
         let heads = Managed::Own(Box::new(HeadCache::new()));
         let driver = Driver::new(responder, limits, buffers, heads);
         Server {
-            table: Table::new(listeners.into_sockets(), Slots::new(connections), driver),
+            table: Table::new(listeners.into_parts(), Slots::new(connections), driver),
         }
     }
 
@@ -285,7 +288,7 @@ impl<'a> Server<'a> {
         let driver = Driver::new(responder, limits, buffers, Managed::Borrowed(heads));
         let slots = Slots::in_memory(Managed::Borrowed(slots));
         Server {
-            table: Table::new(listeners.into_sockets(), slots, driver),
+            table: Table::new(listeners.into_parts(), slots, driver),
         }
     }
 

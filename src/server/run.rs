@@ -37,9 +37,14 @@ pub const THREAD_STACK_BYTES: usize = 128 * 1024;
 /// be made in a signal handler: each is one `clock_gettime`. [`Runner::new`] and [`spawn`] make the first
 /// call.
 pub fn now() -> Instant {
+    Instant::ZERO.saturating_add(elapsed())
+}
+
+/// The same time, not rounded down to milliseconds.
+fn elapsed() -> Duration {
     static ORIGIN: OnceLock<std::time::Instant> = OnceLock::new();
     let origin = *ORIGIN.get_or_init(std::time::Instant::now);
-    Instant::ZERO.saturating_add(origin.elapsed())
+    origin.elapsed()
 }
 
 /// A [`Server`] with an event loop.
@@ -394,8 +399,10 @@ impl Loop<'_> {
             }
             result => result?,
         }
-        let now = now();
+        let started = elapsed();
+        let now = Instant::ZERO.saturating_add(started);
         handle.set_busy_since(now.as_millis());
+        let is_measured = self.now != now;
         self.now = now;
         self.set_date(now, wall_clock);
         // Loaded once: a request that comes later also wakes the next poll.
@@ -403,6 +410,8 @@ impl Loop<'_> {
         if requests & ENDPOINTS != 0 {
             self.take_endpoints(handle, now);
         }
+        let counters = &handle.0.counters;
+        let answered = counters.answered.get();
         for event in &self.events {
             count += 1;
             if event.token() != WAKER {
@@ -410,6 +419,10 @@ impl Loop<'_> {
             }
         }
         self.server.advance(self.poll.registry(), now);
+        // Not for each poll under load: reading the clock costs as much as a tenth of an answer.
+        if is_measured && counters.answered.get() != answered {
+            counters.durations.record(elapsed().saturating_sub(started));
+        }
         // Without listeners, the connections that exist are served to their end.
         if !self.is_stopping && (requests & STOP != 0 || self.server.is_abandoned()) {
             self.is_stopping = true;

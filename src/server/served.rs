@@ -6,9 +6,11 @@
 use core::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
+use super::counters::LiveCounters;
+use super::metrics;
 use crate::answer::Responder;
 use crate::check::EndpointSet;
-use crate::http::{BufferFull, Request, Writer};
+use crate::http::{Answer, BufferFull, Request, Writer};
 use crate::limits::Limits;
 use crate::time::Instant;
 
@@ -69,17 +71,27 @@ impl<'a> Served<'a> {
         }
     }
 
-    /// As [`Responder::respond`].
+    /// As [`Responder::respond`]; the metrics have those of the server too.
     #[inline]
     pub(super) fn respond(
         &self,
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+        counters: &LiveCounters,
+    ) -> Result<Answer, BufferFull> {
         self.responder.respond_or(now, request, writer, |writer| {
-            self.respond_elsewhere(now, request, writer)
+            self.respond_elsewhere(now, request, writer, counters)
         })
+    }
+
+    /// Answers a request for a path that its listener does not serve.
+    pub(super) fn respond_not_served(
+        &self,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Answer, BufferFull> {
+        self.responder.respond_not_served(request, writer)
     }
 
     // Not inlined: it would cost instructions in each answer of a fixed endpoint.
@@ -89,12 +101,13 @@ impl<'a> Served<'a> {
         now: Instant,
         request: &Request<'_>,
         writer: Writer<'_>,
-    ) -> Result<usize, BufferFull> {
+        counters: &LiveCounters,
+    ) -> Result<Answer, BufferFull> {
         let responder = match &self.set {
             None => self.responder,
             Some(set) => self.responder.with_endpoint_set(set),
         };
-        responder.respond_elsewhere(now, request, writer)
+        responder.respond_elsewhere(now, request, writer, |text| metrics::write(counters, text))
     }
 
     pub(super) fn begin(&self, now: Instant) {

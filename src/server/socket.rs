@@ -54,6 +54,9 @@ pub(super) trait StreamSocket {
     /// Whether a read would find bytes. Reads none.
     fn has_input(&self) -> bool;
 
+    /// Whether the client is on this machine: it uses a Unix socket, or has a loopback address.
+    fn is_local(&self) -> bool;
+
     /// The process that connected, if the kernel says so.
     fn owner(&self) -> Option<Owner>;
 
@@ -132,7 +135,7 @@ impl ListenSocket for Listener {
         match self {
             Listener::Tcp(listener, _, peers) => match (listener.accept()?, peers) {
                 ((_, peer), Peers::Loopback) if !is_loopback(peer) => Err(non_loopback()),
-                ((stream, _), _) => Ok(Stream::Tcp(stream)),
+                ((stream, peer), _) => Ok(Stream::Tcp(stream, is_loopback(peer))),
             },
             Listener::Unix(listener, ..) => accept_unix(listener).map(Stream::Unix),
         }
@@ -290,7 +293,8 @@ impl AcceptError {
 /// An accepted socket of the kernel.
 #[derive(Debug)]
 pub(super) enum Stream {
-    Tcp(TcpStream),
+    /// True if the client has a loopback address.
+    Tcp(TcpStream, bool),
     Unix(UnixStream),
 }
 
@@ -302,7 +306,7 @@ impl StreamSocket for Stream {
         use std::io::Read;
         loop {
             let result = match self {
-                Stream::Tcp(stream) => stream.read(buffer),
+                Stream::Tcp(stream, _) => stream.read(buffer),
                 Stream::Unix(stream) => stream.read(buffer),
             };
             match result {
@@ -315,15 +319,23 @@ impl StreamSocket for Stream {
     fn has_input(&self) -> bool {
         let mut byte = [core::mem::MaybeUninit::uninit()];
         let peeked = match self {
-            Stream::Tcp(stream) => socket2::SockRef::from(stream).peek(&mut byte),
+            Stream::Tcp(stream, _) => socket2::SockRef::from(stream).peek(&mut byte),
             Stream::Unix(stream) => socket2::SockRef::from(stream).peek(&mut byte),
         };
         peeked.is_ok_and(|count| count > 0)
     }
 
+    #[inline]
+    fn is_local(&self) -> bool {
+        match self {
+            Stream::Tcp(_, is_loopback) => *is_loopback,
+            Stream::Unix(_) => true,
+        }
+    }
+
     fn owner(&self) -> Option<Owner> {
         match self {
-            Stream::Tcp(_) => None,
+            Stream::Tcp(..) => None,
             #[cfg(any(target_os = "linux", target_os = "android"))]
             Stream::Unix(stream) => super::sys::owner(stream),
             #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -335,7 +347,7 @@ impl StreamSocket for Stream {
     fn send(&mut self, bytes: &[u8], is_last: bool) -> io::Result<usize> {
         loop {
             let result = match self {
-                Stream::Tcp(stream) => send(stream, bytes, is_last),
+                Stream::Tcp(stream, _) => send(stream, bytes, is_last),
                 Stream::Unix(stream) => send(stream, bytes, is_last),
             };
             match result {
@@ -349,14 +361,14 @@ impl StreamSocket for Stream {
     fn shutdown(&mut self) {
         // This fails only if the client is gone already.
         let _ = match self {
-            Stream::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
+            Stream::Tcp(stream, _) => stream.shutdown(std::net::Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
         };
     }
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
-            Stream::Tcp(stream) => registry.register(stream, token, Interest::READABLE),
+            Stream::Tcp(stream, _) => registry.register(stream, token, Interest::READABLE),
             Stream::Unix(stream) => registry.register(stream, token, Interest::READABLE),
         }
     }
@@ -364,7 +376,7 @@ impl StreamSocket for Stream {
     fn register_writing(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let both = Interest::READABLE | Interest::WRITABLE;
         match self {
-            Stream::Tcp(stream) => registry.reregister(stream, token, both),
+            Stream::Tcp(stream, _) => registry.reregister(stream, token, both),
             Stream::Unix(stream) => registry.reregister(stream, token, both),
         }
     }
@@ -445,7 +457,7 @@ mod tests {
             client.set_nonblocking(true).unwrap();
             let (accepted, _) = listener.accept().unwrap();
             accepted.set_nonblocking(true).unwrap();
-            let mut stream = Stream::Tcp(TcpStream::from_std(accepted));
+            let mut stream = Stream::Tcp(TcpStream::from_std(accepted), true);
             assert_eq!(stream.send(b"first", false).unwrap(), 5);
             let mut buffer = [0; 8];
             assert_eq!(client.read(&mut buffer).unwrap(), 5);

@@ -10,9 +10,10 @@ use mio::Token;
 
 use super::TOKENS;
 use super::acceptor::{Accepted, Acceptor, Load};
-use super::conn::Conn;
+use super::conn::{Conn, Origin};
 use super::counters::Counters;
 use super::driver::{Driver, Outcome, Visit};
+use super::listeners::ListenerParts;
 use super::policy::{self, EVICTION_WINDOW, WaitReason};
 use super::slots::Slots;
 use super::socket::{ListenSocket, RegistryOf, StreamSocket};
@@ -44,12 +45,13 @@ pub(super) struct Table<'a, L: ListenSocket> {
 
 impl<'a, L: ListenSocket> Table<'a, L> {
     pub(super) fn new(
-        listeners: [Option<L>; LISTENERS_MAX],
+        listeners: ListenerParts<L>,
         slots: Slots<'a, L::Slot>,
-        driver: Driver<'a>,
+        mut driver: Driver<'a>,
     ) -> Self {
+        driver.listener_paths = listeners.paths;
         Table {
-            acceptor: Acceptor::new(listeners),
+            acceptor: Acceptor::new(listeners.sockets),
             slots,
             driver,
             base: Token(0),
@@ -221,7 +223,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             let counters = &self.driver.counters;
             let accepted = self.acceptor.next(&mut round, registry, counters, now);
             match accepted {
-                Accepted::Connection(stream) => self.admit(registry, stream, now),
+                Accepted::Connection(stream) => self.admit(registry, stream, index, now),
                 Accepted::NeedsRoom => self.evict(),
                 Accepted::Done => return,
             }
@@ -277,14 +279,28 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     }
 
     /// Serves a connection that was just accepted. If it stays open, gives it a slot.
-    fn admit(&mut self, registry: &RegistryOf<L>, stream: L::Stream, now: Instant) {
-        let mut conn = Conn::new(stream, now);
+    fn admit(
+        &mut self,
+        registry: &RegistryOf<L>,
+        stream: L::Stream,
+        listener: usize,
+        now: Instant,
+    ) {
+        let origin = Origin {
+            listener: listener as u8,
+            is_restricted: matches!(self.driver.listener_paths.get(listener), Some(Some(_))),
+            is_local: stream.is_local(),
+        };
+        let mut conn = Conn::new(stream, origin, now);
         let visit = Visit::First {
             is_flooded: self.acceptor.is_flooded(),
         };
         let outcome = self.driver.serve(&mut conn, 0, visit, now);
         let outcome = match outcome {
-            Outcome::Closed => return,
+            Outcome::Closed => {
+                self.driver.counters.closed.add(1);
+                return;
+            }
             Outcome::Failed => {
                 self.driver.counters.failed.add(1);
                 return;
@@ -294,6 +310,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let is_silent = conn.connection.phase() == Phase::Idle;
         if self.slots.is_full() && self.driver.is_last && is_silent {
             // It would be closed a moment later.
+            self.driver.counters.closed.add(1);
             return;
         }
         conn.owner = conn.stream.owner();
@@ -359,6 +376,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     fn requeue(&mut self, registry: &RegistryOf<L>, index: u16, outcome: Outcome, now: Instant) {
         let (received, unsent, is_runnable) = match outcome {
             Outcome::Closed => {
+                self.driver.counters.closed.add(1);
                 self.slots.remove(index);
                 return;
             }
@@ -407,6 +425,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         // Empty lines are not a request yet.
         let is_between = queue == WaitReason::Idle || queue == WaitReason::Head && received == 0;
         if is_between && !is_runnable && self.stops_at.is_some() {
+            self.driver.counters.closed.add(1);
             self.slots.remove(index);
         }
     }

@@ -173,8 +173,8 @@ fn request(responder: &Responder<'_>, model: &Model, now: u64, source: &mut Sour
         "{head:?}"
     );
     assert_eq!(
-        (progress.refused, progress.next),
-        (0, Next::Read),
+        (progress.refusal, progress.next),
+        (None, Next::Read),
         "{head:?}"
     );
     let answer = core::str::from_utf8(&tx[..progress.written]).unwrap();

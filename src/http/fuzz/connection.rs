@@ -8,7 +8,7 @@ use std::vec::Vec;
 use super::super::cache::HeadCache;
 use super::super::connection::{Connection, Context, Next, Phase, Progress};
 use super::super::request::Request;
-use super::super::response::{BufferFull, Date, Fields, StatusCode, Writer};
+use super::super::response::{Answer, BufferFull, Date, Fields, StatusCode, Writer};
 use super::Source;
 use super::framing::{self, End, Seen};
 use crate::limits::Limits;
@@ -178,10 +178,10 @@ impl<'s> Driver<'s> {
             };
             // An answer that neither the function nor a refusal has written is the 500 of a connection that
             // gave up. That is only allowed if an answer did not fit.
-            let given_up = progress.answered - progress.refused - answers;
+            let given_up = progress.answered - u32::from(progress.refusal.is_some()) - answers;
             assert!(given_up == 0 || given_up == 1 && !(has_room && tx_bytes == TX_BYTES));
             self.gave_up |= given_up == 1;
-            self.refused += progress.refused;
+            self.refused += u32::from(progress.refusal.is_some());
             self.check_deadline(&before, &progress);
             self.check_receive(rx, &progress);
             let is_stuck = progress.consumed == 0 && progress.written == 0;
@@ -244,7 +244,7 @@ impl<'s> Driver<'s> {
 
     fn take(&mut self, rx: &[u8], tx: &[u8], progress: &Progress) {
         assert!(progress.consumed <= rx.len() && progress.written <= tx.len());
-        assert!(progress.refused <= progress.answered);
+        assert!(progress.refusal.is_none() || progress.answered > 0);
         // A closed connection consumes all input and answers none of it.
         if self.is_closed {
             assert_eq!(
@@ -319,7 +319,7 @@ enum Call {
 }
 
 /// An answer by each method of [`Writer`], chosen by the length of the path.
-fn answer(request: &Request<'_>, writer: Writer<'_>) -> Result<usize, BufferFull> {
+fn answer(request: &Request<'_>, writer: Writer<'_>) -> Result<Answer, BufferFull> {
     let length = request.target().path().len();
     match length % 5 {
         0 => writer.fixed(StatusCode::NOT_FOUND, Fields::Text, &[b'x'; 300]),

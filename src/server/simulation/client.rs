@@ -87,6 +87,8 @@ pub(super) struct Client {
     /// Received bytes of an incomplete answer.
     partial: Vec<u8>,
     pub(super) answers: usize,
+    /// Its listener answers 404 to all but `/livez`.
+    pub(super) gets_only_live: bool,
     /// Received a 408.
     pub(super) is_timed_out: bool,
     /// Received `Connection: close`: no further answer may arrive.
@@ -120,6 +122,7 @@ impl Client {
             unanswered: VecDeque::new(),
             partial: Vec::new(),
             answers: 0,
+            gets_only_live: false,
             is_timed_out: false,
             is_last: false,
         };
@@ -302,7 +305,13 @@ impl Client {
             return;
         };
         let passes = expected.passes;
+        let is_served = !self.gets_only_live || request == RequestKind::Live;
         match (request, status) {
+            (RequestKind::Health | RequestKind::Head | RequestKind::Missing, 404) if !is_served => {
+            }
+            (RequestKind::Health | RequestKind::Head, 200 | 500) if !is_served => {
+                panic!("a wrong path is served: {head}")
+            }
             (RequestKind::Health | RequestKind::Head, 200) => {
                 assert!(is_ok && passes, "a wrong ok: {head}")
             }

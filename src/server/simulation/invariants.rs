@@ -95,8 +95,8 @@ impl Episode<'_> {
             "more connections than the table has slots"
         );
         assert_eq!(counters.accepted, world.accepted);
-        let ended = counters.evicted + counters.expired + counters.failed;
-        assert!(ended + counters.open <= counters.accepted);
+        let ended = counters.closed + counters.evicted + counters.expired + counters.failed;
+        assert_eq!(ended + counters.open, counters.accepted);
         self.table
             .assert_whole(now, self.latest, self.clock_went_back);
         let (began, is_paused) = (world.accept_failed_at, self.table.is_paused());

@@ -36,7 +36,9 @@ use mio::Token;
 use super::ACCEPT_PAUSE;
 use super::buffers::Buffers;
 use super::driver::Driver;
+use super::listeners::ListenerParts;
 use super::memory::Managed;
+use super::paths::ListenerPaths;
 use super::slots::Slots;
 use super::table::Table;
 use crate::answer::Responder;
@@ -130,7 +132,14 @@ impl<'a> Episode<'a> {
         let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
         let heads = Managed::Own(std::boxed::Box::new(HeadCache::new()));
         let driver = Driver::new(responder, limits, buffers, heads);
-        let mut table = Table::new(sockets, Slots::new(connections), driver);
+        let only_live = ListenerPaths::new(&["/livez"]).unwrap();
+        let paths = core::array::from_fn(|index| {
+            let world = world.borrow();
+            let state = world.listeners.get(index)?;
+            state.is_restricted.then(|| only_live.clone())
+        });
+        let listeners = ListenerParts { sockets, paths };
+        let mut table = Table::new(listeners, Slots::new(connections), driver);
         table.register(&(), BASE).unwrap();
         Episode {
             table,

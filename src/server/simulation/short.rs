@@ -16,6 +16,7 @@ use mio::Token;
 use super::super::buffers::Buffers;
 use super::super::conn::Conn;
 use super::super::driver::Driver;
+use super::super::listeners::ListenerParts;
 use super::super::memory::Managed;
 use super::super::policy::{ACCEPT_FAILURES, Owner};
 use super::super::slots::{Node, Slots};
@@ -156,6 +157,10 @@ impl StreamSocket for ScriptedStream {
         script.requests > 0 || script.read < script.available
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn owner(&self) -> Option<Owner> {
         None
     }
@@ -213,13 +218,12 @@ impl<'a> TestServer<'a> {
     /// A server on listeners that epoll reports again and again, if `can_arm`.
     fn on(responder: Responder<'a>, limits: Limits, connections: usize, can_arm: bool) -> Self {
         let backlog = Rc::new(RefCell::new(VecDeque::new()));
-        let mut listeners: [Option<ScriptedListener>; LISTENERS_MAX] =
-            core::array::from_fn(|_| None);
+        let mut sockets: [Option<ScriptedListener>; LISTENERS_MAX] = core::array::from_fn(|_| None);
         let failure = Rc::new(AcceptFailure::default());
-        listeners[0] = Some(ScriptedListener(backlog.clone(), failure.clone()));
+        sockets[0] = Some(ScriptedListener(backlog.clone(), failure.clone()));
         let second_backlog = Rc::new(RefCell::new(VecDeque::new()));
         let second_failure = Rc::new(AcceptFailure::default());
-        listeners[1] = Some(ScriptedListener(
+        sockets[1] = Some(ScriptedListener(
             second_backlog.clone(),
             second_failure.clone(),
         ));
@@ -229,6 +233,10 @@ impl<'a> TestServer<'a> {
         let driver = Driver::new(responder, limits, buffers, heads);
         failure.can_arm.set(can_arm);
         second_failure.can_arm.set(can_arm);
+        let listeners = ListenerParts {
+            sockets,
+            paths: [const { None }; LISTENERS_MAX],
+        };
         let mut table = Table::new(listeners, Slots::new(connections), driver);
         table.register(&(), Token(0)).unwrap();
         TestServer {

@@ -231,6 +231,10 @@ impl StreamSocket for SimulatedStream {
         self.world.borrow_mut().has_input_at_eviction(self.id)
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn owner(&self) -> Option<Owner> {
         None
     }

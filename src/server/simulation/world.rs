@@ -100,6 +100,8 @@ pub(super) struct ListenerState {
     pub(super) is_pending: bool,
     pub(super) is_closed: bool,
     pub(super) end: Option<ListenerEnd>,
+    /// It serves `/livez` only.
+    pub(super) is_restricted: bool,
     /// The last accept(2) returned EAGAIN.
     pub(super) found_empty: bool,
     /// Calls of accept(2) since the advance began, and the most allowed.
@@ -170,10 +172,15 @@ impl World {
     ) -> Self {
         World {
             can_arm: rng.bool(),
+            listeners: (0..listeners)
+                .map(|_| ListenerState {
+                    is_restricted: rng.u8(..4) == 0,
+                    ..ListenerState::default()
+                })
+                .collect(),
             rng,
             mutation,
             sockets: Vec::new(),
-            listeners: (0..listeners).map(|_| ListenerState::default()).collect(),
             pending: VecDeque::new(),
             accept_error: None,
             descriptors: 0,
@@ -236,6 +243,7 @@ impl World {
         let at = self.rng.usize(..self.listeners.len());
         let listener = &mut self.listeners[at];
         self.sockets[id].queued_ahead = listener.backlog.len();
+        self.sockets[id].client.gets_only_live = listener.is_restricted;
         if listener.is_closed || listener.end.is_some() {
             self.coverage.record(match self.is_stopping {
                 true => Situation::ConnectedAfterStop,

@@ -9,6 +9,7 @@ use toml::de::{DeArray, DeValue};
 
 use super::table::{self, GENERIC, KINDS, KindDef};
 use super::{Entry, Parser, Place, Written, shown, unknown_kind, unknown_option};
+use crate::nearest::nearest;
 
 const FORM: &str = "expected NAME=KIND:ARGUMENT,option=value, such as var=disk:/var,min=10%";
 
@@ -131,7 +132,7 @@ fn option_at<'a>(
     match kind {
         Some(def) if !is_in_options => {
             let own = || GENERIC.iter().chain(def.options).map(|option| option.name);
-            match table::nearest(name, own()) {
+            match nearest(name, own()) {
                 Some(_) => Err(format!(
                     "{} (write \\, for a comma in the argument)",
                     unknown_option(def, name)

@@ -11,6 +11,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::table::{self, GENERIC, KINDS};
 use super::{Entry, FILE_BYTES_MAX, Mistake, Parser, Place, Written, shown, unknown_kind};
+use crate::nearest::nearest;
 
 const TABLES: [&str; 2] = ["defaults", "check"];
 
@@ -127,7 +128,7 @@ fn read_root(parser: &mut Parser, place: &Place<'_>, root: &DeTable<'_>) {
 }
 
 fn meant_table(key: &str) -> Option<&'static str> {
-    table::nearest(key, TABLES.into_iter())
+    nearest(key, TABLES.into_iter())
 }
 
 fn unknown_table(key: &str) -> String {
@@ -148,7 +149,7 @@ fn read_defaults(parser: &mut Parser, place: &Place<'_>, options: &[Entry<'_>]) 
         }
         let names = || GENERIC.iter().map(|option| option.name);
         let key = shown(entry.key);
-        let message = match table::nearest(entry.key, names()) {
+        let message = match nearest(entry.key, names()) {
             Some(meant) => format!("unknown default {key}; did you mean {meant}?"),
             None => {
                 let names: Vec<&str> = names().collect();
@@ -207,7 +208,7 @@ fn no_kind(parser: &mut Parser, place: &Place<'_>, check: &Entry<'_>, options: &
         !all.any(|option| option.name == entry.key)
     };
     let mut unknown = options.iter().filter(unknown);
-    let meant = unknown.find(|entry| table::nearest(entry.key, names()).is_some());
+    let meant = unknown.find(|entry| nearest(entry.key, names()).is_some());
     let (at, message) = match meant {
         Some(entry) => (entry.key_at, unknown_kind(entry.key)),
         None => {

@@ -32,6 +32,7 @@ use nix::fcntl::OFlag;
 use toml::de::DeValue;
 
 use super::spec::{Kind, SPECS_MAX, Spec};
+use crate::nearest::nearest;
 use build::{ARGUMENT, Values};
 use table::{GENERIC, KindDef, OptionDef};
 use value::{Parsed, Syntax};
@@ -520,7 +521,7 @@ fn unknown_option(def: &KindDef, key: &str) -> String {
         def.article(),
         def.name
     );
-    if let Some(meant) = table::nearest(key, names()) {
+    if let Some(meant) = nearest(key, names()) {
         return format!("{of}; did you mean {meant}?");
     }
     let own: Vec<&str> = def.options.iter().map(|option| option.name).collect();
@@ -529,7 +530,7 @@ fn unknown_option(def: &KindDef, key: &str) -> String {
 
 fn unknown_kind(kind: &str) -> String {
     let names = || table::KINDS.iter().map(|kind| kind.name);
-    match table::nearest(kind, names()) {
+    match nearest(kind, names()) {
         Some(meant) => format!("unknown kind {}; did you mean {meant}?", shown(kind)),
         None => {
             let names: Vec<&str> = names().collect();

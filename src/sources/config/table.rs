@@ -482,21 +482,6 @@ pub fn find(options: &'static [OptionDef], name: &str) -> Option<&'static Option
     options.iter().find(|option| option.name == name)
 }
 
-/// The name that was probably meant by `name`; only few letters may be different.
-pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // Longer text is not a name with a mistake, and would take long to compare.
-    if name.len() > 2 * NAME_BYTES_MAX {
-        return None;
-    }
-    let meant = known.map(|known| (strsim::osa_distance(name, known), known));
-    let (distance, known) = meant.min()?;
-    // One letter of three, and two of six.
-    (distance <= (known.len() / 3).min(2)).then_some(known)
-}
-
-/// Longest name in the tables; a test compares it.
-pub const NAME_BYTES_MAX: usize = 17;
-
 impl KindDef {
     /// `a disk check`, `an exec check`.
     pub fn article(&self) -> &'static str {

@@ -174,7 +174,7 @@ impl<'a> Wire<'a> {
             !is_closed || matches!(progress.next, Next::Close { .. }),
             "a closed connection opened again"
         );
-        assert!(progress.refused <= progress.answered);
+        assert!(progress.refusal.is_none() || progress.answered > 0);
         self.sent.extend_from_slice(&self.tx[..progress.written]);
         self.answered += progress.answered as usize;
         if matches!(progress.next, Next::Close { .. }) {

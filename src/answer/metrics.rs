@@ -1,0 +1,651 @@
+//! The metrics of checks, as text for Prometheus (text format 0.0.4).
+//!
+//! Knows the checks of all endpoints. What a server or a program counts besides is written by functions that it hands
+//! in. [`super`] calls [`respond`] for `/metrics` and [`respond_slis`] for `/metrics/slis`.
+//!
+//! `kubernetes_healthcheck` and `kubernetes_healthchecks_total` are those of Kubernetes
+//! (`k8s.io/component-base/metrics/prometheus/slis`), with one difference: Kubernetes sets the gauge when an endpoint is
+//! requested, and here it is the state at the scrape. So an alert fires even if nobody sends a probe. Both are for the
+//! endpoints as a whole, not for requests that name one check; checks that a request excludes are not counted.
+
+use super::Responder;
+use crate::check::{Check, Endpoint, EndpointType, Severity};
+use crate::http::{Answer, BodyWriter, BufferFull, Fields, StatusCode, Writer};
+use crate::limits::RESPONSE_HEAD_BYTES_MAX;
+use crate::time::Instant;
+
+/// The metrics that [`Responder::with_metrics`] switches on: those of the checks, and families of your own.
+///
+/// ```
+/// use healthz::answer::{MetricType, Metrics, MetricsWriter};
+/// use healthz::{Check, Endpoint, Responder};
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// static PING: Check = Check::ping();
+/// static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
+/// static JOBS: AtomicU64 = AtomicU64::new(0);
+///
+/// fn families(text: &mut MetricsWriter<'_, '_>) {
+///     text.family("worker_jobs_total", MetricType::Counter, "Jobs that were done.");
+///     text.sample("worker_jobs_total", &[], JOBS.load(Ordering::Relaxed));
+/// }
+///
+/// // The function writes at most 100 bytes.
+/// let responder = Responder::new(&ENDPOINTS).with_metrics(Metrics::new().and(families, 100));
+/// # let _ = responder;
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Metrics {
+    more: fn(&mut MetricsWriter<'_, '_>),
+    more_bytes_max: usize,
+}
+
+impl Metrics {
+    /// The metrics of the checks, and of the server if there is one.
+    pub const fn new() -> Self {
+        Metrics {
+            more: |_| {},
+            more_bytes_max: 0,
+        }
+    }
+
+    /// Adds the families that `write` writes, at most `bytes_max` bytes. It is called for each request of `/metrics`, on the
+    /// server's thread, so it must neither wait nor take long. If it writes more, the answer is a 500.
+    #[must_use]
+    pub const fn and(self, write: fn(&mut MetricsWriter<'_, '_>), bytes_max: usize) -> Self {
+        Metrics {
+            more: write,
+            more_bytes_max: bytes_max,
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+/// The type of a metric family in the text format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricType {
+    /// It only grows, or begins again at zero.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// Counts of values by size: its samples have the suffixes `_bucket`, `_sum` and `_count`.
+    Histogram,
+}
+
+/// Writes metrics in the text format. A piece that does not fit makes the answer a 500; see [`Metrics::and`].
+#[derive(Debug)]
+pub struct MetricsWriter<'w, 't> {
+    body: &'w mut BodyWriter<'t>,
+}
+
+impl MetricsWriter<'_, '_> {
+    /// Begins a family with its help text, which has one line without backslashes. All samples of a family follow each
+    /// other.
+    pub fn family(&mut self, name: &str, metric_type: MetricType, help: &str) {
+        let metric_type: &[u8] = match metric_type {
+            MetricType::Counter => b" counter\n",
+            MetricType::Gauge => b" gauge\n",
+            MetricType::Histogram => b" histogram\n",
+        };
+        let name = name.as_bytes();
+        for piece in [
+            b"# HELP ",
+            name,
+            b" ",
+            help.as_bytes(),
+            b"\n# TYPE ",
+            name,
+            metric_type,
+        ] {
+            self.body.push(piece);
+        }
+    }
+
+    /// A sample with a whole number. Label values are escaped; names must be valid in the text format.
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+        self.labelled(name, labels);
+        self.value(value);
+    }
+
+    /// A sample with a number of seconds that is given in nanoseconds.
+    pub fn sample_seconds(&mut self, name: &str, labels: &[(&str, &str)], nanoseconds: u64) {
+        self.labelled(name, labels);
+        self.body.push(b" ");
+        push_seconds(self.body, nanoseconds);
+        self.body.push(b"\n");
+    }
+
+    fn labelled(&mut self, name: &str, labels: &[(&str, &str)]) {
+        self.body.push(name.as_bytes());
+        let mut separator: &[u8] = b"{";
+        for (name, value) in labels {
+            self.body.push(separator);
+            self.body.push(name.as_bytes());
+            self.body.push(b"=\"");
+            for piece in value.as_bytes().split_inclusive(|byte| is_escaped(*byte)) {
+                match piece.split_last() {
+                    Some((last, rest)) if is_escaped(*last) => {
+                        self.body.push(rest);
+                        self.body.push(match last {
+                            b'\n' => b"\\n",
+                            b'"' => b"\\\"",
+                            _ => b"\\\\",
+                        });
+                    }
+                    _ => self.body.push(piece),
+                }
+            }
+            self.body.push(b"\"");
+            separator = b",";
+        }
+        if !labels.is_empty() {
+            self.body.push(b"}");
+        }
+    }
+
+    fn value(&mut self, value: u64) {
+        self.body.push(b" ");
+        self.body.push_number(value);
+        self.body.push(b"\n");
+    }
+
+    /// A sample of a check. `label` is a second label with its value, as `,type="healthz`, up to the closing quote.
+    /// The name of a check needs no escaping.
+    fn of_check(&mut self, family: &Family, check: &Check, label: [&[u8]; 2], value: u64) {
+        self.of_check_without_value(family, check, label);
+        self.value(value);
+    }
+
+    fn of_check_without_value(&mut self, family: &Family, check: &Check, label: [&[u8]; 2]) {
+        let [label, label_value] = label;
+        for piece in [
+            family.name.as_bytes(),
+            NAME_LABEL,
+            check.name_bytes(),
+            label,
+            label_value,
+            LABELS_END,
+        ] {
+            self.body.push(piece);
+        }
+    }
+
+    fn begin(&mut self, family: &Family) {
+        self.family(family.name, family.metric_type, family.help);
+    }
+}
+
+const NAME_LABEL: &[u8] = b"{name=\"";
+const LABELS_END: &[u8] = b"\"}";
+const NO_LABEL: [&[u8]; 2] = [b"", b""];
+
+fn is_escaped(byte: u8) -> bool {
+    matches!(byte, b'\\' | b'"' | b'\n')
+}
+
+/// Appends nanoseconds as seconds, with as many decimals as needed.
+fn push_seconds(body: &mut BodyWriter<'_>, nanoseconds: u64) {
+    const SECOND: u64 = 1_000_000_000;
+    body.push_number(nanoseconds / SECOND);
+    let mut rest = nanoseconds % SECOND;
+    if rest > 0 {
+        let mut digits = 9;
+        while rest % 10 == 0 {
+            rest /= 10;
+            digits -= 1;
+        }
+        body.push(b".");
+        body.push_padded(rest, digits);
+    }
+}
+
+struct Family {
+    name: &'static str,
+    metric_type: MetricType,
+    help: &'static str,
+}
+
+const HEALTHCHECK: Family = Family {
+    name: "kubernetes_healthcheck",
+    metric_type: MetricType::Gauge,
+    help: "[STABLE] This metric records the result of a single healthcheck.",
+};
+const HEALTHCHECKS: Family = Family {
+    name: "kubernetes_healthchecks_total",
+    metric_type: MetricType::Counter,
+    help: "[STABLE] This metric records the results of all healthcheck.",
+};
+const CHANGES: Family = Family {
+    name: "healthz_check_changes_total",
+    metric_type: MetricType::Counter,
+    help: "How often a change of the check's state was observed.",
+};
+const LAST_CHANGE: Family = Family {
+    name: "healthz_check_last_change_timestamp_seconds",
+    metric_type: MetricType::Gauge,
+    help: "When the last change of the check's state was observed, in seconds since 1970.",
+};
+const LAST_BEAT: Family = Family {
+    name: "healthz_check_last_beat_timestamp_seconds",
+    metric_type: MetricType::Gauge,
+    help: "When the check's last heartbeat was, in seconds since 1970.",
+};
+const RUNS: Family = Family {
+    name: "healthz_check_runs_total",
+    metric_type: MetricType::Counter,
+    help: "How often the check was run, by result.",
+};
+const LAST_RUN: Family = Family {
+    name: "healthz_check_last_run_duration_seconds",
+    metric_type: MetricType::Gauge,
+    help: "How long the last run of the check took.",
+};
+const SEVERITY: Family = Family {
+    name: "healthz_check_severity",
+    metric_type: MetricType::Gauge,
+    help: "1 for the severity of the check: with warning, its endpoints pass although it fails.",
+};
+/// Families with a sample or more for each check and endpoint.
+const OF_ENDPOINTS: [(&Family, usize); 2] = [(&HEALTHCHECK, 1), (&HEALTHCHECKS, 2)];
+/// Families with this many samples for each check.
+const OF_CHECKS: [(&Family, usize); 6] = [
+    (&CHANGES, 1),
+    (&LAST_CHANGE, 1),
+    (&LAST_BEAT, 1),
+    (&RUNS, 3),
+    (&LAST_RUN, 1),
+    (&SEVERITY, 1),
+];
+
+/// Answers `/metrics`. `server` writes what the server counts.
+pub(super) fn respond(
+    responder: &Responder<'_>,
+    metrics: &Metrics,
+    now: Instant,
+    writer: Writer<'_>,
+    server: impl FnOnce(&mut MetricsWriter<'_, '_>),
+) -> Result<Answer, BufferFull> {
+    // It would not fit: then the time to write a part of it can be saved. (It may not fit although there is this much room,
+    // because `server` writes more.)
+    if writer.room() < bytes_max(responder, metrics, 0) {
+        return Err(BufferFull);
+    }
+    let unix_seconds = writer.unix_seconds();
+    rendered(responder, now, writer, |text| {
+        write_slis(responder, text);
+        write_checks(responder, now, unix_seconds, text);
+        server(text);
+        (metrics.more)(text);
+    })
+}
+
+/// Answers `/metrics/slis`, as Kubernetes calls the two families of its own.
+pub(super) fn respond_slis(
+    responder: &Responder<'_>,
+    now: Instant,
+    writer: Writer<'_>,
+) -> Result<Answer, BufferFull> {
+    rendered(responder, now, writer, |text| write_slis(responder, text))
+}
+
+fn rendered(
+    responder: &Responder<'_>,
+    now: Instant,
+    writer: Writer<'_>,
+    write: impl FnOnce(&mut MetricsWriter<'_, '_>),
+) -> Result<Answer, BufferFull> {
+    // All states are read here, so that the text is about one moment.
+    let unix_seconds = writer.unix_seconds();
+    for endpoint in responder.endpoints() {
+        for check in endpoint.checks() {
+            check.observe(now, unix_seconds);
+        }
+    }
+    writer.rendered(Fields::Metrics, |body| {
+        write(&mut MetricsWriter { body });
+        StatusCode::OK
+    })
+}
+
+/// Bytes of the longest answer of `/metrics`, with a server that writes at most `server_bytes`.
+pub(super) fn bytes_max(
+    responder: &Responder<'_>,
+    metrics: &Metrics,
+    server_bytes: usize,
+) -> usize {
+    let family_bytes = |family: &Family| {
+        let marks = "# HELP  \n# TYPE  histogram\n".len();
+        marks + 2 * family.name.len() + family.help.len()
+    };
+    let heads = OF_ENDPOINTS.iter().chain(&OF_CHECKS);
+    let heads: usize = heads.map(|(family, _)| family_bytes(family)).sum();
+    let samples = |families: &[(&Family, usize)], label_bytes: usize| -> usize {
+        let sample_bytes = |(family, count): &(&Family, usize)| {
+            count * (family.name.len() + label_bytes + SAMPLE_BYTES_MAX)
+        };
+        families.iter().map(sample_bytes).sum()
+    };
+    let mut bytes = RESPONSE_HEAD_BYTES_MAX + heads;
+    for endpoint in responder.endpoints() {
+        for check in endpoint.checks() {
+            let name = check.name_bytes().len();
+            // A check in several endpoints has the samples of its own only once, but that is not looked up here.
+            let labels = name + endpoint.path().len();
+            let all = samples(&OF_ENDPOINTS, labels) + samples(&OF_CHECKS, name);
+            bytes = bytes.saturating_add(all);
+        }
+    }
+    let more = metrics.more_bytes_max.saturating_add(server_bytes);
+    bytes.saturating_add(more)
+}
+
+/// Bytes of a sample without the names of its family and check, and without the type of an endpoint.
+const SAMPLE_BYTES_MAX: usize =
+    "{name=\"\",status=\"success\",type=\"\"} 18446744073709551615\n".len();
+
+fn write_slis(responder: &Responder<'_>, text: &mut MetricsWriter<'_, '_>) {
+    text.begin(&HEALTHCHECK);
+    for endpoint in responder.endpoints() {
+        for check in endpoint.checks() {
+            let label = [&b"\",type=\""[..], type_label(&endpoint)];
+            text.of_check(&HEALTHCHECK, check, label, check.was_passing().into());
+        }
+    }
+    text.begin(&HEALTHCHECKS);
+    for endpoint in responder.endpoints() {
+        // Checks do not count for each of the others.
+        if endpoint.endpoint_type() == EndpointType::Other {
+            continue;
+        }
+        for check in endpoint.checks() {
+            let (successes, errors) = check.results(endpoint.endpoint_type());
+            let endpoint_type = type_label(&endpoint);
+            for (label, count) in [
+                (&b"\",status=\"error\",type=\""[..], errors),
+                (&b"\",status=\"success\",type=\""[..], successes),
+            ] {
+                text.of_check(&HEALTHCHECKS, check, [label, endpoint_type], count);
+            }
+        }
+    }
+}
+
+/// `healthz` for `/healthz`.
+fn type_label<'a>(endpoint: &Endpoint<'a>) -> &'a [u8] {
+    let path = endpoint.path();
+    path.strip_prefix('/').unwrap_or(path).as_bytes()
+}
+
+fn write_checks(
+    responder: &Responder<'_>,
+    now: Instant,
+    unix_seconds: Option<u64>,
+    text: &mut MetricsWriter<'_, '_>,
+) {
+    let checks = || distinct_checks(responder);
+    text.begin(&CHANGES);
+    for check in checks() {
+        text.of_check(&CHANGES, check, NO_LABEL, check.changes());
+    }
+    text.begin(&LAST_CHANGE);
+    for check in checks() {
+        if let Some(seconds) = check.last_change() {
+            text.of_check(&LAST_CHANGE, check, NO_LABEL, seconds);
+        }
+    }
+    text.begin(&LAST_BEAT);
+    for check in checks() {
+        if let Some(seconds) = check.last_beat_unix_seconds(now, unix_seconds) {
+            text.of_check(&LAST_BEAT, check, NO_LABEL, seconds);
+        }
+    }
+    text.begin(&RUNS);
+    for (check, runs) in checks().filter_map(|check| Some((check, check.runs()?))) {
+        for (label, count) in [
+            (&b"\",result=\"failure"[..], runs.failure),
+            (b"\",result=\"success", runs.success),
+            (b"\",result=\"timeout", runs.timeout),
+        ] {
+            text.of_check(&RUNS, check, [label, b""], count);
+        }
+    }
+    text.begin(&LAST_RUN);
+    for (check, runs) in checks().filter_map(|check| Some((check, check.runs()?))) {
+        text.of_check_without_value(&LAST_RUN, check, NO_LABEL);
+        text.body.push(b" ");
+        let nanoseconds = u64::try_from(runs.last_duration.as_nanos()).unwrap_or(u64::MAX);
+        push_seconds(text.body, nanoseconds);
+        text.body.push(b"\n");
+    }
+    text.begin(&SEVERITY);
+    for check in checks() {
+        let label: &[u8] = match check.severity() {
+            Severity::Error => b"\",severity=\"error",
+            Severity::Warning => b"\",severity=\"warning",
+        };
+        text.of_check(&SEVERITY, check, [label, b""], 1);
+    }
+}
+
+/// The checks of all endpoints, each name once: of several checks with one name in different endpoints the first.
+///
+/// The lists of the endpoints are usually alike, so a check of the second one is first looked for at the same place of
+/// the first one.
+fn distinct_checks<'a>(responder: &Responder<'a>) -> impl Iterator<Item = &'a Check> + use<'a> {
+    let endpoints = responder.endpoints();
+    endpoints
+        .clone()
+        .enumerate()
+        .flat_map(move |(count, endpoint)| {
+            let earlier = endpoints.clone().take(count);
+            endpoint
+                .checks()
+                .enumerate()
+                .filter_map(move |(index, check)| {
+                    let is_same = |other: &Check| {
+                        core::ptr::eq(other, check) || other.name_bytes() == check.name_bytes()
+                    };
+                    let is_in = |earlier: Endpoint<'a>| {
+                        let mut checks = earlier.checks();
+                        let at_same_place = checks.clone().nth(index);
+                        at_same_place.is_some_and(is_same) || checks.any(is_same)
+                    };
+                    (!earlier.clone().any(is_in)).then_some(check)
+                })
+        })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::check::RunResult;
+    use crate::http::{Connection, Context, Date};
+    use crate::limits::Limits;
+    use core::time::Duration;
+    use std::string::String;
+    use std::vec;
+
+    /// The head and the body of the answer to GET of `path` at `now`, a second after which it is 1,000,000 s since 1970.
+    fn get(responder: &Responder<'_>, now: Instant, path: &str) -> (String, String) {
+        let date = Date::from_unix_seconds(1_000_000 + now.as_millis() / 1000);
+        let context = Context {
+            now,
+            date: Some(&date),
+            limits: &Limits::DEFAULT,
+            is_last: false,
+        };
+        let head = std::format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let bytes = [
+            responder.response_bytes_max(&Limits::DEFAULT),
+            responder.long_response_bytes_max(&Limits::DEFAULT),
+        ];
+        let mut tx = vec![0; bytes.into_iter().max().unwrap()];
+        let mut connection = Connection::new(now);
+        let progress = connection.receive(
+            &context,
+            head.as_bytes(),
+            &mut tx,
+            &mut |request, writer| responder.respond(now, request, writer),
+        );
+        tx.truncate(progress.written);
+        let text = String::from_utf8(tx).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.into(), body.into())
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_millis(seconds * 1000)
+    }
+
+    #[test]
+    fn metrics_are_off_unless_they_are_asked_for() {
+        let ping = Check::ping();
+        let checks = [&ping];
+        let endpoints = Endpoint::kubernetes(&checks);
+        for path in ["/metrics", "/metrics/slis"] {
+            let (head, _) = get(&Responder::new(&endpoints), at(0), path);
+            assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+        }
+        let on = Responder::new(&endpoints).with_metrics(Metrics::new());
+        for path in ["/metrics/", "/metrics/slis/x", "/metricsx"] {
+            let (head, _) = get(&on, at(0), path);
+            assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+        }
+    }
+
+    #[test]
+    fn slis_are_the_two_families_of_kubernetes() {
+        let (ping, disk) = (Check::ping(), Check::manual("disk"));
+        let shutdown = Check::shutdown();
+        let checks = [&ping, &disk, &shutdown];
+        let endpoints = Endpoint::kubernetes(&checks);
+        let responder = Responder::new(&endpoints).with_metrics(Metrics::new());
+        // Fails, passes, passes although it is excluded, and a request for one check, which does not count.
+        get(&responder, at(1), "/healthz");
+        disk.pass();
+        get(&responder, at(2), "/healthz");
+        get(&responder, at(2), "/healthz?verbose");
+        disk.fail("full");
+        get(&responder, at(3), "/healthz?exclude=disk");
+        get(&responder, at(3), "/healthz/disk");
+        get(&responder, at(3), "/readyz");
+        let (head, body) = get(&responder, at(4), "/metrics/slis");
+        assert_eq!(
+            head,
+            std::format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
+                 Date: Mon, 12 Jan 1970 13:46:44 GMT\r\nContent-Length: {}",
+                body.len()
+            )
+        );
+        assert_eq!(
+            body,
+            "\
+# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.
+# TYPE kubernetes_healthcheck gauge
+kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1
+kubernetes_healthcheck{name=\"disk\",type=\"healthz\"} 0
+kubernetes_healthcheck{name=\"ping\",type=\"livez\"} 1
+kubernetes_healthcheck{name=\"disk\",type=\"livez\"} 0
+kubernetes_healthcheck{name=\"ping\",type=\"readyz\"} 1
+kubernetes_healthcheck{name=\"disk\",type=\"readyz\"} 0
+kubernetes_healthcheck{name=\"shutdown\",type=\"readyz\"} 1
+# HELP kubernetes_healthchecks_total [STABLE] This metric records the results of all healthcheck.
+# TYPE kubernetes_healthchecks_total counter
+kubernetes_healthchecks_total{name=\"ping\",status=\"error\",type=\"healthz\"} 0
+kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 4
+kubernetes_healthchecks_total{name=\"disk\",status=\"error\",type=\"healthz\"} 1
+kubernetes_healthchecks_total{name=\"disk\",status=\"success\",type=\"healthz\"} 2
+kubernetes_healthchecks_total{name=\"ping\",status=\"error\",type=\"livez\"} 0
+kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"livez\"} 0
+kubernetes_healthchecks_total{name=\"disk\",status=\"error\",type=\"livez\"} 0
+kubernetes_healthchecks_total{name=\"disk\",status=\"success\",type=\"livez\"} 0
+kubernetes_healthchecks_total{name=\"ping\",status=\"error\",type=\"readyz\"} 0
+kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"readyz\"} 1
+kubernetes_healthchecks_total{name=\"disk\",status=\"error\",type=\"readyz\"} 1
+kubernetes_healthchecks_total{name=\"disk\",status=\"success\",type=\"readyz\"} 0
+kubernetes_healthchecks_total{name=\"shutdown\",status=\"error\",type=\"readyz\"} 0
+kubernetes_healthchecks_total{name=\"shutdown\",status=\"success\",type=\"readyz\"} 1
+"
+        );
+    }
+
+    #[test]
+    fn each_check_has_its_samples_once() {
+        let worker = Check::heartbeat("worker", Duration::from_secs(30));
+        let disk = Check::manual("disk").with_severity(Severity::Warning);
+        let (both, ready) = ([&worker, &disk], [&disk]);
+        let endpoints = [Endpoint::new("/a", &both), Endpoint::new("/b", &ready)];
+        let responder = Responder::new(&endpoints).with_metrics(Metrics::new());
+        worker.beat(at(5));
+        disk.pass();
+        disk.record_run(RunResult::Success, Duration::from_micros(1500));
+        disk.record_run(RunResult::Timeout, Duration::from_secs(2));
+        let (_, body) = get(&responder, at(9), "/metrics");
+        let own = body.lines().filter(|line| line.starts_with("healthz_"));
+        assert_eq!(
+            own.collect::<vec::Vec<_>>().join("\n"),
+            "\
+healthz_check_changes_total{name=\"worker\"} 0
+healthz_check_changes_total{name=\"disk\"} 1
+healthz_check_last_change_timestamp_seconds{name=\"disk\"} 1000009
+healthz_check_last_beat_timestamp_seconds{name=\"worker\"} 1000005
+healthz_check_runs_total{name=\"disk\",result=\"failure\"} 0
+healthz_check_runs_total{name=\"disk\",result=\"success\"} 1
+healthz_check_runs_total{name=\"disk\",result=\"timeout\"} 1
+healthz_check_last_run_duration_seconds{name=\"disk\"} 2
+healthz_check_severity{name=\"worker\",severity=\"error\"} 1
+healthz_check_severity{name=\"disk\",severity=\"warning\"} 1"
+        );
+        assert!(
+            body.contains("kubernetes_healthcheck{name=\"disk\",type=\"b\"} 1\n"),
+            "{body}"
+        );
+        // An overdue heartbeat fails at the scrape, without a probe.
+        let (_, body) = get(&responder, at(40), "/metrics");
+        for line in [
+            "kubernetes_healthcheck{name=\"worker\",type=\"a\"} 0\n",
+            "healthz_check_changes_total{name=\"worker\"} 1\n",
+            "healthz_check_last_change_timestamp_seconds{name=\"worker\"} 1000040\n",
+        ] {
+            assert!(body.contains(line), "{line}{body}");
+        }
+    }
+
+    #[test]
+    fn own_families_are_escaped_and_come_last() {
+        fn families(text: &mut MetricsWriter<'_, '_>) {
+            text.family("jobs_total", MetricType::Counter, "Jobs.");
+            text.sample("jobs_total", &[("a", "x\\\"\ny"), ("b", "")], 7);
+            text.family("job_seconds", MetricType::Gauge, "Time.");
+            text.sample_seconds("job_seconds", &[], 1_020_000_000);
+        }
+        let responder = Responder::new(&[]).with_metrics(Metrics::new().and(families, 200));
+        let (_, body) = get(&responder, at(0), "/metrics");
+        let expected = "# HELP jobs_total Jobs.\n# TYPE jobs_total counter\n\
+                        jobs_total{a=\"x\\\\\\\"\\ny\",b=\"\"} 7\n\
+                        # HELP job_seconds Time.\n# TYPE job_seconds gauge\njob_seconds 1.02\n";
+        assert!(body.ends_with(expected), "{body}");
+    }
+
+    #[test]
+    fn seconds_have_the_decimals_that_they_need() {
+        for (nanoseconds, text) in [
+            (0, "0"),
+            (1, "0.000000001"),
+            (1_500_000, "0.0015"),
+            (60_000_000_000, "60"),
+            (u64::MAX, "18446744073.709551615"),
+        ] {
+            let mut buffer = [0; 40];
+            let mut body = BodyWriter::new(&mut buffer);
+            push_seconds(&mut body, nanoseconds);
+            assert_eq!(body.as_bytes(), text.as_bytes());
+        }
+    }
+}
