@@ -82,10 +82,10 @@ def text(x, y, words, size=12, colour=TEXT, anchor="start", weight="normal"):
 
 
 def with_unit(value, unit):
-    """As Grafana writes it, with at most three digits."""
+    """As Grafana writes it, with few digits."""
     if unit == "bytes":
         power = min(3, int(math.log(value, 1024))) if value >= 1 else 0
-        return f"{value / 1024**power:.3g} {['B', 'KiB', 'MiB', 'GiB'][power]}"
+        return f"{value / 1024**power:.4g} {['B', 'KiB', 'MiB', 'GiB'][power]}"
     if unit == "s" and 0 < value < 1:
         return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} µs"
     if unit == "s" and value >= 60:
