@@ -129,12 +129,8 @@ pub static SERVE: Command = Command {
             "IP:PORT, localhost:PORT or unix:PATH; up to 16 times",
         )
         .in_overview(),
-        Opt::new(
-            "allow-remote",
-            "",
-            "allow addresses that other machines can reach",
-        )
-        .in_overview(),
+        Opt::new("allow-remote", "", "allow clients on other machines").in_overview(),
+        Opt::new("no-metrics", "", "no /metrics"),
         Opt::new(
             "allow-host",
             "NAME",

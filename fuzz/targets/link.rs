@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "the callers in the daemon are not compiled here")]
 mod sources {
     pub mod link;
+    pub mod runs;
     pub mod spec;
 }
 

@@ -27,9 +27,9 @@ mod quote;
 
 use core::borrow::Borrow;
 
-use crate::check::Endpoint;
 #[cfg(feature = "server")]
 use crate::check::EndpointSet;
+use crate::check::{Endpoint, EndpointType};
 use crate::http::{Answer, BufferFull, Fields, Method, Request, StatusCode, Writer};
 use crate::limits::{
     CHECK_NAME_BYTES_MAX, Limits, REASON_BYTES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
@@ -48,7 +48,7 @@ pub use metrics::{MetricType, Metrics, MetricsWriter};
 /// static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 ///
 /// let responder = Responder::new(&ENDPOINTS);
-/// let context = Context { now: Instant::ZERO, date: None, limits: &Limits::DEFAULT, is_last: false };
+/// let context = Context { now: Instant::ZERO, date: None, limits: &Limits::DEFAULT, is_last: false, tx_bytes_max: 0 };
 /// let mut connection = Connection::new(context.now);
 /// let mut tx = [0; 512];
 /// let progress = connection.receive(
@@ -130,6 +130,12 @@ impl<'a> Responder<'a> {
     pub const fn with_metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = Some(metrics);
         self
+    }
+
+    /// The metrics, if they are switched on.
+    #[cfg(feature = "server")]
+    pub(crate) const fn metrics(&self) -> Option<Metrics> {
+        self.metrics
     }
 
     /// True if `host` can be in the list of [`allow_hosts`](Responder::allow_hosts): a name of letters,
@@ -260,12 +266,18 @@ impl<'a> Responder<'a> {
         writer: Writer<'_>,
         server: impl FnOnce(&mut MetricsWriter<'_, '_>),
     ) -> Result<Answer, BufferFull> {
-        match (&self.metrics, method) {
+        let answer = match (&self.metrics, method) {
             (None, _) => not_found(writer),
             (_, Method::Other) => not_allowed(writer),
             (Some(metrics), _) if is_all => metrics::respond(self, metrics, now, writer, server),
             (Some(_), _) => metrics::respond_slis(self, now, writer),
-        }
+        };
+        let subject = if is_all {
+            Subject::Metrics
+        } else {
+            Subject::Slis
+        };
+        Ok(answer?.about(subject as u8))
     }
 
     /// Bytes of the longest answer to a request within `limits` that can be longer than
@@ -281,6 +293,15 @@ impl<'a> Responder<'a> {
         self.metrics
             .as_ref()
             .map_or(0, |metrics| metrics::bytes_max(self, metrics, server_bytes))
+    }
+
+    /// As [`long_response_bytes_with`](Responder::long_response_bytes_with), of any three endpoints of Kubernetes with at
+    /// most this many checks each.
+    #[cfg(feature = "server")]
+    pub(crate) fn long_response_bytes_of(&self, checks: usize, server_bytes: usize) -> usize {
+        self.metrics.as_ref().map_or(0, |metrics| {
+            metrics::bytes_of_checks(checks, metrics, server_bytes)
+        })
     }
 
     /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.
@@ -318,6 +339,35 @@ impl<'a> Responder<'a> {
     }
 }
 
+/// What a request asks for, to count answers by it.
+#[derive(Clone, Copy)]
+pub(crate) enum Subject {
+    /// Anything that is not below: one check, another endpoint, a path that is not found.
+    Other,
+    /// `/healthz`
+    Healthz,
+    /// `/livez`
+    Livez,
+    /// `/readyz`
+    Readyz,
+    /// `/metrics`
+    Metrics,
+    /// `/metrics/slis`
+    Slis,
+}
+
+impl Subject {
+    #[inline]
+    fn of(endpoint: &Endpoint<'_>) -> Self {
+        match endpoint.endpoint_type() {
+            EndpointType::Healthz => Subject::Healthz,
+            EndpointType::Livez => Subject::Livez,
+            EndpointType::Readyz => Subject::Readyz,
+            EndpointType::Other => Subject::Other,
+        }
+    }
+}
+
 /// Answers with the first of `endpoints` that the target names, or with `elsewhere`. The target is clean and the host is
 /// allowed.
 #[inline]
@@ -335,10 +385,11 @@ fn respond_among<'w, 'a, E: Borrow<Endpoint<'a>>>(
             continue;
         };
         if rest.is_empty() {
-            return match request.method() {
+            let answer = match request.method() {
                 Method::Other => not_allowed(writer),
                 _ => healthz::root(endpoint, now, request, writer),
             };
+            return Ok(answer?.about(Subject::of(endpoint) as u8));
         }
         // `/healthz-other` also begins with `/healthz`; `find` requires a slash after it.
         if let Some(check) = healthz::find(endpoint, rest, now) {
@@ -407,6 +458,7 @@ mod tests {
             date: None,
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 0,
         };
         let mut tx = vec![0; responder.response_bytes_max(&Limits::DEFAULT)];
         let progress = Connection::new(now).receive(

@@ -72,6 +72,8 @@ pub struct Options {
     /// The value for /proc/self/oom_score_adj.
     pub oom_score_adj: Option<i32>,
     pub lock_memory: bool,
+    /// Whether to answer `/metrics`.
+    pub metrics: bool,
     /// Whether to use the sandbox.
     pub sandbox: bool,
 }
@@ -93,6 +95,7 @@ impl Default for Options {
             log_level: None,
             oom_score_adj: None,
             lock_memory: false,
+            metrics: true,
             sandbox: true,
         }
     }
@@ -125,6 +128,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Short('V') | Long("version") => wants_version = true,
             Long("allow-remote") => options.allow_remote = true,
             Long("lock-memory") => options.lock_memory = true,
+            Long("no-metrics") => options.metrics = false,
             Long("no-sandbox") => options.sandbox = false,
             Long(name) => {
                 let mut known = usage::SERVE.options.iter().map(|option| option.long);
@@ -445,6 +449,7 @@ mod tests {
                 limits,
                 connections: 3,
                 response_bytes_min: 0,
+                long_response_bytes_min: 0,
             }
         );
         assert_eq!(options.log_limit, Duration::from_secs(4));

@@ -229,24 +229,48 @@ fn name(names: &'static [u8], index: u64) -> &'static [u8] {
 pub struct BufferFull;
 
 /// An answer that was written into a buffer.
+// Eight bytes, so that it is returned in registers.
 #[must_use = "the connection has to send it"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    bytes: usize,
+    bytes: u32,
     status: StatusCode,
+    /// What was asked for, as a number of the module [`answer`](crate::answer); 0 if it has not said.
+    subject: u8,
 }
 
 impl Answer {
+    #[inline]
+    fn new(bytes: usize, status: StatusCode) -> Result<Self, BufferFull> {
+        Ok(Answer {
+            bytes: u32::try_from(bytes).map_err(|_| BufferFull)?,
+            status,
+            subject: 0,
+        })
+    }
+
     /// Its size in bytes, head and body.
     #[inline]
     pub const fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes as usize
     }
 
     /// Its status.
     #[inline]
     pub const fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The same answer, about `subject`.
+    #[inline]
+    pub(crate) const fn about(self, subject: u8) -> Self {
+        Answer { subject, ..self }
+    }
+
+    #[cfg(feature = "server")]
+    #[inline]
+    pub(crate) const fn subject(&self) -> u8 {
+        self.subject
     }
 }
 
@@ -324,11 +348,10 @@ impl<'t> BodyWriter<'t> {
     /// The answer with this status whose head and body were written; an error if a piece did not fit.
     #[inline]
     fn into_answer(self, status: StatusCode) -> Result<Answer, BufferFull> {
-        let bytes = self.length;
-        if self.is_cut {
-            return Err(BufferFull);
+        match self.is_cut {
+            true => Err(BufferFull),
+            false => Answer::new(self.length, status),
         }
-        Ok(Answer { bytes, status })
     }
 
     /// True if nothing was written.
@@ -554,7 +577,7 @@ fn finish(
     }
     // The answer to HEAD has the Content-Length of its body, but not the body (RFC 9110 9.3.2).
     let bytes = head + if has_body { body } else { 0 };
-    Ok(Answer { bytes, status })
+    Answer::new(bytes, status)
 }
 
 /// Go's `html.EscapeString`, for one byte.

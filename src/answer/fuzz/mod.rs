@@ -155,6 +155,7 @@ fn request(responder: &Responder<'_>, model: &Model, now: u64, source: &mut Sour
         date: None,
         limits: &limits,
         is_last: false,
+        tx_bytes_max: 0,
     };
     // Exactly the documented size of the longest answer.
     let mut tx = vec![0; responder.response_bytes_max(&limits)];
