@@ -322,7 +322,7 @@ fn beside_scrapes(healthz: &ServerProcess, rounds: usize, seconds: f64) {
     let waited = || process::waited(healthz.id()) + process::waited(std::process::id());
     for round in 0..2 * rounds {
         let before = waited();
-        let mut run = |has_scrapes: bool| {
+        let run = |has_scrapes: bool| {
             let beside = |is_over: &AtomicBool| match has_scrapes {
                 true => scrape_every(Duration::from_secs(1), address, is_over).len(),
                 false => 0,
