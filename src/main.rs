@@ -9,10 +9,14 @@
 mod client;
 mod daemon;
 mod nearest;
+#[cfg(any(feature = "client", all(feature = "sources", target_os = "linux")))]
+mod response;
 #[cfg(all(feature = "sources", target_os = "linux"))]
 mod sources;
 mod units;
 mod unneeded;
+#[cfg(any(feature = "client", all(feature = "sources", target_os = "linux")))]
+mod url;
 mod usage;
 
 use std::ffi::OsString;

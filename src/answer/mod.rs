@@ -15,12 +15,14 @@
 //! | `*` | OPTIONS | an empty 200: the target is the server, not a resource | RFC 9110 9.3.7, as Go |
 //! | `//healthz`, `/./healthz`, `/healthz/../livez` | any | 307 to the clean path; a query is kept unless it is empty | Go `http.ServeMux` |
 //! | anything else | any | 404 `404 page not found` | Go `http.NotFound` |
+//! | an endpoint and `/healthz/NAME`, if a local client accepts `application/health+json` and nothing else | GET, HEAD, OPTIONS, POST | JSON with the same status; see [`Responder::respond_health_json`] | ours, in the form of draft-inadarei-api-health-check-06 |
 //! | a Host that is not in the list of [`Responder::allow_hosts`] | any | 421 | RFC 9110 15.5.20 |
 
 mod excludes;
 #[cfg(any(all(test, not(loom)), fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+mod health_json;
 mod healthz;
 mod metrics;
 mod quote;
@@ -66,6 +68,7 @@ pub struct Responder<'a> {
     #[cfg(feature = "server")]
     set: Option<&'a EndpointSet>,
     allow_hosts: &'a [&'a str],
+    listeners: &'a [&'a str],
     metrics: Option<Metrics>,
 }
 
@@ -77,6 +80,7 @@ impl<'a> Responder<'a> {
             #[cfg(feature = "server")]
             set: None,
             allow_hosts: &[],
+            listeners: &[],
             metrics: None,
         }
     }
@@ -93,6 +97,7 @@ impl<'a> Responder<'a> {
             endpoints: &[],
             set: Some(set),
             allow_hosts: self.allow_hosts,
+            listeners: self.listeners,
             metrics: self.metrics,
         }
     }
@@ -105,6 +110,7 @@ impl<'a> Responder<'a> {
             #[cfg(feature = "server")]
             set: None,
             allow_hosts: self.allow_hosts,
+            listeners: self.listeners,
             metrics: self.metrics,
         }
     }
@@ -118,6 +124,14 @@ impl<'a> Responder<'a> {
     #[must_use]
     pub const fn allow_hosts(mut self, hosts: &'a [&'a str]) -> Self {
         self.allow_hosts = hosts;
+        self
+    }
+
+    /// Says in answers of JSON which URLs the server listens on, `http://127.0.0.1:10248` for example. By default they do
+    /// not say it.
+    #[must_use]
+    pub const fn with_listeners(mut self, urls: &'a [&'a str]) -> Self {
+        self.listeners = urls;
         self
     }
 
@@ -258,6 +272,74 @@ impl<'a> Responder<'a> {
         }
     }
 
+    /// As [`respond`](Responder::respond), but the answer of an endpoint, or of a check of it, is JSON, and has the reasons
+    /// of failures. The status is the same, unless the state of a check changes in between; all other answers are too.
+    ///
+    /// Call it if [`Request::accepts_health_json`] is true and the client may know the reasons. `server` does it for
+    /// clients on this machine. The members of the JSON object are those of draft-inadarei-api-health-check-06 and
+    /// some more; `docs/status.md` lists them.
+    ///
+    /// # Errors
+    /// [`BufferFull`] if the writer's buffer has no room for it; at most
+    /// [`health_json_bytes_max`](Responder::health_json_bytes_max) bytes are needed, or for another answer what
+    /// [`respond`](Responder::respond) needs.
+    pub fn respond_health_json(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Answer, BufferFull> {
+        self.health_json(now, request, writer)
+            .unwrap_or_else(|writer| self.respond(now, request, writer))
+    }
+
+    /// The answer of JSON; the writer if the answer is another one.
+    // Not inlined: such requests are rare.
+    #[inline(never)]
+    pub(crate) fn health_json<'w>(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'w>,
+    ) -> Result<Result<Answer, BufferFull>, Writer<'w>> {
+        let target = request.target();
+        let is_misdirected = !self.allow_hosts.is_empty() && !self.is_allowed(request);
+        if is_misdirected || target.is_unclean() || request.method() == Method::Other {
+            return Err(writer);
+        }
+        for endpoint in self.endpoints() {
+            let Some(rest) = target.strip_prefix(endpoint.path()) else {
+                continue;
+            };
+            if rest.is_empty() {
+                let answer = health_json::root(&endpoint, now, self.listeners, request, writer);
+                return Ok(answer);
+            }
+            if let Some(check) = healthz::find(&endpoint, rest, now) {
+                let answer = health_json::single(&endpoint, check, now, self.listeners, writer);
+                return Ok(answer);
+            }
+        }
+        Err(writer)
+    }
+
+    /// Bytes of the longest answer of JSON; `usize::MAX` if the sum overflows. Usually this is more than
+    /// [`response_bytes_max`](Responder::response_bytes_max), because the reasons are in it.
+    pub fn health_json_bytes_max(&self) -> usize {
+        let bodies = self
+            .endpoints()
+            .map(|endpoint| health_json::bytes_max(&endpoint, self.listeners));
+        let body = bodies.max().unwrap_or(0);
+        body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
+    }
+
+    /// Bytes of the longest answer of JSON of any endpoints with at most this many checks each; `usize::MAX` if the sum
+    /// overflows. For a server whose endpoints will be replaced.
+    pub fn health_json_bytes_of(&self, checks: usize) -> usize {
+        let body = health_json::bytes_of(checks, self.listeners);
+        body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
+    }
+
     fn respond_with_metrics(
         &self,
         method: Method,
@@ -280,16 +362,26 @@ impl<'a> Responder<'a> {
         Ok(answer?.about(subject as u8))
     }
 
-    /// Bytes of the longest answer to a request within `limits` that can be longer than
-    /// [`response_bytes_max`](Responder::response_bytes_max): that of `/metrics`. 0 if there is none, and `usize::MAX` if
-    /// the sum overflows.
+    /// Bytes of the longest answer that is longer than [`response_bytes_max`](Responder::response_bytes_max): that of
+    /// `/metrics`, or one of JSON. 0 if none is longer, and `usize::MAX` if the sum overflows.
     pub fn long_response_bytes_max(&self, limits: &Limits) -> usize {
         self.long_response_bytes_with(limits, 0)
     }
 
     /// As [`long_response_bytes_max`](Responder::long_response_bytes_max), with a server that writes at most
     /// `server_bytes` of metrics.
-    pub(crate) fn long_response_bytes_with(&self, _limits: &Limits, server_bytes: usize) -> usize {
+    pub(crate) fn long_response_bytes_with(&self, limits: &Limits, server_bytes: usize) -> usize {
+        let longest = self
+            .metrics_bytes_max(server_bytes)
+            .max(self.health_json_bytes_max());
+        match longest > self.response_bytes_max(limits) {
+            true => longest,
+            false => 0,
+        }
+    }
+
+    /// Bytes of the longest answer of `/metrics`, with a server that writes at most `server_bytes`; 0 if there is none.
+    pub(crate) fn metrics_bytes_max(&self, server_bytes: usize) -> usize {
         self.metrics
             .as_ref()
             .map_or(0, |metrics| metrics::bytes_max(self, metrics, server_bytes))
@@ -299,9 +391,10 @@ impl<'a> Responder<'a> {
     /// most this many checks each.
     #[cfg(feature = "server")]
     pub(crate) fn long_response_bytes_of(&self, checks: usize, server_bytes: usize) -> usize {
-        self.metrics.as_ref().map_or(0, |metrics| {
+        let metrics = self.metrics.as_ref().map_or(0, |metrics| {
             metrics::bytes_of_checks(checks, metrics, server_bytes)
-        })
+        });
+        metrics.max(self.health_json_bytes_of(checks))
     }
 
     /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.

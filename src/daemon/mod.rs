@@ -218,7 +218,8 @@ impl Prepared {
         let set = set
             .map_err(|error| Failure::Usage(error.to_string()))?
             .map(Arc::new);
-        let own = checks.responder();
+        let urls = listen::urls(&listeners);
+        let own = checks.responder().with_listeners(leaked(&urls));
         let responder = set.as_ref().map_or(own, |set| own.with_endpoint_set(set));
         let bytes = |config: &Config| config.memory_bytes_max(&responder);
         let can_reload = sources.as_ref().is_some_and(SourceChecks::can_reload);
@@ -241,7 +242,6 @@ impl Prepared {
             metrics::prepare();
         }
         let sandbox = Sandbox::begin(options);
-        let urls = listen::urls(&listeners);
         let server = match set {
             Some(set) => Server::with_endpoint_set(own, set, listeners, config),
             None => Server::new(own, listeners, config),
@@ -266,6 +266,12 @@ impl Prepared {
             sources,
         })
     }
+}
+
+/// The same texts for as long as the process runs. Call this once.
+fn leaked(texts: &[String]) -> &'static [&'static str] {
+    let texts = texts.iter().map(|text| &*text.clone().leak());
+    texts.collect::<Vec<_>>().leak()
 }
 
 fn run(

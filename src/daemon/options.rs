@@ -15,8 +15,8 @@ use healthz::server::{Address, AddressError, Config, ListenerPaths, ListenerPath
 use log::LevelFilter;
 
 use super::listen::Listen;
-use crate::units::{self, Shown};
-use crate::usage::{self, UsageError};
+use crate::units::Shown;
+use crate::usage::{self, UsageError, time};
 
 /// As in the kubelet, whose `log` check fails if nothing was flushed for two minutes.
 const LOG_LIMIT_DEFAULT: Duration = Duration::from_secs(120);
@@ -329,23 +329,6 @@ fn adjustment(option: &str, value: &OsStr) -> Result<i32, UsageError> {
             value,
             &"expected a whole number from -1000 to 1000",
         )),
-    }
-}
-
-/// A duration within `times`.
-#[inline(never)]
-fn time(
-    option: &str,
-    value: &OsStr,
-    times: RangeInclusive<Duration>,
-) -> Result<Duration, UsageError> {
-    match value.to_str().and_then(units::duration) {
-        Some(time) if times.contains(&time) => Ok(time),
-        _ => {
-            let (min, max) = (Shown(*times.start()), Shown(*times.end()));
-            let expected = format!("expected {min} to {max}, written as 500ms, 10s, 2m or 1h");
-            Err(UsageError::refused(option, value, &expected))
-        }
     }
 }
 

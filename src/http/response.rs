@@ -110,6 +110,9 @@ pub enum Fields {
     TextSniffed,
     /// As [`Fields::Text`], with the Allow field.
     TextAllow,
+    /// JSON in the form of draft-inadarei-api-health-check-06, for a client that asks for nothing else. Another client
+    /// gets text under the same path, so caches must keep the two apart.
+    HealthJson,
     /// The note of a redirect.
     Html,
     /// Metrics in the text format of Prometheus, version 0.0.4. Prometheus 3 refuses any other content type.
@@ -125,6 +128,9 @@ impl Fields {
             Fields::TextSniffed => b"Content-Type: text/plain; charset=utf-8\r\n",
             Fields::TextAllow => {
                 b"Allow: GET, HEAD, OPTIONS, POST\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
+            }
+            Fields::HealthJson => {
+                b"Content-Type: application/health+json\r\nX-Content-Type-Options: nosniff\r\nVary: Accept\r\n"
             }
             Fields::Metrics => b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n",
             Fields::Html => b"Content-Type: text/html; charset=utf-8\r\n",
@@ -224,6 +230,9 @@ fn name(names: &'static [u8], index: u64) -> &'static [u8] {
     names.get(start..start + 3).unwrap_or(b"???")
 }
 
+/// Bytes of a time in RFC 3339, in UTC and whole seconds.
+pub(crate) const TIME_BYTES: usize = "1970-01-01T00:00:00Z".len();
+
 /// The answer does not fit in the rest of the buffer. Ignore the bytes that were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferFull;
@@ -314,6 +323,35 @@ impl<'t> BodyWriter<'t> {
     pub fn push_number(&mut self, number: u64) {
         let digits = number.checked_ilog10().unwrap_or(0) + 1;
         self.push_padded(number, digits);
+    }
+
+    /// Appends the time `unix_seconds` after 1970-01-01T00:00:00Z as RFC 3339 writes it, in
+    /// [`TIME_BYTES`] bytes. Of a year after 9999 only the last four digits are written.
+    pub(crate) fn push_time(&mut self, unix_seconds: u64) {
+        let time = DateTime::from_unix_seconds(unix_seconds);
+        self.push_padded(time.year, 4);
+        for (separator, part) in [
+            (b"-", time.month),
+            (b"-", time.day),
+            (b"T", time.hour),
+            (b":", time.minute),
+            (b":", time.second),
+        ] {
+            self.push(separator);
+            self.push_padded(part, 2);
+        }
+        self.push(b"Z");
+    }
+
+    /// Replaces bytes that were written before, from byte `at` on.
+    pub(crate) fn overwrite(&mut self, at: usize, bytes: &[u8]) {
+        let written = self.buffer.get_mut(..self.length).unwrap_or_default();
+        if let Some(place) = written
+            .get_mut(at..)
+            .and_then(|rest| rest.get_mut(..bytes.len()))
+        {
+            place.copy_from_slice(bytes);
+        }
     }
 
     /// Appends the lowest `digits` decimal digits of `number`.

@@ -7,7 +7,7 @@ use core::ops::Range;
 use std::io;
 
 use super::buffers::{Buffers, LongBuffer};
-use super::conn::Conn;
+use super::conn::{Conn, Origin};
 use super::counters::{LiveCounters, ServerCounters};
 use super::memory::Managed;
 use super::paths::ListenerPaths;
@@ -191,6 +191,7 @@ impl<'a> Driver<'a> {
             true => self.listener_paths.get(usize::from(conn.origin.listener)),
             false => None,
         };
+        let json_room = self.json_room(&conn.origin);
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..bytes_max.min(*filled)).unwrap_or_default();
         let responder = &self.responder;
@@ -200,7 +201,9 @@ impl<'a> Driver<'a> {
             &mut self.heads,
             rx,
             tx,
-            &mut |request, writer| respond(responder, paths, counters, now, request, writer),
+            &mut |request, writer| {
+                respond(responder, paths, counters, json_room, now, request, writer)
+            },
         );
         let received = *filled - progress.consumed;
         let outcome = match send(&self.counters, tx, conn, &progress) {
@@ -235,6 +238,15 @@ impl<'a> Driver<'a> {
         outcome
     }
 
+    /// Bytes that an answer of JSON may have; 0 if the client does not get JSON.
+    #[inline]
+    fn json_room(&self, origin: &Origin) -> usize {
+        match origin.is_local {
+            true => self.buffers.response_bytes().max(self.buffers.long_bytes()),
+            false => 0,
+        }
+    }
+
     /// Writes the next answer into `buffer`, which has no owner, and sends it. `outcome` is an [`Outcome::Long`] that
     /// [`serve`](Driver::serve) has just returned; another one is returned as it is. One long answer is a quantum.
     #[inline(never)]
@@ -263,6 +275,7 @@ impl<'a> Driver<'a> {
             true => self.listener_paths.get(usize::from(conn.origin.listener)),
             false => None,
         };
+        let json_room = self.json_room(&conn.origin);
         let counters: &LiveCounters = &self.counters;
         let (rx, tx) = self.buffers.with_long(buffer);
         let rx = rx.get(..filled).unwrap_or_default();
@@ -275,7 +288,7 @@ impl<'a> Driver<'a> {
             tx,
             &mut |request, writer| match core::mem::replace(&mut is_answered, true) {
                 true => Err(BufferFull),
-                false => respond(responder, paths, counters, now, request, writer),
+                false => respond(responder, paths, counters, json_room, now, request, writer),
             },
         );
         let received = filled - progress.consumed;
@@ -353,6 +366,7 @@ fn respond(
     responder: &Served<'_>,
     paths: Option<&Option<ListenerPaths>>,
     counters: &LiveCounters,
+    json_room: usize,
     now: Instant,
     request: &Request<'_>,
     writer: Writer<'_>,
@@ -363,6 +377,9 @@ fn respond(
     let answer = match paths {
         Some(Some(paths)) if !paths.cover(request.target()) => {
             responder.respond_not_served(request, writer)
+        }
+        _ if request.accepts_health_json() && json_room > 0 => {
+            responder.respond_health_json(now, request, writer, counters, json_room)
         }
         _ => responder.respond(now, request, writer, counters),
     }?;

@@ -54,7 +54,9 @@ impl Room {
             responder = responder.with_metrics(metrics);
         }
         let needed = responder.response_bytes_max(&self.limits);
-        let long = responder.long_response_bytes_with(&self.limits, metrics::BYTES_MAX);
+        // Answers of JSON that do not fit become text.
+        let long = responder.metrics_bytes_max(metrics::BYTES_MAX);
+        let long = if long <= self.response_bytes { 0 } else { long };
         for (needed, reserved) in [(needed, self.response_bytes), (long, self.long_bytes)] {
             if needed > reserved {
                 return Err(EndpointsTooLarge { needed, reserved });
@@ -90,6 +92,29 @@ impl<'a> Served<'a> {
         self.responder.respond_or(now, request, writer, |writer| {
             self.respond_elsewhere(now, request, writer, counters)
         })
+    }
+
+    /// Answers a request of a client that accepts only JSON, and that may know the reasons of failures. If JSON might
+    /// take more than `room` bytes, endpoints answer with text, as all other paths do.
+    #[inline(never)]
+    pub(super) fn respond_health_json(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+        counters: &LiveCounters,
+        room: usize,
+    ) -> Result<Answer, BufferFull> {
+        let responder = match &self.set {
+            None => self.responder,
+            Some(set) => self.responder.with_endpoint_set(set),
+        };
+        if responder.health_json_bytes_max() > room {
+            return self.respond(now, request, writer, counters);
+        }
+        responder
+            .health_json(now, request, writer)
+            .unwrap_or_else(|writer| self.respond(now, request, writer, counters))
     }
 
     /// Answers a request for a path that its listener does not serve.

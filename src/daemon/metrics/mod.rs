@@ -101,6 +101,7 @@ mod tests {
             date: None,
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 64 * 1024,
         };
         let mut tx = vec![0; 64 * 1024];
         let head = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -290,7 +290,10 @@ mod tests {
             .lines()
             .find(|line| line.starts_with("Max open files"));
         let soft = files.unwrap().split_whitespace().nth(3).unwrap();
-        assert_eq!(value("process_max_fds ", &after), soft.parse().unwrap());
+        assert_eq!(
+            value("process_max_fds ", &after),
+            soft.parse::<f64>().unwrap()
+        );
     }
 
     /// Other threads of this test open and close descriptors, so one directory is compared with itself.
