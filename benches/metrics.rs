@@ -28,7 +28,7 @@ mod support;
 mod table;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -57,6 +57,8 @@ const SLOW: [usize; 4] = [0, 1, 2, 16];
 const SLOW_BYTES: usize = 1024;
 const SLOW_INTERVAL: Duration = Duration::from_millis(50);
 const SLOW_RECEIVE_BUFFER: usize = 4096;
+/// The most bytes in a segment that every host must accept (RFC 9293 section 3.7.1).
+const SLOW_SEGMENT: u32 = 536;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() {
@@ -366,29 +368,39 @@ fn beside_scrapes(healthz: &ServerProcess, rounds: usize, seconds: f64) {
     table.print();
 }
 
-/// Reads a text slowly on so many connections, again and again, until it is told to end.
-fn read_slowly(count: usize, address: SocketAddr, is_over: &AtomicBool) -> usize {
-    let mut streams: Vec<TcpStream> = (0..count)
-        .map(|_| {
-            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-            socket.set_recv_buffer_size(SLOW_RECEIVE_BUFFER).unwrap();
-            socket.connect(&address.into()).unwrap();
-            let mut stream = TcpStream::from(socket);
-            stream
-                .set_read_timeout(Some(Duration::from_millis(1)))
-                .unwrap();
-            stream.write_all(REQUEST).unwrap();
-            stream
-        })
-        .collect();
-    let mut received = 0;
+/// A client whose packets are as small as those of some networks. On loopback, the kernel would take a whole text from
+/// the server at once, and hold it for a slow client.
+fn slow_client(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(SLOW_RECEIVE_BUFFER).unwrap();
+    socket.set_tcp_mss(SLOW_SEGMENT).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    let timeout = Some(Duration::from_millis(1));
+    stream.set_read_timeout(timeout).unwrap();
+    stream.write_all(REQUEST).unwrap();
+    stream
+}
+
+/// Reads a text slowly on so many connections until it is told to end. Returns how many bytes were read, and how many
+/// connections the server closed, which are replaced.
+fn read_slowly(count: usize, address: SocketAddr, is_over: &AtomicBool) -> [u64; 2] {
+    let mut streams: Vec<TcpStream> = (0..count).map(|_| slow_client(address)).collect();
+    let [mut received, mut closed] = [0; 2];
     while !is_over.load(Ordering::Relaxed) {
         for stream in &mut streams {
-            received += stream.read(&mut [0; SLOW_BYTES]).unwrap_or(0);
+            match stream.read(&mut [0; SLOW_BYTES]) {
+                Ok(count @ 1..) => received += count as u64,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => {
+                    closed += 1;
+                    *stream = slow_client(address);
+                }
+            }
         }
         std::thread::sleep(SLOW_INTERVAL);
     }
-    received
+    [received, closed]
 }
 
 fn beside_slow_clients(healthz: &ServerProcess, seconds: f64) {
@@ -401,6 +413,7 @@ fn beside_slow_clients(healthz: &ServerProcess, seconds: f64) {
     let mut table = Table::new(&[
         "slow clients",
         "read, bytes",
+        "closed",
         "probe, p99 µs",
         "scrapes",
         "scrape, median ms",
@@ -408,7 +421,7 @@ fn beside_slow_clients(healthz: &ServerProcess, seconds: f64) {
     ]);
     for count in SLOW {
         let address = healthz.address;
-        let (p99, (received, mut times)) = probes(address, seconds, |is_over| {
+        let (p99, ([received, closed], mut times)) = probes(address, seconds, |is_over| {
             std::thread::scope(|scope| {
                 let slow = scope.spawn(|| read_slowly(count, address, is_over));
                 // The slow ones are first.
@@ -420,7 +433,8 @@ fn beside_slow_clients(healthz: &ServerProcess, seconds: f64) {
         times.sort_by(f64::total_cmp);
         table.row([
             count.to_string(),
-            thousands(received as u64),
+            thousands(received),
+            closed.to_string(),
             number(p99),
             times.len().to_string(),
             number(times[times.len() / 2]),
