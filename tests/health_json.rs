@@ -1,6 +1,8 @@
 //! JSON answers of a server in its embedder's loop: which connections get them, and what a server does whose buffers
 //! have no room for them. `src/answer/health_json.rs` tests the JSON itself, and `tests/status.rs` the daemon.
-#![cfg(all(test, feature = "server"))]
+#![cfg(test)]
+#![cfg(feature = "server")]
+#![allow(clippy::string_slice, reason = "a test fails by panicking")]
 
 #[path = "support/harness.rs"]
 mod harness;
