@@ -74,7 +74,8 @@ impl HealthzReading {
                 head = consumed;
             }
             if connection.phase() == Phase::Closing {
-                let end = refusal(&tx[..progress.written], progress.refused, head);
+                let is_refused = progress.refusal.is_some();
+                let end = refusal(&tx[..progress.written], is_refused, head);
                 return HealthzReading { requests, end };
             }
         }
@@ -85,8 +86,8 @@ impl HealthzReading {
     }
 }
 
-fn refusal(answer: &[u8], refused: u32, at: usize) -> End {
-    if refused == 0 {
+fn refusal(answer: &[u8], is_refused: bool, at: usize) -> End {
+    if !is_refused {
         return End::Closed;
     }
     let status = &answer["HTTP/1.1 ".len()..][..3];
