@@ -367,6 +367,20 @@ const METRICS: &str = "# HELP a A.\n# TYPE a gauge\na{b=\"process_c\"} 1\n# HELP
                        process_d 2\n";
 
 #[test]
+fn metrics_of_the_daemon_are_about_its_checks() {
+    let daemon = Daemon::start(&[]);
+    let address = daemon.address();
+    let (output, text) = status(&[&format!("http://{address}"), "--prometheus"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text.contains("\nkubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n"));
+    let (_, scraped) = get(address, "/metrics");
+    let is_about_process = |line: &str| line.split(' ').any(|word| word.starts_with("process_"));
+    assert!(scraped.lines().any(is_about_process));
+    assert!(!text.lines().any(is_about_process));
+    assert!(text.lines().count() > 50);
+}
+
+#[test]
 fn a_server_without_metrics_keeps_the_file() {
     let file = socket_path();
     fs::write(&file, "old").unwrap();
