@@ -1,8 +1,8 @@
 //! The answer of a health endpoint as JSON, in the form of draft-inadarei-api-health-check-06.
 //!
-//! Knows the checks of one endpoint. Knows no path and no method: [`super`] calls [`root`] for an endpoint and [`single`]
-//! for one check, if a local client asks for this form and nothing else. A local client also gets the reasons, which the
-//! text withholds.
+//! Knows the checks of one endpoint. Knows no path and no method: [`super`] calls [`root`] for an endpoint and
+//! [`single`] for one check, if a local client asks for this form and nothing else. A local client also gets the
+//! reasons, which the text withholds.
 //!
 //! The body is one object on one line, with these members in this order. Those marked `*` are not in the draft.
 //!
