@@ -1,6 +1,6 @@
 //! `healthz status`, and the answers of JSON that it asks for: the real daemon, other servers, output and exit codes.
-#![cfg(test)]
 #![cfg(all(feature = "client", feature = "sources", target_os = "linux"))]
+#![cfg(test)]
 
 #[path = "support/daemon.rs"]
 mod support;
@@ -365,6 +365,20 @@ fn metrics_are_printed_or_put_into_a_file_without_those_of_the_process() {
 
 const METRICS: &str = "# HELP a A.\n# TYPE a gauge\na{b=\"process_c\"} 1\n# HELP process_d D.\n# TYPE process_d gauge\n\
                        process_d 2\n";
+
+#[test]
+fn metrics_of_the_daemon_are_about_its_checks() {
+    let daemon = Daemon::start(&[]);
+    let address = daemon.address();
+    let (output, text) = status(&[&format!("http://{address}"), "--prometheus"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text.contains("\nkubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n"));
+    let (_, scraped) = get(address, "/metrics");
+    let is_about_process = |line: &str| line.split(' ').any(|word| word.starts_with("process_"));
+    assert!(scraped.lines().any(is_about_process));
+    assert!(!text.lines().any(is_about_process));
+    assert!(text.lines().count() > 50);
+}
 
 #[test]
 fn a_server_without_metrics_keeps_the_file() {
