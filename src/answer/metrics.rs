@@ -256,8 +256,8 @@ impl Piece {
         while let [part, others @ ..] = rest {
             let mut from = part.as_bytes();
             while let [byte, next @ ..] = from {
-                let (_, free) = piece.bytes.split_at_mut(piece.length);
-                if let [place, ..] = free {
+                let free = piece.bytes.split_at_mut_checked(piece.length);
+                if let Some((_, [place, ..])) = free {
                     *place = *byte;
                     piece.length += 1;
                 }

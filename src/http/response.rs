@@ -337,7 +337,7 @@ impl<'t> BodyWriter<'t> {
     /// As [`push`](BodyWriter::push), of a few bytes: two copies of a constant size, which overlap.
     #[inline]
     pub(crate) fn push_short(&mut self, bytes: &[u8]) {
-        let end = self.length + bytes.len();
+        let end = self.length.saturating_add(bytes.len());
         let is_copied = match self.buffer.get_mut(self.length..end) {
             Some(free) if !self.is_cut => match bytes.len() {
                 8..=16 => copy_ends::<8>(free, bytes),
