@@ -8,7 +8,7 @@
 //! requested, and here it is the state at the scrape. So an alert fires even if nobody sends a probe. Both are for the
 //! endpoints as a whole, not for requests that name one check; checks that a request excludes are not counted.
 
-use super::Responder;
+use super::{Paths, Responder};
 use crate::check::{Check, Endpoint, EndpointType, Severity};
 use crate::http::{Answer, BodyWriter, BufferFull, Fields, StatusCode, Writer};
 #[cfg(feature = "server")]
@@ -323,7 +323,7 @@ const OF_CHECKS: [(&Family, usize); 6] = [
 
 /// Answers `/metrics`. `server` writes what the server counts.
 pub(super) fn respond(
-    responder: &Responder<'_>,
+    responder: &Responder<'_, impl Paths>,
     metrics: &Metrics,
     now: Instant,
     writer: Writer<'_>,
@@ -345,7 +345,7 @@ pub(super) fn respond(
 
 /// Answers `/metrics/slis`, as Kubernetes calls the two families of its own.
 pub(super) fn respond_slis(
-    responder: &Responder<'_>,
+    responder: &Responder<'_, impl Paths>,
     now: Instant,
     writer: Writer<'_>,
 ) -> Result<Answer, BufferFull> {
@@ -353,7 +353,7 @@ pub(super) fn respond_slis(
 }
 
 fn rendered(
-    responder: &Responder<'_>,
+    responder: &Responder<'_, impl Paths>,
     now: Instant,
     writer: Writer<'_>,
     write: impl FnOnce(&mut MetricsWriter<'_, '_>),
@@ -373,7 +373,7 @@ fn rendered(
 
 /// Bytes of the longest answer of `/metrics`, with a server that writes at most `server_bytes`.
 pub(super) fn bytes_max(
-    responder: &Responder<'_>,
+    responder: &Responder<'_, impl Paths>,
     metrics: &Metrics,
     server_bytes: usize,
 ) -> usize {
@@ -429,7 +429,7 @@ fn bytes_of(
 const SAMPLE_BYTES_MAX: usize =
     "{name=\"\",status=\"success\",type=\"\"} 18446744073709551615\n".len();
 
-fn write_slis(responder: &Responder<'_>, text: &mut MetricsWriter<'_, '_>) {
+fn write_slis(responder: &Responder<'_, impl Paths>, text: &mut MetricsWriter<'_, '_>) {
     text.begin(&HEALTHCHECK);
     for endpoint in responder.endpoints() {
         // Of any length, because an endpoint may have any path.
@@ -475,7 +475,7 @@ fn type_label<'a>(endpoint: &Endpoint<'a>) -> &'a str {
 }
 
 fn write_checks(
-    responder: &Responder<'_>,
+    responder: &Responder<'_, impl Paths>,
     now: Instant,
     unix_seconds: Option<u64>,
     text: &mut MetricsWriter<'_, '_>,
@@ -527,7 +527,7 @@ fn write_checks(
 ///
 /// The lists of the endpoints are usually alike, so a check is first compared with the one at the same place of the
 /// first list.
-fn for_each_check<'a>(responder: &Responder<'a>, mut visit: impl FnMut(&'a Check)) {
+fn for_each_check<'a>(responder: &Responder<'a, impl Paths>, mut visit: impl FnMut(&'a Check)) {
     let is_same = |one: &Check, other: &Check| {
         core::ptr::eq(one, other) || one.name_bytes() == other.name_bytes()
     };
@@ -561,7 +561,7 @@ mod tests {
     use std::vec;
 
     /// The head and the body of the answer to GET of `path` at `now`, a second after which it is 1,000,000 s since 1970.
-    fn get(responder: &Responder<'_>, now: Instant, path: &str) -> (String, String) {
+    fn get(responder: &Responder<'_, impl Paths>, now: Instant, path: &str) -> (String, String) {
         let date = Date::from_unix_seconds(1_000_000 + now.as_millis() / 1000);
         let context = Context {
             now,
