@@ -132,7 +132,7 @@ BUGS = [
     # Command lines.
     Bug("options", "a duration overflows", "src/units.rs",
         "parse::<u64>().ok()?.checked_mul(*unit)?", "parse::<u64>().ok()?.wrapping_mul(*unit)"),
-    Bug("options", "prints a control character unescaped", "src/daemon/options.rs",
+    Bug("options", "prints a control character unescaped", "src/usage.rs",
         'let option = shown(OsStr::new(&format!("-{letter}")));', 'let option = format!("-{letter}");'),
     Bug("options", "refuses the limit that follows from the largest period", "src/daemon/options.rs",
         "DURATION_MIN..=SYNC_LIMIT_MAX", "DURATION_MIN..=DURATION_MAX"),
@@ -148,9 +148,9 @@ BUGS = [
     # Responses of checked services.
     Bug("response", "does not find a text across two pieces", "src/sources/kinds/text.rs",
         "let start = (received.len() + 1).saturating_sub(wanted.len());", "let start = received.len();"),
-    Bug("response", "takes the first piece of a body for all of it", "src/sources/kinds/http/response.rs",
-        "                *left == 0\n", "                true\n"),
-    Bug("response", "skips 101 as other interim responses", "src/sources/kinds/http/response.rs",
+    Bug("response", "takes the first piece of a body for all of it", "src/response.rs",
+        "Framing::Length(..) if left == 0 =>", "Framing::Length(..) if true =>"),
+    Bug("response", "skips 101 as other interim responses", "src/response.rs",
         "matches!(status, 100 | 102..=199)", "matches!(status, 100..=199)"),
     # Messages of checked programs.
     Bug("notify", "the first phase counts", "src/sources/kinds/heartbeat/message.rs",

@@ -363,7 +363,9 @@ const fn escaped_bytes(byte: u8) -> usize {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
+#[allow(clippy::string_slice, reason = "a test fails by panicking")]
 mod tests {
     use core::time::Duration;
     use std::format;

@@ -486,7 +486,8 @@ fn distinct_checks<'a, P: Paths>(
         })
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::check::RunResult;
