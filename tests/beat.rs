@@ -1,6 +1,6 @@
 //! `healthz beat`: messages to the real daemon, programs that it runs, errors and exit codes.
-#![cfg(test)]
 #![cfg(all(feature = "client", feature = "sources", target_os = "linux"))]
+#![cfg(test)]
 
 #[path = "support/daemon.rs"]
 mod support;

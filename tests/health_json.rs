@@ -1,7 +1,7 @@
 //! JSON answers of a server in its embedder's loop: which connections get them, and what a server does whose buffers
 //! have no room for them. `src/answer/health_json.rs` tests the JSON itself, and `tests/status.rs` the daemon.
-#![cfg(test)]
 #![cfg(feature = "server")]
+#![cfg(test)]
 
 #[path = "support/harness.rs"]
 mod harness;

@@ -1,6 +1,6 @@
 //! `healthz status`, and the answers of JSON that it asks for: the real daemon, other servers, output and exit codes.
-#![cfg(test)]
 #![cfg(all(feature = "client", feature = "sources", target_os = "linux"))]
+#![cfg(test)]
 
 #[path = "support/daemon.rs"]
 mod support;

@@ -158,7 +158,7 @@ class Panel:
         """`(colour, name)`, as many as there is space for."""
         parts, x = [], 12
         for colour, name in names:
-            width = 22 + 6.2 * len(name)
+            width = 22 + 6.7 * len(name)
             if x + width > self.width:
                 parts.append(text(x, self.height - 10, "..", 11, FAINT))
                 break
@@ -171,7 +171,7 @@ class Panel:
         states = {float(value): state for value, state in self.defaults["mappings"][0]["options"].items()}
         colour = {value: NAMED[state["color"]] for value, state in states.items()}
         rows = sorted(self.prometheus.over_time(self.panel["targets"][0]))
-        left = 14 + 6.2 * max((len(name) for name, _ in rows), default=0)
+        left = 14 + 6.7 * max((len(name) for name, _ in rows), default=0)
         height = (self.height - TOP - BOTTOM) / max(1, len(rows))
         parts = self.times(left)
         for number, (name, points) in enumerate(rows):

@@ -284,6 +284,9 @@ healthz_probes_total{path=\"/readyz\",code=\"500\"} 1"
         counters.open.set(u64::MAX);
         counters.accept_pauses.set(u64::MAX);
         let bytes = text(&counters).len();
-        assert!((BYTES_MAX - 1024..BYTES_MAX - 32).contains(&bytes), "{bytes}");
+        assert!(
+            (BYTES_MAX - 1024..BYTES_MAX - 32).contains(&bytes),
+            "{bytes}"
+        );
     }
 }
