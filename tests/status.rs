@@ -1,5 +1,6 @@
 //! `healthz status`, and the answers of JSON that it asks for: the real daemon, other servers, output and exit codes.
-#![cfg(all(test, feature = "client", feature = "sources", target_os = "linux"))]
+#![cfg(all(feature = "client", feature = "sources", target_os = "linux"))]
+#![cfg(test)]
 
 #[path = "support/daemon.rs"]
 mod support;
@@ -8,7 +9,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use support::{Daemon, TIMEOUT, complaint, end_of, eventually, get, healthz, run, socket_path};
@@ -366,6 +367,20 @@ const METRICS: &str = "# HELP a A.\n# TYPE a gauge\na{b=\"process_c\"} 1\n# HELP
                        process_d 2\n";
 
 #[test]
+fn metrics_of_the_daemon_are_about_its_checks() {
+    let daemon = Daemon::start(&[]);
+    let address = daemon.address();
+    let (output, text) = status(&[&format!("http://{address}"), "--prometheus"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text.contains("\nkubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n"));
+    let (_, scraped) = get(address, "/metrics");
+    let is_about_process = |line: &str| line.split(' ').any(|word| word.starts_with("process_"));
+    assert!(scraped.lines().any(is_about_process));
+    assert!(!text.lines().any(is_about_process));
+    assert!(text.lines().count() > 50);
+}
+
+#[test]
 fn a_server_without_metrics_keeps_the_file() {
     let file = socket_path();
     fs::write(&file, "old").unwrap();
@@ -544,10 +559,15 @@ fn a_user_without_rights_is_enough() {
     }
     let daemon = Daemon::start(&[]);
     let program = socket_path();
-    fs::copy(env!("CARGO_BIN_EXE_healthz"), &program).unwrap();
+    // By another process: a child that another test starts would inherit the descriptor, and a program that is open for
+    // writing cannot be run (ETXTBSY).
+    let copied = Command::new("cp")
+        .args([env!("CARGO_BIN_EXE_healthz").as_ref(), program.as_os_str()])
+        .status();
+    assert!(copied.unwrap().success());
     let mut command = healthz(&[]);
     command = {
-        let mut other = std::process::Command::new(&*program);
+        let mut other = Command::new(&*program);
         other.args(["status", &format!("http://{}", daemon.address())]);
         other.envs(
             command

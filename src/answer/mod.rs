@@ -167,8 +167,8 @@ impl<'a, P: Paths> Responder<'a, P> {
         self
     }
 
-    /// Says in answers of JSON which URLs the server listens on, `http://127.0.0.1:10248` for example. By default they do
-    /// not say it.
+    /// Says in answers of JSON which URLs the server listens on, `http://127.0.0.1:10248` for example. By default
+    /// they do not say it.
     #[must_use]
     pub const fn with_listeners(mut self, urls: &'a [&'a str]) -> Self {
         self.listeners = urls;
@@ -306,8 +306,9 @@ impl<'a, P: Paths> Responder<'a, P> {
         }
     }
 
-    /// As [`respond`](Responder::respond), but the answer of an endpoint, or of a check of it, is JSON, and has the reasons
-    /// of failures. The status is the same, unless the state of a check changes in between; all other answers are too.
+    /// As [`respond`](Responder::respond), but the answer of an endpoint, or of a check of it, is JSON, and has the
+    /// reasons of failures. The status is the same, unless the state of a check changes in between; all other answers
+    /// are too.
     ///
     /// Call it if [`Request::accepts_health_json`] is true and the client may know the reasons. `server` does it for
     /// clients on this machine. The members of the JSON object are those of draft-inadarei-api-health-check-06 and

@@ -1,7 +1,7 @@
 //! `healthz beat NAME`: sends a heartbeat from a script, or runs a program that sends its own.
 //!
-//! Speaks sd_notify(3) to the socket of a check of kind heartbeat, as `systemd-notify` does to systemd. Knows nothing of
-//! the check besides the path of its socket. Called by [`super`].
+//! Speaks sd_notify(3) to the socket of a check of kind heartbeat, as `systemd-notify` does to systemd. Knows nothing
+//! of the check besides the path of its socket. Called by [`super`].
 //!
 //! | command | message |
 //! |---|---|
@@ -244,8 +244,8 @@ fn unreachable(options: &Options, error: &io::Error) -> Failure {
     let socket = shown(socket);
     let text = match error.kind() {
         ErrorKind::NotFound => format!(
-            "no such check {name}: {socket} does not exist; is there a check of kind heartbeat with this name, and does \
-             healthz run?"
+            "no such check {name}: {socket} does not exist; is there a check of kind heartbeat with this name, and \
+             does healthz run?"
         ),
         ErrorKind::ConnectionRefused => format!(
             "check {name}: no process receives on {socket}; does healthz run, with a check of kind heartbeat with this \

@@ -69,9 +69,10 @@ impl StatusCode {
     }
 
     /// How many there are.
+    #[cfg(feature = "server")]
     pub(crate) const COUNT: usize = StatusCode::LINES.len();
 
-    /// The position among all, which is less than [`COUNT`](StatusCode::COUNT).
+    /// The position among all.
     #[inline]
     pub(crate) const fn index(self) -> usize {
         self.index as usize

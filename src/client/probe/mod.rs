@@ -71,11 +71,7 @@ fn once(options: &Options) -> u8 {
             if options.is_flat && !outcome.message.is_empty() || outcome.is_unhealthy() {
                 text.extend([outcome.line().as_str(), "\n"]);
             } else if !outcome.message.is_empty() {
-                // The line is longer than what a program may want on standard output.
-                let _ = std::io::Write::write_all(
-                    &mut std::io::stderr(),
-                    format!("healthz: {}\n", outcome.error()).as_bytes(),
-                );
+                super::print_error(&outcome.error());
             }
             if options.is_verbose {
                 // The line is a part of the body.

@@ -39,10 +39,7 @@ pub fn run(options: &Options, series: Series) -> u8 {
     let result = result.and_then(|()| printer.end(&tally));
     match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _ = io::Write::write_all(
-                &mut io::stderr(),
-                format!("healthz: probing was ended by an error: {error}\n").as_bytes(),
-            );
+            crate::client::print_error(&format_args!("probing was ended by an error: {error}"));
             Verdict::Lost.exit_code(options.is_flat)
         }
         _ => tally.verdict().exit_code(options.is_flat),

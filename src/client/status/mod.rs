@@ -221,8 +221,8 @@ fn metrics(options: &Options) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The lines of `text` that are not about the process of the server: node_exporter has metrics of these names of its own,
-/// and reports an error for each that comes twice.
+/// The lines of `text` that are not about the process of the server: node_exporter has metrics of these names of its
+/// own, and reports an error for each that comes twice.
 fn without_process(text: &[u8]) -> Vec<u8> {
     let is_about_process = |line: &&[u8]| {
         let name = line

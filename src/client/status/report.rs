@@ -91,7 +91,8 @@ pub fn is_plain(response: &Response) -> bool {
     response.media_type != HEALTH_JSON && passes(response.status).is_some()
 }
 
-/// Whether an endpoint with this status passes, as the kubelet decides it; `None` if it is not that of a health endpoint.
+/// Whether an endpoint with this status passes, as the kubelet decides it; `None` if it is not that of a health
+/// endpoint.
 fn passes(status: u16) -> Option<bool> {
     match status {
         200..=399 => Some(true),
@@ -134,8 +135,8 @@ impl Report {
         all.max().unwrap_or(Status::Pass)
     }
 
-    /// Each check once, the failing ones first. If two answers differ, which were made at different times, the worse one
-    /// counts.
+    /// Each check once, the failing ones first. If two answers differ, which were made at different times, the worse
+    /// one counts.
     pub fn checks(&self) -> Vec<&Check> {
         let mut checks: Vec<&Check> = Vec::new();
         for check in self.endpoints.iter().flat_map(|endpoint| &endpoint.checks) {
@@ -150,7 +151,8 @@ impl Report {
         checks
     }
 
-    /// One object with the answers of all endpoints. Those of a server that answers with text have only what the text says.
+    /// One object with the answers of all endpoints. Those of a server that answers with text have only what the text
+    /// says.
     pub fn to_json(&self) -> String {
         let endpoints = self.endpoints.iter().map(|endpoint| {
             let answer = endpoint

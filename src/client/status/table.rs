@@ -1,7 +1,7 @@
 //! The table that people read.
 //!
-//! A report in, lines out, none longer than the given number of columns. Texts of the server are printed without control
-//! characters, which could change what a terminal shows.
+//! A report in, lines out, none longer than the given number of columns. Texts of the server are printed without
+//! control characters, which could change what a terminal shows.
 
 use std::fmt::Write;
 
