@@ -8,6 +8,8 @@
 #[cfg(feature = "client")]
 mod client;
 mod daemon;
+#[cfg(all(test, feature = "client", feature = "sources", target_os = "linux"))]
+mod manual;
 mod nearest;
 #[cfg(all(feature = "sources", target_os = "linux"))]
 mod sources;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Each top-level module, and the modules that it may import:
 /// `time, limits <- check, http <- answer <- server`, and in the
 /// program `units, unneeded, nearest <- usage <- sources, client <- daemon <- main`.
-const MODULES: [(&str, &[&str]); 16] = [
+const MODULES: [(&str, &[&str]); 17] = [
     ("time", &[]),
     ("limits", &[]),
     ("check", &["time", "limits"]),
@@ -37,6 +37,8 @@ const MODULES: [(&str, &[&str]); 16] = [
     ("sources", &["units", "unneeded", "nearest"]),
     ("client", &["units", "usage"]),
     ("daemon", &["units", "unneeded", "usage", "sources"]),
+    // Only for tests.
+    ("manual", &["usage", "sources"]),
     ("main", &["units", "usage", "sources", "client", "daemon"]),
 ];
 
