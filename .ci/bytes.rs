@@ -73,6 +73,7 @@ fn main() {
         date: black_box(Some(&date)),
         limits: black_box(&limits),
         is_last: black_box(false),
+        tx_bytes_max: 0,
     };
     let responder = Responder::new(black_box(&ENDPOINTS)).allow_hosts(black_box(&["host"]));
     update(black_box(&WORK), now, black_box("reason"));

@@ -229,6 +229,7 @@ fn repeat(case: &Case, how: How, checks: usize, count: u64) -> Vec<u8> {
         date: Some(&date),
         limits: &Limits::DEFAULT,
         is_last: false,
+        tx_bytes_max: 0,
     };
     let mut cache = HeadCache::new();
     let mut tx = vec![0; responder.response_bytes_max(context.limits)];

@@ -95,6 +95,7 @@ fn answer(checks: usize, count: u64) -> Checksum {
         date: Some(&date),
         limits: &Limits::DEFAULT,
         is_last: false,
+        tx_bytes_max: 0,
     };
     let mut cache = HeadCache::new();
     let mut tx = vec![0; responder.response_bytes_max(context.limits)];

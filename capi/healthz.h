@@ -93,6 +93,10 @@ struct healthz_options {
    * authentication.
    */
   int allow_remote;
+  /* If not 0, `/metrics` and `/metrics/slis` are answered with metrics for Prometheus. They take two
+   * more buffers, and no memory for each connection.
+   */
+  int metrics;
 };
 
 /* Counters of a server since it was started. All but `open` only grow. */

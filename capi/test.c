@@ -56,7 +56,7 @@ static int connect_client(struct healthz *server)
 // The whole response to GET `path`. The calling thread is the client and also runs the server.
 static const char *get(struct healthz *server, const char *path)
 {
-	static char response[8192];
+	static char response[16384];
 	char request[256];
 	int fd = connect_client(server);
 	int size = snprintf(request, sizeof request, "GET %s HTTP/1.0\r\n\r\n", path);
@@ -346,6 +346,29 @@ static void errors_have_messages(void)
 	healthz_destroy(server);
 }
 
+static void metrics_are_answered_if_they_are_asked_for(void)
+{
+	for (int metrics = 0; metrics < 2; metrics++) {
+		struct healthz_options options = {.metrics = metrics};
+		struct healthz *server = create(&options);
+		const struct healthz_check *disk;
+		CHECK(healthz_add_check(server, "disk", 0, &disk) == HEALTHZ_OK);
+		CHECK(healthz_listen(server, "127.0.0.1:0") == HEALTHZ_OK);
+		CHECK(healthz_start(server) == HEALTHZ_OK);
+		if (metrics) {
+			CHECK_RESPONSE(server, "/metrics/slis",
+				       "\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n");
+			CHECK_RESPONSE(server, "/metrics",
+				       "\nkubernetes_healthcheck{name=\"disk\",type=\"readyz\"} 0\n");
+			CHECK_RESPONSE(server, "/metrics",
+				       "\nhealthz_connections_total{result=\"accepted\"} 3\n");
+		} else {
+			CHECK_RESPONSE(server, "/metrics", "404 page not found\n");
+		}
+		healthz_destroy(server);
+	}
+}
+
 static void a_given_socket_is_served(void)
 {
 	struct sockaddr_in address = {.sin_family = AF_INET};
@@ -547,6 +570,7 @@ int main(void)
 	options_out_of_range_are_refused();
 	null_pointers_are_refused();
 	errors_have_messages();
+	metrics_are_answered_if_they_are_asked_for();
 	a_given_socket_is_served();
 	time_limits_are_those_of_the_options();
 	checks_are_set_from_threads_and_signal_handlers();

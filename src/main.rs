@@ -11,10 +11,14 @@ mod daemon;
 #[cfg(all(test, feature = "client", feature = "sources", target_os = "linux"))]
 mod manual;
 mod nearest;
+#[cfg(any(feature = "client", all(feature = "sources", target_os = "linux")))]
+mod response;
 #[cfg(all(feature = "sources", target_os = "linux"))]
 mod sources;
 mod units;
 mod unneeded;
+#[cfg(any(feature = "client", all(feature = "sources", target_os = "linux")))]
+mod url;
 mod usage;
 
 use std::ffi::OsString;

@@ -319,11 +319,7 @@ fn command_options(command: &Command) -> String {
             text += &format!(".Pq default: {}\n", mdoc(option.default));
         }
     }
-    text += ".El\n";
-    for note in command.notes.iter().filter(|note| !note.starts_with("Exit:")) {
-        text += &format!(".\\\" {note}\n");
-    }
-    text
+    text + ".El\n"
 }
 
 fn check_option(option: &OptionDef, default: &str) -> String {
@@ -422,8 +418,8 @@ fn every_command_has_its_options_in_a_page() {
 fn every_exit_code_of_the_help_is_in_the_page() {
     for command in COMMANDS {
         let text = fs::read_to_string(page_of(command)).unwrap();
-        let exit = command.notes.iter().filter_map(|note| note.strip_prefix("Exit:"));
-        let codes = exit.flat_map(|codes| codes.split([' ', ',']));
+        let notes = command.notes.iter().skip_while(|note| !note.contains("Exit:"));
+        let codes = notes.flat_map(|note| note.split([' ', ',']));
         for code in codes.filter(|word| word.parse::<u8>().is_ok()) {
             let line = format!("\n.It {code}\n");
             assert!(text.contains(&line), "{}: no exit code {code}", command.name);

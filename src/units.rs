@@ -71,7 +71,7 @@ pub fn tenths(text: &str) -> Option<u64> {
 }
 
 /// Parses decimal digits and nothing else, not even a plus.
-#[cfg(all(feature = "sources", target_os = "linux"))]
+#[cfg(any(feature = "client", all(feature = "sources", target_os = "linux")))]
 pub fn whole(text: &str) -> Option<u64> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_plain)

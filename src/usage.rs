@@ -5,9 +5,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
 
 use crate::nearest::nearest;
+use crate::units::{self, Shown};
 
 /// Columns of a screen, less one: some terminals break a line that fills the last column.
 const COLUMNS: usize = 79;
@@ -95,6 +98,9 @@ pub static COMMANDS: &[&Command] = &[
     &SERVE,
     #[cfg(all(feature = "sources", target_os = "linux"))]
     &CHECK_CONFIG,
+    #[cfg(feature = "client")]
+    &PROBE,
+    &BEAT,
     &HELP,
 ];
 
@@ -129,12 +135,8 @@ pub static SERVE: Command = Command {
             "IP:PORT, localhost:PORT or unix:PATH; up to 16 times",
         )
         .in_overview(),
-        Opt::new(
-            "allow-remote",
-            "",
-            "allow addresses that other machines can reach",
-        )
-        .in_overview(),
+        Opt::new("allow-remote", "", "allow clients on other machines").in_overview(),
+        Opt::new("no-metrics", "", "no /metrics"),
         Opt::new(
             "allow-host",
             "NAME",
@@ -238,6 +240,71 @@ pub static CHECK_CONFIG: Command = Command {
     ],
 };
 
+#[cfg(feature = "client")]
+pub static PROBE: Command = Command {
+    name: "probe",
+    arguments: "[URL]",
+    summary: "ask a health endpoint, once or like ping",
+    options: &[
+        Opt::new("timeout", "TIME", "longest wait for the whole answer").default("1s"),
+        Opt::new(
+            "count",
+            "N",
+            "send this many probes, then print a summary; 0: no end",
+        ),
+        Opt::new(
+            "interval",
+            "TIME",
+            "time between probes; without --count, no end",
+        )
+        .default("1s"),
+        Opt::new("verbose", "", "print the body of the answer").short('v'),
+        Opt::new("json", "", "print JSON objects, one a line"),
+        Opt::new(
+            "flat",
+            "",
+            "every failure exits with 1 and prints 80 bytes at most",
+        ),
+        Opt::new("nagios", "", "exit code and output of a Nagios plugin"),
+    ],
+    notes: &[
+        "URL is http://HOST[:PORT][/PATH] or unix:SOCKET[:/PATH]; HOST is localhost or",
+        "an IP address. The default is http://localhost:10248/healthz.",
+        "Prints nothing if the answer is healthy, which is a status from 200 to 399.",
+        "Exit: 0 healthy, 1 unhealthy (status 500 to 599), 2 wrong usage, 3 no answer,",
+        "4 another answer. Of many probes: 0 if all are healthy, else 1, 3 or 4, in",
+        "this order. With --nagios: 0 healthy, 2 unhealthy or no answer, 3 otherwise.",
+    ],
+};
+
+#[cfg(feature = "client")]
+pub static BEAT: Command = Command {
+    name: "beat",
+    arguments: "NAME [-- COMMAND...]",
+    summary: "send a heartbeat from a script",
+    options: &[
+        Opt::new(
+            "status",
+            "TEXT",
+            "shown in the reason if no other beat comes in time",
+        ),
+        Opt::new("fail", "REASON", "make the check fail until the next beat"),
+        Opt::new("socket", "PATH", "the socket of the check").default("/run/healthz/NAME.sock"),
+        Opt::new(
+            "limit",
+            "TIME",
+            "the limit of the check, which COMMAND is told",
+        )
+        .default("30s"),
+    ],
+    notes: &[
+        "NAME is a check of kind heartbeat.",
+        "COMMAND runs in place of healthz with NOTIFY_SOCKET and WATCHDOG_USEC set, so",
+        "that its own calls of sd_notify(3) reach the check.",
+        "Exit: 0 sent, 2 wrong usage, 3 not sent, 126 or 127 COMMAND cannot be run",
+    ],
+};
+
 pub static HELP: Command = Command {
     name: "help",
     arguments: "[COMMAND]",
@@ -319,6 +386,26 @@ struct SeeHelp<'a>(&'a Command);
 impl fmt::Display for SeeHelp<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "see healthz help {}", self.0.name)
+    }
+}
+
+/// Parses the value of `option`: a duration within `times`.
+///
+/// # Errors
+/// What is allowed.
+#[inline(never)]
+pub fn time(
+    option: &str,
+    value: &OsStr,
+    times: RangeInclusive<Duration>,
+) -> Result<Duration, UsageError> {
+    match value.to_str().and_then(units::duration) {
+        Some(time) if times.contains(&time) => Ok(time),
+        _ => {
+            let (min, max) = (Shown(*times.start()), Shown(*times.end()));
+            let expected = format!("expected {min} to {max}, written as 500ms, 10s, 2m or 1h");
+            Err(UsageError::refused(option, value, &expected))
+        }
     }
 }
 

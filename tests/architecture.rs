@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// Each top-level module, and the modules that it may import:
 /// `time, limits <- check, http <- answer <- server`, and in the
-/// program `units, unneeded, nearest <- usage <- sources, client <- daemon <- main`.
-const MODULES: [(&str, &[&str]); 17] = [
+/// program `units, unneeded, nearest, response <- usage, url <- sources, client <- daemon <- main`.
+const MODULES: [(&str, &[&str]); 19] = [
     ("time", &[]),
     ("limits", &[]),
     ("check", &["time", "limits"]),
@@ -33,9 +33,14 @@ const MODULES: [(&str, &[&str]); 17] = [
     ("units", &[]),
     ("unneeded", &[]),
     ("nearest", &[]),
-    ("usage", &["nearest"]),
-    ("sources", &["units", "unneeded", "nearest"]),
-    ("client", &["units", "usage"]),
+    ("usage", &["nearest", "units"]),
+    ("response", &[]),
+    ("url", &["units"]),
+    (
+        "sources",
+        &["units", "unneeded", "nearest", "response", "url"],
+    ),
+    ("client", &["units", "usage", "response", "url"]),
     ("daemon", &["units", "unneeded", "usage", "sources"]),
     // Only for tests.
     ("manual", &["usage", "sources"]),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use healthz::http::{Connection, Context, Date, HeadCache};
+use healthz::http::{Connection, Context, Date, HeadCache, Next};
 use healthz::{Check, Endpoint, Instant, Limits, Responder};
 
 /// A server without sockets, with a clock that the test sets.
@@ -43,6 +43,7 @@ impl<'a> TestServer<'a> {
             date: Some(date),
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 0,
         };
         let mut tx = vec![0; responder.response_bytes_max(&Limits::DEFAULT)];
         let rx = request.as_bytes();
@@ -164,5 +165,46 @@ fn a_change_of_a_check_or_of_the_time_shows_in_the_next_answer() {
         assert_eq!(next(&mut server), "200");
         server.now = server.now.saturating_add(Duration::from_millis(1));
         assert_eq!(next(&mut server), "500");
+    }
+}
+
+/// A caller with few long buffers begins with a short one for every connection.
+#[test]
+fn an_answer_that_does_not_fit_is_written_when_there_is_a_longer_buffer() {
+    let endpoints = [Endpoint::new("/healthz", &[])];
+    let responder = Responder::new(&endpoints);
+    let limits = Limits::DEFAULT;
+    let rx = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
+    let whole = TestServer::new(&endpoints).exchange(std::str::from_utf8(rx).unwrap());
+    let receive = |connection: &mut Connection, tx_bytes: usize, tx_bytes_max| {
+        let context = Context {
+            now: Instant::ZERO,
+            date: Some(&Date::from_unix_seconds(0)),
+            limits: &limits,
+            is_last: false,
+            tx_bytes_max,
+        };
+        let mut tx = vec![0; tx_bytes];
+        let progress = connection.receive(&context, rx, &mut tx, &mut |request, writer| {
+            responder.respond(Instant::ZERO, request, writer)
+        });
+        tx.truncate(progress.written);
+        (progress, String::from_utf8(tx).unwrap())
+    };
+    for tx_bytes in 0..whole.len() {
+        let mut connection = Connection::new(Instant::ZERO);
+        let before = (connection.phase(), connection.deadline(&limits));
+        let (progress, text) = receive(&mut connection, tx_bytes, whole.len());
+        assert_eq!((progress.next, text.as_str()), (Next::Write, ""));
+        assert_eq!((progress.consumed, progress.answered), (0, 0));
+        assert_eq!(before, (connection.phase(), connection.deadline(&limits)));
+        let (progress, text) = receive(&mut connection, whole.len(), whole.len());
+        assert_eq!((progress.next, &text), (Next::Read, &whole));
+        assert_eq!(progress.consumed, rx.len());
+        // Without a longer one, the connection ends.
+        let mut connection = Connection::new(Instant::ZERO);
+        let (progress, text) = receive(&mut connection, tx_bytes, tx_bytes);
+        assert!(matches!(progress.next, Next::Close { .. }));
+        assert!(text.is_empty() || status(&text) == "500", "{text}");
     }
 }

@@ -155,6 +155,7 @@ fn memory_bytes_max_never_panics() {
                 limits,
                 connections,
                 response_bytes_min: 0,
+                long_response_bytes_min: 0,
             };
             let bytes = config.memory_bytes_max(&responder);
             assert!(bytes >= config.buffer_bytes(&responder));
@@ -216,6 +217,7 @@ fn no_limits_and_no_buffer_sizes_make_a_connection_panic() {
                         date: None,
                         limits: &limits,
                         is_last: false,
+                        tx_bytes_max: 0,
                     };
                     let (mut tx, mut heads) = (vec![0; size], HeadCache::new());
                     let mut connection = Connection::new(now);

@@ -350,8 +350,9 @@ def _(house):
 
 BEAT_C = r"""
 /* Sends each argument as one message with sd_notify(3). Some words have another meaning: "barrier" calls
-   sd_notify_barrier(3), "descriptors" sends 100 messages, each with 2 descriptors, and "beats" sends beats without
-   end. */
+   sd_notify_barrier(3), "descriptors" sends 100 messages, each with 2 descriptors, "watchdog" prints what
+   sd_watchdog_enabled(3) finds, and "beats" sends beats without end. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -362,7 +363,12 @@ int main(int argc, char **argv) {
         int result = 0;
         if (!strcmp(argv[i], "barrier"))
             result = sd_notify_barrier(0, 10 * 1000 * 1000);
-        else if (!strcmp(argv[i], "beats"))
+        else if (!strcmp(argv[i], "watchdog")) {
+            uint64_t usec = 0;
+            result = sd_watchdog_enabled(0, &usec);
+            printf("watchdog %" PRIu64 "\n", usec);
+            fflush(stdout);
+        } else if (!strcmp(argv[i], "beats"))
             for (;;) {
                 sd_notify(0, "WATCHDOG=1");
                 usleep(500 * 1000);
@@ -442,6 +448,24 @@ def _(house):
     watch.passes("worker")
     notify_ok(house, path, beat, "STOPPING=1")
     watch.fails("worker", "stopping")
+    watch.end()
+
+
+@case("healthz beat runs a program linked to libsystemd, which finds the socket and its watchdog", "gcc", "systemd-notify")
+def _(house):
+    beat = house.once("beat", build_beat)
+    path = house.dir / "run.sock"
+    watch = Watch(house, f"worker=heartbeat,socket={path},limit=2s")
+    watch.fails("worker", "not ready yet")
+    command = [house.args.daemon, "beat", "worker", "--socket", path, "--limit", "2s", "--"]
+    result = house.run([*map(str, command), beat, "watchdog", "READY=1", "barrier"], seconds=PATIENCE)
+    want("a program that is ready", (result.code, result.out, result.err), (0, "watchdog 2000000\n", ""))
+    watch.passes("worker")
+    watch.fails("worker", r"no heartbeat for \d+ s, limit 2 s")
+    result = house.run([*map(str, command), "systemd-notify", "--ready", "--status=reading"], seconds=PATIENCE)
+    want("systemd-notify", (result.code, result.out, result.err), (0, "", ""))
+    watch.passes("worker")
+    watch.fails("worker", r"no heartbeat for \d+ s, limit 2 s: reading")
     watch.end()
 
 

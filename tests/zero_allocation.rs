@@ -23,6 +23,7 @@ use std::thread;
 use std::time::Duration;
 
 use allocations::Counting;
+use healthz::answer::{MetricType, Metrics, MetricsWriter};
 use healthz::server::{Address, Config, Counters, Listeners, Runner, Server, ServerHandle, spawn};
 use healthz::{Check, Endpoint, EndpointSet, Limits, Responder};
 use timeout::TIMEOUT;
@@ -85,6 +86,14 @@ static ENDPOINTS: [Endpoint; 3] = [
     Endpoint::new("/livez", &[&PING, &HOOK]),
     Endpoint::new("/readyz", &[&PING, &SHUTDOWN]),
 ];
+/// Makes `/metrics` longer than other answers can be, so that it is sent from a buffer for long answers.
+static FILLER: [u8; 200_000] = [b'x'; 200_000];
+
+fn long_text(text: &mut MetricsWriter<'_, '_>) {
+    let help = std::str::from_utf8(&FILLER).unwrap();
+    text.family("filler", MetricType::Gauge, help);
+}
+
 static HOSTS: [&str; 2] = ["a", "localhost"];
 
 /// Set in the child process with few descriptors.
@@ -162,6 +171,10 @@ fn good() -> Vec<Case> {
             Last::Shuts,
         ),
         case("no body comes", &[&format!("{post}Content-Length: 5\r\n\r\n")], OK, Last::Waits),
+        case("metrics", &[&get("/metrics"), &get("/metrics/slis")], OK, Last::Closes),
+        case("metrics and the end", &["GET /metrics HTTP/1.0\r\n\r\n"], OK, Last::Waits),
+        case("metrics, HEAD", &["HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n"], OK, Last::Closes),
+        case("metrics, pipelined", &[&(get("/metrics") + &get("/healthz")).repeat(9)], OK, Last::Shuts),
         case("a body too long", &[&format!("{post}Content-Length: 999999\r\n\r\n"), "x"], OK, Last::Shuts),
     ]
 }
@@ -286,6 +299,22 @@ fn fill_the_table(address: SocketAddr) {
     }
 }
 
+/// Makes the server evict clients that do not read long answers.
+fn scrape_without_reading(address: SocketAddr) {
+    let streams = [(); 3].map(|()| {
+        let mut stream = connect(address);
+        let requests = get("/metrics").repeat(100);
+        stream.write_all(requests.as_bytes()).unwrap();
+        stream
+    });
+    // Until the server has begun to answer the last one.
+    for stream in streams.iter().rev() {
+        assert!(stream.peek(&mut [0]).is_ok());
+    }
+    let metrics = case("metrics of others", &[&get("/metrics")], OK, Last::Closes);
+    play(address, &metrics);
+}
+
 /// Resets the connection: closing it with unread input sends a reset.
 fn reset(address: SocketAddr) {
     let mut stream = connect(address);
@@ -347,7 +376,11 @@ fn the_server_thread_does_not_call_the_allocator_after_its_first_request() {
 
     let mut listeners = Listeners::new();
     listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
-    let responder = Responder::new(&ENDPOINTS).allow_hosts(&HOSTS);
+    let metrics = Metrics::new().and(long_text, FILLER.len() + 100);
+    let responder = Responder::new(&ENDPOINTS)
+        .allow_hosts(&HOSTS)
+        .with_metrics(metrics);
+    assert!(responder.long_response_bytes_max(&Limits::DEFAULT) > FILLER.len());
     let config = Config {
         limits: Limits {
             head_duration: DEADLINE,
@@ -388,6 +421,7 @@ fn the_server_thread_does_not_call_the_allocator_after_its_first_request() {
         record(case.name, calls(|| play(address, &case)));
     }
     record("evictions", calls(|| fill_the_table(address)));
+    record("long answers", calls(|| scrape_without_reading(address)));
     record("resets", calls(|| (0..20).for_each(|_| reset(address))));
     // All open connections reach their deadlines.
     play(

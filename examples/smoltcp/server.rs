@@ -138,6 +138,7 @@ impl<'a> HealthServer<'a> {
             date: None,
             limits: &LIMITS,
             is_last: false,
+            tx_bytes_max: 0,
         };
         let size = socket.peek_slice(self.rx).unwrap_or(0);
         let rx = self.rx.get(..size).unwrap_or_default();

@@ -46,6 +46,7 @@ impl HealthzReading {
             date: None,
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 0,
         };
         let mut connection = Connection::new(Instant::ZERO);
         let mut requests: Vec<AcceptedRequest> = Vec::new();

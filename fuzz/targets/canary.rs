@@ -13,6 +13,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         date: None,
         limits: &Limits::DEFAULT,
         is_last: false,
+        tx_bytes_max: 0,
     };
     let mut answer = |request: &Request<'_>, writer: Writer<'_>| {
         // The bug: the sum of the bytes overflows `u8` if three letters follow the slash.

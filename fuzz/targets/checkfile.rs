@@ -9,6 +9,10 @@ mod nearest;
 #[allow(dead_code, reason = "the callers in the daemon are not compiled here")]
 mod units;
 
+#[path = "../../src/url.rs"]
+#[allow(dead_code, reason = "the callers in the daemon are not compiled here")]
+mod url;
+
 #[path = "../../src/sources"]
 #[allow(dead_code, reason = "the callers in the daemon are not compiled here")]
 mod sources {

@@ -2,6 +2,10 @@
 //! the modules are compiled here instead.
 #![no_main]
 
+#[path = "../../src/response.rs"]
+#[allow(dead_code, reason = "the callers are not compiled here")]
+mod response;
+
 #[path = "../../src/sources/kinds"]
 #[allow(dead_code, reason = "the callers are not compiled here")]
 mod kinds {

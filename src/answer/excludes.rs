@@ -7,7 +7,8 @@ use core::cmp::Ordering;
 
 use super::quote::quote;
 use crate::check::Check;
-use crate::http::{BodyWriter, BufferFull, Decoded};
+use crate::http::{BodyWriter, BufferFull, Decoded, Target};
+use crate::limits::EXCLUDES_MAX;
 
 /// The text before and after the names that match nothing.
 const NO_MATCHES: &[u8] = b"warn: some health checks cannot be excluded: no matches for ";
@@ -43,8 +44,24 @@ impl<'q, 'f> Excludes<'q, 'f> {
         }
     }
 
+    /// Adds the values of all `exclude` parameters of `target`, which must have the query of this set.
+    ///
+    /// # Errors
+    /// If there are more parameters than [`EXCLUDES_MAX`], or more names than there is room for.
+    pub(super) fn insert_all(&mut self, target: &Target<'_>) -> Result<(), BufferFull> {
+        let values = target.pairs().filter(|(name, _)| name.is("exclude"));
+        // The parameters are counted, not the names in the set: this bounds the number of insertions.
+        for (index, (_, value)) in values.enumerate() {
+            if index >= EXCLUDES_MAX {
+                return Err(BufferFull);
+            }
+            self.insert(value)?;
+        }
+        Ok(())
+    }
+
     /// Adds a value, which must be a slice of the query. A name that is in the set is not added again.
-    pub(super) fn insert(&mut self, value: Decoded<'_>) -> Result<(), BufferFull> {
+    fn insert(&mut self, value: Decoded<'_>) -> Result<(), BufferFull> {
         let raw = value.raw();
         // The distance of the two addresses is the position in the query. An empty value may point to
         // a constant elsewhere, and needs no position.

@@ -149,14 +149,16 @@ fn root_with_excludes(
 ) -> Result<Answer, BufferFull> {
     let mut found = [Exclude::default(); EXCLUDES_MAX];
     let mut excludes = Excludes::new(query, &mut found);
-    let pairs = request.target().pairs();
-    let mut values = pairs.filter(|(name, _)| name.is("exclude")).enumerate();
-    // The parameters are counted, not the names in the set: this bounds the number of insertions.
-    if values.any(|(index, (_, value))| index >= EXCLUDES_MAX || excludes.insert(value).is_err()) {
-        let body = b"414 URI Too Long: more exclude parameters than this server takes\n";
-        return writer.fixed(StatusCode::TARGET_TOO_LONG, Fields::Text, body);
+    if excludes.insert_all(request.target()).is_err() {
+        return too_many_excludes(writer);
     }
     report(endpoint, now, is_verbose, &mut excludes, writer)
+}
+
+/// The answer to a query with more `exclude` parameters than [`EXCLUDES_MAX`].
+pub(super) fn too_many_excludes(writer: Writer<'_>) -> Result<Answer, BufferFull> {
+    let body = b"414 URI Too Long: more exclude parameters than this server takes\n";
+    writer.fixed(StatusCode::TARGET_TOO_LONG, Fields::Text, body)
 }
 
 /// Answers with a report, and counts the result of each check that is not excluded.

@@ -11,6 +11,8 @@
 use super::Responder;
 use crate::check::{Check, Endpoint, EndpointType, Severity};
 use crate::http::{Answer, BodyWriter, BufferFull, Fields, StatusCode, Writer};
+#[cfg(feature = "server")]
+use crate::limits::CHECK_NAME_BYTES_MAX;
 use crate::limits::RESPONSE_HEAD_BYTES_MAX;
 use crate::time::Instant;
 
@@ -318,6 +320,32 @@ pub(super) fn bytes_max(
     metrics: &Metrics,
     server_bytes: usize,
 ) -> usize {
+    let lengths = responder.endpoints().flat_map(|endpoint| {
+        let path = endpoint.path().len();
+        let checks = endpoint.checks();
+        checks.map(move |check| (check.name_bytes().len(), path))
+    });
+    bytes_of(lengths, metrics, server_bytes)
+}
+
+/// As [`bytes_max`], of any three endpoints of Kubernetes with at most this many checks each.
+#[cfg(feature = "server")]
+pub(super) fn bytes_of_checks(checks: usize, metrics: &Metrics, server_bytes: usize) -> usize {
+    let lengths = ["/healthz", "/livez", "/readyz"].map(|path| (CHECK_NAME_BYTES_MAX, path.len()));
+    let of_endpoint = |lengths| core::iter::repeat_n(lengths, checks);
+    bytes_of(
+        lengths.into_iter().flat_map(of_endpoint),
+        metrics,
+        server_bytes,
+    )
+}
+
+/// `lengths`: of the name of each check of each endpoint, and of the path of the endpoint.
+fn bytes_of(
+    lengths: impl Iterator<Item = (usize, usize)>,
+    metrics: &Metrics,
+    server_bytes: usize,
+) -> usize {
     let family_bytes = |family: &Family| {
         let marks = "# HELP  \n# TYPE  histogram\n".len();
         marks + 2 * family.name.len() + family.help.len()
@@ -331,14 +359,10 @@ pub(super) fn bytes_max(
         families.iter().map(sample_bytes).sum()
     };
     let mut bytes = RESPONSE_HEAD_BYTES_MAX + heads;
-    for endpoint in responder.endpoints() {
-        for check in endpoint.checks() {
-            let name = check.name_bytes().len();
-            // A check in several endpoints has the samples of its own only once, but that is not looked up here.
-            let labels = name + endpoint.path().len();
-            let all = samples(&OF_ENDPOINTS, labels) + samples(&OF_CHECKS, name);
-            bytes = bytes.saturating_add(all);
-        }
+    for (name, path) in lengths {
+        // A check in several endpoints has the samples of its own only once, but that is not looked up here.
+        let all = samples(&OF_ENDPOINTS, name + path) + samples(&OF_CHECKS, name);
+        bytes = bytes.saturating_add(all);
     }
     let more = metrics.more_bytes_max.saturating_add(server_bytes);
     bytes.saturating_add(more)
@@ -478,6 +502,7 @@ mod tests {
             date: Some(&date),
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 0,
         };
         let head = std::format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
         let bytes = [

@@ -15,21 +15,23 @@
 //! | `*` | OPTIONS | an empty 200: the target is the server, not a resource | RFC 9110 9.3.7, as Go |
 //! | `//healthz`, `/./healthz`, `/healthz/../livez` | any | 307 to the clean path; a query is kept unless it is empty | Go `http.ServeMux` |
 //! | anything else | any | 404 `404 page not found` | Go `http.NotFound` |
+//! | an endpoint and `/healthz/NAME`, if a local client accepts `application/health+json` and nothing else | GET, HEAD, OPTIONS, POST | JSON with the same status; see [`Responder::respond_health_json`] | ours, in the form of draft-inadarei-api-health-check-06 |
 //! | a Host that is not in the list of [`Responder::allow_hosts`] | any | 421 | RFC 9110 15.5.20 |
 
 mod excludes;
 #[cfg(any(all(test, not(loom)), fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+mod health_json;
 mod healthz;
 mod metrics;
 mod quote;
 
 use core::borrow::Borrow;
 
-use crate::check::Endpoint;
 #[cfg(feature = "server")]
 use crate::check::EndpointSet;
+use crate::check::{Endpoint, EndpointType};
 use crate::http::{Answer, BufferFull, Fields, Method, Request, StatusCode, Writer};
 use crate::limits::{
     CHECK_NAME_BYTES_MAX, Limits, REASON_BYTES_MAX, REDIRECT_NOTE_TARGET_BYTES_MAX,
@@ -48,7 +50,7 @@ pub use metrics::{MetricType, Metrics, MetricsWriter};
 /// static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 ///
 /// let responder = Responder::new(&ENDPOINTS);
-/// let context = Context { now: Instant::ZERO, date: None, limits: &Limits::DEFAULT, is_last: false };
+/// let context = Context { now: Instant::ZERO, date: None, limits: &Limits::DEFAULT, is_last: false, tx_bytes_max: 0 };
 /// let mut connection = Connection::new(context.now);
 /// let mut tx = [0; 512];
 /// let progress = connection.receive(
@@ -66,6 +68,7 @@ pub struct Responder<'a> {
     #[cfg(feature = "server")]
     set: Option<&'a EndpointSet>,
     allow_hosts: &'a [&'a str],
+    listeners: &'a [&'a str],
     metrics: Option<Metrics>,
 }
 
@@ -77,6 +80,7 @@ impl<'a> Responder<'a> {
             #[cfg(feature = "server")]
             set: None,
             allow_hosts: &[],
+            listeners: &[],
             metrics: None,
         }
     }
@@ -93,6 +97,7 @@ impl<'a> Responder<'a> {
             endpoints: &[],
             set: Some(set),
             allow_hosts: self.allow_hosts,
+            listeners: self.listeners,
             metrics: self.metrics,
         }
     }
@@ -105,6 +110,7 @@ impl<'a> Responder<'a> {
             #[cfg(feature = "server")]
             set: None,
             allow_hosts: self.allow_hosts,
+            listeners: self.listeners,
             metrics: self.metrics,
         }
     }
@@ -121,6 +127,14 @@ impl<'a> Responder<'a> {
         self
     }
 
+    /// Says in answers of JSON which URLs the server listens on, `http://127.0.0.1:10248` for example. By default they do
+    /// not say it.
+    #[must_use]
+    pub const fn with_listeners(mut self, urls: &'a [&'a str]) -> Self {
+        self.listeners = urls;
+        self
+    }
+
     /// Also answers `/metrics` and `/metrics/slis` with metrics of the checks in the text format of Prometheus, version
     /// 0.0.4. [`docs/metrics.md`](https://docs.rs/crate/healthz/latest/source/docs/metrics.md) lists them. An endpoint
     /// with one of these paths answers instead.
@@ -130,6 +144,12 @@ impl<'a> Responder<'a> {
     pub const fn with_metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = Some(metrics);
         self
+    }
+
+    /// The metrics, if they are switched on.
+    #[cfg(feature = "server")]
+    pub(crate) const fn metrics(&self) -> Option<Metrics> {
+        self.metrics
     }
 
     /// True if `host` can be in the list of [`allow_hosts`](Responder::allow_hosts): a name of letters,
@@ -252,6 +272,74 @@ impl<'a> Responder<'a> {
         }
     }
 
+    /// As [`respond`](Responder::respond), but the answer of an endpoint, or of a check of it, is JSON, and has the reasons
+    /// of failures. The status is the same, unless the state of a check changes in between; all other answers are too.
+    ///
+    /// Call it if [`Request::accepts_health_json`] is true and the client may know the reasons. `server` does it for
+    /// clients on this machine. The members of the JSON object are those of draft-inadarei-api-health-check-06 and
+    /// some more; `docs/status.md` lists them.
+    ///
+    /// # Errors
+    /// [`BufferFull`] if the writer's buffer has no room for it; at most
+    /// [`health_json_bytes_max`](Responder::health_json_bytes_max) bytes are needed, or for another answer what
+    /// [`respond`](Responder::respond) needs.
+    pub fn respond_health_json(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Answer, BufferFull> {
+        self.health_json(now, request, writer)
+            .unwrap_or_else(|writer| self.respond(now, request, writer))
+    }
+
+    /// The answer of JSON; the writer if the answer is another one.
+    // Not inlined: such requests are rare.
+    #[inline(never)]
+    pub(crate) fn health_json<'w>(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'w>,
+    ) -> Result<Result<Answer, BufferFull>, Writer<'w>> {
+        let target = request.target();
+        let is_misdirected = !self.allow_hosts.is_empty() && !self.is_allowed(request);
+        if is_misdirected || target.is_unclean() || request.method() == Method::Other {
+            return Err(writer);
+        }
+        for endpoint in self.endpoints() {
+            let Some(rest) = target.strip_prefix(endpoint.path()) else {
+                continue;
+            };
+            if rest.is_empty() {
+                let answer = health_json::root(&endpoint, now, self.listeners, request, writer);
+                return Ok(answer);
+            }
+            if let Some(check) = healthz::find(&endpoint, rest, now) {
+                let answer = health_json::single(&endpoint, check, now, self.listeners, writer);
+                return Ok(answer);
+            }
+        }
+        Err(writer)
+    }
+
+    /// Bytes of the longest answer of JSON; `usize::MAX` if the sum overflows. Usually this is more than
+    /// [`response_bytes_max`](Responder::response_bytes_max), because the reasons are in it.
+    pub fn health_json_bytes_max(&self) -> usize {
+        let bodies = self
+            .endpoints()
+            .map(|endpoint| health_json::bytes_max(&endpoint, self.listeners));
+        let body = bodies.max().unwrap_or(0);
+        body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
+    }
+
+    /// Bytes of the longest answer of JSON of any endpoints with at most this many checks each; `usize::MAX` if the sum
+    /// overflows. For a server whose endpoints will be replaced.
+    pub fn health_json_bytes_of(&self, checks: usize) -> usize {
+        let body = health_json::bytes_of(checks, self.listeners);
+        body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
+    }
+
     fn respond_with_metrics(
         &self,
         method: Method,
@@ -260,27 +348,53 @@ impl<'a> Responder<'a> {
         writer: Writer<'_>,
         server: impl FnOnce(&mut MetricsWriter<'_, '_>),
     ) -> Result<Answer, BufferFull> {
-        match (&self.metrics, method) {
+        let answer = match (&self.metrics, method) {
             (None, _) => not_found(writer),
             (_, Method::Other) => not_allowed(writer),
             (Some(metrics), _) if is_all => metrics::respond(self, metrics, now, writer, server),
             (Some(_), _) => metrics::respond_slis(self, now, writer),
-        }
+        };
+        let subject = if is_all {
+            Subject::Metrics
+        } else {
+            Subject::Slis
+        };
+        Ok(answer?.about(subject as u8))
     }
 
-    /// Bytes of the longest answer to a request within `limits` that can be longer than
-    /// [`response_bytes_max`](Responder::response_bytes_max): that of `/metrics`. 0 if there is none, and `usize::MAX` if
-    /// the sum overflows.
+    /// Bytes of the longest answer that is longer than [`response_bytes_max`](Responder::response_bytes_max): that of
+    /// `/metrics`, or one of JSON. 0 if none is longer, and `usize::MAX` if the sum overflows.
     pub fn long_response_bytes_max(&self, limits: &Limits) -> usize {
         self.long_response_bytes_with(limits, 0)
     }
 
     /// As [`long_response_bytes_max`](Responder::long_response_bytes_max), with a server that writes at most
     /// `server_bytes` of metrics.
-    pub(crate) fn long_response_bytes_with(&self, _limits: &Limits, server_bytes: usize) -> usize {
+    pub(crate) fn long_response_bytes_with(&self, limits: &Limits, server_bytes: usize) -> usize {
+        let longest = self
+            .metrics_bytes_max(server_bytes)
+            .max(self.health_json_bytes_max());
+        match longest > self.response_bytes_max(limits) {
+            true => longest,
+            false => 0,
+        }
+    }
+
+    /// Bytes of the longest answer of `/metrics`, with a server that writes at most `server_bytes`; 0 if there is none.
+    pub(crate) fn metrics_bytes_max(&self, server_bytes: usize) -> usize {
         self.metrics
             .as_ref()
             .map_or(0, |metrics| metrics::bytes_max(self, metrics, server_bytes))
+    }
+
+    /// As [`long_response_bytes_with`](Responder::long_response_bytes_with), of any three endpoints of Kubernetes with at
+    /// most this many checks each.
+    #[cfg(feature = "server")]
+    pub(crate) fn long_response_bytes_of(&self, checks: usize, server_bytes: usize) -> usize {
+        let metrics = self.metrics.as_ref().map_or(0, |metrics| {
+            metrics::bytes_of_checks(checks, metrics, server_bytes)
+        });
+        metrics.max(self.health_json_bytes_of(checks))
     }
 
     /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.
@@ -318,6 +432,35 @@ impl<'a> Responder<'a> {
     }
 }
 
+/// What a request asks for, to count answers by it.
+#[derive(Clone, Copy)]
+pub(crate) enum Subject {
+    /// Anything that is not below: one check, another endpoint, a path that is not found.
+    Other,
+    /// `/healthz`
+    Healthz,
+    /// `/livez`
+    Livez,
+    /// `/readyz`
+    Readyz,
+    /// `/metrics`
+    Metrics,
+    /// `/metrics/slis`
+    Slis,
+}
+
+impl Subject {
+    #[inline]
+    fn of(endpoint: &Endpoint<'_>) -> Self {
+        match endpoint.endpoint_type() {
+            EndpointType::Healthz => Subject::Healthz,
+            EndpointType::Livez => Subject::Livez,
+            EndpointType::Readyz => Subject::Readyz,
+            EndpointType::Other => Subject::Other,
+        }
+    }
+}
+
 /// Answers with the first of `endpoints` that the target names, or with `elsewhere`. The target is clean and the host is
 /// allowed.
 #[inline]
@@ -335,10 +478,11 @@ fn respond_among<'w, 'a, E: Borrow<Endpoint<'a>>>(
             continue;
         };
         if rest.is_empty() {
-            return match request.method() {
+            let answer = match request.method() {
                 Method::Other => not_allowed(writer),
                 _ => healthz::root(endpoint, now, request, writer),
             };
+            return Ok(answer?.about(Subject::of(endpoint) as u8));
         }
         // `/healthz-other` also begins with `/healthz`; `find` requires a slash after it.
         if let Some(check) = healthz::find(endpoint, rest, now) {
@@ -407,6 +551,7 @@ mod tests {
             date: None,
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 0,
         };
         let mut tx = vec![0; responder.response_bytes_max(&Limits::DEFAULT)];
         let progress = Connection::new(now).receive(

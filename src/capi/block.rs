@@ -22,7 +22,7 @@ use super::{
     HEALTHZ_CHECKS_MAX, HEALTHZ_INITIALLY_PASSING, HEALTHZ_MEMORY_ALIGN, HEALTHZ_ON_HEALTHZ,
     HEALTHZ_ON_LIVEZ, HEALTHZ_ON_READYZ, HealthzCheck, HealthzOptions,
 };
-use crate::answer::Responder;
+use crate::answer::{Metrics, Responder};
 use crate::check::{Check, Endpoint};
 use crate::http::HeadCache;
 use crate::limits::{
@@ -70,6 +70,7 @@ pub struct Healthz {
     listed: [usize; ENDPOINTS.len()],
     limits: Limits,
     connections: usize,
+    has_metrics: bool,
     /// The layout to free the block with, if it is from the heap.
     owned: Option<Layout>,
 }
@@ -91,6 +92,7 @@ pub(super) struct Settings {
     config: Config,
     checks_max: usize,
     allows_remote: bool,
+    has_metrics: bool,
 }
 
 impl Settings {
@@ -126,6 +128,7 @@ impl Settings {
             config,
             checks_max,
             allows_remote: options.allow_remote != 0,
+            has_metrics: options.metrics != 0,
         })
     }
 
@@ -138,8 +141,11 @@ impl Settings {
     fn plan(&self) -> Option<Plan> {
         let checks = self.checks_max + CHECKS_OWN;
         let checks_list = LONGEST_LIST.get(..checks)?;
-        let endpoint = [Endpoint::with_any_names("/healthz", checks_list)];
-        let bytes = self.config.buffer_bytes(&Responder::new(&endpoint));
+        let endpoints = ["/healthz", "/livez", "/readyz"]
+            .map(|path| Endpoint::with_any_names(path, checks_list));
+        let bytes = self
+            .config
+            .buffer_bytes(&responder(&endpoints, self.has_metrics));
         let mut layout = Layout::new::<Healthz>()
             .align_to(HEALTHZ_MEMORY_ALIGN as usize)
             .ok()?;
@@ -158,6 +164,14 @@ impl Settings {
             bytes_count: bytes,
             layout: layout.pad_to_align(),
         })
+    }
+}
+
+fn responder<'a>(endpoints: &'a [Endpoint<'a>], has_metrics: bool) -> Responder<'a> {
+    let responder = Responder::new(endpoints);
+    match has_metrics {
+        true => responder.with_metrics(Metrics::new()),
+        false => responder,
     }
 }
 
@@ -258,6 +272,7 @@ impl Healthz {
             listed: [0; ENDPOINTS.len()],
             limits: settings.config.limits,
             connections: settings.config.connections,
+            has_metrics: settings.has_metrics,
             owned,
         };
         // The first reading of the clock may block on another thread. Later ones may happen in signal
@@ -394,7 +409,8 @@ impl Healthz {
             };
             (&*parts.endpoints, memory)
         };
-        let server = Server::with_memory(Responder::new(endpoints), listeners, self.limits, memory);
+        let responder = responder(endpoints, self.has_metrics);
+        let server = Server::with_memory(responder, listeners, self.limits, memory);
         let runner = Runner::new(server).map_err(|error| {
             CallError::system(format_args!("cannot watch the sockets: {error}"))
         })?;

@@ -37,14 +37,14 @@ pub struct Endpoint<'a> {
 /// The type of an endpoint in metrics: Kubernetes has three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EndpointType {
+    /// Any path that is not below.
+    Other,
     /// `/healthz`
     Healthz,
     /// `/livez`
     Livez,
     /// `/readyz`
     Readyz,
-    /// Any other path.
-    Other,
 }
 
 impl EndpointType {

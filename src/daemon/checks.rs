@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use healthz::{Check, Endpoint, Responder};
+use healthz::{Check, Endpoint, Instant, Responder};
 
+use super::metrics::METRICS;
 use super::options::Options;
 
 /// The checks and endpoints, made once from the options. They live as long as the process.
@@ -19,6 +20,7 @@ pub struct Checks {
     pub shutdown: &'static Arc<Check>,
     pub endpoints: &'static [Endpoint<'static>],
     allow_hosts: &'static [&'static str],
+    has_metrics: bool,
 }
 
 impl Checks {
@@ -48,12 +50,24 @@ impl Checks {
                 Endpoint::new("/readyz", ready),
             ]),
             allow_hosts: hosts.leak(),
+            has_metrics: options.metrics,
         }
     }
 
     /// The responder for these endpoints.
     pub fn responder(&self) -> Responder<'static> {
-        Responder::new(self.endpoints).allow_hosts(self.allow_hosts)
+        let responder = Responder::new(self.endpoints).allow_hosts(self.allow_hosts);
+        match self.has_metrics {
+            true => responder.with_metrics(METRICS),
+            false => responder,
+        }
+    }
+
+    /// Counts changes of these checks. `unix_seconds` is the time of the wall clock, if it is known.
+    pub fn observe(&self, now: Instant, unix_seconds: Option<u64>) {
+        for check in self.own().chain([&**self.shutdown]) {
+            check.observe(now, unix_seconds);
+        }
     }
 
     /// The checks of `/healthz`.

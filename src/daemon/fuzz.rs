@@ -116,6 +116,7 @@ fn written(options: &Options) -> Vec<OsString> {
         log_level,
         oom_score_adj,
         lock_memory,
+        metrics,
         sandbox,
     } = options;
     let limits = &config.limits;
@@ -144,6 +145,7 @@ fn written(options: &Options) -> Vec<OsString> {
     adjustment.for_each(|number| push("oom-score-adj", number));
     written.extend(allow_remote.then(|| "--allow-remote".into()));
     written.extend(lock_memory.then(|| "--lock-memory".into()));
+    written.extend((!metrics).then(|| "--no-metrics".into()));
     written.extend((!sandbox).then(|| "--no-sandbox".into()));
     for (name, value) in checks
         .iter()

@@ -13,6 +13,7 @@ mod fuzz;
 mod listen;
 mod log;
 mod memory;
+mod metrics;
 #[cfg(not(all(feature = "sources", target_os = "linux")))]
 mod no_source_checks;
 mod notify;
@@ -33,7 +34,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use healthz::server::{self, Config, Counters, Server, ServerHandle, ServerThread};
 use healthz::{Check, Instant, Responder};
@@ -217,7 +218,8 @@ impl Prepared {
         let set = set
             .map_err(|error| Failure::Usage(error.to_string()))?
             .map(Arc::new);
-        let own = checks.responder();
+        let urls = listen::urls(&listeners);
+        let own = checks.responder().with_listeners(leaked(&urls));
         let responder = set.as_ref().map_or(own, |set| own.with_endpoint_set(set));
         let bytes = |config: &Config| config.memory_bytes_max(&responder);
         let can_reload = sources.as_ref().is_some_and(SourceChecks::can_reload);
@@ -229,14 +231,17 @@ impl Prepared {
             // answer uses take no memory.
             let checks = source_checks::CHECKS_MAX + checks.own().count() + 1;
             config.response_bytes_min = Responder::response_bytes_of(checks, &config.limits);
+            config.long_response_bytes_min = config.long_response_bytes_of(&responder, checks);
         }
         check_memory(options, bytes(&config))?;
         config.connections = fit_descriptors(config.connections);
         let bytes = bytes(&config);
         memory::apply(options, bytes)?;
         priority::raise();
+        if options.metrics {
+            metrics::prepare();
+        }
         let sandbox = Sandbox::begin(options);
-        let urls = listen::urls(&listeners);
         let server = match set {
             Some(set) => Server::with_endpoint_set(own, set, listeners, config),
             None => Server::new(own, listeners, config),
@@ -261,6 +266,12 @@ impl Prepared {
             sources,
         })
     }
+}
+
+/// The same texts for as long as the process runs. Call this once.
+fn leaked(texts: &[String]) -> &'static [&'static str] {
+    let texts = texts.iter().map(|text| &*text.clone().leak());
+    texts.collect::<Vec<_>>().leak()
 }
 
 fn run(
@@ -386,7 +397,10 @@ impl Main<'_> {
 
     /// One round of the sync loop. Returns when the next is due.
     fn round(&mut self, now: Instant) -> Instant {
+        // Before the round too: if it is late, `syncloop` fails until the round beats it.
+        self.observe(now);
         let mut next = self.sync.round(now, self.sources.as_mut());
+        self.observe(now);
         if let Some(sources) = &mut self.sources {
             if sources.has_reload_expired(now) {
                 self.manager
@@ -396,6 +410,15 @@ impl Main<'_> {
             }
         }
         next
+    }
+
+    /// Counts changes of checks, so that they are known although no request shows them.
+    fn observe(&self, now: Instant) {
+        let unix_seconds = unix_seconds();
+        self.checks.observe(now, unix_seconds);
+        if let Some(sources) = &self.sources {
+            sources.observe(now, unix_seconds);
+        }
     }
 
     /// Has the check file read again.
@@ -421,7 +444,7 @@ impl Main<'_> {
             let replaced = handle.replace_endpoints(Arc::new(set));
             replaced.map_err(|error| error.to_string())
         };
-        let taken = sources.take(&self.checks, now, replace)?;
+        let taken = sources.take(&self.checks, now, unix_seconds(), replace)?;
         if taken.has_reloaded {
             crate::unneeded::trim_heap();
         }
@@ -500,6 +523,12 @@ impl Main<'_> {
             .wait(timeout)
             .map_err(failed("cannot wait for signals"))
     }
+}
+
+/// The wall clock in seconds since 1970; `None` if it is before that, because then it was never set.
+fn unix_seconds() -> Option<u64> {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    Some(since_1970.as_secs())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -71,8 +71,13 @@ impl SourceChecks {
         &mut self,
         _own: &Checks,
         _now: Instant,
+        _unix_seconds: Option<u64>,
         _replace: impl FnMut(EndpointSet) -> Result<(), String>,
     ) -> Result<Taken, Failure> {
+        match *self {}
+    }
+
+    pub fn observe(&self, _now: Instant, _unix_seconds: Option<u64>) {
         match *self {}
     }
 

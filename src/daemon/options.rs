@@ -15,8 +15,8 @@ use healthz::server::{Address, AddressError, Config, ListenerPaths, ListenerPath
 use log::LevelFilter;
 
 use super::listen::Listen;
-use crate::units::{self, Shown};
-use crate::usage::{self, UsageError};
+use crate::units::Shown;
+use crate::usage::{self, UsageError, time};
 
 /// As in the kubelet, whose `log` check fails if nothing was flushed for two minutes.
 const LOG_LIMIT_DEFAULT: Duration = Duration::from_secs(120);
@@ -72,6 +72,8 @@ pub struct Options {
     /// The value for /proc/self/oom_score_adj.
     pub oom_score_adj: Option<i32>,
     pub lock_memory: bool,
+    /// Whether to answer `/metrics`.
+    pub metrics: bool,
     /// Whether to use the sandbox.
     pub sandbox: bool,
 }
@@ -93,6 +95,7 @@ impl Default for Options {
             log_level: None,
             oom_score_adj: None,
             lock_memory: false,
+            metrics: true,
             sandbox: true,
         }
     }
@@ -125,6 +128,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Short('V') | Long("version") => wants_version = true,
             Long("allow-remote") => options.allow_remote = true,
             Long("lock-memory") => options.lock_memory = true,
+            Long("no-metrics") => options.metrics = false,
             Long("no-sandbox") => options.sandbox = false,
             Long(name) => {
                 let mut known = usage::SERVE.options.iter().map(|option| option.long);
@@ -328,23 +332,6 @@ fn adjustment(option: &str, value: &OsStr) -> Result<i32, UsageError> {
     }
 }
 
-/// A duration within `times`.
-#[inline(never)]
-fn time(
-    option: &str,
-    value: &OsStr,
-    times: RangeInclusive<Duration>,
-) -> Result<Duration, UsageError> {
-    match value.to_str().and_then(units::duration) {
-        Some(time) if times.contains(&time) => Ok(time),
-        _ => {
-            let (min, max) = (Shown(*times.start()), Shown(*times.end()));
-            let expected = format!("expected {min} to {max}, written as 500ms, 10s, 2m or 1h");
-            Err(UsageError::refused(option, value, &expected))
-        }
-    }
-}
-
 /// The help of a command, or of all if it is `None`. It fits a screen of 24 lines of 80 characters. `memory_bytes` is
 /// the most that connections can take with the given options.
 pub fn help(command: Option<&usage::Command>, memory_bytes: usize) -> String {
@@ -445,6 +432,7 @@ mod tests {
                 limits,
                 connections: 3,
                 response_bytes_min: 0,
+                long_response_bytes_min: 0,
             }
         );
         assert_eq!(options.log_limit, Duration::from_secs(4));

@@ -11,11 +11,13 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use healthz::check::RunResult;
 use healthz::limits::REASON_BYTES_MAX;
 use healthz::{Check, EndpointSet, EndpointSetError, Instant, Severity};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::checks::Checks;
+use super::metrics;
 use super::options::Options;
 use super::{Failure, failed};
 use crate::sources::command;
@@ -23,6 +25,7 @@ use crate::sources::config;
 use crate::sources::link::{
     Beat, Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode, encode_beat,
 };
+use crate::sources::runs::Runs;
 use crate::sources::spec::{self, Endpoints, Spec};
 use crate::sources::store::{Store, Stored};
 use crate::sources::sys;
@@ -45,8 +48,8 @@ struct Listed {
     holds: Duration,
     /// When the check fails by itself, if no other verdict comes.
     expires: Option<Instant>,
-    /// Of a heartbeat that passes: when the last beat came, and the limit that the program has set for itself.
-    beat: Option<(Instant, u32)>,
+    /// Of a heartbeat that passes: when the last beat came, and what the worker has told of it.
+    beat: Option<(Instant, Beat)>,
     log: StateLog,
 }
 
@@ -166,7 +169,9 @@ impl Listed {
         let holds = Duration::from_millis(u64::from(definition.holds_ms));
         let mut check = Check::heartbeat(definition.name, holds)
             .initially_failing()
-            .overdue_since("not checked");
+            .overdue_since("not checked")
+            // A beat of the check is a verdict of the worker, which is no heartbeat of a program.
+            .with_reported_beats();
         if let Some(group) = definition.group {
             check = check.group(group);
         }
@@ -186,13 +191,19 @@ impl Listed {
         }
     }
 
-    fn apply(&mut self, verdict: &Verdict<'_>, now: Instant) {
+    fn apply(&mut self, verdict: &Verdict<'_>, now: Instant, unix_seconds: Option<u64>) {
+        // The verdict before may have run out, and no request may have seen that.
+        self.check.observe(now, unix_seconds);
+        record_runs(&self.check, &verdict.runs);
+        if let Some(beat) = verdict.beat {
+            self.check.record_beat(beat.unix_seconds);
+        }
         let ago = |age_ms: u32| {
             let at = now.as_millis().saturating_sub(u64::from(age_ms));
             Instant::from_millis(at)
         };
         let beat = verdict.beat.filter(|_| verdict.failure.is_none());
-        self.beat = beat.map(|beat| (ago(beat.age_ms), beat.limit_ms));
+        self.beat = beat.map(|beat| (ago(beat.age_ms), beat));
         self.expires = match verdict.failure {
             Some(reason) => {
                 self.check.fail(&escaped(reason));
@@ -204,6 +215,30 @@ impl Listed {
                 Some(measured.saturating_add(self.holds))
             }
         };
+        self.check.observe(now, unix_seconds);
+    }
+
+    /// Makes the check fail because nothing is known of it.
+    fn fail(&mut self, reason: &str, now: Instant, unix_seconds: Option<u64>) {
+        self.check.observe(now, unix_seconds);
+        self.check.fail(reason);
+        self.check.observe(now, unix_seconds);
+        self.expires = None;
+        self.beat = None;
+    }
+}
+
+fn record_runs(check: &Check, runs: &Runs) {
+    let last = Duration::from_micros(runs.last_micros);
+    for (result, count) in [
+        (RunResult::Success, runs.success),
+        (RunResult::Failure, runs.failure),
+        (RunResult::Timeout, runs.timeout),
+    ] {
+        // At most `RUNS_MAX`.
+        for _ in 0..count {
+            check.record_run(result, last);
+        }
     }
 }
 
@@ -242,6 +277,13 @@ impl SourceChecks {
         self.listed.iter().map(|listed| &*listed.check)
     }
 
+    /// Counts changes of the checks. `unix_seconds` is the time of the wall clock, if it is known.
+    pub fn observe(&self, now: Instant, unix_seconds: Option<u64>) {
+        for check in self.checks() {
+            check.observe(now, unix_seconds);
+        }
+    }
+
     /// Asks for the check file to be read again. Returns false if there is none.
     pub fn reload(&mut self, now: Instant) -> bool {
         let Some(file) = &self.file else {
@@ -251,6 +293,7 @@ impl SourceChecks {
         log::info!("received SIGHUP: reading {file} again");
         if let Err(error) = self.link.send(RELOAD) {
             log::warn!("cannot ask the sources process to read {file} again: {error}");
+            metrics::count_reload(false);
             return false;
         }
         self.reload_deadline = Some(now.saturating_add(RELOAD_DURATION_MAX));
@@ -262,6 +305,7 @@ impl SourceChecks {
         let is_expired = self.reload_deadline.is_some_and(|deadline| deadline <= now);
         if is_expired {
             self.reload_deadline = None;
+            metrics::count_reload(false);
             let file = self.file.as_deref().unwrap_or_default();
             log::warn!(
                 "{file} was not read within {} s; the checks stay as they are",
@@ -285,6 +329,7 @@ impl SourceChecks {
         &mut self,
         own: &Checks,
         now: Instant,
+        unix_seconds: Option<u64>,
         mut replace: impl FnMut(EndpointSet) -> Result<(), String>,
     ) -> Result<Taken, Failure> {
         let mut buffer = [0; MESSAGE_BYTES_MAX];
@@ -293,7 +338,7 @@ impl SourceChecks {
             let message = match self.link.receive(&mut buffer) {
                 Ok(Some(bytes)) => decode(bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(taken),
-                Ok(None) | Err(_) => return Err(self.lost()),
+                Ok(None) | Err(_) => return Err(self.lost(now, unix_seconds)),
             };
             match message {
                 Some(Message::Commit { generation, text }) => {
@@ -302,10 +347,13 @@ impl SourceChecks {
                 Some(Message::RefusedEnd) => {
                     let file = self.file.as_deref().unwrap_or_default();
                     log::error!("{file} was not used; the checks stay as they are");
-                    self.reload_deadline = None;
+                    // If it comes too late, it was counted when its time had passed.
+                    if self.reload_deadline.take().is_some() {
+                        metrics::count_reload(false);
+                    }
                     taken.has_reloaded = true;
                 }
-                Some(message) => self.apply(&message, now),
+                Some(message) => self.apply(&message, now, unix_seconds),
                 None => log::warn!("the sources process sent a message that is not valid"),
             }
         }
@@ -313,7 +361,7 @@ impl SourceChecks {
         Ok(taken)
     }
 
-    fn apply(&mut self, message: &Message<'_>, now: Instant) {
+    fn apply(&mut self, message: &Message<'_>, now: Instant, unix_seconds: Option<u64>) {
         match message {
             Message::Verdict(verdict) => {
                 let index = usize::from(verdict.index);
@@ -329,7 +377,7 @@ impl SourceChecks {
                     None => None,
                 };
                 if let Some(listed) = listed {
-                    listed.apply(verdict, now);
+                    listed.apply(verdict, now, unix_seconds);
                 }
             }
             Message::Begin { generation, count } => {
@@ -357,9 +405,7 @@ impl SourceChecks {
                     escaped(how)
                 );
                 for listed in &mut self.listed {
-                    listed.check.fail(&reason);
-                    listed.expires = None;
-                    listed.beat = None;
+                    listed.fail(&reason, now, unix_seconds);
                 }
             }
             Message::Restarting(why) => {
@@ -374,13 +420,13 @@ impl SourceChecks {
     /// they would.
     fn tell_beats(&self, now: Instant) {
         for (listed, index) in self.listed.iter().zip(0..) {
-            let Some((beat, limit_ms)) = listed.beat.filter(|_| listed.check.passes(now)) else {
+            let Some((at, beat)) = listed.beat.filter(|_| listed.check.passes(now)) else {
                 continue;
             };
-            let age = now.saturating_since(beat).as_millis();
+            let age = now.saturating_since(at).as_millis();
             let beat = Beat {
                 age_ms: u32::try_from(age).unwrap_or(u32::MAX),
-                limit_ms,
+                ..beat
             };
             // If it is lost, the heartbeat fails until the next beat.
             let _ = self.link.send(&encode_beat(self.generation, index, beat));
@@ -428,7 +474,9 @@ impl SourceChecks {
         }
         let was_asked = self.reload_deadline.take().is_some();
         let set = endpoint_set(&incoming.listed, own).map_err(|error| error.to_string());
-        match set.and_then(replace) {
+        let replaced = set.and_then(replace);
+        metrics::count_reload(replaced.is_ok());
+        match replaced {
             Ok(()) => {
                 self.listed = incoming.listed;
                 self.generation = generation;
@@ -441,11 +489,10 @@ impl SourceChecks {
         was_asked
     }
 
-    fn lost(&self) -> Failure {
-        for listed in &self.listed {
-            listed
-                .check
-                .fail("not checked: the sources processes have ended");
+    fn lost(&mut self, now: Instant, unix_seconds: Option<u64>) -> Failure {
+        for listed in &mut self.listed {
+            let reason = "not checked: the sources processes have ended";
+            listed.fail(reason, now, unix_seconds);
         }
         Failure::Run("the sources processes have ended; start healthz again".to_owned())
     }
@@ -540,7 +587,7 @@ impl std::fmt::Display for Seconds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::link::{Verdict, encode};
+    use crate::sources::link::{Verdict, decode_beat, encode};
 
     const T0: Instant = Instant::from_millis(100_000);
 
@@ -557,6 +604,11 @@ mod tests {
             reload_deadline: None,
         };
         (sources, Link::from_inherited(far).unwrap())
+    }
+
+    /// The wall clock of these tests.
+    fn unix(now: Instant) -> u64 {
+        1_000_000 + now.as_millis() / 1000
     }
 
     fn definition<'a>(name: &'a str) -> Definition<'a> {
@@ -581,6 +633,7 @@ mod tests {
             age_ms: 0,
             failure,
             beat: None,
+            runs: Runs::default(),
         })
     }
 
@@ -596,7 +649,7 @@ mod tests {
             replaced += 1;
             Ok(())
         };
-        sources.take(own, now, replace).unwrap();
+        sources.take(own, now, Some(unix(now)), replace).unwrap();
         replaced
     }
 
@@ -632,6 +685,88 @@ mod tests {
         // Nothing more to wait for.
         assert!(sources.report_changes(expires));
         assert_eq!(sources.deadline(), None);
+    }
+
+    fn only(sources: &SourceChecks) -> Arc<Check> {
+        Arc::clone(&sources.listed[0].check)
+    }
+
+    #[test]
+    fn the_runs_of_verdicts_are_added_to_the_check() {
+        let (mut sources, far) = checks(&["a"]);
+        let send = |sources: &mut SourceChecks, runs| {
+            let Message::Verdict(verdict) = verdict(0, 0, None) else {
+                unreachable!()
+            };
+            let message = Message::Verdict(Verdict { runs, ..verdict });
+            take(sources, &far, &[message], T0);
+        };
+        let runs = Runs {
+            success: 2,
+            failure: 0,
+            timeout: 1,
+            last_micros: 1500,
+        };
+        assert_eq!(only(&sources).runs(), None);
+        send(&mut sources, runs);
+        send(&mut sources, runs);
+        // A verdict without a run changes nothing.
+        send(&mut sources, Runs::default());
+        let runs = only(&sources).runs().unwrap();
+        let counts = [runs.success, runs.failure, runs.timeout];
+        assert_eq!(counts, [4, 0, 2]);
+        assert_eq!(runs.last_duration, Duration::from_micros(1500));
+    }
+
+    /// The time between two scrapes is not counted in it.
+    #[test]
+    fn changes_are_counted_when_they_happen_even_if_they_are_undone() {
+        let (mut sources, far) = checks(&["a"]);
+        let check = only(&sources);
+        let after = |seconds| T0.saturating_add(Duration::from_secs(seconds));
+        take(&mut sources, &far, &[verdict(0, 0, None)], T0);
+        assert_eq!((check.changes(), check.last_change()), (1, Some(unix(T0))));
+        let undone = [verdict(0, 0, Some("x")), verdict(0, 0, None)];
+        take(&mut sources, &far, &undone, after(1));
+        assert_eq!(check.changes(), 3);
+        // It runs out at 14 s. The next verdict comes before the round that would have seen that.
+        take(&mut sources, &far, &[verdict(0, 0, None)], after(20));
+        assert_eq!(check.changes(), 5);
+        let ended = [Message::WorkerEnded("exit code 1"), verdict(0, 0, None)];
+        take(&mut sources, &far, &ended, after(21));
+        assert_eq!(check.changes(), 7);
+        // Without a verdict, a round sees that it has run out.
+        let expired = sources.deadline().unwrap();
+        sources.observe(expired, Some(unix(expired)));
+        assert_eq!(check.changes(), 8);
+        assert_eq!(check.last_change(), Some(unix(expired)));
+    }
+
+    #[test]
+    fn a_beat_is_told_to_the_next_worker_as_it_was_received() {
+        let (mut sources, far) = checks(&["a"]);
+        let beat = Beat {
+            age_ms: 400,
+            limit_ms: 9000,
+            unix_seconds: 1_000_099,
+        };
+        let Message::Verdict(passing) = verdict(0, 0, None) else {
+            unreachable!()
+        };
+        let message = Message::Verdict(Verdict {
+            beat: Some(beat),
+            ..passing
+        });
+        take(&mut sources, &far, &[message], T0);
+        let later = T0.saturating_add(Duration::from_secs(2));
+        take(&mut sources, &far, &[Message::Restarting("why")], later);
+        let mut buffer = [0; MESSAGE_BYTES_MAX];
+        let told = far.receive(&mut buffer).unwrap().unwrap();
+        let expected = Beat {
+            age_ms: 2400,
+            ..beat
+        };
+        assert_eq!(decode_beat(told), Some((0, 0, expected)));
     }
 
     #[test]

@@ -23,6 +23,7 @@ struct CachedRequest {
     method: Method,
     is_http10: bool,
     keep_alive: bool,
+    accepts_health_json: bool,
     path: Span,
     flags: PathFlags,
     query: Option<Span>,
@@ -73,6 +74,7 @@ impl HeadCache {
             host: cached.host.map(|host| host.of(rx)),
             is_http10: cached.is_http10,
             keep_alive: cached.keep_alive,
+            accepts_health_json: cached.accepts_health_json,
             // `insert` accepts no head with other values in the fields below.
             is_framing_ambiguous: false,
             expects_continue: false,
@@ -98,6 +100,7 @@ impl HeadCache {
             method: request.method,
             is_http10: request.is_http10,
             keep_alive: request.keep_alive,
+            accepts_health_json: request.accepts_health_json,
             path: Span::find(rx, request.target.path()),
             flags: request.target.flags(),
             query,
@@ -166,6 +169,7 @@ mod tests {
                 "HTTP/1.0\r\n\r\n",
                 "HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
                 "HTTP/1.2\nhost: [::1]:1\n\n",
+                "HTTP/1.1\r\nHost: a\r\nAccept: application/health+json\r\n\r\n",
             ] {
                 for method in ["GET", "HEAD", "OPTIONS", "POST", "PURGE"] {
                     let head = format!("{method} {target} {rest}");

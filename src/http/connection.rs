@@ -44,6 +44,10 @@ pub struct Context<'a> {
     pub limits: &'a Limits,
     /// True if the server is stopping: the next answer is the last of its connection.
     pub is_last: bool,
+    /// The longest `tx` that the caller can provide, in bytes; 0 if every `tx` is as long as that. If an answer does not
+    /// fit into an empty `tx` that is shorter, the result is [`Next::Write`] with nothing written. Call again with a
+    /// `tx` of this size. So a caller can share a few buffers for long answers between its connections.
+    pub tx_bytes_max: usize,
 }
 
 /// The phase of a connection.
@@ -65,7 +69,7 @@ pub enum Next {
     /// Call again when more bytes have come.
     Read,
     /// `tx` had no room for the next answer. Call again with the unconsumed bytes when all written bytes
-    /// were sent.
+    /// were sent. If none were written, call again with a `tx` of [`Context::tx_bytes_max`].
     Write,
     /// Shut down the sending side after the last byte.
     ///
@@ -144,8 +148,9 @@ impl Connection {
     /// complete request, as long as `tx` has room. `rx` need not be longer than
     /// `limits.request_head_bytes`.
     ///
-    /// The work is bounded by the sizes of `rx` and `tx`. `tx` should have room for the longest answer:
-    /// an answer that does not fit into an empty `tx` becomes a 500.
+    /// The work is bounded by the sizes of `rx` and `tx`. `tx` should have room for the longest answer, or
+    /// [`Context::tx_bytes_max`] should say that there is a longer one: an answer that does not fit into an empty `tx`
+    /// becomes a 500.
     pub fn receive(
         &mut self,
         context: &Context<'_>,
@@ -206,8 +211,8 @@ impl Connection {
                             progress.answered += 1;
                             progress.refusal = Some(answer.status());
                         }
-                        // The next call has all of `tx` for this answer.
-                        Step::NoRoom if progress.written > 0 => {
+                        // The next call has all of `tx` for this answer, or a longer one.
+                        Step::NoRoom if progress.written > 0 || tx.len() < context.tx_bytes_max => {
                             progress.next = Next::Write;
                             return progress;
                         }
@@ -559,9 +564,7 @@ fn write_refusal(
     let Refusal { status, detail } = refusal;
     // The text helps the author of the client: `400 Bad Request: the Host field is missing`.
     writer.rendered(Fields::Text, |text: &mut BodyWriter<'_>| {
-        text.push_number(u64::from(status.code()));
-        text.push(b" ");
-        text.push(status.phrase().as_bytes());
+        text.push(status.line().as_bytes());
         text.push(b": ");
         text.push(detail.as_bytes());
         text.push(b"\n");
@@ -583,6 +586,7 @@ mod tests {
             date: None,
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 0,
         }
     }
 

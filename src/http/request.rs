@@ -21,6 +21,8 @@
 //! | Expect: empty, or a list of nothing but `100-continue` in one field or several | accepted | RFC 9110 5.6.1.2, 10.1.1, as Go |
 //! | Expect with another member | 417; Go takes a list that also has `100-continue` | RFC 9110 10.1.1 |
 //! | Expect in HTTP/1.0 | ignored | RFC 9110 10.1.1 |
+//! | Accept: exactly `application/health+json`, in one field | the answer of an endpoint may be JSON | ours |
+//! | any other Accept, two Accept fields | the text of Kubernetes, which ignores Accept | RFC 9110 12.5.1 allows it |
 //! | CONNECT | 501 | RFC 9110 9.3.6 |
 //! | more fields than [`FIELDS_MAX`] | 431 | RFC 6585 5 |
 
@@ -67,8 +69,13 @@ pub struct Request<'a> {
     /// section 6.1).
     pub(crate) is_framing_ambiguous: bool,
     pub(crate) expects_continue: bool,
+    /// The only Accept field is exactly [`HEALTH_JSON`].
+    pub(crate) accepts_health_json: bool,
     pub(crate) body: BodyLength,
 }
+
+/// The media type of draft-inadarei-api-health-check-06.
+const HEALTH_JSON: &[u8] = b"application/health+json";
 
 impl<'a> Request<'a> {
     /// The method.
@@ -85,6 +92,14 @@ impl<'a> Request<'a> {
     /// `None` only in HTTP/1.0. ASCII.
     pub fn host(&self) -> Option<&'a [u8]> {
         self.target.authority().or(self.host)
+    }
+
+    /// True if the client asks for `application/health+json` and for nothing else: there is one Accept field, and its
+    /// value is this media type without parameters. Case does not matter. A client that sends `*/*`, a list or a
+    /// weight may be one that was written for Kubernetes' text.
+    #[inline]
+    pub fn accepts_health_json(&self) -> bool {
+        self.accepts_health_json
     }
 }
 
@@ -235,6 +250,16 @@ struct HeaderFields<'a> {
     says_close: bool,
     says_keep_alive: bool,
     expects_continue: bool,
+    accept: Accept,
+}
+
+/// What the Accept fields so far ask for.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Accept {
+    #[default]
+    None,
+    HealthJson,
+    Other,
 }
 
 /// Checks a parsed head and makes a request of it.
@@ -287,6 +312,7 @@ fn request<'a>(
         is_framing_ambiguous: found.is_chunked
             && (found.content_length.is_some() || line.is_http10),
         expects_continue: found.expects_continue,
+        accepts_health_json: found.accept == Accept::HealthJson,
         // Transfer-Encoding overrides Content-Length (RFC 9112 section 6.3).
         body: match found.content_length {
             _ if found.is_chunked => BodyLength::Chunked,
@@ -336,6 +362,13 @@ fn read_field<'a>(
         }
         6 if is("expect") && !is_http10 => {
             found.expects_continue |= expects_continue(field.value)?;
+        }
+        6 if is("accept") => {
+            let is_json = field.value.trim_ascii().eq_ignore_ascii_case(HEALTH_JSON);
+            found.accept = match found.accept {
+                Accept::None if is_json => Accept::HealthJson,
+                _ => Accept::Other,
+            };
         }
         // `close` in any of the fields takes precedence (RFC 9112 section 9.3).
         10 if is("connection") => {
@@ -455,6 +488,47 @@ mod tests {
                 parsed(&head).map(|request| request.expects_continue),
                 Ok(false)
             );
+        }
+    }
+
+    #[test]
+    fn health_json_is_accepted_only_if_it_is_all_that_the_client_accepts() {
+        for (fields, accepts) in [
+            ("Accept: application/health+json\r\n", true),
+            ("aCCept:\t Application/Health+JSON \t\r\n", true),
+            ("X: y\r\nAccept: application/health+json\r\nX: y\r\n", true),
+            ("", false),
+            ("Accept:\r\n", false),
+            ("Accept: */*\r\n", false),
+            ("Accept: application/*\r\n", false),
+            ("Accept: application/json\r\n", false),
+            ("Accept: application/health+json;q=1\r\n", false),
+            ("Accept: application/health+json;\r\n", false),
+            ("Accept: application/health+json,\r\n", false),
+            ("Accept: application/health+json, */*\r\n", false),
+            ("Accept: text/plain, application/health+json\r\n", false),
+            ("Accept: application/health+jso\r\n", false),
+            ("Accept: application/health+jsonx\r\n", false),
+            ("Accepts: application/health+json\r\n", false),
+            (
+                "Expect: 100-continue\r\nAccept: application/health+json\r\n",
+                true,
+            ),
+        ] {
+            for version in ["1.0", "1.1", "1.2"] {
+                let head = format!("GET / HTTP/{version}\r\nHost: a\r\n{fields}\r\n");
+                let request = parsed(&head).unwrap();
+                assert_eq!(request.accepts_health_json(), accepts, "{head:?}");
+            }
+        }
+        for second in ["application/health+json", "*/*", ""] {
+            for fields in [
+                format!("Accept: application/health+json\r\nAccept: {second}\r\n"),
+                format!("Accept: {second}\r\nX: y\r\naccept: application/health+json\r\n"),
+            ] {
+                let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+                assert!(!parsed(&head).unwrap().accepts_health_json(), "{head:?}");
+            }
         }
     }
 

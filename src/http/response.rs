@@ -12,123 +12,92 @@ use crate::time::DateTime;
 
 /// A status code (RFC 9110 section 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StatusCode(u16);
+pub struct StatusCode {
+    /// Its position in [`StatusCode::LINES`].
+    index: u8,
+}
 
 impl StatusCode {
     /// 200 OK
-    pub const OK: StatusCode = StatusCode(200);
+    pub const OK: StatusCode = StatusCode { index: 0 };
     /// 307 Temporary Redirect
-    pub const TEMPORARY_REDIRECT: StatusCode = StatusCode(307);
+    pub const TEMPORARY_REDIRECT: StatusCode = StatusCode { index: 1 };
     /// 400 Bad Request
-    pub const BAD_REQUEST: StatusCode = StatusCode(400);
+    pub const BAD_REQUEST: StatusCode = StatusCode { index: 2 };
     /// 404 Not Found
-    pub const NOT_FOUND: StatusCode = StatusCode(404);
+    pub const NOT_FOUND: StatusCode = StatusCode { index: 3 };
     /// 405 Method Not Allowed
-    pub const METHOD_NOT_ALLOWED: StatusCode = StatusCode(405);
+    pub const METHOD_NOT_ALLOWED: StatusCode = StatusCode { index: 4 };
     /// 408 Request Timeout
-    pub const REQUEST_TIMEOUT: StatusCode = StatusCode(408);
+    pub const REQUEST_TIMEOUT: StatusCode = StatusCode { index: 5 };
     /// 414 URI Too Long
-    pub const TARGET_TOO_LONG: StatusCode = StatusCode(414);
+    pub const TARGET_TOO_LONG: StatusCode = StatusCode { index: 6 };
     /// 417 Expectation Failed
-    pub const EXPECTATION_FAILED: StatusCode = StatusCode(417);
+    pub const EXPECTATION_FAILED: StatusCode = StatusCode { index: 7 };
     /// 421 Misdirected Request
-    pub const MISDIRECTED_REQUEST: StatusCode = StatusCode(421);
+    pub const MISDIRECTED_REQUEST: StatusCode = StatusCode { index: 8 };
     /// 431 Request Header Fields Too Large
-    pub const FIELDS_TOO_LARGE: StatusCode = StatusCode(431);
+    pub const FIELDS_TOO_LARGE: StatusCode = StatusCode { index: 9 };
     /// 500 Internal Server Error
-    pub const INTERNAL_SERVER_ERROR: StatusCode = StatusCode(500);
+    pub const INTERNAL_SERVER_ERROR: StatusCode = StatusCode { index: 10 };
     /// 501 Not Implemented
-    pub const NOT_IMPLEMENTED: StatusCode = StatusCode(501);
+    pub const NOT_IMPLEMENTED: StatusCode = StatusCode { index: 11 };
     /// 505 HTTP Version Not Supported
-    pub const VERSION_NOT_SUPPORTED: StatusCode = StatusCode(505);
+    pub const VERSION_NOT_SUPPORTED: StatusCode = StatusCode { index: 12 };
 
-    /// All of them, by [`index`](StatusCode::index).
-    #[cfg(feature = "server")]
-    pub(crate) const ALL: [StatusCode; 13] = [
-        StatusCode::OK,
-        StatusCode::TEMPORARY_REDIRECT,
-        StatusCode::BAD_REQUEST,
-        StatusCode::NOT_FOUND,
-        StatusCode::METHOD_NOT_ALLOWED,
-        StatusCode::REQUEST_TIMEOUT,
-        StatusCode::TARGET_TOO_LONG,
-        StatusCode::EXPECTATION_FAILED,
-        StatusCode::MISDIRECTED_REQUEST,
-        StatusCode::FIELDS_TOO_LARGE,
-        StatusCode::INTERNAL_SERVER_ERROR,
-        StatusCode::NOT_IMPLEMENTED,
-        StatusCode::VERSION_NOT_SUPPORTED,
+    /// The code and the reason phrase of each, as they are in a status line.
+    const LINES: [&'static str; 13] = [
+        "200 OK",
+        "307 Temporary Redirect",
+        "400 Bad Request",
+        "404 Not Found",
+        "405 Method Not Allowed",
+        "408 Request Timeout",
+        "414 URI Too Long",
+        "417 Expectation Failed",
+        "421 Misdirected Request",
+        "431 Request Header Fields Too Large",
+        "500 Internal Server Error",
+        "501 Not Implemented",
+        "505 HTTP Version Not Supported",
     ];
 
-    /// The position in [`ALL`](StatusCode::ALL).
+    /// All of them.
     #[cfg(feature = "server")]
-    #[inline]
-    pub(crate) const fn index(self) -> usize {
-        match self.0 {
-            200 => 0,
-            307 => 1,
-            400 => 2,
-            404 => 3,
-            405 => 4,
-            408 => 5,
-            414 => 6,
-            417 => 7,
-            421 => 8,
-            431 => 9,
-            500 => 10,
-            501 => 11,
-            505 => 12,
-            // There are no others.
-            _ => StatusCode::ALL.len(),
-        }
+    pub(crate) fn all() -> impl Iterator<Item = StatusCode> {
+        (0..StatusCode::COUNT as u8).map(|index| StatusCode { index })
     }
 
-    /// The status code as text.
-    #[cfg(feature = "server")]
-    pub(crate) const fn digits(self) -> &'static str {
-        match self {
-            StatusCode::OK => "200",
-            StatusCode::TEMPORARY_REDIRECT => "307",
-            StatusCode::BAD_REQUEST => "400",
-            StatusCode::NOT_FOUND => "404",
-            StatusCode::METHOD_NOT_ALLOWED => "405",
-            StatusCode::REQUEST_TIMEOUT => "408",
-            StatusCode::TARGET_TOO_LONG => "414",
-            StatusCode::EXPECTATION_FAILED => "417",
-            StatusCode::MISDIRECTED_REQUEST => "421",
-            StatusCode::FIELDS_TOO_LARGE => "431",
-            StatusCode::INTERNAL_SERVER_ERROR => "500",
-            StatusCode::NOT_IMPLEMENTED => "501",
-            StatusCode::VERSION_NOT_SUPPORTED => "505",
-            // There are no others.
-            _ => "",
-        }
+    /// How many there are.
+    pub(crate) const COUNT: usize = StatusCode::LINES.len();
+
+    /// The position among all, which is less than [`COUNT`](StatusCode::COUNT).
+    #[inline]
+    pub(crate) const fn index(self) -> usize {
+        self.index as usize
     }
 
     /// The status code, 200 for example.
-    pub const fn code(self) -> u16 {
-        self.0
+    pub fn code(self) -> u16 {
+        self.digits().parse().unwrap_or_default()
+    }
+
+    /// The status code as text, `200` for example.
+    pub(crate) fn digits(self) -> &'static str {
+        self.line().split_once(' ').unwrap_or_default().0
     }
 
     /// The reason phrase, `OK` for example.
-    pub const fn phrase(self) -> &'static str {
-        match self {
-            StatusCode::OK => "OK",
-            StatusCode::TEMPORARY_REDIRECT => "Temporary Redirect",
-            StatusCode::BAD_REQUEST => "Bad Request",
-            StatusCode::NOT_FOUND => "Not Found",
-            StatusCode::METHOD_NOT_ALLOWED => "Method Not Allowed",
-            StatusCode::REQUEST_TIMEOUT => "Request Timeout",
-            StatusCode::TARGET_TOO_LONG => "URI Too Long",
-            StatusCode::EXPECTATION_FAILED => "Expectation Failed",
-            StatusCode::MISDIRECTED_REQUEST => "Misdirected Request",
-            StatusCode::FIELDS_TOO_LARGE => "Request Header Fields Too Large",
-            StatusCode::INTERNAL_SERVER_ERROR => "Internal Server Error",
-            StatusCode::NOT_IMPLEMENTED => "Not Implemented",
-            StatusCode::VERSION_NOT_SUPPORTED => "HTTP Version Not Supported",
-            // There are no others.
-            _ => "",
-        }
+    pub fn phrase(self) -> &'static str {
+        self.line().split_once(' ').unwrap_or_default().1
+    }
+
+    /// The code and the reason phrase, `200 OK` for example.
+    pub(super) fn line(self) -> &'static str {
+        StatusCode::LINES
+            .get(self.index())
+            .copied()
+            .unwrap_or_default()
     }
 }
 
@@ -141,6 +110,9 @@ pub enum Fields {
     TextSniffed,
     /// As [`Fields::Text`], with the Allow field.
     TextAllow,
+    /// JSON in the form of draft-inadarei-api-health-check-06, for a client that asks for nothing else. Another client
+    /// gets text under the same path, so caches must keep the two apart.
+    HealthJson,
     /// The note of a redirect.
     Html,
     /// Metrics in the text format of Prometheus, version 0.0.4. Prometheus 3 refuses any other content type.
@@ -156,6 +128,9 @@ impl Fields {
             Fields::TextSniffed => b"Content-Type: text/plain; charset=utf-8\r\n",
             Fields::TextAllow => {
                 b"Allow: GET, HEAD, OPTIONS, POST\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
+            }
+            Fields::HealthJson => {
+                b"Content-Type: application/health+json\r\nX-Content-Type-Options: nosniff\r\nVary: Accept\r\n"
             }
             Fields::Metrics => b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n",
             Fields::Html => b"Content-Type: text/html; charset=utf-8\r\n",
@@ -255,29 +230,56 @@ fn name(names: &'static [u8], index: u64) -> &'static [u8] {
     names.get(start..start + 3).unwrap_or(b"???")
 }
 
+/// Bytes of a time in RFC 3339, in UTC and whole seconds.
+pub(crate) const TIME_BYTES: usize = "1970-01-01T00:00:00Z".len();
+
 /// The answer does not fit in the rest of the buffer. Ignore the bytes that were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferFull;
 
 /// An answer that was written into a buffer.
+// Eight bytes, so that it is returned in registers.
 #[must_use = "the connection has to send it"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    bytes: usize,
+    bytes: u32,
     status: StatusCode,
+    /// What was asked for, as a number of the module [`answer`](crate::answer); 0 if it has not said.
+    subject: u8,
 }
 
 impl Answer {
+    #[inline]
+    fn new(bytes: usize, status: StatusCode) -> Result<Self, BufferFull> {
+        Ok(Answer {
+            bytes: u32::try_from(bytes).map_err(|_| BufferFull)?,
+            status,
+            subject: 0,
+        })
+    }
+
     /// Its size in bytes, head and body.
     #[inline]
     pub const fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes as usize
     }
 
     /// Its status.
     #[inline]
     pub const fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The same answer, about `subject`.
+    #[inline]
+    pub(crate) const fn about(self, subject: u8) -> Self {
+        Answer { subject, ..self }
+    }
+
+    #[cfg(feature = "server")]
+    #[inline]
+    pub(crate) const fn subject(&self) -> u8 {
+        self.subject
     }
 }
 
@@ -323,6 +325,35 @@ impl<'t> BodyWriter<'t> {
         self.push_padded(number, digits);
     }
 
+    /// Appends the time `unix_seconds` after 1970-01-01T00:00:00Z as RFC 3339 writes it, in
+    /// [`TIME_BYTES`] bytes. Of a year after 9999 only the last four digits are written.
+    pub(crate) fn push_time(&mut self, unix_seconds: u64) {
+        let time = DateTime::from_unix_seconds(unix_seconds);
+        self.push_padded(time.year, 4);
+        for (separator, part) in [
+            (b"-", time.month),
+            (b"-", time.day),
+            (b"T", time.hour),
+            (b":", time.minute),
+            (b":", time.second),
+        ] {
+            self.push(separator);
+            self.push_padded(part, 2);
+        }
+        self.push(b"Z");
+    }
+
+    /// Replaces bytes that were written before, from byte `at` on.
+    pub(crate) fn overwrite(&mut self, at: usize, bytes: &[u8]) {
+        let written = self.buffer.get_mut(..self.length).unwrap_or_default();
+        if let Some(place) = written
+            .get_mut(at..)
+            .and_then(|rest| rest.get_mut(..bytes.len()))
+        {
+            place.copy_from_slice(bytes);
+        }
+    }
+
     /// Appends the lowest `digits` decimal digits of `number`.
     pub(crate) fn push_padded(&mut self, number: u64, digits: u32) {
         // Room for the longest u64, filled from its end. A power of ten for the first digit could
@@ -355,11 +386,10 @@ impl<'t> BodyWriter<'t> {
     /// The answer with this status whose head and body were written; an error if a piece did not fit.
     #[inline]
     fn into_answer(self, status: StatusCode) -> Result<Answer, BufferFull> {
-        let bytes = self.length;
-        if self.is_cut {
-            return Err(BufferFull);
+        match self.is_cut {
+            true => Err(BufferFull),
+            false => Answer::new(self.length, status),
         }
-        Ok(Answer { bytes, status })
     }
 
     /// True if nothing was written.
@@ -530,9 +560,7 @@ fn head(
         text.push(OK_LINE);
     } else {
         text.push(b"HTTP/1.1 ");
-        text.push_number(u64::from(status.0));
-        text.push(b" ");
-        text.push(status.phrase().as_bytes());
+        text.push(status.line().as_bytes());
         text.push(b"\r\n");
     }
     text.push(fields.as_bytes());
@@ -587,7 +615,7 @@ fn finish(
     }
     // The answer to HEAD has the Content-Length of its body, but not the body (RFC 9110 9.3.2).
     let bytes = head + if has_body { body } else { 0 };
-    Ok(Answer { bytes, status })
+    Answer::new(bytes, status)
 }
 
 /// Go's `html.EscapeString`, for one byte.

@@ -3,6 +3,7 @@
 //! Knows no socket. Read by [`super::Server`] when it is made.
 
 use super::buffers::Buffers;
+use super::metrics;
 use super::slots::Slot;
 use crate::answer::Responder;
 use crate::http::HeadCache;
@@ -25,6 +26,11 @@ pub struct Config {
     ///
     /// [`Server::replace_endpoints`]: super::Server::replace_endpoints
     pub response_bytes_min: usize,
+    /// Least number of bytes to reserve for each of the two buffers for long answers, which all connections share. The
+    /// endpoints that the server begins with reserve what they need, and the larger number counts. Endpoints that
+    /// replace them must fit. [`long_response_bytes`](Config::long_response_bytes) says how much some endpoints need, and
+    /// [`long_response_bytes_of`](Config::long_response_bytes_of) how much a number of checks needs. The default is 0.
+    pub long_response_bytes_min: usize,
 }
 
 impl Default for Config {
@@ -33,6 +39,7 @@ impl Default for Config {
             limits: Limits::DEFAULT,
             connections: CONNECTIONS_DEFAULT,
             response_bytes_min: 0,
+            long_response_bytes_min: 0,
         }
     }
 }
@@ -48,12 +55,13 @@ impl Config {
     }
 
     /// The part of [`memory_bytes_max`](Config::memory_bytes_max) for heads and answers: two buffers for each
-    /// connection, and two that all share.
+    /// connection, two that all share, and two for long answers, which all share too.
     pub fn buffer_bytes(&self, responder: &Responder<'_>) -> usize {
         Buffers::bytes(
             self.connections,
             self.limits.request_head_bytes,
             self.response_bytes(responder),
+            self.long_response_bytes(responder),
         )
     }
 
@@ -61,6 +69,20 @@ impl Config {
     pub(super) fn response_bytes(&self, responder: &Responder<'_>) -> usize {
         let needed = responder.response_bytes_max(&self.limits);
         needed.max(self.response_bytes_min)
+    }
+
+    /// Bytes that a server reserves for each of its two long answers: those of `/metrics`
+    /// ([`Responder::long_response_bytes_max`]), with the metrics of the server itself. 0 if there are no long answers.
+    pub fn long_response_bytes(&self, responder: &Responder<'_>) -> usize {
+        let needed = responder.long_response_bytes_with(&self.limits, metrics::BYTES_MAX);
+        needed.max(self.long_response_bytes_min)
+    }
+
+    /// As [`long_response_bytes`](Config::long_response_bytes), for `/healthz`, `/livez` and `/readyz` with at most this many
+    /// checks each, of any names, instead of the endpoints of `responder`.
+    pub fn long_response_bytes_of(&self, responder: &Responder<'_>, checks: usize) -> usize {
+        let needed = responder.long_response_bytes_of(checks, metrics::BYTES_MAX);
+        needed.max(self.long_response_bytes_min)
     }
 
     /// Panics if a field is out of its bounds.

@@ -15,11 +15,7 @@ pub(super) struct Origin {
     pub(super) listener: u8,
     /// Its listener serves only some paths.
     pub(super) is_restricted: bool,
-    /// Its client is on this machine: it uses a Unix socket, or has a loopback address.
-    #[expect(
-        dead_code,
-        reason = "for the JSON answer, which only local clients get"
-    )]
+    /// Its client is on this machine: it uses a Unix socket, or has a loopback address. It may get JSON with reasons.
     pub(super) is_local: bool,
 }
 

@@ -6,8 +6,8 @@
 use core::ops::Range;
 use std::io;
 
-use super::buffers::Buffers;
-use super::conn::Conn;
+use super::buffers::{Buffers, LongBuffer};
+use super::conn::{Conn, Origin};
 use super::counters::{LiveCounters, ServerCounters};
 use super::memory::Managed;
 use super::paths::ListenerPaths;
@@ -15,7 +15,9 @@ use super::policy::{READS_MAX, first_bytes_max};
 use super::served::Served;
 use super::socket::StreamSocket;
 use crate::answer::Responder;
-use crate::http::{Context, Date, HeadCache, Next, Phase, Progress, Request};
+use crate::http::{
+    Answer, BufferFull, Context, Date, HeadCache, Next, Phase, Progress, Request, Writer,
+};
 use crate::limits::{LISTENERS_MAX, Limits};
 use crate::time::Instant;
 
@@ -32,11 +34,15 @@ pub(super) enum Outcome {
     Waiting { received: usize },
     /// It has more to do than one quantum; as above.
     Runnable { received: usize },
-    /// Sending is blocked: these bytes of `tx` must be kept as well.
+    /// Sending is blocked: these bytes of `tx` must be kept as well. If they are in a buffer for long answers, they
+    /// stay there.
     Blocked {
         received: usize,
         unsent: Range<usize>,
+        long: Option<LongBuffer>,
     },
+    /// As `Runnable`, but its next answer does not fit in `tx`: call [`Driver::serve_long`] at once.
+    Long { received: usize, step: ReadStep },
 }
 
 /// Which call of [`Driver::serve`] this is for a connection.
@@ -50,7 +56,7 @@ pub(super) enum Visit {
 
 /// One step of serving a connection: what was read before requests are answered.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ReadStep {
+pub(super) enum ReadStep {
     /// Nothing, because whole requests may be left in the buffer.
     Skipped,
     /// All bytes that had arrived.
@@ -178,12 +184,14 @@ impl<'a> Driver<'a> {
             date: self.date.as_ref(),
             limits: &self.limits,
             is_last: self.is_last,
+            tx_bytes_max: self.buffers.long_bytes(),
         };
         let was_closing = conn.connection.phase() == Phase::Closing;
         let paths = match conn.origin.is_restricted {
             true => self.listener_paths.get(usize::from(conn.origin.listener)),
             false => None,
         };
+        let json_room = self.json_room(&conn.origin);
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..bytes_max.min(*filled)).unwrap_or_default();
         let responder = &self.responder;
@@ -194,29 +202,27 @@ impl<'a> Driver<'a> {
             rx,
             tx,
             &mut |request, writer| {
-                if log::log_enabled!(log::Level::Trace) {
-                    log_request(request);
-                }
-                let answer = match paths {
-                    Some(Some(paths)) if !paths.cover(request.target()) => {
-                        responder.respond_not_served(request, writer)
-                    }
-                    _ => responder.respond(now, request, writer, counters),
-                }?;
-                let path = request.target().path();
-                counters.answers.count(path, answer.status());
-                Ok(answer)
+                respond(responder, paths, counters, json_room, now, request, writer)
             },
         );
         let received = *filled - progress.consumed;
         let outcome = match send(&self.counters, tx, conn, &progress) {
-            Ok(unsent) if !unsent.is_empty() => Some(Outcome::Blocked { received, unsent }),
+            Ok(unsent) if !unsent.is_empty() => Some(Outcome::Blocked {
+                received,
+                unsent,
+                long: None,
+            }),
             Err(_) => Some(Outcome::Failed),
             Ok(_) => match progress.next {
                 Next::Read if bytes_max >= *filled => None,
                 Next::Read | Next::Write => {
                     conn.is_behind = true;
-                    Some(Outcome::Runnable { received })
+                    let is_long = progress.next == Next::Write && progress.written == 0;
+                    // In a crowd, a long answer waits in the run queue as other work that takes longer.
+                    Some(match is_long && bytes_max == usize::MAX {
+                        true => Outcome::Long { received, step },
+                        false => Outcome::Runnable { received },
+                    })
                 }
                 Next::Close { .. } if was_closing => None,
                 // `lingers` speaks only of the bytes in `rx`. Only after a short read there are no more.
@@ -232,6 +238,89 @@ impl<'a> Driver<'a> {
         outcome
     }
 
+    /// Bytes that an answer of JSON may have; 0 if the client does not get JSON.
+    #[inline]
+    fn json_room(&self, origin: &Origin) -> usize {
+        match origin.is_local {
+            true => self.buffers.response_bytes().max(self.buffers.long_bytes()),
+            false => 0,
+        }
+    }
+
+    /// Writes the next answer into `buffer`, which has no owner, and sends it. `outcome` is an [`Outcome::Long`] that
+    /// [`serve`](Driver::serve) has just returned; another one is returned as it is. One long answer is a quantum.
+    #[inline(never)]
+    pub(super) fn serve_long<S: StreamSocket>(
+        &mut self,
+        conn: &mut Conn<S>,
+        outcome: Outcome,
+        buffer: LongBuffer,
+        now: Instant,
+    ) -> Outcome {
+        let Outcome::Long {
+            received: filled,
+            step,
+        } = outcome
+        else {
+            return outcome;
+        };
+        let context = Context {
+            now,
+            date: self.date.as_ref(),
+            limits: &self.limits,
+            is_last: self.is_last,
+            tx_bytes_max: self.buffers.long_bytes(),
+        };
+        let paths = match conn.origin.is_restricted {
+            true => self.listener_paths.get(usize::from(conn.origin.listener)),
+            false => None,
+        };
+        let json_room = self.json_room(&conn.origin);
+        let counters: &LiveCounters = &self.counters;
+        let (rx, tx) = self.buffers.with_long(buffer);
+        let rx = rx.get(..filled).unwrap_or_default();
+        let responder = &self.responder;
+        let mut is_answered = false;
+        let progress = conn.connection.receive_cached(
+            &context,
+            &mut self.heads,
+            rx,
+            tx,
+            &mut |request, writer| match core::mem::replace(&mut is_answered, true) {
+                true => Err(BufferFull),
+                false => respond(responder, paths, counters, json_room, now, request, writer),
+            },
+        );
+        let received = filled - progress.consumed;
+        conn.is_behind = received > 0;
+        let outcome = match send(&self.counters, tx, conn, &progress) {
+            Ok(unsent) if !unsent.is_empty() => Outcome::Blocked {
+                received,
+                unsent,
+                long: Some(buffer),
+            },
+            Err(_) => Outcome::Failed,
+            Ok(_) => match progress.next {
+                Next::Read
+                    if step == ReadStep::Drained && conn.connection.phase() == Phase::Idle =>
+                {
+                    Outcome::Waiting { received }
+                }
+                Next::Read | Next::Write => Outcome::Runnable { received },
+                Next::Close { lingers } => {
+                    conn.stream.shutdown();
+                    let has_read_all = matches!(step, ReadStep::Drained | ReadStep::BeforeEnd);
+                    match has_read_all && !lingers {
+                        true => Outcome::Closed,
+                        false => Outcome::Runnable { received },
+                    }
+                }
+            },
+        };
+        self.buffers.compact(progress.consumed..filled);
+        outcome
+    }
+
     /// Handles the client's end.
     fn read_end<S: StreamSocket>(
         &mut self,
@@ -244,6 +333,7 @@ impl<'a> Driver<'a> {
             date: self.date.as_ref(),
             limits: &self.limits,
             is_last: true,
+            tx_bytes_max: 0,
         };
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..filled).unwrap_or_default();
@@ -260,6 +350,7 @@ impl<'a> Driver<'a> {
             date: self.date.as_ref(),
             limits: &self.limits,
             is_last: true,
+            tx_bytes_max: 0,
         };
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..conn.received).unwrap_or_default();
@@ -267,6 +358,33 @@ impl<'a> Driver<'a> {
         let _ = send(&self.counters, tx, conn, &progress);
         conn.stream.shutdown();
     }
+}
+
+/// Answers a request on a listener that serves `paths`, and counts the answer.
+#[inline]
+fn respond(
+    responder: &Served<'_>,
+    paths: Option<&Option<ListenerPaths>>,
+    counters: &LiveCounters,
+    json_room: usize,
+    now: Instant,
+    request: &Request<'_>,
+    writer: Writer<'_>,
+) -> Result<Answer, BufferFull> {
+    if log::log_enabled!(log::Level::Trace) {
+        log_request(request);
+    }
+    let answer = match paths {
+        Some(Some(paths)) if !paths.cover(request.target()) => {
+            responder.respond_not_served(request, writer)
+        }
+        _ if request.accepts_health_json() && json_room > 0 => {
+            responder.respond_health_json(now, request, writer, counters, json_room)
+        }
+        _ => responder.respond(now, request, writer, counters),
+    }?;
+    counters.answers.count(answer);
+    Ok(answer)
 }
 
 /// Logs a request. Its path comes from the client, so it is cut and escaped.

@@ -7,51 +7,42 @@ use core::time::Duration;
 
 use super::counters::{Counter, LiveCounters};
 use crate::answer::{MetricType, MetricsWriter};
-use crate::http::StatusCode;
+use crate::http::{Answer, StatusCode};
 
-/// The values of the label `path`. Every other path counts as the last one, so that clients cannot make series.
+/// The values of the label `path`, by [`Subject`](crate::answer::Subject). Every path but the five counts as the first, so
+/// that clients cannot make series.
 const PATHS: [&str; 6] = [
+    "other",
     "/healthz",
     "/livez",
     "/readyz",
     "/metrics",
     "/metrics/slis",
-    "other",
 ];
-const OTHER: usize = PATHS.len() - 1;
-/// The first paths have samples for these statuses from the beginning, so that the first failure is an increase.
-const ENDPOINTS: usize = 3;
+/// These paths have samples for these statuses from the beginning, so that the first failure is an increase.
+const INITIAL_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 const INITIAL: [StatusCode; 2] = [StatusCode::OK, StatusCode::INTERNAL_SERVER_ERROR];
 
 /// Answers by path and status.
 #[derive(Default)]
 pub(super) struct Answers {
-    counts: [[Counter; StatusCode::ALL.len()]; PATHS.len()],
+    counts: [[Counter; StatusCode::COUNT]; PATHS.len()],
 }
 
 impl Answers {
-    /// Counts an answer to a request of `path`.
     #[inline]
-    pub(super) fn count(&self, path: &[u8], status: StatusCode) {
-        let path = match path {
-            b"/healthz" => 0,
-            b"/livez" => 1,
-            b"/readyz" => 2,
-            b"/metrics" => 3,
-            b"/metrics/slis" => 4,
-            _ => OTHER,
-        };
-        self.add(path, status);
+    pub(super) fn count(&self, answer: Answer) {
+        self.add(answer.subject(), answer.status());
     }
 
     /// Counts an answer to a head without a valid path.
     pub(super) fn count_refusal(&self, status: StatusCode) {
-        self.add(OTHER, status);
+        self.add(0, status);
     }
 
     #[inline]
-    fn add(&self, path: usize, status: StatusCode) {
-        let counts = self.counts.get(path);
+    fn add(&self, subject: u8, status: StatusCode) {
+        let counts = self.counts.get(usize::from(subject));
         if let Some(counter) = counts.and_then(|counts| counts.get(status.index())) {
             counter.add(1);
         }
@@ -64,9 +55,9 @@ impl Answers {
             MetricType::Counter,
             "Requests answered, by path and status code.",
         );
-        for (index, (path, counts)) in PATHS.iter().zip(&self.counts).enumerate() {
-            for (status, counter) in StatusCode::ALL.iter().zip(counts) {
-                let is_initial = index < ENDPOINTS && INITIAL.contains(status);
+        for (path, counts) in PATHS.iter().zip(&self.counts) {
+            for (status, counter) in StatusCode::all().zip(counts) {
+                let is_initial = INITIAL_PATHS.contains(path) && INITIAL.contains(&status);
                 let count = counter.get();
                 if count > 0 || is_initial {
                     text.sample(NAME, &[("path", path), ("code", status.digits())], count);
@@ -180,7 +171,7 @@ pub(super) fn write(counters: &LiveCounters, text: &mut MetricsWriter<'_, '_>) {
 mod tests {
     use super::*;
     use crate::Responder;
-    use crate::answer::Metrics;
+    use crate::answer::{Metrics, Subject};
     use crate::http::{Connection, Context};
     use crate::limits::Limits;
     use crate::time::Instant;
@@ -195,6 +186,7 @@ mod tests {
             date: None,
             limits: &Limits::DEFAULT,
             is_last: false,
+            tx_bytes_max: 0,
         };
         let mut tx = vec![0; 64 * 1024];
         let head = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -215,11 +207,13 @@ mod tests {
     #[test]
     fn answers_count_by_path_and_status() {
         let counters = LiveCounters::default();
-        counters.answers.count(b"/healthz", StatusCode::OK);
-        counters.answers.count(b"/healthz/ping", StatusCode::OK);
-        counters
-            .answers
-            .count(b"/readyz", StatusCode::INTERNAL_SERVER_ERROR);
+        for (subject, status) in [
+            (Subject::Healthz, StatusCode::OK),
+            (Subject::Other, StatusCode::OK),
+            (Subject::Readyz, StatusCode::INTERNAL_SERVER_ERROR),
+        ] {
+            counters.answers.add(subject as u8, status);
+        }
         counters.answers.count_refusal(StatusCode::BAD_REQUEST);
         let text = text(&counters);
         let probes = text
@@ -228,14 +222,14 @@ mod tests {
         assert_eq!(
             probes.collect::<vec::Vec<_>>().join("\n"),
             "\
+healthz_probes_total{path=\"other\",code=\"200\"} 1
+healthz_probes_total{path=\"other\",code=\"400\"} 1
 healthz_probes_total{path=\"/healthz\",code=\"200\"} 1
 healthz_probes_total{path=\"/healthz\",code=\"500\"} 0
 healthz_probes_total{path=\"/livez\",code=\"200\"} 0
 healthz_probes_total{path=\"/livez\",code=\"500\"} 0
 healthz_probes_total{path=\"/readyz\",code=\"200\"} 0
-healthz_probes_total{path=\"/readyz\",code=\"500\"} 1
-healthz_probes_total{path=\"other\",code=\"200\"} 1
-healthz_probes_total{path=\"other\",code=\"400\"} 1"
+healthz_probes_total{path=\"/readyz\",code=\"500\"} 1"
         );
     }
 

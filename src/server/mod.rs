@@ -8,6 +8,9 @@
 //! - All connections share one buffer for reading and one for answers. Only an unfinished head, or an answer that the
 //!   client does not read, is copied to the connection's own buffers. These are zeroed pages that cost nothing
 //!   until they are written to.
+//! - An answer that is too long for the shared buffer, such as that of `/metrics`, is written into one of two larger
+//!   ones. It stays there until the client has read it, and other connections are served meanwhile. If both are in use, a
+//!   new long answer evicts the connection whose client has read nothing for longer.
 //! - The table has a fixed size. When it is full, the longest idle connection is evicted, unless its next request has
 //!   arrived. If others hold half of the table, one of those is evicted: first those that do not read their
 //!   answers, then those that have their answer, then the longest in its head.
@@ -154,12 +157,14 @@ impl<'a> Server<'a> {
     pub fn new(responder: Responder<'a>, listeners: Listeners, config: Config) -> Self {
         config.assert_valid();
         let response_bytes = config.response_bytes(&responder);
+        let long_bytes = config.long_response_bytes(&responder);
         let Config {
             limits,
             connections,
             ..
         } = config;
-        let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
+        let head_bytes = limits.request_head_bytes;
+        let buffers = Buffers::new(connections, head_bytes, response_bytes, long_bytes);
         let heads = Managed::Own(Box::new(HeadCache::new()));
         let driver = Driver::new(responder, limits, buffers, heads);
         Server {
@@ -204,9 +209,10 @@ impl<'a> Server<'a> {
         listeners: Listeners,
         config: Config,
     ) -> Self {
-        let needed = config.response_bytes(&responder.with_endpoint_set(&set));
+        let of_set = responder.with_endpoint_set(&set);
         let config = Config {
-            response_bytes_min: needed,
+            response_bytes_min: config.response_bytes(&of_set),
+            long_response_bytes_min: config.long_response_bytes(&of_set),
             ..config
         };
         let mut server = Server::new(responder, listeners, config);
@@ -280,9 +286,11 @@ impl<'a> Server<'a> {
             "{} bytes of memory for heads and answers are too few; {needed} are needed",
             bytes.len()
         );
-        let response_bytes = responder.response_bytes_max(&limits);
+        let response_bytes = config.response_bytes(&responder);
+        let long_bytes = config.long_response_bytes(&responder);
         let memory = Managed::Borrowed(bytes);
-        let buffers = Buffers::in_memory(memory, limits.request_head_bytes, response_bytes);
+        let head_bytes = limits.request_head_bytes;
+        let buffers = Buffers::in_memory(memory, head_bytes, response_bytes, long_bytes);
         // Its entries may come from an earlier server with other limits.
         *heads = HeadCache::new();
         let driver = Driver::new(responder, limits, buffers, Managed::Borrowed(heads));
@@ -375,6 +383,8 @@ impl<'a> Server<'a> {
         Room {
             limits: driver.limits,
             response_bytes: driver.buffers.response_bytes(),
+            long_bytes: driver.buffers.long_bytes(),
+            metrics: driver.responder.metrics(),
         }
     }
 

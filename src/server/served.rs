@@ -8,14 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::counters::LiveCounters;
 use super::metrics;
-use crate::answer::Responder;
+use crate::answer::{Metrics, Responder};
 use crate::check::EndpointSet;
 use crate::http::{Answer, BufferFull, Request, Writer};
 use crate::limits::Limits;
 use crate::time::Instant;
 
-/// The longest answer of an [`EndpointSet`] does not fit in the memory that the server has reserved for each answer;
-/// see [`Config::response_bytes_min`](super::Config::response_bytes_min). The endpoints are as before.
+/// The longest answer of an [`EndpointSet`] does not fit in the memory that the server has reserved for it; see
+/// [`Config::response_bytes_min`](super::Config::response_bytes_min), and for `/metrics`
+/// [`Config::long_response_bytes_min`](super::Config::long_response_bytes_min). The endpoints are as before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointsTooLarge {
     /// Bytes of the longest answer of the set.
@@ -41,19 +42,27 @@ impl core::error::Error for EndpointsTooLarge {}
 pub(super) struct Room {
     pub(super) limits: Limits,
     pub(super) response_bytes: usize,
+    /// Bytes for each long answer, and the metrics, which may need them.
+    pub(super) long_bytes: usize,
+    pub(super) metrics: Option<Metrics>,
 }
 
 impl Room {
     fn check(&self, set: &EndpointSet) -> Result<(), EndpointsTooLarge> {
-        let responder = Responder::new(&[]).with_endpoint_set(set);
-        let needed = responder.response_bytes_max(&self.limits);
-        if needed <= self.response_bytes {
-            return Ok(());
+        let mut responder = Responder::new(&[]).with_endpoint_set(set);
+        if let Some(metrics) = self.metrics {
+            responder = responder.with_metrics(metrics);
         }
-        Err(EndpointsTooLarge {
-            needed,
-            reserved: self.response_bytes,
-        })
+        let needed = responder.response_bytes_max(&self.limits);
+        // Answers of JSON that do not fit become text.
+        let long = responder.metrics_bytes_max(metrics::BYTES_MAX);
+        let long = if long <= self.response_bytes { 0 } else { long };
+        for (needed, reserved) in [(needed, self.response_bytes), (long, self.long_bytes)] {
+            if needed > reserved {
+                return Err(EndpointsTooLarge { needed, reserved });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -85,6 +94,29 @@ impl<'a> Served<'a> {
         })
     }
 
+    /// Answers a request of a client that accepts only JSON, and that may know the reasons of failures. If JSON might
+    /// take more than `room` bytes, endpoints answer with text, as all other paths do.
+    #[inline(never)]
+    pub(super) fn respond_health_json(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+        counters: &LiveCounters,
+        room: usize,
+    ) -> Result<Answer, BufferFull> {
+        let responder = match &self.set {
+            None => self.responder,
+            Some(set) => self.responder.with_endpoint_set(set),
+        };
+        if responder.health_json_bytes_max() > room {
+            return self.respond(now, request, writer, counters);
+        }
+        responder
+            .health_json(now, request, writer)
+            .unwrap_or_else(|writer| self.respond(now, request, writer, counters))
+    }
+
     /// Answers a request for a path that its listener does not serve.
     pub(super) fn respond_not_served(
         &self,
@@ -108,6 +140,10 @@ impl<'a> Served<'a> {
             Some(set) => self.responder.with_endpoint_set(set),
         };
         responder.respond_elsewhere(now, request, writer, |text| metrics::write(counters, text))
+    }
+
+    pub(super) fn metrics(&self) -> Option<Metrics> {
+        self.responder.metrics()
     }
 
     pub(super) fn begin(&self, now: Instant) {

@@ -10,6 +10,7 @@ use mio::Token;
 
 use super::TOKENS;
 use super::acceptor::{Accepted, Acceptor, Load};
+use super::buffers::LongBuffer;
 use super::conn::{Conn, Origin};
 use super::counters::Counters;
 use super::driver::{Driver, Outcome, Visit};
@@ -266,7 +267,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             victim = silent.copied().unwrap_or(first);
         }
         self.driver.counters.evicted.add(1);
-        self.slots.remove(victim);
+        self.remove(victim);
     }
 
     fn log_unwatched(&mut self, error: &io::Error) {
@@ -295,7 +296,12 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let visit = Visit::First {
             is_flooded: self.acceptor.is_flooded(),
         };
-        let outcome = self.driver.serve(&mut conn, 0, visit, now);
+        let mut outcome = self.driver.serve(&mut conn, 0, visit, now);
+        if matches!(outcome, Outcome::Long { .. }) {
+            if let Some(buffer) = self.long_buffer() {
+                outcome = self.driver.serve_long(&mut conn, outcome, buffer, now);
+            }
+        }
         let outcome = match outcome {
             Outcome::Closed => {
                 self.driver.counters.closed.add(1);
@@ -328,7 +334,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         if let Err(error) = conn.stream.register(registry, token) {
             self.log_unwatched(&error);
             self.driver.counters.failed.add(1);
-            self.slots.remove(index);
+            self.remove(index);
             return;
         }
         self.is_unwatched = false;
@@ -346,6 +352,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
             match conn.stream.send(unsent, is_last) {
                 Ok(sent) if sent == conn.unsent.len() => {
                     conn.unsent = 0..0;
+                    self.driver.buffers.release(index);
                     // More bytes may have arrived while the answer waited, so the connection is not closed here.
                     if is_last {
                         conn.stream.shutdown();
@@ -363,7 +370,14 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let received = core::mem::take(&mut conn.received);
         self.driver.buffers.restore(index, received);
         let answered = self.driver.counters.answered.get();
-        let outcome = self.driver.serve(conn, received, Visit::Later, now);
+        let mut outcome = self.driver.serve(conn, received, Visit::Later, now);
+        if matches!(outcome, Outcome::Long { .. }) {
+            let buffer = self.long_buffer();
+            // This connection has no unsent bytes, so it was not evicted for the buffer.
+            if let (Some(buffer), Some(conn)) = (buffer, self.slots.content_mut(index)) {
+                outcome = self.driver.serve_long(conn, outcome, buffer, now);
+            }
+        }
         if self.driver.counters.answered.get() != answered {
             // To the back of its list, also if the last answer was in the same millisecond.
             self.slots.move_to(index, WaitReason::Idle, now);
@@ -374,29 +388,45 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     /// Copies what a connection left in the shared buffers into its own, and puts it into the list of what it
     /// waits for.
     fn requeue(&mut self, registry: &RegistryOf<L>, index: u16, outcome: Outcome, now: Instant) {
-        let (received, unsent, is_runnable) = match outcome {
+        let (received, unsent, is_runnable, long) = match outcome {
             Outcome::Closed => {
                 self.driver.counters.closed.add(1);
-                self.slots.remove(index);
+                self.remove(index);
                 return;
             }
             Outcome::Failed => {
                 self.driver.counters.failed.add(1);
-                self.slots.remove(index);
+                self.remove(index);
                 return;
             }
-            Outcome::Waiting { received } => (received, 0..0, false),
-            Outcome::Runnable { received } => (received, 0..0, true),
-            Outcome::Blocked { received, unsent } => (received, unsent, false),
+            Outcome::Waiting { received } => (received, 0..0, false, None),
+            Outcome::Runnable { received } | Outcome::Long { received, .. } => {
+                (received, 0..0, true, None)
+            }
+            Outcome::Blocked {
+                received,
+                unsent,
+                long,
+            } => (received, unsent, false, long),
         };
-        self.driver.buffers.keep(index, received, unsent.clone());
+        let unsent = match long {
+            None => {
+                self.driver.buffers.keep(index, received, unsent.clone());
+                0..unsent.len()
+            }
+            Some(buffer) => {
+                self.driver.buffers.keep(index, received, 0..0);
+                self.driver.buffers.own(buffer, index);
+                unsent
+            }
+        };
         let token = self.token(index);
         let place = self.slots.place(index);
         let Some(conn) = self.slots.content_mut(index) else {
             return;
         };
         conn.received = received;
-        conn.unsent = 0..unsent.len();
+        conn.unsent = unsent.clone();
         if !unsent.is_empty()
             && !core::mem::replace(&mut conn.is_writing, true)
             && conn.stream.register_writing(registry, token).is_err()
@@ -426,7 +456,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
         let is_between = queue == WaitReason::Idle || queue == WaitReason::Head && received == 0;
         if is_between && !is_runnable && self.stops_at.is_some() {
             self.driver.counters.closed.add(1);
-            self.slots.remove(index);
+            self.remove(index);
         }
     }
 
@@ -472,9 +502,34 @@ impl<'a, L: ListenSocket> Table<'a, L> {
                     self.driver.buffers.restore(index, conn.received);
                     self.driver.send_timeout(conn, now);
                 }
-                self.slots.remove(index);
+                self.remove(index);
             }
         }
+    }
+
+    /// A buffer for a long answer. If all are in use, the connection that has waited longest for its client to read is
+    /// evicted, so that clients that do not read cannot keep others from their answers.
+    #[cold]
+    fn long_buffer(&mut self) -> Option<LongBuffer> {
+        let free = self.driver.buffers.free_long();
+        if free.is_some() {
+            return free;
+        }
+        let owners = self.driver.buffers.owners();
+        let oldest = owners.min_by_key(|index| self.slots.place(*index).map(|(_, since)| since));
+        if let Some(index) = oldest {
+            self.driver.counters.evicted.add(1);
+            self.remove(index);
+        }
+        let freed = self.driver.buffers.free_long();
+        debug_assert!(freed.is_some(), "an eviction freed no buffer");
+        freed
+    }
+
+    /// Ends a connection, and frees its slot and its buffer for a long answer.
+    fn remove(&mut self, index: u16) {
+        self.driver.buffers.release(index);
+        self.slots.remove(index);
     }
 
     fn token(&self, index: u16) -> Token {

@@ -11,12 +11,11 @@
 //! attempt cancels it.
 
 use std::io;
-use std::time::Duration;
 
 use healthz::Instant;
 use mio::{Registry, Token};
 
-use super::kinds::heartbeat;
+use super::kinds::heartbeat::{self, LastBeat};
 use super::kinds::stream::{Opened, Opener};
 use super::spec::Outcome;
 
@@ -76,14 +75,14 @@ pub trait Listener {
         false
     }
 
-    /// The last beat while the check passes, and the limit that the program has set for itself.
-    fn last_beat(&self) -> Option<(Instant, Option<Duration>)> {
+    /// The last beat of a program that is ready.
+    fn last_beat(&self) -> Option<LastBeat> {
         None
     }
 
     /// A worker before this one has ended while the check passed: continues with the last beat that it received.
-    fn continue_from(&mut self, beat: Instant, own_limit: Option<Duration>) {
-        let _ = (beat, own_limit);
+    fn continue_from(&mut self, last: LastBeat) {
+        let _ = last;
     }
 
     /// Its socket and state, if another listener can continue with them

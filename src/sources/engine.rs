@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use healthz::Instant;
+use healthz::check::RunResult;
 
+use super::runs::Runs;
 use super::schedule::{Due, Schedule};
 use super::spec::{Kind, Outcome, Spec, Unsupported};
 use super::threshold::State;
@@ -56,8 +58,10 @@ pub struct Entry {
     has_succeeded: bool,
     /// When the last result was measured; `None` before the first.
     measured: Option<Instant>,
-    /// The result was not reported yet.
+    /// The result, or a part of `runs`, was not reported yet.
     is_unreported: bool,
+    /// Attempts that have ended and were not reported yet.
+    runs: Runs,
     /// The attempt that runs has timed out and cannot be cancelled: its result comes too late.
     is_late: bool,
     /// `unsupported = "warn"` was logged.
@@ -75,6 +79,8 @@ pub struct Report {
     /// Why the check fails; `None` if it passes.
     pub failure: Option<String>,
     pub measured: Instant,
+    /// Attempts that have ended since the report before.
+    pub runs: Runs,
 }
 
 /// A set of checks that replaces the one before.
@@ -141,6 +147,7 @@ impl Engine {
             has_succeeded: false,
             measured: None,
             is_unreported: false,
+            runs: Runs::default(),
             is_late: false,
             has_warned: false,
             index: None,
@@ -315,6 +322,8 @@ impl Engine {
                         }
                         let timeout = Shown(entry.spec.timing.timeout);
                         let reason = format!("no result within {timeout}");
+                        let took = now.saturating_since(since);
+                        entry.runs.record(RunResult::Timeout, took);
                         entry.record(Err(reason), now);
                     }
                     Due::Hangs(duration) => {
@@ -342,15 +351,26 @@ impl Engine {
         }
     }
 
-    /// An attempt has ended. Outcomes of checks that are gone, and late ones, are ignored.
-    pub fn end(&mut self, id: Id, outcome: Outcome, now: Instant) {
+    /// An attempt has ended, after the time that it `took`. Outcomes of checks that are gone, and late ones, are ignored.
+    pub fn end(&mut self, id: Id, outcome: Outcome, now: Instant, took: Duration) {
         let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else {
             return;
         };
+        // Only an attempt that is cancelled ends like this: `advance` has recorded the others.
+        let has_timed_out = entry.schedule.has_timed_out();
         if entry.schedule.end(now).is_none() || std::mem::take(&mut entry.is_late) {
             return;
         }
-        entry.take(outcome, now, &mut self.warnings);
+        let is_success = entry.take(outcome, now, &mut self.warnings);
+        // A heartbeat is not run: its programs send.
+        if !matches!(entry.spec.kind, Kind::Heartbeat(_)) {
+            let result = match (has_timed_out, is_success) {
+                (true, _) => RunResult::Timeout,
+                (false, true) => RunResult::Success,
+                (false, false) => RunResult::Failure,
+            };
+            entry.runs.record(result, took);
+        }
     }
 
     /// A check that listens has another outcome than at its last attempt.
@@ -372,13 +392,11 @@ impl Engine {
     }
 
     /// The report could not be sent: it is due again.
-    pub fn unreport(&mut self, index: u16) {
-        let sent = self
-            .entries
-            .iter_mut()
-            .find(|entry| entry.index == Some(index));
-        if let Some(entry) = sent {
+    pub fn unreport(&mut self, report: &Report) {
+        let index = Some(report.index);
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.index == index) {
             entry.is_unreported = true;
+            entry.runs.put_back(&report.runs);
         }
     }
 
@@ -430,7 +448,8 @@ impl Entry {
         self.is_late
     }
 
-    fn take(&mut self, outcome: Outcome, now: Instant, warnings: &mut Vec<Warning>) {
+    /// Returns whether it is a success for this check.
+    fn take(&mut self, outcome: Outcome, now: Instant, warnings: &mut Vec<Warning>) -> bool {
         let result = match (outcome, self.spec.unsupported) {
             (Outcome::Pass, _) | (Outcome::Unsupported(_), Unsupported::Skip) => Ok(()),
             (Outcome::Unsupported(reason), Unsupported::Warn) => {
@@ -447,6 +466,7 @@ impl Entry {
             }
         };
         self.record(result, now);
+        self.has_succeeded
     }
 
     fn record(&mut self, result: Result<(), String>, now: Instant) {
@@ -464,15 +484,102 @@ impl Entry {
 
     fn report(&mut self) -> Option<Report> {
         let (index, measured) = (self.index?, self.measured?);
-        self.is_unreported = false;
         let failure = match self.state.passes()? {
             true => None,
             false => Some(self.failure.clone().unwrap_or_default()),
         };
+        let runs = self.runs.take();
+        self.is_unreported = !self.runs.is_empty();
         Some(Report {
             index,
             failure,
             measured,
+            runs,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::config;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_millis(millis)
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// One check, whose first attempt has begun.
+    fn begun(check: &str) -> (Engine, Id) {
+        let specs = config::parse(&[check.into()], None).unwrap();
+        let mut engine = Engine::new(specs, 0, at(0), false);
+        engine.advance(at(0));
+        let id = engine.id(0).unwrap();
+        assert_eq!(engine.action(), Some(Action::Open(id)));
+        assert_eq!(engine.action(), Some(Action::Begin(id)));
+        (engine, id)
+    }
+
+    fn runs(engine: &mut Engine) -> Option<([u32; 3], u64)> {
+        let report = engine.report()?;
+        Some((report.runs.counts(), report.runs.last_micros))
+    }
+
+    #[test]
+    fn a_run_counts_as_it_ended_and_not_as_the_threshold_says() {
+        let (mut engine, id) = begun("a=tcp:127.0.0.1:1,period=1s,timeout=1s,failure-threshold=3");
+        engine.end(id, Outcome::Pass, at(1), MS);
+        engine.advance(at(1000));
+        engine.end(id, Outcome::Fail("refused".to_owned()), at(1001), 2 * MS);
+        // Both are in one verdict, which passes.
+        let report = engine.report().unwrap();
+        assert_eq!((report.runs.counts(), report.failure), ([1, 1, 0], None));
+        assert_eq!(report.runs.last_micros, 2000);
+        assert_eq!(engine.report(), None);
+    }
+
+    #[test]
+    fn an_attempt_that_is_cancelled_is_a_timeout() {
+        let (mut engine, id) = begun("a=tcp:127.0.0.1:1,period=1s,timeout=500ms");
+        while engine.action().is_some() {}
+        engine.advance(at(500));
+        assert_eq!(engine.action(), Some(Action::Cancel(id)));
+        let reason = "no result within 500ms".to_owned();
+        engine.end(id, Outcome::Fail(reason), at(501), 501 * MS);
+        assert_eq!(runs(&mut engine), Some(([0, 0, 1], 501_000)));
+    }
+
+    #[test]
+    fn an_attempt_that_hangs_is_one_timeout_when_its_time_has_passed() {
+        let (mut engine, id) = begun("a=file:/a,period=1s,timeout=500ms");
+        engine.advance(at(500));
+        assert_eq!(runs(&mut engine), Some(([0, 0, 1], 500_000)));
+        // It hangs for two more periods, and then has a result.
+        for time in [1000, 2000] {
+            engine.advance(at(time));
+            assert_eq!(runs(&mut engine), Some(([0; 3], 0)));
+        }
+        engine.end(id, Outcome::Pass, at(2500), 2500 * MS);
+        assert_eq!(runs(&mut engine), None);
+        engine.advance(at(3000));
+        engine.end(id, Outcome::Pass, at(3001), MS);
+        assert_eq!(runs(&mut engine), Some(([1, 0, 0], 1000)));
+    }
+
+    #[test]
+    fn runs_of_a_report_that_was_not_sent_are_in_the_next_one() {
+        let (mut engine, id) = begun("a=file:/a,period=1s");
+        engine.end(id, Outcome::Pass, at(1), MS);
+        let report = engine.report().unwrap();
+        engine.unreport(&report);
+        assert_eq!(engine.report(), Some(report));
+    }
+
+    #[test]
+    fn a_heartbeat_has_no_runs() {
+        let (mut engine, id) = begun("a=heartbeat");
+        engine.end(id, Outcome::Pass, at(1), MS);
+        assert_eq!(runs(&mut engine), Some(([0; 3], 0)));
     }
 }

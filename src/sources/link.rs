@@ -15,6 +15,7 @@ use healthz::limits::{CHECK_NAME_BYTES_MAX, REASON_BYTES_MAX};
 use log::Level;
 use socket2::{Domain, Socket, Type};
 
+use super::runs::{RUNS_MAX, Runs};
 use super::spec::{Endpoints, SPECS_MAX, Severity, Spec};
 
 /// Most bytes of a message.
@@ -71,14 +72,18 @@ pub struct Verdict<'a> {
     pub failure: Option<&'a str>,
     /// Of a heartbeat.
     pub beat: Option<Beat>,
+    /// Attempts that have ended since the verdict before.
+    pub runs: Runs,
 }
 
-/// The last beat of a program, for a worker that is started again.
+/// The last beat of a program, for a worker that is started again and for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beat {
     pub age_ms: u32,
     /// The limit that the program has set for itself; 0 if it has set none.
     pub limit_ms: u32,
+    /// When it was sent, in seconds since 1970. Computed from `age_ms`, it would change from verdict to verdict.
+    pub unix_seconds: u64,
 }
 
 /// What the server needs to know of a check.
@@ -133,19 +138,21 @@ pub fn encode_beat(generation: u32, index: u16, beat: Beat) -> Vec<u8> {
     let mut bytes = vec![BEAT];
     bytes.extend(generation.to_ne_bytes());
     bytes.extend(index.to_ne_bytes());
+    put_beat(&mut bytes, beat);
+    bytes
+}
+
+fn put_beat(bytes: &mut Vec<u8>, beat: Beat) {
     bytes.extend(beat.age_ms.to_ne_bytes());
     bytes.extend(beat.limit_ms.to_ne_bytes());
-    bytes
+    bytes.extend(beat.unix_seconds.to_ne_bytes());
 }
 
 /// The generation, the number of the check and the beat; `None` if it is not that message.
 pub fn decode_beat(bytes: &[u8]) -> Option<(u32, u16, Beat)> {
     let mut reader = Reader(bytes.strip_prefix(&[BEAT])?);
     let (generation, index) = (reader.u32()?, reader.index()?);
-    let beat = Beat {
-        age_ms: reader.u32()?,
-        limit_ms: reader.u32()?,
-    };
+    let beat = reader.beat()?;
     reader.0.is_empty().then_some((generation, index, beat))
 }
 
@@ -160,10 +167,16 @@ pub fn encode(message: &Message<'_>) -> Vec<u8> {
             bytes.extend(verdict.index.to_ne_bytes());
             bytes.extend(verdict.age_ms.to_ne_bytes());
             let has_beat = u8::from(verdict.beat.is_some());
-            bytes.push(u8::from(verdict.failure.is_some()) | has_beat << 1);
+            let has_runs = u8::from(!verdict.runs.is_empty());
+            bytes.push(u8::from(verdict.failure.is_some()) | has_beat << 1 | has_runs << 2);
             if let Some(beat) = verdict.beat {
-                bytes.extend(beat.age_ms.to_ne_bytes());
-                bytes.extend(beat.limit_ms.to_ne_bytes());
+                put_beat(&mut bytes, beat);
+            }
+            if !verdict.runs.is_empty() {
+                for count in verdict.runs.counts() {
+                    bytes.extend(count.to_ne_bytes());
+                }
+                bytes.extend(verdict.runs.last_micros.to_ne_bytes());
             }
             bytes.extend(cut(verdict.failure.unwrap_or_default()).bytes());
         }
@@ -289,6 +302,10 @@ impl<'a> Reader<'a> {
         Some(u32::from_ne_bytes(self.take(4)?.try_into().ok()?))
     }
 
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_ne_bytes(self.take(8)?.try_into().ok()?))
+    }
+
     fn index(&mut self) -> Option<u16> {
         self.u16().filter(|index| usize::from(*index) < SPECS_MAX)
     }
@@ -310,13 +327,14 @@ impl<'a> Reader<'a> {
 
     fn verdict(&mut self) -> Option<Verdict<'a>> {
         let (generation, index, age_ms) = (self.u32()?, self.index()?, self.u32()?);
-        let flags = self.byte().filter(|flags| *flags < 4)?;
+        let flags = self.byte().filter(|flags| *flags < 8)?;
         let beat = match flags & 2 {
             0 => None,
-            _ => Some(Beat {
-                age_ms: self.u32()?,
-                limit_ms: self.u32()?,
-            }),
+            _ => Some(self.beat()?),
+        };
+        let runs = match flags & 4 {
+            0 => Runs::default(),
+            _ => self.runs()?,
         };
         let failure = match (flags & 1, self.text()?) {
             (0, "") => None,
@@ -329,7 +347,27 @@ impl<'a> Reader<'a> {
             age_ms,
             failure,
             beat,
+            runs,
         })
+    }
+
+    fn beat(&mut self) -> Option<Beat> {
+        Some(Beat {
+            age_ms: self.u32()?,
+            limit_ms: self.u32()?,
+            unix_seconds: self.u64()?,
+        })
+    }
+
+    fn runs(&mut self) -> Option<Runs> {
+        let runs = Runs {
+            success: self.u32()?,
+            failure: self.u32()?,
+            timeout: self.u32()?,
+            last_micros: self.u64()?,
+        };
+        let is_bounded = runs.counts().iter().all(|count| *count <= RUNS_MAX);
+        (is_bounded && !runs.is_empty()).then_some(runs)
     }
 
     fn definition(&mut self) -> Option<Definition<'a>> {
@@ -361,7 +399,11 @@ pub fn fuzz(bytes: &[u8]) {
     assert!(bytes.len() <= MESSAGE_BYTES_MAX);
     assert_eq!(encode(&message), bytes, "{message:?}");
     match message {
-        Message::Verdict(verdict) => assert!(usize::from(verdict.index) < SPECS_MAX),
+        Message::Verdict(verdict) => {
+            assert!(usize::from(verdict.index) < SPECS_MAX);
+            let counts = verdict.runs.counts();
+            assert!(counts.iter().all(|count| *count <= RUNS_MAX));
+        }
         Message::Begin { count, .. } => assert!(usize::from(count) <= SPECS_MAX),
         Message::Define { index, definition } => {
             assert!(usize::from(index) < SPECS_MAX);
@@ -451,7 +493,7 @@ impl AsRawFd for Link {
 
 // A definition and a verdict fit.
 const _: () = assert!(7 + 2 * (1 + CHECK_NAME_BYTES_MAX) < MESSAGE_BYTES_MAX);
-const _: () = assert!(20 + TEXT_BYTES_MAX <= MESSAGE_BYTES_MAX);
+const _: () = assert!(12 + 16 + 20 + TEXT_BYTES_MAX <= MESSAGE_BYTES_MAX);
 const _: () = assert!(REASON_BYTES_MAX <= TEXT_BYTES_MAX);
 
 #[cfg(test)]
@@ -482,6 +524,18 @@ mod tests {
             age_ms: 7,
             failure: None,
             beat: None,
+            runs: Runs::default(),
+        };
+        let beat = Beat {
+            age_ms: 1,
+            limit_ms: 2000,
+            unix_seconds: u64::MAX,
+        };
+        let runs = Runs {
+            success: RUNS_MAX,
+            failure: 1,
+            timeout: 0,
+            last_micros: u64::MAX,
         };
         vec![
             Message::Verdict(verdict),
@@ -494,10 +548,14 @@ mod tests {
                 ..verdict
             }),
             Message::Verdict(Verdict {
-                beat: Some(Beat {
-                    age_ms: 1,
-                    limit_ms: 2000,
-                }),
+                beat: Some(beat),
+                ..verdict
+            }),
+            Message::Verdict(Verdict { runs, ..verdict }),
+            Message::Verdict(Verdict {
+                failure: Some("late"),
+                beat: Some(beat),
+                runs,
                 ..verdict
             }),
             Message::Begin {
@@ -554,6 +612,36 @@ mod tests {
         assert_eq!(decode(&[0]), None);
     }
 
+    /// The server adds runs one by one, so a number without a bound would occupy its main thread.
+    #[test]
+    fn runs_without_a_count_or_with_a_larger_one_than_allowed_are_refused() {
+        let encoded = |runs| {
+            let verdict = Verdict {
+                generation: 0,
+                index: 0,
+                age_ms: 0,
+                failure: None,
+                beat: None,
+                runs,
+            };
+            encode(&Message::Verdict(verdict))
+        };
+        let one = Runs {
+            timeout: 1,
+            ..Runs::default()
+        };
+        let mut bytes = encoded(one);
+        assert!(decode(&bytes).is_some());
+        let counts = 12..24;
+        bytes[counts.clone()].fill(0);
+        assert_eq!(decode(&bytes), None);
+        for at in counts.step_by(4) {
+            let mut bytes = bytes.clone();
+            bytes[at..at + 4].copy_from_slice(&(RUNS_MAX + 1).to_ne_bytes());
+            assert_eq!(decode(&bytes), None);
+        }
+    }
+
     #[test]
     fn a_definition_with_an_invalid_name_or_index_is_refused() {
         for message in examples() {
@@ -583,6 +671,7 @@ mod tests {
         let beat = Beat {
             age_ms: 41_000,
             limit_ms: 0,
+            unix_seconds: 1_800_000_000,
         };
         let bytes = encode_beat(7, 255, beat);
         assert_eq!(decode_beat(&bytes), Some((7, 255, beat)));

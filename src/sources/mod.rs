@@ -17,6 +17,7 @@ mod jobs;
 mod kinds;
 pub mod link;
 mod rights;
+pub mod runs;
 mod schedule;
 #[cfg(test)]
 mod simulation;

@@ -106,6 +106,11 @@ impl Schedule {
         }
     }
 
+    /// Whether the present attempt has taken longer than the timeout.
+    pub fn has_timed_out(&self) -> bool {
+        matches!(self.phase, Phase::Hanging { .. })
+    }
+
     /// The first multiple of the period after `time`. So it is at most one period later.
     fn next_multiple(&self, time: Instant) -> Instant {
         let period = u64::try_from(self.timing.period.as_millis()).unwrap_or(u64::MAX);

@@ -50,6 +50,8 @@ struct Received {
     holds: Duration,
     /// As of the last verdict; `None` before the first.
     state: Option<Result<Instant, String>>,
+    /// Successes, failures and time-outs of all verdicts.
+    runs: [u32; 3],
 }
 
 impl Received {
@@ -71,6 +73,8 @@ struct Running {
     results: Vec<bool>,
     /// Since when the present attempt runs.
     began: Option<Instant>,
+    /// Attempts that have ended: successes, failures and time-outs.
+    ended: [u32; 3],
 }
 
 struct World {
@@ -204,7 +208,11 @@ impl World {
             self.act();
         }
         while let Some(report) = self.engine.report() {
-            self.receive(&report);
+            // Sometimes the link is full.
+            match self.rng.u8(..8) {
+                0 => self.engine.unreport(&report),
+                _ => self.receive(&report),
+            }
         }
     }
 
@@ -231,7 +239,14 @@ impl World {
             if !is_late {
                 running.results.push(success);
             }
-            self.engine.end(*id, outcome, self.now);
+            let result = match (is_late, success) {
+                (true, _) => 2,
+                (false, true) => 0,
+                (false, false) => 1,
+            };
+            running.ended[result] += 1;
+            let took = end.saturating_since(began);
+            self.engine.end(*id, outcome, self.now, took);
         }
     }
 
@@ -250,6 +265,7 @@ impl World {
                         attempt: None,
                         results: Vec::new(),
                         began: None,
+                        ended: [0; 3],
                     };
                     assert!(
                         self.running.insert(id, running).is_none(),
@@ -266,10 +282,12 @@ impl World {
                         running.attempt.take().is_some(),
                         "no attempt of {id:?} to cancel"
                     );
-                    running.began = None;
+                    let began = running.began.take().unwrap();
                     running.results.push(false);
-                    self.engine
-                        .end(id, Outcome::Fail("no answer".to_owned()), self.now);
+                    running.ended[2] += 1;
+                    let took = self.now.saturating_since(began);
+                    let outcome = Outcome::Fail("no answer".to_owned());
+                    self.engine.end(id, outcome, self.now, took);
                 }
                 Action::Close(id) => {
                     assert!(self.running.remove(&id).is_some(), "{id:?} closed twice");
@@ -379,6 +397,9 @@ impl World {
 
     fn receive(&mut self, report: &Report) {
         let received = &mut self.server[usize::from(report.index)];
+        for (sum, count) in received.runs.iter_mut().zip(report.runs.counts()) {
+            *sum += count;
+        }
         received.state = Some(match &report.failure {
             None => Ok(report.measured),
             Some(reason) => {
@@ -404,6 +425,10 @@ impl World {
             assert_eq!(entry.spec.name, received.name);
             let running = &self.running[&entry.id];
             let passes = received.passes(self.now);
+            // No run is lost, and one that hangs counts once, when its time has passed.
+            let mut ended = running.ended;
+            ended[2] += u32::from(entry.is_late());
+            assert_eq!(received.runs, ended, "{}", received.name);
             match running.nature {
                 Nature::Healthy => {
                     if let Some(state) = &received.state {
@@ -440,6 +465,7 @@ fn received(spec: &Spec) -> Received {
         name: spec.name.clone(),
         holds: Duration::from_millis(u64::from(Definition::new(spec).holds_ms)),
         state: None,
+        runs: [0; 3],
     }
 }
 

@@ -5,9 +5,10 @@
 //! its state when the file is read again.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use crate::url::Host;
 
 /// Most checks of real things in one configuration. Each costs the server about 1 KiB, and its line in the
 /// answer of every connection.
@@ -161,27 +162,6 @@ pub struct Dialogue {
     pub send: Option<Vec<u8>>,
     /// Must occur in the first 10 KiB that the peer sends.
     pub expect: Option<Vec<u8>>,
-}
-
-/// An address without name resolution, which could block.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Host {
-    Ip(std::net::IpAddr),
-    /// 127.0.0.1, and ::1 if that fails.
-    Localhost,
-}
-
-impl Host {
-    /// The addresses to try, in order.
-    pub fn addresses(&self, port: u16) -> Vec<SocketAddr> {
-        match self {
-            Host::Ip(ip) => vec![SocketAddr::new(*ip, port)],
-            Host::Localhost => vec![
-                SocketAddr::from(([127, 0, 0, 1], port)),
-                SocketAddr::from(([0u16, 0, 0, 0, 0, 0, 0, 1], port)),
-            ],
-        }
-    }
 }
 
 /// An HTTP service that must answer a GET.

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{self, Duration};
 
 use healthz::Instant;
 use log::Level;
@@ -25,6 +25,7 @@ use super::config::{self, Mistake};
 use super::engine::{Action, Commit, Engine, Id};
 use super::jobs::Jobs;
 use super::kinds::exec::Programs;
+use super::kinds::heartbeat::LastBeat;
 use super::kinds::stream::Opened;
 use super::kinds::{self, heartbeat};
 use super::link::{
@@ -70,7 +71,8 @@ pub struct Origin {
 
 /// The result of a job.
 enum Done {
-    Attempt(Id, Outcome),
+    /// With the time that it took.
+    Attempt(Id, Outcome, Duration),
     Opened(Id, Opened),
     File(Result<Vec<u8>, Mistake>),
 }
@@ -78,11 +80,18 @@ enum Done {
 /// What is open for a check.
 enum Driver {
     Blocking,
-    Connecting(Option<Box<dyn Attempt>>),
+    Connecting(Option<Running>),
     Listening(Result<Box<dyn Listener>, String>),
     /// Gets the socket and the state of this other check when that one is closed: the same socket with other
     /// options.
     Inheriting(Id),
+}
+
+/// An attempt that runs in the loop.
+struct Running {
+    attempt: Box<dyn Attempt>,
+    /// On a clock that is finer than that of the loop, for the metrics.
+    began: time::Instant,
 }
 
 /// What is open, by check. Few enough to search, and a map would be 8 KiB of code.
@@ -236,6 +245,7 @@ fn verdict(
         age_ms: u32::try_from(age).unwrap_or(u32::MAX),
         failure: report.failure.as_deref(),
         beat,
+        runs: report.runs,
     })
 }
 
@@ -322,7 +332,7 @@ impl Worker {
     fn collect_results(&mut self, now: Instant) {
         while let Some(done) = self.jobs.result() {
             match done {
-                Done::Attempt(id, outcome) => self.engine.end(id, outcome, now),
+                Done::Attempt(id, outcome, took) => self.engine.end(id, outcome, now, took),
                 Done::Opened(id, opened) => self.opened(id, opened, now),
                 Done::File(result) => self.file_read(result, now),
             }
@@ -333,10 +343,11 @@ impl Worker {
     fn opened(&mut self, id: Id, opened: Opened, now: Instant) {
         self.opening.remove(&id);
         let registry = self.poll.registry();
-        if let Some(Driver::Connecting(Some(attempt))) = self.drivers.get_mut(id) {
-            if let Some(outcome) = attempt.opened(registry, opened) {
+        if let Some(Driver::Connecting(Some(running))) = self.drivers.get_mut(id) {
+            if let Some(outcome) = running.attempt.opened(registry, opened) {
+                let took = running.began.elapsed();
                 self.drivers.insert(id, Driver::Connecting(None));
-                self.engine.end(id, outcome, now);
+                self.engine.end(id, outcome, now, took);
             }
         }
     }
@@ -435,8 +446,9 @@ impl Worker {
             _ => None,
         };
         let owner = inherited.unwrap_or(id);
+        let began = time::Instant::now();
         let done = match self.drivers.get_mut(owner) {
-            Some(Driver::Connecting(_)) => self.start(&spec, id, now),
+            Some(Driver::Connecting(_)) => self.start(&spec, id, began, now),
             Some(Driver::Listening(Ok(listener))) => {
                 let outcome = listener.outcome(now);
                 match &outcome {
@@ -460,13 +472,18 @@ impl Worker {
             }
             Some(Driver::Blocking) => {
                 let spec = Arc::clone(&spec);
-                self.give(now, move || Done::Attempt(id, kinds::attempt(&spec.kind)));
+                self.give(now, move || {
+                    // The time that it has waited for a thread does not count.
+                    let began = time::Instant::now();
+                    let outcome = kinds::attempt(&spec.kind);
+                    Done::Attempt(id, outcome, began.elapsed())
+                });
                 None
             }
             Some(Driver::Inheriting(_)) | None => None,
         };
         if let Some(outcome) = done {
-            self.engine.end(id, outcome, now);
+            self.engine.end(id, outcome, now, began.elapsed());
         }
         if matches!(spec.kind, Kind::Exec(_)) {
             self.reap_due = self.reap_due.or(Some(now.saturating_add(REAP_PERIOD)));
@@ -474,7 +491,13 @@ impl Worker {
     }
 
     /// Starts an attempt of a connecting kind. Returns the outcome if it is known at once.
-    fn start(&mut self, spec: &Spec, id: Id, now: Instant) -> Option<Outcome> {
+    fn start(
+        &mut self,
+        spec: &Spec,
+        id: Id,
+        began: time::Instant,
+        now: Instant,
+    ) -> Option<Outcome> {
         let registry: &Registry = self.poll.registry();
         let attempt = match kinds::start(&spec.kind, registry, token(id), &self.programs) {
             Started::Waiting(attempt) => attempt,
@@ -487,7 +510,8 @@ impl Worker {
             }
             Started::Done(outcome) => return Some(outcome),
         };
-        self.drivers.insert(id, Driver::Connecting(Some(attempt)));
+        let running = Running { attempt, began };
+        self.drivers.insert(id, Driver::Connecting(Some(running)));
         None
     }
 
@@ -504,20 +528,21 @@ impl Worker {
     /// Ends an attempt that has taken too long.
     fn cancel(&mut self, id: Id, now: Instant) {
         let Some(spec) = self.spec(id) else { return };
-        let attempt = match self.drivers.get_mut(id) {
-            Some(Driver::Connecting(attempt)) => attempt.take(),
+        let running = match self.drivers.get_mut(id) {
+            Some(Driver::Connecting(running)) => running.take(),
             _ => None,
         };
         let timeout = Shown(spec.timing.timeout);
-        let reason = match &attempt {
-            Some(attempt) => {
+        let (reason, took) = match &running {
+            Some(Running { attempt, began }) => {
                 let (target, waits_for) = (attempt.target(), attempt.waits_for());
-                format!("{target}: no result within {timeout} ({waits_for})")
+                let reason = format!("{target}: no result within {timeout} ({waits_for})");
+                (reason, began.elapsed())
             }
-            None => format!("no result within {timeout}"),
+            None => (format!("no result within {timeout}"), spec.timing.timeout),
         };
-        drop(attempt);
-        self.engine.end(id, Outcome::Fail(reason), now);
+        drop(running);
+        self.engine.end(id, Outcome::Fail(reason), now, took);
         self.reap_due = Some(now);
     }
 
@@ -534,13 +559,14 @@ impl Worker {
         let Some(id) = id(token) else { return };
         let registry = self.poll.registry();
         match self.drivers.get_mut(id) {
-            Some(Driver::Connecting(attempt)) => {
-                let done = attempt
-                    .as_mut()
-                    .and_then(|attempt| attempt.ready(registry, token));
-                if let Some(outcome) = done {
-                    *attempt = None;
-                    self.engine.end(id, outcome, now);
+            Some(Driver::Connecting(running)) => {
+                let done = running.as_mut().and_then(|running| {
+                    let outcome = running.attempt.ready(registry, token)?;
+                    Some((outcome, running.began.elapsed()))
+                });
+                if let Some((outcome, took)) = done {
+                    *running = None;
+                    self.engine.end(id, outcome, now, took);
                     if self.reap_due.is_some() {
                         self.reap_due = Some(now);
                     }
@@ -609,8 +635,11 @@ impl Worker {
         if let Some(Driver::Listening(Ok(listener))) = self.drivers.get_mut(id) {
             let at = now.as_millis().saturating_sub(u64::from(beat.age_ms));
             let limit = Duration::from_millis(u64::from(beat.limit_ms));
-            let own_limit = Some(limit).filter(|limit| !limit.is_zero());
-            listener.continue_from(Instant::from_millis(at), own_limit);
+            listener.continue_from(LastBeat {
+                at: Instant::from_millis(at),
+                unix_seconds: beat.unix_seconds,
+                own_limit: Some(limit).filter(|limit| !limit.is_zero()),
+            });
             let outcome = listener.outcome(now);
             self.engine.change(id, outcome, now);
         }
@@ -621,11 +650,12 @@ impl Worker {
         let Driver::Listening(Ok(listener)) = self.drivers.get(self.engine.id(index)?)? else {
             return None;
         };
-        let (beat, own_limit) = listener.last_beat()?;
+        let last = listener.last_beat()?;
         let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         Some(Beat {
-            age_ms: millis(now.saturating_since(beat)),
-            limit_ms: own_limit.map_or(0, millis),
+            age_ms: millis(now.saturating_since(last.at)),
+            limit_ms: last.own_limit.map_or(0, millis),
+            unix_seconds: last.unix_seconds,
         })
     }
 
@@ -723,7 +753,7 @@ impl Worker {
             match self.link.send(&message) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.engine.unreport(report.index);
+                    self.engine.unreport(&report);
                     is_full = true;
                 }
                 Err(error) => return Err(error),

@@ -11,6 +11,7 @@
     reason = "a finding is a panic"
 )]
 
+mod json;
 mod model;
 mod request;
 
@@ -21,7 +22,7 @@ use std::vec;
 use super::Responder;
 use crate::check::{Check, Endpoint, Severity};
 use crate::http::fuzz::Source;
-use crate::http::{Connection, Context, Next};
+use crate::http::{Answer, BufferFull, Connection, Context, Next, Request, Writer};
 use crate::limits::{Limits, RESPONSE_HEAD_BYTES_MAX};
 use crate::time::Instant;
 use model::Model;
@@ -34,6 +35,8 @@ const NOW_MAX: u64 = u64::MAX / 2;
 ///   fits, cut between characters.
 /// - An answer equals that of Kubernetes for the same checks, byte for byte, apart from warnings. It fits in a buffer of
 ///   [`Responder::response_bytes_max`] bytes.
+/// - For a client that accepts JSON only, the answer of an endpoint has the same status, and its body is the JSON of the
+///   model, byte for byte. It fits in a buffer of [`Responder::health_json_bytes_max`] bytes.
 pub fn checks(data: &[u8]) {
     let mut source = Source(data);
     let config = source.byte();
@@ -70,7 +73,9 @@ pub fn checks(data: &[u8]) {
         Endpoint::new("/livez", &all[..2]),
         Endpoint::new("/readyz", &all),
     ];
-    let responder = Responder::new(&endpoints).allow_hosts(hosts);
+    let responder = Responder::new(&endpoints)
+        .allow_hosts(hosts)
+        .with_listeners(&json::LISTENERS);
     let mut model = Model::new(limit, severity, hosts);
     let mut now = NOW_MIN + u64::from(source.u16());
     while !source.is_empty() {
@@ -145,39 +150,17 @@ fn update(check: &Check, model: &mut Model, what: u8, now: u64, source: &mut Sou
 
 fn request(responder: &Responder<'_>, model: &Model, now: u64, source: &mut Source<'_>) {
     let generated = request::Generated::new(source);
-    let head = generated.head();
+    let head = generated.head("");
     let limits = Limits {
         request_head_bytes: head.len(),
         ..Limits::DEFAULT
     };
-    let context = Context {
-        now: Instant::from_millis(now),
-        date: None,
-        limits: &limits,
-        is_last: false,
-    };
     // Exactly the documented size of the longest answer.
-    let mut tx = vec![0; responder.response_bytes_max(&limits)];
-    assert!(tx.len() > RESPONSE_HEAD_BYTES_MAX);
-    // A connection of its own for each request: `connection` tests several on one.
-    let mut connection = Connection::new(context.now);
-    let progress = connection.receive(
-        &context,
-        head.as_bytes(),
-        &mut tx,
-        &mut |request, writer| responder.respond(context.now, request, writer),
-    );
-    assert_eq!(
-        (progress.consumed, progress.answered),
-        (head.len(), 1),
-        "{head:?}"
-    );
-    assert_eq!(
-        (progress.refusal, progress.next),
-        (None, Next::Read),
-        "{head:?}"
-    );
-    let answer = core::str::from_utf8(&tx[..progress.written]).unwrap();
+    let tx = responder.response_bytes_max(&limits);
+    let answer = exchange(&head, &limits, tx, now, &mut |request, writer| {
+        responder.respond(Instant::from_millis(now), request, writer)
+    });
+    json_request(responder, model, &generated, now, &answer);
     let (fields, body) = answer.split_once("\r\n\r\n").unwrap();
     let expected = model.answer(&generated, now);
     let status = &fields["HTTP/1.1 ".len()..][..3];
@@ -202,6 +185,84 @@ fn request(responder: &Responder<'_>, model: &Model, now: u64, source: &mut Sour
             "{head:?}"
         );
     }
+}
+
+/// The answer to the same request of a client that accepts JSON only. `text` is the answer to all others.
+fn json_request(
+    responder: &Responder<'_>,
+    model: &Model,
+    generated: &request::Generated,
+    now: u64,
+    text: &str,
+) {
+    let head = generated.head("Accept: application/health+json\r\n");
+    let limits = Limits {
+        request_head_bytes: head.len(),
+        ..Limits::DEFAULT
+    };
+    let expected = model.json(generated, now);
+    let tx = match expected {
+        Some(_) => responder.health_json_bytes_max(),
+        None => responder.response_bytes_max(&limits),
+    };
+    let answer = exchange(&head, &limits, tx, now, &mut |request, writer| {
+        assert!(request.accepts_health_json());
+        responder.respond_health_json(Instant::from_millis(now), request, writer)
+    });
+    let Some(expected) = expected else {
+        assert_eq!(answer, text, "{head:?}");
+        return;
+    };
+    // Up to the end of the status line.
+    assert_eq!(answer.lines().next(), text.lines().next(), "{head:?}");
+    let (fields, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(fields.contains("\r\nContent-Type: application/health+json\r\n"));
+    assert!(fields.contains("\r\nVary: Accept\r\n"));
+    match generated.method {
+        "HEAD" => assert_eq!(body, ""),
+        _ => assert_eq!(body, expected, "{head:?}"),
+    }
+    // The fuzz target is built without the parser.
+    #[cfg(test)]
+    {
+        let value: serde_json::Value = serde_json::from_str(&expected).unwrap();
+        let is_failure = value["status"] == "fail";
+        assert_eq!(is_failure, answer.starts_with("HTTP/1.1 500 "), "{head:?}");
+    }
+}
+
+/// Sends a head to a new connection whose buffer for answers has `tx_bytes`. Returns the answer.
+fn exchange(
+    head: &str,
+    limits: &Limits,
+    tx_bytes: usize,
+    now: u64,
+    respond: &mut impl FnMut(&Request<'_>, Writer<'_>) -> Result<Answer, BufferFull>,
+) -> String {
+    let context = Context {
+        now: Instant::from_millis(now),
+        date: None,
+        limits,
+        is_last: false,
+        tx_bytes_max: 0,
+    };
+    let mut tx = vec![0; tx_bytes];
+    assert!(tx.len() > RESPONSE_HEAD_BYTES_MAX);
+    // A connection of its own for each request: `connection` tests several on one.
+    let mut connection = Connection::new(context.now);
+    let progress = connection.receive(&context, head.as_bytes(), &mut tx, respond);
+    assert_eq!(
+        (progress.consumed, progress.answered),
+        (head.len(), 1),
+        "{head:?}"
+    );
+    assert_eq!(
+        (progress.refusal, progress.next),
+        (None, Next::Read),
+        "{head:?}"
+    );
+    tx.truncate(progress.written);
+    String::from_utf8(tx).unwrap()
 }
 
 #[cfg(test)]

@@ -114,6 +114,18 @@ impl State {
     pub(super) fn is_listed(&self, now: u64) -> bool {
         self.name != "shutdown" || !self.passes(now)
     }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(super) fn group(&self) -> Option<&'static str> {
+        self.group
+    }
+
+    pub(super) fn severity(&self) -> Severity {
+        self.severity
+    }
 }
 
 pub(super) struct Model {
@@ -178,15 +190,32 @@ impl Model {
         self.states.iter_mut().for_each(|state| state.begin(now));
     }
 
-    pub(super) fn answer(&self, request: &Generated, now: u64) -> Answer {
+    /// True if the host of `request` is one of the allowed ones.
+    pub(super) fn serves(&self, request: &Generated) -> bool {
         let host = request.host.to_ascii_lowercase();
         let host = match host.rsplit_once(':') {
             // The last colon of `[::1]` is not the one before a port.
             Some((host, port)) if !port.ends_with(']') => host.to_string(),
             _ => host,
         };
+        self.hosts.is_empty() || self.hosts.contains(&host)
+    }
+
+    /// The listed checks of the endpoint at `path`.
+    pub(super) fn states_of(&self, path: &str, now: u64) -> Option<Vec<&State>> {
+        let count = match path {
+            "/healthz" => 6,
+            "/livez" => 2,
+            "/readyz" => 7,
+            _ => return None,
+        };
+        let states = self.states[..count].iter();
+        Some(states.filter(|state| state.is_listed(now)).collect())
+    }
+
+    pub(super) fn answer(&self, request: &Generated, now: u64) -> Answer {
         // The host is checked before the path, so that nothing is told to a foreign host.
-        if !self.hosts.is_empty() && !self.hosts.contains(&host) {
+        if !self.serves(request) {
             let body = "421 Misdirected Request: this server does not answer for that host\n";
             return Answer::new("421", body.to_string());
         }
@@ -201,21 +230,18 @@ impl Model {
         }
         let is_root = request.method == "OPTIONS" && request.clean_path() == "/";
         let is_draining = !self.state("shutdown").passes(now);
-        let listed = |count: usize| -> Vec<&State> {
-            let states = self.states[..count].iter();
-            states.filter(|state| state.is_listed(now)).collect()
-        };
+        let listed = |path: &str| self.states_of(path, now).unwrap_or_default();
         // The name after the path of the endpoint. A slash alone names no check.
         let rest = match (&request.name, request.path) {
             (None, "/healthz/") => Some(&b""[..]),
             (name, _) => name.as_deref(),
         };
         let (name, states) = match request.path {
-            _ if is_root && is_draining => ("readyz", listed(7)),
-            _ if is_root => ("healthz", listed(6)),
-            "/healthz" | "/healthz/" => ("healthz", listed(6)),
-            "/livez" => ("livez", listed(2)),
-            "/readyz" => ("readyz", listed(7)),
+            _ if is_root && is_draining => ("readyz", listed("/readyz")),
+            _ if is_root => ("healthz", listed("/healthz")),
+            "/healthz" | "/healthz/" => ("healthz", listed("/healthz")),
+            "/livez" => ("livez", listed("/livez")),
+            "/readyz" => ("readyz", listed("/readyz")),
             _ => return not_found(),
         };
         let single = |rest: &[u8]| {

@@ -81,7 +81,8 @@ impl Generated {
         [self.path, slash, &self.encoded_name].concat()
     }
 
-    pub(super) fn head(&self) -> String {
+    /// The head, with more fields after Host.
+    pub(super) fn head(&self, fields: &str) -> String {
         let Generated {
             method,
             host,
@@ -93,7 +94,7 @@ impl Generated {
             .query
             .as_ref()
             .map_or(String::new(), |query| std::format!("?{query}"));
-        std::format!("{method} {unclean}{path}{query} HTTP/1.1\r\nHost: {host}\r\n\r\n")
+        std::format!("{method} {unclean}{path}{query} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n")
     }
 }
 

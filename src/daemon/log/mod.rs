@@ -96,6 +96,11 @@ pub fn verify() {
     QUEUE.probe();
 }
 
+/// How many records were dropped since the start. Never waits.
+pub fn dropped() -> u64 {
+    QUEUE.dropped()
+}
+
 /// Waits until everything was written, for at most `timeout`.
 pub fn flush(timeout: Duration) {
     QUEUE.flush(timeout);

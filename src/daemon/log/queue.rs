@@ -5,6 +5,7 @@
 //! written the rest and a report of the count. So there is one gap, at the place of the report. Used by
 //! [`super`] and [`super::writer`].
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct Queue {
     work: Condvar,
     /// Signalled when a task was finished.
     progress: Condvar,
+    /// All records that were dropped since the start. Apart from the ring, so that it is read without the lock.
+    dropped: AtomicU64,
 }
 
 struct Ring {
@@ -76,14 +79,22 @@ impl Queue {
             }),
             work: Condvar::new(),
             progress: Condvar::new(),
+            dropped: AtomicU64::new(0),
         }
     }
 
     /// Appends `record`, one line with its line end; or drops and counts it. Never waits for the sink.
     pub fn push(&self, record: &[u8]) {
         debug_assert!(record.ends_with(b"\n"), "a record is a line");
-        self.lock().push(record);
+        if !self.lock().push(record) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
         self.work.notify_one();
+    }
+
+    /// How many records were dropped since the start. Never waits.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Requests a test whether the sink still accepts writes.
@@ -106,7 +117,8 @@ impl Queue {
 
     /// The task that [`next`](Queue::next) returned is finished.
     pub fn finish(&self, outcome: Outcome) {
-        self.lock().finish(outcome);
+        let lost = self.lock().finish(outcome);
+        self.dropped.fetch_add(lost, Ordering::Relaxed);
         self.progress.notify_all();
     }
 
@@ -129,16 +141,18 @@ impl Queue {
 }
 
 impl Ring {
-    fn push(&mut self, record: &[u8]) {
+    /// Returns whether there was room for it.
+    fn push(&mut self, record: &[u8]) -> bool {
         if self.dropped > 0 || record.len() > QUEUE_BYTES - self.length {
             self.dropped += 1;
-            return;
+            return false;
         }
         let end = (self.start + self.length) % QUEUE_BYTES;
         let (first, second) = record.split_at(record.len().min(QUEUE_BYTES - end));
         copy(self.bytes.get_mut(end..), first);
         copy(self.bytes.get_mut(..), second);
         self.length += record.len();
+        true
     }
 
     fn next(&mut self, chunk: &mut [u8; CHUNK_BYTES]) -> Task {
@@ -182,7 +196,9 @@ impl Ring {
         taken
     }
 
-    fn finish(&mut self, outcome: Outcome) {
+    /// Returns how many records were lost.
+    fn finish(&mut self, outcome: Outcome) -> u64 {
+        let mut lost = 0;
         match (self.task, outcome) {
             (Task::Report(count), Outcome::Done) => {
                 self.dropped -= count;
@@ -192,11 +208,13 @@ impl Ring {
             // A report is not a record, so a lost report adds nothing to the count.
             (Task::Report(_), Outcome::Lost(_)) => self.is_failing = true,
             (_, Outcome::Lost(records)) => {
+                lost = records;
                 self.dropped += records;
                 self.is_failing = self.dropped > 0;
             }
         }
         self.task = Task::None;
+        lost
     }
 
     fn is_idle(&self) -> bool {
@@ -286,6 +304,7 @@ mod tests {
         assert!(queue.flush(Duration::ZERO));
         queue.push(&record);
         assert_eq!(next(&queue).0, Task::Write(1024));
+        assert_eq!(queue.dropped(), missing + 1);
     }
 
     #[test]
@@ -310,6 +329,8 @@ mod tests {
         assert!(queue.flush(Duration::ZERO));
         queue.push(b"three\n");
         assert_eq!(next(&queue), (Task::Write(6), b"three\n".to_vec()));
+        // A report that could not be written is not a record.
+        assert_eq!(queue.dropped(), 2);
     }
 
     #[test]

@@ -142,7 +142,10 @@ fn run_task(queue: &Queue, sink: &mut Sink, check: &Check) {
         },
     };
     if outcome == Outcome::Done {
-        check.beat(healthz::server::now());
+        let now = healthz::server::now();
+        // A failure that ends now is counted, although no request and no round of the sync loop may have seen it.
+        check.observe(now, super::super::unix_seconds());
+        check.beat(now);
     }
     queue.finish(outcome);
 }

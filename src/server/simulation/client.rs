@@ -12,6 +12,7 @@ use std::vec::Vec;
 use fastrand::Rng;
 
 use super::super::policy::WaitReason;
+use crate::answer::{MetricType, MetricsWriter};
 
 /// The kind of a request, which decides its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ enum RequestKind {
     /// `/livez`, which always passes.
     Live,
     Missing,
+    /// `/metrics`, which is longer than the shared buffer for answers.
+    Long,
     /// Invalid: answered with 400.
     Malformed,
 }
@@ -95,6 +98,19 @@ pub(super) struct Client {
     is_last: bool,
 }
 
+/// The end of the answer to [`RequestKind::Long`], whose text is written by [`long_text`].
+const LONG_ANSWER_END: &[u8] = b"# TYPE end gauge\nend 1\n";
+/// More than [`long_text`] writes, and more than any answer that the shared buffer has room for.
+pub(super) const LONG_TEXT_BYTES_MAX: usize = 20_000;
+
+/// Makes `/metrics` too long for the shared buffer.
+pub(super) fn long_text(text: &mut MetricsWriter<'_, '_>) {
+    let help = "x".repeat(LONG_TEXT_BYTES_MAX - 200);
+    text.family("filler", MetricType::Gauge, &help);
+    text.family("end", MetricType::Gauge, "The last one.");
+    text.sample("end", &[], 1);
+}
+
 /// Content of request bodies: a request that must not be answered.
 const BODY_REQUEST: &str = "GET /bait HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -156,9 +172,14 @@ impl Client {
             RequestKind::Missing,
         ];
         let mut request = rng.choice(choices).unwrap_or(RequestKind::Health);
+        // It may be evicted before its client has read all of it.
+        if !is_probe && rng.u8(..16) == 0 {
+            request = RequestKind::Long;
+        }
         let target = match request {
             RequestKind::Health | RequestKind::Head => "/healthz",
             RequestKind::Live => "/livez",
+            RequestKind::Long => "/metrics",
             RequestKind::Missing | RequestKind::Malformed => "/nowhere",
         };
         let method = if request == RequestKind::Head {
@@ -273,7 +294,10 @@ impl Client {
             let Some(body) = self.partial.get(end + 4..end + 4 + body_size) else {
                 return;
             };
-            let is_ok = body == b"ok" || (is_head && status == 200);
+            let is_ok = match self.unanswered.front() {
+                Some(RequestKind::Long) => body.ends_with(LONG_ANSWER_END),
+                _ => body == b"ok" || (is_head && status == 200),
+            };
             let status = match status {
                 200 if expected.is_status_inverted => 500,
                 500 if expected.is_status_inverted => 200,
@@ -307,9 +331,8 @@ impl Client {
         let passes = expected.passes;
         let is_served = !self.gets_only_live || request == RequestKind::Live;
         match (request, status) {
-            (RequestKind::Health | RequestKind::Head | RequestKind::Missing, 404) if !is_served => {
-            }
-            (RequestKind::Health | RequestKind::Head, 200 | 500) if !is_served => {
+            (_, 404) if !is_served => {}
+            (_, 200 | 500) if !is_served => {
                 panic!("a wrong path is served: {head}")
             }
             (RequestKind::Health | RequestKind::Head, 200) => {
@@ -318,7 +341,7 @@ impl Client {
             (RequestKind::Health | RequestKind::Head, 500) => {
                 assert!(!passes, "a wrong failure: {head}")
             }
-            (RequestKind::Live, 200) => assert!(is_ok),
+            (RequestKind::Live | RequestKind::Long, 200) => assert!(is_ok, "a wrong body: {head}"),
             (RequestKind::Missing, 404) => {}
             (RequestKind::Malformed, 400) => assert!(self.is_last),
             // The rest of the head had arrived, but was not read before the timeout.

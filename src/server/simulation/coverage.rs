@@ -57,6 +57,8 @@ situations! {
     EvictedUnread,
     EvictedWithInput,
     EvictedInHead,
+    LongAnswerBlocked,
+    EvictedForLongAnswer,
     Late408,
     MaximumTime,
     ClockSetBack,

@@ -4,10 +4,13 @@
 //! server's own queues. Called by [`sockets`](super::sockets) when a stream is dropped or is asked for
 //! unread input.
 
+use std::vec::Vec;
+
 use super::client::ClientKind;
 use super::coverage::Situation;
 use super::mutations::Mutation;
 use super::world::{Socket, World};
+use crate::server::buffers::LONG_BUFFERS;
 use crate::server::policy::{self, WaitReason};
 use crate::time::Instant;
 
@@ -36,6 +39,7 @@ impl World {
             }
             Some(WaitReason::Idle) => self.check_unread_eviction(id),
             Some(WaitReason::Head) => self.check_head_eviction(id),
+            Some(WaitReason::Write) => self.check_write_eviction(id),
             _ => {}
         }
     }
@@ -87,6 +91,38 @@ impl World {
         if !self.sockets[id].to_server.is_empty() {
             self.coverage.record(Situation::EvictedWithInput);
         }
+    }
+
+    /// A connection whose client does not read may be closed only after its timeout, for a new connection if the table
+    /// is full, or for its buffer: if all buffers for long answers are in use, and it has waited longest of their owners.
+    fn check_write_eviction(&mut self, id: usize) {
+        let socket = &self.sockets[id];
+        let expires = socket.blocked_at.saturating_add(self.limits.idle_duration);
+        // What is left of a 408 is dropped.
+        let is_expired = expires <= self.now || socket.is_sent_408;
+        if self.is_over() || is_expired || self.held.len() > self.connections {
+            return;
+        }
+        assert!(
+            socket.has_long_unsent,
+            "{id} was closed although its client may read later"
+        );
+        let owners = self.registered().filter(|(_, other)| other.has_long_unsent);
+        let owners: Vec<&Socket> = owners.map(|(_, owner)| owner).collect();
+        assert_eq!(
+            owners.len(),
+            LONG_BUFFERS,
+            "{id} was closed for a free buffer"
+        );
+        let is_oldest = owners.iter().all(|other| {
+            other.blocked_sequence >= socket.blocked_sequence
+                || other.blocked_at >= socket.blocked_at
+        });
+        assert!(
+            is_oldest,
+            "{id} was closed before one that has waited longer"
+        );
+        self.coverage.record(Situation::EvictedForLongAnswer);
     }
 
     /// A connection that is reading a head may be closed without a 408 only if too few idle or answered

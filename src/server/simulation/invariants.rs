@@ -15,8 +15,8 @@ use crate::limits::LISTENERS_MAX;
 use crate::time::Instant;
 
 /// Most calls for serving one connection once: the reads of one advance with a send for each, the
-/// earlier unsent bytes, a shutdown, and a close or a registration.
-const CALLS_PER_SERVE_MAX: usize = READS_MAX * (1 + 1) + 3;
+/// earlier unsent bytes, a shutdown, a close or a registration, and an eviction for a long answer.
+const CALLS_PER_SERVE_MAX: usize = READS_MAX * (1 + 1) + 4;
 /// Most calls for one listener: arm, disarm, close, and two evictions for want of a descriptor.
 const CALLS_PER_LISTENER_MAX: usize = 1 + 1 + 1 + 2;
 

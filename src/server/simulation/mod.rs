@@ -38,10 +38,11 @@ use super::buffers::Buffers;
 use super::driver::Driver;
 use super::listeners::ListenerParts;
 use super::memory::Managed;
+use super::metrics;
 use super::paths::ListenerPaths;
 use super::slots::Slots;
 use super::table::Table;
-use crate::answer::Responder;
+use crate::answer::{Metrics, Responder};
 use crate::check::{Check, Endpoint};
 use crate::http::HeadCache;
 use crate::limits::{LISTENERS_MAX, Limits};
@@ -120,7 +121,9 @@ impl<'a> Episode<'a> {
         let may_clock_go_back = rng.u8(..4) == 0;
         let ends_listeners = rng.bool();
         let listeners = rng.usize(1..=LISTENERS);
-        let world = World::new(rng, mutation, listeners, connections, limits);
+        let response_bytes = responder.response_bytes_max(&limits);
+        let mut world = World::new(rng, mutation, listeners, connections, limits);
+        world.response_bytes = response_bytes;
         let world = Rc::new(RefCell::new(world));
         let sockets: [_; LISTENERS_MAX] = core::array::from_fn(|index| {
             (index < listeners).then(|| SimulatedListener {
@@ -128,8 +131,9 @@ impl<'a> Episode<'a> {
                 index,
             })
         });
-        let response_bytes = responder.response_bytes_max(&limits);
-        let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
+        let long_bytes = responder.long_response_bytes_with(&limits, metrics::BYTES_MAX);
+        let head_bytes = limits.request_head_bytes;
+        let buffers = Buffers::new(connections, head_bytes, response_bytes, long_bytes);
         let heads = Managed::Own(std::boxed::Box::new(HeadCache::new()));
         let driver = Driver::new(responder, limits, buffers, heads);
         let only_live = ListenerPaths::new(&["/livez"]).unwrap();
@@ -526,7 +530,9 @@ fn episode(seed: u64, mutation: Mutation) -> Outcome {
         Endpoint::new("/healthz", &healthz),
         Endpoint::new("/livez", &live),
     ];
-    let outcome = Episode::new(seed, mutation, Responder::new(&endpoints), &health).run();
+    let metrics = Metrics::new().and(client::long_text, client::LONG_TEXT_BYTES_MAX);
+    let responder = Responder::new(&endpoints).with_metrics(metrics);
+    let outcome = Episode::new(seed, mutation, responder, &health).run();
     drop(printer);
     outcome
 }

@@ -18,6 +18,7 @@ use super::super::conn::Conn;
 use super::super::driver::Driver;
 use super::super::listeners::ListenerParts;
 use super::super::memory::Managed;
+use super::super::metrics;
 use super::super::policy::{ACCEPT_FAILURES, Owner};
 use super::super::slots::{Node, Slots};
 use super::super::socket::{ListenSocket, StreamSocket};
@@ -228,7 +229,9 @@ impl<'a> TestServer<'a> {
             second_failure.clone(),
         ));
         let response_bytes = responder.response_bytes_max(&limits);
-        let buffers = Buffers::new(connections, limits.request_head_bytes, response_bytes);
+        let long_bytes = responder.long_response_bytes_with(&limits, metrics::BYTES_MAX);
+        let head_bytes = limits.request_head_bytes;
+        let buffers = Buffers::new(connections, head_bytes, response_bytes, long_bytes);
         let heads = Managed::Own(std::boxed::Box::new(HeadCache::new()));
         let driver = Driver::new(responder, limits, buffers, heads);
         failure.can_arm.set(can_arm);

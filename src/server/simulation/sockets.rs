@@ -320,7 +320,8 @@ impl Drop for SimulatedStream {
     fn drop(&mut self) {
         let mut world = self.world.borrow_mut();
         world.calls += 1;
-        if core::mem::take(&mut world.is_out_of_descriptors) {
+        let is_out_of_descriptors = core::mem::take(&mut world.is_out_of_descriptors);
+        if is_out_of_descriptors {
             world.coverage.record(Situation::EvictedForDescriptors);
             let has_made_room = core::mem::replace(&mut world.has_made_room, true);
             assert!(
@@ -331,6 +332,7 @@ impl Drop for SimulatedStream {
         }
         let socket = &world.sockets[self.id];
         let is_gone = socket.client_ended || socket.client_reset || socket.had_fault;
+        let is_gone = is_gone || is_out_of_descriptors && !socket.unsent.is_empty();
         if !(is_gone || std::thread::panicking()) {
             world.on_close(self.id);
         }

@@ -31,6 +31,12 @@ pub(super) struct Socket {
     pub(super) capacity: usize,
     /// Bytes of an answer that were not accepted; the server must send the same bytes again.
     pub(super) unsent: Vec<u8>,
+    pub(super) is_sent_408: bool,
+    /// Among them is an answer that the shared buffer has no room for.
+    pub(super) has_long_unsent: bool,
+    /// When the client last made room, or sending was first blocked; and the same as a sequence number.
+    pub(super) blocked_at: Instant,
+    pub(super) blocked_sequence: u64,
     /// `/healthz` passed when the answer was written.
     passed: bool,
     /// A send was short; the server waits for an event that there is room.
@@ -150,6 +156,8 @@ pub(super) struct World {
     /// The server's configuration.
     pub(super) connections: usize,
     pub(super) limits: Limits,
+    /// Room for an answer in the shared buffer.
+    pub(super) response_bytes: usize,
     pub(super) coverage: Coverage,
 }
 
@@ -202,6 +210,7 @@ impl World {
             is_stopping: false,
             connections,
             limits,
+            response_bytes: usize::MAX,
             coverage: Coverage::default(),
         }
     }
@@ -217,6 +226,10 @@ impl World {
             to_client: 0,
             capacity,
             unsent: Vec::new(),
+            is_sent_408: false,
+            has_long_unsent: false,
+            blocked_at: Instant::ZERO,
+            blocked_sequence: 0,
             passed: false,
             is_full: false,
             corked: 0,
@@ -452,6 +465,7 @@ impl World {
     /// unchanged, or the client would receive a corrupt answer.
     pub(super) fn on_send_attempt(&mut self, id: usize, bytes: &[u8]) {
         let socket = &mut self.sockets[id];
+        socket.is_sent_408 = bytes.starts_with(b"HTTP/1.1 408");
         if socket.unsent.is_empty() {
             socket.passed = self.passes;
         } else {
@@ -463,6 +477,18 @@ impl World {
     pub(super) fn deliver(&mut self, id: usize, bytes: &[u8], size: usize) {
         let is_status_inverted = self.mutation == Mutation::InvertStatus && self.rng.u8(..) == 0;
         let socket = &mut self.sockets[id];
+        if !socket.unsent.is_empty() || size < bytes.len() {
+            self.last_sequence += 1;
+            if socket.unsent.is_empty() || size > 0 {
+                socket.blocked_at = self.now;
+                socket.blocked_sequence = self.last_sequence;
+            }
+        }
+        socket.has_long_unsent |= bytes.len() > self.response_bytes;
+        socket.has_long_unsent &= size < bytes.len();
+        if socket.has_long_unsent {
+            self.coverage.record(Situation::LongAnswerBlocked);
+        }
         socket.unsent = bytes[size..].to_vec();
         if self.mutation == Mutation::CorruptUnsent {
             socket.unsent.reverse();
@@ -472,6 +498,8 @@ impl World {
             has_unread: !socket.to_server.is_empty(),
             is_status_inverted,
         };
+        // After the clock was set back, the time of the next head counts from then, if it was read with this request.
+        socket.head_began_at = socket.head_began_at.min(self.now);
         socket.client.receive(&bytes[..size], expected);
         if core::mem::take(&mut socket.client.is_timed_out) {
             let end = socket

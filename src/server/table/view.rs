@@ -2,6 +2,8 @@
 //!
 //! Only reads. Compiled only for tests.
 
+use std::vec::Vec;
+
 use mio::Token;
 
 use super::{TOKEN_MASK, Table};
@@ -102,7 +104,7 @@ impl<L: ListenSocket> Table<'_, L> {
                     !conn.unsent.is_empty(),
                     "{queue:?}"
                 );
-                buffers.assert_room(self.slots.count(), conn.received, conn.unsent.end);
+                buffers.assert_room(self.slots.count(), index, conn.received, conn.unsent.end);
                 assert!(
                     conn.received < buffers.head_bytes() || conn.is_behind,
                     "a connection waits with a full buffer"
@@ -116,5 +118,15 @@ impl<L: ListenSocket> Table<'_, L> {
             }
         }
         assert_eq!(count, self.slots.occupied());
+        // A buffer for long answers belongs to one connection, as long as that has unsent bytes.
+        let owners: Vec<u16> = buffers.owners().collect();
+        for (at, owner) in owners.iter().enumerate() {
+            let conn = self.slots.content(*owner);
+            assert!(
+                conn.is_some_and(|conn| !conn.unsent.is_empty()),
+                "a buffer for long answers is lost"
+            );
+            assert!(!owners[..at].contains(owner), "two buffers for one answer");
+        }
     }
 }

@@ -13,8 +13,8 @@ use super::super::spec::{
     Pressure, Process, ProcessTarget, Resource, Scope, Severity, Spec, Tcp, Temperature, Threshold,
     Timing, Unix, Unsupported, Usage,
 };
-use super::url::Url;
 use super::value::{Parsed, Unit, resource};
+use crate::url::Url;
 
 /// The values of one check, by the names of its options.
 #[derive(Default)]

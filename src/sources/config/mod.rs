@@ -8,6 +8,7 @@ mod build;
 mod command_line;
 #[cfg(test)]
 mod documents;
+mod fields;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -16,7 +17,6 @@ mod rules;
 mod table;
 #[cfg(test)]
 mod tests;
-mod url;
 mod value;
 
 use std::ffi::OsString;

@@ -13,8 +13,9 @@ use healthz::Check;
 use toml::de::DeValue;
 
 use super::super::spec::{Amount, Endpoints, Host, ProcessTarget, Resource, Scope};
-use super::url::Url;
+use super::fields;
 use crate::units::{self, Shown, ShownShare, ShownSize, ShownTenths};
+use crate::url::Url;
 
 /// Longest path (PATH_MAX of Linux, without the final NUL).
 const PATH_BYTES_MAX: usize = 4095;
@@ -102,7 +103,7 @@ pub fn read(syntax: &Syntax, value: &DeValue) -> Result<Parsed, String> {
             list(syntax, value).ok_or_else(|| expected(syntax))
         }
         Syntax::Url => match value {
-            DeValue::String(url) => Url::parse(url).map(Parsed::Url).map_err(str::to_owned),
+            DeValue::String(url) => fields::url(url).map(Parsed::Url).map_err(str::to_owned),
             _ => Err(expected(syntax)),
         },
         // `mode = 600` would be other bits than `mode = "600"`.
@@ -156,11 +157,11 @@ fn text_value(syntax: &Syntax, text: &str) -> Option<Parsed> {
         Syntax::Path => is_path(text).then(|| Parsed::Text(owned())),
         Syntax::Socket => is_socket(text).then(|| Parsed::Text(owned())),
         Syntax::Scope => scope(text).map(Parsed::Scope),
-        Syntax::HostField => super::url::is_host_field(text).then(|| Parsed::Text(owned())),
+        Syntax::HostField => fields::is_host_field(text).then(|| Parsed::Text(owned())),
         Syntax::User => is_user(text).then(|| Parsed::Text(owned())),
         Syntax::Target => target(text).map(Parsed::Target),
         Syntax::Address => address(text),
-        Syntax::Url => Url::parse(text).ok().map(Parsed::Url),
+        Syntax::Url => fields::url(text).ok().map(Parsed::Url),
         Syntax::Zone => is_zone(text).then(|| Parsed::Text(owned())),
         // Lists have parts.
         Syntax::Endpoints | Syntax::Status | Syntax::Headers | Syntax::Env | Syntax::Argv => None,
@@ -192,7 +193,7 @@ fn list(syntax: &Syntax, value: &DeValue) -> Option<Parsed> {
             .map(statuses)
             .collect::<Option<_>>()
             .map(Parsed::Status),
-        Syntax::Headers => pairs(texts, ": ", super::url::header),
+        Syntax::Headers => pairs(texts, ": ", fields::header),
         Syntax::Env => pairs(texts, "=", variable),
         _ => argv(texts),
     }

@@ -477,7 +477,7 @@ Max locked memory         8388608              8388608              bytes
     fn children_end_at_what_is_no_number() {
         assert!(children(b"12 34 \n").eq([12, 34]));
         assert!(children(b"12 x 34").eq([12]));
-        assert!(children(b"").eq([]));
+        assert_eq!(children(b"").count(), 0);
     }
 
     #[test]

@@ -190,5 +190,6 @@ fn context<'a>(now: Instant, date: &'a Date, limits: &'a Limits) -> Context<'a> 
         date: Some(date),
         limits,
         is_last: false,
+        tx_bytes_max: 0,
     }
 }

@@ -48,7 +48,7 @@ pub fn notify(data: &[u8]) {
         let stamp = message.monotonic.map(|time| time / 1000);
         let sent = sent_at(stamp, Duration::from_secs(1), now, drained);
         assert!((drained..=now).contains(&sent));
-        state.handle(&message, sent);
+        state.handle(&message, sent, 0);
         deadline(&state, now);
     }
 }

@@ -21,6 +21,7 @@ use std::os::fd::AsRawFd;
 
 use self::message::{Message, Sender};
 use self::socket::{Datagram, Forwarder, Receiver, is_abstract};
+pub use self::state::LastBeat;
 use self::state::{Settings, State, sent_at};
 use crate::sources::attempt::Listener;
 use crate::sources::spec::{Heartbeat, Outcome};
@@ -180,7 +181,8 @@ impl Beats {
             return;
         };
         let sent = sent_at(datagram.sent, wall, now, self.drained);
-        if let Some(text) = self.state.handle(&message, sent) {
+        let unix_seconds = datagram.sent.unwrap_or(wall).as_secs();
+        if let Some(text) = self.state.handle(&message, sent, unix_seconds) {
             self.warnings.add(Warning::Invalid, || text.into());
         }
         self.forward(datagram, sender);
@@ -246,12 +248,12 @@ impl Listener for Beats {
         !self.receiver.is_in_place()
     }
 
-    fn last_beat(&self) -> Option<(Instant, Option<Duration>)> {
+    fn last_beat(&self) -> Option<LastBeat> {
         self.state.last_beat()
     }
 
-    fn continue_from(&mut self, beat: Instant, own_limit: Option<Duration>) {
-        self.state.continue_from(beat, own_limit);
+    fn continue_from(&mut self, last: LastBeat) {
+        self.state.continue_from(last);
     }
 
     fn take_state(self: Box<Self>) -> Option<Handover> {

@@ -29,14 +29,22 @@ pub struct State {
     settings: Settings,
     phase: Life,
     /// The last beat; before the first, the start.
-    beat: Instant,
-    /// From `WATCHDOG_USEC`.
-    own_limit: Option<Duration>,
+    last: LastBeat,
     /// From `EXTEND_TIMEOUT_USEC`.
     extended_to: Option<Instant>,
     status: String,
     errno: i32,
     main_pid: Option<u32>,
+}
+
+/// The last beat of a program, and the limit that it has set for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastBeat {
+    pub at: Instant,
+    /// The same on the wall clock, in seconds since 1970, as the kernel has stamped it.
+    pub unix_seconds: u64,
+    /// From `WATCHDOG_USEC`.
+    pub own_limit: Option<Duration>,
 }
 
 /// The options that the state depends on.
@@ -61,8 +69,11 @@ impl State {
         State {
             settings,
             phase: Life::Starting,
-            beat: now,
-            own_limit: None,
+            last: LastBeat {
+                at: now,
+                unix_seconds: 0,
+                own_limit: None,
+            },
             extended_to: None,
             status: String::new(),
             errno: 0,
@@ -75,30 +86,35 @@ impl State {
         self.settings = settings;
     }
 
-    /// The last beat of a program that is ready, and the limit that it has set for itself.
-    pub fn last_beat(&self) -> Option<(Instant, Option<Duration>)> {
+    /// The last beat of a program that is ready.
+    pub fn last_beat(&self) -> Option<LastBeat> {
         let is_ready = matches!(self.phase, Life::Ready | Life::Reloading);
-        is_ready.then_some((self.beat, self.own_limit))
+        is_ready.then_some(self.last)
     }
 
     /// Continues with the last beat that an earlier process has received, unless there was one since.
-    pub fn continue_from(&mut self, beat: Instant, own_limit: Option<Duration>) {
+    pub fn continue_from(&mut self, last: LastBeat) {
         if self.phase == Life::Starting {
             self.phase = Life::Ready;
-            self.beat = beat;
-            self.own_limit = own_limit;
+            self.last = last;
         }
     }
 
-    /// Takes a message that was sent at `sent`. Returns what is wrong with it, for the log.
-    pub fn handle(&mut self, message: &Message, sent: Instant) -> Option<&'static str> {
+    /// Takes a message that was sent at `sent`, which was `unix_seconds` on the wall clock. Returns what is wrong with
+    /// it, for the log.
+    pub fn handle(
+        &mut self,
+        message: &Message,
+        sent: Instant,
+        unix_seconds: u64,
+    ) -> Option<&'static str> {
         if message.main_pid.is_some() {
             if self.main_pid.is_some() && self.main_pid != message.main_pid {
                 self.forget_program();
             }
             self.main_pid = message.main_pid;
         }
-        self.enter(message.phase, sent);
+        self.enter(message.phase, sent, unix_seconds);
         if let Some(status) = &message.status {
             self.status.clone_from(status);
         }
@@ -110,7 +126,7 @@ impl State {
             (Some(Watchdog::Trigger), Life::Stopping) | (None, _) => {}
             (Some(Watchdog::Trigger), _) => self.phase = Life::Triggered,
             (Some(Watchdog::Beat), phase) => {
-                self.beat(sent);
+                self.beat(sent, unix_seconds);
                 if phase == Life::Starting {
                     self.phase = Life::Ready;
                     self.extended_to = None;
@@ -118,7 +134,7 @@ impl State {
             }
         }
         match message.limit {
-            Some(Some(limit)) => self.own_limit = Some(limit),
+            Some(Some(limit)) => self.last.own_limit = Some(limit),
             Some(None) => return Some("WATCHDOG_USEC=0 ignored: the check could never fail"),
             None => {}
         }
@@ -134,8 +150,8 @@ impl State {
             (Life::Starting, None) if self.settings.passes_until_ready => return Ok(()),
             (Life::Starting, _) => "not ready yet".into(),
             (Life::Ready | Life::Reloading, due) => {
-                let age = seconds(now.saturating_since(self.beat));
-                let limit = due.map_or(Duration::ZERO, |due| due.saturating_since(self.beat));
+                let age = seconds(now.saturating_since(self.last.at));
+                let limit = due.map_or(Duration::ZERO, |due| due.saturating_since(self.last.at));
                 let reloading = match self.phase {
                     Life::Reloading => " while reloading",
                     _ => "",
@@ -161,13 +177,13 @@ impl State {
             Life::Starting if self.settings.passes_until_ready => self.extended_to,
             Life::Starting | Life::Stopping | Life::Triggered => None,
             Life::Ready | Life::Reloading => {
-                let limit = self.own_limit.unwrap_or(self.settings.limit);
-                Some(self.beat.saturating_add(limit)).max(self.extended_to)
+                let limit = self.last.own_limit.unwrap_or(self.settings.limit);
+                Some(self.last.at.saturating_add(limit)).max(self.extended_to)
             }
         }
     }
 
-    fn enter(&mut self, phase: Option<Phase>, sent: Instant) {
+    fn enter(&mut self, phase: Option<Phase>, sent: Instant, unix_seconds: u64) {
         match (phase, self.phase) {
             (Some(Phase::Ready), old) => {
                 if matches!(old, Life::Stopping | Life::Triggered) {
@@ -175,7 +191,7 @@ impl State {
                 }
                 self.phase = Life::Ready;
                 self.extended_to = None;
-                self.beat(sent);
+                self.beat(sent, unix_seconds);
             }
             (Some(Phase::Reloading), Life::Ready) => self.phase = Life::Reloading,
             (Some(Phase::Stopping), _) => self.phase = Life::Stopping,
@@ -185,14 +201,18 @@ impl State {
 
     /// Forgets what an earlier program said about itself.
     fn forget_program(&mut self) {
-        self.own_limit = None;
+        self.last.own_limit = None;
         self.extended_to = None;
         self.status.clear();
         self.errno = 0;
     }
 
-    fn beat(&mut self, sent: Instant) {
-        self.beat = self.beat.max(sent);
+    fn beat(&mut self, sent: Instant, unix_seconds: u64) {
+        // One that was sent before the last one changes nothing.
+        if self.last.at <= sent {
+            self.last.at = sent;
+            self.last.unix_seconds = unix_seconds;
+        }
     }
 
     fn with_status(&self, mut reason: String) -> String {
@@ -236,7 +256,8 @@ mod tests {
     fn reason_with(settings: Settings, messages: &[(u64, &str)], now: u64) -> String {
         let mut state = State::new(settings, at(0));
         for (time, text) in messages {
-            state.handle(&Message::parse(text.as_bytes()).unwrap(), at(*time));
+            let message = Message::parse(text.as_bytes()).unwrap();
+            state.handle(&message, at(*time), 1_000_000 + *time);
         }
         if let Some(deadline) = state.deadline(at(now)) {
             assert!(deadline > at(now) && state.verdict(deadline).is_err());
@@ -257,14 +278,42 @@ mod tests {
         };
         let at = Instant::from_millis;
         let mut state = State::new(settings, at(100_000));
-        state.continue_from(at(80_000), None);
-        assert_eq!(state.last_beat(), Some((at(80_000), None)));
+        let last = LastBeat {
+            at: at(80_000),
+            unix_seconds: 1_000_080,
+            own_limit: None,
+        };
+        assert_eq!(state.last_beat(), None);
+        state.continue_from(last);
+        assert_eq!(state.last_beat(), Some(last));
         assert_eq!(state.deadline(at(100_000)), Some(at(110_000)));
         let reason = state.verdict(at(110_000)).unwrap_err();
         assert_eq!(reason, "no heartbeat for 30 s, limit 30 s");
         let mut state = State::new(settings, at(100_000));
-        state.continue_from(at(99_000), Some(Duration::from_secs(2)));
+        state.continue_from(LastBeat {
+            at: at(99_000),
+            own_limit: Some(Duration::from_secs(2)),
+            ..last
+        });
         assert_eq!(state.deadline(at(100_000)), Some(at(101_000)));
+    }
+
+    #[test]
+    fn the_last_beat_has_the_time_of_the_wall_clock_at_which_it_was_sent() {
+        let mut state = State::new(SETTINGS, at(0));
+        let mut last_after = |time, unix_seconds, text: &str| {
+            let message = Message::parse(text.as_bytes()).unwrap();
+            state.handle(&message, at(time), unix_seconds);
+            state.last_beat().map(|last| (last.at, last.unix_seconds))
+        };
+        assert_eq!(last_after(1, 1_000_001, "STATUS=loading"), None);
+        let ready = Some((at(2), 1_000_002));
+        assert_eq!(last_after(2, 1_000_002, "READY=1"), ready);
+        assert_eq!(last_after(3, 1_000_003, "STATUS=serving"), ready);
+        assert_eq!(last_after(1, 1_000_001, "WATCHDOG=1"), ready);
+        // The wall clock was set back.
+        let beat = Some((at(4), 500_000));
+        assert_eq!(last_after(4, 500_000, "WATCHDOG=1"), beat);
     }
 
     #[test]
@@ -368,7 +417,7 @@ mod tests {
     fn no_limit_is_refused() {
         let mut state = State::new(SETTINGS, at(0));
         let message = Message::parse(b"READY=1\nWATCHDOG_USEC=0").unwrap();
-        let warning = state.handle(&message, at(1));
+        let warning = state.handle(&message, at(1), 0);
         assert_eq!(
             warning,
             Some("WATCHDOG_USEC=0 ignored: the check could never fail")
@@ -415,7 +464,7 @@ mod tests {
     #[test]
     fn settings_change_without_forgetting_the_state() {
         let mut state = State::new(SETTINGS, at(0));
-        state.handle(&Message::parse(b"READY=1").unwrap(), at(1));
+        state.handle(&Message::parse(b"READY=1").unwrap(), at(1), 0);
         state.change_settings(Settings {
             limit: Duration::from_secs(5),
             passes_until_ready: false,

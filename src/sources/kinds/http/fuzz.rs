@@ -4,7 +4,8 @@
 //! Called by `fuzz/` with random bytes, and by `cargo test` with the corpus. The fuzz target compiles this file and
 //! [`super::response`] into itself, because a crate cannot depend on a program.
 
-use super::response::{BODY_BYTES_MAX, FRAMING_BYTES_MAX, HEAD_BYTES_MAX, Response};
+use super::response::{BODY_BYTES_MAX, Response};
+use crate::response::{FRAMING_BYTES_MAX, HEAD_BYTES_MAX};
 
 /// Texts that the body has to contain.
 const TEXTS: [Option<&[u8]>; 4] = [None, Some(b"ok"), Some(b"\r\n0"), Some(b"aab")];

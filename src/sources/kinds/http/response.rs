@@ -1,78 +1,33 @@
-//! An HTTP/1 response as a check reads it: its status, and whether its body contains a text (RFC 9112).
+//! An HTTP/1 response as a check reads it: its status, and whether its body contains a text.
 //!
 //! Bytes in, a result out, whatever pieces the bytes come in. Knows no socket. Called by [`super`].
+//! [`crate::response`] splits the response into its parts.
 //!
 //! | in the response | here |
 //! |---|---|
-//! | status 100, 102 to 199 | skipped, the next response counts (RFC 9110 section 15.2) |
 //! | status outside the ranges | fails, the body is not read |
 //! | no text wanted | passes when the head is complete |
-//! | status 204, 304 | no body (RFC 9112 section 6.3) |
-//! | `Transfer-Encoding: chunked` | decoded; overrides `Content-Length` (RFC 9112 section 6.3) |
-//! | another `Transfer-Encoding` | fails |
-//! | neither length nor chunks | the body ends when the peer closes |
 //! | redirect | a status like others; never followed |
 
 use super::super::text::{append_and_find, quoted};
+use crate::response::{Part, Reader};
 
-/// Most bytes of all response heads together.
-pub const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Most header fields of a head.
-pub const FIELDS_MAX: usize = 64;
 /// So many bytes of the body are searched.
 pub const BODY_BYTES_MAX: usize = 10 * 1024;
-/// Most bytes of the body that are not content: sizes of chunks with their extensions.
-pub const FRAMING_BYTES_MAX: usize = 16 * 1024;
-
-/// What every response begins with.
-const VERSION: &[u8] = b"HTTP/1.";
 
 /// Reads one response.
 #[derive(Clone)]
 pub struct Response {
     /// Inclusive ranges of status codes.
     status: Vec<(u16, u16)>,
+    /// Not empty.
     contains: Option<Vec<u8>>,
-    state: State,
-    /// The current head.
-    head: Vec<u8>,
-    /// Bytes of heads that were skipped.
-    skipped: usize,
+    reader: Reader,
     body: Vec<u8>,
-    framing_bytes: usize,
-}
-
-#[derive(Clone)]
-enum State {
-    Head,
-    Body(Framing),
+    /// The status is one of the ranges.
+    is_in_body: bool,
     /// The result was returned.
-    Done,
-}
-
-#[derive(Clone)]
-enum Framing {
-    /// Bytes that are left, and all bytes.
-    Length(u64, u64),
-    Chunked(Chunk),
-    UntilClose,
-}
-
-/// The position in a chunked body (RFC 9112 section 7.1).
-#[derive(Clone, Copy)]
-enum Chunk {
-    /// The size so far, and the number of its digits.
-    Size(u64, u8),
-    /// After the size, up to the end of the line.
-    Extension(u64),
-    /// After the CR at the end of the line with the size.
-    SizeEnd(u64),
-    /// Bytes of the chunk that are left.
-    Data(u64),
-    /// Before the CR after the data.
-    DataEnd,
-    /// Before the LF after the data.
-    DataEndLf,
+    is_done: bool,
 }
 
 impl Response {
@@ -80,185 +35,68 @@ impl Response {
     pub fn new(status: Vec<(u16, u16)>, contains: Option<Vec<u8>>) -> Self {
         Response {
             status,
-            contains,
-            state: State::Head,
-            head: Vec::new(),
-            skipped: 0,
+            contains: contains.filter(|text| !text.is_empty()),
+            reader: Reader::default(),
             body: Vec::new(),
-            framing_bytes: 0,
+            is_in_body: false,
+            is_done: false,
         }
     }
 
     /// Takes the next bytes. Returns the result as soon as it is known; after that, bytes are ignored.
     pub fn receive(&mut self, mut bytes: &[u8]) -> Option<Result<(), String>> {
-        while !bytes.is_empty() {
-            let (used, result) = match &self.state {
-                State::Head => self.receive_head(bytes),
-                State::Body(_) => self.receive_body(bytes),
-                State::Done => return None,
+        let mut result = None;
+        while result.is_none() && !self.is_done {
+            result = match self.reader.next(&mut bytes) {
+                Ok(Some(part)) => self.receive_part(part),
+                Ok(None) => return None,
+                Err(reason) => Some(Err(reason)),
             };
-            if result.is_some() {
-                self.state = State::Done;
-                return result;
-            }
-            bytes = bytes.get(used..).unwrap_or_default();
         }
-        None
+        self.is_done |= result.is_some();
+        result
     }
 
     /// The peer has closed.
     pub fn end(&mut self) -> Result<(), String> {
-        match std::mem::replace(&mut self.state, State::Done) {
-            State::Head if self.head.is_empty() && self.skipped == 0 => {
-                Err("closed without a response".into())
-            }
-            State::Head => Err("closed before the end of the response head".into()),
-            State::Body(Framing::UntilClose) => Err(self.not_found("body")),
-            State::Body(Framing::Length(left, all)) => Err(format!(
-                "closed after {} of {all} bytes of the body",
-                all - left
-            )),
-            State::Body(Framing::Chunked(_)) => {
-                Err("closed before the last chunk of the body".into())
-            }
-            State::Done => Err("closed".into()),
+        if std::mem::replace(&mut self.is_done, true) {
+            return Err("closed".into());
         }
+        self.reader.end()?;
+        Err(self.not_found("body"))
     }
 
     /// The part that it waits for.
     pub fn awaited(&self) -> String {
-        match (&self.state, &self.contains) {
-            (State::Body(_), Some(text)) => format!("{} in the body", quoted(text)),
+        match &self.contains {
+            Some(text) if self.is_in_body => format!("{} in the body", quoted(text)),
             _ => "the response head".into(),
         }
     }
 
-    /// Takes bytes up to the end of the head, at most. Returns how many.
-    fn receive_head(&mut self, bytes: &[u8]) -> (usize, Option<Result<(), String>>) {
-        for (at, byte) in bytes.iter().enumerate() {
-            self.head.push(*byte);
-            let is_http = match self.head.get(..VERSION.len()) {
-                Some(start) => start == VERSION,
-                None => VERSION.starts_with(&self.head),
-            };
-            if !is_http {
-                return (at + 1, Some(Err("not an HTTP/1 response".into())));
+    fn receive_part(&mut self, part: Part) -> Option<Result<(), String>> {
+        match part {
+            Part::Status(status) => {
+                let mut ranges = self.status.iter();
+                if !ranges.any(|(low, high)| (*low..=*high).contains(&status)) {
+                    let expected = ranges_text(&self.status);
+                    return Some(Err(format!("{status}, expected {expected}")));
+                }
+                self.is_in_body = true;
+                self.contains.is_none().then_some(Ok(()))
             }
-            if *byte == b'\n' && (self.head.ends_with(b"\n\n") || self.head.ends_with(b"\n\r\n")) {
-                return (at + 1, self.head_is_complete());
+            Part::Body(bytes) => {
+                let room = BODY_BYTES_MAX - self.body.len();
+                let taken = bytes.get(..room).unwrap_or(bytes);
+                let wanted = self.contains.as_deref().unwrap_or_default();
+                if append_and_find(&mut self.body, taken, wanted) {
+                    return Some(Ok(()));
+                }
+                let is_full = self.body.len() >= BODY_BYTES_MAX;
+                is_full.then(|| Err(self.not_found("first 10 KiB of the body")))
             }
-            if self.skipped + self.head.len() >= HEAD_BYTES_MAX {
-                let error = "response head of more than 16 KiB";
-                return (at + 1, Some(Err(error.into())));
-            }
+            Part::End => Some(Err(self.not_found("body"))),
         }
-        (bytes.len(), None)
-    }
-
-    fn head_is_complete(&mut self) -> Option<Result<(), String>> {
-        let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let mut response = httparse::Response::new(&mut fields);
-        match response.parse(&self.head) {
-            Ok(httparse::Status::Complete(_)) => {}
-            Ok(httparse::Status::Partial) => return Some(Err("incomplete response head".into())),
-            Err(httparse::Error::TooManyHeaders) => {
-                return Some(Err(format!("more than {FIELDS_MAX} header fields")));
-            }
-            Err(error) => return Some(Err(format!("invalid response head: {error}"))),
-        }
-        let status = response.code.unwrap_or_default();
-        // 101 switches to a protocol that the request did not ask for, so it is final.
-        if matches!(status, 100 | 102..=199) {
-            self.skipped += self.head.len();
-            self.head.clear();
-            return None;
-        }
-        if !self
-            .status
-            .iter()
-            .any(|(low, high)| (*low..=*high).contains(&status))
-        {
-            return Some(Err(format!("{status}, expected {}", ranges(&self.status))));
-        }
-        let Some(wanted) = &self.contains else {
-            return Some(Ok(()));
-        };
-        if wanted.is_empty() {
-            return Some(Ok(()));
-        }
-        match framing(status, response.headers) {
-            Ok(Framing::Length(0, _)) => Some(Err(self.not_found("body"))),
-            Ok(framing) => {
-                self.state = State::Body(framing);
-                None
-            }
-            Err(reason) => Some(Err(reason)),
-        }
-    }
-
-    /// Takes some bytes of the body. Returns how many, at least one.
-    fn receive_body(&mut self, bytes: &[u8]) -> (usize, Option<Result<(), String>>) {
-        let State::Body(framing) = &mut self.state else {
-            return (bytes.len(), None);
-        };
-        let left = match framing {
-            Framing::UntilClose => u64::MAX,
-            Framing::Length(left, _) | Framing::Chunked(Chunk::Data(left)) => *left,
-            Framing::Chunked(chunk) => {
-                let chunk = *chunk;
-                return (1, self.receive_framing(chunk, bytes));
-            }
-        };
-        let room = BODY_BYTES_MAX - self.body.len();
-        let count = bytes
-            .len()
-            .min(room)
-            .min(usize::try_from(left).unwrap_or(usize::MAX));
-        let taken = bytes.get(..count).unwrap_or_default();
-        let is_last = match framing {
-            Framing::UntilClose => false,
-            Framing::Length(left, _) => {
-                *left -= count as u64;
-                *left == 0
-            }
-            Framing::Chunked(chunk) => {
-                let left = left - count as u64;
-                *chunk = if left == 0 {
-                    Chunk::DataEnd
-                } else {
-                    Chunk::Data(left)
-                };
-                false
-            }
-        };
-        let wanted = self.contains.as_deref().unwrap_or_default();
-        let result = if append_and_find(&mut self.body, taken, wanted) {
-            Some(Ok(()))
-        } else if is_last {
-            Some(Err(self.not_found("body")))
-        } else if self.body.len() >= BODY_BYTES_MAX {
-            Some(Err(self.not_found("first 10 KiB of the body")))
-        } else {
-            None
-        };
-        (count, result)
-    }
-
-    /// Takes one byte of a chunked body that is not data.
-    fn receive_framing(&mut self, chunk: Chunk, bytes: &[u8]) -> Option<Result<(), String>> {
-        let byte = bytes.first().copied().unwrap_or_default();
-        self.framing_bytes += 1;
-        if self.framing_bytes > FRAMING_BYTES_MAX {
-            return Some(Err("more than 16 KiB of chunk sizes in the body".into()));
-        }
-        let next = match next_chunk(chunk, byte) {
-            // The fields after the last chunk are of no interest.
-            Some(Chunk::Data(0)) => return Some(Err(self.not_found("body"))),
-            Some(next) => next,
-            None => return Some(Err("invalid chunk in the body".into())),
-        };
-        self.state = State::Body(Framing::Chunked(next));
-        None
     }
 
     fn not_found(&self, place: &str) -> String {
@@ -267,69 +105,8 @@ impl Response {
     }
 }
 
-/// The position after `byte`, which is not data; `None` if it is not allowed there.
-fn next_chunk(chunk: Chunk, byte: u8) -> Option<Chunk> {
-    match (chunk, byte) {
-        (Chunk::Size(size, digits), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') if digits < 16 => {
-            let digit = char::from(byte).to_digit(16)?;
-            Some(Chunk::Size(size * 16 + u64::from(digit), digits + 1))
-        }
-        (Chunk::Size(_, 0), _) => None,
-        (Chunk::Size(size, _), b'\r') | (Chunk::Extension(size), b'\r') => {
-            Some(Chunk::SizeEnd(size))
-        }
-        (Chunk::Size(size, _), b';' | b' ' | b'\t') => Some(Chunk::Extension(size)),
-        (Chunk::Extension(size), byte) if byte != b'\n' => Some(Chunk::Extension(size)),
-        (Chunk::SizeEnd(size), b'\n') => Some(Chunk::Data(size)),
-        (Chunk::DataEnd, b'\r') => Some(Chunk::DataEndLf),
-        (Chunk::DataEndLf, b'\n') => Some(Chunk::Size(0, 0)),
-        _ => None,
-    }
-}
-
-/// How the body of a response to GET is delimited (RFC 9112 section 6.3).
-fn framing(status: u16, fields: &[httparse::Header<'_>]) -> Result<Framing, String> {
-    if matches!(status, 204 | 304) {
-        return Ok(Framing::Length(0, 0));
-    }
-    let values = |name: &'static str| {
-        let fields = fields
-            .iter()
-            .filter(move |field| field.name.eq_ignore_ascii_case(name));
-        fields
-            .flat_map(|field| field.value.split(|byte| *byte == b','))
-            .map(<[u8]>::trim_ascii)
-    };
-    let mut codings = values("transfer-encoding").filter(|coding| !coding.is_empty());
-    match (codings.next(), codings.next()) {
-        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => {
-            return Ok(Framing::Chunked(Chunk::Size(0, 0)));
-        }
-        (Some(coding), _) => {
-            return Err(format!(
-                "transfer coding {} is not supported",
-                quoted(coding)
-            ));
-        }
-        (None, _) => {}
-    }
-    let mut lengths = values("content-length");
-    let Some(first) = lengths.next() else {
-        return Ok(Framing::UntilClose);
-    };
-    let is_number = !first.is_empty() && first.iter().all(u8::is_ascii_digit);
-    let number = std::str::from_utf8(first)
-        .ok()
-        .and_then(|text| text.parse().ok());
-    match number.filter(|_| is_number) {
-        // Equal values count as one.
-        Some(length) if lengths.all(|other| other == first) => Ok(Framing::Length(length, length)),
-        _ => Err("invalid Content-Length".into()),
-    }
-}
-
 /// `200-399`, or `200, 204-206`.
-pub fn ranges(ranges: &[(u16, u16)]) -> String {
+pub fn ranges_text(ranges: &[(u16, u16)]) -> String {
     let each = ranges.iter().map(|(low, high)| match low == high {
         true => low.to_string(),
         false => format!("{low}-{high}"),
@@ -340,6 +117,7 @@ pub fn ranges(ranges: &[(u16, u16)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::response::{FIELDS_MAX, FRAMING_BYTES_MAX, HEAD_BYTES_MAX};
 
     /// The result of `stream`, which is the same however it is cut, and the connection closed after it.
     fn result(stream: &[u8], contains: Option<&str>) -> Result<(), String> {
