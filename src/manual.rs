@@ -85,21 +85,28 @@ fn bash() -> String {
          case \"$command $previous\" in\n",
         names().join(" | ")
     );
+    let mut others = Vec::new();
     for command in COMMANDS {
         for option in options(command).filter(|option| !option.value.is_empty()) {
-            let values = match values_of(option) {
-                Values::Nothing => "return".to_owned(),
-                Values::Files => "_healthz_files; return".to_owned(),
+            let name = format!("'{} --{}'", command.name, option.long);
+            match values_of(option) {
+                Values::Nothing => others.push(name),
+                Values::Files => text += &format!("        {name}) _healthz_files; return ;;\n"),
                 Values::Words(words) => {
-                    format!("_healthz_words \"{}\"; return", words.join(" "))
+                    let words = words.join(" ");
+                    text += &format!("        {name}) _healthz_words \"{words}\"; return ;;\n");
                 }
-            };
-            text += &format!("        '{} --{}') {values} ;;\n", command.name, option.long);
+            }
         }
     }
+    text += &format!("        {}) return ;;\n", others.join(" | \\\n        "));
     text += "    esac\n    case $command in\n";
     for command in COMMANDS {
-        text += &format!("        {}) words='{}' ;;\n", command.name, flags(command).join(" "));
+        text += &format!(
+            "        {}) words='{}' ;;\n",
+            command.name,
+            flags(command).join(" ")
+        );
     }
     text += &format!(
         "    esac\n    [[ $COMP_CWORD -gt 1 ]] || words=\"{} $words\"\n    \
@@ -171,7 +178,10 @@ fn zsh() -> String {
             if let Some(letter) = option.short {
                 text += &format!(" \\\n            '*-{letter}[{help}]{value}'");
             }
-            text += &format!(" \\\n            '*--{}{equals}[{help}]{value}'", option.long);
+            text += &format!(
+                " \\\n            '*--{}{equals}[{help}]{value}'",
+                option.long
+            );
         }
         let values = zsh_values(&values_of_arguments(command));
         if !values.is_empty() {
@@ -209,7 +219,9 @@ fn fish() -> String {
     for command in COMMANDS {
         let condition = format!("complete -c healthz -n '__healthz_is {}'", command.name);
         for option in options(command) {
-            let short = option.short.map_or_else(String::new, |letter| format!(" -s {letter}"));
+            let short = option
+                .short
+                .map_or_else(String::new, |letter| format!(" -s {letter}"));
             let values = match values_of(option) {
                 _ if option.value.is_empty() => String::new(),
                 Values::Nothing => " -x".to_owned(),
@@ -284,13 +296,17 @@ fn synopsis(command: &Command) -> String {
         true => String::new(),
         false => format!(".Cm {}\n", mdoc(command.name)),
     };
-    let mut text = format!(".Nm\n{name}");
+    let mut text = format!(".Nm healthz\n{name}");
     if !command.options.is_empty() {
         text += ".Op Ar OPTION ...\n";
     }
     for word in command.arguments.split_whitespace() {
-        let (word, is_opened) = word.strip_prefix('[').map_or((word, false), |word| (word, true));
-        let (word, is_closed) = word.strip_suffix(']').map_or((word, false), |word| (word, true));
+        let (word, is_opened) = word
+            .strip_prefix('[')
+            .map_or((word, false), |word| (word, true));
+        let (word, is_closed) = word
+            .strip_suffix(']')
+            .map_or((word, false), |word| (word, true));
         let word = match word.strip_suffix("...") {
             Some(word) => format!(".Ar {} ...\n", mdoc(word)),
             None if word.starts_with('-') => format!(".Cm {}\n", mdoc(word)),
@@ -327,7 +343,11 @@ fn check_option(option: &OptionDef, default: &str) -> String {
         "" => String::new(),
         default => format!(".Pq default: {}\n", mdoc(default)),
     };
-    format!(".It Cm {}\n{}\n{default}", mdoc(option.name), mdoc(option.help))
+    format!(
+        ".It Cm {}\n{}\n{default}",
+        mdoc(option.name),
+        mdoc(option.help)
+    )
 }
 
 fn generic() -> String {
@@ -352,7 +372,10 @@ fn kind(kind: &KindDef) -> String {
         kind.name,
         mdoc(argument)
     );
-    let own: Vec<_> = GENERIC.iter().filter(|option| kind.default_of(option) != option.default).collect();
+    let own: Vec<_> = GENERIC
+        .iter()
+        .filter(|option| kind.default_of(option) != option.default)
+        .collect();
     if kind.options.is_empty() && own.is_empty() {
         return text;
     }
@@ -361,7 +384,11 @@ fn kind(kind: &KindDef) -> String {
         text += &check_option(option, kind.default_of(option));
     }
     for option in own {
-        text += &format!(".It Cm {}\nas for every kind\n.Pq default: {}\n", mdoc(option.name), mdoc(kind.default_of(option)));
+        text += &format!(
+            ".It Cm {}\nas for every kind\n.Pq default: {}\n",
+            mdoc(option.name),
+            mdoc(kind.default_of(option))
+        );
     }
     text + ".El\n"
 }
@@ -396,7 +423,10 @@ fn the_pages_follow_the_tables() {
         names.extend(more);
     }
     for wanted in ["commands", "kinds", "every kind"] {
-        assert!(names.iter().any(|name| name == wanted), "no page has {wanted}");
+        assert!(
+            names.iter().any(|name| name == wanted),
+            "no page has {wanted}"
+        );
     }
 }
 
@@ -407,7 +437,8 @@ fn every_command_has_its_options_in_a_page() {
         let text = fs::read_to_string(&path).unwrap();
         for part in ["synopsis", "options"] {
             let line = format!("{BEGIN}{part} {}\n", command.name);
-            let is_there = text.contains(&line) || (command.options.is_empty() && part == "options");
+            let is_there =
+                text.contains(&line) || (command.options.is_empty() && part == "options");
             assert!(is_there, "{} has not: {line}", path.display());
         }
     }
@@ -418,11 +449,18 @@ fn every_command_has_its_options_in_a_page() {
 fn every_exit_code_of_the_help_is_in_the_page() {
     for command in COMMANDS {
         let text = fs::read_to_string(page_of(command)).unwrap();
-        let notes = command.notes.iter().skip_while(|note| !note.contains("Exit:"));
+        let notes = command
+            .notes
+            .iter()
+            .skip_while(|note| !note.contains("Exit:"));
         let codes = notes.flat_map(|note| note.split([' ', ',']));
         for code in codes.filter(|word| word.parse::<u8>().is_ok()) {
             let line = format!("\n.It {code}\n");
-            assert!(text.contains(&line), "{}: no exit code {code}", command.name);
+            assert!(
+                text.contains(&line),
+                "{}: no exit code {code}",
+                command.name
+            );
         }
     }
 }
