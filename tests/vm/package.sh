@@ -84,9 +84,11 @@ before=$(pid)
 start=$(awk '{ print $1 }' /proc/uptime)
 stop-thread "$thread" &
 stopper=$!
-eventually "systemd restarts healthz when its server's thread is stopped" 1 show healthz NRestarts
+text /livez >/run/unanswered &
+eventually "systemd restarts healthz when its server's thread stops while it works" 1 show healthz NRestarts
 say "restarted $(awk -v start="$start" '{ printf "%.0f", $1 - start }' /proc/uptime) s after its thread was stopped, watchdog 5 s"
 kill $stopper
+eventually "the journal says why" "*server thread stuck for *" journal healthz
 check "because of the watchdog" "*Watchdog timeout*" "$(journalctl -q -o cat -u healthz)"
 eventually "healthz is active again" active systemctl is-active healthz
 check "its process is another one" yes "$([[ $(pid) != "$before" ]] && echo yes)"
