@@ -3,7 +3,12 @@
 //! Knows no names. Used for commands and options, and for the names in the configuration of checks.
 
 /// The one of `known` that was probably meant by `name`. One letter of three may be different, and two of six.
-pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, mut known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    nearest_of(name, &mut known)
+}
+
+// One copy in the program, instead of one for each type of iterator.
+fn nearest_of<'a>(name: &str, known: &mut dyn Iterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = |known: &str| (known.len() / 3).min(2);
     // The distance is at least the difference of the lengths. So long text costs nothing.
     let meant = known

@@ -100,6 +100,9 @@ pub static COMMANDS: &[&Command] = &[
     &CHECK_CONFIG,
     #[cfg(feature = "client")]
     &PROBE,
+    #[cfg(feature = "client")]
+    &STATUS,
+    #[cfg(feature = "client")]
     &BEAT,
     &HELP,
 ];
@@ -274,6 +277,33 @@ pub static PROBE: Command = Command {
         "Exit: 0 healthy, 1 unhealthy (status 500 to 599), 2 wrong usage, 3 no answer,",
         "4 another answer. Of many probes: 0 if all are healthy, else 1, 3 or 4, in",
         "this order. With --nagios: 0 healthy, 2 unhealthy or no answer, 3 otherwise.",
+    ],
+};
+
+#[cfg(feature = "client")]
+pub static STATUS: Command = Command {
+    name: "status",
+    arguments: "[URL]",
+    summary: "show what fails, since when and why",
+    options: &[
+        Opt::new("json", "", "print one JSON object with all answers"),
+        Opt::new(
+            "prometheus",
+            "",
+            "print metrics for node_exporter's textfile collector",
+        ),
+        Opt::new(
+            "output",
+            "FILE",
+            "put the metrics into this file, in one step",
+        ),
+    ],
+    notes: &[
+        "URL is http://HOST[:PORT] or unix:SOCKET; HOST is localhost or an IP address.",
+        "The default is http://localhost:10248. A path asks for that endpoint only.",
+        "Of a server that answers with text only, neither times nor reasons are known.",
+        "Exit: 0 all endpoints pass, warnings included, 1 one fails, 2 wrong usage,",
+        "3 no answer, 4 another answer",
     ],
 };
 

@@ -1,5 +1,6 @@
 //! `healthz beat`: messages to the real daemon, programs that it runs, errors and exit codes.
-#![cfg(all(test, feature = "client", feature = "sources", target_os = "linux"))]
+#![cfg(all(feature = "client", feature = "sources", target_os = "linux"))]
+#![cfg(test)]
 
 #[path = "support/daemon.rs"]
 mod support;
@@ -80,7 +81,7 @@ fn a_beat_makes_the_check_pass_and_a_failure_ends_it_with_its_reason() {
 
 #[test]
 fn a_failure_shows_no_error_number_and_no_fields_of_an_earlier_message() {
-    let (_daemon, address, socket) = daemon(",limit=1h");
+    let (_daemon, address, socket) = daemon(",limit=1h,period=1s");
     let program = UnixDatagram::unbound().unwrap();
     program
         .send_to(b"READY=1\nSTATUS=old\nERRNO=5", &*socket)
@@ -178,14 +179,14 @@ fn a_program_that_cannot_be_run_has_the_exit_code_of_env() {
     let program = socket_path();
     let output = beat(&socket, &["--", program.to_str().unwrap()]);
     let error = format!(
-        "healthz: cannot run {}: No such file or directory",
+        "healthz: cannot run {}: no such file or directory",
         program.display()
     );
     fails(&output, 127, &error);
     fs::write(&program, "").unwrap();
     let output = beat(&socket, &["--", program.to_str().unwrap()]);
     let error = format!(
-        "healthz: cannot run {}: Permission denied",
+        "healthz: cannot run {}: permission denied",
         program.display()
     );
     fails(&output, 126, &error);
@@ -228,7 +229,7 @@ fn a_socket_that_cannot_be_used_is_an_error_that_says_why() {
     let stream = socket_path();
     let _listener = std::os::unix::net::UnixListener::bind(&stream).unwrap();
     let error = format!(
-        "healthz: check worker: {}: Protocol wrong type for socket",
+        "healthz: check worker: {}: protocol wrong type for socket",
         stream.display()
     );
     fails(&beat(&stream, &[]), 3, &error);

@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::Duration;
 
 use daemon::{
-    Daemon, TIMEOUT, complaint, end_of, eventually, get, get_unix, run, shell, socket_path,
+    Daemon, TIMEOUT, complaint, end_of, eventually, get, get_unix, metric, run, shell, socket_path,
     try_get, untried,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -130,6 +130,34 @@ fn an_address_with_paths_serves_only_these() {
         text.contains("--listen 127.0.0.1:0,paths=metrics: the path \"metrics\" cannot be served"),
         "{text}"
     );
+}
+
+#[test]
+fn metrics_are_answered_unless_they_are_switched_off() {
+    let daemon = Daemon::start(&[]);
+    assert_eq!(daemon.get("/metrics/slis").0, 200);
+    let address = daemon.address();
+    let version = concat!(
+        "healthz_build_info{version=\"",
+        env!("CARGO_PKG_VERSION"),
+        "\"}"
+    );
+    for (sample, value) in [
+        (version, 1.0),
+        ("healthz_log_records_dropped_total", 0.0),
+        ("healthz_config_reloads_total{result=\"failure\"}", 0.0),
+        ("healthz_config_reloads_total{result=\"success\"}", 0.0),
+        ("healthz_config_last_reload_success", 1.0),
+        ("kubernetes_healthcheck{name=\"ping\",type=\"readyz\"}", 1.0),
+    ] {
+        assert_eq!(metric(address, sample), Some(value), "{sample}");
+    }
+    let daemon = Daemon::start(&["--no-metrics"]);
+    for path in ["/metrics", "/metrics/slis"] {
+        let body = "404 page not found\n".to_owned();
+        assert_eq!(daemon.get(path), (404, body), "{path}");
+    }
+    assert_eq!(daemon.get("/healthz"), (200, "ok".to_owned()));
 }
 
 #[test]
@@ -301,7 +329,7 @@ fn a_probe_is_answered_if_there_are_fewer_descriptors_than_connections() {
         drop(silent);
         let lines = daemon.lines().all();
         let is_told =
-            |line: &String| line.contains("RLIMIT_NOFILE is 60: enough for 26 connections");
+            |line: &String| line.contains("RLIMIT_NOFILE is 60: enough for 25 connections");
         assert_eq!(lines.iter().any(is_told), !is_raised, "{lines:?}");
         // A limit that could be raised far enough is not logged.
         let is_mentioned = lines.iter().any(|line| line.contains("RLIMIT_NOFILE"));

@@ -12,8 +12,8 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 
 use daemon::{
-    Daemon, TIMEOUT, complaint, eventually, get_unix, healthz, kernel, run, shell, socket_path,
-    untried,
+    Daemon, TIMEOUT, complaint, eventually, get_unix, healthz, kernel, metric, run, shell,
+    socket_path, untried,
 };
 use nix::sys::signal::Signal;
 
@@ -57,6 +57,58 @@ fn without_a_sandbox_no_thread_has_a_filter() {
     assert_eq!(of_threads(&daemon, "NoNewPrivs:"), ["0", "0", "0"]);
     assert_eq!(of_threads(&daemon, "Seccomp:"), ["0", "0", "0"]);
     assert_eq!(daemon.get("/healthz"), (200, "ok".to_owned()));
+}
+
+/// The figures that need a file or a system call.
+#[test]
+fn the_figures_of_the_process_are_those_of_proc() {
+    let daemon = Daemon::start(&[]);
+    let address = daemon.address();
+    let value = |sample| metric(address, sample).unwrap();
+    let memory = || {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", daemon.pid())).unwrap();
+        let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).unwrap();
+        let pages = statm.split(' ').map(|pages| pages.parse::<f64>().unwrap());
+        pages
+            .map(|pages| pages * page_bytes.unwrap() as f64)
+            .take(2)
+            .collect::<Vec<_>>()
+    };
+    eventually("equal sizes of memory", || {
+        let before = memory();
+        let names = [
+            "process_virtual_memory_bytes",
+            "process_resident_memory_bytes",
+        ];
+        (before == names.map(value) && before == memory()).then_some(())
+    });
+    let descriptors = || {
+        std::fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
+            .unwrap()
+            .count() as f64
+    };
+    match metric(address, "process_open_fds") {
+        // The connection of the scrape.
+        Some(_) => eventually("equal numbers of descriptors", || {
+            (value("process_open_fds") == descriptors() + 1.0).then_some(())
+        }),
+        None => untried("this kernel does not count descriptors"),
+    }
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let mut lines = limits.lines();
+    let files = lines.find(|line| line.starts_with("Max open files"));
+    let soft = files.unwrap().split_whitespace().nth(3).unwrap();
+    assert_eq!(value("process_max_fds"), soft.parse().unwrap());
+    let cpu = value("process_cpu_seconds_total");
+    eventually("more CPU time", || {
+        (cpu < value("process_cpu_seconds_total")).then_some(())
+    });
+    // The start does not move from scrape to scrape.
+    let start = value("process_start_time_seconds");
+    let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let age = unix.unwrap().as_secs_f64() - start;
+    assert!((0.0..60.0).contains(&age), "{start}");
+    assert_eq!(value("process_start_time_seconds"), start);
 }
 
 /// The sandbox cannot remove files. Clients are refused until the next start replaces the socket file. The

@@ -18,9 +18,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use daemon::{Daemon, TempPath, complaint, eventually, get, healthz, run, socket_path};
+use daemon::{Daemon, TempPath, complaint, eventually, get, healthz, metric, run, socket_path};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -87,6 +87,82 @@ fn a_stopped_worker_fails_its_checks_and_a_continued_one_passes_them() {
     kill(worker, Signal::SIGCONT).unwrap();
     wait_for(address, "/healthz/web", "ok");
     assert!(continued.elapsed() < BACK_MAX);
+}
+
+/// The time of the wall clock.
+fn unix_seconds() -> f64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since_1970.unwrap().as_secs_f64()
+}
+
+/// No probe is sent.
+#[test]
+fn the_metrics_show_runs_and_changes_of_a_check_without_a_probe() {
+    let file = socket_path();
+    write(&file, "x");
+    let check = format!(
+        "file=file:{},period=100ms,timeout=100ms,failure-threshold=2",
+        file.display()
+    );
+    let began = unix_seconds().floor();
+    let daemon = Daemon::start(&["--check", &check]);
+    let address = daemon.address();
+    let value = |sample: &str| metric(address, sample).unwrap_or(f64::NAN);
+    let state = || value("kubernetes_healthcheck{name=\"file\",type=\"readyz\"}");
+    let changes = || value("healthz_check_changes_total{name=\"file\"}");
+    let changed = || value("healthz_check_last_change_timestamp_seconds{name=\"file\"}");
+    let runs = |result: &str| {
+        value(&format!(
+            "healthz_check_runs_total{{name=\"file\",result=\"{result}\"}}"
+        ))
+    };
+    let wait_for_state = |expected: f64| {
+        eventually(&format!("state {expected}"), || {
+            (state() == expected).then_some(())
+        })
+    };
+    wait_for_state(1.0);
+    // From not known to passing.
+    assert_eq!(changes(), 1.0);
+    assert!(runs("success") >= 1.0);
+    assert_eq!((runs("failure"), runs("timeout")), (0.0, 0.0));
+    fs::remove_file(&file).unwrap();
+    wait_for_state(0.0);
+    assert_eq!(changes(), 2.0);
+    // Two, because of the threshold.
+    assert!(runs("failure") >= 2.0);
+    assert!((began..=unix_seconds()).contains(&changed()));
+    let successes = runs("success");
+    write(&file, "x");
+    wait_for_state(1.0);
+    assert_eq!(changes(), 3.0);
+    assert!(runs("success") > successes);
+    let duration = value("healthz_check_last_run_duration_seconds{name=\"file\"}");
+    assert!(duration > 0.0 && duration < 10.0, "{duration}");
+    let probes = "kubernetes_healthchecks_total{name=\"file\",status=\"error\",type=\"readyz\"}";
+    assert_eq!(value(probes), 0.0);
+}
+
+#[test]
+fn the_metrics_show_without_a_probe_that_the_worker_is_stopped() {
+    let (_listener, check) = service("1s");
+    let daemon = Daemon::start(&["--check", &check]);
+    let address = daemon.address();
+    let wait_for_state = |expected: f64| {
+        let sample = "kubernetes_healthcheck{name=\"web\",type=\"healthz\"}";
+        eventually(&format!("state {expected}"), || {
+            (metric(address, sample) == Some(expected)).then_some(())
+        });
+    };
+    let changes = || metric(address, "healthz_check_changes_total{name=\"web\"}");
+    wait_for_state(1.0);
+    let (_, worker) = sources(&daemon);
+    kill(worker, Signal::SIGSTOP).unwrap();
+    wait_for_state(0.0);
+    assert_eq!(changes(), Some(2.0));
+    kill(worker, Signal::SIGCONT).unwrap();
+    wait_for_state(1.0);
+    assert_eq!(changes(), Some(3.0));
 }
 
 #[test]
@@ -393,6 +469,35 @@ fn a_path_of_a_socket_that_hangs_delays_no_other_check_and_not_the_end() {
     eventually("the worker to end", || (!runs(worker)).then_some(()));
 }
 
+/// The first kind cannot be cancelled, and the second can.
+#[test]
+fn a_run_that_hangs_is_one_timeout_however_long_it_hangs() {
+    let hanging = match Hanging::mount() {
+        Ok(hanging) => hanging,
+        Err(error) => return daemon::untried(&format!("cannot mount with FUSE: {error}")),
+    };
+    let often = "period=100ms,timeout=100ms";
+    let file = format!("file=file:{},{often}", hanging.0.join("file").display());
+    let exec = "exec=exec:/bin/sleep 1234,period=1h,timeout=100ms";
+    let other = format!("other=file:/proc/self/stat,{often}");
+    let daemon = Daemon::start(&["--check", &file, "--check", exec, "--check", &other]);
+    let runs = |name: &str| {
+        ["success", "failure", "timeout"].map(|result| {
+            let sample = format!("healthz_check_runs_total{{name=\"{name}\",result=\"{result}\"}}");
+            metric(daemon.address(), &sample)
+        })
+    };
+    eventually("some periods", || {
+        runs("other")[0].filter(|runs| *runs >= 10.0)
+    });
+    for name in ["file", "exec"] {
+        assert_eq!(runs(name), [Some(0.0), Some(0.0), Some(1.0)], "{name}");
+    }
+    let duration = "healthz_check_last_run_duration_seconds{name=\"exec\"}";
+    let duration = metric(daemon.address(), duration).unwrap();
+    assert!((0.1..5.0).contains(&duration), "{duration}");
+}
+
 #[test]
 fn a_service_that_accepts_and_never_answers_fails_at_the_timeout() {
     let path = socket_path();
@@ -512,6 +617,49 @@ fn when_the_daemon_is_ready_it_receives_heartbeats() {
     }
 }
 
+/// The time of the last beat is the one at which it was sent, also after verdicts and workers that come later.
+#[test]
+fn the_metrics_show_when_the_last_beat_was_sent() {
+    let socket = socket_path();
+    let check = format!(
+        "worker=heartbeat,limit=1h,socket={},period=100ms",
+        socket.display()
+    );
+    let other = "other=file:/proc/self/stat,period=100ms,timeout=100ms";
+    let daemon = Daemon::start(&["--check", &check, "--check", other]);
+    let address = daemon.address();
+    let last_beat = || {
+        metric(
+            address,
+            "healthz_check_last_beat_timestamp_seconds{name=\"worker\"}",
+        )
+    };
+    assert_eq!(last_beat(), None);
+    let before = unix_seconds().floor();
+    beat(&socket);
+    let sent = eventually("the beat", last_beat);
+    assert!((before..=unix_seconds()).contains(&sent), "{sent}");
+    // More than a second, so that a time that is computed from an age would move.
+    let runs = || {
+        let runs = metric(
+            address,
+            "healthz_check_runs_total{name=\"other\",result=\"success\"}",
+        );
+        assert!(last_beat() == Some(sent), "{:?}, not {sent}", last_beat());
+        runs
+    };
+    eventually("some verdicts", || runs().filter(|runs| *runs >= 20.0));
+    kill(sources(&daemon).1, Signal::SIGKILL).unwrap();
+    daemon.lines().wait("the sources process has ended");
+    wait_for(address, "/healthz/worker", "ok");
+    eventually("more verdicts", || runs().filter(|runs| *runs >= 30.0));
+    // A heartbeat is not run, and the others have no beat.
+    let worker = "healthz_check_runs_total{name=\"worker\",result=\"success\"}";
+    assert_eq!(metric(address, worker), None);
+    let other = "healthz_check_last_beat_timestamp_seconds{name=\"other\"}";
+    assert_eq!(metric(address, other), None);
+}
+
 /// Regression: each restart of the worker gave a heartbeat another whole limit, so a program that had ended passed.
 #[test]
 fn a_heartbeat_fails_at_its_limit_however_often_the_worker_is_killed() {
@@ -602,6 +750,53 @@ fn a_valid_file_takes_effect_at_sighup_and_unchanged_checks_keep_their_state() {
     assert_eq!(get(address, "/healthz/web").0, 404);
 }
 
+#[test]
+fn reloads_are_counted_and_kept_checks_keep_their_counts() {
+    let here =
+        "[check.here]\nfile = \"/proc/self/stat\"\nperiod = \"100ms\"\ntimeout = \"100ms\"\n";
+    let (file, daemon) = with_file(here);
+    let address = daemon.address();
+    let value = |sample: &str| metric(address, sample);
+    let runs = || value("healthz_check_runs_total{name=\"here\",result=\"success\"}");
+    let counts = || {
+        [
+            value("healthz_config_reloads_total{result=\"success\"}"),
+            value("healthz_config_reloads_total{result=\"failure\"}"),
+            value("healthz_config_last_reload_success"),
+        ]
+        .map(|count| count.unwrap())
+    };
+    eventually("some runs", || runs().filter(|runs| *runs >= 5.0));
+    assert_eq!(counts(), [0.0, 0.0, 1.0]);
+    let mut known = runs();
+    for (text, line, expected) in [
+        (
+            "[check.more]\nfile = \"/\"\n",
+            "2 checks are used now",
+            [1.0, 0.0, 1.0],
+        ),
+        (
+            "[check.more]\nfiel = \"/\"\n",
+            "was not used",
+            [1.0, 1.0, 0.0],
+        ),
+        ("", "1 checks are used now", [2.0, 1.0, 1.0]),
+    ] {
+        write(&file, &format!("{here}{text}"));
+        daemon.signal(Signal::SIGHUP);
+        daemon.lines().wait(line);
+        assert_eq!(counts(), expected, "{line}");
+        let now = runs();
+        assert!(known <= now, "{known:?} {now:?}");
+        known = now;
+    }
+    assert_eq!(
+        value("healthz_check_changes_total{name=\"here\"}"),
+        Some(1.0)
+    );
+    assert_eq!(value("healthz_check_changes_total{name=\"more\"}"), None);
+}
+
 /// Regression: more checks than there was room for in an answer were refused by the server after the worker had
 /// replaced its own, and then all checks failed.
 #[test]
@@ -622,6 +817,8 @@ fn the_largest_file_takes_effect_at_sighup() {
         "/readyz?verbose",
         &format!("[+]{long}-255 ok\nreadyz check passed"),
     );
+    let last = format!("kubernetes_healthcheck{{name=\"{long}-255\",type=\"readyz\"}}");
+    assert_eq!(metric(address, &last), Some(1.0));
 }
 
 #[test]

@@ -233,6 +233,21 @@ fn the_reload_example_adds_and_removes_checks_while_it_serves() {
 }
 
 #[test]
+fn the_paths_example_answers_its_own_paths_beside_ours() {
+    let mut example = Example::start("paths");
+    let version = concat!("\r\n\r\npaths ", env!("CARGO_PKG_VERSION"), "\n");
+    assert!(example.get("/version").ends_with(version));
+    assert!(example.get("/lines").ends_with("\r\n\r\n0\n"));
+    assert!(example.get("/healthz").starts_with("HTTP/1.1 500 "));
+    let mut input = example.child.stdin.as_ref().unwrap();
+    input.write_all(b"a\nb\n").unwrap();
+    example.wait_for("/lines", "\r\n\r\n2\n");
+    example.wait_for("/healthz", "\r\n\r\nok");
+    assert!(example.get("/other").starts_with("HTTP/1.1 404 "));
+    assert!(example.end().ends_with(" requests answered"));
+}
+
+#[test]
 fn the_calloop_example_serves_from_a_loop_with_only_shared_references() {
     assert_serves_beside_other_work("calloop");
 }

@@ -392,14 +392,17 @@ fn endpoints_whose_metrics_do_not_fit_are_refused() {
         let checks = names.iter().map(|name| Arc::new(Check::manual(name)));
         Arc::new(EndpointSet::kubernetes(&checks.collect::<Vec<_>>()).unwrap())
     };
-    let (small, large) = (set(&["a"]), set(&["a", "b", "c"]));
+    let names = |name: &dyn Fn(usize) -> String| (0..20).map(name).collect::<Vec<_>>();
+    let set_of = |names: &[String]| set(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let small = set(&["a"]);
+    let large = set_of(&names(&|n| n.to_string()));
     let responder = Responder::new(&[]).with_metrics(Metrics::new());
     let limits = Limits::DEFAULT;
     let long = |set| Config::default().long_response_bytes(&responder.with_endpoint_set(set));
     let (reserved, needed) = (long(&small), long(&large));
     assert!(reserved < needed);
     let mut config = Config {
-        response_bytes_min: Responder::response_bytes_of(10, &limits),
+        response_bytes_min: Responder::response_bytes_of(20, &limits),
         ..Config::default()
     };
     let server = |config| {
@@ -414,14 +417,16 @@ fn endpoints_whose_metrics_do_not_fit_are_refused() {
     server(config)
         .replace_endpoints(Arc::clone(&large), now)
         .unwrap();
-    config.long_response_bytes_min = config.long_response_bytes_of(&responder, 3);
+    config.long_response_bytes_min = config.long_response_bytes_of(&responder, 20);
     assert!(config.long_response_bytes_min > needed, "for longer names");
     server(config)
         .replace_endpoints(Arc::clone(&large), now)
         .unwrap();
-    let names: Vec<String> = (0..3).map(|n| format!("{n}{}", "x".repeat(126))).collect();
-    let longest = set(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    assert_eq!(long(&longest), config.long_response_bytes_of(&responder, 3));
+    let longest = set_of(&names(&|n| format!("{n:02}{}", "x".repeat(125))));
+    assert_eq!(
+        long(&longest),
+        config.long_response_bytes_of(&responder, 20)
+    );
     server(config)
         .replace_endpoints(Arc::clone(&longest), now)
         .unwrap();

@@ -37,12 +37,12 @@ EXPOSURE_MAX = 20
 PACKAGES = {
     "s6-setuidgid": "s6",
     "s6-supervise": "s6",
+    "s6-notifyoncheck": "s6",
     "s6-svc": "s6",
     "s6-svwait": "s6",
     "chpst": "runit",
     "runsv": "runit",
     "sv": "runit",
-    "curl": "curl",
     "systemd-socket-activate": "systemd",
     "systemd-notify": "systemd",
     "systemd-analyze": "systemd",
@@ -90,6 +90,8 @@ def service(house, kind, port):
     (place / "run").write_text(run)
     if (place / "check").exists():
         check = (place / "check").read_text()
+        want(f"{kind}/check runs healthz probe", "\nexec healthz probe " in check, True)
+        check = check.replace("exec healthz ", f"exec {program} ")
         (place / "check").write_text(check.replace("localhost:10248", f"127.0.0.1:{port}"))
     return place
 
@@ -142,7 +144,34 @@ def _(house):
     run_ok(house, "s6-svc -x", "s6-svc", "-x", place)
 
 
-@case("runit starts it, checks it, starts it again and stops it", "runsv", "chpst", "sv", "curl")
+@case("s6 takes a service as ready when healthz probe in ./data/check says so", "s6-supervise", "s6-notifyoncheck", "s6-svwait")
+def _(house):
+    port = free_port()
+    place = house.dir / "s6-check"
+    (place / "data").mkdir(parents=True)
+    gate = house.dir / "gate"
+    url = f"http://127.0.0.1:{port}/healthz"
+    # Any service would do. This one fails until the file is there.
+    serve = f"{house.args.daemon} --listen 127.0.0.1:{port} --check gate=file:{gate},period=100ms"
+    for name, text in (
+        ("run", f"exec s6-notifyoncheck -s 0 -w 50 -n 0 -T 0 {serve}"),
+        ("data/check", f"exec {house.args.daemon} probe {url}"),
+    ):
+        (place / name).write_text(f"#!/bin/sh\n{text}\n")
+        (place / name).chmod(0o755)
+    (place / "notification-fd").write_text("3\n")
+    house.start("s6-supervise-check", ["s6-supervise", str(place)])
+    wait_for("its first answer", PATIENCE, lambda: ask(port))
+    want("the answer", ask(port)[0], 500)
+    soon = ["s6-svwait", "-U", "-t", "500", str(place)]
+    want("ready although it fails", house.run(soon, seconds=PATIENCE).code == 0, False)
+    gate.touch()
+    run_ok(house, "s6-svwait -U", "s6-svwait", "-U", "-t", PATIENCE * 1000, place)
+    want("the answer", ask(port), (200, "ok"))
+    run_ok(house, "s6-svc", "s6-svc", "-d", "-x", place)
+
+
+@case("runit starts it, checks it, starts it again and stops it", "runsv", "chpst", "sv")
 def _(house):
     port = free_port()
     place = service(house, "runit", port)

@@ -305,8 +305,8 @@ const SLICE_CALLS: [(&str, usize, &str); 4] = [
     ),
     (
         "src/http/response.rs",
-        4,
-        "push and head cut both slices to one length; finish rotates and moves parts of the bytes already written",
+        5,
+        "push, overwrite and head cut both slices to one length; finish rotates and moves parts of the bytes already written",
     ),
     (
         "src/server/buffers.rs",
@@ -385,7 +385,10 @@ fn library() -> Vec<PathBuf> {
         "src/main.rs",
         "src/daemon",
         "src/sources",
+        "src/client",
+        "src/nearest.rs",
         "src/units.rs",
+        "src/usage.rs",
         "src/unneeded.rs",
         "src/server/simulation",
         "src/server/table/view.rs",

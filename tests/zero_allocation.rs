@@ -143,6 +143,7 @@ const OK: &str = "HTTP/1.1 200 OK";
 #[rustfmt::skip] // One case, few lines.
 fn good() -> Vec<Case> {
     let close = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let json = "GET /healthz?exclude=a HTTP/1.1\r\nHost: a\r\nAccept: application/health+json\r\n\r\n".to_owned();
     let excludes: String = (0..400).map(|n| format!("&exclude=x{}", n % 90)).collect();
     let quoted = "/healthz?verbose&exclude=%00%ff%e2%98%83%22\"&exclude=\u{5c}&exclude=ping";
     let post = "POST /healthz HTTP/1.1\r\nHost: a\r\n";
@@ -171,6 +172,7 @@ fn good() -> Vec<Case> {
             Last::Shuts,
         ),
         case("no body comes", &[&format!("{post}Content-Length: 5\r\n\r\n")], OK, Last::Waits),
+        case("JSON", &[&json, &(json.clone() + &get("/healthz"))], OK, Last::Closes),
         case("metrics", &[&get("/metrics"), &get("/metrics/slis")], OK, Last::Closes),
         case("metrics and the end", &["GET /metrics HTTP/1.0\r\n\r\n"], OK, Last::Waits),
         case("metrics, HEAD", &["HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n"], OK, Last::Closes),

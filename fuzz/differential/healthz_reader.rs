@@ -74,7 +74,10 @@ impl HealthzReading {
                 head = consumed;
             }
             if connection.phase() == Phase::Closing {
-                let end = refusal(&tx[..progress.written], progress.refused, head);
+                let end = progress.refusal.map_or(End::Closed, |status| End::Refused {
+                    at: head,
+                    status: status.code().to_string(),
+                });
                 return HealthzReading { requests, end };
             }
         }
@@ -83,15 +86,6 @@ impl HealthzReading {
             end: End::Incomplete,
         }
     }
-}
-
-fn refusal(answer: &[u8], refused: u32, at: usize) -> End {
-    if refused == 0 {
-        return End::Closed;
-    }
-    let status = &answer["HTTP/1.1 ".len()..][..3];
-    let status = String::from_utf8_lossy(status).into_owned();
-    End::Refused { at, status }
 }
 
 impl RequestSummary {

@@ -8,7 +8,7 @@
 //! requested, and here it is the state at the scrape. So an alert fires even if nobody sends a probe. Both are for the
 //! endpoints as a whole, not for requests that name one check; checks that a request excludes are not counted.
 
-use super::Responder;
+use super::{Paths, Responder};
 use crate::check::{Check, Endpoint, EndpointType, Severity};
 use crate::http::{Answer, BodyWriter, BufferFull, Fields, StatusCode, Writer};
 #[cfg(feature = "server")]
@@ -156,25 +156,31 @@ impl MetricsWriter<'_, '_> {
         self.body.push(b"\n");
     }
 
-    /// A sample of a check. `label` is a second label with its value, as `,type="healthz`, up to the closing quote.
-    /// The name of a check needs no escaping.
-    fn of_check(&mut self, family: &Family, check: &Check, label: [&[u8]; 2], value: u64) {
-        self.of_check_without_value(family, check, label);
-        self.value(value);
+    /// A sample of a check. `end` is what follows the name of the check, up to the value.
+    #[inline]
+    fn of_check(&mut self, family: &Family, check: &Check, end: &Piece, value: u64) {
+        self.start_of_check(family, check);
+        self.piece(end);
+        self.whole(value);
     }
 
-    fn of_check_without_value(&mut self, family: &Family, check: &Check, label: [&[u8]; 2]) {
-        let [label, label_value] = label;
-        for piece in [
-            family.name.as_bytes(),
-            NAME_LABEL,
-            check.name_bytes(),
-            label,
-            label_value,
-            LABELS_END,
-        ] {
-            self.body.push(piece);
-        }
+    /// The name of a check needs no escaping.
+    #[inline]
+    fn start_of_check(&mut self, family: &Family, check: &Check) {
+        self.piece(&family.start);
+        self.body.push_short(check.name_bytes());
+    }
+
+    /// A whole number as the value of a sample.
+    #[inline]
+    fn whole(&mut self, value: u64) {
+        self.body.push_number(value);
+        self.body.push_padded_piece(b"\n", 1);
+    }
+
+    #[inline]
+    fn piece(&mut self, piece: &Piece) {
+        self.body.push_padded_piece(&piece.bytes, piece.length);
     }
 
     fn begin(&mut self, family: &Family) {
@@ -182,9 +188,13 @@ impl MetricsWriter<'_, '_> {
     }
 }
 
-const NAME_LABEL: &[u8] = b"{name=\"";
-const LABELS_END: &[u8] = b"\"}";
-const NO_LABEL: [&[u8]; 2] = [b"", b""];
+const FAILURE: Piece = Piece::new(&["\",result=\"failure\"} "]);
+const SUCCESS: Piece = Piece::new(&["\",result=\"success\"} "]);
+const TIMEOUT: Piece = Piece::new(&["\",result=\"timeout\"} "]);
+const ERROR: Piece = Piece::new(&["\",severity=\"error\"} "]);
+const WARNING: Piece = Piece::new(&["\",severity=\"warning\"} "]);
+const TYPE: Piece = Piece::new(&["\",type=\""]);
+const NO_LABEL: Piece = Piece::new(&["\"} "]);
 
 fn is_escaped(byte: u8) -> bool {
     matches!(byte, b'\\' | b'"' | b'\n')
@@ -210,48 +220,95 @@ struct Family {
     name: &'static str,
     metric_type: MetricType,
     help: &'static str,
+    /// The start of a sample, up to the name of the check.
+    start: Piece,
 }
 
-const HEALTHCHECK: Family = Family {
-    name: "kubernetes_healthcheck",
-    metric_type: MetricType::Gauge,
-    help: "[STABLE] This metric records the result of a single healthcheck.",
-};
-const HEALTHCHECKS: Family = Family {
-    name: "kubernetes_healthchecks_total",
-    metric_type: MetricType::Counter,
-    help: "[STABLE] This metric records the results of all healthcheck.",
-};
-const CHANGES: Family = Family {
-    name: "healthz_check_changes_total",
-    metric_type: MetricType::Counter,
-    help: "How often a change of the check's state was observed.",
-};
-const LAST_CHANGE: Family = Family {
-    name: "healthz_check_last_change_timestamp_seconds",
-    metric_type: MetricType::Gauge,
-    help: "When the last change of the check's state was observed, in seconds since 1970.",
-};
-const LAST_BEAT: Family = Family {
-    name: "healthz_check_last_beat_timestamp_seconds",
-    metric_type: MetricType::Gauge,
-    help: "When the check's last heartbeat was, in seconds since 1970.",
-};
-const RUNS: Family = Family {
-    name: "healthz_check_runs_total",
-    metric_type: MetricType::Counter,
-    help: "How often the check was run, by result.",
-};
-const LAST_RUN: Family = Family {
-    name: "healthz_check_last_run_duration_seconds",
-    metric_type: MetricType::Gauge,
-    help: "How long the last run of the check took.",
-};
-const SEVERITY: Family = Family {
-    name: "healthz_check_severity",
-    metric_type: MetricType::Gauge,
-    help: "1 for the severity of the check: with warning, its endpoints pass although it fails.",
-};
+impl Family {
+    const fn new(name: &'static str, metric_type: MetricType, help: &'static str) -> Self {
+        Family {
+            name,
+            metric_type,
+            help,
+            start: Piece::new(&[name, "{name=\""]),
+        }
+    }
+}
+
+/// A constant part of samples, padded, so that it is copied with a constant size.
+#[derive(Clone, Copy)]
+struct Piece {
+    bytes: [u8; PIECE_BYTES],
+    length: usize,
+}
+
+/// Enough for the longest name of a family.
+const PIECE_BYTES: usize = 64;
+
+impl Piece {
+    /// At most 64 bytes; the rest is cut off.
+    const fn new(parts: &[&str]) -> Self {
+        let mut piece = Piece {
+            bytes: [0; PIECE_BYTES],
+            length: 0,
+        };
+        let mut rest = parts;
+        while let [part, others @ ..] = rest {
+            let mut from = part.as_bytes();
+            while let [byte, next @ ..] = from {
+                let free = piece.bytes.split_at_mut_checked(piece.length);
+                if let Some((_, [place, ..])) = free {
+                    *place = *byte;
+                    piece.length += 1;
+                }
+                from = next;
+            }
+            rest = others;
+        }
+        piece
+    }
+}
+
+const HEALTHCHECK: Family = Family::new(
+    "kubernetes_healthcheck",
+    MetricType::Gauge,
+    "[STABLE] This metric records the result of a single healthcheck.",
+);
+const HEALTHCHECKS: Family = Family::new(
+    "kubernetes_healthchecks_total",
+    MetricType::Counter,
+    "[STABLE] This metric records the results of all healthcheck.",
+);
+const CHANGES: Family = Family::new(
+    "healthz_check_changes_total",
+    MetricType::Counter,
+    "How often a change of the check's state was observed.",
+);
+const LAST_CHANGE: Family = Family::new(
+    "healthz_check_last_change_timestamp_seconds",
+    MetricType::Gauge,
+    "When the last change of the check's state was observed, in seconds since 1970.",
+);
+const LAST_BEAT: Family = Family::new(
+    "healthz_check_last_beat_timestamp_seconds",
+    MetricType::Gauge,
+    "When the check's last heartbeat was, in seconds since 1970.",
+);
+const RUNS: Family = Family::new(
+    "healthz_check_runs_total",
+    MetricType::Counter,
+    "How often the check was run, by result.",
+);
+const LAST_RUN: Family = Family::new(
+    "healthz_check_last_run_duration_seconds",
+    MetricType::Gauge,
+    "How long the last run of the check took.",
+);
+const SEVERITY: Family = Family::new(
+    "healthz_check_severity",
+    MetricType::Gauge,
+    "1 for the severity of the check: with warning, its endpoints pass although it fails.",
+);
 /// Families with a sample or more for each check and endpoint.
 const OF_ENDPOINTS: [(&Family, usize); 2] = [(&HEALTHCHECK, 1), (&HEALTHCHECKS, 2)];
 /// Families with this many samples for each check.
@@ -266,7 +323,7 @@ const OF_CHECKS: [(&Family, usize); 6] = [
 
 /// Answers `/metrics`. `server` writes what the server counts.
 pub(super) fn respond(
-    responder: &Responder<'_>,
+    responder: &Responder<'_, impl Paths>,
     metrics: &Metrics,
     now: Instant,
     writer: Writer<'_>,
@@ -288,7 +345,7 @@ pub(super) fn respond(
 
 /// Answers `/metrics/slis`, as Kubernetes calls the two families of its own.
 pub(super) fn respond_slis(
-    responder: &Responder<'_>,
+    responder: &Responder<'_, impl Paths>,
     now: Instant,
     writer: Writer<'_>,
 ) -> Result<Answer, BufferFull> {
@@ -296,7 +353,7 @@ pub(super) fn respond_slis(
 }
 
 fn rendered(
-    responder: &Responder<'_>,
+    responder: &Responder<'_, impl Paths>,
     now: Instant,
     writer: Writer<'_>,
     write: impl FnOnce(&mut MetricsWriter<'_, '_>),
@@ -316,7 +373,7 @@ fn rendered(
 
 /// Bytes of the longest answer of `/metrics`, with a server that writes at most `server_bytes`.
 pub(super) fn bytes_max(
-    responder: &Responder<'_>,
+    responder: &Responder<'_, impl Paths>,
     metrics: &Metrics,
     server_bytes: usize,
 ) -> usize {
@@ -372,119 +429,129 @@ fn bytes_of(
 const SAMPLE_BYTES_MAX: usize =
     "{name=\"\",status=\"success\",type=\"\"} 18446744073709551615\n".len();
 
-fn write_slis(responder: &Responder<'_>, text: &mut MetricsWriter<'_, '_>) {
+fn write_slis(responder: &Responder<'_, impl Paths>, text: &mut MetricsWriter<'_, '_>) {
     text.begin(&HEALTHCHECK);
     for endpoint in responder.endpoints() {
+        // Of any length, because an endpoint may have any path.
+        let label = type_label(&endpoint).as_bytes();
         for check in endpoint.checks() {
-            let label = [&b"\",type=\""[..], type_label(&endpoint)];
-            text.of_check(&HEALTHCHECK, check, label, check.was_passing().into());
+            text.start_of_check(&HEALTHCHECK, check);
+            text.piece(&TYPE);
+            text.body.push_short(label);
+            text.piece(&NO_LABEL);
+            text.whole(check.was_passing().into());
         }
     }
     text.begin(&HEALTHCHECKS);
     for endpoint in responder.endpoints() {
+        let endpoint_type = endpoint.endpoint_type();
         // Checks do not count for each of the others.
-        if endpoint.endpoint_type() == EndpointType::Other {
+        if endpoint_type == EndpointType::Other {
             continue;
         }
+        let end = |status| {
+            let parts = [
+                "\",status=\"",
+                status,
+                "\",type=\"",
+                type_label(&endpoint),
+                "\"} ",
+            ];
+            Piece::new(&parts)
+        };
+        let (error, success) = (end("error"), end("success"));
         for check in endpoint.checks() {
-            let (successes, errors) = check.results(endpoint.endpoint_type());
-            let endpoint_type = type_label(&endpoint);
-            for (label, count) in [
-                (&b"\",status=\"error\",type=\""[..], errors),
-                (&b"\",status=\"success\",type=\""[..], successes),
-            ] {
-                text.of_check(&HEALTHCHECKS, check, [label, endpoint_type], count);
-            }
+            let (successes, errors) = check.results(endpoint_type);
+            text.of_check(&HEALTHCHECKS, check, &error, errors);
+            text.of_check(&HEALTHCHECKS, check, &success, successes);
         }
     }
 }
 
 /// `healthz` for `/healthz`.
-fn type_label<'a>(endpoint: &Endpoint<'a>) -> &'a [u8] {
+fn type_label<'a>(endpoint: &Endpoint<'a>) -> &'a str {
     let path = endpoint.path();
-    path.strip_prefix('/').unwrap_or(path).as_bytes()
+    path.strip_prefix('/').unwrap_or(path)
 }
 
 fn write_checks(
-    responder: &Responder<'_>,
+    responder: &Responder<'_, impl Paths>,
     now: Instant,
     unix_seconds: Option<u64>,
     text: &mut MetricsWriter<'_, '_>,
 ) {
-    let checks = || distinct_checks(responder);
     text.begin(&CHANGES);
-    for check in checks() {
-        text.of_check(&CHANGES, check, NO_LABEL, check.changes());
-    }
+    for_each_check(responder, |check| {
+        text.of_check(&CHANGES, check, &NO_LABEL, check.changes());
+    });
     text.begin(&LAST_CHANGE);
-    for check in checks() {
+    for_each_check(responder, |check| {
         if let Some(seconds) = check.last_change() {
-            text.of_check(&LAST_CHANGE, check, NO_LABEL, seconds);
+            text.of_check(&LAST_CHANGE, check, &NO_LABEL, seconds);
         }
-    }
+    });
     text.begin(&LAST_BEAT);
-    for check in checks() {
+    for_each_check(responder, |check| {
         if let Some(seconds) = check.last_beat_unix_seconds(now, unix_seconds) {
-            text.of_check(&LAST_BEAT, check, NO_LABEL, seconds);
+            text.of_check(&LAST_BEAT, check, &NO_LABEL, seconds);
         }
-    }
+    });
     text.begin(&RUNS);
-    for (check, runs) in checks().filter_map(|check| Some((check, check.runs()?))) {
-        for (label, count) in [
-            (&b"\",result=\"failure"[..], runs.failure),
-            (b"\",result=\"success", runs.success),
-            (b"\",result=\"timeout", runs.timeout),
-        ] {
-            text.of_check(&RUNS, check, [label, b""], count);
-        }
-    }
+    for_each_check(responder, |check| {
+        let Some(runs) = check.runs() else { return };
+        text.of_check(&RUNS, check, &FAILURE, runs.failure);
+        text.of_check(&RUNS, check, &SUCCESS, runs.success);
+        text.of_check(&RUNS, check, &TIMEOUT, runs.timeout);
+    });
     text.begin(&LAST_RUN);
-    for (check, runs) in checks().filter_map(|check| Some((check, check.runs()?))) {
-        text.of_check_without_value(&LAST_RUN, check, NO_LABEL);
-        text.body.push(b" ");
+    for_each_check(responder, |check| {
+        let Some(runs) = check.runs() else { return };
+        text.start_of_check(&LAST_RUN, check);
+        text.piece(&NO_LABEL);
         let nanoseconds = u64::try_from(runs.last_duration.as_nanos()).unwrap_or(u64::MAX);
         push_seconds(text.body, nanoseconds);
         text.body.push(b"\n");
-    }
+    });
     text.begin(&SEVERITY);
-    for check in checks() {
-        let label: &[u8] = match check.severity() {
-            Severity::Error => b"\",severity=\"error",
-            Severity::Warning => b"\",severity=\"warning",
+    for_each_check(responder, |check| {
+        let end = match check.severity() {
+            Severity::Error => &ERROR,
+            Severity::Warning => &WARNING,
         };
-        text.of_check(&SEVERITY, check, [label, b""], 1);
+        text.of_check(&SEVERITY, check, end, 1);
+    });
+}
+
+/// Calls `visit` with the checks of all endpoints, each name once: of several checks with one name in different
+/// endpoints the first.
+///
+/// The lists of the endpoints are usually alike, so a check is first compared with the one at the same place of the
+/// first list.
+fn for_each_check<'a>(responder: &Responder<'a, impl Paths>, mut visit: impl FnMut(&'a Check)) {
+    let is_same = |one: &Check, other: &Check| {
+        core::ptr::eq(one, other) || one.name_bytes() == other.name_bytes()
+    };
+    let Some(first) = responder.endpoints().next() else {
+        return;
+    };
+    first.checks().for_each(&mut visit);
+    for (count, endpoint) in responder.endpoints().enumerate().skip(1) {
+        let mut alike = first.checks();
+        for check in endpoint.checks() {
+            if alike.next().is_some_and(|other| is_same(other, check)) {
+                continue;
+            }
+            let earlier = responder.endpoints().take(count);
+            let mut earlier = earlier.flat_map(|endpoint| endpoint.checks());
+            if !earlier.any(|other| is_same(other, check)) {
+                visit(check);
+            }
+        }
     }
 }
 
-/// The checks of all endpoints, each name once: of several checks with one name in different endpoints the first.
-///
-/// The lists of the endpoints are usually alike, so a check of the second one is first looked for at the same place of
-/// the first one.
-fn distinct_checks<'a>(responder: &Responder<'a>) -> impl Iterator<Item = &'a Check> + use<'a> {
-    let endpoints = responder.endpoints();
-    endpoints
-        .clone()
-        .enumerate()
-        .flat_map(move |(count, endpoint)| {
-            let earlier = endpoints.clone().take(count);
-            endpoint
-                .checks()
-                .enumerate()
-                .filter_map(move |(index, check)| {
-                    let is_same = |other: &Check| {
-                        core::ptr::eq(other, check) || other.name_bytes() == check.name_bytes()
-                    };
-                    let is_in = |earlier: Endpoint<'a>| {
-                        let mut checks = earlier.checks();
-                        let at_same_place = checks.clone().nth(index);
-                        at_same_place.is_some_and(is_same) || checks.any(is_same)
-                    };
-                    (!earlier.clone().any(is_in)).then_some(check)
-                })
-        })
-}
-
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::check::RunResult;
@@ -495,7 +562,7 @@ mod tests {
     use std::vec;
 
     /// The head and the body of the answer to GET of `path` at `now`, a second after which it is 1,000,000 s since 1970.
-    fn get(responder: &Responder<'_>, now: Instant, path: &str) -> (String, String) {
+    fn get(responder: &Responder<'_, impl Paths>, now: Instant, path: &str) -> (String, String) {
         let date = Date::from_unix_seconds(1_000_000 + now.as_millis() / 1000);
         let context = Context {
             now,
@@ -598,6 +665,24 @@ kubernetes_healthchecks_total{name=\"shutdown\",status=\"error\",type=\"readyz\"
 kubernetes_healthchecks_total{name=\"shutdown\",status=\"success\",type=\"readyz\"} 1
 "
         );
+    }
+
+    #[test]
+    fn names_and_paths_of_each_length_are_written_whole() {
+        for length in 1..=CHECK_NAME_BYTES_MAX {
+            let name = "n".repeat(length);
+            let endpoint_type = "p".repeat(length);
+            let path = std::format!("/{endpoint_type}");
+            let check = Check::manual(&name);
+            let checks = [&check];
+            let endpoints = [Endpoint::new(&path, &checks)];
+            let responder = Responder::new(&endpoints).with_metrics(Metrics::new());
+            let (_, body) = get(&responder, at(0), "/metrics/slis");
+            let line = std::format!(
+                "\nkubernetes_healthcheck{{name=\"{name}\",type=\"{endpoint_type}\"}} 0\n"
+            );
+            assert!(body.contains(&line), "{line}{body}");
+        }
     }
 
     #[test]

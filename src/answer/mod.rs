@@ -25,6 +25,7 @@ pub mod fuzz;
 mod health_json;
 mod healthz;
 mod metrics;
+mod paths;
 mod quote;
 
 use core::borrow::Borrow;
@@ -39,6 +40,7 @@ use crate::limits::{
 };
 use crate::time::Instant;
 pub use metrics::{MetricType, Metrics, MetricsWriter};
+pub use paths::{NoPaths, Paths};
 
 /// The endpoints with their checks, and the list of allowed hosts. It answers requests.
 ///
@@ -62,7 +64,7 @@ pub use metrics::{MetricType, Metrics, MetricsWriter};
 /// assert!(tx[..progress.written].ends_with(b"Content-Length: 2\r\n\r\nok"));
 /// ```
 #[derive(Clone, Copy, Debug)]
-pub struct Responder<'a> {
+pub struct Responder<'a, P = NoPaths> {
     endpoints: &'a [Endpoint<'a>],
     /// Searched after `endpoints`, which are empty if there is a set. Apart, so that it costs nothing if there is none.
     #[cfg(feature = "server")]
@@ -70,6 +72,8 @@ pub struct Responder<'a> {
     allow_hosts: &'a [&'a str],
     listeners: &'a [&'a str],
     metrics: Option<Metrics>,
+    /// Answers what nothing else does.
+    paths: P,
 }
 
 impl<'a> Responder<'a> {
@@ -82,6 +86,40 @@ impl<'a> Responder<'a> {
             allow_hosts: &[],
             listeners: &[],
             metrics: None,
+            paths: NoPaths,
+        }
+    }
+
+    /// True if `host` can be in the list of [`allow_hosts`](Responder::allow_hosts): a name of letters,
+    /// digits and `-._~`, an IPv4 address, or an IPv6 address in brackets, without port. A list with
+    /// anything else would never match a request.
+    pub fn is_host(host: &str) -> bool {
+        crate::http::is_host_without_port(host.as_bytes())
+    }
+
+    /// Bytes of the longest answer to a request within `limits`, of any endpoints with at most this many checks each;
+    /// `usize::MAX` if the sum overflows. For a server whose endpoints will be replaced.
+    pub fn response_bytes_of(checks: usize, limits: &Limits) -> usize {
+        let lines = checks.saturating_mul(healthz::LINE_BYTES_MAX);
+        let rest = healthz::rest_bytes_max(CHECK_NAME_BYTES_MAX, limits);
+        let without_checks = Responder::new(&[]).response_bytes_max(limits);
+        let root = lines.saturating_add(rest);
+        without_checks.max(root.saturating_add(RESPONSE_HEAD_BYTES_MAX))
+    }
+}
+
+impl<'a, P: Paths> Responder<'a, P> {
+    /// Also answers with `paths`, if a path is none of an endpoint, a check or the metrics. It replaces the paths before.
+    #[must_use]
+    pub const fn with_paths<Q: Paths>(self, paths: Q) -> Responder<'a, Q> {
+        Responder {
+            endpoints: self.endpoints,
+            #[cfg(feature = "server")]
+            set: self.set,
+            allow_hosts: self.allow_hosts,
+            listeners: self.listeners,
+            metrics: self.metrics,
+            paths,
         }
     }
 
@@ -89,7 +127,7 @@ impl<'a> Responder<'a> {
     #[cfg(feature = "server")]
     #[must_use]
     #[inline]
-    pub const fn with_endpoint_set<'s>(self, set: &'s EndpointSet) -> Responder<'s>
+    pub const fn with_endpoint_set<'s>(self, set: &'s EndpointSet) -> Responder<'s, P>
     where
         'a: 's,
     {
@@ -99,6 +137,7 @@ impl<'a> Responder<'a> {
             allow_hosts: self.allow_hosts,
             listeners: self.listeners,
             metrics: self.metrics,
+            paths: self.paths,
         }
     }
 
@@ -112,6 +151,7 @@ impl<'a> Responder<'a> {
             allow_hosts: self.allow_hosts,
             listeners: self.listeners,
             metrics: self.metrics,
+            paths: self.paths,
         }
     }
 
@@ -127,8 +167,8 @@ impl<'a> Responder<'a> {
         self
     }
 
-    /// Says in answers of JSON which URLs the server listens on, `http://127.0.0.1:10248` for example. By default they do
-    /// not say it.
+    /// Says in answers of JSON which URLs the server listens on, `http://127.0.0.1:10248` for example. By default
+    /// they do not say it.
     #[must_use]
     pub const fn with_listeners(mut self, urls: &'a [&'a str]) -> Self {
         self.listeners = urls;
@@ -152,15 +192,8 @@ impl<'a> Responder<'a> {
         self.metrics
     }
 
-    /// True if `host` can be in the list of [`allow_hosts`](Responder::allow_hosts): a name of letters,
-    /// digits and `-._~`, an IPv4 address, or an IPv6 address in brackets, without port. A list with
-    /// anything else would never match a request.
-    pub fn is_host(host: &str) -> bool {
-        crate::http::is_host_without_port(host.as_bytes())
-    }
-
     /// The endpoints.
-    pub fn endpoints(&self) -> impl Iterator<Item = Endpoint<'a>> + Clone + use<'a> {
+    pub fn endpoints(&self) -> impl Iterator<Item = Endpoint<'a>> + Clone + use<'a, P> {
         let borrowed = self.endpoints.iter().copied();
         #[cfg(feature = "server")]
         return borrowed.chain(self.set.into_iter().flat_map(EndpointSet::endpoints));
@@ -183,7 +216,8 @@ impl<'a> Responder<'a> {
     ///
     /// # Errors
     /// [`BufferFull`] if the writer's buffer has no room for it; at most
-    /// [`response_bytes_max`](Responder::response_bytes_max) bytes are needed.
+    /// [`response_bytes_max`](Responder::response_bytes_max) bytes are needed, or for a long answer
+    /// [`long_response_bytes_max`](Responder::long_response_bytes_max).
     #[inline]
     pub fn respond(
         &self,
@@ -268,12 +302,13 @@ impl<'a> Responder<'a> {
                     None => not_found(writer),
                 }
             }
-            _ => not_found(writer),
+            _ => self.paths.respond(now, request, writer),
         }
     }
 
-    /// As [`respond`](Responder::respond), but the answer of an endpoint, or of a check of it, is JSON, and has the reasons
-    /// of failures. The status is the same, unless the state of a check changes in between; all other answers are too.
+    /// As [`respond`](Responder::respond), but the answer of an endpoint, or of a check of it, is JSON, and has the
+    /// reasons of failures. The status is the same, unless the state of a check changes in between; all other answers
+    /// are too.
     ///
     /// Call it if [`Request::accepts_health_json`] is true and the client may know the reasons. `server` does it for
     /// clients on this machine. The members of the JSON object are those of draft-inadarei-api-health-check-06 and
@@ -363,7 +398,8 @@ impl<'a> Responder<'a> {
     }
 
     /// Bytes of the longest answer that is longer than [`response_bytes_max`](Responder::response_bytes_max): that of
-    /// `/metrics`, or one of JSON. 0 if none is longer, and `usize::MAX` if the sum overflows.
+    /// `/metrics`, one of JSON, or one of [`with_paths`](Responder::with_paths). 0 if none is longer, and `usize::MAX` if
+    /// the sum overflows.
     pub fn long_response_bytes_max(&self, limits: &Limits) -> usize {
         self.long_response_bytes_with(limits, 0)
     }
@@ -373,11 +409,18 @@ impl<'a> Responder<'a> {
     pub(crate) fn long_response_bytes_with(&self, limits: &Limits, server_bytes: usize) -> usize {
         let longest = self
             .metrics_bytes_max(server_bytes)
-            .max(self.health_json_bytes_max());
+            .max(self.health_json_bytes_max())
+            .max(self.bytes_max_of_paths());
         match longest > self.response_bytes_max(limits) {
             true => longest,
             false => 0,
         }
+    }
+
+    /// Bytes of the longest answer of an embedder's paths.
+    fn bytes_max_of_paths(&self) -> usize {
+        let body = self.paths.body_bytes_max();
+        body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
     }
 
     /// Bytes of the longest answer of `/metrics`, with a server that writes at most `server_bytes`; 0 if there is none.
@@ -394,10 +437,13 @@ impl<'a> Responder<'a> {
         let metrics = self.metrics.as_ref().map_or(0, |metrics| {
             metrics::bytes_of_checks(checks, metrics, server_bytes)
         });
-        metrics.max(self.health_json_bytes_of(checks))
+        metrics
+            .max(self.health_json_bytes_of(checks))
+            .max(self.bytes_max_of_paths())
     }
 
-    /// Bytes of the longest answer to a request within `limits`; `usize::MAX` if the sum overflows.
+    /// Bytes of the longest answer to a request within `limits`, without those of
+    /// [`long_response_bytes_max`](Responder::long_response_bytes_max); `usize::MAX` if the sum overflows.
     pub fn response_bytes_max(&self, limits: &Limits) -> usize {
         // Only the length matters here, so a head of the full size is added to each kind of body.
         let roots = self
@@ -408,16 +454,6 @@ impl<'a> Responder<'a> {
         let bodies = [SINGLE_BYTES_MAX, NOTED_REDIRECT_BYTES_MAX, long_redirect];
         let body = roots.chain(bodies).max().unwrap_or(0);
         body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
-    }
-
-    /// Bytes of the longest answer to a request within `limits`, of any endpoints with at most this many checks each;
-    /// `usize::MAX` if the sum overflows. For a server whose endpoints will be replaced.
-    pub fn response_bytes_of(checks: usize, limits: &Limits) -> usize {
-        let lines = checks.saturating_mul(healthz::LINE_BYTES_MAX);
-        let rest = healthz::rest_bytes_max(CHECK_NAME_BYTES_MAX, limits);
-        let without_checks = Responder::new(&[]).response_bytes_max(limits);
-        let root = lines.saturating_add(rest);
-        without_checks.max(root.saturating_add(RESPONSE_HEAD_BYTES_MAX))
     }
 
     fn is_allowed(&self, request: &Request<'_>) -> bool {
@@ -510,7 +546,11 @@ fn misdirected(writer: Writer<'_>) -> Result<Answer, BufferFull> {
     writer.fixed(StatusCode::MISDIRECTED_REQUEST, Fields::Text, body)
 }
 
-fn not_found(writer: Writer<'_>) -> Result<Answer, BufferFull> {
+/// Writes the 404 of a path that does not exist; for [`Paths`].
+///
+/// # Errors
+/// [`BufferFull`] if the writer's buffer has no room for it.
+pub fn not_found(writer: Writer<'_>) -> Result<Answer, BufferFull> {
     writer.fixed(StatusCode::NOT_FOUND, Fields::Text, b"404 page not found\n")
 }
 
@@ -545,7 +585,11 @@ mod tests {
     use std::vec;
 
     /// The status line and fields, and the body, of the answer to `request` at `now`.
-    fn answer(responder: &Responder<'_>, now: Instant, request: &str) -> (String, String) {
+    fn answer(
+        responder: &Responder<'_, impl Paths>,
+        now: Instant,
+        request: &str,
+    ) -> (String, String) {
         let context = Context {
             now,
             date: None,

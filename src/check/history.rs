@@ -39,7 +39,9 @@ pub struct Runs {
 struct Count(AtomicU64);
 
 impl Count {
-    const ZERO: Count = Count(AtomicU64::new(0));
+    const fn zero() -> Self {
+        Count(AtomicU64::new(0))
+    }
 
     #[inline]
     fn increase(&self) {
@@ -85,14 +87,14 @@ impl History {
     /// Of a check that passes now or does not.
     pub(super) const fn new(passes: bool) -> Self {
         History {
-            successes: [Count::ZERO; EndpointType::COUNT],
-            errors: [Count::ZERO; EndpointType::COUNT],
+            successes: [const { Count::zero() }; EndpointType::COUNT],
+            errors: [const { Count::zero() }; EndpointType::COUNT],
             observed: AtomicU64::new(passes as u64),
-            changed_at: Count::ZERO,
-            beaten_at: Count::ZERO,
-            reported_beat: Count::ZERO,
-            runs: [Count::ZERO; 3],
-            last_run_micros: Count::ZERO,
+            changed_at: Count::zero(),
+            beaten_at: Count::zero(),
+            reported_beat: Count::zero(),
+            runs: [const { Count::zero() }; 3],
+            last_run_micros: Count::zero(),
         }
     }
 

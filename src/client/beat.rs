@@ -1,7 +1,7 @@
 //! `healthz beat NAME`: sends a heartbeat from a script, or runs a program that sends its own.
 //!
-//! Speaks sd_notify(3) to the socket of a check of kind heartbeat, as `systemd-notify` does to systemd. Knows nothing of
-//! the check besides the path of its socket. Called by [`super`].
+//! Speaks sd_notify(3) to the socket of a check of kind heartbeat, as `systemd-notify` does to systemd. Knows nothing
+//! of the check besides the path of its socket. Called by [`super`].
 //!
 //! | command | message |
 //! |---|---|
@@ -24,8 +24,8 @@ use healthz::limits::REASON_BYTES_MAX;
 use lexopt::Arg::{Long, Short, Value};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::units;
-use crate::usage::{BEAT, UsageError, shown};
+use super::exchange::error_text;
+use crate::usage::{self, BEAT, UsageError, shown};
 
 /// Longest wait for room in the queue of the socket. healthz reads it at once unless it hangs.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
@@ -62,6 +62,7 @@ pub fn run(parser: lexopt::Parser) -> Result<ExitCode, UsageError> {
     let options = match parse(parser)? {
         Parsed::Options(options) => options,
         Parsed::Help => return Ok(super::print_help(&BEAT)),
+        Parsed::Version => return Ok(super::print_version()),
     };
     let done = match options.command.split_first() {
         None => send(&options),
@@ -86,6 +87,7 @@ pub fn run(parser: lexopt::Parser) -> Result<ExitCode, UsageError> {
 enum Parsed {
     Options(Options),
     Help,
+    Version,
 }
 
 fn parse(mut parser: lexopt::Parser) -> Result<Parsed, UsageError> {
@@ -109,10 +111,14 @@ fn parse(mut parser: lexopt::Parser) -> Result<Parsed, UsageError> {
         };
         match argument {
             Short('h') | Long("help") => return Ok(Parsed::Help),
+            Short('V') | Long("version") => return Ok(Parsed::Version),
             Long("status") => options.status = Some(parser.value().map_err(misuse)?),
             Long("fail") => options.fail = Some(parser.value().map_err(misuse)?),
             Long("socket") => socket = Some(path(parser.value().map_err(misuse)?)?),
-            Long("limit") => options.limit = Some(limit(&parser.value().map_err(misuse)?)?),
+            Long("limit") => {
+                let value = parser.value().map_err(misuse)?;
+                options.limit = Some(usage::time("--limit", &value, LIMITS)?);
+            }
             Long(other) => return Err(UsageError::unknown_option(&BEAT, other)),
             Short(letter) => return Err(UsageError::unknown_letter(&BEAT, letter)),
             Value(value) if name.is_none() => name = Some(check_name(&value)?),
@@ -166,21 +172,8 @@ fn path(value: OsString) -> Result<OsString, UsageError> {
     }
     match std::path::absolute(PathBuf::from(&value)) {
         Ok(path) => Ok(path.into_os_string()),
-        Err(error) => Err(UsageError::refused("--socket", &value, &plain(&error))),
+        Err(error) => Err(UsageError::refused("--socket", &value, &error_text(&error))),
     }
-}
-
-/// The bounds are those of the kind heartbeat.
-fn limit(value: &OsStr) -> Result<Duration, UsageError> {
-    let limit = value.to_str().and_then(units::duration);
-    limit.filter(|limit| LIMITS.contains(limit)).ok_or_else(|| {
-        let expected = format!(
-            "expected {} to {}, written as 500ms, 10s, 2m or 1h",
-            units::Shown(*LIMITS.start()),
-            units::Shown(*LIMITS.end())
-        );
-        UsageError::refused("--limit", value, &expected)
-    })
 }
 
 /// Why no message was sent, or no program was run.
@@ -237,7 +230,7 @@ fn exec(options: &Options, program: &OsStr, arguments: &[OsString]) -> Failure {
         .env("WATCHDOG_PID", std::process::id().to_string())
         .exec();
     Failure {
-        text: format!("cannot run {}: {}", shown(program), plain(&error)),
+        text: format!("cannot run {}: {}", shown(program), error_text(&error)),
         code: match error.kind() {
             ErrorKind::NotFound => EXIT_NOT_FOUND,
             _ => EXIT_NOT_EXECUTABLE,
@@ -251,8 +244,8 @@ fn unreachable(options: &Options, error: &io::Error) -> Failure {
     let socket = shown(socket);
     let text = match error.kind() {
         ErrorKind::NotFound => format!(
-            "no such check {name}: {socket} does not exist; is there a check of kind heartbeat with this name, and does \
-             healthz run?"
+            "no such check {name}: {socket} does not exist; is there a check of kind heartbeat with this name, and \
+             does healthz run?"
         ),
         ErrorKind::ConnectionRefused => format!(
             "check {name}: no process receives on {socket}; does healthz run, with a check of kind heartbeat with this \
@@ -267,17 +260,10 @@ fn unreachable(options: &Options, error: &io::Error) -> Failure {
             "check {name}: {socket} has taken no message for {} s; healthz does not read it",
             SEND_TIMEOUT.as_secs()
         ),
-        _ => format!("check {name}: {socket}: {}", plain(error)),
+        _ => format!("check {name}: {socket}: {}", error_text(error)),
     };
     Failure {
         text,
         code: EXIT_UNREACHABLE,
     }
-}
-
-/// What the system says, without its number.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    let (text, _) = text.split_once(" (os error").unwrap_or((&text, ""));
-    text.to_owned()
 }

@@ -26,7 +26,7 @@ const RETRY_PERIOD: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     pub status: u16,
-    /// At most [`BODY_BYTES_MAX`].
+    /// At most [`BODY_BYTES_MAX`], or what [`get_long`] was told.
     pub body: Vec<u8>,
     /// The media type without parameters, in lower case; empty if the server sent none.
     pub media_type: String,
@@ -60,6 +60,7 @@ pub struct Exchange<'a> {
     reader: Reader,
     status: Option<u16>,
     body: Vec<u8>,
+    body_bytes_max: usize,
 }
 
 struct Connection {
@@ -86,6 +87,7 @@ impl<'a> Exchange<'a> {
             reader: Reader::default(),
             status: None,
             body: Vec::new(),
+            body_bytes_max: BODY_BYTES_MAX,
         }
     }
 
@@ -217,10 +219,10 @@ impl<'a> Exchange<'a> {
                     Ok(None) => break,
                     Ok(Some(Part::Status(status))) => self.status = Some(status),
                     Ok(Some(Part::Body(part))) => {
-                        let room = BODY_BYTES_MAX - self.body.len();
+                        let room = self.body_bytes_max - self.body.len();
                         self.body
                             .extend_from_slice(part.get(..room).unwrap_or(part));
-                        if self.body.len() >= BODY_BYTES_MAX {
+                        if self.body.len() >= self.body_bytes_max {
                             return Some(self.response());
                         }
                     }
@@ -372,7 +374,7 @@ fn send(socket: &mut Socket, sent: &mut usize, request: &[u8]) -> io::Result<()>
 }
 
 /// The text of an error of the system without its number, in lower case: `connection refused`.
-fn error_text(error: &io::Error) -> String {
+pub fn error_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();
@@ -387,10 +389,30 @@ fn error_text(error: &io::Error) -> String {
 /// # Errors
 /// Why there is no response.
 pub fn get(target: &Target, request: &[u8], timeout: Duration) -> Result<Response, Failure> {
+    get_with(Exchange::new(target, request), timeout)
+}
+
+/// As [`get`], but keeps `body_bytes_max` bytes of the body.
+///
+/// # Errors
+/// As [`get`].
+pub fn get_long(
+    target: &Target,
+    request: &[u8],
+    timeout: Duration,
+    body_bytes_max: usize,
+) -> Result<Response, Failure> {
+    let exchange = Exchange {
+        body_bytes_max,
+        ..Exchange::new(target, request)
+    };
+    get_with(exchange, timeout)
+}
+
+fn get_with(mut exchange: Exchange<'_>, timeout: Duration) -> Result<Response, Failure> {
     let deadline = Instant::now() + timeout;
     let mut poll = Poll::new().map_err(no_loop)?;
     let mut events = Events::with_capacity(1);
-    let mut exchange = Exchange::new(target, request);
     loop {
         if let Some(result) = exchange.advance(poll.registry(), Token(0)) {
             return result;

@@ -1,7 +1,7 @@
 //! A parser of JSON (RFC 8259), for answers of a few hundred KiB at most.
 //!
-//! Bytes in, a value out. Members keep their order. Nesting is bounded, because the parser calls itself: an answer comes
-//! from any server. Called by [`super::status`].
+//! Bytes in, a value out. Members keep their order. Nesting is bounded, because the parser calls itself: an answer
+//! comes from any server. Called by [`super::status`].
 
 /// Deepest nesting of arrays and objects. The answers of healthz have 5.
 const DEPTH_MAX: usize = 32;

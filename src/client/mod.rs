@@ -8,6 +8,7 @@ mod exchange;
 mod json;
 mod output;
 mod probe;
+mod status;
 mod target;
 
 use std::ffi::OsStr;
@@ -21,7 +22,11 @@ use crate::usage::{self, UsageError};
 pub type Run = fn(lexopt::Parser) -> Result<ExitCode, UsageError>;
 
 /// The commands, by name.
-const COMMANDS: &[(&str, Run)] = &[("probe", probe::run), ("beat", beat::run)];
+const COMMANDS: &[(&str, Run)] = &[
+    ("probe", probe::run),
+    ("status", status::run),
+    ("beat", beat::run),
+];
 
 /// The function of the command `name`.
 pub fn find(name: &OsStr) -> Option<Run> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 /// Longest line. With its line end it has 80 bytes: a screen has 80 columns, and node-problem-detector keeps 80 bytes.
 pub const LINE_BYTES_MAX: usize = 79;
@@ -64,6 +65,22 @@ impl fmt::Display for Json<'_> {
         }
         f.write_char('"')
     }
+}
+
+/// A time in seconds with six decimals, rounded: `0.000123`. (Formatting a float would take 30 KiB of the program.)
+pub struct Seconds(pub Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = (self.0.as_nanos() + 500) / 1000;
+        write!(f, "{}.{:06}", micros / 1_000_000, micros % 1_000_000)
+    }
+}
+
+/// A time in milliseconds with three decimals, rounded: `0.123`.
+pub fn milliseconds(time: Duration) -> String {
+    let micros = (time.as_nanos() + 500) / 1000;
+    format!("{}.{:03}", micros / 1000, micros % 1000)
 }
 
 /// Colours of a terminal (ECMA-48 section 8.3.117).
@@ -140,6 +157,22 @@ mod tests {
         let text = "a\"\\\n\r\0\x1f\x7f\u{e9}";
         let json = "\"a\\\"\\\\\\n\\u000d\\u0000\\u001f\x7f\u{e9}\"";
         assert_eq!(Json(text).to_string(), json);
+    }
+
+    #[test]
+    fn times_are_rounded() {
+        for (nanos, seconds, millis) in [
+            (0, "0.000000", "0.000"),
+            (499, "0.000000", "0.000"),
+            (500, "0.000001", "0.001"),
+            (123_456, "0.000123", "0.123"),
+            (1_999_999_500, "2.000000", "2000.000"),
+            (61_002_003_000, "61.002003", "61002.003"),
+        ] {
+            let time = Duration::from_nanos(nanos);
+            assert_eq!(Seconds(time).to_string(), seconds);
+            assert_eq!(milliseconds(time), millis);
+        }
     }
 
     #[test]

@@ -69,9 +69,10 @@ impl StatusCode {
     }
 
     /// How many there are.
+    #[cfg(feature = "server")]
     pub(crate) const COUNT: usize = StatusCode::LINES.len();
 
-    /// The position among all, which is less than [`COUNT`](StatusCode::COUNT).
+    /// The position among all.
     #[inline]
     pub(crate) const fn index(self) -> usize {
         self.index as usize
@@ -319,8 +320,45 @@ impl<'t> BodyWriter<'t> {
         }
     }
 
+    /// Appends the first `length` bytes of `padded`. All of it is copied, because a copy of a constant size needs no
+    /// call of memcpy; what comes later overwrites the padding.
+    #[inline]
+    pub(crate) fn push_padded_piece<const N: usize>(&mut self, padded: &[u8; N], length: usize) {
+        let free = self.buffer.get_mut(self.length..);
+        match free.and_then(|free| free.first_chunk_mut::<N>()) {
+            Some(free) if !self.is_cut => {
+                *free = *padded;
+                self.length += length.min(N);
+            }
+            // Near the end, there may be room for the piece alone.
+            _ => self.push(padded.get(..length).unwrap_or_default()),
+        }
+    }
+
+    /// As [`push`](BodyWriter::push), of a few bytes: two copies of a constant size, which overlap.
+    #[inline]
+    pub(crate) fn push_short(&mut self, bytes: &[u8]) {
+        let end = self.length.saturating_add(bytes.len());
+        let is_copied = match self.buffer.get_mut(self.length..end) {
+            Some(free) if !self.is_cut => match bytes.len() {
+                8..=16 => copy_ends::<8>(free, bytes),
+                17..=32 => copy_ends::<16>(free, bytes),
+                _ => false,
+            },
+            _ => false,
+        };
+        match is_copied {
+            true => self.length = end,
+            false => self.push(bytes),
+        }
+    }
+
     /// Appends `number` in decimal.
+    #[inline]
     pub fn push_number(&mut self, number: u64) {
+        if number < 10 {
+            return self.push_padded_piece(&[b'0' + number as u8], 1);
+        }
         let digits = number.checked_ilog10().unwrap_or(0) + 1;
         self.push_padded(number, digits);
     }
@@ -630,6 +668,21 @@ fn escape_html(byte: &[u8; 1]) -> &[u8] {
     }
 }
 
+/// Copies the first and the last `N` of at most `2 * N` bytes; false if there are fewer than `N`.
+#[inline]
+fn copy_ends<const N: usize>(to: &mut [u8], from: &[u8]) -> bool {
+    let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) else {
+        return false;
+    };
+    if let Some(to) = to.first_chunk_mut::<N>() {
+        *to = *first;
+    }
+    if let Some(to) = to.last_chunk_mut::<N>() {
+        *to = *last;
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -637,6 +690,35 @@ mod tests {
 
     fn date(seconds: u64) -> String {
         String::from_utf8(Date::from_unix_seconds(seconds).as_bytes().to_vec()).unwrap()
+    }
+
+    /// Pieces of every length, in a buffer with room for them and in each smaller one.
+    #[test]
+    fn pieces_are_appended_whole_or_not_at_all() {
+        let piece: [u8; 40] = core::array::from_fn(|index| b'a' + (index % 26) as u8);
+        for length in 0..=piece.len() {
+            for room in 0..=length + 41 {
+                let mut buffers = [[0; 100]; 3];
+                let [plain, padded, short] = buffers.each_mut().map(|buffer| &mut buffer[..room]);
+                let mut writers = [plain, padded, short].map(BodyWriter::new);
+                let [plain, padded, short] = &mut writers;
+                // Between two other pieces.
+                for writer in [&mut *plain, &mut *padded, &mut *short] {
+                    writer.push_number(7);
+                }
+                plain.push(&piece[..length]);
+                padded.push_padded_piece(&piece, length);
+                short.push_short(&piece[..length]);
+                for writer in &mut writers {
+                    writer.push_number(12);
+                }
+                let [plain, others @ ..] = &writers;
+                for other in others {
+                    assert_eq!(plain.as_bytes(), other.as_bytes(), "{length} in {room}");
+                    assert_eq!(plain.is_cut, other.is_cut, "{length} in {room}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use super::buffers::Buffers;
 use super::metrics;
 use super::slots::Slot;
-use crate::answer::Responder;
+use crate::answer::{Paths, Responder};
 use crate::http::HeadCache;
 use crate::limits::{
     CONNECTIONS_DEFAULT, CONNECTIONS_MAX, Limits, REQUEST_HEAD_BYTES_MAX, REQUEST_HEAD_BYTES_MIN,
@@ -48,7 +48,7 @@ impl Config {
     /// Memory of a server with these settings in bytes, if every connection holds the longest unfinished head and
     /// the longest unread answer. Clients cannot make it use more. Unused buffers are not resident: an idle server
     /// touches a few pages. Settings out of bounds are not an error here; too large a size is `usize::MAX`.
-    pub fn memory_bytes_max(&self, responder: &Responder<'_>) -> usize {
+    pub fn memory_bytes_max(&self, responder: &Responder<'_, impl Paths>) -> usize {
         let slots = self.connections.saturating_mul(size_of::<Slot>());
         let others = size_of::<HeadCache>().saturating_add(self.buffer_bytes(responder));
         slots.saturating_add(others)
@@ -56,7 +56,7 @@ impl Config {
 
     /// The part of [`memory_bytes_max`](Config::memory_bytes_max) for heads and answers: two buffers for each
     /// connection, two that all share, and two for long answers, which all share too.
-    pub fn buffer_bytes(&self, responder: &Responder<'_>) -> usize {
+    pub fn buffer_bytes(&self, responder: &Responder<'_, impl Paths>) -> usize {
         Buffers::bytes(
             self.connections,
             self.limits.request_head_bytes,
@@ -66,21 +66,25 @@ impl Config {
     }
 
     /// Bytes to reserve for each answer.
-    pub(super) fn response_bytes(&self, responder: &Responder<'_>) -> usize {
+    pub(super) fn response_bytes(&self, responder: &Responder<'_, impl Paths>) -> usize {
         let needed = responder.response_bytes_max(&self.limits);
         needed.max(self.response_bytes_min)
     }
 
-    /// Bytes that a server reserves for each of its two long answers: those of `/metrics`
-    /// ([`Responder::long_response_bytes_max`]), with the metrics of the server itself. 0 if there are no long answers.
-    pub fn long_response_bytes(&self, responder: &Responder<'_>) -> usize {
+    /// Bytes that a server reserves for each of its two long answers: the largest of
+    /// [`Responder::long_response_bytes_max`], with the metrics of the server itself. 0 if there are no long answers.
+    pub fn long_response_bytes(&self, responder: &Responder<'_, impl Paths>) -> usize {
         let needed = responder.long_response_bytes_with(&self.limits, metrics::BYTES_MAX);
         needed.max(self.long_response_bytes_min)
     }
 
     /// As [`long_response_bytes`](Config::long_response_bytes), for `/healthz`, `/livez` and `/readyz` with at most this many
     /// checks each, of any names, instead of the endpoints of `responder`.
-    pub fn long_response_bytes_of(&self, responder: &Responder<'_>, checks: usize) -> usize {
+    pub fn long_response_bytes_of(
+        &self,
+        responder: &Responder<'_, impl Paths>,
+        checks: usize,
+    ) -> usize {
         let needed = responder.long_response_bytes_of(checks, metrics::BYTES_MAX);
         needed.max(self.long_response_bytes_min)
     }

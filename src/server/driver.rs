@@ -14,7 +14,7 @@ use super::paths::ListenerPaths;
 use super::policy::{READS_MAX, first_bytes_max};
 use super::served::Served;
 use super::socket::StreamSocket;
-use crate::answer::Responder;
+use crate::answer::{Paths, Responder};
 use crate::http::{
     Answer, BufferFull, Context, Date, HeadCache, Next, Phase, Progress, Request, Writer,
 };
@@ -68,8 +68,8 @@ pub(super) enum ReadStep {
 }
 
 /// Serves connections: everything that each answer needs.
-pub(super) struct Driver<'a> {
-    pub(super) responder: Served<'a>,
+pub(super) struct Driver<'a, P> {
+    pub(super) responder: Served<'a, P>,
     pub(super) limits: Limits,
     pub(super) date: Option<Date>,
     /// The server stops: each answer is the last of its connection.
@@ -82,9 +82,9 @@ pub(super) struct Driver<'a> {
     pub(super) listener_paths: [Option<ListenerPaths>; LISTENERS_MAX],
 }
 
-impl<'a> Driver<'a> {
+impl<'a, P: Paths> Driver<'a, P> {
     pub(super) fn new(
-        responder: Responder<'a>,
+        responder: Responder<'a, P>,
         limits: Limits,
         buffers: Buffers<'a>,
         heads: Managed<'a, HeadCache>,
@@ -363,7 +363,7 @@ impl<'a> Driver<'a> {
 /// Answers a request on a listener that serves `paths`, and counts the answer.
 #[inline]
 fn respond(
-    responder: &Served<'_>,
+    responder: &Served<'_, impl Paths>,
     paths: Option<&Option<ListenerPaths>>,
     counters: &LiveCounters,
     json_room: usize,

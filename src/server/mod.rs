@@ -67,7 +67,7 @@ pub use served::EndpointsTooLarge;
 pub use slots::Slot;
 pub use sys::adopt;
 
-use crate::answer::Responder;
+use crate::answer::{NoPaths, Paths, Responder};
 use crate::check::EndpointSet;
 use crate::http::{Date, HeadCache};
 use crate::limits::{CONNECTIONS_MAX, LISTENERS_MAX, Limits};
@@ -144,17 +144,17 @@ pub const TOKENS: usize = LISTENERS_MAX + CONNECTIONS_MAX;
 /// ```
 ///
 /// [`Runner`] does this, and calls [`set_wall_clock`](Server::set_wall_clock) once a second.
-pub struct Server<'a> {
-    table: Table<'a, Listener>,
+pub struct Server<'a, P = NoPaths> {
+    table: Table<'a, Listener, P>,
 }
 
-impl<'a> Server<'a> {
+impl<'a, P: Paths> Server<'a, P> {
     /// A server on `listeners` that answers with `responder`. It allocates all its memory here:
     /// [`Config::memory_bytes_max`].
     ///
     /// # Panics
     /// If a field of `config` is out of its bounds.
-    pub fn new(responder: Responder<'a>, listeners: Listeners, config: Config) -> Self {
+    pub fn new(responder: Responder<'a, P>, listeners: Listeners, config: Config) -> Self {
         config.assert_valid();
         let response_bytes = config.response_bytes(&responder);
         let long_bytes = config.long_response_bytes(&responder);
@@ -204,7 +204,7 @@ impl<'a> Server<'a> {
     /// # Panics
     /// As [`Server::new`].
     pub fn with_endpoint_set(
-        responder: Responder<'a>,
+        responder: Responder<'a, P>,
         set: Arc<EndpointSet>,
         listeners: Listeners,
         config: Config,
@@ -226,7 +226,7 @@ impl<'a> Server<'a> {
     ///
     /// # Errors
     /// As [`Listeners::bind`].
-    pub fn bind(responder: Responder<'a>, address: &Address) -> Result<Self, BindError> {
+    pub fn bind(responder: Responder<'a, P>, address: &Address) -> Result<Self, BindError> {
         let mut listeners = Listeners::new();
         if let Some((missing, error)) = listeners.bind(address)?.missing {
             log::warn!("not listening on {missing}: {error}");
@@ -264,7 +264,7 @@ impl<'a> Server<'a> {
     /// If `limits` are out of bounds, if there are not 1 to 65,535 slots, or if there are fewer bytes than
     /// [`Config::buffer_bytes`]; the message says how many are needed.
     pub fn with_memory(
-        responder: Responder<'a>,
+        responder: Responder<'a, P>,
         listeners: Listeners,
         limits: Limits,
         memory: Memory<'a>,

@@ -17,15 +17,15 @@ use crate::http::{Form, Target};
 /// the server, and its answer is empty. A path with an empty, `.` or `..` segment (`//metrics`) gets 404 too, and is not
 /// redirected, so that no redirect leads away from the paths of the listener.
 ///
-/// ```
-/// use healthz::server::{ListenerPaths, Listeners};
+/// ```no_run
+/// use healthz::server::{Address, ListenerPaths, Listeners};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut listeners = Listeners::new();
-/// listeners.bind(&"127.0.0.1:0".parse()?)?;
+/// listeners.bind(&Address::DEFAULT)?;
 /// // Other machines can only scrape.
 /// listeners = listeners.allow_remote(true);
-/// listeners.bind_for(&"0.0.0.0:0".parse()?, &ListenerPaths::new(&["/metrics"])?)?;
+/// listeners.bind_for(&"0.0.0.0:9100".parse()?, &ListenerPaths::new(&["/metrics"])?)?;
 /// # Ok(())
 /// # }
 /// ```

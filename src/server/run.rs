@@ -18,6 +18,7 @@ use mio::{Events, Poll, Registry, Token, Waker};
 use super::counters::LiveCounters;
 use super::served::Mailbox;
 use super::{Counters, EndpointsTooLarge, Server, TOKENS};
+use crate::answer::{NoPaths, Paths};
 use crate::check::EndpointSet;
 use crate::time::Instant;
 
@@ -142,18 +143,18 @@ fn elapsed() -> Duration {
 ///
 /// In another loop the server waits for everything else that the loop does. On a thread of its own
 /// ([`spawn`]) it does not.
-pub struct Runner<'a> {
+pub struct Runner<'a, P = NoPaths> {
     /// A duplicate of the descriptor in [`Loop::poll`], because [`AsFd`] returns a reference and the loop
     /// is in a cell.
     registry: Registry,
-    inner: RefCell<Loop<'a>>,
+    inner: RefCell<Loop<'a, P>>,
     handle: ServerHandle,
 }
 
-struct Loop<'a> {
+struct Loop<'a, P> {
     poll: Poll,
     events: Events,
-    server: Server<'a>,
+    server: Server<'a, P>,
     is_stopping: bool,
     /// When the Date of answers is set again.
     date_due: Instant,
@@ -263,12 +264,12 @@ impl ServerHandle {
     }
 }
 
-impl<'a> Runner<'a> {
+impl<'a, P: Paths> Runner<'a, P> {
     /// Registers `server` in a new `Poll`. Its counters begin at zero.
     ///
     /// # Errors
     /// If the system has no descriptor or memory for it.
-    pub fn new(mut server: Server<'a>) -> io::Result<Self> {
+    pub fn new(mut server: Server<'a, P>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         server.register(&registry, SERVER)?;
@@ -367,17 +368,17 @@ impl<'a> Runner<'a> {
 
     /// The server. Drop the reference before the next call of [`poll_once`](Runner::poll_once) or
     /// [`run`](Runner::run), which returns an error otherwise.
-    pub fn server(&self) -> Ref<'_, Server<'a>> {
+    pub fn server(&self) -> Ref<'_, Server<'a, P>> {
         Ref::map(self.inner.borrow(), |inner| &inner.server)
     }
 
-    fn borrow_mut(&self) -> io::Result<core::cell::RefMut<'_, Loop<'a>>> {
+    fn borrow_mut(&self) -> io::Result<core::cell::RefMut<'_, Loop<'a, P>>> {
         let in_use = |_| io::Error::other("a reference to the runner's server is still in use");
         self.inner.try_borrow_mut().map_err(in_use)
     }
 }
 
-impl Loop<'_> {
+impl<P: Paths> Loop<'_, P> {
     /// Polls once; `before` is the present time.
     fn poll_once(
         &mut self,
@@ -472,7 +473,7 @@ fn wall_clock() -> Duration {
 }
 
 /// Its [`ServerHandle`]s report that it is no longer responsive.
-impl Drop for Runner<'_> {
+impl<P> Drop for Runner<'_, P> {
     fn drop(&mut self) {
         self.handle.set_busy_since(ENDED);
         self.handle.0.counters.open.set(0);
@@ -480,14 +481,14 @@ impl Drop for Runner<'_> {
 }
 
 /// It is the same descriptor as long as the runner lives.
-impl AsFd for Runner<'_> {
+impl<P> AsFd for Runner<'_, P> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.registry.as_fd()
     }
 }
 
 /// As [`AsFd`], for hosts that keep descriptors as numbers.
-impl AsRawFd for Runner<'_> {
+impl<P> AsRawFd for Runner<'_, P> {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
     }
@@ -528,7 +529,7 @@ pub struct ServerThread {
 ///
 /// # Errors
 /// If the system has no thread, descriptor or memory for it.
-pub fn spawn(server: Server<'static>) -> io::Result<ServerThread> {
+pub fn spawn<P: Paths + Send + 'static>(server: Server<'static, P>) -> io::Result<ServerThread> {
     spawn_with(server, || {}, || {})
 }
 
@@ -537,8 +538,8 @@ pub fn spawn(server: Server<'static>) -> io::Result<ServerThread> {
 ///
 /// # Errors
 /// As [`spawn`].
-pub fn spawn_with(
-    server: Server<'static>,
+pub fn spawn_with<P: Paths + Send + 'static>(
+    server: Server<'static, P>,
     on_start: impl FnOnce() + Send + 'static,
     on_exit: impl FnOnce() + Send + 'static,
 ) -> io::Result<ServerThread> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::counters::LiveCounters;
 use super::metrics;
-use crate::answer::{Metrics, Responder};
+use crate::answer::{Metrics, Paths, Responder};
 use crate::check::EndpointSet;
 use crate::http::{Answer, BufferFull, Request, Writer};
 use crate::limits::Limits;
@@ -67,13 +67,13 @@ impl Room {
 }
 
 /// What a server answers with: a responder, and the set that replaces its endpoints, if there is one.
-pub(super) struct Served<'a> {
-    responder: Responder<'a>,
+pub(super) struct Served<'a, P> {
+    responder: Responder<'a, P>,
     set: Option<Arc<EndpointSet>>,
 }
 
-impl<'a> Served<'a> {
-    pub(super) fn new(responder: Responder<'a>) -> Self {
+impl<'a, P: Paths> Served<'a, P> {
+    pub(super) fn new(responder: Responder<'a, P>) -> Self {
         Served {
             responder,
             set: None,
@@ -232,7 +232,11 @@ impl Mailbox {
     }
 
     /// Gives `served` the set that was put, if there is one. Called by the server's thread.
-    pub(super) fn deliver(&self, served: &mut Served<'_>, now: Instant) -> Result<(), Busy> {
+    pub(super) fn deliver(
+        &self,
+        served: &mut Served<'_, impl Paths>,
+        now: Instant,
+    ) -> Result<(), Busy> {
         let mut sets = match self.sets.try_lock() {
             Ok(sets) => sets,
             Err(TryLockError::Poisoned(error)) => error.into_inner(),

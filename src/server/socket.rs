@@ -133,10 +133,13 @@ impl ListenSocket for Listener {
 
     fn accept(&self) -> io::Result<Stream> {
         match self {
-            Listener::Tcp(listener, _, peers) => match (listener.accept()?, peers) {
-                ((_, peer), Peers::Loopback) if !is_loopback(peer) => Err(non_loopback()),
-                ((stream, peer), _) => Ok(Stream::Tcp(stream, is_loopback(peer))),
-            },
+            Listener::Tcp(listener, _, peers) => {
+                let (stream, peer) = listener.accept()?;
+                match (is_loopback(peer), peers) {
+                    (false, Peers::Loopback) => Err(non_loopback()),
+                    (is_local, _) => Ok(Stream::Tcp(stream, is_local)),
+                }
+            }
             Listener::Unix(listener, ..) => accept_unix(listener).map(Stream::Unix),
         }
     }

@@ -18,6 +18,7 @@ use super::listeners::ListenerParts;
 use super::policy::{self, EVICTION_WINDOW, WaitReason};
 use super::slots::Slots;
 use super::socket::{ListenSocket, RegistryOf, StreamSocket};
+use crate::answer::{NoPaths, Paths};
 use crate::http::Phase;
 use crate::limits::LISTENERS_MAX;
 use crate::time::Instant;
@@ -31,10 +32,10 @@ const TOKEN_MASK: usize = (1 << TOKEN_BITS) - 1;
 const _: () = assert!(TOKENS < TOKEN_MASK);
 
 /// See the module.
-pub(super) struct Table<'a, L: ListenSocket> {
+pub(super) struct Table<'a, L: ListenSocket, P = NoPaths> {
     acceptor: Acceptor<L>,
     slots: Slots<'a, L::Slot>,
-    driver: Driver<'a>,
+    driver: Driver<'a, P>,
     base: Token,
     /// The last connection could not be registered with epoll.
     is_unwatched: bool,
@@ -44,11 +45,11 @@ pub(super) struct Table<'a, L: ListenSocket> {
     stops_at: Option<Instant>,
 }
 
-impl<'a, L: ListenSocket> Table<'a, L> {
+impl<'a, L: ListenSocket, P: Paths> Table<'a, L, P> {
     pub(super) fn new(
         listeners: ListenerParts<L>,
         slots: Slots<'a, L::Slot>,
-        mut driver: Driver<'a>,
+        mut driver: Driver<'a, P>,
     ) -> Self {
         driver.listener_paths = listeners.paths;
         Table {
@@ -205,7 +206,7 @@ impl<'a, L: ListenSocket> Table<'a, L> {
     }
 
     #[inline]
-    pub(super) fn driver_mut(&mut self) -> &mut Driver<'a> {
+    pub(super) fn driver_mut(&mut self) -> &mut Driver<'a, P> {
         &mut self.driver
     }
 

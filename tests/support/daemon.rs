@@ -330,6 +330,15 @@ pub fn try_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)
     request(stream, path)
 }
 
+/// The value of `sample` in `/metrics`, as `up{name="a"}`; `None` if it is not there.
+pub fn metric(address: SocketAddr, sample: &str) -> Option<f64> {
+    let (code, body) = get(address, "/metrics");
+    assert_eq!(code, 200, "{body}");
+    let mut lines = body.lines();
+    let value = lines.find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
+    Some(value.parse().unwrap())
+}
+
 pub fn get_unix(path: &std::path::Path, target: &str) -> (u16, String) {
     let stream = UnixStream::connect(path).unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();

@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use healthz::answer::{NoPaths, Paths};
 use healthz::server::{Address, Config, Listeners, Server};
 use healthz::{Check, Endpoint, Instant, Responder};
 use mio::event::Event;
@@ -22,9 +23,9 @@ pub const LAST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\
 /// Far more calls than any test needs until the server is idle.
 const ADVANCES_MAX: usize = 100_000;
 
-pub struct Harness {
+pub struct Harness<P = NoPaths> {
     pub poll: Poll,
-    pub server: Server<'static>,
+    pub server: Server<'static, P>,
     pub now: Instant,
 }
 
@@ -38,7 +39,7 @@ pub fn listening(address: &Address) -> Listeners {
     listeners
 }
 
-pub fn address_of(server: &Server<'_>) -> SocketAddr {
+pub fn address_of(server: &Server<'_, impl Paths>) -> SocketAddr {
     match server.local_addresses().next() {
         Some(Address::Tcp(address)) => address,
         other => panic!("not on TCP: {other:?}"),
@@ -56,12 +57,14 @@ impl Harness {
     pub fn with(config: Config) -> Self {
         Harness::on(Responder::new(&ENDPOINTS), localhost(), config)
     }
+}
 
-    pub fn on(responder: Responder<'static>, listeners: Listeners, config: Config) -> Self {
+impl<P: Paths> Harness<P> {
+    pub fn on(responder: Responder<'static, P>, listeners: Listeners, config: Config) -> Self {
         Harness::of(Server::new(responder, listeners, config))
     }
 
-    pub fn of(mut server: Server<'static>) -> Self {
+    pub fn of(mut server: Server<'static, P>) -> Self {
         let poll = Poll::new().unwrap();
         server.register(poll.registry(), Token(7)).unwrap();
         let mut harness = Harness {

@@ -35,8 +35,8 @@ const NOW_MAX: u64 = u64::MAX / 2;
 ///   fits, cut between characters.
 /// - An answer equals that of Kubernetes for the same checks, byte for byte, apart from warnings. It fits in a buffer of
 ///   [`Responder::response_bytes_max`] bytes.
-/// - For a client that accepts JSON only, the answer of an endpoint has the same status, and its body is the JSON of the
-///   model, byte for byte. It fits in a buffer of [`Responder::health_json_bytes_max`] bytes.
+/// - For a client that accepts JSON only, the answer of an endpoint has the same status, and its body is the JSON of
+///   the model, byte for byte. It fits in a buffer of [`Responder::health_json_bytes_max`] bytes.
 pub fn checks(data: &[u8]) {
     let mut source = Source(data);
     let config = source.byte();

@@ -55,10 +55,11 @@ impl Histogram {
         Duration::from_nanos(self.max)
     }
 
-    /// The time that is not exceeded by `share` of all, from 0 to 1: the nearest rank, and exactly if that is the
-    /// longest; 0 if there is none.
-    pub fn quantile(&self, share: f64) -> Duration {
-        let rank = ((share * self.count as f64).ceil() as u64).max(1);
+    /// The time that is not exceeded by `thousandths` of all: the nearest rank, and exactly if that is the longest;
+    /// 0 if there is none.
+    pub fn quantile(&self, thousandths: u64) -> Duration {
+        let rank = (u128::from(self.count) * u128::from(thousandths)).div_ceil(1000);
+        let rank = u64::try_from(rank).unwrap_or(u64::MAX).max(1);
         if rank >= self.count {
             return self.max();
         }
@@ -128,20 +129,20 @@ mod tests {
     #[test]
     fn quantiles_are_the_nearest_rank() {
         let mut times = Histogram::new();
-        assert_eq!(times.quantile(0.5), Duration::ZERO);
+        assert_eq!(times.quantile(500), Duration::ZERO);
         assert_eq!((times.min(), times.max()), (Duration::ZERO, Duration::ZERO));
         for time in [30, 10, 20, 50, 40] {
             times.record(nanos(time));
         }
-        assert_eq!(times.quantile(0.5), nanos(30));
-        assert_eq!(times.quantile(0.99), nanos(50));
-        assert_eq!(times.quantile(0.0), nanos(10));
-        assert_eq!(times.quantile(1.0), nanos(50));
+        assert_eq!(times.quantile(500), nanos(30));
+        assert_eq!(times.quantile(990), nanos(50));
+        assert_eq!(times.quantile(0), nanos(10));
+        assert_eq!(times.quantile(1000), nanos(50));
         for _ in 0..995 {
             times.record(nanos(60));
         }
-        assert_eq!(times.quantile(0.5), nanos(60));
-        assert_eq!(times.quantile(0.005), nanos(50));
+        assert_eq!(times.quantile(500), nanos(60));
+        assert_eq!(times.quantile(5), nanos(50));
         assert_eq!(times.times().map(|(_, count)| count).sum::<u64>(), 1000);
     }
 
@@ -150,7 +151,7 @@ mod tests {
         let mut times = Histogram::new();
         times.record(nanos(123_456_789));
         assert_eq!(times.min(), nanos(123_456_789));
-        assert_eq!(times.quantile(0.99), nanos(123_456_789));
+        assert_eq!(times.quantile(990), nanos(123_456_789));
         times.record(Duration::MAX);
         assert_eq!(times.max(), nanos(u64::MAX));
         assert_eq!(times.count(), 2);

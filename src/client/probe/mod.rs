@@ -10,7 +10,7 @@ mod summary;
 
 use std::fmt::Write;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use self::options::{Command, Form, Options};
 use self::outcome::{NAGIOS_UNKNOWN, Outcome, nagios_line};
@@ -71,11 +71,7 @@ fn once(options: &Options) -> u8 {
             if options.is_flat && !outcome.message.is_empty() || outcome.is_unhealthy() {
                 text.extend([outcome.line().as_str(), "\n"]);
             } else if !outcome.message.is_empty() {
-                // The line is longer than what a program may want on standard output.
-                let _ = std::io::Write::write_all(
-                    &mut std::io::stderr(),
-                    format!("healthz: {}\n", outcome.error()).as_bytes(),
-                );
+                super::print_error(&outcome.error());
             }
             if options.is_verbose {
                 // The line is a part of the body.
@@ -101,10 +97,6 @@ fn push_body(text: &mut String, body: &[u8]) {
 /// The time of day for JSON, with milliseconds.
 fn unix_seconds() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    format!("{:.3}", now.unwrap_or_default().as_secs_f64())
-}
-
-/// `0.123 ms`
-fn milliseconds(time: Duration) -> String {
-    format!("{:.3} ms", time.as_secs_f64() * 1000.0)
+    let now = now.unwrap_or_default();
+    format!("{}.{:03}", now.as_secs(), now.subsec_millis())
 }

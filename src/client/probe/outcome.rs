@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::client::exchange::{Failure, Response};
-use crate::client::output::{Json, LINE_BYTES_MAX, line};
+use crate::client::output::{Json, LINE_BYTES_MAX, Seconds, line};
 use crate::client::target::{Address, Target};
 
 /// The kinds of results.
@@ -149,8 +149,8 @@ impl Outcome {
             Some(status) if self.message.is_empty() => status.to_string(),
             _ => line(&self.message, LINE_BYTES_MAX),
         };
-        let (time, timeout) = (time.as_secs_f64(), timeout.as_secs_f64());
-        let perfdata = format!("time={time:.6}s;;;0;{timeout:.6}");
+        let (time, timeout) = (Seconds(time), Seconds(timeout));
+        let perfdata = format!("time={time}s;;;0;{timeout}");
         (nagios_line(word, &text, &perfdata), code)
     }
 
@@ -164,7 +164,7 @@ impl Outcome {
         if let Some(status) = self.status {
             text.push_str(&format!(",\"status\":{status}"));
         }
-        text.push_str(&format!(",\"seconds\":{:.6}", time.as_secs_f64()));
+        text.push_str(&format!(",\"seconds\":{}", Seconds(time)));
         if !self.message.is_empty() {
             text.push_str(&format!(",\"message\":{}", Json(&self.message)));
         }

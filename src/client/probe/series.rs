@@ -14,9 +14,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::options::{Form, Options, Series};
 use super::outcome::{Outcome, Verdict};
 use super::summary::Tally;
-use super::{milliseconds, push_body, unix_seconds};
+use super::{push_body, unix_seconds};
 use crate::client::exchange::{Exchange, Failure};
-use crate::client::output::{self, Colour, LINE_BYTES_MAX, coloured, line};
+use crate::client::output::{self, Colour, LINE_BYTES_MAX, coloured, line, milliseconds};
 use crate::client::target::Target;
 use crate::units::Shown;
 
@@ -39,10 +39,7 @@ pub fn run(options: &Options, series: Series) -> u8 {
     let result = result.and_then(|()| printer.end(&tally));
     match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _ = io::Write::write_all(
-                &mut io::stderr(),
-                format!("healthz: probing was ended by an error: {error}\n").as_bytes(),
-            );
+            crate::client::print_error(&format_args!("probing was ended by an error: {error}"));
             Verdict::Lost.exit_code(options.is_flat)
         }
         _ => tally.verdict().exit_code(options.is_flat),
@@ -317,7 +314,7 @@ impl<'a> Printer<'a> {
         let time = milliseconds(time);
         let (word, rest) = match (outcome.status, &outcome.address) {
             (Some(status), Some(address)) => {
-                let text = format!(" from {address}: seq={sequence} time={time}");
+                let text = format!(" from {address}: seq={sequence} time={time} ms");
                 let why = match outcome.verdict {
                     Verdict::Healthy => "",
                     Verdict::Unhealthy => &outcome.message,

@@ -4,9 +4,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::histogram::Histogram;
-use super::milliseconds;
 use super::outcome::Verdict;
-use crate::client::output::{Json, line};
+use crate::client::output::{Json, Seconds, line, milliseconds};
 
 /// Most rows of a histogram, if the longest time is not more than 10^13 times the shortest.
 const ROWS_MAX: usize = 13;
@@ -95,7 +94,10 @@ impl Tally {
             return text;
         }
         let [min, median, p99, max] = self.figures().map(milliseconds);
-        let _ = writeln!(text, "min {min}, median {median}, p99 {p99}, max {max}");
+        let _ = writeln!(
+            text,
+            "min {min} ms, median {median} ms, p99 {p99} ms, max {max} ms"
+        );
         self.draw(&mut text, bar);
         text
     }
@@ -118,7 +120,7 @@ impl Tally {
         if self.times.count() > 0 {
             let names = ["min", "median", "p99", "max"];
             for (name, time) in names.into_iter().zip(self.figures()) {
-                let _ = write!(text, ",\"{name}Seconds\":{:.6}", time.as_secs_f64());
+                let _ = write!(text, ",\"{name}Seconds\":{}", Seconds(time));
             }
         }
         text.push_str("}}");
@@ -129,8 +131,8 @@ impl Tally {
         let times = &self.times;
         [
             times.min(),
-            times.quantile(0.5),
-            times.quantile(0.99),
+            times.quantile(500),
+            times.quantile(990),
             times.max(),
         ]
     }
@@ -142,9 +144,9 @@ impl Tally {
         for Row { from, to, count } in rows {
             let columns = (count * BAR_COLUMNS).div_ceil(largest.max(1));
             let drawn: String = std::iter::repeat_n(bar, columns as usize).collect();
-            let [from, to] = [from, to].map(|nanos| nanos as f64 / 1e6);
+            let [from, to] = [from, to].map(|nanos| milliseconds(Duration::from_nanos(nanos)));
             let space = if drawn.is_empty() { "" } else { " " };
-            let _ = writeln!(text, "{from:9.3} to {to:9.3} ms  {drawn}{space}{count}");
+            let _ = writeln!(text, "{from:>9} to {to:>9} ms  {drawn}{space}{count}");
         }
     }
 

@@ -7,12 +7,13 @@ use std::vec::Vec;
 use mio::Token;
 
 use super::{TOKEN_MASK, Table};
+use crate::answer::Paths;
 use crate::limits::LISTENERS_MAX;
 use crate::server::policy::WaitReason;
 use crate::server::socket::ListenSocket;
 use crate::time::Instant;
 
-impl<L: ListenSocket> Table<'_, L> {
+impl<L: ListenSocket, P: Paths> Table<'_, L, P> {
     /// The run queue from the front.
     pub(in crate::server) fn run_queue(&self) -> impl Iterator<Item = u16> {
         self.slots.run_queue()

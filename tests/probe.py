@@ -1,0 +1,345 @@
+#!/usr/bin/env python3
+"""Runs `healthz probe` where the tests in Rust cannot: in an empty root file system, on a terminal, under strace, and
+by the programs of Nagios.
+
+One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+`N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
+"""
+
+import argparse
+import os
+import pty
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from clients import House, Wrong, await_listener, free_port, wait_for, want, want_lack, want_match
+
+ROOT = Path(__file__).resolve().parent.parent
+INSTALL_SECONDS_MAX = 600
+PATIENCE = 20
+STARTS = 200
+
+PACKAGES = {
+    "strace": "strace",
+    "negate": "monitoring-plugins-basic",
+    "nagios4": "nagios4-core",
+}
+# Where Debian has plugins.
+PLUGINS = "/usr/lib/nagios/plugins"
+
+CASES = []
+
+
+def case(name, *needs):
+    def add(run):
+        CASES.append((name, needs, run))
+        return run
+
+    return add
+
+
+class Server:
+    """A daemon with one check, which fails until its file is there."""
+
+    def __init__(self, house, name, *more):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/healthz"
+        self.file = house.dir / f"{name}.file"
+        check = f"{name}=file:{self.file},period=100ms"
+        command = [house.args.daemon, "--listen", f"127.0.0.1:{self.port}", "--check", check, *more]
+        self.process = house.start(name, command)
+        await_listener(self.process, ("127.0.0.1", self.port))
+        wait_for("the check to fail", PATIENCE, lambda: house.run([house.args.daemon, "probe", self.url]).code == 1)
+
+    def pass_(self, house):
+        self.file.touch()
+        wait_for("the check to pass", PATIENCE, lambda: house.run([house.args.daemon, "probe", self.url]).code == 0)
+
+
+@case("it works in an empty root file system, over TCP and a Unix socket")
+def _(house):
+    root = house.dir / "root"
+    root.mkdir()
+    program = shutil.copy(house.args.static, root / "healthz")
+    want("the program is static", b"/lib64/ld-linux" in Path(program).read_bytes(), False)
+    server = Server(house, "empty", "--listen", f"unix:{root}/healthz.sock")
+
+    def probe(*args):
+        result = subprocess.run(
+            ["/healthz", "probe", *args], stdin=subprocess.DEVNULL, capture_output=True, text=True, env={},
+            timeout=PATIENCE, preexec_fn=lambda: (os.chroot(root), os.chdir("/")),
+        )
+        return result.returncode, result.stdout, result.stderr
+
+    want("failing", probe(server.url), (1, "[-]empty failed: reason withheld\n", ""))
+    want("with --flat", probe("--flat", server.url)[0], 1)
+    server.pass_(house)
+    want("passing", probe(server.url), (0, "", ""))
+    want("Unix socket", probe("-v", "unix:/healthz.sock:/livez"), (0, "ok\n", ""))
+    code, out, _ = probe("--count", "3", "--interval", "1ms", server.url)
+    want("a series", (code, "3 sent, 3 healthy" in out), (0, True))
+    want("no file was made", sorted(os.listdir(root)), ["healthz", "healthz.sock"])
+
+
+@case("it starts no thread and no process", "strace")
+def _(house):
+    server = Server(house, "threads")
+    server.pass_(house)
+    for more in ([], ["--count", "3", "--interval", "1ms"]):
+        trace = house.dir / "trace"
+        command = ["strace", "-f", "-o", str(trace), house.args.daemon, "probe", *more, server.url]
+        want("exit code", house.run(command, seconds=PATIENCE).code, 0)
+        text = trace.read_text()
+        want_match("a call", text, r"connect\(")
+        want_lack("calls", text, r"\b(clone|clone3|fork|vfork)\(")
+
+
+def on_terminal(command, env):
+    """What `command` prints on a terminal, and its exit code."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(command[0], command, env)
+    text = b""
+    try:
+        while piece := os.read(terminal, 65536):
+            text += piece
+    except OSError:
+        # EIO: the other side was closed.
+        pass
+    os.close(terminal)
+    return text.decode().replace("\r\n", "\n"), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@case("colours and blocks are for terminals that want them")
+def _(house):
+    server = Server(house, "colours")
+    command = [house.args.daemon, "probe", "--count", "2", "--interval", "1ms", server.url]
+    plain = dict(house.env, TERM="xterm")
+    text, code = on_terminal(command, plain)
+    want("exit code", code, 1)
+    want_match("red", text, r"^\x1b\[31m500\x1b\[0m from .*: seq=1 ")
+    want_match("bars of a terminal without UTF-8", text, r" ms  #+ \d$")
+    server.pass_(house)
+    text, code = on_terminal(command, dict(plain, LC_ALL="C.UTF-8"))
+    want("exit code", code, 0)
+    want_match("green", text, r"^\x1b\[32m200\x1b\[0m from ")
+    want_match("bars", text, " ms  \u2588+ \\d$")
+    want("columns", max(len(re.sub(r"\x1b\[\d+m", "", line)) for line in text.splitlines()) < 80, True)
+    want_lack("with NO_COLOR", on_terminal(command, dict(plain, NO_COLOR="1"))[0], r"\x1b")
+    want_match("with NO_COLOR empty", on_terminal(command, dict(plain, NO_COLOR=""))[0], r"\x1b\[32m")
+    want_lack("TERM=dumb", on_terminal(command, dict(plain, TERM="dumb"))[0], r"\x1b")
+
+
+@case("negate of the monitoring plugins understands it", "negate")
+def _(house):
+    server = Server(house, "negated")
+
+    def negated(*args):
+        result = house.run(["negate", "-t", "10", *args], seconds=PATIENCE)
+        return result.code, result.out
+
+    plugin = [house.args.daemon, "probe", "--nagios"]
+    data = r" \| time=0\.\d{6}s;;;0;1\.000000$"
+    code, out = negated("-s", "-c", "OK", *plugin, server.url)
+    want("failing, CRITICAL as OK", code, 0)
+    want_match("text", out, r"^HEALTHZ OK - \[-\]negated failed: reason withheld" + data)
+    server.pass_(house)
+    code, out = negated("-s", *plugin, server.url)
+    want("passing, OK as CRITICAL", code, 2)
+    want_match("text", out, r"^HEALTHZ CRITICAL - 200" + data)
+    code, out = negated("-u", "WARNING", *plugin, f"http://127.0.0.1:{server.port}/frob")
+    want("another answer, UNKNOWN as WARNING", code, 1)
+
+
+NAGIOS = """\
+cfg_file={dir}/objects.cfg
+resource_file={dir}/resource.cfg
+log_file={dir}/nagios.log
+object_cache_file={dir}/objects.cache
+precached_object_file={dir}/objects.precache
+status_file={dir}/status.dat
+status_update_interval=1
+lock_file={dir}/nagios.pid
+temp_file={dir}/nagios.tmp
+temp_path={dir}
+check_result_path={dir}/results
+command_file={dir}/nagios.cmd
+query_socket={dir}/nagios.qh
+state_retention_file={dir}/retention.dat
+log_archive_path={dir}
+nagios_user={user}
+nagios_group={group}
+use_syslog=0
+interval_length=1
+process_performance_data=0
+check_external_commands=0
+enable_notifications=0
+execute_service_checks=1
+"""
+OBJECTS = """\
+define command {{
+  command_name probe
+  command_line {plugin} probe --nagios $ARG1$
+}}
+define timeperiod {{
+  timeperiod_name always
+  alias always
+  sunday 00:00-24:00
+  monday 00:00-24:00
+  tuesday 00:00-24:00
+  wednesday 00:00-24:00
+  thursday 00:00-24:00
+  friday 00:00-24:00
+  saturday 00:00-24:00
+}}
+define contact {{
+  contact_name nobody
+  service_notifications_enabled 0
+  host_notifications_enabled 0
+  service_notification_period always
+  host_notification_period always
+  service_notification_commands probe
+  host_notification_commands probe
+}}
+define host {{
+  host_name node
+  address 127.0.0.1
+  max_check_attempts 1
+  check_period always
+  contacts nobody
+}}
+define service {{
+  host_name node
+  service_description healthz
+  check_command probe!{url}
+  max_check_attempts 1
+  check_interval 1
+  retry_interval 1
+  check_period always
+  contacts nobody
+}}
+"""
+
+
+@case("Nagios runs it as a plugin", "nagios4")
+def _(house):
+    server = Server(house, "nagios")
+    place = house.dir / "nagios"
+    (place / "results").mkdir(parents=True)
+    user = "nobody" if os.geteuid() == 0 else os.environ.get("USER", "nobody")
+    group = "nogroup"
+    # A copy that the user of Nagios can execute.
+    house.dir.chmod(0o711)
+    plugin = shutil.copy(house.args.daemon, house.dir / "healthz")
+    (place / "nagios.cfg").write_text(NAGIOS.format(dir=place, user=user, group=group))
+    (place / "objects.cfg").write_text(OBJECTS.format(plugin=plugin, url=server.url))
+    (place / "resource.cfg").write_text("")
+    if os.geteuid() == 0:
+        for path in (place, *place.rglob("*")):
+            shutil.chown(path, user, group)
+    verdict = house.run(["nagios4", "-v", str(place / "nagios.cfg")], seconds=PATIENCE)
+    want_match("nagios4 -v", verdict.out, r"Total Errors:\s+0$")
+    house.start("nagios-run", ["nagios4", str(place / "nagios.cfg")])
+
+    def status(state):
+        try:
+            text = (place / "status.dat").read_text()
+        except OSError:
+            return None
+        block = re.search(r"^servicestatus \{(.*?)^\s*\}", text, re.M | re.S)
+        keys = dict(re.findall(r"^\s*(\w+)=(.*)$", block[1], re.M)) if block else {}
+        return keys if keys.get("current_state") == state and keys.get("has_been_checked") == "1" else None
+
+    keys = wait_for("CRITICAL", PATIENCE, lambda: status("2"))
+    want("text", keys["plugin_output"], "HEALTHZ CRITICAL - [-]nagios failed: reason withheld")
+    want_match("performance data", keys["performance_data"], r"^time=0\.\d{6}s;;;0;1\.000000$")
+    server.pass_(house)
+    want("text", wait_for("OK", PATIENCE, lambda: status("0"))["plugin_output"], "HEALTHZ OK - 200")
+
+
+def processor_seconds(house, command):
+    """Of one run, in user and kernel mode: the least of some rounds, because other programs disturb it."""
+    rounds = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        for _ in range(STARTS // 5):
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=house.env)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        rounds.append(used / (STARTS // 5))
+    return min(rounds)
+
+
+@case("it starts about as fast as true")
+def _(house):
+    server = Server(house, "fast")
+    server.pass_(house)
+    true = processor_seconds(house, [shutil.which("true")])
+    programs = [house.args.daemon] + ([house.args.static] if house.args.static else [])
+    for program in programs:
+        probe = processor_seconds(house, [program, "probe", server.url])
+        print(f"   {program}: {probe * 1e6:.0f} us of a CPU, true: {true * 1e6:.0f} us, ratio {probe / true:.2f}")
+        # The limit is for a start that became slow, such as one that reads a file or makes a thread.
+        want(f"{program}: less than 3 times the CPU time of true", probe < 3 * true, True)
+
+
+def install(missing):
+    packages = sorted({PACKAGES[tool] for tool in missing})
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    for command in (
+        ["apt-get", "update", "-q"],
+        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
+    ):
+        subprocess.run(command, env=environment, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
+    ap.add_argument("--static", metavar="PATH", help="the program of `cargo static`, for the empty root")
+    ap.add_argument("--install", action="store_true", help="install missing programs with apt-get, as root")
+    ap.add_argument("--require", action="store_true", help="what would be skipped is a failure")
+    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
+    args = ap.parse_args()
+    args.daemon = os.path.abspath(args.daemon)
+    args.static = args.static and os.path.abspath(args.static)
+    if not os.access(args.daemon, os.X_OK):
+        print(f"probe.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+    house = House(args)
+    house.env["PATH"] += f":{PLUGINS}"
+    counts = {"ok": 0, "FAIL": 0, "skip": 0}
+    try:
+        missing = [tool for tool in PACKAGES if not house.which(tool)]
+        if missing and args.install and os.geteuid() == 0 and shutil.which("apt-get"):
+            install(missing)
+        for name, needs, run in CASES:
+            if args.only not in name:
+                continue
+            lacks = [f"{tool} is not installed" for tool in needs if not house.which(tool)]
+            if "empty root" in name and (os.geteuid() != 0 or not args.static):
+                lacks.append("needs root and --static")
+            verdict, why = "ok", ""
+            if lacks:
+                verdict, why = ("FAIL" if args.require else "skip"), f": {', '.join(lacks)}"
+            else:
+                try:
+                    run(house)
+                except (Wrong, OSError, subprocess.SubprocessError) as error:
+                    verdict, why = "FAIL", f": {error}"
+            counts[verdict] += 1
+            print(f"{verdict} {name}{why}", flush=True)
+    finally:
+        house.leave()
+    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
+    return 1 if counts["FAIL"] or not counts["ok"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

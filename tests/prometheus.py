@@ -1,0 +1,584 @@
+#!/usr/bin/env python3
+"""Scrapes the daemon with a real Prometheus, and tests what packaging/ has for it: alert rules and a dashboard.
+
+`promtool` checks the text of /metrics and runs the tests of the rules. Prometheus scrapes the daemon every second
+with our rules, where each `for` is shortened. A file is removed and comes back: one alert fires and resolves. A
+Prometheus agent pushes to it. Each query of the dashboard must parse and return data.
+
+Prometheus and promtool are those of PATH: 2.42 of Debian 12 and 3.5 work.
+
+`--picture FILE` runs the daemon for some minutes and draws the dashboard as SVG, instead of the cases.
+
+One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+`N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from clients import House, Skip, Wrong, await_listener, free_port, said, wait_for, want, want_match
+
+ROOT = Path(__file__).resolve().parent.parent
+RULES = ROOT / "packaging/prometheus"
+GRAFANA = ROOT / "packaging/grafana"
+DOCUMENT = ROOT / "docs/metrics.md"
+INSTALL_SECONDS_MAX = 600
+# All cases together.
+CASES_SECONDS_MAX = 300
+# For what takes some scrapes on an idle machine.
+PATIENCE = 30
+# How long the daemon runs for the picture.
+PICTURE_SECONDS = 480
+
+PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus"}
+# Grafana's own types. npm is not installed for them.
+TYPES = ["@grafana/schema@13.2.3", "typescript@5.9.3"]
+CONTENT_TYPE = b"Content-Type: text/plain; version=0.0.4; charset=utf-8"
+# The texts of Kubernetes (component-base/metrics/prometheus/slis).
+SLIS = {
+    "kubernetes_healthcheck": "[STABLE] This metric records the result of a single healthcheck.",
+    "kubernetes_healthchecks_total": "[STABLE] This metric records the results of all healthcheck.",
+}
+
+CASES = []
+
+
+def case(name, *needs):
+    def add(run):
+        CASES.append((name, needs, run))
+        return run
+
+    return add
+
+
+def request(port, path):
+    """Head and body, as bytes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\r\n\r\n")
+    return head, body
+
+
+def fetch(port, path):
+    """The text of a 200."""
+    head, body = request(port, path)
+    want_match(f"the status of {path}", head.decode(), r"^HTTP/1\.1 200 OK\r")
+    return body.decode()
+
+
+class Node:
+    """A daemon with checks, beside a prober and a program that sends heartbeats."""
+
+    count = 0
+
+    def __init__(self, house, *more):
+        Node.count += 1
+        self.dir = house.dir / f"node-{Node.count}"
+        self.dir.mkdir()
+        self.file = self.dir / "backup"
+        self.file.touch()
+        self.port, self.metrics_port = free_port(), free_port()
+        beats = self.dir / "beats.sock"
+        often = "period=1s,timeout=900ms,failure-threshold=1"
+        checks = [
+            f"backup=file:{self.file},{often}",
+            f"spool=file:{self.dir}/missing,{often},severity=warning",
+            f"worker=heartbeat,limit=30s,until-ready=pass,socket={beats}",
+            "root=disk:/,min=1%,period=1s",
+            "memory=memory,min=1Mi,period=1s",
+        ]
+        words = [house.args.daemon, "--listen", f"127.0.0.1:{self.port}", *more]
+        self.process = house.start(f"node-{Node.count}", words + [w for c in checks for w in ("--check", c)])
+        await_listener(self.process, ("127.0.0.1", self.port), PATIENCE)
+        self.is_over = threading.Event()
+        # Daemon threads, so that a failed case cannot keep the script alive.
+        for work in (self.probe, lambda: self.beat(beats)):
+            threading.Thread(target=work, daemon=True).start()
+
+    def probe(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        paths = ["/healthz", "/readyz", "/livez", "/healthz?verbose", "/healthz/backup"]
+        while not self.is_over.wait(0.05):
+            try:
+                connection.request("GET", paths[int(time.monotonic() * 20) % len(paths)])
+                connection.getresponse().read()
+            except OSError:
+                connection.close()
+
+    def beat(self, path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            while not self.is_over.wait(4):
+                try:
+                    client.sendto(b"WATCHDOG=1", str(path))
+                except OSError:
+                    continue
+
+    def end(self, house):
+        self.is_over.set()
+        house.stop(self.process)
+        want("the daemon's exit code", self.process.returncode, 0)
+
+
+class Prometheus:
+    """A running Prometheus with this configuration."""
+
+    def __init__(self, house, name, config, *flags, is_agent=False):
+        self.port = free_port()
+        place = house.dir / name
+        place.mkdir()
+        path = place / "prometheus.yml"
+        path.write_text(config)
+        version = house.run(["prometheus", "--version"])
+        is_3 = re.search(r"version 3\.", version.out + version.err)
+        storage = "--storage.agent.path" if is_agent else "--storage.tsdb.path"
+        agent = [] if not is_agent else ["--agent"] if is_3 else ["--enable-feature=agent"]
+        words = ["prometheus", f"--config.file={path}", f"{storage}={place}/data", *agent, *flags]
+        self.process = house.start(name, [*words, f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"])
+        await_listener(self.process, ("127.0.0.1", self.port), PATIENCE)
+
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, path, **query):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"{self.url()}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=5) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            if error.code == 503:
+                # It is still starting.
+                return None
+            raise Wrong(f"{query or path}: {json.load(error).get('error')}") from None
+
+    def query(self, expression):
+        """The series of an instant vector."""
+        answer = self.ask("query", query=expression)
+        return answer["result"] if answer else []
+
+    def is_up(self, job, count=1):
+        """Waits until so many targets of the job are up."""
+        def targets():
+            answer = self.ask("targets", state="active")
+            found = [t for t in answer["activeTargets"] if t["labels"]["job"] == job] if answer else []
+            bad = [t["lastError"] for t in found if t["health"] == "down"]
+            if bad:
+                raise Wrong(f"target of {job}: expected up, came {bad}")
+            return len(found) == count and all(t["health"] == "up" for t in found)
+
+        wait_for(f"{count} targets of {job}", PATIENCE, targets)
+
+    def alerts(self, name):
+        answer = self.ask("alerts")
+        return [a for a in answer["alerts"] if a["labels"]["alertname"] == name] if answer else []
+
+
+def short_rules(house):
+    """Our rules, where an alert is pending for two seconds."""
+    text, count = re.subn(r"^( +for:) \w+$", r"\1 2s", (RULES / "healthz.rules.yml").read_text(), flags=re.M)
+    want("rules with a time", count > 3, True)
+    path = house.dir / "healthz.rules.yml"
+    path.write_text(text)
+    return path
+
+
+def server(house, targets, labels="labels: {}"):
+    """A Prometheus that scrapes every second with our rules, and accepts what agents push."""
+    jobs = "".join(
+        f"  - job_name: {job}\n    metrics_path: {path}\n"
+        f"    static_configs: [{{targets: ['127.0.0.1:{port}'], {labels}}}]\n"
+        for job, path, port in targets
+    )
+    config = (
+        "global: {scrape_interval: 1s, scrape_timeout: 900ms, evaluation_interval: 1s}\n"
+        f"rule_files: ['{short_rules(house)}']\nscrape_configs:\n{jobs}"
+    )
+    return Prometheus(house, f"prometheus-{len(house.running)}", config, "--web.enable-remote-write-receiver")
+
+
+class Scraped:
+    """A node and the Prometheus that scrapes it, for several cases."""
+
+    def __init__(self, house):
+        self.node = Node(house)
+        jobs = [("healthz", "/metrics", self.node.port), ("slis", "/metrics/slis", self.node.port)]
+        self.prometheus = server(house, jobs)
+
+
+# ---------------------------------------------------------------------------------------------
+# The text
+
+
+def families(text):
+    """Name -> (type, names of labels, help) of each family in a text."""
+    found, kind = {}, None
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            name, _, words = line[7:].partition(" ")
+            found[name] = ["", set(), words]
+        elif line.startswith("# TYPE "):
+            name, kind = line[7:].split(" ")
+            found[name][0] = kind
+        else:
+            sample = re.fullmatch(r'([a-z_]+)(?:\{((?:[a-z]+="[^"\\]*",?)*)\})? [-+.0-9eInf]+', line)
+            if not sample:
+                raise Wrong(f"a sample, came {line!r}")
+            family = sample[1] if sample[1] in found else re.sub("_(bucket|sum|count)$", "", sample[1])
+            labels = re.findall(r'([a-z]+)="', sample[2] or "")
+            if kind == "histogram":
+                labels = [label for label in labels if label != "le"]
+            # Raises a KeyError for a sample without a family.
+            found[family][1].update(labels)
+    return found
+
+
+def documented():
+    """The same from the table in the document, without help."""
+    rows = re.findall(r"^\| `([a-z_]+)` \| (gauge|counter|histogram) \|([^|]*)\|", DOCUMENT.read_text(), re.M)
+    return {name: [kind, set(re.findall(r"`([a-z]+)`", labels))] for name, kind, labels in rows}
+
+
+def differences(port):
+    """What is not as documented."""
+    found, wanted = families(fetch(port, "/metrics")), documented()
+    return [
+        f"{name}: expected {wanted.get(name)}, came {found.get(name)}"
+        for name in sorted({*found, *wanted})
+        if found.get(name, [])[:2] != wanted.get(name)
+    ]
+
+
+@case("/metrics has the families of docs/metrics.md, /metrics/slis those of Kubernetes")
+def _(house):
+    node = Node(house)
+    # Until each check has run and a heartbeat was sent, so that each family has a sample.
+    try:
+        wait_for("all families", PATIENCE, lambda: not differences(node.port))
+    except Wrong:
+        raise Wrong("; ".join(differences(node.port))) from None
+    for path in ("/metrics", "/metrics/slis"):
+        found = families(fetch(node.port, path))
+        want(f"help texts of {path}", {name: found[name][2] for name in SLIS}, SLIS)
+    want("families of /metrics/slis", list(found), list(SLIS))
+    node.end(house)
+
+
+@case("the content type is that of the text format 0.0.4, to the byte")
+def _(house):
+    node = Node(house)
+    for path in ("/metrics", "/metrics/slis"):
+        head, body = request(node.port, path)
+        lines = head.split(b"\r\n")
+        want(f"{path}: status", lines[0], b"HTTP/1.1 200 OK")
+        types = [line for line in lines if line.lower().startswith(b"content-type")]
+        want(f"{path}: content type", types, [CONTENT_TYPE])
+        want(f"{path}: its length is sent", b"Content-Length: %d" % len(body) in lines, True)
+        want(f"{path}: the last byte", body[-1:], b"\n")
+    node.end(house)
+
+
+@case("promtool finds nothing to say about both texts", "promtool")
+def _(house):
+    node = Node(house)
+    for path in ("/metrics", "/metrics/slis"):
+        text = house.dir / "text"
+        text.write_text(fetch(node.port, path))
+        result = house.run(f"promtool check metrics < {text}")
+        want(f"promtool check metrics of {path}", (result.code, result.out + result.err), (0, ""))
+    node.end(house)
+
+
+@case("--no-metrics: both paths are not found")
+def _(house):
+    node = Node(house, "--no-metrics")
+    for path in ("/metrics", "/metrics/slis"):
+        want(path, request(node.port, path)[0].split(b"\r\n")[0], b"HTTP/1.1 404 Not Found")
+    node.end(house)
+
+
+@case("a listener with paths=/metrics serves nothing else")
+def _(house):
+    port = free_port()
+    node = Node(house, "--listen", f"127.0.0.1:{port},paths=/metrics")
+    for path in ("/metrics", "/metrics/slis"):
+        fetch(port, path)
+    for path in ("/healthz", "/livez", "/readyz", "/healthz/ping", "/", "/metricsx", "/metrics/x"):
+        want(path, request(port, path)[0].split(b"\r\n")[0], b"HTTP/1.1 404 Not Found")
+    want_match("the other listener", fetch(node.port, "/livez"), "^ok$")
+    node.end(house)
+
+
+# ---------------------------------------------------------------------------------------------
+# Prometheus
+
+
+@case("promtool accepts the rules, their tests and the sample configurations", "promtool")
+def _(house):
+    for words in (
+        ["check", "rules", "healthz.rules.yml"],
+        ["test", "rules", "healthz.rules.test.yml"],
+        ["check", "config", "scrape.yml"],
+        ["check", "config", "--agent", "agent.yml"],
+    ):
+        result = house.run(["sh", "-c", 'cd "$0" && exec promtool "$@"', str(RULES), *words], seconds=PATIENCE)
+        want(f"promtool {' '.join(words)}: exit code, {result.out}{result.err}", result.code, 0)
+        want_match("its output", result.out, "SUCCESS")
+
+
+@case("an alert fires when a file is removed, and resolves when it is back", "prometheus")
+def _(house):
+    scraped = house.once("scraped", Scraped)
+    node, prometheus = scraped.node, scraped.prometheus
+    prometheus.is_up("healthz")
+    prometheus.is_up("slis")
+    # It fails from the start, and only warns.
+    wait_for("the warning", PATIENCE, lambda: is_firing(prometheus.alerts("HealthzCheckWarning"), "spool"))
+    want("alerts of errors", prometheus.alerts("HealthzCheckFailing"), [])
+    node.file.unlink()
+    wait_for("the alert", PATIENCE, lambda: is_firing(prometheus.alerts("HealthzCheckFailing"), "backup"))
+    [alert] = prometheus.alerts("HealthzCheckFailing")
+    want("its summary", alert["annotations"]["summary"], f"Check backup fails on 127.0.0.1:{node.port}.")
+    want("its severity", alert["labels"]["severity"], "critical")
+    node.file.touch()
+    wait_for("the end of the alert", PATIENCE, lambda: not prometheus.alerts("HealthzCheckFailing"))
+    others = [a["labels"] for a in prometheus.ask("alerts")["alerts"] if a["labels"].get("name") != "spool"]
+    want("other alerts", others, [])
+
+
+def is_firing(alerts, check):
+    return any(a["state"] == "firing" and a["labels"]["name"] == check for a in alerts)
+
+
+@case("Prometheus has each family of docs/metrics.md", "prometheus")
+def _(house):
+    prometheus = house.once("scraped", Scraped).prometheus
+    prometheus.is_up("healthz")
+    for name, (kind, _) in documented().items():
+        series = name + ("_count" if kind == "histogram" else "")
+        wait_for(f"a series of {name}", PATIENCE, lambda s=series: prometheus.query(f'{s}{{job="healthz"}}'))
+
+
+@case("each query of the dashboard returns data", "prometheus")
+def _(house):
+    prometheus = house.once("scraped", Scraped).prometheus
+    prometheus.is_up("healthz")
+    dashboard = json.loads((GRAFANA / "healthz.json").read_text())
+
+    def expression(target):
+        text = target["expr"]
+        for variable, value in (("$__rate_interval", "4s"), ("$job", "healthz"), ("$instance", ".*")):
+            text = text.replace(variable, value)
+        want(f"variables in {text}", "$" in text, False)
+        return text
+
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            wait_for(f"data of {panel['title']!r}", PATIENCE, lambda t=target: prometheus.query(expression(t)))
+    # The check that fails since the start, although its state has never changed.
+    [failing] = prometheus.query(expression(dashboard["panels"][0]["targets"][0]))
+    want("what fails now", (failing["metric"]["name"], failing["metric"]["severity"]), ("spool", "warning"))
+    since = time.time() - float(failing["value"][1]) / 1000
+    want(f"since {since:.0f} s", 0 < since < CASES_SECONDS_MAX, True)
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] == "query":
+            series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
+            found = prometheus.ask("series", **{"match[]": series.replace("$job", ".*")})
+            want(f"values of {variable['name']}", {s[label] for s in found} != set(), True)
+
+
+@case("draw.py draws each panel", "prometheus")
+def _(house):
+    prometheus = house.once("scraped", Scraped).prometheus
+    prometheus.is_up("healthz")
+    path = house.dir / "dashboard.svg"
+    draw(house, prometheus, path, 0.5, "4s")
+    svg = path.read_text()
+    for panel in json.loads((GRAFANA / "healthz.json").read_text())["panels"]:
+        want(f"{panel['title']!r} is drawn", f">{panel['title']}</text>" in svg, True)
+    want_match("the failing check", svg, ">spool</text>")
+
+
+def draw(house, prometheus, path, minutes, rate_interval):
+    words = [str(GRAFANA / "draw.py"), "--prometheus", prometheus.url(), "--minutes", str(minutes)]
+    result = house.run([sys.executable, *words, "--rate-interval", rate_interval, str(path)])
+    want("draw.py", (result.code, result.out + result.err), (0, ""))
+
+
+@case("an agent on the node pushes to Prometheus", "prometheus")
+def _(house):
+    scraped = house.once("scraped", Scraped)
+    prometheus = scraped.prometheus
+    prometheus.is_up("healthz")
+    text = (RULES / "agent.yml").read_text()
+    for sample, own in (
+        ("localhost:10248", f"127.0.0.1:{scraped.node.port}"),
+        ("https://prometheus.example", prometheus.url()),
+        ("scrape_interval: 15s", "scrape_interval: 1s"),
+    ):
+        want(f"{sample} in agent.yml", sample in text, True)
+        text = text.replace(sample, own)
+    agent = Prometheus(house, "agent", text, is_agent=True)
+    pushed = 'healthz_build_info{instance="node1.example", job="healthz"}'
+    wait_for("series of the agent", PATIENCE, lambda: prometheus.query(pushed))
+
+    def alerts_of_node():
+        found = prometheus.alerts("HealthzCheckWarning")
+        return [alert for alert in found if alert["labels"]["instance"] == "node1.example"]
+
+    wait_for("an alert of the node", PATIENCE, lambda: is_firing(alerts_of_node(), "spool"))
+    house.stop(agent.process)
+
+
+# ---------------------------------------------------------------------------------------------
+# Grafana
+
+TYPE_OF = {"table": "Table", "state-timeline": "StateTimeline", "timeseries": "TimeSeries"}
+TYPES_HEAD = """import type { Dashboard, DataQuery, Panel } from '@grafana/schema';
+// The values of an enum, as JSON has them.
+type Json<T> = T extends string ? `${T}` : T extends number | boolean | null | undefined ? T
+  : T extends (infer U)[] ? Json<U>[] : { [K in keyof T]: Json<T[K]> };
+// What the Prometheus data source adds.
+type Query = DataQuery & { expr: string; legendFormat: string; editorMode: 'code'; instant: boolean; range: boolean;
+  format?: 'table' };
+type Of<O, F> = Omit<Panel<O, F>, 'type' | 'options' | 'targets'> & { options: O; targets: Query[] };
+"""
+
+
+@case("Grafana's types accept the dashboard")
+def _(house):
+    if not (house.which("npm") and house.which("node")):
+        raise Skip("npm is not installed")
+    dashboard = json.loads((GRAFANA / "healthz.json").read_text())
+    panels = dashboard.pop("panels")
+    want("the numbers of panels", len({panel["id"] for panel in panels}), len(panels))
+    source = TYPES_HEAD + f"export const dashboard: Json<Omit<Dashboard, 'panels'>> = {json.dumps(dashboard)};\n"
+    for kind, name in TYPE_OF.items():
+        place = kind.replace("-", "")
+        module = f"@grafana/schema/dist/esm/raw/composable/{place}/panelcfg/x/{name}PanelCfg_types.gen"
+        source += f"import type * as {name} from '{module}';\n"
+    for panel in panels:
+        name = TYPE_OF[panel.pop("type")]
+        panel_type = f"Json<Of<{name}.Options, {name}.FieldConfig>>"
+        source += f"export const panel{panel['id']}: {panel_type} = {json.dumps(panel)};\n"
+    place = house.dir / "types"
+    place.mkdir()
+    (place / "package.json").write_text("{}")
+    (place / "dashboard.ts").write_text(source)
+    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(place), *TYPES]
+    # The registry's settings of this machine.
+    environment = dict(os.environ, PATH=house.env["PATH"])
+    result = house.run(install, seconds=60, env=environment)
+    if result.code != 0:
+        raise Skip(f"npm cannot install Grafana's types: {result.err.strip()[-200:]}")
+    tsc = [str(place / "node_modules/.bin/tsc"), "--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext"]
+    result = house.run([*tsc, str(place / "dashboard.ts")], seconds=60)
+    want("tsc", (result.code, result.out[:2000]), (0, ""))
+
+
+def picture(house, path):
+    """The dashboard after some minutes in which a check failed and a client sent wrong requests."""
+    node = Node(house)
+    prometheus = server(house, [("healthz", "/metrics", node.port)], labels="labels: {instance: node1}")
+    began = time.monotonic()
+    # Seconds after the start at which the file is removed or comes back.
+    for at, is_there in ((120, False), (210, True), (PICTURE_SECONDS - 50, False), (PICTURE_SECONDS, False)):
+        wrong = 0
+        while time.monotonic() < began + at:
+            wrong += 1
+            if 150 < time.monotonic() - began < 300 and wrong % 3 == 0:
+                request(node.port, "/admin")
+            time.sleep(1)
+        node.file.touch() if is_there else node.file.unlink(missing_ok=True)
+    draw(house, prometheus, Path(path).absolute(), PICTURE_SECONDS / 60 - 0.2, "15s")
+    node.end(house)
+
+
+# ---------------------------------------------------------------------------------------------
+# The script itself
+
+
+def install(missing):
+    # RUNLEVEL: the package of a service does not start it.
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
+    packages = sorted({PACKAGES[tool] for tool in missing})
+    for command in (
+        ["apt-get", "update", "-q"],
+        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
+    ):
+        subprocess.run(command, env=environment, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
+
+
+def parse():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
+    ap.add_argument("--install", action="store_true", help="install Prometheus with apt-get, as root")
+    ap.add_argument("--require", action="store_true", help="without Prometheus, its cases fail")
+    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
+    ap.add_argument("--picture", metavar="FILE", help="draw the dashboard after eight minutes, instead of the cases")
+    args = ap.parse_args()
+    args.daemon = os.path.abspath(args.daemon)
+    return args
+
+
+def run_cases(house, args):
+    counts = {"ok": 0, "FAIL": 0, "skip": 0}
+    for name, needs, run in CASES:
+        if args.only not in name:
+            continue
+        lacks = [tool for tool in needs if not house.which(tool)]
+        verdict, why, began = "ok", "", time.monotonic()
+        if lacks:
+            verdict, why = ("FAIL" if args.require else "skip"), f": {', '.join(lacks)} is not installed"
+        else:
+            try:
+                house.remaining()
+                run(house)
+            except Skip as error:
+                verdict, why = "skip", f": {error}"
+            except (Wrong, OSError, subprocess.SubprocessError) as error:
+                verdict, why = "FAIL", f": {error}"
+                logs = [line for p in house.running[-2:] for line in said(p, 2000).splitlines()]
+                print("".join(f"  | {line}\n" for line in logs), end="")
+        counts[verdict] += 1
+        print(f"{verdict} {name}{why} ({time.monotonic() - began:.1f} s)", flush=True)
+    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
+    return 1 if counts["FAIL"] or not counts["ok"] else 0
+
+
+def main():
+    args = parse()
+    if not os.access(args.daemon, os.X_OK):
+        print(f"prometheus.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+    missing = [tool for tool in PACKAGES if not shutil.which(tool)]
+    if missing and args.install and os.geteuid() == 0 and shutil.which("apt-get"):
+        install(missing)
+    house = House(args)
+    house.dir.chmod(0o711)
+    house.end = time.monotonic() + CASES_SECONDS_MAX
+    try:
+        if args.picture:
+            house.end += PICTURE_SECONDS
+            picture(house, args.picture)
+            return 0
+        return run_cases(house, args)
+    finally:
+        house.leave()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
