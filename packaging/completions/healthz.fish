@@ -3,7 +3,7 @@
 # Only the first word can be a command.
 function __healthz_command
     set -l words (commandline -opc)
-    if set -q words[2]; and contains -- $words[2] serve check-config probe beat help
+    if set -q words[2]; and contains -- $words[2] serve check-config probe status beat help
         echo $words[2]
     else
         echo serve
@@ -22,6 +22,7 @@ complete -c healthz -f
 complete -c healthz -n __healthz_is_first -a serve -d 'answer /healthz, /livez and /readyz'
 complete -c healthz -n __healthz_is_first -a check-config -d 'print all checks with their defaults'
 complete -c healthz -n __healthz_is_first -a probe -d 'ask a health endpoint, once or like ping'
+complete -c healthz -n __healthz_is_first -a status -d 'show what fails, since when and why'
 complete -c healthz -n __healthz_is_first -a beat -d 'send a heartbeat from a script'
 complete -c healthz -n __healthz_is_first -a help -d 'explain a command and all its options'
 complete -c healthz -n '__healthz_is serve' -l check -x -d 'check something, as var=disk:/var,min=10%; repeatable'
@@ -61,6 +62,11 @@ complete -c healthz -n '__healthz_is probe' -l flat -d 'every failure exits with
 complete -c healthz -n '__healthz_is probe' -l nagios -d 'exit code and output of a Nagios plugin'
 complete -c healthz -n '__healthz_is probe' -s h -l help -d 'explain options'
 complete -c healthz -n '__healthz_is probe' -s V -l version -d 'print the version'
+complete -c healthz -n '__healthz_is status' -l json -d 'print one JSON object with all answers'
+complete -c healthz -n '__healthz_is status' -l prometheus -d 'print metrics for node_exporter\'s textfile collector'
+complete -c healthz -n '__healthz_is status' -l output -r -F -d 'put the metrics into this file, in one step'
+complete -c healthz -n '__healthz_is status' -s h -l help -d 'explain options'
+complete -c healthz -n '__healthz_is status' -s V -l version -d 'print the version'
 complete -c healthz -n '__healthz_is beat' -l status -x -d 'shown in the reason if no other beat comes in time'
 complete -c healthz -n '__healthz_is beat' -l fail -x -d 'make the check fail until the next beat'
 complete -c healthz -n '__healthz_is beat' -l socket -r -F -d 'the socket of the check'
@@ -69,4 +75,4 @@ complete -c healthz -n '__healthz_is beat' -s h -l help -d 'explain options'
 complete -c healthz -n '__healthz_is beat' -s V -l version -d 'print the version'
 complete -c healthz -n '__healthz_is help' -s h -l help -d 'explain options'
 complete -c healthz -n '__healthz_is help' -s V -l version -d 'print the version'
-complete -c healthz -n '__healthz_is help' -a 'serve check-config probe beat help'
+complete -c healthz -n '__healthz_is help' -a 'serve check-config probe status beat help'

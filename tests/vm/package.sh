@@ -84,7 +84,11 @@ before=$(pid)
 start=$(awk '{ print $1 }' /proc/uptime)
 stop-thread "$thread" &
 stopper=$!
-text /livez >/run/unanswered &
+is "the thread is traced" "TracerPid:*[1-9]*" grep TracerPid "/proc/$before/task/$thread/status"
+for _ in 1 2 3; do
+    text /livez >/dev/null 2>&1 &
+    sleep 1
+done
 eventually "systemd restarts healthz when its server's thread stops while it works" 1 show healthz NRestarts
 say "restarted $(awk -v start="$start" '{ printf "%.0f", $1 - start }' /proc/uptime) s after its thread was stopped, watchdog 5 s"
 kill $stopper
@@ -132,5 +136,6 @@ check "apt installs and starts it" active "$(systemctl is-active healthz)"
 check "it is enabled" enabled "$(systemctl is-enabled healthz)"
 eventually "/readyz is ok" ok text /readyz
 check "healthz probe" "" "$(healthz probe http://localhost:10248/readyz 2>&1)"
+check "healthz status" "*/readyz  pass*" "$(healthz status 2>&1)"
 check "the example is valid" "*temperature*" "$(healthz check-config /usr/share/doc/healthz/examples/healthz.toml 2>&1)"
 say "$(systemctl status healthz --no-pager | sed -n 's/^ *\(Loaded\|Active\|Docs\|Status\|Tasks\|Memory\): /\1: /p' | paste -s -d ';')"
