@@ -9,7 +9,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use support::{
@@ -248,8 +248,13 @@ fn a_user_who_may_not_send_is_told_so() {
     let (_daemon, _, socket) = daemon("");
     // The program must be in a directory that the other user can enter.
     let program = socket_path();
-    fs::copy(env!("CARGO_BIN_EXE_healthz"), &program).unwrap();
-    let mut command = std::process::Command::new(&*program);
+    // By another process: a child that another test starts would inherit the descriptor, and a program that is open for
+    // writing cannot be run (ETXTBSY).
+    let copied = Command::new("cp")
+        .args([env!("CARGO_BIN_EXE_healthz").as_ref(), program.as_os_str()])
+        .status();
+    assert!(copied.unwrap().success());
+    let mut command = Command::new(&*program);
     command.args(["beat", "worker", "--socket", socket.to_str().unwrap()]);
     command.stdin(Stdio::null());
     std::os::unix::process::CommandExt::uid(&mut command, 65534);

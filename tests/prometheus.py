@@ -44,7 +44,11 @@ PATIENCE = 30
 # How long the daemon runs for the picture.
 PICTURE_SECONDS = 480
 
-PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus"}
+PACKAGES = {
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "prometheus-node-exporter": "prometheus-node-exporter",
+}
 # Grafana's own types. npm is not installed for them.
 TYPES = ["@grafana/schema@13.2.3", "typescript@5.9.3"]
 CONTENT_TYPE = b"Content-Type: text/plain; version=0.0.4; charset=utf-8"
@@ -126,6 +130,13 @@ class Node:
                     client.sendto(b"WATCHDOG=1", str(path))
                 except OSError:
                     continue
+
+    def await_families(self):
+        """Waits until each check has run and a heartbeat was sent, so that each family has a sample."""
+        try:
+            wait_for("all families", PATIENCE, lambda: not differences(self.port))
+        except Wrong:
+            raise Wrong("; ".join(differences(self.port))) from None
 
     def end(self, house):
         self.is_over.set()
@@ -264,11 +275,7 @@ def differences(port):
 @case("/metrics has the families of docs/metrics.md, /metrics/slis those of Kubernetes")
 def _(house):
     node = Node(house)
-    # Until each check has run and a heartbeat was sent, so that each family has a sample.
-    try:
-        wait_for("all families", PATIENCE, lambda: not differences(node.port))
-    except Wrong:
-        raise Wrong("; ".join(differences(node.port))) from None
+    node.await_families()
     for path in ("/metrics", "/metrics/slis"):
         found = families(fetch(node.port, path))
         want(f"help texts of {path}", {name: found[name][2] for name in SLIS}, SLIS)
@@ -440,6 +447,33 @@ def _(house):
 
     wait_for("an alert of the node", PATIENCE, lambda: is_firing(alerts_of_node(), "spool"))
     house.stop(agent.process)
+
+
+@case("node_exporter has the metrics that status wrote to a file", "prometheus-node-exporter")
+def _(house):
+    node = Node(house)
+    node.await_families()
+    place = house.dir / "textfiles"
+    place.mkdir()
+    written = ["status", "--prometheus", "--output", str(place / "healthz.prom"), f"http://127.0.0.1:{node.port}"]
+    result = house.run([house.args.daemon, *written])
+    want("healthz status", (result.code, result.out + result.err), (0, ""))
+    port = free_port()
+    exporter = house.start("node-exporter", [
+        "prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{port}", "--collector.disable-defaults",
+        "--collector.textfile", f"--collector.textfile.directory={place}",
+    ])
+    await_listener(exporter, ("127.0.0.1", port), PATIENCE)
+    # With its chunks decoded.
+    exposed = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    exposed.request("GET", "/metrics")
+    text = exposed.getresponse().read().decode()
+    want_match("its own verdict", text, r"^node_textfile_scrape_error 0$")
+    for name in documented():
+        if not name.startswith("process_"):
+            want_match("what node_exporter has", text, rf"^# TYPE {name} ")
+    house.stop(exporter)
+    node.end(house)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use support::{Daemon, TIMEOUT, complaint, end_of, eventually, get, healthz, run, socket_path};
@@ -559,10 +559,15 @@ fn a_user_without_rights_is_enough() {
     }
     let daemon = Daemon::start(&[]);
     let program = socket_path();
-    fs::copy(env!("CARGO_BIN_EXE_healthz"), &program).unwrap();
+    // By another process: a child that another test starts would inherit the descriptor, and a program that is open for
+    // writing cannot be run (ETXTBSY).
+    let copied = Command::new("cp")
+        .args([env!("CARGO_BIN_EXE_healthz").as_ref(), program.as_os_str()])
+        .status();
+    assert!(copied.unwrap().success());
     let mut command = healthz(&[]);
     command = {
-        let mut other = std::process::Command::new(&*program);
+        let mut other = Command::new(&*program);
         other.args(["status", &format!("http://{}", daemon.address())]);
         other.envs(
             command

@@ -81,7 +81,8 @@ impl<'a, P: Paths> Served<'a, P> {
     }
 
     /// As [`Responder::respond`]; the metrics have those of the server too.
-    #[inline]
+    // Always inlined, as its caller.
+    #[inline(always)]
     pub(super) fn respond(
         &self,
         now: Instant,
