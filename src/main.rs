@@ -8,7 +8,8 @@
 #[cfg(feature = "client")]
 mod client;
 mod daemon;
-#[cfg(all(test, feature = "client", feature = "sources", target_os = "linux"))]
+#[cfg(test)]
+#[cfg(all(feature = "client", feature = "sources", target_os = "linux"))]
 mod manual;
 mod nearest;
 #[cfg(any(feature = "client", all(feature = "sources", target_os = "linux")))]
