@@ -91,7 +91,7 @@ for _ in 1 2 3; do
 done
 eventually "systemd restarts healthz when its server's thread stops while it works" 1 show healthz NRestarts
 say "restarted $(awk -v start="$start" '{ printf "%.0f", $1 - start }' /proc/uptime) s after its thread was stopped, watchdog 5 s"
-kill $stopper
+wait $stopper
 eventually "the journal says why" "*server thread stuck for *" journal healthz
 check "because of the watchdog" "*Watchdog timeout*" "$(journalctl -q -o cat -u healthz)"
 eventually "healthz is active again" active systemctl is-active healthz
@@ -136,6 +136,6 @@ check "apt installs and starts it" active "$(systemctl is-active healthz)"
 check "it is enabled" enabled "$(systemctl is-enabled healthz)"
 eventually "/readyz is ok" ok text /readyz
 check "healthz probe" "" "$(healthz probe http://localhost:10248/readyz 2>&1)"
-check "healthz status" "*/readyz  pass*" "$(healthz status 2>&1)"
+check "healthz status" "*/readyz   pass*" "$(healthz status 2>&1)"
 check "the example is valid" "*temperature*" "$(healthz check-config /usr/share/doc/healthz/examples/healthz.toml 2>&1)"
 say "$(systemctl status healthz --no-pager | sed -n 's/^ *\(Loaded\|Active\|Docs\|Status\|Tasks\|Memory\): /\1: /p' | paste -s -d ';')"

@@ -1,4 +1,4 @@
-/* Stops one thread of another process where it accepts a connection, until this program ends: `stop-thread TID`. SIGSTOP
+/* Stops one thread of another process where it accepts a connection, until it is killed: `stop-thread TID`. SIGSTOP
    would stop the whole process. A thread that waits for events is not stopped there: healthz takes it for idle. */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -6,7 +6,6 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 #include <linux/ptrace.h>
 
 int main(int argc, char **argv) {
@@ -22,7 +21,8 @@ int main(int argc, char **argv) {
             return 1;
         }
         if (info.op == PTRACE_SYSCALL_INFO_ENTRY && info.entry.nr == SYS_accept4) {
-            pause();
+            /* It stays stopped until it is killed. Its process ends only when the dead thread was waited for. */
+            return waitpid(thread, NULL, __WALL) != thread;
         }
     } while (!ptrace(PTRACE_SYSCALL, thread, NULL, NULL));
     perror("ptrace");
