@@ -287,7 +287,7 @@ fn probes<T: Send>(
         let results = load::run(&Plan {
             address,
             mode: Mode::KeepAlive(8),
-            wait: Wait::Spin,
+            wait: Wait::Sleep,
             rate: RATE,
             count: (seconds * f64::from(RATE)) as u64,
             timeout: TIMEOUT,

@@ -366,6 +366,7 @@ fn function_after(lines: &[&str]) -> String {
 fn without_tests(text: &str) -> &str {
     let starts = [
         "\n#[cfg(test)]\nmod tests",
+        "\n#[cfg(test)]\n#[cfg(not(loom))]",
         "\n#[cfg(all(test, not(loom)))]\nmod tests",
         "\n#[cfg(all(test, any(target_os = \"linux\", target_os = \"android\")))]\nmod tests",
         "\n#[cfg(test)]\nimpl",
