@@ -7,7 +7,15 @@ trap 'systemctl poweroff --no-block' EXIT
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 
 version() { dpkg-query -W -f '${Status} ${Version}' healthz 2>&1; }
-apt() { apt-get -q -y -o Dpkg::Options::=--force-confold "$@" >/run/apt.log 2>&1 || { say "FAIL apt-get $*"; cat /run/apt.log; }; }
+apt() {
+    apt-get -q -y -o Dpkg::Options::=--force-confold "$@" >/run/apt.log 2>&1 && return
+    say "FAIL apt-get $*"
+    cat /run/apt.log
+}
+# What systemctl prints about the service, in one line.
+summary() {
+    systemctl status healthz --no-pager | sed -n 's/^ *\(Loaded\|Active\|Docs\|Status\|Memory\): /\1: /p' | paste -s -d ';'
+}
 pid() { show healthz MainPID; }
 # Prints how many of many requests were not answered with ok, until /run/stop exists.
 ask() {
@@ -26,14 +34,15 @@ check "/readyz on IPv4" ok "$(text /readyz)"
 check "/readyz on IPv6" ok "$(text /readyz ::1)"
 check "systemd shows its status" "healthz passes" "$(show healthz StatusText)"
 check "systemd watches it" "1min" "$(show healthz WatchdogUSec)"
-say "$(systemctl status healthz --no-pager | sed -n 's/^ *\(Active\|Status\|Tasks\|Memory\): /\1: /p' | paste -s -d ';')"
+say "$(summary)"
 check "no new privileges" 1 "$(awk '/^NoNewPrivs/ { print $2 }' "/proc/$(pid)/status")"
 # The unit's filters, and its own.
 filters=$(awk '/^Seccomp_filters/ { print $2 }' "/proc/$(pid)/status")
 check "system calls are filtered" yes "$([[ $filters -gt 1 ]] && echo yes || echo "$filters filters")"
 check "the kernel has Landlock" "*landlock*" "$(cat /sys/kernel/security/lsm)"
 check "the sandbox is complete" "" "$(journal healthz | grep -i 'sandbox\|warn\|error')"
-exposure=$(systemd-analyze security healthz.service --no-pager 2>&1 | sed -n 's/.*exposure level for healthz.service: \([0-9.]*\) .*/\1/p')
+exposure=$(systemd-analyze security healthz.service --no-pager 2>&1 |
+    sed -n 's/.*exposure level for healthz.service: \([0-9.]*\) .*/\1/p')
 say "exposure $exposure, $filters filters for system calls"
 check "its exposure is below 1.5" yes "$([[ $exposure =~ ^(0|1\.[0-4]) ]] && echo yes || echo "$exposure")"
 
@@ -90,7 +99,8 @@ for _ in 1 2 3; do
     sleep 1
 done
 eventually "systemd restarts healthz when its server's thread stops while it works" 1 show healthz NRestarts
-say "restarted $(awk -v start="$start" '{ printf "%.0f", $1 - start }' /proc/uptime) s after its thread was stopped, watchdog 5 s"
+took=$(awk -v start="$start" '{ printf "%.0f", $1 - start }' /proc/uptime)
+say "restarted $took s after its thread was stopped, watchdog 5 s"
 wait $stopper
 eventually "the journal says why" "*server thread stuck for *" journal healthz
 check "because of the watchdog" "*Watchdog timeout*" "$(journalctl -q -o cat -u healthz)"
@@ -138,4 +148,4 @@ eventually "/readyz is ok" ok text /readyz
 check "healthz probe" "" "$(healthz probe http://localhost:10248/readyz 2>&1)"
 check "healthz status" "*/readyz   pass*" "$(healthz status 2>&1)"
 check "the example is valid" "*temperature*" "$(healthz check-config /usr/share/doc/healthz/examples/healthz.toml 2>&1)"
-say "$(systemctl status healthz --no-pager | sed -n 's/^ *\(Loaded\|Active\|Docs\|Status\|Tasks\|Memory\): /\1: /p' | paste -s -d ';')"
+say "$(summary)"
