@@ -8,6 +8,9 @@
 #[cfg(feature = "client")]
 mod client;
 mod daemon;
+#[cfg(test)]
+#[cfg(all(feature = "client", feature = "sources", target_os = "linux"))]
+mod manual;
 mod nearest;
 #[cfg(any(feature = "client", all(feature = "sources", target_os = "linux")))]
 mod response;

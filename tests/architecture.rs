@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Each top-level module, and the modules that it may import:
 /// `time, limits <- check, http <- answer <- server`, and in the
 /// program `units, unneeded, nearest, response <- usage, url <- sources, client <- daemon <- main`.
-const MODULES: [(&str, &[&str]); 18] = [
+const MODULES: [(&str, &[&str]); 19] = [
     ("time", &[]),
     ("limits", &[]),
     ("check", &["time", "limits"]),
@@ -42,6 +42,8 @@ const MODULES: [(&str, &[&str]); 18] = [
     ),
     ("client", &["units", "usage", "response", "url"]),
     ("daemon", &["units", "unneeded", "usage", "sources"]),
+    // Only for tests.
+    ("manual", &["usage", "sources"]),
     ("main", &["units", "usage", "sources", "client", "daemon"]),
 ];
 

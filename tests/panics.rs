@@ -387,6 +387,7 @@ fn library() -> Vec<PathBuf> {
         "src/daemon",
         "src/sources",
         "src/client",
+        "src/manual.rs",
         "src/nearest.rs",
         "src/units.rs",
         "src/usage.rs",

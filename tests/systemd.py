@@ -185,12 +185,12 @@ def build(work, may_install):
     return {"usr/bin/beat": program, "usr/bin/set-clock": clock}
 
 
-def unpacked(root):
+def unpacked(root, left_out=LEFT_OUT):
     """(path, mode, content) of the files in an archive. Owners and devices are left out: systemd mounts /dev."""
     with tarfile.open(root) as tar:
         for member in tar:
             path = member.name.removeprefix("./")
-            if not path or path == "." or path.startswith(LEFT_OUT):
+            if not path or path == "." or path.startswith(left_out):
                 continue
             if member.isdir():
                 yield path, 0o040000 | member.mode, b""
@@ -205,6 +205,7 @@ def files(daemon, programs):
     drop_in = (FILES / "healthz.service.d/checks.conf").read_text()
     yield "init", SYMLINK, b"/lib/systemd/systemd"
     yield "systemd.sh", PROGRAM, (GUEST / "systemd.sh").read_bytes()
+    yield "helpers.sh", PLAIN, (GUEST / "helpers.sh").read_bytes()
     yield "usr/bin/healthz", PROGRAM, daemon.read_bytes()
     for path, program in programs.items():
         yield path, PROGRAM, program.read_bytes()

@@ -1,43 +1,9 @@
 #!/bin/bash
 # What happens inside the virtual machine of tests/systemd.py. A unit of the systemd under test; prints
 # `vm: ok WHAT`, or `vm: FAIL WHAT: WHY`, and at last powers the machine off.
+. /helpers.sh
 PORT=10249
 
-say() { echo "vm: $*"; }
-
-# The text of an answer, whatever its status.
-text() {
-    exec 5<>/dev/tcp/127.0.0.1/$PORT || return
-    printf 'GET %s HTTP/1.0\r\n\r\n' "$1" >&5
-    tr -d '\r' <&5 | sed '1,/^$/d'
-    exec 5>&-
-}
-
-# check WHAT EXPECTED GOT
-check() {
-    # shellcheck disable=SC2053
-    if [[ $3 == $2 ]]; then say "ok $1"; else say "FAIL $1: expected $2, got $3"; fi
-}
-
-# is WHAT EXPECTED COMMAND...: within some 20 s
-is() {
-    local what=$1 expected=$2 got=
-    shift 2
-    for _ in {1..100}; do
-        got=$("$@" 2>&1)
-        # shellcheck disable=SC2053
-        if [[ $got == $expected ]]; then return 0; fi
-        sleep 0.2
-    done
-    say "FAIL $what: expected $expected, got $got"
-    return 1
-}
-eventually() { is "$@" && say "ok $1"; }
-
-show() { systemctl show -p "$2" --value "$1"; }
-journal() { journalctl -q -o cat -u "$1"; }
-
-export SYSTEMD_COLORS=0 SYSTEMD_PAGER=
 trap 'systemctl poweroff --no-block' EXIT
 mkdir -p /data
 mount -t tmpfs none /data
@@ -89,9 +55,10 @@ judge() {
     if [[ -z $faults ]]; then say "ok $2"; else say "FAIL $2$faults"; fi
 }
 systemctl start healthz || { systemctl status healthz --no-pager; journal healthz; }
-hidden="*hidden by the option hidepid of /proc*"
+# Only root, or a process with CAP_SYS_PTRACE.
+denied="*/proc/*/fd: permission denied*"
 declare -A expected=(
-    [pid-file]=$hidden [program]=$hidden [fds-of]=$hidden [threads-of]=$hidden
+    [fds-of]=$denied
     [temporary]="*/tmp/of-the-machine: does not exist*"
     [clock]="*adjtimex: permission denied*"
     [mounted]="*/data: mounted read-only, must be writable*"
@@ -105,9 +72,8 @@ cp /checks.conf /etc/systemd/system/healthz.service.d/
 printf '[Service]\nReadWritePaths=/data\n' >/etc/systemd/system/healthz.service.d/more.conf
 systemctl daemon-reload
 systemctl start healthz || { systemctl status healthz --no-pager; journal healthz; }
-# Only root, or a process with CAP_SYS_PTRACE.
 expected=(
-    [fds-of]="*/proc/*/fd: permission denied*"
+    [fds-of]=$denied
     [temporary]="*/tmp/of-the-machine: does not exist*"
 )
 judge "drop-in" "with the drop-in each check passes that can"

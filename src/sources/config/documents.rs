@@ -123,6 +123,25 @@ fn the_option_tables_are_those_of_the_parser() {
     }
 }
 
+/// The example of the Debian package is the file of docs/checks.md with all kinds.
+#[test]
+fn the_packaged_example_has_every_kind() {
+    let example = fs::read_to_string(root().join("packaging/debian/example.toml")).unwrap();
+    let text = checks_document();
+    assert_eq!(parsed_file(&example), parsed_file(files(&text)[0]));
+    let inactive = fs::read_to_string(root().join("packaging/debian/healthz.toml")).unwrap();
+    assert_eq!(parsed_file(&inactive), []);
+    // Without the signs of a comment, its examples are valid.
+    let active: Vec<&str> = inactive.lines().filter_map(example_line).collect();
+    assert_eq!(parsed_file(&active.join("\n")).len(), 3);
+}
+
+/// A line of an example in a comment: a table, or a key with its value.
+fn example_line(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("# ")?;
+    (line.starts_with('[') || line.contains(" = ")).then_some(line)
+}
+
 /// The heading of each kind in messages and in the documents.
 #[test]
 fn every_kind_has_a_row() {

@@ -34,10 +34,14 @@ use toml::de::DeValue;
 use super::spec::{Kind, SPECS_MAX, Spec};
 use crate::nearest::nearest;
 use build::{ARGUMENT, Values};
+#[cfg(not(test))]
 use table::{GENERIC, KindDef, OptionDef};
 use value::{Parsed, Syntax};
 
 pub use print::print;
+/// For the manual page.
+#[cfg(test)]
+pub use table::{GENERIC, KINDS, KindDef, OptionDef};
 
 /// The check file that is used if it exists and no other is named.
 pub const FILE_DEFAULT: &str = "/etc/healthz.toml";
