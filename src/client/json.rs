@@ -27,6 +27,8 @@ impl Value {
     }
 
     /// The first member of this name, if this is an object.
+    // For size: it is called for each key that is read.
+    #[inline(never)]
     pub fn get(&self, name: &str) -> Option<&Value> {
         let mut members = self.members().iter();
         members.find_map(|(known, value)| (known == name).then_some(value))

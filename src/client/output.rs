@@ -78,6 +78,8 @@ impl fmt::Display for Seconds {
 }
 
 /// A time in milliseconds with three decimals, rounded: `0.123`.
+// For size: seven places call it.
+#[inline(never)]
 pub fn milliseconds(time: Duration) -> String {
     let micros = (time.as_nanos() + 500) / 1000;
     format!("{}.{:03}", micros / 1000, micros % 1000)

@@ -136,16 +136,16 @@ const BEAT: u8 = b'B';
 /// A message to a worker that was started again: the last beat of a check that passed when the worker before it ended.
 pub fn encode_beat(generation: u32, index: u16, beat: Beat) -> Vec<u8> {
     let mut bytes = vec![BEAT];
-    bytes.extend(generation.to_ne_bytes());
-    bytes.extend(index.to_ne_bytes());
+    bytes.extend_from_slice(&generation.to_ne_bytes());
+    bytes.extend_from_slice(&index.to_ne_bytes());
     put_beat(&mut bytes, beat);
     bytes
 }
 
 fn put_beat(bytes: &mut Vec<u8>, beat: Beat) {
-    bytes.extend(beat.age_ms.to_ne_bytes());
-    bytes.extend(beat.limit_ms.to_ne_bytes());
-    bytes.extend(beat.unix_seconds.to_ne_bytes());
+    bytes.extend_from_slice(&beat.age_ms.to_ne_bytes());
+    bytes.extend_from_slice(&beat.limit_ms.to_ne_bytes());
+    bytes.extend_from_slice(&beat.unix_seconds.to_ne_bytes());
 }
 
 /// The generation, the number of the check and the beat; `None` if it is not that message.
@@ -163,9 +163,9 @@ pub fn encode(message: &Message<'_>) -> Vec<u8> {
         Message::Opened => bytes.push(OPENED),
         Message::Verdict(verdict) => {
             bytes.push(VERDICT);
-            bytes.extend(verdict.generation.to_ne_bytes());
-            bytes.extend(verdict.index.to_ne_bytes());
-            bytes.extend(verdict.age_ms.to_ne_bytes());
+            bytes.extend_from_slice(&verdict.generation.to_ne_bytes());
+            bytes.extend_from_slice(&verdict.index.to_ne_bytes());
+            bytes.extend_from_slice(&verdict.age_ms.to_ne_bytes());
             let has_beat = u8::from(verdict.beat.is_some());
             let has_runs = u8::from(!verdict.runs.is_empty());
             bytes.push(u8::from(verdict.failure.is_some()) | has_beat << 1 | has_runs << 2);
@@ -174,44 +174,44 @@ pub fn encode(message: &Message<'_>) -> Vec<u8> {
             }
             if !verdict.runs.is_empty() {
                 for count in verdict.runs.counts() {
-                    bytes.extend(count.to_ne_bytes());
+                    bytes.extend_from_slice(&count.to_ne_bytes());
                 }
-                bytes.extend(verdict.runs.last_micros.to_ne_bytes());
+                bytes.extend_from_slice(&verdict.runs.last_micros.to_ne_bytes());
             }
-            bytes.extend(cut(verdict.failure.unwrap_or_default()).bytes());
+            bytes.extend_from_slice(cut(verdict.failure.unwrap_or_default()).as_bytes());
         }
         Message::Begin { generation, count } => {
             bytes.push(BEGIN);
-            bytes.extend(generation.to_ne_bytes());
-            bytes.extend(count.to_ne_bytes());
+            bytes.extend_from_slice(&generation.to_ne_bytes());
+            bytes.extend_from_slice(&count.to_ne_bytes());
         }
         Message::Define { index, definition } => {
             bytes.push(DEFINE);
-            bytes.extend(index.to_ne_bytes());
+            bytes.extend_from_slice(&index.to_ne_bytes());
             define(&mut bytes, definition);
         }
         Message::Commit { generation, text } => {
             bytes.push(COMMIT);
-            bytes.extend(generation.to_ne_bytes());
-            bytes.extend(cut(text).bytes());
+            bytes.extend_from_slice(&generation.to_ne_bytes());
+            bytes.extend_from_slice(cut(text).as_bytes());
         }
         Message::Refused(text) => {
             bytes.push(REFUSED);
-            bytes.extend(cut(text).bytes());
+            bytes.extend_from_slice(cut(text).as_bytes());
         }
         Message::RefusedEnd => bytes.push(REFUSED_END),
         Message::Log(level, text) => {
             bytes.push(LOG);
             bytes.push(*level as u8);
-            bytes.extend(cut(text).bytes());
+            bytes.extend_from_slice(cut(text).as_bytes());
         }
         Message::WorkerEnded(text) => {
             bytes.push(WORKER_ENDED);
-            bytes.extend(cut(text).bytes());
+            bytes.extend_from_slice(cut(text).as_bytes());
         }
         Message::Restarting(text) => {
             bytes.push(RESTARTING);
-            bytes.extend(cut(text).bytes());
+            bytes.extend_from_slice(cut(text).as_bytes());
         }
     }
     bytes
@@ -230,7 +230,7 @@ fn define(bytes: &mut Vec<u8>, definition: &Definition<'_>) {
         .rev()
         .fold(0, |bits, flag| bits << 1 | u8::from(*flag));
     bytes.push(flags);
-    bytes.extend(definition.holds_ms.to_ne_bytes());
+    bytes.extend_from_slice(&definition.holds_ms.to_ne_bytes());
     for text in [definition.name, definition.group.unwrap_or_default()] {
         bytes.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
         bytes.extend(text.bytes());

@@ -109,6 +109,8 @@ impl Drivers {
         found.map(|(_, driver)| driver)
     }
 
+    // For size: it is rarely called, and from seven places.
+    #[inline(never)]
     fn insert(&mut self, id: Id, driver: Driver) {
         match self.get_mut(id) {
             Some(old) => *old = driver,

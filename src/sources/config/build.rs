@@ -54,6 +54,8 @@ impl Values {
         found.map(|(_, value)| value)
     }
 
+    // Each use of an option calls this: copies of it take 7 KiB.
+    #[inline(never)]
     fn take(&mut self, name: &str) -> Option<Parsed> {
         let at = self.0.iter().position(|(known, _)| *known == name)?;
         Some(self.0.swap_remove(at).1)
