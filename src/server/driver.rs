@@ -288,7 +288,7 @@ impl<'a, P: Paths> Driver<'a, P> {
             tx,
             &mut |request, writer| match core::mem::replace(&mut is_answered, true) {
                 true => Err(BufferFull),
-                false => respond(responder, paths, counters, json_room, now, request, writer),
+                false => respond_long(responder, paths, counters, json_room, now, request, writer),
             },
         );
         let received = filled - progress.consumed;
@@ -360,8 +360,24 @@ impl<'a, P: Paths> Driver<'a, P> {
     }
 }
 
+/// As [`respond`], for [`Driver::serve_long`].
+// Not inlined: long answers are rare.
+#[inline(never)]
+fn respond_long(
+    responder: &Served<'_, impl Paths>,
+    paths: Option<&Option<ListenerPaths>>,
+    counters: &LiveCounters,
+    json_room: usize,
+    now: Instant,
+    request: &Request<'_>,
+    writer: Writer<'_>,
+) -> Result<Answer, BufferFull> {
+    respond(responder, paths, counters, json_room, now, request, writer)
+}
+
 /// Answers a request on a listener that serves `paths`, and counts the answer.
-#[inline]
+// Always, because the compiler does not inline it in two places, and then each answer takes 40 instructions more.
+#[inline(always)]
 fn respond(
     responder: &Served<'_, impl Paths>,
     paths: Option<&Option<ListenerPaths>>,

@@ -334,8 +334,9 @@ impl<'a, M: SlotMemory> Slots<'a, M> {
         self.slots.get_mut(usize::from(index)).map(M::node_mut)
     }
 
-    fn list(&self, queue: WaitReason) -> List {
-        let [idle, drain, head, write] = self.queues;
+    #[inline]
+    fn list(&self, queue: WaitReason) -> &List {
+        let [idle, drain, head, write] = &self.queues;
         match queue {
             WaitReason::Idle => idle,
             WaitReason::Drain => drain,

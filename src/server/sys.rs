@@ -214,6 +214,23 @@ mod direct {
 ))]
 use libc as direct;
 
+/// Nanoseconds of the monotonic clock from which `std::time::Instant` is made. A difference of two numbers takes fewer
+/// instructions than that of two `Instant`s, and each request needs one.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+pub(super) fn monotonic_nanoseconds() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` lives on this stack, and the kernel writes one timespec.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    debug_assert_eq!(result, 0, "every Linux has this clock");
+    (time.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(time.tv_nsec as u64)
+}
+
 /// Reads once from a socket: recv(2).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[inline]
