@@ -338,8 +338,7 @@ impl<'a, P: Paths> Driver<'a, P> {
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..filled).unwrap_or_default();
         let progress = conn.connection.receive_end(&context, rx, tx);
-        // If sending is blocked, the rest is dropped: the client has closed.
-        let _ = send(&self.counters, tx, conn, &progress);
+        send_last(&self.counters, tx, conn, &progress);
         Outcome::Closed
     }
 
@@ -355,7 +354,7 @@ impl<'a, P: Paths> Driver<'a, P> {
         let (rx, tx) = self.buffers.shared();
         let rx = rx.get(..conn.received).unwrap_or_default();
         let progress = conn.connection.expire(&context, rx, tx);
-        let _ = send(&self.counters, tx, conn, &progress);
+        send_last(&self.counters, tx, conn, &progress);
         conn.stream.shutdown();
     }
 }
@@ -412,7 +411,21 @@ fn log_request(request: &Request<'_>) {
     log::trace!("request: {method:?} {}", path.escape_ascii());
 }
 
+/// Counts and sends the answer to the end of a client, or to its silence. If sending is blocked, the rest is dropped.
+// Not inlined: such answers are rare.
+#[inline(never)]
+fn send_last<S: StreamSocket>(
+    counters: &LiveCounters,
+    tx: &[u8],
+    conn: &mut Conn<S>,
+    progress: &Progress,
+) {
+    let _ = send(counters, tx, conn, progress);
+}
+
 /// Counts and sends the answers in `tx`. Returns the part that could not be sent.
+// Always, as `respond`.
+#[inline(always)]
 fn send<S: StreamSocket>(
     counters: &LiveCounters,
     tx: &[u8],

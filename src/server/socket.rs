@@ -67,6 +67,13 @@ pub(super) trait StreamSocket {
     /// Ends the sending side. The bytes that were sent, and FIN, reach the client even if input is unread.
     fn shutdown(&mut self);
 
+    /// Closes it, as dropping it does; the kernel's needs fewer instructions for that. For the end of most connections.
+    fn close(self)
+    where
+        Self: Sized,
+    {
+    }
+
     /// Makes epoll report it under `token`, once each time it becomes readable.
     fn register(&mut self, registry: &Self::Registry, token: Token) -> io::Result<()>;
 
@@ -366,6 +373,15 @@ impl StreamSocket for Stream {
             Stream::Tcp(stream, _) => stream.shutdown(std::net::Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
         };
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[inline]
+    fn close(self) {
+        super::sys::close(match self {
+            Stream::Tcp(stream, _) => stream.into(),
+            Stream::Unix(stream) => stream.into(),
+        });
     }
 
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {

@@ -9,6 +9,8 @@ use std::io;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[cfg(any(target_os = "linux", target_os = "android"))]
+use std::os::fd::IntoRawFd;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
@@ -135,7 +137,7 @@ mod direct {
     use core::ffi::{c_int, c_void};
     use core::ptr::null_mut;
 
-    // SAFETY of all three: they pass on their arguments, so the requirements of the function of libc with the same name
+    // SAFETY of all: they pass on their arguments, so the requirements of the function of libc with the same name
     // apply; syscall(2) takes the arguments of the system call, and sets errno as that function does.
 
     /// # Safety
@@ -201,6 +203,14 @@ mod direct {
         let result = unsafe { libc::syscall(libc::SYS_accept4, socket, address, length, flags) };
         result as c_int
     }
+
+    /// # Safety
+    /// That of `libc::close`.
+    #[inline]
+    pub(super) unsafe fn close(fd: c_int) -> c_int {
+        // SAFETY: see above.
+        unsafe { libc::syscall(libc::SYS_close, fd) as c_int }
+    }
 }
 
 /// Not every kernel has these system calls for other processors; some have socketcall(2) instead.
@@ -255,6 +265,15 @@ pub(super) fn send(socket: &impl AsFd, bytes: &[u8], is_last: bool) -> io::Resul
     // `bytes.len()` bytes of `bytes`.
     let count = unsafe { direct::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Closes a descriptor: close(2).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+pub(super) fn close(fd: OwnedFd) {
+    // SAFETY: the descriptor is open, and nothing else uses it, because it was owned. After an error it is closed too
+    // (close(2), NOTES), so std ignores the result as well.
+    let _ = unsafe { direct::close(fd.into_raw_fd()) };
 }
 
 /// The address of a TCP client, as the kernel writes it. All have the family first.

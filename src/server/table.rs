@@ -306,6 +306,7 @@ impl<'a, L: ListenSocket, P: Paths> Table<'a, L, P> {
         let outcome = match outcome {
             Outcome::Closed => {
                 self.driver.counters.closed.add(1);
+                conn.stream.close();
                 return;
             }
             Outcome::Failed => {
