@@ -502,7 +502,8 @@ impl<'t> Writer<'t> {
     ///
     /// # Errors
     /// [`BufferFull`], as [`Writer::fixed`].
-    #[inline]
+    // Always, because its callers make the most frequent answer.
+    #[inline(always)]
     pub fn ok(self) -> Result<Answer, BufferFull> {
         // The prepared head contains the Date.
         let Some(date) = self.date else {

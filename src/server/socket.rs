@@ -67,7 +67,7 @@ pub(super) trait StreamSocket {
     /// Ends the sending side. The bytes that were sent, and FIN, reach the client even if input is unread.
     fn shutdown(&mut self);
 
-    /// Closes it, as dropping it does; the kernel's needs fewer instructions for that. For the end of most connections.
+    /// Closes it, as dropping it does. The kernel's sockets need fewer instructions here than when they are dropped.
     fn close(self)
     where
         Self: Sized,
