@@ -140,9 +140,9 @@ mod direct {
     // SAFETY of all: they pass on their arguments, so the requirements of the function of libc with the same name
     // apply; syscall(2) takes the arguments of the system call, and sets errno as that function does.
 
+    #[inline]
     /// # Safety
     /// That of `libc::recv`.
-    #[inline]
     pub(super) unsafe fn recv(
         socket: c_int,
         bytes: *mut c_void,
@@ -165,9 +165,9 @@ mod direct {
         result as isize
     }
 
+    #[inline]
     /// # Safety
     /// That of `libc::send`.
-    #[inline]
     pub(super) unsafe fn send(
         socket: c_int,
         bytes: *const c_void,
@@ -190,9 +190,9 @@ mod direct {
         result as isize
     }
 
+    #[inline]
     /// # Safety
     /// That of `libc::accept4`.
-    #[inline]
     pub(super) unsafe fn accept4(
         socket: c_int,
         address: *mut libc::sockaddr,
@@ -204,9 +204,9 @@ mod direct {
         result as c_int
     }
 
+    #[inline]
     /// # Safety
     /// That of `libc::close`.
-    #[inline]
     pub(super) unsafe fn close(fd: c_int) -> c_int {
         // SAFETY: see above.
         unsafe { libc::syscall(libc::SYS_close, fd) as c_int }
