@@ -502,7 +502,8 @@ impl<'t> Writer<'t> {
     ///
     /// # Errors
     /// [`BufferFull`], as [`Writer::fixed`].
-    #[inline]
+    // Always, because its callers make the most frequent answer.
+    #[inline(always)]
     pub fn ok(self) -> Result<Answer, BufferFull> {
         // The prepared head contains the Date.
         let Some(date) = self.date else {
@@ -510,7 +511,12 @@ impl<'t> Writer<'t> {
         };
         let mut text = BodyWriter::new(self.tx);
         text.push(&date.ok_head);
-        text.push(self.persistence.as_bytes());
+        // In each case the length is a constant, so that no memcpy is called.
+        match self.persistence {
+            Persistence::Open => text.push(Persistence::Open.as_bytes()),
+            Persistence::KeepAlive => text.push(Persistence::KeepAlive.as_bytes()),
+            Persistence::Close => text.push(Persistence::Close.as_bytes()),
+        }
         if self.has_body {
             text.push(OK_BODY);
         }

@@ -348,7 +348,7 @@ impl Listeners {
     }
 
     fn check_tcp(&self, address: SocketAddr) -> Result<(), BindError> {
-        if !self.allows_remote && !is_loopback(address) {
+        if !self.allows_remote && !is_loopback(address.ip()) {
             return Err(BindError::new(
                 Address::Tcp(address),
                 BindErrorKind::NotLoopback,

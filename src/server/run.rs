@@ -38,14 +38,30 @@ pub const THREAD_STACK_BYTES: usize = 128 * 1024;
 /// be made in a signal handler: each is one `clock_gettime`. [`Runner::new`] and [`spawn`] make the first
 /// call.
 pub fn now() -> Instant {
-    Instant::ZERO.saturating_add(elapsed())
+    from_nanoseconds(elapsed_nanoseconds())
 }
 
 /// The same time, not rounded down to milliseconds.
-fn elapsed() -> Duration {
-    static ORIGIN: OnceLock<std::time::Instant> = OnceLock::new();
-    let origin = *ORIGIN.get_or_init(std::time::Instant::now);
-    origin.elapsed()
+fn elapsed_nanoseconds() -> u64 {
+    static ORIGIN: OnceLock<u64> = OnceLock::new();
+    let origin = *ORIGIN.get_or_init(monotonic_nanoseconds);
+    // Of a clock that goes back, as on faulty hardware, std makes zero too.
+    monotonic_nanoseconds().saturating_sub(origin)
+}
+
+fn from_nanoseconds(nanoseconds: u64) -> Instant {
+    Instant::from_millis(nanoseconds / 1_000_000)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use super::sys::monotonic_nanoseconds;
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn monotonic_nanoseconds() -> u64 {
+    // std gives only differences.
+    static FIRST: OnceLock<std::time::Instant> = OnceLock::new();
+    let first = *FIRST.get_or_init(std::time::Instant::now);
+    u64::try_from(first.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A [`Server`] with an event loop.
@@ -400,8 +416,8 @@ impl<P: Paths> Loop<'_, P> {
             }
             result => result?,
         }
-        let started = elapsed();
-        let now = Instant::ZERO.saturating_add(started);
+        let started = elapsed_nanoseconds();
+        let now = from_nanoseconds(started);
         handle.set_busy_since(now.as_millis());
         let is_measured = self.now != now;
         self.now = now;
@@ -422,7 +438,8 @@ impl<P: Paths> Loop<'_, P> {
         self.server.advance(self.poll.registry(), now);
         // Not for each poll under load: reading the clock costs as much as a tenth of an answer.
         if is_measured && counters.answered.get() != answered {
-            counters.durations.record(elapsed().saturating_sub(started));
+            let nanoseconds = elapsed_nanoseconds().saturating_sub(started);
+            counters.durations.record(nanoseconds);
         }
         // Without listeners, the connections that exist are served to their end.
         if !self.is_stopping && (requests & STOP != 0 || self.server.is_abandoned()) {

@@ -81,7 +81,7 @@ impl<'a, P: Paths> Served<'a, P> {
     }
 
     /// As [`Responder::respond`]; the metrics have those of the server too.
-    // Always inlined, as its caller.
+    // Always, as `respond` of the driver.
     #[inline(always)]
     pub(super) fn respond(
         &self,
@@ -111,11 +111,24 @@ impl<'a, P: Paths> Served<'a, P> {
             Some(set) => self.responder.with_endpoint_set(set),
         };
         if responder.health_json_bytes_max() > room {
-            return self.respond(now, request, writer, counters);
+            return self.respond_with_text(now, request, writer, counters);
         }
         responder
             .health_json(now, request, writer)
-            .unwrap_or_else(|writer| self.respond(now, request, writer, counters))
+            .unwrap_or_else(|writer| self.respond_with_text(now, request, writer, counters))
+    }
+
+    /// As [`respond`](Served::respond), to a client that accepts only JSON.
+    // Not inlined: such requests are rare.
+    #[inline(never)]
+    fn respond_with_text(
+        &self,
+        now: Instant,
+        request: &Request<'_>,
+        writer: Writer<'_>,
+        counters: &LiveCounters,
+    ) -> Result<Answer, BufferFull> {
+        self.respond(now, request, writer, counters)
     }
 
     /// Answers a request for a path that its listener does not serve.

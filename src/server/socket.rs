@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -66,6 +66,13 @@ pub(super) trait StreamSocket {
 
     /// Ends the sending side. The bytes that were sent, and FIN, reach the client even if input is unread.
     fn shutdown(&mut self);
+
+    /// Closes it, as dropping it does. The kernel's sockets need fewer instructions here than when they are dropped.
+    fn close(self)
+    where
+        Self: Sized,
+    {
+    }
 
     /// Makes epoll report it under `token`, once each time it becomes readable.
     fn register(&mut self, registry: &Self::Registry, token: Token) -> io::Result<()>;
@@ -134,7 +141,7 @@ impl ListenSocket for Listener {
     fn accept(&self) -> io::Result<Stream> {
         match self {
             Listener::Tcp(listener, _, peers) => {
-                let (stream, peer) = listener.accept()?;
+                let (stream, peer) = accept_tcp(listener)?;
                 match (is_loopback(peer), peers) {
                     (false, Peers::Loopback) => Err(non_loopback()),
                     (is_local, _) => Ok(Stream::Tcp(stream, is_local)),
@@ -209,8 +216,8 @@ impl Drop for Listener {
 }
 
 /// Whether this is an address that only this machine can reach.
-pub(super) fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
+pub(super) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
 
 /// The error for a connection that is not from loopback. It has no number, so no system call returns it.
@@ -306,11 +313,10 @@ impl StreamSocket for Stream {
 
     #[inline]
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use std::io::Read;
         loop {
             let result = match self {
-                Stream::Tcp(stream, _) => stream.read(buffer),
-                Stream::Unix(stream) => stream.read(buffer),
+                Stream::Tcp(stream, _) => receive(stream, buffer),
+                Stream::Unix(stream) => receive(stream, buffer),
             };
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -369,6 +375,15 @@ impl StreamSocket for Stream {
         };
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[inline]
+    fn close(self) {
+        super::sys::close(match self {
+            Stream::Tcp(stream, _) => stream.into(),
+            Stream::Unix(stream) => stream.into(),
+        });
+    }
+
     fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
             Stream::Tcp(stream, _) => registry.register(stream, token, Interest::READABLE),
@@ -386,6 +401,18 @@ impl StreamSocket for Stream {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
+fn accept_tcp(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
+    let (stream, peer) = super::sys::accept_tcp(listener)?;
+    Ok((TcpStream::from_std(stream.into()), peer))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn accept_tcp(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
+    let (stream, peer) = listener.accept()?;
+    Ok((stream, peer.ip()))
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn accept_unix(listener: &UnixListener) -> io::Result<UnixStream> {
     let stream = super::sys::accept_unix(listener)?;
     Ok(UnixStream::from_std(stream.into()))
@@ -400,9 +427,12 @@ fn accept_unix(listener: &UnixListener) -> io::Result<UnixStream> {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn send(stream: &impl std::os::fd::AsFd, bytes: &[u8], is_last: bool) -> io::Result<usize> {
-    let more = if is_last { libc::MSG_MORE } else { 0 };
-    socket2::SockRef::from(stream).send_with_flags(bytes, libc::MSG_NOSIGNAL | more)
+use super::sys::{receive, send};
+
+/// The read of mio and std is recv(2).
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn receive(stream: &mut impl std::io::Read, buffer: &mut [u8]) -> io::Result<usize> {
+    stream.read(buffer)
 }
 
 /// Here, the write of mio and std does not raise SIGPIPE.

@@ -1,11 +1,15 @@
-//! System calls that mio, socket2 and std do not wrap, or not well: socket options, level-triggered listeners,
-//! accept(2) without an address, and taking over inherited descriptors.
+//! System calls that mio, socket2 and std do not wrap, or not well: socket options, level-triggered listeners, calls for
+//! each request without points of cancellation, accept(2) without an address, and taking over inherited descriptors.
 //!
 //! Apart from the C API, the only file of the library that may contain `unsafe`. Used by [`super::socket`] and
 //! [`super::listeners`]. If the system refuses an option, the server goes on without it.
 #![allow(unsafe_code)]
 
 use std::io;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::os::fd::IntoRawFd;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -119,6 +123,203 @@ pub(super) fn set_level_triggered(
     check(result)
 }
 
+/// The functions of libc for each request, without points of cancellation.
+///
+/// In a process with threads, the functions of glibc prepare for pthread_cancel(3) before the system call and undo that
+/// after it. That takes about 45 instructions a call. Cancelling a thread that runs Rust is undefined behaviour, so
+/// nothing is lost. The system calls and their arguments are the same.
+#[cfg(all(
+    target_os = "linux",
+    target_pointer_width = "64",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+mod direct {
+    use core::ffi::{c_int, c_void};
+    use core::ptr::null_mut;
+
+    // SAFETY of all: they pass on their arguments, so the requirements of the function of libc with the same name
+    // apply; syscall(2) takes the arguments of the system call, and sets errno as that function does.
+
+    #[inline]
+    /// # Safety
+    /// That of `libc::recv`.
+    pub(super) unsafe fn recv(
+        socket: c_int,
+        bytes: *mut c_void,
+        length: usize,
+        flags: c_int,
+    ) -> isize {
+        let no_address = null_mut::<c_void>();
+        // SAFETY: see above; recv(2) is recvfrom(2) without an address.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_recvfrom,
+                socket,
+                bytes,
+                length,
+                flags,
+                no_address,
+                no_address,
+            )
+        };
+        result as isize
+    }
+
+    #[inline]
+    /// # Safety
+    /// That of `libc::send`.
+    pub(super) unsafe fn send(
+        socket: c_int,
+        bytes: *const c_void,
+        length: usize,
+        flags: c_int,
+    ) -> isize {
+        let no_address = null_mut::<c_void>();
+        // SAFETY: see above; send(2) is sendto(2) without an address.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_sendto,
+                socket,
+                bytes,
+                length,
+                flags,
+                no_address,
+                0usize,
+            )
+        };
+        result as isize
+    }
+
+    #[inline]
+    /// # Safety
+    /// That of `libc::accept4`.
+    pub(super) unsafe fn accept4(
+        socket: c_int,
+        address: *mut libc::sockaddr,
+        length: *mut libc::socklen_t,
+        flags: c_int,
+    ) -> c_int {
+        // SAFETY: see above.
+        let result = unsafe { libc::syscall(libc::SYS_accept4, socket, address, length, flags) };
+        result as c_int
+    }
+
+    #[inline]
+    /// # Safety
+    /// That of `libc::close`.
+    pub(super) unsafe fn close(fd: c_int) -> c_int {
+        // SAFETY: see above.
+        unsafe { libc::syscall(libc::SYS_close, fd) as c_int }
+    }
+}
+
+/// Not every kernel has these system calls for other processors; some have socketcall(2) instead.
+#[cfg(all(
+    any(target_os = "linux", target_os = "android"),
+    not(all(
+        target_os = "linux",
+        target_pointer_width = "64",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))
+))]
+use libc as direct;
+
+/// Nanoseconds of the monotonic clock from which `std::time::Instant` is made. A difference of two numbers takes fewer
+/// instructions than that of two `Instant`s, and each request needs one.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+pub(super) fn monotonic_nanoseconds() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` lives on this stack, and the kernel writes one timespec.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    debug_assert_eq!(result, 0, "every Linux has this clock");
+    (time.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(time.tv_nsec as u64)
+}
+
+/// Reads once from a socket: recv(2).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+pub(super) fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open, because it is borrowed for the length of the call; the kernel writes no more
+    // than `buffer.len()` bytes to `buffer`, which is borrowed for writing.
+    let count = unsafe { direct::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Sends once to a socket, never raising SIGPIPE: send(2). If `is_last`, the bytes wait for the shutdown.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+pub(super) fn send(socket: &impl AsFd, bytes: &[u8], is_last: bool) -> io::Result<usize> {
+    let fd = socket.as_fd().as_raw_fd();
+    let flags = match is_last {
+        true => libc::MSG_NOSIGNAL | libc::MSG_MORE,
+        false => libc::MSG_NOSIGNAL,
+    };
+    // SAFETY: the descriptor is open, because it is borrowed for the length of the call; the kernel only reads the
+    // `bytes.len()` bytes of `bytes`.
+    let count = unsafe { direct::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Closes a descriptor: close(2).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+pub(super) fn close(fd: OwnedFd) {
+    // SAFETY: the descriptor is open, and nothing else uses it, because it was owned. After an error it is closed too
+    // (close(2), NOTES), so std ignores the result as well.
+    let _ = unsafe { direct::close(fd.into_raw_fd()) };
+}
+
+/// The address of a TCP client, as the kernel writes it. All have the family first.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[repr(C)]
+union PeerAddress {
+    family: libc::sa_family_t,
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
+/// Accepts a connection of a TCP socket, with the address of the client; close-on-exec and non-blocking.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+pub(super) fn accept_tcp(listener: &impl AsFd) -> io::Result<(OwnedFd, IpAddr)> {
+    let mut peer = PeerAddress {
+        v6: libc::sockaddr_in6 {
+            sin6_family: 0,
+            sin6_port: 0,
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+            sin6_scope_id: 0,
+        },
+    };
+    let mut size = size_of::<PeerAddress>() as libc::socklen_t;
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let listener = listener.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open, because it is borrowed for the length of the call; `peer` and `size` live on
+    // this stack, and the kernel writes no more than `size` bytes, which are all of `peer`.
+    let fd = unsafe { direct::accept4(listener, (&raw mut peer).cast(), &raw mut size, flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nothing else uses it.
+    let stream = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all bytes of `peer` were written above, by this function or by the kernel, and integers have no
+    // invalid values.
+    let (family, v4, v6) = unsafe { (peer.family, peer.v4.sin_addr, peer.v6.sin6_addr) };
+    match libc::c_int::from(family) {
+        libc::AF_INET => Ok((stream, Ipv4Addr::from(v4.s_addr.to_ne_bytes()).into())),
+        libc::AF_INET6 => Ok((stream, Ipv6Addr::from(v6.s6_addr).into())),
+        // A TCP socket has no other addresses.
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
 /// Accepts a connection of a Unix socket without asking for its address; close-on-exec and non-blocking.
 ///
 /// mio's accept(2) asks, and panics if the client is bound to a path that fills the address (108 bytes): the kernel
@@ -131,7 +332,7 @@ pub(super) fn accept_unix(listener: &impl AsFd) -> io::Result<OwnedFd> {
     let no_address = core::ptr::null_mut();
     // SAFETY: the descriptor is open, because it is borrowed for the length of the call; without a buffer for
     // the address (accept(2)), the kernel writes to no memory of this process.
-    let fd = unsafe { libc::accept4(listener, no_address, core::ptr::null_mut(), flags) };
+    let fd = unsafe { direct::accept4(listener, no_address, core::ptr::null_mut(), flags) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

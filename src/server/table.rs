@@ -144,14 +144,19 @@ impl<'a, L: ListenSocket, P: Paths> Table<'a, L, P> {
         if self.slots.runnable_count() > 0 || !self.acceptor.acceptable().is_empty() {
             return Some(Instant::ZERO);
         }
+        let stops_at = self.stops_at.filter(|_| !self.is_finished());
+        let resumes_at = self.acceptor.resumes_at();
+        let others = resumes_at.into_iter().chain(stops_at);
+        // Most probers close their connection, so often there is none.
+        if self.slots.occupied() == 0 {
+            return others.min();
+        }
         let limits = &self.driver.limits;
         let queues = WaitReason::ALL.iter().filter_map(|queue| {
             let (_, since) = self.slots.front(*queue)?;
             Some(since.saturating_add(queue.time_to_live(limits)))
         });
-        let stops_at = self.stops_at.filter(|_| !self.is_finished());
-        let resumes_at = self.acceptor.resumes_at();
-        queues.chain(resumes_at).chain(stops_at).min()
+        queues.chain(others).min()
     }
 
     pub(super) fn stop(&mut self, registry: &RegistryOf<L>, now: Instant) {
@@ -306,6 +311,7 @@ impl<'a, L: ListenSocket, P: Paths> Table<'a, L, P> {
         let outcome = match outcome {
             Outcome::Closed => {
                 self.driver.counters.closed.add(1);
+                conn.stream.close();
                 return;
             }
             Outcome::Failed => {
@@ -464,6 +470,9 @@ impl<'a, L: ListenSocket, P: Paths> Table<'a, L, P> {
     /// Ends every connection whose deadline has passed. Each list is ordered by time, so only its front is
     /// examined.
     fn expire(&mut self, registry: &RegistryOf<L>, now: Instant) {
+        if self.slots.occupied() == 0 {
+            return;
+        }
         let is_over = self.stops_at.is_some_and(|stops_at| stops_at <= now);
         if is_over {
             // Serve each connection once more, as below; then all of them end.
