@@ -12,9 +12,8 @@ use std::time::Duration;
 use healthz::server::{Address, ListenFds};
 use healthz::{Check, Endpoint, Responder};
 
-use super::listen::Listen;
 use super::notify;
-use super::options::{self, Command, Options};
+use super::options::{self, Command, Listen, Options};
 use super::port_owner;
 use crate::units::{self, Shown};
 

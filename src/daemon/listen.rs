@@ -11,30 +11,12 @@ use std::os::unix::fs::FileTypeExt;
 use std::time::Duration;
 
 use healthz::limits::LISTENERS_MAX;
-use healthz::server::{Address, BindError, BindErrorKind, ListenFds, ListenerPaths, Listeners};
+use healthz::server::{Address, BindError, BindErrorKind, ListenFds, Listeners};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use super::options::Options;
+use super::options::{Listen, Options};
 use super::{Failure, port_owner, sys};
-
-/// A value of `--listen`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    pub address: Address,
-    /// The paths to serve there, if not all.
-    pub paths: Option<ListenerPaths>,
-}
-
-impl Listen {
-    /// Serves every path at `address`.
-    pub fn at(address: Address) -> Self {
-        Listen {
-            address,
-            paths: None,
-        }
-    }
-}
 
 /// The descriptors that the process inherited besides its standard streams.
 #[derive(Default)]

@@ -14,7 +14,6 @@ use healthz::limits::{CONNECTIONS_MAX, REQUEST_HEAD_BYTES_MAX, REQUEST_HEAD_BYTE
 use healthz::server::{Address, AddressError, Config, ListenerPaths, ListenerPathsError};
 use log::LevelFilter;
 
-use super::listen::Listen;
 use crate::units::Shown;
 use crate::usage::{self, UsageError, time};
 
@@ -48,6 +47,24 @@ pub enum Command {
     Version,
     /// Print the checks of real things as they are understood.
     CheckConfig(Options),
+}
+
+/// A value of `--listen`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub address: Address,
+    /// The paths to serve there, if not all.
+    pub paths: Option<ListenerPaths>,
+}
+
+impl Listen {
+    /// Serves every path at `address`.
+    pub fn at(address: Address) -> Self {
+        Listen {
+            address,
+            paths: None,
+        }
+    }
 }
 
 /// All options, with their defaults where the command line does not set them.
