@@ -176,10 +176,11 @@ fn an_answer_that_does_not_fit_is_written_when_there_is_a_longer_buffer() {
     let limits = Limits::DEFAULT;
     let rx = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
     let whole = TestServer::new(&endpoints).exchange(std::str::from_utf8(rx).unwrap());
+    let date = Date::from_unix_seconds(0);
     let receive = |connection: &mut Connection, tx_bytes: usize, tx_bytes_max| {
         let context = Context {
             now: Instant::ZERO,
-            date: Some(&Date::from_unix_seconds(0)),
+            date: Some(&date),
             limits: &limits,
             is_last: false,
             tx_bytes_max,
