@@ -63,7 +63,9 @@ mod tests {
             outcome(started, &mut poll)
         };
         assert_eq!(attempt(None), Outcome::Pass);
-        drop(listener);
+        // Not only dropped: a process that another test starts at this moment has the socket too, until it executes.
+        let socket = socket2::SockRef::from(&listener);
+        socket.shutdown(std::net::Shutdown::Both).unwrap();
         let name = path.display();
         assert_eq!(attempt(None), failed(format!("{name}: connection refused")));
         std::fs::remove_file(&path).unwrap();
