@@ -362,7 +362,7 @@ fn rendered(
     let unix_seconds = writer.unix_seconds();
     for endpoint in responder.endpoints() {
         for check in endpoint.checks() {
-            check.observe(now, unix_seconds);
+            check.observe_for_rendering(now, unix_seconds);
         }
     }
     writer.rendered(Fields::Metrics, |body| {
@@ -439,7 +439,8 @@ fn write_slis(responder: &Responder<'_, impl Paths>, text: &mut MetricsWriter<'_
             text.piece(&TYPE);
             text.body.push_short(label);
             text.piece(&NO_LABEL);
-            text.whole(check.was_passing().into());
+            let (passes, _) = check.kept_for_rendering();
+            text.whole(passes.into());
         }
     }
     text.begin(&HEALTHCHECKS);
@@ -482,7 +483,8 @@ fn write_checks(
 ) {
     text.begin(&CHANGES);
     for_each_check(responder, |check| {
-        text.of_check(&CHANGES, check, &NO_LABEL, check.changes());
+        let (_, changes) = check.kept_for_rendering();
+        text.of_check(&CHANGES, check, &NO_LABEL, changes);
     });
     text.begin(&LAST_CHANGE);
     for_each_check(responder, |check| {
@@ -556,7 +558,7 @@ mod tests {
     use super::*;
     use crate::check::RunResult;
     use crate::http::{Connection, Context, Date};
-    use crate::limits::Limits;
+    use crate::limits::{CHECK_NAME_BYTES_MAX, Limits};
     use core::time::Duration;
     use std::string::String;
     use std::vec;

@@ -50,7 +50,8 @@ impl Count {
 
     #[inline]
     fn decrease(&self) {
-        self.set(self.get().wrapping_sub(1));
+        // Two threads that count for one check may lose counts, which must not become a huge number.
+        self.set(self.get().saturating_sub(1));
     }
 
     #[inline]
@@ -72,6 +73,8 @@ pub(super) struct History {
     /// Twice the number of changes, plus one if the check passed when it was last observed. One number, so that of
     /// two threads which observe a change, one counts it.
     observed: AtomicU64,
+    /// `observed` when metrics were last rendered, so that all lines of a text agree.
+    rendered: Count,
     /// Unix time of the last change in seconds; 0 if there was none, or if the time was not known.
     changed_at: Count,
     /// One more than the time of the last beat in milliseconds of the monotonic clock; 0 if there was none.
@@ -90,6 +93,7 @@ impl History {
             successes: [const { Count::zero() }; EndpointType::COUNT],
             errors: [const { Count::zero() }; EndpointType::COUNT],
             observed: AtomicU64::new(passes as u64),
+            rendered: Count::zero(),
             changed_at: Count::zero(),
             beaten_at: Count::zero(),
             reported_beat: Count::zero(),
@@ -119,8 +123,15 @@ impl History {
         exchanged.is_ok()
     }
 
-    pub(super) fn was_passing(&self) -> bool {
-        self.observed.load(Ordering::Acquire) & 1 == 1
+    /// Keeps what was observed last, for the lines of metrics that are rendered next.
+    pub(super) fn keep_for_rendering(&self) {
+        self.rendered.set(self.observed.load(Ordering::Acquire));
+    }
+
+    /// Whether the check passed, and how often its state had changed, when it was kept for rendering.
+    pub(super) fn kept_for_rendering(&self) -> (bool, u64) {
+        let observed = self.rendered.get();
+        (observed & 1 == 1, observed >> 1)
     }
 
     pub(super) fn changes(&self) -> u64 {
@@ -212,6 +223,18 @@ mod tests {
         assert_eq!((history.changes(), history.last_change()), (1, Some(2)));
         assert!(!history.observe(|| false, None));
         assert_eq!((history.changes(), history.last_change()), (2, None));
+    }
+
+    /// Regression: another thread observed a change while metrics were written, and one check had two states in a text.
+    #[test]
+    fn what_is_kept_for_rendering_does_not_change_with_the_state() {
+        let history = History::new(true);
+        history.observe(|| false, Some(1));
+        history.keep_for_rendering();
+        history.observe(|| true, Some(2));
+        assert_eq!(history.kept_for_rendering(), (false, 1));
+        history.keep_for_rendering();
+        assert_eq!(history.kept_for_rendering(), (true, 2));
     }
 
     /// Two threads observe the same change, and one of them was interrupted before it counted.

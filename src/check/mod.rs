@@ -467,9 +467,17 @@ impl Check {
         self.history.observe(|| self.passes(now), unix_seconds)
     }
 
-    /// True if the check passed when it was last observed.
-    pub(crate) fn was_passing(&self) -> bool {
-        self.history.was_passing()
+    /// Observes the check for metrics. What [`kept_for_rendering`](Check::kept_for_rendering) returns stays the same until
+    /// the next call.
+    pub(crate) fn observe_for_rendering(&self, now: Instant, unix_seconds: Option<u64>) {
+        self.observe(now, unix_seconds);
+        self.history.keep_for_rendering();
+    }
+
+    /// Whether the check passed, and how often its state had changed, at the last
+    /// [`observe_for_rendering`](Check::observe_for_rendering).
+    pub(crate) fn kept_for_rendering(&self) -> (bool, u64) {
+        self.history.kept_for_rendering()
     }
 
     /// How often a change of the state was observed.
@@ -860,8 +868,8 @@ mod tests {
 
     /// `docs/embed.md` says so.
     #[test]
-    fn a_check_takes_944_bytes() {
-        assert_eq!(size_of::<Check>(), 944);
+    fn a_check_takes_952_bytes() {
+        assert_eq!(size_of::<Check>(), 952);
     }
 
     /// A check from a file: neither its text nor the check lives for ever.

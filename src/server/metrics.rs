@@ -96,7 +96,7 @@ impl Durations {
     }
 
     fn write(&self, text: &mut MetricsWriter<'_, '_>) {
-        const HELP: &str = "Time from the event of a request until its answer was sent. Measured at most once a millisecond.";
+        const HELP: &str = "How long a turn of the event loop took that answered requests. Measured at most once a millisecond.";
         const BUCKET: &str = "healthz_probe_duration_seconds_bucket";
         text.family(
             "healthz_probe_duration_seconds",
