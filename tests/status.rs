@@ -533,6 +533,40 @@ fn other_servers_are_not_health_endpoints() {
     thread.join().unwrap();
 }
 
+/// A shell that becomes `healthz status URL` with `redirection`.
+fn redirected(url: &str, redirection: &str) -> Output {
+    let mut shell = Command::new("/bin/sh");
+    let program = env!("CARGO_BIN_EXE_healthz");
+    shell.args(["-c", &format!("exec {program} status {url} {redirection}")]);
+    end_of(shell)
+}
+
+/// The time limit of a command ends it if the time grows with the square of the number of checks, or of the length of
+/// a word.
+#[test]
+fn an_answer_with_many_checks_or_a_long_word_takes_no_long_time() {
+    let file = socket_path();
+    let into_file = format!("> {}", file.display());
+    let lines: String = (0..200_000).map(|n| format!("[+]{n} ok\n")).collect();
+    let lines: &str = Box::leak(lines.into_boxed_str());
+    let paths = ["/healthz", "/healthz?verbose", "/livez", "/livez?verbose"];
+    let url = server(Vec::leak(paths.map(|path| (path, 200, TEXT, lines)).into()));
+    let output = redirected(&url, &into_file);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("/healthz  pass  200000 checks\n"));
+    assert_eq!(text.lines().count(), 6 + 200_000);
+
+    let line = format!("[-]a {}\n", "x".repeat(4_000_000));
+    let line: &str = Box::leak(line.into_boxed_str());
+    let paths = ["/healthz", "/healthz?verbose"];
+    let url = server(Vec::leak(paths.map(|path| (path, 500, TEXT, line)).into()));
+    let output = redirected(&url, &into_file);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(text.matches('x').count(), 4_000_000);
+}
+
 #[test]
 fn a_server_that_is_not_there_has_exit_code_3() {
     // A port that was free a moment ago.

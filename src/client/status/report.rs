@@ -3,6 +3,8 @@
 //! Bytes in, values out. The answers may come from any server: JSON in the form of healthz, or the text of Kubernetes,
 //! which has the names of checks and whether they pass, but neither times nor reasons.
 
+use std::collections::HashMap;
+
 use crate::client::exchange::Response;
 use crate::client::json::Value;
 use crate::client::output::Json;
@@ -138,14 +140,17 @@ impl Report {
     /// Each check once, the failing ones first. If two answers differ, which were made at different times, the worse
     /// one counts.
     pub fn checks(&self) -> Vec<&Check> {
-        let mut checks: Vec<&Check> = Vec::new();
-        for check in self.endpoints.iter().flat_map(|endpoint| &endpoint.checks) {
-            match checks.iter_mut().find(|known| known.name == check.name) {
-                Some(known) if known.status < check.status => *known = check,
-                Some(_) => {}
-                None => checks.push(check),
+        let all = || self.endpoints.iter().flat_map(|endpoint| &endpoint.checks);
+        let mut worst: HashMap<&str, &Check> = HashMap::new();
+        for check in all() {
+            let known = worst.entry(&check.name).or_insert(check);
+            if known.status < check.status {
+                *known = check;
             }
         }
+        let mut checks: Vec<&Check> = all()
+            .filter_map(|check| worst.remove(check.name.as_str()))
+            .collect();
         // The sort is stable: checks of the same status keep the order of the server.
         checks.sort_by_key(|check| std::cmp::Reverse(check.status));
         checks
