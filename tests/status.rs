@@ -533,6 +533,19 @@ fn other_servers_are_not_health_endpoints() {
     thread.join().unwrap();
 }
 
+#[test]
+fn json_that_passes_does_not_count_against_its_status_code() {
+    const PASS: &str = r#"{"status":"pass","checks":{}}"#;
+    for (answer, code) in [
+        (&[("/x", 404, "application/health+json", PASS)], 4),
+        (&[("/x", 500, "application/health+json", PASS)], 1),
+        (&[("/x", 200, "application/health+json", PASS)], 0),
+    ] {
+        let (output, _) = status(&[&format!("{}/x", server(answer))]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+    }
+}
+
 /// A shell that becomes `healthz status URL` with `redirection`.
 fn redirected(url: &str, redirection: &str) -> Output {
     let mut shell = Command::new("/bin/sh");

@@ -182,15 +182,17 @@ impl Endpoint {
     pub fn new(path: &str, response: &Response) -> Option<Endpoint> {
         let body = String::from_utf8_lossy(&response.body);
         match response.media_type.as_str() {
-            HEALTH_JSON => Self::from_json(path, &body),
+            HEALTH_JSON => Self::from_json(path, response.status, &body),
             "text/plain" | "" | "application/json" => Self::from_text(path, response.status, &body),
             _ => None,
         }
     }
 
-    fn from_json(path: &str, body: &str) -> Option<Endpoint> {
+    fn from_json(path: &str, status: u16, body: &str) -> Option<Endpoint> {
+        let passes = passes(status)?;
         let value = Value::parse(body)?;
         let text = |name| value.get(name).and_then(Value::as_str);
+        let said = Status::parse(text("status")?)?;
         let listeners = value.get("listeners").map_or(&[][..], Value::elements);
         let listeners = listeners.iter().filter_map(Value::as_str);
         let checks = value.get("checks").map_or(&[][..], Value::members);
@@ -200,7 +202,11 @@ impl Endpoint {
         });
         Some(Endpoint {
             path: path.into(),
-            status: Status::parse(text("status")?)?,
+            // A probe reads only the status code, so it is not healthier than that.
+            status: match passes {
+                false => Status::Fail,
+                true => said,
+            },
             checks: checks.collect(),
             text: None,
             json: Some(body.trim().into()),
