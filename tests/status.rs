@@ -282,13 +282,19 @@ fn a_server_that_passes_has_exit_code_0_and_one_endpoint_can_be_asked() {
     ]);
     let address = daemon.address();
     wait_for(address, "/healthz?verbose", "[!]old");
-    let (output, text) = status(&[&format!("http://{address}/healthz")]);
+    let (output, text) = status(&[&format!("http://{address}/")]);
     assert_eq!(
         output.status.code(),
         Some(0),
         "a warning is no failure: {text}"
     );
     assert!(text.contains("\n/livez "));
+    let (output, text) = status(&[&format!("http://{address}/healthz")]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        text.contains("\n/healthz  warn  ") && !text.contains("\n/livez "),
+        "{text}"
+    );
     let (output, text) = status(&[&format!("http://{address}/readyz?exclude=old")]);
     assert_eq!(output.status.code(), Some(0));
     assert!(
@@ -365,6 +371,31 @@ fn metrics_are_printed_or_put_into_a_file_without_those_of_the_process() {
 
 const METRICS: &str = "# HELP a A.\n# TYPE a gauge\na{b=\"process_c\"} 1\n# HELP process_d D.\n# TYPE process_d gauge\n\
                        process_d 2\n";
+
+#[test]
+fn a_link_at_the_temporary_name_of_the_output_is_not_followed() {
+    let url = server(&[("/metrics", 200, TEXT, METRICS)]);
+    let directory = socket_path();
+    fs::create_dir(&directory).unwrap();
+    let victim = directory.join("victim");
+    fs::write(&victim, "kept").unwrap();
+    // The shell's process number becomes that of the program.
+    let mut shell = Command::new("/bin/sh");
+    let line = "ln -s victim file.$$.tmp && exec \"$0\" status --prometheus --output file \"$1\"";
+    shell.args(["-c", line, env!("CARGO_BIN_EXE_healthz"), &url]);
+    shell.current_dir(&directory);
+    let output = end_of(shell);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
+    let file = directory.join("file");
+    assert!(fs::symlink_metadata(&file).unwrap().is_file());
+    assert!(
+        fs::read_to_string(&file)
+            .unwrap()
+            .starts_with("# HELP a A.")
+    );
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+}
 
 #[test]
 fn metrics_of_the_daemon_are_about_its_checks() {
@@ -477,6 +508,20 @@ fn a_plain_endpoint_of_kubernetes_shows_what_its_text_says() {
     let (output, text) = status(&[&format!("{url}/up")]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(text, format!("{url}/up\n\n/up  pass  fine\n"));
+}
+
+#[test]
+fn a_plain_answer_counts_if_the_verbose_one_is_refused() {
+    for refusal in [(400, TEXT), (404, TEXT), (200, "text/html")] {
+        let answers = [
+            ("/up", 200, TEXT, "fine\n"),
+            ("/up?verbose", refusal.0, refusal.1, "what is verbose?\n"),
+        ];
+        let url = server(Vec::leak(answers.into()));
+        let (output, text) = status(&[&format!("{url}/up")]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(text, format!("{url}/up\n\n/up  pass  fine\n"));
+    }
 }
 
 #[test]
