@@ -735,6 +735,56 @@ fn ctrl_c_prints_the_summary() {
 }
 
 #[test]
+fn ctrl_c_counts_the_probes_that_still_wait() {
+    for json in [false, true] {
+        let (sender, receiver) = mpsc::channel();
+        let mut streams = Vec::new();
+        // The first probe is answered, the others are not.
+        let url = serve(move |mut stream| {
+            read_request(&mut stream);
+            if streams.is_empty() {
+                let _ = stream.write_all(OK.as_bytes());
+            }
+            streams.push(stream);
+            let _ = sender.send(());
+        });
+        let mut args = vec!["probe", "--interval", "1ms", "--timeout", "1h", &url];
+        args.extend(json.then_some("--json"));
+        let mut command = healthz(&args);
+        command.stdout(Stdio::piped());
+        let mut daemon = Daemon::of(command);
+        let lines = BufReader::new(daemon.child.stdout.take().unwrap()).lines();
+        for _ in 0..3 {
+            receiver.recv().unwrap();
+        }
+        daemon.signal(Signal::SIGINT);
+        let lines: Vec<String> = lines.map(Result::unwrap).collect();
+        assert_eq!(daemon.wait().code(), Some(0), "{lines:?}");
+        let (sent, waiting): (u64, u64) = if json {
+            let summary: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+            let number = |name: &str| summary["summary"][name].as_u64().unwrap();
+            assert_eq!((number("healthy"), number("lost")), (1, 0));
+            (number("sent"), number("unanswered"))
+        } else {
+            let summary = lines.iter().find(|line| line.contains(" sent, ")).unwrap();
+            let numbers: Vec<u64> = summary
+                .split(' ')
+                .filter_map(|word| word.parse().ok())
+                .collect();
+            let [sent, 1, 0, 0, waiting] = numbers[..] else {
+                panic!("{summary}")
+            };
+            assert!(
+                summary.ends_with(&format!(" lost, {waiting} not answered yet")),
+                "{summary}"
+            );
+            (sent, waiting)
+        };
+        assert!(waiting >= 2 && sent == waiting + 1, "{lines:?}");
+    }
+}
+
+#[test]
 fn a_closed_pipe_ends_a_series() {
     let mut command = healthz(&["probe", "--interval", "1ms", &server(OK)]);
     command.stdout(Stdio::piped());
