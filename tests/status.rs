@@ -525,6 +525,29 @@ fn a_plain_answer_counts_if_the_verbose_one_is_refused() {
 }
 
 #[test]
+fn json_of_any_server_is_one_line_without_control_characters() {
+    const BODY: &str = "{\r\n \"status\" :\t\"pass\",\n \"checks\": {\"a\\\" b\u{7f}\u{85}\": [ {\"status\":\"pass\"} ]}\n}\n";
+    let url = server(&[
+        ("/healthz", 200, "application/health+json", BODY),
+        ("/livez", 500, TEXT, "[-]c\u{7f}\u{9b}31m failed\n"),
+        ("/livez?verbose", 500, TEXT, "[-]c\u{7f}\u{9b}31m failed\n"),
+    ]);
+    let (_, text) = status(&[&url, "--json"]);
+    let line = text.strip_suffix('\n').unwrap();
+    assert!(!line.contains(char::is_control), "{line:?}");
+    let value: Value = serde_json::from_str(line).unwrap();
+    let endpoints = &value["endpoints"];
+    assert_eq!(
+        endpoints["/healthz"],
+        serde_json::from_str::<Value>(BODY).unwrap()
+    );
+    assert_eq!(
+        endpoints["/livez"]["checks"]["c\u{7f}\u{9b}31m"][0]["status"],
+        "fail"
+    );
+}
+
+#[test]
 fn nothing_that_a_server_sends_controls_the_terminal() {
     let url = server(&[
         ("/healthz", 500, TEXT, "[-]\u{1b}[2Ja failed: \u{7}\r\n"),
@@ -597,6 +620,24 @@ fn redirected(url: &str, redirection: &str) -> Output {
     let program = env!("CARGO_BIN_EXE_healthz");
     shell.args(["-c", &format!("exec {program} status {url} {redirection}")]);
     end_of(shell)
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error_with_a_text() {
+    let url = server(&[
+        ("/healthz", 200, TEXT, "ok"),
+        ("/metrics", 200, TEXT, METRICS),
+    ]);
+    for redirection in [
+        "> /dev/full",
+        "--json > /dev/full",
+        "--prometheus > /dev/full",
+    ] {
+        let output = redirected(&url, redirection);
+        assert_eq!(output.status.code(), Some(1), "{redirection}");
+        let want = "healthz: cannot write to standard output: no space left on device";
+        assert_eq!(complaint(&output), want, "{redirection}");
+    }
 }
 
 /// The time limit of a command ends it if the time grows with the square of the number of checks, or of the length of

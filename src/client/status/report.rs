@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use crate::client::exchange::Response;
-use crate::client::json::Value;
+use crate::client::json::{self, Value};
 use crate::client::output::Json;
 
 /// The media type of healthz's JSON.
@@ -209,7 +209,7 @@ impl Endpoint {
             },
             checks: checks.collect(),
             text: None,
-            json: Some(body.trim().into()),
+            json: Some(json::on_one_line(body)),
             release: text("releaseId").map(|release| format!("healthz {release}")),
             listeners: listeners.map(String::from).collect(),
         })
