@@ -277,6 +277,36 @@ fn localhost_is_both_addresses() {
     assert_eq!(result(&output), (3, "", refused.as_str()));
 }
 
+#[test]
+fn the_advice_is_about_what_is_wrong() {
+    let file = socket_path();
+    std::fs::write(&file, "").unwrap();
+    let url = format!("unix:{}", file.display());
+    let output = probe(&[&url]);
+    let (code, stdout, stderr) = result(&output);
+    assert_eq!((code, stdout), (3, ""), "{stderr}");
+    let want = format!(
+        " on {url}; this is not a socket; pass the path of the one on which the server listens\n"
+    );
+    assert!(stderr.ends_with(&want), "{stderr}");
+    // The fourth descriptor is for waiting, and there is none for the connection.
+    let mut shell = std::process::Command::new("/bin/sh");
+    let program = env!("CARGO_BIN_EXE_healthz");
+    let line = format!("ulimit -n 4; exec {program} probe {}", server(OK));
+    shell.args(["-c", &line]);
+    let output = end_of(shell);
+    let (code, stdout, stderr) = result(&output);
+    assert_eq!((code, stdout), (3, ""), "{stderr}");
+    assert!(
+        stderr.contains("too many open files on 127.0.0.1:"),
+        "{stderr}"
+    );
+    assert!(
+        stderr.ends_with("; see the limit of open files (ulimit -n)\n"),
+        "{stderr}"
+    );
+}
+
 /// Asserts that a probe ends soon after its timeout, with 3 and `text`.
 #[track_caller]
 fn times_out(url: &str, text: &str) {
@@ -297,11 +327,11 @@ fn the_timeout_holds_against_a_server_that_sends_one_byte_at_a_time() {
     for (head, text) in [
         (
             "HTTP/1.1 200 OK\r\nA: ",
-            "sent no rest of the answer within 100ms",
+            " did not finish its answer within 100ms; see what the server does, or raise --timeout",
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n",
-            "sent no rest of the body within 100ms",
+            " did not finish its answer within 100ms; see what",
         ),
     ] {
         let url = serve(move |mut stream| {
@@ -321,7 +351,7 @@ fn the_timeout_holds_against_a_server_that_sends_one_byte_at_a_time() {
 fn the_timeout_holds_against_a_server_that_never_answers_or_accepts() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = silent.local_addr().unwrap();
-    let text = format!("{address} accepted, but sent no answer within 100ms; look at what");
+    let text = format!("{address} accepted, but sent no answer within 100ms; see what");
     times_out(&format!("http://{address}"), &text);
 
     // The queue of this one is full.
@@ -731,6 +761,56 @@ fn ctrl_c_prints_the_summary() {
             summary.ends_with(" healthy, 0 unhealthy, 0 lost"),
             "{summary}"
         );
+    }
+}
+
+#[test]
+fn ctrl_c_counts_the_probes_that_still_wait() {
+    for json in [false, true] {
+        let (sender, receiver) = mpsc::channel();
+        let mut streams = Vec::new();
+        // The first probe is answered, the others are not.
+        let url = serve(move |mut stream| {
+            read_request(&mut stream);
+            if streams.is_empty() {
+                let _ = stream.write_all(OK.as_bytes());
+            }
+            streams.push(stream);
+            let _ = sender.send(());
+        });
+        let mut args = vec!["probe", "--interval", "1ms", "--timeout", "1h", &url];
+        args.extend(json.then_some("--json"));
+        let mut command = healthz(&args);
+        command.stdout(Stdio::piped());
+        let mut daemon = Daemon::of(command);
+        let lines = BufReader::new(daemon.child.stdout.take().unwrap()).lines();
+        for _ in 0..3 {
+            receiver.recv().unwrap();
+        }
+        daemon.signal(Signal::SIGINT);
+        let lines: Vec<String> = lines.map(Result::unwrap).collect();
+        assert_eq!(daemon.wait().code(), Some(0), "{lines:?}");
+        let (sent, waiting): (u64, u64) = if json {
+            let summary: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+            let number = |name: &str| summary["summary"][name].as_u64().unwrap();
+            assert_eq!((number("healthy"), number("lost")), (1, 0));
+            (number("sent"), number("unanswered"))
+        } else {
+            let summary = lines.iter().find(|line| line.contains(" sent, ")).unwrap();
+            let numbers: Vec<u64> = summary
+                .split(' ')
+                .filter_map(|word| word.parse().ok())
+                .collect();
+            let [sent, 1, 0, 0, waiting] = numbers[..] else {
+                panic!("{summary}")
+            };
+            assert!(
+                summary.ends_with(&format!(" lost, {waiting} not answered yet")),
+                "{summary}"
+            );
+            (sent, waiting)
+        };
+        assert!(waiting >= 2 && sent == waiting + 1, "{lines:?}");
     }
 }
 

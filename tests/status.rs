@@ -282,13 +282,19 @@ fn a_server_that_passes_has_exit_code_0_and_one_endpoint_can_be_asked() {
     ]);
     let address = daemon.address();
     wait_for(address, "/healthz?verbose", "[!]old");
-    let (output, text) = status(&[&format!("http://{address}/healthz")]);
+    let (output, text) = status(&[&format!("http://{address}/")]);
     assert_eq!(
         output.status.code(),
         Some(0),
         "a warning is no failure: {text}"
     );
     assert!(text.contains("\n/livez "));
+    let (output, text) = status(&[&format!("http://{address}/healthz")]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        text.contains("\n/healthz  warn  ") && !text.contains("\n/livez "),
+        "{text}"
+    );
     let (output, text) = status(&[&format!("http://{address}/readyz?exclude=old")]);
     assert_eq!(output.status.code(), Some(0));
     assert!(
@@ -365,6 +371,31 @@ fn metrics_are_printed_or_put_into_a_file_without_those_of_the_process() {
 
 const METRICS: &str = "# HELP a A.\n# TYPE a gauge\na{b=\"process_c\"} 1\n# HELP process_d D.\n# TYPE process_d gauge\n\
                        process_d 2\n";
+
+#[test]
+fn a_link_at_the_temporary_name_of_the_output_is_not_followed() {
+    let url = server(&[("/metrics", 200, TEXT, METRICS)]);
+    let directory = socket_path();
+    fs::create_dir(&directory).unwrap();
+    let victim = directory.join("victim");
+    fs::write(&victim, "kept").unwrap();
+    // The shell's process number becomes that of the program.
+    let mut shell = Command::new("/bin/sh");
+    let line = "ln -s victim file.$$.tmp && exec \"$0\" status --prometheus --output file \"$1\"";
+    shell.args(["-c", line, env!("CARGO_BIN_EXE_healthz"), &url]);
+    shell.current_dir(&directory);
+    let output = end_of(shell);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
+    let file = directory.join("file");
+    assert!(fs::symlink_metadata(&file).unwrap().is_file());
+    assert!(
+        fs::read_to_string(&file)
+            .unwrap()
+            .starts_with("# HELP a A.")
+    );
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+}
 
 #[test]
 fn metrics_of_the_daemon_are_about_its_checks() {
@@ -480,6 +511,43 @@ fn a_plain_endpoint_of_kubernetes_shows_what_its_text_says() {
 }
 
 #[test]
+fn a_plain_answer_counts_if_the_verbose_one_is_refused() {
+    for refusal in [(400, TEXT), (404, TEXT), (200, "text/html")] {
+        let answers = [
+            ("/up", 200, TEXT, "fine\n"),
+            ("/up?verbose", refusal.0, refusal.1, "what is verbose?\n"),
+        ];
+        let url = server(Vec::leak(answers.into()));
+        let (output, text) = status(&[&format!("{url}/up")]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(text, format!("{url}/up\n\n/up  pass  fine\n"));
+    }
+}
+
+#[test]
+fn json_of_any_server_is_one_line_without_control_characters() {
+    const BODY: &str = "{\r\n \"status\" :\t\"pass\",\n \"checks\": {\"a\\\" b\u{7f}\u{85}\": [ {\"status\":\"pass\"} ]}\n}\n";
+    let url = server(&[
+        ("/healthz", 200, "application/health+json", BODY),
+        ("/livez", 500, TEXT, "[-]c\u{7f}\u{9b}31m failed\n"),
+        ("/livez?verbose", 500, TEXT, "[-]c\u{7f}\u{9b}31m failed\n"),
+    ]);
+    let (_, text) = status(&[&url, "--json"]);
+    let line = text.strip_suffix('\n').unwrap();
+    assert!(!line.contains(char::is_control), "{line:?}");
+    let value: Value = serde_json::from_str(line).unwrap();
+    let endpoints = &value["endpoints"];
+    assert_eq!(
+        endpoints["/healthz"],
+        serde_json::from_str::<Value>(BODY).unwrap()
+    );
+    assert_eq!(
+        endpoints["/livez"]["checks"]["c\u{7f}\u{9b}31m"][0]["status"],
+        "fail"
+    );
+}
+
+#[test]
 fn nothing_that_a_server_sends_controls_the_terminal() {
     let url = server(&[
         ("/healthz", 500, TEXT, "[-]\u{1b}[2Ja failed: \u{7}\r\n"),
@@ -531,6 +599,71 @@ fn other_servers_are_not_health_endpoints() {
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     complaint(&output);
     thread.join().unwrap();
+}
+
+#[test]
+fn json_that_passes_does_not_count_against_its_status_code() {
+    const PASS: &str = r#"{"status":"pass","checks":{}}"#;
+    for (answer, code) in [
+        (&[("/x", 404, "application/health+json", PASS)], 4),
+        (&[("/x", 500, "application/health+json", PASS)], 1),
+        (&[("/x", 200, "application/health+json", PASS)], 0),
+    ] {
+        let (output, _) = status(&[&format!("{}/x", server(answer))]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+    }
+}
+
+/// A shell that becomes `healthz status URL` with `redirection`.
+fn redirected(url: &str, redirection: &str) -> Output {
+    let mut shell = Command::new("/bin/sh");
+    let program = env!("CARGO_BIN_EXE_healthz");
+    shell.args(["-c", &format!("exec {program} status {url} {redirection}")]);
+    end_of(shell)
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error_with_a_text() {
+    let url = server(&[
+        ("/healthz", 200, TEXT, "ok"),
+        ("/metrics", 200, TEXT, METRICS),
+    ]);
+    for redirection in [
+        "> /dev/full",
+        "--json > /dev/full",
+        "--prometheus > /dev/full",
+    ] {
+        let output = redirected(&url, redirection);
+        assert_eq!(output.status.code(), Some(1), "{redirection}");
+        let want = "healthz: cannot write to standard output: no space left on device";
+        assert_eq!(complaint(&output), want, "{redirection}");
+    }
+}
+
+/// The time limit of a command ends it if the time grows with the square of the number of checks, or of the length of
+/// a word.
+#[test]
+fn an_answer_with_many_checks_or_a_long_word_takes_no_long_time() {
+    let file = socket_path();
+    let into_file = format!("> {}", file.display());
+    let lines: String = (0..200_000).map(|n| format!("[+]{n} ok\n")).collect();
+    let lines: &str = Box::leak(lines.into_boxed_str());
+    let paths = ["/healthz", "/healthz?verbose", "/livez", "/livez?verbose"];
+    let url = server(Vec::leak(paths.map(|path| (path, 200, TEXT, lines)).into()));
+    let output = redirected(&url, &into_file);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("/healthz  pass  200000 checks\n"));
+    assert_eq!(text.lines().count(), 6 + 200_000);
+
+    let line = format!("[-]a {}\n", "x".repeat(4_000_000));
+    let line: &str = Box::leak(line.into_boxed_str());
+    let paths = ["/healthz", "/healthz?verbose"];
+    let url = server(Vec::leak(paths.map(|path| (path, 500, TEXT, line)).into()));
+    let output = redirected(&url, &into_file);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(text.matches('x').count(), 4_000_000);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpStream, UnixStream};
@@ -21,6 +22,9 @@ const READ_BYTES: usize = 4096;
 /// A Unix socket whose queue of connections is full is tried again after this time, because the kernel does not
 /// report when there is space.
 const RETRY_PERIOD: Duration = Duration::from_millis(5);
+
+/// If there is no descriptor left.
+const ADVICE_DESCRIPTORS: &str = "see the limit of open files (ulimit -n)";
 
 /// A complete response, or the part of it that is of interest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +65,8 @@ pub struct Exchange<'a> {
     status: Option<u16>,
     body: Vec<u8>,
     body_bytes_max: usize,
+    /// What to do if the answer is late.
+    advice_late: &'static str,
 }
 
 struct Connection {
@@ -88,6 +94,7 @@ impl<'a> Exchange<'a> {
             status: None,
             body: Vec::new(),
             body_bytes_max: BODY_BYTES_MAX,
+            advice_late: "see what the server does, or raise --timeout",
         }
     }
 
@@ -136,22 +143,18 @@ impl<'a> Exchange<'a> {
         let address = self.target.addresses.get(self.errors.len());
         let address = address.map(Address::to_string).unwrap_or_default();
         let after = Shown(timeout);
-        let (tried, advice) = match &self.connection {
-            Some(connection) if connection.is_connected => {
-                let awaited = match (self.status, self.reader.has_begun()) {
-                    (Some(_), _) => "rest of the body",
-                    (None, true) => "rest of the answer",
-                    (None, false) => "answer",
-                };
-                (
-                    format!("{address} accepted, but sent no {awaited} within {after}"),
-                    "look at what the server does",
-                )
-            }
-            _ => (
+        let is_connected = |connection: &Connection| connection.is_connected;
+        let (tried, advice) = if self.connection.as_ref().is_some_and(is_connected) {
+            let what = match self.reader.has_begun() {
+                true => "did not finish its answer",
+                false => "accepted, but sent no answer",
+            };
+            (format!("{address} {what} within {after}"), self.advice_late)
+        } else {
+            (
                 format!("{address} did not accept a connection within {after}"),
                 "look whether the server hangs",
-            ),
+            )
         };
         Failure::Lost { tried, advice }
     }
@@ -288,8 +291,18 @@ impl<'a> Exchange<'a> {
         let each = reasons
             .iter()
             .map(|(text, addresses)| format!("{text} on {}", addresses.join(" and ")));
-        let advice = match self.errors.first().map(io::Error::kind) {
-            Some(ErrorKind::PermissionDenied) => "run it as a user who may connect to the socket",
+        let first = self.errors.first();
+        let advice = match (first.map(io::Error::kind), self.target.addresses.first()) {
+            (Some(ErrorKind::PermissionDenied), _) => {
+                "run it as a user who may connect to the socket"
+            }
+            // connect(2) on Linux says the same as for a socket without a server.
+            (_, Some(Address::Unix(path)))
+                if std::fs::metadata(path).is_ok_and(|data| !data.file_type().is_socket()) =>
+            {
+                "this is not a socket; pass the path of the one on which the server listens"
+            }
+            _ if first.is_some_and(is_out_of_descriptors) => ADVICE_DESCRIPTORS,
             _ => "is healthz running? pass the URL if it listens elsewhere",
         };
         Failure::Lost {
@@ -373,6 +386,10 @@ fn send(socket: &mut Socket, sent: &mut usize, request: &[u8]) -> io::Result<()>
     Ok(())
 }
 
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// The text of an error of the system without its number, in lower case: `connection refused`.
 pub fn error_text(error: &io::Error) -> String {
     let text = error.to_string();
@@ -392,7 +409,7 @@ pub fn get(target: &Target, request: &[u8], timeout: Duration) -> Result<Respons
     get_with(Exchange::new(target, request), timeout)
 }
 
-/// As [`get`], but keeps `body_bytes_max` bytes of the body.
+/// As [`get`], but keeps `body_bytes_max` bytes of the body, and for a command without `--timeout`.
 ///
 /// # Errors
 /// As [`get`].
@@ -404,6 +421,7 @@ pub fn get_long(
 ) -> Result<Response, Failure> {
     let exchange = Exchange {
         body_bytes_max,
+        advice_late: "see what the server does",
         ..Exchange::new(target, request)
     };
     get_with(exchange, timeout)
@@ -433,6 +451,6 @@ fn get_with(mut exchange: Exchange<'_>, timeout: Duration) -> Result<Response, F
 fn no_loop(error: io::Error) -> Failure {
     Failure::Lost {
         tried: format!("epoll: {}", error_text(&error)),
-        advice: "see the limit of open files (ulimit -n)",
+        advice: ADVICE_DESCRIPTORS,
     }
 }

@@ -65,6 +65,24 @@ impl Value {
     }
 }
 
+/// A valid document without space between its parts, and without control characters, which strings can have from
+/// U+007F to U+009F.
+pub fn on_one_line(valid: &str) -> String {
+    let mut line = String::with_capacity(valid.len());
+    let mut is_in_text = false;
+    let mut is_escaped = false;
+    for character in valid.chars() {
+        match character {
+            ' ' | '\t' | '\n' | '\r' if !is_in_text => continue,
+            '\u{7f}'..='\u{9f}' => line.push_str(&format!("\\u{:04x}", u32::from(character))),
+            _ => line.push(character),
+        }
+        is_in_text ^= character == '"' && !is_escaped;
+        is_escaped = character == '\\' && !is_escaped;
+    }
+    line
+}
+
 /// What is not parsed yet.
 struct Rest<'a>(&'a str);
 

@@ -37,7 +37,11 @@ pub fn find(name: &OsStr) -> Option<Run> {
 /// The exit code of a command that printed something. A closed pipe (`| head`) is not a failure.
 fn printed(result: io::Result<()>) -> ExitCode {
     match result {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let why = exchange::error_text(&error);
+            print_error(&format_args!("cannot write to standard output: {why}"));
+            ExitCode::FAILURE
+        }
         _ => ExitCode::SUCCESS,
     }
 }

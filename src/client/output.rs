@@ -59,7 +59,8 @@ impl fmt::Display for Json<'_> {
             match character {
                 '"' | '\\' => write!(f, "\\{character}")?,
                 '\n' => f.write_str("\\n")?,
-                '\0'..='\x1f' => write!(f, "\\u{:04x}", u32::from(character))?,
+                // The second range has no need to be escaped in JSON, but a terminal obeys it.
+                '\0'..='\x1f' | '\x7f'..='\u{9f}' => write!(f, "\\u{:04x}", u32::from(character))?,
                 _ => f.write_char(character)?,
             }
         }
@@ -156,8 +157,8 @@ mod tests {
 
     #[test]
     fn json_strings_are_escaped() {
-        let text = "a\"\\\n\r\0\x1f\x7f\u{e9}";
-        let json = "\"a\\\"\\\\\\n\\u000d\\u0000\\u001f\x7f\u{e9}\"";
+        let text = "a\"\\\n\r\0\x1f\x7f\u{9f}\u{e9}";
+        let json = "\"a\\\"\\\\\\n\\u000d\\u0000\\u001f\\u007f\\u009f\u{e9}\"";
         assert_eq!(Json(text).to_string(), json);
     }
 

@@ -24,6 +24,8 @@ pub struct Target {
     pub addresses: Vec<Address>,
     /// Path and query; begins with a slash.
     pub path: String,
+    /// Whether the URL has a path or a query.
+    pub has_path: bool,
     /// The value of the `Host` field.
     pub host: String,
 }
@@ -93,6 +95,7 @@ impl Target {
                 true => url.target,
                 false => PATH_DEFAULT.into(),
             },
+            has_path,
             host: url.host_field,
             url: url.url,
         })
@@ -102,6 +105,7 @@ impl Target {
     fn unix(url: &OsStr, rest: &[u8]) -> Result<Target, &'static str> {
         let at = rest.windows(2).position(|two| two == b":/");
         let (socket, path) = rest.split_at(at.unwrap_or(rest.len()));
+        let has_path = !path.is_empty();
         let path = match path.split_first() {
             Some((_, path)) => std::str::from_utf8(path).unwrap_or_default(),
             None => PATH_DEFAULT,
@@ -119,6 +123,7 @@ impl Target {
             url: url.to_string_lossy().into_owned(),
             addresses: vec![Address::Unix(OsString::from_vec(socket.to_vec()).into())],
             path: path.into(),
+            has_path,
             host: "localhost".into(),
         })
     }
@@ -170,6 +175,8 @@ mod tests {
             let parsed: Vec<_> = target.addresses.iter().map(Address::to_string).collect();
             assert_eq!(parsed.join(" and "), addresses, "{url}");
             assert_eq!(target.path, path, "{url}");
+            let is_written = url.ends_with(path) || url.ends_with("?a");
+            assert_eq!(target.has_path, is_written, "{url}");
             assert_eq!(target.host, host, "{url}");
         }
     }

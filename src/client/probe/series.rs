@@ -115,9 +115,6 @@ fn send_all(
             retry.map_or(deadline, |retry| retry.min(deadline))
         });
         wait(&mut poll, &mut events, deadlines.min(), start)?;
-        if events.iter().any(|event| event.token() == SIGNALS) {
-            return Ok(());
-        }
         for (index, slot) in probes.iter_mut().enumerate() {
             let Some(probe) = slot else { continue };
             let token = Token(index);
@@ -129,6 +126,11 @@ fn send_all(
                 finish(probe.sequence, probe.due, result)?;
                 *slot = None;
             }
+        }
+        // After the answers that came before it.
+        if events.iter().any(|event| event.token() == SIGNALS) {
+            tally.record_unanswered(probes.iter().flatten().count());
+            return Ok(());
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Tally {
     unhealthy: u64,
     lost: u64,
     invalid: u64,
+    /// Were sent, and had neither an answer nor their timeout when a signal ended it.
+    unanswered: u64,
     /// Of answers; those that were lost have none.
     times: Histogram,
 }
@@ -39,6 +41,7 @@ impl Tally {
             unhealthy: 0,
             lost: 0,
             invalid: 0,
+            unanswered: 0,
             times: Histogram::new(),
         }
     }
@@ -56,8 +59,13 @@ impl Tally {
         }
     }
 
+    /// Counts probes that still wait. They have no result, so they do not change the exit code of the others.
+    pub fn record_unanswered(&mut self, count: usize) {
+        self.unanswered += count as u64;
+    }
+
     pub fn sent(&self) -> u64 {
-        self.healthy + self.unhealthy + self.lost + self.invalid
+        self.healthy + self.unhealthy + self.lost + self.invalid + self.unanswered
     }
 
     /// What the exit code says: healthy if every probe was, and at least one was sent.
@@ -78,6 +86,7 @@ impl Tally {
             unhealthy,
             lost,
             invalid,
+            unanswered,
             ..
         } = self;
         let sent = self.sent();
@@ -88,6 +97,9 @@ impl Tally {
         );
         if *invalid > 0 {
             let _ = write!(text, ", {invalid} invalid");
+        }
+        if *unanswered > 0 {
+            let _ = write!(text, ", {unanswered} not answered yet");
         }
         text.push('\n');
         if self.times.count() == 0 {
@@ -109,6 +121,7 @@ impl Tally {
             unhealthy,
             lost,
             invalid,
+            unanswered,
             ..
         } = self;
         let mut text = format!(
@@ -117,6 +130,9 @@ impl Tally {
             Json(url),
             self.sent()
         );
+        if *unanswered > 0 {
+            let _ = write!(text, ",\"unanswered\":{unanswered}");
+        }
         if self.times.count() > 0 {
             let names = ["min", "median", "p99", "max"];
             for (name, time) in names.into_iter().zip(self.figures()) {

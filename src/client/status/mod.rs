@@ -6,6 +6,7 @@ mod report;
 mod table;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -152,20 +153,24 @@ fn status(options: &Options) -> Result<ExitCode, Error> {
 
 /// Asks for all endpoints, or for the one that the URL names.
 fn ask(target: &Target) -> Result<Report, Error> {
-    let paths: &[&str] = match target.path.as_str() {
-        "/" | "/healthz" => &PATHS,
-        _ => &[&target.path],
+    let paths: &[&str] = match target.has_path && target.path != "/" {
+        true => &[&target.path],
+        false => &PATHS,
     };
     let mut report = Report::new(&target.url);
     let mut other = None;
     for path in paths {
         let mut response = get(target, path, "Accept: application/health+json\r\n")?;
+        let mut endpoint = Endpoint::new(path, &response);
         if report::is_plain(&response) {
-            // Kubernetes tells which checks there are only in this form.
+            // Kubernetes tells which checks there are only in this form. Another server may refuse it.
             let mark = if path.contains('?') { '&' } else { '?' };
-            response = get(target, &format!("{path}{mark}verbose"), "")?;
+            let verbose = get(target, &format!("{path}{mark}verbose"), "")?;
+            if let Some(longer) = Endpoint::new(path, &verbose) {
+                (endpoint, response) = (Some(longer), verbose);
+            }
         }
-        match Endpoint::new(path, &response) {
+        match endpoint {
             Some(endpoint) => report.add(endpoint, &response),
             None => other = other.or(Some((*path, response))),
         }
@@ -244,19 +249,33 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     // node_exporter reads only names that end in `.prom`.
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = Path::new(&name);
-    let written = std::fs::write(temporary, bytes).and_then(|()| std::fs::rename(temporary, file));
+    let written = create_new(temporary)
+        .and_then(|mut created| created.write_all(bytes))
+        .and_then(|()| std::fs::rename(temporary, file));
     if written.is_err() {
         let _ = std::fs::remove_file(temporary);
     }
     written
 }
 
+/// Creates a file that did not exist: a link that another user put there is removed, and not followed.
+fn create_new(path: &Path) -> io::Result<File> {
+    match File::create_new(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            std::fs::remove_file(path)?;
+            File::create_new(path)
+        }
+        result => result,
+    }
+}
+
 /// Columns of the terminal if it tells them; otherwise 80.
 fn columns() -> usize {
     let columns = std::env::var("COLUMNS").ok();
-    let columns = columns.and_then(|columns| columns.parse().ok());
+    // A format cannot be wider than this type says.
+    let columns = columns.and_then(|columns| columns.parse::<u16>().ok());
     columns
-        .unwrap_or(table::COLUMNS_DEFAULT)
+        .map_or(table::COLUMNS_DEFAULT, usize::from)
         .max(table::COLUMNS_MIN)
 }
 

@@ -3,8 +3,10 @@
 //! Bytes in, values out. The answers may come from any server: JSON in the form of healthz, or the text of Kubernetes,
 //! which has the names of checks and whether they pass, but neither times nor reasons.
 
+use std::collections::HashMap;
+
 use crate::client::exchange::Response;
-use crate::client::json::Value;
+use crate::client::json::{self, Value};
 use crate::client::output::Json;
 
 /// The media type of healthz's JSON.
@@ -138,14 +140,17 @@ impl Report {
     /// Each check once, the failing ones first. If two answers differ, which were made at different times, the worse
     /// one counts.
     pub fn checks(&self) -> Vec<&Check> {
-        let mut checks: Vec<&Check> = Vec::new();
-        for check in self.endpoints.iter().flat_map(|endpoint| &endpoint.checks) {
-            match checks.iter_mut().find(|known| known.name == check.name) {
-                Some(known) if known.status < check.status => *known = check,
-                Some(_) => {}
-                None => checks.push(check),
+        let all = || self.endpoints.iter().flat_map(|endpoint| &endpoint.checks);
+        let mut worst: HashMap<&str, &Check> = HashMap::new();
+        for check in all() {
+            let known = worst.entry(&check.name).or_insert(check);
+            if known.status < check.status {
+                *known = check;
             }
         }
+        let mut checks: Vec<&Check> = all()
+            .filter_map(|check| worst.remove(check.name.as_str()))
+            .collect();
         // The sort is stable: checks of the same status keep the order of the server.
         checks.sort_by_key(|check| std::cmp::Reverse(check.status));
         checks
@@ -177,15 +182,17 @@ impl Endpoint {
     pub fn new(path: &str, response: &Response) -> Option<Endpoint> {
         let body = String::from_utf8_lossy(&response.body);
         match response.media_type.as_str() {
-            HEALTH_JSON => Self::from_json(path, &body),
+            HEALTH_JSON => Self::from_json(path, response.status, &body),
             "text/plain" | "" | "application/json" => Self::from_text(path, response.status, &body),
             _ => None,
         }
     }
 
-    fn from_json(path: &str, body: &str) -> Option<Endpoint> {
+    fn from_json(path: &str, status: u16, body: &str) -> Option<Endpoint> {
+        let passes = passes(status)?;
         let value = Value::parse(body)?;
         let text = |name| value.get(name).and_then(Value::as_str);
+        let said = Status::parse(text("status")?)?;
         let listeners = value.get("listeners").map_or(&[][..], Value::elements);
         let listeners = listeners.iter().filter_map(Value::as_str);
         let checks = value.get("checks").map_or(&[][..], Value::members);
@@ -195,10 +202,14 @@ impl Endpoint {
         });
         Some(Endpoint {
             path: path.into(),
-            status: Status::parse(text("status")?)?,
+            // A probe reads only the status code, so it is not healthier than that.
+            status: match passes {
+                false => Status::Fail,
+                true => said,
+            },
             checks: checks.collect(),
             text: None,
-            json: Some(body.trim().into()),
+            json: Some(json::on_one_line(body)),
             release: text("releaseId").map(|release| format!("healthz {release}")),
             listeners: listeners.map(String::from).collect(),
         })

@@ -209,7 +209,7 @@ fn wrap(out: &mut String, indent: &str, text: &str, columns: usize) {
     let mut line = String::new();
     let mut used = 0;
     for word in visible(text).split(' ') {
-        let mut word: Vec<char> = word.chars().collect();
+        let word: Vec<char> = word.chars().collect();
         if used > 0 && used + 1 + word.len() > room {
             out.extend([indent, line.trim_end(), "\n"]);
             (line, used) = (String::new(), 0);
@@ -219,13 +219,14 @@ fn wrap(out: &mut String, indent: &str, text: &str, columns: usize) {
             used += 1;
         }
         // A word that is longer than a line.
+        let mut word = word.as_slice();
         while word.len() > room {
-            let rest = word.split_off(room);
-            out.extend([indent, &String::from_iter(&word), "\n"]);
+            let (full, rest) = word.split_at(room);
+            out.extend([indent, &String::from_iter(full), "\n"]);
             word = rest;
         }
         used += word.len();
-        line.extend(&word);
+        line.extend(word);
     }
     out.extend([indent, line.trim_end(), "\n"]);
 }
