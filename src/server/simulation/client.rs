@@ -265,6 +265,11 @@ impl Client {
         last.map_or(0, |(_, end)| *end)
     }
 
+    /// How many requests it has sent or will send.
+    pub(super) fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
     pub(super) fn has_sent_all(&self) -> bool {
         self.script.is_empty()
     }
