@@ -525,8 +525,10 @@ impl<'a, L: ListenSocket, P: Paths> Table<'a, L, P> {
         if free.is_some() {
             return free;
         }
-        let owners = self.driver.buffers.owners();
-        let oldest = owners.min_by_key(|index| self.slots.place(*index).map(|(_, since)| since));
+        // By their order in the list: their times may be equal.
+        let is_owner = |index: &u16| self.driver.buffers.owners().any(|owner| owner == *index);
+        let waiting = self.slots.queued(WaitReason::Write);
+        let oldest = waiting.map(|(index, ..)| index).find(is_owner);
         if let Some(index) = oldest {
             self.driver.counters.evicted.add(1);
             self.remove(index);

@@ -585,6 +585,14 @@ fn simulation() {
     }
 }
 
+/// Regression: of two clients that wait to read long answers since the same time, the one that had read last was evicted.
+#[test]
+fn of_equal_times_the_order_of_waiting_decides_who_loses_a_long_answer() {
+    for seed in [101_377, 5_003_613, 1_640_480_524] {
+        episode(seed, Mutation::None);
+    }
+}
+
 #[test]
 fn an_episode_is_a_function_of_its_seed() {
     // One of them is a crowd; the order of episodes must not matter.
