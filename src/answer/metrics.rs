@@ -226,6 +226,11 @@ struct Family {
 
 impl Family {
     const fn new(name: &'static str, metric_type: MetricType, help: &'static str) -> Self {
+        // All families are constants, so a longer name does not compile.
+        assert!(
+            name.len() + "{name=\"".len() <= PIECE_BYTES,
+            "the name of a family is too long for a piece"
+        );
         Family {
             name,
             metric_type,

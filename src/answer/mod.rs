@@ -555,7 +555,7 @@ pub fn not_found(writer: Writer<'_>) -> Result<Answer, BufferFull> {
 }
 
 fn not_allowed(writer: Writer<'_>) -> Result<Answer, BufferFull> {
-    let body = b"405 Method Not Allowed: a check is run by GET, HEAD, OPTIONS and POST\n";
+    let body = b"405 Method Not Allowed: this path takes GET, HEAD, OPTIONS and POST\n";
     writer.fixed(StatusCode::METHOD_NOT_ALLOWED, Fields::TextAllow, body)
 }
 

@@ -436,7 +436,7 @@ impl<P: Paths> Loop<'_, P> {
             }
         }
         self.server.advance(self.poll.registry(), now);
-        // Not for each poll under load: reading the clock costs as much as a tenth of an answer.
+        // At most once a millisecond: under load, a second reading of the clock for each poll would show in its cost.
         if is_measured && counters.answered.get() != answered {
             let nanoseconds = elapsed_nanoseconds().saturating_sub(started);
             counters.durations.record(nanoseconds);

@@ -253,8 +253,7 @@ impl Model {
         let body = match rest.map(single) {
             Some(None) => return not_found(),
             _ if request.method == "PURGE" => {
-                let body =
-                    "405 Method Not Allowed: a check is run by GET, HEAD, OPTIONS and POST\n";
+                let body = "405 Method Not Allowed: this path takes GET, HEAD, OPTIONS and POST\n";
                 return Answer::new("405", body.to_string());
             }
             Some(Some(state)) if state.severity == Severity::Warning => Ok("ok".to_string()),
