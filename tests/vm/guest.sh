@@ -94,6 +94,50 @@ if grep -q vm=tests /proc/cmdline; then
     while :; do sleep 1; done
 fi
 
+# The daemon with a check of each kind, as on a machine that is not virtual.
+if grep -q vm=sandbox /proc/cmdline; then
+    PORT=10250
+    mkdir -p /run/healthz /data
+    mount -t tmpfs none /data
+    /set-clock 500000
+    options=period=6s,timeout=5s,failure-threshold=1,success-threshold=1,unsupported=fail
+    /healthz --listen $HOST:$PORT --listen unix:/run/socket --shutdown-delay 10s --connections 128 \
+        --check heartbeat=heartbeat,limit=10m --check "file=file:/guest.sh,$options" \
+        --check "process=process:exe:busybox,$options" --check "tcp=tcp:127.0.0.1:8080,$options" \
+        --check "unix=unix:/run/socket,$options" --check "http=http:http://127.0.0.1:10248/livez,$options" \
+        --check "exec=exec:/bin/true,$options" --check "pressure=pressure:memory,$options" \
+        --check "memory=memory,min=4Mi,$options" --check "disk=disk:/data,$options" --check "pids=pids,$options" \
+        --check "fds=fds,$options" --check "clock=clock,$options" --check "mount=mount:/data,$options" \
+        --check "temperature=temperature:thermal_zone0,$options" 2>/daemon.log &
+    daemon=$!
+    eventually "the daemon says ok" "*serving*" cat /daemon.log
+    check "the sandbox is complete" 0 "$(grep -c 'sandbox is not complete' /daemon.log)"
+    threads() { sed -n "s/^$1:[[:space:]]*//p" /proc/$daemon/task/*/status | tr '\n' ' '; }
+    check "every thread is under the filter" "2 2 2 " "$(threads Seccomp)"
+    check "and gets no new privileges" "1 1 1 " "$(threads NoNewPrivs)"
+    /healthz beat heartbeat || say "FAIL no beat"
+    # In a slow machine, 64 of them wait at once; with the connections of the checks, the table is not full.
+    summary=$(/healthz probe --count 1000 --interval 5ms --timeout 5m --json http://$HOST:$PORT/livez | tail -n 1)
+    check "1000 of 1000 probes are answered" '*"sent":1000,"healthy":1000,*' "$summary"
+    say "$summary"
+    for kind in heartbeat file process tcp unix http exec pressure memory disk pids fds clock mount; do
+        eventually "the check of kind $kind passes" ok text /healthz/$kind
+    done
+    check "a processor without a sensor says so" "*thermal_zone0*" "$(text /healthz/temperature)"
+    grep -E '^(Rss|Anonymous)' /proc/$daemon/smaps_rollup | sed 's/^/vm: daemon: /'
+    kill -TERM $daemon
+    eventually "readyz fails while the daemon drains" "*process is shutting down*" text /readyz/shutdown
+    check "livez passes while it drains" ok "$(text /livez)"
+    wait $daemon
+    code=$?
+    eventually "its last line counts the requests" "*stopped: 10?? requests answered*" cat /daemon.log
+    check "the exit code is 0" 0 $code
+    grep -vE ' INFO ' /daemon.log | sed 's/^/vm: log: /'
+    PORT=10248
+    kill -TERM 1
+    while :; do sleep 1; done
+fi
+
 check "a service that has just started does not count yet" "*not reported yet*" "$(text /healthz/guest)"
 eventually "a healthy machine says ok" ok probe /healthz
 if [ -e /proc/net/if_inet6 ]; then
@@ -208,50 +252,6 @@ if grep -q vm=checks /proc/cmdline; then
     check "the log has each change of CPU pressure once" 3 "$(grep -c 'check cpu ' /checks.log)"
     sed 's/^/vm: log: /' /checks.log
     kill "$(pidof healthz | tr ' ' '\n' | sort -n | head -n 1)"
-    PORT=10248
-    kill -TERM 1
-    while :; do sleep 1; done
-fi
-
-# The daemon with a check of each kind, as on a machine that is not virtual.
-if grep -q vm=sandbox /proc/cmdline; then
-    PORT=10250
-    mkdir -p /run/healthz /data
-    mount -t tmpfs none /data
-    /set-clock 500000
-    often=period=1s,timeout=900ms,failure-threshold=1,success-threshold=1,unsupported=fail
-    /healthz --listen $HOST:$PORT --listen unix:/run/socket --shutdown-delay 5s --connections 128 \
-        --check heartbeat=heartbeat,limit=60s --check "file=file:/guest.sh,$often" \
-        --check "process=process:exe:busybox,$often" --check "tcp=tcp:127.0.0.1:8080,$often" \
-        --check "unix=unix:/run/socket,$often" --check "http=http:http://127.0.0.1:10248/livez,$often" \
-        --check exec=exec:/bin/true,period=2s,timeout=1900ms --check "pressure=pressure:memory,$often" \
-        --check "memory=memory,min=4Mi,$often" --check "disk=disk:/data,$often" --check "pids=pids,$often" \
-        --check "fds=fds,$often" --check "clock=clock,$often" --check "mount=mount:/data,$often" \
-        --check "temperature=temperature:thermal_zone0,$often" 2>/daemon.log &
-    daemon=$!
-    eventually "the daemon says ok" "*serving*" cat /daemon.log
-    check "the sandbox is complete" 0 "$(grep -c 'sandbox is not complete' /daemon.log)"
-    threads() { sed -n "s/^$1:[[:space:]]*//p" /proc/$daemon/task/*/status | tr '\n' ' '; }
-    check "every thread is under the filter" "2 2 2 " "$(threads Seccomp)"
-    check "and gets no new privileges" "1 1 1 " "$(threads NoNewPrivs)"
-    /healthz beat heartbeat || say "FAIL no beat"
-    # 64 of them can wait at once, in a slow machine; with the connections of the checks, the table is not full.
-    summary=$(/healthz probe --count 1000 --interval 5ms --timeout 30s --json http://$HOST:$PORT/livez | tail -n 1)
-    check "1000 of 1000 probes are answered" '*"sent":1000,"healthy":1000,*' "$summary"
-    say "$summary"
-    for kind in heartbeat file process tcp unix http exec pressure memory disk pids fds clock mount; do
-        eventually "the check of kind $kind passes" ok text /healthz/$kind
-    done
-    check "a processor without a sensor says so" "*thermal_zone0*" "$(text /healthz/temperature)"
-    grep -E '^(Rss|Anonymous)' /proc/$daemon/smaps_rollup | sed 's/^/vm: daemon: /'
-    kill -TERM $daemon
-    eventually "readyz fails while the daemon drains" "*process is shutting down*" text /readyz/shutdown
-    check "livez passes while it drains" ok "$(text /livez)"
-    wait $daemon
-    code=$?
-    eventually "its last line counts the requests" "*stopped: 10?? requests answered*" cat /daemon.log
-    check "the exit code is 0" 0 $code
-    grep -vE ' INFO ' /daemon.log | sed 's/^/vm: log: /'
     PORT=10248
     kill -TERM 1
     while :; do sleep 1; done
