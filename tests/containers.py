@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 from clients import House, Wrong, said, wait_for, want, want_match
@@ -281,8 +282,9 @@ class Workload:
         return Container(house, name, self.healthz["args"], mounts, is_read_only)
 
 
-@case("all containers in the manifests have the rights of the level restricted", VALIDATION, "buildah")
+@case("all containers in the manifests have this version and the rights of the level restricted", VALIDATION, "buildah")
 def _(house):
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
     for name in WORKLOADS:
         workload = Workload(house, name)
         user = int(image(house).config["User"].split(":")[0])
@@ -295,6 +297,7 @@ def _(house):
         }
         for container in workload.containers:
             want(f"{name}: {container['name']}", container["securityContext"], expected)
+        want(f"{name}: image", workload.healthz["image"], f"registry.example/healthz:{version}")
         labels = workload.template["metadata"]["labels"]
         want(f"{name}: selector", workload.object["spec"]["selector"]["matchLabels"], labels)
 
@@ -399,7 +402,8 @@ def is_there(house, need):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--static", required=True, metavar="PATH", help="the program of `cargo static`")
+    static = ROOT / "target/x86_64-unknown-linux-gnu/release/healthz"
+    ap.add_argument("--static", default=str(static), metavar="PATH", help="the program of `cargo static`")
     ap.add_argument("--tools", default=str(ROOT / "target/tools/kubernetes"), metavar="PATH", help="a venv with the validators")
     ap.add_argument("--install", action="store_true", help="install missing programs with apt-get, as root, and with pip")
     ap.add_argument("--require", action="store_true", help="what would be skipped is a failure, except for runc")
