@@ -1,5 +1,5 @@
-/* Stops one thread of another process where it accepts a connection, until it is killed: `stop-thread TID`. SIGSTOP
-   would stop the whole process. A thread that waits for events is not stopped there: healthz takes it for idle. */
+/* `stop-thread TID` stops a thread of another process when it calls accept4, until the thread is killed. SIGSTOP would
+   stop the whole process. A thread that waits for events is not stopped there, because healthz considers it idle. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@ int main(int argc, char **argv) {
             return 1;
         }
         if (info.op == PTRACE_SYSCALL_INFO_ENTRY && info.entry.nr == SYS_accept4) {
-            /* It stays stopped until it is killed. Its process ends only when the dead thread was waited for. */
+            /* The thread stays stopped until it is killed. Its process ends only after this wait for the thread. */
             return waitpid(thread, NULL, __WALL) != thread;
         }
     } while (!ptrace(PTRACE_SYSCALL, thread, NULL, NULL));
