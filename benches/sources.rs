@@ -1,4 +1,4 @@
-//! The cost of checks of real things: `cargo bench --bench sources`.
+//! The cost of configured checks: `cargo bench --bench sources`.
 //!
 //! Starts the static `healthz` program with 16 checks of mixed kinds every 10 s, without checks, and Debian's monit
 //! with the same 16, as near as monit can express them. Prints memory, wake-ups and CPU time of all their processes

@@ -705,9 +705,9 @@ fn draining_fails_readyz_while_the_listeners_stay_open() {
         get(address, "/livez?verbose").1,
         format!("{VERBOSE}livez check passed\n")
     );
-    daemon.lines().wait(
-        "asked to stop: /readyz fails, listeners close in 1h, then requests have 2s to finish",
-    );
+    daemon
+        .lines()
+        .wait("stopping: /readyz fails, listeners close in 1h, then requests have 2s to finish");
     assert!(daemon.is_running());
 
     daemon.signal(Signal::SIGINT);
@@ -716,7 +716,7 @@ fn draining_fails_readyz_while_the_listeners_stay_open() {
         Some(0),
         "exit code after two stop signals"
     );
-    daemon.lines().wait("asked to stop again: exiting at once");
+    daemon.lines().wait("second signal: exiting at once");
     assert!(try_get(address, "/healthz").is_err());
 }
 
@@ -744,7 +744,7 @@ fn an_unfinished_request_is_answered_before_the_daemon_exits() {
     assert_eq!(get(address, "/healthz").0, 200);
 
     daemon.signal(Signal::SIGTERM);
-    daemon.lines().wait("asked to stop");
+    daemon.lines().wait("stopping: ");
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).unwrap();
     eventually("the listener to close", || {
@@ -770,7 +770,7 @@ fn a_daemon_that_is_suspended_while_draining_still_exits_0() {
     begun.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
     assert_eq!(daemon.get("/healthz").0, 200);
     daemon.signal(Signal::SIGTERM);
-    daemon.lines().wait("asked to stop");
+    daemon.lines().wait("stopping: ");
     daemon.signal(Signal::SIGSTOP);
     // Longer than the daemon waits for its server.
     std::thread::sleep(Duration::from_millis(2500));

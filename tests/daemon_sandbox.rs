@@ -131,7 +131,7 @@ fn a_socket_file_left_by_the_sandbox_refuses_clients_and_is_replaced_at_the_next
         assert_eq!(refused.err(), Some(ErrorKind::ConnectionRefused));
         daemon.lines().wait("stopped: 1 requests answered");
         let mut lines = daemon.lines().all().into_iter();
-        assert!(lines.any(|line| line.contains("asked to stop: ")));
+        assert!(lines.any(|line| line.contains("stopping: /readyz fails")));
         let noise: Vec<_> = lines.filter(|line| !line.contains(" INFO ")).collect();
         assert!(noise.is_empty(), "{noise:?}");
     }

@@ -1,4 +1,4 @@
-//! The processes that run the checks of real things: one that is stopped, killed or hangs fails its checks and
+//! The processes that run the configured checks: one that is stopped, killed or hangs fails its checks and
 //! nothing else; none is left behind; the check file can be read again while the daemon serves.
 #![cfg(all(feature = "sources", target_os = "linux"))]
 #![allow(
@@ -243,7 +243,7 @@ fn a_daemon_that_stops_goes_on_without_the_sources_processes() {
     wait_for(address, "/healthz/web", "ok");
     let (supervisor, worker) = sources(&daemon);
     kill(daemon.pid(), Signal::SIGTERM).unwrap();
-    daemon.lines().wait("asked to stop");
+    daemon.lines().wait("stopping: ");
     kill(supervisor, Signal::SIGSTOP).unwrap();
     kill(worker, Signal::SIGKILL).unwrap();
     kill(supervisor, Signal::SIGKILL).unwrap();
@@ -364,7 +364,7 @@ fn the_sources_processes_go_on_while_the_server_drains() {
     for pid in [daemon.pid(), supervisor, worker] {
         kill(pid, Signal::SIGTERM).unwrap();
     }
-    daemon.lines().wait("asked to stop");
+    daemon.lines().wait("stopping: ");
     drop(listener);
     wait_for(address, "/healthz/web", "connection refused");
     assert_eq!(daemon.wait().code(), Some(0));

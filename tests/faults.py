@@ -341,7 +341,8 @@ def call_fails(call, error, when, price, thread=lambda _: None):
         with injected(daemon, call, f"error={error}", when, thread(daemon)):
             lost = 0
             for round_ in range(6):
-                # The connection stays open, so that it is registered with epoll. The request is sent in two parts, so that the server
+                # The connection stays open, so that it is registered with epoll. The request is sent in two parts, so
+                # that the server
 # reads twice.
                 try:
                     with daemon.connect() as stream:

@@ -194,7 +194,8 @@ if grep -q vm=checks /proc/cmdline; then
     while :; do sleep 1; done
 fi
 
-# A container with all capabilities: init is PID 1 of a process namespace, and its file systems are those of the machine.
+# A container with all capabilities: init is PID 1 of a process namespace, and its file systems are those of the
+# machine.
 unshare -p -f -m /init /no/list 127.0.0.1:10249 &
 container=$!
 inner() { pidof init | tr ' ' '\n' | grep -vx 1; }
@@ -223,8 +224,8 @@ done
 eventually "the table is full of unfinished heads" yes connections_enough
 always "probes are answered while the table is full" 10
 
-# limit NAME FILE VALUE: a fork bomb in a control group NAME with this limit. All its processes together get the CPU time
-# of one process outside. Without that, starting wget for each probe would take too long.
+# limit NAME FILE VALUE: a fork bomb in a control group NAME with this limit. All its processes together get the CPU
+# time of one process outside. Without that, starting wget for each probe would take too long.
 limit() {
     mkdir "$1"
     echo "$3" >"$1/$2"
