@@ -1,4 +1,4 @@
-//! The daemon from outside: start, usage errors, addresses, signals, draining and exit codes.
+//! The daemon as a program: start, usage errors, addresses, signals, draining and exit codes.
 #![cfg(feature = "daemon")]
 #![cfg(test)]
 
@@ -161,7 +161,7 @@ fn metrics_are_answered_unless_they_are_switched_off() {
 }
 
 #[test]
-fn help_and_version_are_for_people() {
+fn help_and_version_are_printed_to_standard_output() {
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     assert!(help.stderr.is_empty());
@@ -544,7 +544,7 @@ fn a_restart_binds_its_port_while_old_connections_are_in_time_wait() {
     assert_eq!(get(address, "/healthz"), (200, "ok".to_owned()));
 }
 
-/// /proc/net/unix lists a socket under the name that it was bound to.
+/// /proc/net/unix lists a socket with the path to which it was bound.
 #[test]
 fn another_healthz_on_a_unix_socket_is_named() {
     let path = socket_path();
@@ -658,7 +658,7 @@ fn all_threads_run_at_nice_minus_10_unless_another_nice_value_was_chosen() {
     let [own] = Vec::from_iter(nice_values("self"))[..] else {
         panic!("the threads of this test have different nice values");
     };
-    // The daemon asks for -10 only at 0.
+    // The daemon sets -10 only if its nice value is 0.
     let lowered = shell("test \"$(nice -n -39 nice)\" -lt 0").status();
     if lowered.unwrap().success() {
         let daemon = start(&format!("nice -n {}", -own));

@@ -1,5 +1,5 @@
-//! The daemon's sandbox, seen from outside: what it denies. All other tests of the daemon run with the
-//! sandbox on and show that it denies nothing that the daemon needs.
+//! What the daemon's sandbox denies. All other tests of the daemon run with the sandbox on and show that it
+//! denies nothing that the daemon needs.
 #![cfg(all(feature = "daemon", target_os = "linux"))]
 #![cfg(test)]
 
@@ -644,7 +644,7 @@ mod intruder {
 
     /// Regression: with a Unix socket in `/run` every file below `/run` could be removed.
     #[test]
-    fn no_file_can_be_looked_at_or_removed_not_even_beside_or_below_its_own_socket() {
+    fn no_file_can_be_read_or_removed_not_even_in_the_directory_of_its_socket() {
         let directory = socket_path();
         let below = directory.join("below");
         std::fs::create_dir_all(&below).unwrap();

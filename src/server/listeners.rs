@@ -315,7 +315,7 @@ impl Listeners {
                 Ok(missing(error))
             }
             (Err(error), _) | (_, Err(error)) => {
-                // Drop the other half, which was bound.
+                // Drop the socket of the other address, which was bound.
                 self.sockets
                     .iter_mut()
                     .skip(count)

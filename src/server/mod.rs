@@ -9,14 +9,15 @@
 //!   client does not read, is copied to the connection's own buffers. These are zeroed pages that cost nothing
 //!   until they are written to.
 //! - An answer that is too long for the shared buffer, such as that of `/metrics`, is written into one of two larger
-//!   ones. It stays there until the client has read it, and other connections are served meanwhile. If both are in use, a
-//!   new long answer evicts the one of their two connections whose client has read nothing for longer.
+//!   ones. It stays there until the client has read it, and other connections are served meanwhile. If both are in use,
+//!   a new long answer evicts the one of their two connections whose client has read nothing for longer.
 //! - The table has a fixed size. When it is full, the longest idle connection is evicted, unless its next request has
 //!   arrived. If connections that are not idle hold half of the table, one of those is evicted: first one whose client
-//!   does not read its answers, then one whose request was answered, then the one that has been sending its head longest.
-//! - On Linux, a Unix socket says which process has connected. The server looks at the first 16 connections of the list
-//!   from which it evicts, and evicts one that belongs to the process with most of these 16. So a process that connects as fast as
-//!   it can evicts its own connections. A TCP socket does not say which process has connected.
+//!   does not read its answers, then one whose request was answered, then the one that has been sending its head
+//!   longest.
+//! - On Linux, the server can read from a Unix socket which process has connected. It reads that of the first 16
+//!   connections of the list from which it evicts, and evicts one of the process that has most of these 16. So a process
+//!   that connects as fast as it can evicts its own connections. For a TCP socket the process is not known.
 //! - The work of each call is bounded: a number of accepts, and for each connection one buffer of requests or of
 //!   answers. The rest waits in a queue, behind new connections.
 //! - If accept(2) fails because the system is short of something, accepting pauses for [`ACCEPT_PAUSE`]. If it fails 16
@@ -222,7 +223,8 @@ impl<'a, P: Paths> Server<'a, P> {
 
     /// A server with the default [`Config`] that listens on `address`, and nowhere else.
     ///
-    /// A machine without one half of `localhost` gets the other half; a warning is logged.
+    /// On a machine without one of the two addresses of `localhost`, the server listens on the other. A warning is
+    /// logged.
     ///
     /// # Errors
     /// As [`Listeners::bind`].
