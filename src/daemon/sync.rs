@@ -161,7 +161,7 @@ impl<'a> SyncLoop<'a> {
         next = next.min(check_again.unwrap_or(next));
         if let Some(watchdog) = &mut self.watchdog {
             if watchdog.is_due(now) {
-                // Only its own checks: a full disk must not restart what reports it.
+                // Only the daemon's own checks count: a full disk must not restart the daemon that reports it.
                 let is_well = is_server_well && self.checks.own().all(|check| check.passes(now));
                 let is_beaten = is_well && self.manager.notify("WATCHDOG=1");
                 if !is_beaten {
@@ -330,7 +330,7 @@ mod tests {
     }
 
     /// Regression: after a short failure the next beat came at the watchdog's limit, and the service manager
-    /// ended a daemon that was well.
+    /// ended a healthy daemon.
     #[test]
     fn the_watchdog_is_beaten_as_soon_as_a_failure_is_over() {
         let path = std::env::temp_dir().join(format!("healthz-beat-{}", std::process::id()));
