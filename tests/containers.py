@@ -5,7 +5,7 @@ buildah builds the image without a daemon. runc runs it with the user, the argum
 Containerfile or a manifest gives it. The manifests are validated offline: kubernetes-validate has the schemas of
 Kubernetes, and cloudcoil those of the Prometheus Operator. Each field is also misspelt once, which must be refused.
 
-One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
