@@ -391,6 +391,7 @@ def _(house):
         service.place / "etc/finit.d/healthz.conf",
         ("/usr/bin/healthz ", f"/healthz {service.options} ", 2),
         ("@healthz:healthz ", "@nobody:nogroup ", 2),
+        ("-o healthz /run/healthz ", "-o nobody /run/healthz ", 1),
         *([] if has_notify else [("^service ", "# service ", 1), ("^#service ", "service ", 1)]),
     )
     (service.place / "etc/finit.conf").write_text("runlevel 2\n")
@@ -418,6 +419,8 @@ def under_finit(house, service, manager, has_notify):
     # finit listens for initctl after it has started the services.
     wait_for("finit", PATIENCE, lambda: house.run([*enter, *INITCTL, "status"]).code == 0)
     want_match("its state", initctl("status", "healthz"), r"Status : running")
+    owner = run_ok(house, "stat", *enter, "stat", "--format=%U", "/run/healthz")
+    want("owner of /run/healthz", owner, "nobody\n")
     if has_notify:
         want_match("its readiness", initctl("cond", "dump"), r" on +<service/healthz/ready>")
     service.lives(service.is_answering, lambda: initctl("reload", "healthz"))
