@@ -358,7 +358,7 @@ class ControlGroup:
 
 
 # Debian keeps it out of PATH.
-INITCTL = ["env", "PATH=/usr/lib/finit:/usr/sbin:/usr/bin", "initctl", "--plain"]
+INITCTL = ["env", "PATH=/usr/sbin:/usr/bin:/usr/lib/finit", "initctl", "--plain"]
 
 
 # finit mounts what it needs, and ends all processes when it ends; so it gets a root directory and namespaces of its own.
@@ -372,7 +372,7 @@ mount --bind -o ro /usr usr
 mount -t tmpfs none dev
 for name in null zero random urandom; do touch dev/$name; mount --bind /dev/$name dev/$name; done
 touch dev/console etc/fstab
-cp /etc/passwd /etc/group /etc/ld.so.cache etc/
+cp /etc/passwd /etc/group /etc/nsswitch.conf /etc/ld.so.cache etc/
 mount -t proc none proc
 exec chroot . /sbin/finit
 """
@@ -382,14 +382,16 @@ exec chroot . /sbin/finit
 def _(house):
     service = Service(house, "finit")
     (service.place / "etc/finit.d").mkdir(parents=True)
-    # Seen from finit's root directory.
+    # finit gets this root directory. It does not know the name of a service whose program is in /.
+    (service.place / "srv").mkdir()
+    service.program = shutil.move(service.program, service.place / "srv")
     service.options = f"--listen 127.0.0.1:{service.port} --config /healthz.toml"
     version = re.search(r"^Finit (\d+)\.(\d+)", run_ok(house, "finit -v", "finit", "-v"))
     has_notify = (int(version[1]), int(version[2])) >= (4, 4)
     service.adapt(
         "finit/healthz.conf",
         service.place / "etc/finit.d/healthz.conf",
-        ("/usr/bin/healthz ", f"/healthz {service.options} ", 2),
+        ("/usr/bin/healthz ", f"/srv/healthz {service.options} ", 2),
         ("@healthz:healthz ", "@nobody:nogroup ", 2),
         ("-o healthz /run/healthz ", "-o nobody /run/healthz ", 1),
         *([] if has_notify else [("^service ", "# service ", 1), ("^#service ", "service ", 1)]),
@@ -411,7 +413,7 @@ def under_finit(house, service, manager, has_notify):
 
     def ask_inside(path="/healthz"):
         """As `ask`; if the answer is not healthy, with the exit code of `healthz probe` in place of the status."""
-        result = house.run([*enter, "/healthz", "probe", "-v", f"http://127.0.0.1:{service.port}{path}"])
+        result = house.run([*enter, "/srv/healthz", "probe", "-v", f"http://127.0.0.1:{service.port}{path}"])
         return (200, result.out.rstrip()) if result.code == 0 else (result.code, result.out)
 
     service.ask = ask_inside
