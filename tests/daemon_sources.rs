@@ -722,7 +722,7 @@ fn a_valid_file_takes_effect_at_sighup_and_unchanged_checks_keep_their_state() {
     daemon.signal(Signal::SIGHUP);
     daemon
         .lines()
-        .wait("3 checks are used now: 1 checks added, 1 changed, 0 removed");
+        .wait("checks in use: 3 (1 added, 1 changed, 0 removed)");
     wait_for(
         address,
         "/readyz?verbose",
@@ -741,7 +741,7 @@ fn a_valid_file_takes_effect_at_sighup_and_unchanged_checks_keep_their_state() {
     daemon.signal(Signal::SIGHUP);
     daemon
         .lines()
-        .wait("1 checks are used now: 0 checks added, 1 changed, 2 removed");
+        .wait("checks in use: 1 (0 added, 1 changed, 2 removed)");
     wait_for(
         address,
         "/readyz?verbose",
@@ -772,7 +772,7 @@ fn reloads_are_counted_and_kept_checks_keep_their_counts() {
     for (text, line, expected) in [
         (
             "[check.more]\nfile = \"/\"\n",
-            "2 checks are used now",
+            "checks in use: 2 (",
             [1.0, 0.0, 1.0],
         ),
         (
@@ -780,7 +780,7 @@ fn reloads_are_counted_and_kept_checks_keep_their_counts() {
             "was not used",
             [1.0, 1.0, 0.0],
         ),
-        ("", "1 checks are used now", [2.0, 1.0, 1.0]),
+        ("", "checks in use: 1 (", [2.0, 1.0, 1.0]),
     ] {
         write(&file, &format!("{here}{text}"));
         daemon.signal(Signal::SIGHUP);
@@ -811,7 +811,7 @@ fn the_largest_file_takes_effect_at_sighup() {
         .collect();
     write(&file, &checks);
     daemon.signal(Signal::SIGHUP);
-    daemon.lines().wait("256 checks are used now");
+    daemon.lines().wait("checks in use: 256 (");
     wait_for(
         address,
         "/readyz?verbose",

@@ -70,6 +70,16 @@ const RESPONSE_DURATION_MAX: Duration = Duration::from_millis(500);
 /// Longest wait for the threads to start. A machine that is busy booting needs some seconds.
 const START_DURATION_MAX: Duration = Duration::from_secs(10);
 
+impl sync::Liveness for ServerHandle {
+    fn is_responsive(&self, now: Instant) -> bool {
+        ServerHandle::is_responsive(self, now, RESPONSE_DURATION_MAX)
+    }
+
+    fn wake(&self, now: Instant) {
+        ServerHandle::wake(self, now);
+    }
+}
+
 /// Why the daemon exits with an error.
 #[derive(Debug)]
 pub enum Failure {
@@ -304,8 +314,6 @@ fn run(
     crate::unneeded::give_back();
 
     let handle = server.handle();
-    let is_responsive =
-        Box::new(move || handle.is_responsive(server::now(), RESPONSE_DURATION_MAX));
     let (period, log_limit) = (options.sync_period, options.log_limit);
     if let Some(sources) = &sources {
         waiter
@@ -314,7 +322,7 @@ fn run(
     }
     let mut main = Main {
         waiter,
-        sync: SyncLoop::new(checks, &manager, period, log_limit, is_responsive),
+        sync: SyncLoop::new(checks, &manager, period, log_limit, &handle),
         checks,
         manager: &manager,
         handle: server.handle(),

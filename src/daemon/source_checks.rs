@@ -480,7 +480,7 @@ impl SourceChecks {
             Ok(()) => {
                 self.listed = incoming.listed;
                 self.generation = generation;
-                log::info!("{} checks are used now: {}", incoming.count, escaped(text));
+                log::info!("checks in use: {} ({})", incoming.count, escaped(text));
             }
             Err(reason) => {
                 log::error!("the new checks cannot be used: {reason}; restart healthz to use them")

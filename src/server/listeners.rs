@@ -263,6 +263,12 @@ impl Listeners {
         self.sockets.iter().flatten().map(Listener::address)
     }
 
+    /// The paths that each socket serves, in the order of [`local_addresses`](Listeners::local_addresses); `None` if it
+    /// serves all.
+    pub fn paths(&self) -> impl Iterator<Item = Option<&ListenerPaths>> {
+        self.paths.iter().take(self.len()).map(Option::as_ref)
+    }
+
     /// The number of sockets.
     pub fn len(&self) -> usize {
         self.sockets.iter().flatten().count()

@@ -259,7 +259,7 @@ impl ServerHandle {
     /// `limit`. That takes a few milliseconds, unless its thread gets no CPU time or a system call blocks
     /// that must not. For a watchdog in another thread.
     ///
-    /// A host that no longer calls [`Runner::poll_once`] is not noticed: that looks the same as waiting.
+    /// Also true for a runner that is not polled, unless [`wake`](ServerHandle::wake) was called.
     /// After the whole process was stopped (SIGSTOP), the first call may return false before the
     /// server's thread runs again; act on the second.
     pub fn is_responsive(&self, now: Instant, limit: Duration) -> bool {
@@ -267,6 +267,23 @@ impl ServerHandle {
             WAITING => true,
             ENDED => false,
             since => now.saturating_since(Instant::from_millis(since)) <= limit,
+        }
+    }
+
+    /// Wakes the runner if it waits, and counts it as busy from `now` until it has run. After that,
+    /// [`is_responsive`](ServerHandle::is_responsive) also returns false for a thread that is stopped while it waits,
+    /// and for a host that no longer calls [`Runner::poll_once`]. Each call costs the server one wake-up. Call it once
+    /// for each message to the watchdog.
+    pub fn wake(&self, now: Instant) {
+        let busy_since_ms = &self.0.busy_since_ms;
+        let waited = busy_since_ms.compare_exchange(
+            WAITING,
+            now.as_millis(),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        if waited.is_ok() {
+            self.request(0);
         }
     }
 
@@ -657,6 +674,25 @@ mod tests {
         assert!(handle.is_responsive(at(1_000_000), LIMIT), "it waits again");
         drop(runner);
         assert!(!handle.is_responsive(at(0), LIMIT), "it was dropped");
+        handle.wake(at(0));
+        assert!(!handle.is_responsive(at(0), LIMIT), "nothing runs");
+    }
+
+    /// Regression: a thread that was stopped while it waited looked responsive for ever.
+    #[test]
+    fn a_runner_that_does_not_poll_after_it_was_woken_is_not_responsive() {
+        const LIMIT: Duration = Duration::from_secs(2);
+        let server = Server::new(Responder::new(&[]), Listeners::new(), Config::default());
+        let runner = Runner::new(server).unwrap();
+        let handle = runner.handle();
+        let at = |ms| Instant::from_millis(ms);
+        handle.wake(at(5000));
+        handle.wake(at(6000));
+        assert!(handle.is_responsive(at(7000), LIMIT));
+        assert!(!handle.is_responsive(at(7001), LIMIT));
+        assert_eq!(runner.poll_once(None).unwrap(), 1, "it was woken");
+        assert!(handle.is_responsive(at(1_000_000), LIMIT));
+        assert_eq!(runner.poll_once(Some(Duration::ZERO)).unwrap(), 0);
     }
 
     #[test]

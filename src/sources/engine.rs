@@ -189,7 +189,7 @@ impl Engine {
         let gone = self.entries.iter().filter(is_current).count();
         let removed = gone.saturating_sub(changed);
         self.staging = Some(format!(
-            "{added} checks added, {changed} changed, {removed} removed"
+            "{added} added, {changed} changed, {removed} removed"
         ));
     }
 
