@@ -24,7 +24,7 @@ pub const PERCENTILES: [(&str, f64); 6] = [
     ("max", 1.0),
 ];
 
-/// True if there are enough samples to tell a percentile from the maximum.
+/// True if there are enough samples for a percentile that differs from the maximum.
 pub fn is_known(histogram: &Histogram<u64>, quantile: f64) -> bool {
     quantile == 1.0 || (1.0 - quantile) * histogram.len() as f64 > 1.999
 }
