@@ -264,16 +264,7 @@ struct Running(Child);
 impl Running {
     /// Its processes: itself and all that descend from it.
     fn processes(&self) -> Vec<u32> {
-        let mut all = vec![self.0.id()];
-        let mut at = 0;
-        while let Some(process) = all.get(at).copied() {
-            at += 1;
-            for task in tasks(process) {
-                let text = fs::read_to_string(task.join("children")).unwrap_or_default();
-                all.extend(text.split_whitespace().map(|id| id.parse::<u32>().unwrap()));
-            }
-        }
-        all
+        process::family(self.0.id())
     }
 }
 
@@ -285,16 +276,9 @@ impl Drop for Running {
     }
 }
 
-fn tasks(process: u32) -> Vec<PathBuf> {
-    let tasks = fs::read_dir(format!("/proc/{process}/task"));
-    tasks.map_or(Vec::new(), |tasks| {
-        tasks.flatten().map(|task| task.path()).collect()
-    })
-}
-
 /// Voluntary context switches of all threads so far.
 fn wakeups(process: u32) -> u64 {
-    let of_task = tasks(process).into_iter().map(|task| {
+    let of_task = process::tasks(process).into_iter().map(|task| {
         let text = fs::read_to_string(task.join("status")).unwrap_or_default();
         let mut lines = text.lines();
         let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
