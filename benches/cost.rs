@@ -5,7 +5,7 @@
 //! fixed schedule, so a slow server gets as many as a fast one. Times depend on the machine; the ratio within a
 //! pair is what can be compared.
 //!
-//! `-- --seconds 0.3 --rounds 21 --tries 1` set the length of a run, the number of pairs, and the factor for more
+//! `-- --seconds 0.2 --rounds 17 --tries 1` set the length of a run, the number of pairs, and the factor for more
 //! pairs on a busy machine. Writes `target/bench/cost.svg`.
 #![allow(
     clippy::unwrap_used,
@@ -82,8 +82,8 @@ fn main() -> ExitCode {
 fn measure() -> Result<(), String> {
     let is_full = support::is_full();
     let plan = pairs::Plan {
-        seconds: support::option("--seconds").unwrap_or(if is_full { 0.3 } else { 0.02 }),
-        rounds: support::option("--rounds").unwrap_or(if is_full { 21 } else { 1 }),
+        seconds: support::option("--seconds").unwrap_or(if is_full { 0.2 } else { 0.02 }),
+        rounds: support::option("--rounds").unwrap_or(if is_full { 17 } else { 1 }),
         tries: support::option("--tries").unwrap_or(1),
     };
     let pair = support::option("--pair").unwrap_or(compared::BEST.to_owned());
@@ -159,14 +159,10 @@ fn measure() -> Result<(), String> {
             has_bars: true,
             columns: &[&ratio, "its quartiles", "undisturbed pairs"],
             panels,
-            notes: vec![
-                format!(
-                    "Ratio: median over {} pairs of runs, of the server and of the {pair}, directly after each other. Of an \
-                 undisturbed pair, neither waited for a CPU.",
-                    plan.rounds
-                ),
-                environment,
-            ],
+            notes: pairs::explain(plan, &pair)
+                .into_iter()
+                .chain([environment])
+                .collect(),
         }),
     );
     Ok(())

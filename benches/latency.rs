@@ -5,7 +5,7 @@
 //! not measured. Each run of a server is directly beside a run of the base (`--pair`, usually the best C loop). Times
 //! depend on the machine; the ratio within a pair is what can be compared.
 //!
-//! `-- --seconds 0.5 --rounds 11 --keep-alive 8 --rate 5000 --tries 2` set the length of a run, the number of pairs, the
+//! `-- --seconds 0.3 --rounds 11 --keep-alive 8 --rate 5000 --tries 2` set the length of a run, the number of pairs, the
 //! number of connections, the probes per second, and the factor for more pairs on a busy machine. Writes
 //! `target/bench/latency.svg`.
 #![allow(
@@ -87,7 +87,7 @@ fn p99(run: &Run) -> f64 {
 fn measure() -> Result<(), String> {
     let is_full = support::is_full();
     let plan = pairs::Plan {
-        seconds: support::option("--seconds").unwrap_or(if is_full { 0.5 } else { 0.05 }),
+        seconds: support::option("--seconds").unwrap_or(if is_full { 0.3 } else { 0.05 }),
         rounds: support::option("--rounds").unwrap_or(if is_full { 11 } else { 1 }),
         tries: support::option("--tries").unwrap_or(if is_full { 2 } else { 1 }),
     };
@@ -196,15 +196,11 @@ fn measure() -> Result<(), String> {
             has_bars: false,
             columns: &[&format!("p50 to {pair}"), "p99 to it", "undisturbed pairs"],
             panels,
-            notes: vec![
-                format!(
-                    "Latency counts from the scheduled time of a probe. Ratio: median over {} pairs of runs, of the server and \
-                 of the {pair}, directly after each other.",
-                    plan.rounds
-                ),
-                "Of an undisturbed pair, neither waited for a CPU.".into(),
-                environment,
-            ],
+            notes: ["Latency counts from the scheduled time of a probe.".to_owned()]
+                .into_iter()
+                .chain(pairs::explain(plan, &pair))
+                .chain([environment])
+                .collect(),
         }),
     );
     Ok(())
@@ -220,6 +216,11 @@ fn assert_counted(programs: &mut [Program]) {
     }
 }
 
+fn with_quartiles(values: [f64; 3]) -> String {
+    let [median, low, high] = values.map(number);
+    format!("{median} ({low}–{high})")
+}
+
 fn row(program: &Program, pairs: &Pairs) -> Row {
     let mark = |values: [f64; 3]| Mark {
         values,
@@ -230,8 +231,8 @@ fn row(program: &Program, pairs: &Pairs) -> Row {
         is_ours: program.is_ours(),
         marks: vec![mark(pairs.own(median)), mark(pairs.own(p99))],
         cells: vec![
-            number(pairs.ratio(median)[0]),
-            number(pairs.ratio(p99)[0]),
+            with_quartiles(pairs.ratio(median)),
+            with_quartiles(pairs.ratio(p99)),
             pairs.undisturbed(),
         ],
     }

@@ -70,7 +70,8 @@ impl Run {
 }
 
 /// Starts the servers to compare: those of the options `--server 'NAME=COMMAND {port}'`, and ours. With that
-/// option, of ours only healthz and the one named `pair`. In a small run without those that are seldom installed.
+/// option, of ours only healthz and the one named `pair`. The mio loop is there only as `pair`. In a small run without
+/// those that are seldom installed.
 ///
 /// # Errors
 /// If a command cannot be started or does not answer.
@@ -91,7 +92,7 @@ pub fn servers(pair: &str, is_full: bool) -> Result<Vec<Program>, String> {
             programs.push(Program::c_loop(name, kind)?);
         }
     }
-    if wanted(MIO) {
+    if pair == MIO {
         programs.push(Program::start(MIO, "serve-baseline"));
     }
     if wanted("nginx") && is_full {
@@ -497,7 +498,8 @@ pub fn serve_baseline(mut stall: Option<Duration>) -> io::Result<()> {
     let mut streams: Vec<Option<(mio::net::TcpStream, bool)>> = Vec::new();
     let mut free = Vec::new();
     let mut events = Events::with_capacity(256);
-    let mut buffer = [0; 8192];
+    // So large that no request is cut.
+    let mut buffer = [0; 65536];
     let mut answered = 0;
     loop {
         match poll.poll(&mut events, None) {

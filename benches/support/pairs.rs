@@ -95,6 +95,18 @@ impl Pairs {
     }
 }
 
+/// What ratios and pairs are, for the reader of a chart.
+pub fn explain(plan: Plan, base: &str) -> [String; 2] {
+    [
+        format!(
+            "Ratio: median over {} pairs of runs, one of the server and one of the {base} directly before or after it. A \
+             second run of the {base} shows the noise.",
+            plan.rounds
+        ),
+        "A pair is undisturbed if neither the client nor a server had to wait for a CPU.".into(),
+    ]
+}
+
 /// Sorts the values. Returns the median and the quartiles.
 fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);

