@@ -1,14 +1,17 @@
-//! The cost of checks of real things: `cargo bench --bench sources`.
+//! The cost of configured checks: `cargo bench --bench sources`.
 //!
 //! Starts the static `healthz` program with 16 checks of mixed kinds every 10 s, without checks, and Debian's monit
-//! with the same 16, as near as monit can express them. Prints memory, wake-ups and CPU time of all their processes
-//! at rest, and how long each takes from its start to its first answer, beside a static loop on mio
-//! (`benches/peers/floor`) that is started directly before or after it. monit is installed with apt-get if it is missing
-//! (Debian, as root), and left out otherwise.
+//! with the same 16, as far as monit has them. Prints memory, wake-ups and CPU time of all their processes at rest.
+//! Then it prints how long each takes from its start to its first answer. A static loop on mio (`benches/peers/floor`) is
+//! started directly before or after each start. monit is installed with apt-get if it is missing (Debian, as root).
+//! Without it the bench leaves it out.
 //!
-//! `-- --seconds 60` is how long they are observed, `-- --program FILE` another program, `-- --starts 31` the number of
-//! starts of each; `-- --json` prints only the wake-ups, as one JSON object per line; `.ci/guard` compares them with
-//! `limits.toml`. Under `cargo test --benches` it observes the test build for a second, without monit and the loop.
+//! - `-- --seconds 60`: how long they are observed.
+//! - `-- --program FILE`: another program.
+//! - `-- --starts 31`: the number of starts of each.
+//! - `-- --json` prints only the wake-ups, as one JSON object per line. `.ci/guard` compares them with `limits.toml`.
+//!
+//! Under `cargo test --benches` it observes the test build for a second, without monit and the loop.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -66,7 +69,7 @@ fn main() {
         println!("small run: it shows that the bench works; its figures mean nothing");
     }
     let directory = Directory::new();
-    // What the checks watch.
+    // The services and files that the checks test.
     let watched = ServerProcess::start(Setup::KUBELET);
     let program = support::option::<PathBuf>("--program").unwrap_or_else(|| program(is_full));
     let checks = checks(watched.address, &directory.0);
@@ -171,7 +174,7 @@ fn checks(watched: SocketAddr, directory: &Path) -> Vec<String> {
 }
 
 /// The same for monit. What it cannot check (a heartbeat, the clock, pressure, descriptors, processes) is a
-/// file that it looks at instead.
+/// check of a file instead.
 fn monitrc(watched: SocketAddr, directory: &Path, port: u16) -> String {
     let at = directory.display();
     let (ip, service) = (watched.ip(), watched.port());
@@ -312,7 +315,7 @@ fn is_answered(port: u16) -> bool {
         && answer == *b"HTTP/"
 }
 
-/// A started program. It is asked to stop when this is dropped.
+/// A started program. It gets SIGTERM when this is dropped.
 struct Running(Child);
 
 impl Running {

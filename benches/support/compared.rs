@@ -1,8 +1,8 @@
 //! The servers that the benches `latency` and `cost` compare, each in a separate process.
 //!
-//! healthz is there twice: as the daemon in its sandbox, and as the library in a thread of this program. The others
-//! are loops that send a fixed response and parse no HTTP (in C, `benches/peers/c/loop.c`, and on mio, here), nginx
-//! and Go's `net/http` if they are installed, and the commands of `--server`.
+//! healthz is there twice: as the daemon in its sandbox, and as the library in a thread of this program. Loops send a
+//! fixed response and parse no HTTP: in C (`benches/peers/c/loop.c`) and on mio (in this file). nginx and Go's `net/http`
+//! are there if they are installed. The others are the commands of `--server`.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
