@@ -1,7 +1,7 @@
-//! The cost of checks of real things: `cargo bench --bench sources`.
+//! The cost of configured checks: `cargo bench --bench sources`.
 //!
 //! Starts the static `healthz` program with 16 checks of mixed kinds every 10 s, without checks, and Debian's monit
-//! with the same 16, as near as monit can express them. Prints memory, wake-ups and CPU time of all their processes
+//! with the same 16, as far as monit has them. Prints memory, wake-ups and CPU time of all their processes
 //! at rest, and how long each takes from its start to its first answer. monit is installed with apt-get if it is
 //! missing (Debian, as root), and left out otherwise.
 //!
@@ -56,7 +56,7 @@ fn main() {
     }
     println!();
     let directory = Directory::new();
-    // What the checks watch.
+    // The services and files that the checks test.
     let watched = ServerProcess::start(Setup::KUBELET);
     let program = support::option::<PathBuf>("--program").unwrap_or_else(|| program(is_full));
     let checks = checks(watched.address, &directory.0);
@@ -132,7 +132,7 @@ fn checks(watched: SocketAddr, directory: &Path) -> Vec<String> {
 }
 
 /// The same for monit. What it cannot check (a heartbeat, the clock, pressure, descriptors, processes) is a
-/// file that it looks at instead.
+/// check of a file instead.
 fn monitrc(watched: SocketAddr, directory: &Path, port: u16) -> String {
     let at = directory.display();
     let (ip, service) = (watched.ip(), watched.port());
@@ -258,7 +258,7 @@ fn is_answered(port: u16) -> bool {
         && answer == *b"HTTP/"
 }
 
-/// A started program. It is asked to stop when this is dropped.
+/// A started program. It gets SIGTERM when this is dropped.
 struct Running(Child);
 
 impl Running {

@@ -350,10 +350,10 @@ struct Stop {
 }
 
 impl Init {
-    /// One pass: reaps children, starts services that are due, and stops the machine if asked to.
-    fn turn(&mut self, asked: Option<RebootMode>, now: Instant) {
+    /// One pass: reaps children, starts services that are due, and stops the machine if there was a signal to stop.
+    fn turn(&mut self, signalled: Option<RebootMode>, now: Instant) {
         self.reap(now);
-        match (asked, &mut self.stop) {
+        match (signalled, &mut self.stop) {
             (None, None) => self
                 .services
                 .iter_mut()
@@ -389,7 +389,7 @@ impl Init {
         }
     }
 
-    /// True if it was asked to stop, and all children have ended or the time to wait is over.
+    /// True if the init is stopping, and all children have ended or the time to wait is over.
     fn is_done(&self, now: Instant) -> bool {
         let is_done = |stop: &Stop| !self.has_children || (stop.is_killing && stop.until <= now);
         self.stop.as_ref().is_some_and(is_done)

@@ -5,7 +5,7 @@ The conformance rows have the bytes that each client sends. They do not show wha
 answer: whether it ends, its exit code, and whether it reports the server as up. So this script runs the
 clients, against one program that serves passing checks and one that serves failing checks.
 
-One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
@@ -26,7 +26,7 @@ from support.cases import INSTALL_SECONDS_MAX, ROOT, House, Missing, Skip, Wrong
 from support.cases import parse, parser, registry, run_cases, said, short, wait_for, want, want_lack, want_match
 
 
-# What a tool is called in Debian. The optional ones are big: skipping them is never a failure.
+# The Debian package of each tool. The optional ones are big: without them their cases are skipped, also with --require.
 PACKAGES = {
     "curl": "curl",
     "wget": "wget",
@@ -108,7 +108,7 @@ def case(name, *needs, rows=()):
 
 
 class Says:
-    """What a client's run must show. `out` is all of stdout; the rest are searched for."""
+    """What a run of a client must print. `out` is the whole stdout; `has` and `lacks` are searched for in it."""
 
     def __init__(self, out=None, code=0, has=(), lacks=(), err=(), seconds=None, check=None):
         self.out, self.code, self.seconds, self.check = out, code, seconds, check
@@ -133,7 +133,7 @@ class Says:
 
 
 def prepared(house, command, port):
-    """The recorded command, with what differs on this machine put in its place."""
+    """The recorded command, with the ports and paths of this run."""
     upload = house.dir / "upload"
     if not upload.exists():
         upload.write_text("abc")
@@ -145,7 +145,7 @@ def prepared(house, command, port):
 
 
 def command(name, recorded, add="", healthy=None, failing=None, row=True, needs=None):
-    """Two cases of one command: `add` is appended to what was recorded, to make the client talk."""
+    """Two cases of one command. `add` is appended to the recorded command, so that the client prints more."""
     needs = needs or (re.search(r"(?:\| )?\b(curl|wget|busybox|ab|wrk|node)\b", recorded).group(1),)
     for state, says in (("healthy", healthy), ("failing", failing)):
         if says is None:
@@ -160,7 +160,7 @@ def command(name, recorded, add="", healthy=None, failing=None, row=True, needs=
 
 # -- curl
 
-# After each transfer: what was answered, and how many connections that took.
+# Printed after each transfer: the status, and the number of new connections.
 TELL = " -w '|%{http_code} %{num_connects}|'"
 
 
@@ -203,10 +203,10 @@ curl(
     healthy=f"{PASSED}|200 1.1",
     failing=f"{FAILED}|500 1.1",
 )
-# No HTTP/2 here: the client must learn so at once, in whichever of its own words.
+# The server has no HTTP/2. The client must fail at once; its message differs between versions.
 for _state in ("healthy", "failing"):
     command(
-        "curl HTTP/2 preface is turned away",
+        "curl HTTP/2 preface is refused",
         f"curl -sS --http2-prior-knowledge {URL}",
         **{_state: Says("", code=(1, 16, 52, 56), seconds=3)},
     )
@@ -224,13 +224,14 @@ curl(
     failing=f"{FAILED}{FAILED}|500 0|",
 )
 curl(
-    "POST of 2,000,000 bytes behind Expect",
+    "POST of 2,000,000 bytes with Expect",
     f"head -c 2000000 /dev/zero | curl -sS --data-binary @- -o /dev/null -w '%{{http_code}}' {URL}",
     "",
     healthy="200",
     failing="500",
 )
-# Nothing holds these back: the answer must be readable although input stays unread.
+# Without Expect, curl sends the body at once. It must be able to read the answer, although the server does not read the
+# whole body.
 curl(
     "POST of 2,000,000 bytes at once",
     f"head -c 2000000 /dev/zero | curl -sS -H Expect: --data-binary @- {URL}",
@@ -247,10 +248,10 @@ curl(
     healthy=f"{PASSED}|200",
     failing=f"{FAILED}|500",
 )
-# Left alone curl sends the body after a second without 100-continue; here it would wait eight.
-# Ending well before that shows that the final answer came instead.
+# By default curl sends the body after one second without 100-continue; here it would wait for eight. So a run that is
+# much shorter shows that the final answer came before the body.
 command(
-    "curl PUT behind Expect gets 405 at once",
+    "curl PUT with Expect gets 405 at once",
     f"curl -sS -T /etc/hostname {URL}",
     " --expect100-timeout 8 -D - -o /dev/null",
     Says(has=(r"\AHTTP/1\.1 405 ", r"(?i)^allow: .*GET"), lacks=(r"100 Continue",), seconds=4),
@@ -275,7 +276,7 @@ curl(
     failing=FAILED.replace("healthz check", f"{_WARNING}healthz check") + "|500 1|",
 )
 curl("absolute-form, as to a proxy", f"curl -sS -x http://127.0.0.1:20090 {URL}")
-curl("asking for a range gets the whole", f"curl -sS -r 0-0 {URL}")
+curl("a range request gets the whole body", f"curl -sS -r 0-0 {URL}")
 for _state in ("healthy", "failing"):
     command(
         "curl PROXY protocol gets 400",
@@ -297,7 +298,7 @@ command(
     failing=Says("", code=22, err=(r"500",)),
     row=False,
 )
-# A port on 127.0.0.1 only, and a name that is [::1] first on most machines.
+# The server listens only on 127.0.0.1, and most machines resolve localhost to [::1] first.
 curl("to localhost by name", "curl -sS http://localhost:20090/healthz", row=False)
 curl(
     "/livez and /readyz",
@@ -355,7 +356,7 @@ command(
     "wget reuses its connection",
     f"wget -O - {URL} {URL}?verbose",
     healthy=Says(PASSED + PASSED_VERBOSE, err=(r"Reusing existing connection",)),
-    # An error answer's body is not worth reading to wget; it may close instead.
+    # wget may close the connection instead of reading the body of an error answer.
     failing=Says("", code=8, err=(r"ERROR 500",)),
     row=False,
 )
@@ -365,7 +366,7 @@ command(
     healthy=Says(PASSED),
     failing=Says("", code=1, err=(r"500 Internal Server Error",)),
 )
-# nc half-closes after its input: the answer must come all the same, and then the end.
+# nc shuts down its sending side after its input. The server must still answer, and then close.
 _NC = "printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' | busybox nc 127.0.0.1 20090"
 command(
     "busybox nc",
@@ -473,7 +474,7 @@ command(
 )
 _FETCH = """(async()=>{for(let i=0;i<2;i++){const r=await fetch('http://127.0.0.1:20090/healthz');\
 console.log(r.status,await r.text())}})()"""
-# The process ends only when the kept-alive sockets let it.
+# The process exits only after its idle connections are closed.
 command(
     "node fetch",
     f'node -e "{_FETCH}"',
@@ -499,7 +500,7 @@ command(
 )
 
 
-# -- HAProxy: one process, one backend a way of checking, each with a passing and a failing server.
+# -- HAProxy: one process, and one backend for each kind of check, with a passing and a failing server.
 
 UP, DOWN = ("UP", "L7OK", "200"), ("DOWN", "L7STS", "500")
 HAPROXY_CHECKS = [
@@ -541,7 +542,7 @@ HAPROXY_CHECKS = [
         UP,
         ("DOWN", "L7RSP", None),
     ),
-    # Strict about Host where Kubernetes is lax: the verdict is DOWN, and it says why.
+    # HTTP/1.1 without Host gets 400, unlike in Kubernetes. HAProxy reports DOWN, with the status.
     (
         "httpchk HTTP/1.1 without Host",
         "haproxy httpchk 1.1 without Host",
@@ -549,7 +550,7 @@ HAPROXY_CHECKS = [
         ("DOWN", "L7STS", "400"),
         ("DOWN", "L7STS", "400"),
     ),
-    # Turned away at once, not left to a timeout.
+    # It is refused at once, not after a timeout.
     (
         "connect proto h2",
         "haproxy connect proto h2",
@@ -598,11 +599,11 @@ class Haproxy:
         await_listener(self.process, self.stats)
         self.started = time.monotonic()
         wait_for("a verdict on every server", 10, self.all_judged)
-        # A few more rounds: a verdict that flaps is no verdict.
+        # Some more checks, because the first results could differ from the later ones.
         time.sleep(max(0, self.started + 1.5 - time.monotonic()))
 
     def table(self):
-        """-> {(backend, server): {column: value}}, asked anew each time."""
+        """-> {(backend, server): {column: value}}, read from HAProxy each time."""
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(3)
             s.connect(self.stats)
@@ -619,7 +620,7 @@ class Haproxy:
 
     def verdict(self, index, state):
         def at_rest():
-            # A star in front says that the next check is under way; the code is not that of the last one then.
+            # A leading star means that the next check is running. The code is then not that of the last check.
             row = self.table()[f"check{index}", state]
             return None if row["check_status"].startswith("*") else row
 
@@ -724,7 +725,7 @@ def nginx_case(name, row, prefix, state):
                     rf"\r\n\r\n{re.escape(body)}\Z",
                 )
             ).judge(house.run(command + query))
-        # Also what nginx puts up with in silence, such as an answer cut short.
+        # Also problems that nginx only logs, such as a truncated answer.
         want_lack("error log", nginx.errors.read_text()[before:], r"upstream")
 
 
@@ -747,7 +748,7 @@ MONIT_CHECKS = [
 
 
 class Monit:
-    """Polls every second; the verdict is what `monit status` prints."""
+    """Polls every second; the results are what `monit status` prints."""
 
     def __init__(self, house):
         d = house.dir / "monit"
@@ -844,8 +845,8 @@ class Prometheus:
         return self.targets[job, f"127.0.0.1:{house.servers.ports[state]}"]
 
 
-# /healthz is no exposition, so Prometheus counts it as down either way. Whose fault that is differs:
-# of a passing answer it must complain of the text, not of the transport; of a failing one of the status.
+# /healthz is not in the format of Prometheus, so both targets are down. The error for a passing answer must be
+# about the text, not about the connection; for a failing answer it must be about the status.
 @case("prometheus scrape /healthz, healthy", "prometheus", rows=("prometheus scrape /healthz",))
 def _(house):
     target = house.once("prometheus", Prometheus).target(house, "healthz", "healthy")
@@ -859,7 +860,7 @@ def _(house):
     want_match("error", target["lastError"], r"HTTP status 500 Internal Server Error")
 
 
-# The exposition is planned. Until it is there, a clean 404; once it is, up, whatever the checks say.
+# The daemon serves it, so its target is up. The example that fails has no metrics, and answers 404.
 for _state in ("healthy", "failing"):
 
     @case(
@@ -947,9 +948,9 @@ for _state in ("healthy", "failing"):
     go_case("default client", "go net/http default", "plain", _state, "true")
 
 
-# -- after all of them
+# -- after all clients
 
-@case("the servers outlived their clients", "python3")
+@case("the servers still run after all clients", "python3")
 def _(house):
     servers = house.servers
     for name in ("daemon", "daemon_unix", "profile"):
@@ -960,13 +961,13 @@ def _(house):
 
 
 def recorded_rows(path):
-    """What a case names a row by: its command, or the client where the command was not recorded."""
+    """The key of each row: its command, or the client's name where no command was recorded."""
     keys = []
     for line in path.read_text("utf-8").splitlines():
         if line.strip():
             row = json.loads(line)
             recorded = row["command"]
-            # The two nginx commands name the proxy's own port: the client's name says more.
+            # The two nginx commands contain the port of the proxy, so the client's name is the key.
             keys.append(row["client"] if not recorded or row["client"].startswith("nginx") else recorded)
     return keys
 
@@ -996,7 +997,7 @@ class Clients(House):
 
 
 def find_requests(house):
-    """A Python that has requests: this one, Debian's, or a fresh venv under the temp directory."""
+    """A Python that has requests: this one, Debian's, or a new venv in the temporary directory."""
     for python in filter(None, (sys.executable, house.which("python3"), "/usr/bin/python3")):
         try:
             p = subprocess.run([python, "-c", "import requests"], env=house.env, capture_output=True, timeout=30)

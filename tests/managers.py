@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Runs healthz under the service managers themselves, with the files of examples/managers.
+"""Runs healthz under real service managers, with the files of examples/managers.
 
-s6 and runit supervise it for real, without being PID 1: they start it, learn that it is ready, start it
-again when it was killed, and stop it in good order. systemd is not booted; its tools hand over sockets
-(systemd-socket-activate), speak to the same socket as healthz does (systemd-notify) and judge the units
-(systemd-analyze). What only a manager can see, this script sees as one: it receives what healthz says on
-NOTIFY_SOCKET.
+s6 and runit supervise it, without being PID 1: they start it, wait until it is ready, start it again after it was
+killed, and stop it with SIGTERM. systemd is not booted. Its tools pass sockets (systemd-socket-activate), send to the
+same socket as healthz (systemd-notify) and check the units (systemd-analyze). For the other cases this script acts as
+the manager: it receives the messages that healthz sends to NOTIFY_SOCKET.
 
-One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
@@ -29,7 +28,7 @@ from clients import House, Wrong, await_listener, free_port, said, wait_for, wan
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ROOT / "examples/managers"
 INSTALL_SECONDS_MAX = 600
-# For what takes a moment on an idle machine.
+# Seconds. On an idle machine each of these waits takes less than one.
 PATIENCE = 20
 # systemd-analyze's own scale, from 0 (safe) to 100 (exposed).
 EXPOSURE_MAX = 20
@@ -127,12 +126,12 @@ def killed_and_started_again(house, port, is_ready):
     want("an answer after the restart", ask(port), (200, "ok"))
 
 
-@case("s6 starts it, waits for it, starts it again and stops it", "s6-supervise", "s6-setuidgid", "s6-svc", "s6-svwait")
+@case("s6 starts it, waits until it is ready, starts it again and stops it", "s6-supervise", "s6-setuidgid", "s6-svc", "s6-svwait")
 def _(house):
     port = free_port()
     place = service(house, "s6", port)
     house.start("s6-supervise", ["s6-supervise", str(place)])
-    # Not "up" but "ready": that is the newline on descriptor 3.
+    # "ready", which s6 sets after the newline on descriptor 3, and not "up".
     ready = lambda: run_ok(house, "s6-svwait -U", "s6-svwait", "-U", "-t", PATIENCE * 1000, place)  # noqa: E731
     wait_for("s6-supervise", PATIENCE, lambda: (place / "supervise/control").exists())
     ready()
@@ -144,14 +143,14 @@ def _(house):
     run_ok(house, "s6-svc -x", "s6-svc", "-x", place)
 
 
-@case("s6 takes a service as ready when healthz probe in ./data/check says so", "s6-supervise", "s6-notifyoncheck", "s6-svwait")
+@case("s6 considers a service ready when healthz probe in ./data/check exits with 0", "s6-supervise", "s6-notifyoncheck", "s6-svwait")
 def _(house):
     port = free_port()
     place = house.dir / "s6-check"
     (place / "data").mkdir(parents=True)
     gate = house.dir / "gate"
     url = f"http://127.0.0.1:{port}/healthz"
-    # Any service would do. This one fails until the file is there.
+    # The service is a healthz, which fails until the file is there.
     serve = f"{house.args.daemon} --listen 127.0.0.1:{port} --check gate=file:{gate},period=100ms"
     for name, text in (
         ("run", f"exec s6-notifyoncheck -s 0 -w 50 -n 0 -T 0 {serve}"),
@@ -181,7 +180,7 @@ def _(house):
     check = lambda: run_ok(house, "sv check", "sv", "-w", PATIENCE, "check", place)  # noqa: E731
     check()
     killed_and_started_again(house, port, check)
-    # SIGTERM; `force-stop` would kill it after the time, and then say so.
+    # This sends SIGTERM. Only `force-stop` would kill the daemon after the timeout.
     want_match("sv stop", run_ok(house, "sv stop", "sv", "-w", PATIENCE, "stop", place), r"^ok: down")
     want("an answer when it is down", ask(port), None)
     want_match("its log", said(house.running[-1], 3000), r"stopped: \d+ requests answered")
@@ -193,7 +192,7 @@ def _(house):
     ports = [free_port(), free_port()]
     path = house.dir / "activated.sock"
     listen = [f"--listen=127.0.0.1:{port}" for port in ports] + [f"--listen={path}"]
-    # Without inherited environment but what the manager gives.
+    # The daemon gets no environment except the variables of systemd-socket-activate.
     p = house.start("activate", ["systemd-socket-activate", *listen, house.args.daemon])
     # The first connection starts the daemon, and is answered by it.
     wait_for("the first answer", PATIENCE, lambda: ask(ports[0]) == (200, "ok"))
@@ -204,17 +203,17 @@ def _(house):
         client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(4096), b""))
     want("the Unix socket", answer.endswith(b"\r\n\r\nok"), True)
-    wait_for("what it says", PATIENCE, lambda: "serving /healthz" in said(p, 3000))
-    want_match("what it says", said(p, 3000), rf"on http://127\.0\.0\.1:{ports[0]}, http://127\.0\.0\.1:{ports[1]} and ")
-    # They are all it listens on: the default port is not taken beside them.
+    wait_for("its log", PATIENCE, lambda: "serving /healthz" in said(p, 3000))
+    want_match("its log", said(p, 3000), rf"on http://127\.0\.0\.1:{ports[0]}, http://127\.0\.0\.1:{ports[1]} and ")
+    # It does not listen on the default port in addition.
     want("sockets", len(re.findall("serving /healthz.* on ", said(p, 3000))), 1)
     p.terminate()
     want("exit code", p.wait(PATIENCE), 0)
-    want("the file of a socket that is not its own", path.exists(), True)
+    want("the file of a socket that was passed is kept", path.exists(), True)
 
 
 class Receiver:
-    """NOTIFY_SOCKET, as a manager has it."""
+    """The socket of NOTIFY_SOCKET, as a service manager has it."""
 
     def __init__(self, house, name):
         self.path = house.dir / name
@@ -226,7 +225,7 @@ class Receiver:
         try:
             return dict(line.split("=", 1) for line in self.socket.recv(4096).decode().splitlines())
         except TimeoutError:
-            raise Wrong(f"expected a word on NOTIFY_SOCKET within {PATIENCE} s, came none") from None
+            raise Wrong(f"expected a message on NOTIFY_SOCKET within {PATIENCE} s, came none") from None
 
     def until(self, key):
         """The next datagram with that key, and how many beats came before it."""
@@ -236,7 +235,7 @@ class Receiver:
         return said, beats
 
 
-@case("systemd-notify and healthz say READY=1 in the same way", "systemd-notify")
+@case("systemd-notify and healthz send the same READY=1", "systemd-notify")
 def _(house):
     receiver = Receiver(house, "both.sock")
     environment = dict(house.env, NOTIFY_SOCKET=str(receiver.path))
@@ -249,11 +248,11 @@ def _(house):
         p = house.start("notifying", [house.args.daemon, "--listen", f"127.0.0.1:{port}"])
     finally:
         del house.env["NOTIFY_SOCKET"]
-    want("what is said", receiver.next(), theirs)
+    want("the message", receiver.next(), theirs)
     house.stop(p)
 
 
-@case("a manager hears of the watchdog, of what fails, and of the end")
+@case("a manager gets WATCHDOG=1, STATUS= with the failing checks, and STOPPING=1")
 def _(house):
     receiver = Receiver(house, "watchdog.sock")
     port = free_port()
@@ -277,10 +276,10 @@ def _(house):
     want("the answer", ask(port)[0], 500)
     receiver.socket.settimeout(1)
     try:
-        raise Wrong(f"a daemon that is not well said {receiver.socket.recv(4096)!r}")
+        raise Wrong(f"while /healthz fails: expected no message, came {receiver.socket.recv(4096)!r}")
     except TimeoutError:
         receiver.socket.settimeout(PATIENCE)
-    # Read again, it is well again, and says so before it beats.
+    # After the pipe was read, /healthz passes. The daemon sends the new status before the next WATCHDOG=1.
     end = time.monotonic() + PATIENCE
     os.set_blocking(reader, False)
     receiver.socket.setblocking(False)
@@ -295,7 +294,7 @@ def _(house):
             passing = receiver.socket.recv(4096)
         except BlockingIOError:
             time.sleep(0.01)
-    want("status when it is over", passing, b"STATUS=healthz passes")
+    want("status when /healthz passes again", passing, b"STATUS=healthz passes")
     os.close(reader)
     p.terminate()
     receiver.socket.settimeout(PATIENCE)
@@ -304,12 +303,12 @@ def _(house):
     want("exit code", p.wait(PATIENCE), 0)
 
 
-@case("systemd finds nothing to say about the units", "systemd-analyze")
+@case("systemd-analyze accepts the units", "systemd-analyze")
 def _(house):
     judge_units(house, house.dir / "units")
 
 
-@case("nor about the unit with the drop-in for checks", "systemd-analyze")
+@case("systemd-analyze accepts the unit with the drop-in for checks", "systemd-analyze")
 def _(house):
     place = house.dir / "units-with-checks"
     shutil.copytree(FILES / "healthz.service.d", place / "healthz.service.d")
@@ -323,7 +322,7 @@ def judge_units(house, place):
         want(f"{unit} runs /usr/bin/healthz", "/usr/bin/healthz" in text, unit.endswith(".service"))
         (place / unit).write_text(text.replace("/usr/bin/healthz", house.args.daemon))
     units = [str(place / "healthz.service"), str(place / "healthz.socket")]
-    # It ends with 0 even for a key that it does not know.
+    # It exits with 0 even for an unknown key, and prints a warning.
     result = house.run(["systemd-analyze", "verify", "--man=no", *units], seconds=PATIENCE)
     want("systemd-analyze verify", (result.code, result.out + result.err), (0, ""))
     result = house.run(

@@ -1,4 +1,4 @@
-//! Clients that connect as fast as they can, each in a separate process, and the probes beside them.
+//! Clients that connect as fast as they can, each in a separate process, and the probes during that.
 //!
 //! A flooder never waits: if the kernel does not establish a connection at once, the flooder closes it and opens
 //! the next. It keeps the last [`OPEN`] connections open, so that the server ends most of them. If the bench runs

@@ -368,7 +368,7 @@ impl StreamSocket for Stream {
 
     #[inline]
     fn shutdown(&mut self) {
-        // This fails only if the client is gone already.
+        // This fails only if the connection has ended already.
         let _ = match self {
             Stream::Tcp(stream, _) => stream.shutdown(std::net::Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),

@@ -1,5 +1,6 @@
-//! System calls that mio, socket2 and std do not wrap, or not well: socket options, level-triggered listeners, calls for
-//! each request without points of cancellation, accept(2) without an address, and taking over inherited descriptors.
+//! System calls that mio, socket2 and std do not wrap, or not well: socket options, level-triggered listeners, calls
+//! for each request without points of cancellation, accept(2) without an address, and taking over inherited
+//! descriptors.
 //!
 //! Apart from the C API, the only file of the library that may contain `unsafe`. Used by [`super::socket`] and
 //! [`super::listeners`]. If the system refuses an option, the server goes on without it.
@@ -55,8 +56,8 @@ const SO_PASSRIGHTS: libc::c_int = match cfg!(any(target_arch = "sparc", target_
 
 /// Makes the kernel refuse descriptors (unix(7), `SCM_RIGHTS`) that clients of this Unix socket send.
 ///
-/// Otherwise they arrive unasked, and reading past one closes it. Closing a socket with `SO_LINGER` (socket(7)) can
-/// block for as long as its sender likes. Since Linux 6.16.
+/// Otherwise a read that reaches a descriptor closes it. Closing a socket with `SO_LINGER` (socket(7)) can block for a
+/// time that its sender chooses. Since Linux 6.16.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn refuse_rights(listener: &impl AsFd) -> io::Result<()> {
     set_option(listener, libc::SOL_SOCKET, SO_PASSRIGHTS, 0)

@@ -22,12 +22,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INSTALL_SECONDS_MAX = 600
-# All cases of a script together, unless it says more. Past it, what is left fails instead of running.
+# For all cases of a script together, unless it has another limit. After this time the remaining cases fail and are not
+# run.
 CASES_SECONDS_MAX = 110
 
 
 class Wrong(Exception):
-    """What a program did is not what was expected of it."""
+    """A program did something else than expected."""
 
 
 class Skip(Exception):
@@ -35,7 +36,7 @@ class Skip(Exception):
 
 
 class Missing(Skip):
-    """Something is missing that could be there: with --require, a failure."""
+    """A case cannot run because a tool or a right is missing. With --require this is a failure."""
 
 
 def want(what, got, expected):
@@ -59,7 +60,7 @@ def short(value):
 
 
 def wait_for(what, seconds, probe):
-    """Calls `probe` until it returns something true; the bound is ours, not the probe's."""
+    """Calls `probe` until it returns something true, for at most `seconds`. One call can take longer."""
     end = time.monotonic() + seconds
     while True:
         value = probe()
@@ -77,7 +78,7 @@ def free_port():
 
 
 # ---------------------------------------------------------------------------------------------
-# Processes: what is started here ends here.
+# Processes. Each one that is started is ended with the script.
 
 
 class Result:
@@ -91,9 +92,9 @@ class House:
     def __init__(self, args, seconds=CASES_SECONDS_MAX):
         self.args = args
         self.dir = Path(tempfile.mkdtemp(prefix="healthz-test-"))
-        # Programs that give up root find their files in it.
+        # Programs that give up root open files in it.
         self.dir.chmod(0o711)
-        # Traffic proxies and the user's own rc files must not decide a case.
+        # Proxies of the environment and the user's own rc files must not change a result.
         self.env = {
             "PATH": os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin",
             "HOME": str(self.dir),
@@ -106,7 +107,7 @@ class House:
         self.begin()
 
     def begin(self):
-        """The time of all cases begins: after installing."""
+        """Call it after installing: the time of all cases begins."""
         self.end = time.monotonic() + self.seconds
 
     def which(self, tool):
@@ -124,7 +125,7 @@ class House:
         return left
 
     def run(self, command, seconds=10, env=None):
-        """Runs one program to its end. The whole process group ends with it or with its time."""
+        """Runs one program until it exits or its time is over. Then its process group is killed."""
         seconds = min(seconds, self.remaining())
         start = time.monotonic()
         p = subprocess.Popen(
@@ -142,7 +143,7 @@ class House:
         except subprocess.TimeoutExpired:
             raise Wrong(f"expected an end within {seconds:.0f} s, came none") from None
         finally:
-            # Also a pipeline's other half, and also when a signal ends this script in the middle.
+            # This also ends the other processes of a pipeline, and runs also when a signal interrupts this script.
             if p.poll() is None:
                 os.killpg(p.pid, signal.SIGKILL)
                 p.communicate()
@@ -150,7 +151,7 @@ class House:
         return Result(p.returncode, *text, time.monotonic() - start)
 
     def start(self, name, argv, stdout=None):
-        """Starts something that stays; what it says goes to a file that a failure can quote."""
+        """Starts a process that keeps running. Its output goes to a file, from which failures quote."""
         log = self.dir / f"{name}.log"
         with open(log, "ab") as f:
             p = subprocess.Popen(
@@ -176,7 +177,7 @@ class House:
                 p.wait(3)
 
     def once(self, name, make):
-        """What several cases use: started by the first; its failure is the failure of all."""
+        """Something that several cases use. The first one starts it. If that fails, all of them fail."""
         if name not in self.shared:
             try:
                 self.shared[name] = make(self)
@@ -237,7 +238,7 @@ def ask(port, path="/healthz"):
 
 
 def registry():
-    """A decorator for the function of a case, which needs some programs; and the list of cases that it fills."""
+    """A decorator for the function of a case, with the programs that it needs, and the list to which it adds the case."""
     cases = []
 
     def case(name, *needs):
@@ -255,7 +256,7 @@ def parser(doc):
     ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
     ap.add_argument("--install", action="store_true", help="install missing programs with apt-get, as root")
-    ap.add_argument("--require", action="store_true", help="a program that is missing is a failure")
+    ap.add_argument("--require", action="store_true", help="a case that cannot run is a failure")
     ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
     return ap
 
@@ -268,14 +269,14 @@ def parse(ap, *programs):
         if not os.access(path, os.X_OK):
             ap.error(f"{path} is not there: build it first, or name another")
         setattr(args, name, os.path.abspath(path))
-    # A signal ends the script in the same way as its end: nothing stays behind.
+    # A signal raises an exception, so that all processes and files are removed as at a normal end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
     return args
 
 
 def install(packages):
-    """Installs Debian packages, if this is root on a Debian. Prints and returns why it failed; what is missing then is
-    skipped by its cases."""
+    """Installs Debian packages, if this is root on a Debian. If it fails, prints and returns why, and the cases are
+    skipped."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return "needs root and apt-get"
     # RUNLEVEL: the package of a service does not start it.
@@ -303,7 +304,7 @@ def install_missing(args, programs, find=shutil.which):
 
 
 def verdict_of(house, name, needs, run):
-    """How a case ends, and what there is to say about it."""
+    """Runs a case. Returns its result and the reason or the figures."""
     try:
         house.require(needs)
         house.remaining()
@@ -313,7 +314,7 @@ def verdict_of(house, name, needs, run):
         return ("FAIL", f"expected to run, but {why}") if is_wrong else ("skip", why)
     except Wrong as why:
         return "FAIL", " ".join(str(why).split())
-    except Exception as why:  # One broken case must not hide the others.
+    except Exception as why:  # An exception in one case must not prevent the others.
         return "FAIL", f"expected a verdict, came {type(why).__name__}: {why}"
 
 

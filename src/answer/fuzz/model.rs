@@ -214,7 +214,7 @@ impl Model {
     }
 
     pub(super) fn answer(&self, request: &Generated, now: u64) -> Answer {
-        // The host is checked before the path, so that nothing is told to a foreign host.
+        // The host is checked before the path, so that requests for a foreign host learn nothing about the paths.
         if !self.serves(request) {
             let body = "421 Misdirected Request: this server does not answer for that host\n";
             return Answer::new("421", body.to_string());

@@ -1,4 +1,4 @@
-//! What answers say about endpoints and checks.
+//! The states of endpoints and checks, from the answers of a server.
 //!
 //! Bytes in, values out. The answers may come from any server: JSON in the form of healthz, or the text of Kubernetes,
 //! which has the names of checks and whether they pass, but neither times nor reasons.
@@ -12,7 +12,7 @@ use crate::client::output::Json;
 /// The media type of healthz's JSON.
 const HEALTH_JSON: &str = "application/health+json";
 
-/// What is known of a server.
+/// The state of a server.
 pub struct Report {
     /// As it was written.
     pub url: String,
@@ -65,11 +65,11 @@ pub struct Check {
 /// When the status of a check last changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// The answer does not tell it.
+    /// The answer does not have it.
     Unknown,
     /// It has not changed since the server began to watch the check.
     Start,
-    /// So many seconds before the answer was made.
+    /// This many seconds before the answer was made.
     Seconds(u64),
 }
 

@@ -361,7 +361,7 @@ ping   pass
     }
 
     #[test]
-    fn nothing_that_a_server_sends_controls_the_terminal() {
+    fn no_byte_from_a_server_controls_the_terminal() {
         let evil = r"\u001b[2J\u0007\u009b31m\u202e\u0000\r\n";
         let checks = format!(
             r#""{evil}":[{{"status":"fail","severity":"{evil}",{TIME},"output":"{evil} it's \"C:\\\\x\""}}]"#

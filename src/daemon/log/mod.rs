@@ -131,7 +131,7 @@ impl Write for Records {
     }
 }
 
-/// The beginning of each record: time, level and crate.
+/// The start of each record: time, level and crate.
 struct Prefix<'a>(&'a str, &'a str);
 
 impl fmt::Display for Prefix<'_> {

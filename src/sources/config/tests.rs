@@ -1,4 +1,4 @@
-//! What is understood, what is refused with which words, and the round trip through `check-config`.
+//! Accepted configurations, the messages for refused ones, and the round trip through `check-config`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -613,7 +613,7 @@ fn mistakes_of_arguments_name_the_check() {
             "x=disk:/var,min=10%,perod=5s",
             "x: unknown option perod of a disk check; did you mean period?",
         ),
-        ("x=disk:/var,min=10%,min=20%", "x: min is there twice"),
+        ("x=disk:/var,min=10%,min=20%", "x: min is given twice"),
         (
             "x=disk:/var,limit=5s",
             "x: unknown option limit of a disk check; its own are min, min-inodes",
@@ -741,7 +741,7 @@ fn contradictions_are_at_the_option_or_at_the_name() {
         ),
         (
             "[check.a-b]\nheartbeat = true\n[check.'a/b']\nheartbeat = true",
-            "3:8: socket /run/healthz/a-b.sock: the check a-b has it already",
+            "3:8: socket /run/healthz/a-b.sock: the check a-b uses it already",
         ),
     ] {
         assert_eq!(file(text), Err(vec![format!("{PATH}:{want}")]));
@@ -757,7 +757,7 @@ fn names_and_sockets_are_taken_once() {
     assert_eq!(
         arguments(&["a/b=heartbeat", "a-b=heartbeat"]),
         Err(vec![
-            "--check a-b: socket /run/healthz/a-b.sock: the check a/b has it already".into()
+            "--check a-b: socket /run/healthz/a-b.sock: the check a/b uses it already".into()
         ])
     );
     let checks = [OsString::from("x=clock")];

@@ -4,8 +4,8 @@
 //! between two attempts, so that no attempt has to be at the right moment. Where a trigger is refused, the total of
 //! all stalls is compared with the last attempt instead; then a short stall in a long period is not seen.
 //!
-//! A trigger is asked at each attempt, with poll(2) and no time to wait. It keeps its event until then, so nothing is
-//! registered with the event loop, and pressure does not wake it up.
+//! Each attempt polls the trigger with poll(2) and a timeout of 0. The trigger keeps its event until then, so it is not
+//! registered with the event loop, and pressure does not wake up the worker.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};

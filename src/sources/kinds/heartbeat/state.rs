@@ -199,7 +199,7 @@ impl State {
         }
     }
 
-    /// Forgets what an earlier program said about itself.
+    /// Removes the limit, the status and the error of an earlier program.
     fn forget_program(&mut self) {
         self.last.own_limit = None;
         self.extended_to = None;
