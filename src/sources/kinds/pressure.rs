@@ -358,6 +358,7 @@ mod tests {
         let outcome = Outcome::Fail("/x: permission denied".into());
         assert_eq!(failed(libc::EACCES), outcome);
         assert_eq!(watch.deadline(), None);
+        assert!(!watch.is_lost());
     }
 
     #[test]
