@@ -315,6 +315,7 @@ fn probe(
         } else {
             TIMEOUT_SMALL
         },
+        path: load::PATH.into(),
         expected,
     };
     match load::run(&plan) {

@@ -291,6 +291,7 @@ fn probes<T: Send>(
             rate: RATE,
             count: (seconds * f64::from(RATE)) as u64,
             timeout: TIMEOUT,
+            path: load::PATH.into(),
             expected: Expected::Ok,
         });
         let results = results.unwrap_or_else(|error| panic!("{error}"));

@@ -103,7 +103,7 @@ def check_command(command):
             if not any(path.exists() for path in paths):
                 raise Wrong(f"no {kind} {name}")
     alias = (ROOT / ".cargo/config.toml").read_text()
-    known = {"build", "run", "test", "bench", "doc", "install", "fuzz", "update", "add"}
+    known = {"build", "run", "test", "bench", "doc", "install", "fuzz", "update", "add", "package", "publish", "semver-checks"}
     if words and words[0] not in known and not re.search(rf"^{re.escape(words[0])} = ", alias, re.M):
         raise Wrong(f"no command cargo {words[0]}")
 

@@ -68,9 +68,9 @@ const NOT_REPORTED: &str = "not reported yet";
 /// The state of a check at some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {
-    /// The last update said that it passes, and is not older than the limit of a heartbeat.
+    /// The last update made it pass. If it is a heartbeat, the update is not older than its limit.
     Passing,
-    /// The last update said that it fails, or a heartbeat is overdue.
+    /// The last update made it fail, or a heartbeat is overdue.
     Failing,
     /// The check was not updated yet. A heartbeat passes in this state, and so does a check with
     /// [`Check::initially_passing`]; all others fail with `not reported yet`. For a heartbeat, the state

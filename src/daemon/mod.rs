@@ -149,8 +149,8 @@ pub fn print_error(what: &dyn fmt::Display) {
 }
 
 /// Makes a panic in any thread exit the process, because the daemon needs all its threads. [`panic_route`]
-/// selects where its message is written. Writing to standard error may block, so `notifier` first asks the
-/// main thread to exit.
+/// selects where its message is written. Writing to standard error may block, so `notifier` first makes the
+/// main thread exit.
 ///
 /// Call this before other threads start: it replaces the panic output of std. That one allocates, which
 /// fails if a new thread panics because memory is short, and takes a lock that the main thread may need.

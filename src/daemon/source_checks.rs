@@ -761,12 +761,12 @@ mod tests {
         let later = T0.saturating_add(Duration::from_secs(2));
         take(&mut sources, &far, &[Message::Restarting("why")], later);
         let mut buffer = [0; MESSAGE_BYTES_MAX];
-        let told = far.receive(&mut buffer).unwrap().unwrap();
+        let message = far.receive(&mut buffer).unwrap().unwrap();
         let expected = Beat {
             age_ms: 2400,
             ..beat
         };
-        assert_eq!(decode_beat(told), Some((0, 0, expected)));
+        assert_eq!(decode_beat(message), Some((0, 0, expected)));
     }
 
     #[test]
@@ -982,10 +982,10 @@ mod tests {
 
     #[test]
     fn durations_have_one_unit() {
-        let said = [0, 41, 119, 120, 7199, 7200, 172_799, 172_800]
+        let texts = [0, 41, 119, 120, 7199, 7200, 172_799, 172_800]
             .map(|s| Seconds(Duration::from_secs(s)).to_string());
         assert_eq!(
-            said,
+            texts,
             [
                 "0 s", "41 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"
             ]

@@ -44,7 +44,7 @@ const CHECKS: usize = 8;
 /// Most messages that wait until the server receives them: a whole set and the log records beside it.
 const OUTBOX_MAX: usize = 2 * super::spec::SPECS_MAX + 64;
 
-/// How often killed programs are looked at until they are gone.
+/// Pause between two calls of waitpid(2) for killed programs, until all have ended.
 const REAP_PERIOD: Duration = Duration::from_millis(400);
 
 /// How long results are held back while other attempts that began with them run, so that the server wakes up once for
@@ -762,8 +762,8 @@ impl Worker {
             }
         }
         if is_full || had_to_wait {
-            // Readiness to send is only asked for when it is needed: it comes with each datagram that the server
-            // takes.
+            // The registration asks for readiness to send only when it is needed, because an event comes with each
+            // datagram that the server takes.
             let interest = match is_full {
                 true => Interest::READABLE | Interest::WRITABLE,
                 false => Interest::READABLE,

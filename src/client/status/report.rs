@@ -35,7 +35,7 @@ pub enum Status {
 
 /// One endpoint.
 pub struct Endpoint {
-    /// Its path, with a query if one was asked for.
+    /// Its path, with the query if the URL had one.
     pub path: String,
     pub status: Status,
     pub checks: Vec<Check>,
@@ -192,7 +192,7 @@ impl Endpoint {
         let passes = passes(status)?;
         let value = Value::parse(body)?;
         let text = |name| value.get(name).and_then(Value::as_str);
-        let said = Status::parse(text("status")?)?;
+        let status = Status::parse(text("status")?)?;
         let listeners = value.get("listeners").map_or(&[][..], Value::elements);
         let listeners = listeners.iter().filter_map(Value::as_str);
         let checks = value.get("checks").map_or(&[][..], Value::members);
@@ -205,7 +205,7 @@ impl Endpoint {
             // A probe reads only the status code, so it is not healthier than that.
             status: match passes {
                 false => Status::Fail,
-                true => said,
+                true => status,
             },
             checks: checks.collect(),
             text: None,

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use super::report::{Check, Endpoint, Report, Since, Status};
 use crate::client::output::{self, Colour, coloured};
 
-/// Columns of a terminal that does not tell its width.
+/// Columns of a terminal whose width is not known.
 pub const COLUMNS_DEFAULT: usize = 80;
 /// Narrower terminals break lines by themselves.
 pub const COLUMNS_MIN: usize = 60;

@@ -91,7 +91,7 @@ pub fn print_line(text: &dyn fmt::Display) {
     QUEUE.push(format!("healthz: {}\n", OneLine(format_args!("{text}"))).as_bytes());
 }
 
-/// Asks the writer to test whether standard error accepts writes; see [`writer`].
+/// Makes the writer test whether standard error accepts writes; see [`writer`].
 pub fn verify() {
     QUEUE.probe();
 }

@@ -77,7 +77,7 @@ impl Listener for Watch {
                 self.opened = Some(opened);
                 outcome
             }
-            // The control group is gone. The next attempt opens its file again.
+            // The control group was removed. The next attempt opens its file again.
             Err(error) => Outcome::Fail(format!("{}: {}", self.name(), error_text(&error))),
         }
     }
@@ -407,7 +407,7 @@ mod tests {
         }
     }
 
-    /// Only where the kernel accepts triggers; elsewhere it says so and passes.
+    /// If the kernel accepts no triggers, the test prints that and passes.
     #[test]
     fn a_trigger_fires_while_more_threads_run_than_cpus() {
         use std::sync::atomic::{AtomicBool, Ordering};

@@ -522,7 +522,7 @@ mod tests {
         let text = reason(by_file(path).attempt());
         let end = format!(": process {parent} is hidden by the option hidepid of /proc");
         assert!(text.ends_with(&end), "{text}");
-        // Regression: the reason said only that there is no process of this name.
+        // Regression: the reason was only that there is no process of this name.
         let text = reason(by_exe("not-there", 1).attempt());
         let end = "not-there: 0 processes, needs 1; processes of other users are hidden by the option hidepid of /proc";
         assert!(text.ends_with(end), "{text}");
