@@ -251,10 +251,10 @@ def registry():
     return case, cases
 
 
-def parser(doc):
+def parser(doc, daemon=ROOT / "target/release/healthz"):
     """The options that all scripts with cases have."""
     ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
+    ap.add_argument("--daemon", default=str(daemon), metavar="PATH", help=f"instead of {daemon.relative_to(ROOT)}")
     ap.add_argument("--install", action="store_true", help="install missing programs with apt-get, as root")
     ap.add_argument("--require", action="store_true", help="a case that cannot run is a failure")
     ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
@@ -262,7 +262,7 @@ def parser(doc):
 
 
 def parse(ap, *programs):
-    """The arguments. `programs` and the daemon must be there, or the script ends with code 2."""
+    """The arguments. The daemon and `programs` must be there, or the script ends with code 2."""
     args = ap.parse_args()
     for name in ("daemon", *programs):
         path = getattr(args, name)
@@ -318,6 +318,13 @@ def verdict_of(house, name, needs, run):
         return "FAIL", f"expected a verdict, came {type(why).__name__}: {why}"
 
 
+def report_untried(name, why):
+    """`.ci/run` prints these at its end."""
+    if path := os.environ.get("HEALTHZ_UNTRIED"):
+        with open(path, "a") as file:
+            file.write(f"{Path(sys.argv[0]).stem}: {name}: {why}\n")
+
+
 def run_cases(house, cases):
     """Runs the cases that are chosen. Returns the exit code."""
     counts = {"ok": 0, "FAIL": 0, "skip": 0}
@@ -330,6 +337,8 @@ def run_cases(house, cases):
             for line in (line for p in house.running[-3:] for line in said(p, 2000).splitlines()):
                 print(f"  | {line}")
         house.end_case()
+        if verdict == "skip":
+            report_untried(name, why)
         counts[verdict] += 1
         print(f"{verdict} {name}{f': {why}' if why else ''} ({time.monotonic() - began:.1f} s)", flush=True)
     print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
