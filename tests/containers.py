@@ -9,7 +9,6 @@ One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `s
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
-import argparse
 import copy
 import json
 import os
@@ -18,16 +17,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
-from clients import House, Wrong, said, wait_for, want, want_match
+from support.cases import INSTALL_SECONDS_MAX, ROOT, House, Missing, Skip, Wrong, install, parse, parser, registry
+from support.cases import run_cases, said, wait_for, want, want_match
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGING = ROOT / "packaging"
 WORKLOADS = ["daemonset.yaml", "sidecar.yaml"]
-INSTALL_SECONDS_MAX = 600
 CASES_SECONDS_MAX = 300
 PATIENCE = 20
 
@@ -40,15 +37,7 @@ VALIDATION, RUNTIME = "validators of PyPI", "runc that works"
 KUBELET_PORT = 10248
 KIBI = {"Ki": 1, "Mi": 1024, "Gi": 1024 * 1024}
 
-CASES = []
-
-
-def case(name, *needs):
-    def add(run):
-        CASES.append((name, needs, run))
-        return run
-
-    return add
+case, CASES = registry()
 
 
 def run_ok(house, what, *command, seconds=PATIENCE):
@@ -65,7 +54,7 @@ class Image:
         self.house = house
         context = house.dir / "context"
         context.mkdir()
-        shutil.copy(house.args.static, context / "healthz")
+        shutil.copy(house.args.daemon, context / "healthz")
         containerfile = PACKAGING / "Containerfile"
         self.buildah("build", "--isolation", "chroot", "--format", "docker", "-f", containerfile, "-t", "healthz", context)
         image = json.loads(self.buildah("inspect", "--type", "image", "healthz"))
@@ -358,14 +347,10 @@ def _(house):
 # ---------------------------------------------------------------------------------------------
 
 
-def install(house, missing):
-    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-        for command in (
-            ["apt-get", "update", "-q"],
-            ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing, "python3-venv"],
-        ):
-            subprocess.run(command, env=environment, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
+def install_all(house):
+    missing = [PACKAGES[tool] for tool in PACKAGES if not house.which(tool)]
+    if missing:
+        install([*missing, "python3-venv"])
     if not has_validators(house):
         for command in (
             [sys.executable, "-m", "venv", str(house.venv_python.parent.parent)],
@@ -392,58 +377,33 @@ def has_runtime(house):
     return True
 
 
-def is_there(house, need):
-    if need == VALIDATION:
-        return house.once(need, lambda house: [has_validators(house)])[0]
-    if need == RUNTIME:
-        return house.once(need, lambda house: [house.which("buildah") is not None and has_runtime(house)])[0]
-    return house.which(need) is not None
+class Containers(House):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.venv_python = Path(self.args.tools).absolute() / "bin/python"
+
+    def require(self, needs):
+        if VALIDATION in needs and not self.once(VALIDATION, lambda house: [has_validators(house)])[0]:
+            raise Missing(f"no {VALIDATION}")
+        super().require([need for need in needs if need in PACKAGES])
+        # Not every machine lets a test make containers.
+        if RUNTIME in needs and not self.once(RUNTIME, lambda house: [has_runtime(house)])[0]:
+            raise Skip(f"no {RUNTIME}")
 
 
 def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    static = ROOT / "target/x86_64-unknown-linux-gnu/release/healthz"
-    ap.add_argument("--static", default=str(static), metavar="PATH", help="the program of `cargo static`")
+    # The program of `cargo static`.
+    ap = parser(__doc__, ROOT / "target/x86_64-unknown-linux-gnu/release/healthz")
     ap.add_argument("--tools", default=str(ROOT / "target/tools/kubernetes"), metavar="PATH", help="a venv with the validators")
-    ap.add_argument("--install", action="store_true", help="install missing programs with apt-get, as root, and with pip")
-    ap.add_argument("--require", action="store_true", help="what would be skipped is a failure, except for runc")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    args = ap.parse_args()
-    args.static = os.path.abspath(args.static)
-    if not os.access(args.static, os.X_OK):
-        print(f"containers.py: {args.static} is not there: build it first, or name another", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    house = House(args)
-    house.dir.chmod(0o711)
-    house.venv_python = Path(args.tools).absolute() / "bin/python"
-    counts = {"ok": 0, "FAIL": 0, "skip": 0}
+    args = parse(ap)
+    house = Containers(args, CASES_SECONDS_MAX)
     try:
         if args.install:
-            install(house, [PACKAGES[tool] for tool in PACKAGES if not house.which(tool)])
-        house.end = time.monotonic() + CASES_SECONDS_MAX
-        for name, needs, run in CASES:
-            if args.only not in name:
-                continue
-            lacks = [need for need in needs if not is_there(house, need)]
-            verdict, why = "ok", ""
-            if lacks:
-                # Not every machine lets a test make containers.
-                verdict, why = ("FAIL" if args.require and lacks != [RUNTIME] else "skip"), f": no {', '.join(lacks)}"
-                if verdict == "skip" and (path := os.environ.get("HEALTHZ_UNTRIED")):
-                    with open(path, "a") as file:
-                        file.write(f"containers: {name}{why}\n")
-            else:
-                try:
-                    run(house)
-                except (Wrong, OSError, subprocess.SubprocessError) as error:
-                    verdict, why = "FAIL", f": {error}"
-            counts[verdict] += 1
-            print(f"{verdict} {name}{why}", flush=True)
+            install_all(house)
+        house.begin()
+        return run_cases(house, CASES)
     finally:
         house.leave()
-    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
-    return 1 if counts["FAIL"] or not counts["ok"] else 0
 
 
 if __name__ == "__main__":

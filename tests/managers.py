@@ -13,7 +13,6 @@ One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `s
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
-import argparse
 import os
 import re
 import shutil
@@ -22,15 +21,14 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-from clients import House, Wrong, await_listener, free_port, said, wait_for, want, want_match
+from support.cases import ROOT, House, Skip, Wrong, ask, await_listener, free_port, parse, parser, registry, run_script
+from support.cases import said, wait_for, want, want_match
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = ROOT / "examples/managers"
-INSTALL_SECONDS_MAX = 600
+# For all cases together.
+CASES_SECONDS_MAX = 300
 # Seconds. On an idle machine each of these waits takes less than one.
 PATIENCE = 20
 # systemd-analyze's own scale, from 0 (safe) to 100 (exposed).
@@ -62,26 +60,7 @@ UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-pro
 FIRST_CHECK = '[check.first]\nfile = "/"\n'
 SECOND_CHECK = '[check.second]\nfile = "/"\n'
 
-CASES = []
-
-
-def case(name, *needs):
-    def add(run):
-        CASES.append((name, needs, run))
-        return run
-
-    return add
-
-
-def ask(port, path="/healthz"):
-    """Status and text, or None without an answer."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except OSError:
-        return None
+case, CASES = registry()
 
 
 class Service:
@@ -632,71 +611,21 @@ def has_namespaces():
     return os.geteuid() == 0 and subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
-def is_there(house, need):
-    if need == "root":
-        return os.geteuid() == 0
-    if need == NAMESPACES:
-        return house.once(NAMESPACES, lambda _: [has_namespaces()])[0]
-    return house.which(need) is not None
-
-
-def report_untried(name, why):
-    """`.ci/run` prints these at its end."""
-    if path := os.environ.get("HEALTHZ_UNTRIED"):
-        with open(path, "a") as file:
-            file.write(f"managers: {name}: {why}\n")
-
-
-def install(missing):
-    packages = sorted({PACKAGES[tool] for tool in missing})
-    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
-    ):
-        subprocess.run(command, env=environment, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
+class WithNamespaces(House):
+    def require(self, needs):
+        # What a machine with Debian 12 cannot install.
+        lacks = [need for need in needs if need in NOT_PACKAGED and not self.which(need)]
+        if "root" in needs and os.geteuid() != 0:
+            lacks.append("root")
+        if NAMESPACES in needs and not self.once(NAMESPACES, lambda _: [has_namespaces()])[0]:
+            lacks.append(NAMESPACES)
+        if lacks:
+            raise Skip(f"no {', '.join(lacks)}")
+        super().require([need for need in needs if need in PACKAGES])
 
 
 def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
-    ap.add_argument("--install", action="store_true", help="install missing managers with apt-get, as root")
-    ap.add_argument("--require", action="store_true", help="a manager that is missing is a failure")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    args = ap.parse_args()
-    args.daemon = os.path.abspath(args.daemon)
-    if not os.access(args.daemon, os.X_OK):
-        print(f"managers.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    house = House(args)
-    counts = {"ok": 0, "FAIL": 0, "skip": 0}
-    try:
-        missing = [tool for tool in PACKAGES if not house.which(tool)]
-        if missing and args.install and os.geteuid() == 0 and shutil.which("apt-get"):
-            install(missing)
-            house.end = time.monotonic() + CASES_SECONDS_MAX
-        for name, needs, run in CASES:
-            if args.only not in name:
-                continue
-            lacks = [need for need in needs if not is_there(house, need)]
-            verdict, why = "ok", ""
-            if set(lacks) & {*NOT_PACKAGED, NAMESPACES, "root"}:
-                verdict, why = "skip", f": no {', '.join(lacks)}"
-                report_untried(name, why[2:])
-            elif lacks:
-                verdict, why = ("FAIL" if args.require else "skip"), f": {', '.join(lacks)} is not installed"
-            else:
-                try:
-                    run(house)
-                except (Wrong, OSError, subprocess.SubprocessError) as error:
-                    verdict, why = "FAIL", f": {error}"
-            counts[verdict] += 1
-            print(f"{verdict} {name}{why}", flush=True)
-    finally:
-        house.leave()
-    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
-    return 1 if counts["FAIL"] or not counts["ok"] else 0
+    return run_script(parse(parser(__doc__)), PACKAGES, CASES, CASES_SECONDS_MAX, WithNamespaces)
 
 
 if __name__ == "__main__":

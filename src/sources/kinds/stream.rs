@@ -543,6 +543,27 @@ pub mod testing {
 mod tests {
     use super::*;
 
+    /// The peer reads nothing until its queue is full.
+    #[test]
+    fn a_request_that_does_not_fit_is_sent_in_parts() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let mut stream = Stream::new(Socket::Unix(near));
+        let mut far = std::os::unix::net::UnixStream::from(std::os::fd::OwnedFd::from(far));
+        far.set_nonblocking(true).unwrap();
+        let request = vec![b'x'; 1 << 22];
+        let (mut sent, mut received) = (0, Vec::new());
+        while !send(&mut stream, &mut sent, &request).unwrap() {
+            assert!(sent < request.len());
+            let error = far.read_to_end(&mut received).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            assert_eq!(received.len(), sent);
+        }
+        assert_eq!(sent, request.len());
+        drop(far);
+        let error = send(&mut stream, &mut 0, &request).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    }
+
     #[test]
     fn errors_are_lower_case_and_have_no_number() {
         for (code, text) in [
