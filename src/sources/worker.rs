@@ -51,6 +51,10 @@ const REAP_PERIOD: Duration = Duration::from_millis(400);
 /// all of them.
 const BURST_DURATION_MAX: Duration = Duration::from_millis(50);
 
+/// Memory is given back before a wait of at least this. The page faults when it is used again cost about as much CPU
+/// time as one or two checks.
+const REST_DURATION_MIN: Duration = Duration::from_secs(1);
+
 /// Why the worker has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -146,8 +150,8 @@ struct Worker {
     staged_text: Option<Vec<u8>>,
     /// Listeners that may have more to receive.
     unfinished: Vec<Id>,
-    /// Checks were read since memory was given back.
-    has_read: bool,
+    /// Checks were read, or attempts made, since memory was given back.
+    has_worked: bool,
     /// Since when results are held back.
     held_since: Option<Instant>,
 }
@@ -203,7 +207,7 @@ pub fn run(
         reading: None,
         staged_text: None,
         unfinished: Vec::new(),
-        has_read: true,
+        has_worked: true,
         held_since: None,
     };
     worker.run()
@@ -272,11 +276,8 @@ impl Worker {
             if self.send(now).is_err() {
                 return Ok(End::ServerClosed);
             }
-            if self.has_read && self.engine.is_at_rest() {
-                self.has_read = false;
-                crate::unneeded::give_back();
-            }
             let timeout = self.next(now).map(|next| next.saturating_since(now));
+            self.rest(timeout);
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
                 result => result?,
@@ -294,6 +295,17 @@ impl Worker {
                     token => self.ready(token, now),
                 }
             }
+        }
+    }
+
+    /// Gives back the memory of attempts that have ended, and of a file that was read, before a long wait.
+    fn rest(&mut self, timeout: Option<Duration>) {
+        let is_at_rest = self.engine.is_at_rest();
+        self.has_worked |= !is_at_rest;
+        let is_long = timeout.is_none_or(|timeout| timeout >= REST_DURATION_MIN);
+        if self.has_worked && is_at_rest && is_long {
+            self.has_worked = false;
+            crate::unneeded::give_back();
         }
     }
 
@@ -689,7 +701,7 @@ impl Worker {
         match parsed {
             Ok((specs, text)) => {
                 self.staged_text = Some(text);
-                self.has_read = true;
+                self.has_worked = true;
                 self.engine.replace(specs, now);
             }
             Err(mistakes) => self.refuse(&mistakes),
