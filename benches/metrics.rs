@@ -1,13 +1,14 @@
 //! The cost of `/metrics`: `cargo bench --bench metrics`.
 //!
-//! The `healthz` program with 64 checks, each on 3 endpoints, beside a hyper server that has the same series in the
-//! usual crate, `prometheus-client` (`benches/peers`). Prints the size of the text, the CPU time of each server process
-//! for a scrape, and the latency of probes beside a scrape every second and beside clients that read their text slowly.
-//! Both servers take turns in one run. Times depend on the machine; the ratio within a pair of runs is what can be
+//! Compares the `healthz` program with 64 checks, each on 3 endpoints, with a hyper server that has the same series
+//! in the usual crate, `prometheus-client` (`benches/peers`), and with a loop that sends the same bytes from a
+//! constant buffer: its time is the kernel's part. Prints the size of the text and the CPU time of each server process
+//! for a scrape. Also prints the latency of probes during a scrape every second, and while other clients read their
+//! text slowly. The servers take turns in one run. Times depend on the machine; the ratio within a round is what can be
 //! compared.
 //!
-//! `-- --rounds 31 --scrapes 100 --seconds 3` set the number of pairs, the scrapes of a run, and the length of a run
-//! with probes. On a busy machine the bench makes twice as many pairs with probes, and keeps the least disturbed ones.
+//! `-- --rounds 31 --scrapes 100 --seconds 5` set the number of rounds, the scrapes of each server in one, and the
+//! length of a slice with probes. `--only scrapes`, `--only beside` and `--only slow` measure one part.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -54,7 +55,7 @@ const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost:10248\r\nUser-
 const RATE: u32 = 1000;
 /// Clients that read slowly.
 const SLOW: [usize; 4] = [0, 1, 2, 16];
-/// What one of them reads at a time, and how often: a text takes it some seconds.
+/// The bytes that one of them reads at a time, and the pause between two reads: a text takes it some seconds.
 const SLOW_BYTES: usize = 1024;
 const SLOW_INTERVAL: Duration = Duration::from_millis(50);
 const SLOW_RECEIVE_BUFFER: usize = 4096;
@@ -357,8 +358,8 @@ fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
     [2, 1, 3].map(|quarter| values[values.len() * quarter / 4])
 }
 
-/// Sends probes for that long, while `beside` runs on another thread until it is told to end. Returns the 99th
-/// percentile in µs, and what `beside` returns.
+/// Sends probes for that long, while `beside` runs on another thread until its argument is true. Returns the 99th
+/// percentile in µs, and the result of `beside`.
 fn probes<T: Send>(
     address: SocketAddr,
     seconds: f64,
@@ -374,6 +375,7 @@ fn probes<T: Send>(
             rate: RATE,
             count: (seconds * f64::from(RATE)) as u64,
             timeout: TIMEOUT,
+            path: load::PATH.into(),
             expected: Expected::Ok,
         });
         let results = results.unwrap_or_else(|error| panic!("{error}"));
@@ -383,7 +385,7 @@ fn probes<T: Send>(
     })
 }
 
-/// Scrapes until it is told to end. Returns how long each scrape took, in ms.
+/// Scrapes until `is_over` is true. Returns the duration of each scrape in ms.
 fn scrape_every(interval: Duration, address: SocketAddr, is_over: &AtomicBool) -> Vec<f64> {
     let mut scraper = Scraper::new(address);
     let mut times = Vec::new();
@@ -457,7 +459,7 @@ fn slow_client(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Reads a text slowly on so many connections until it is told to end. Returns how many bytes were read, and how many
+/// Reads a text slowly on so many connections until `is_over` is true. Returns how many bytes were read, and how many
 /// connections the server closed, which are replaced.
 fn read_slowly(count: usize, address: SocketAddr, is_over: &AtomicBool) -> [u64; 2] {
     let mut streams: Vec<TcpStream> = (0..count).map(|_| slow_client(address)).collect();

@@ -1,11 +1,11 @@
 //! Gives back memory that only the start needed.
 //!
 //! A process that has parsed its configuration keeps pages of the program's file that it will never use again, and
-//! free pages in the heap. After this, both have to be asked for anew if they are used: pages of the file are then
-//! mapped again, usually without reading the file. Called once the daemon serves, and by the sources processes
-//! before they wait.
+//! free pages in the heap. This gives both back to the kernel. If a page of the file is used later, the kernel maps it
+//! again, usually without reading the file. Called once the daemon serves, and by the sources processes before they
+//! wait.
 //!
-//! The only file beside the `sys` modules that may contain `unsafe`.
+//! Besides the `sys` modules, the only file of the program that may contain `unsafe`.
 #![allow(unsafe_code)]
 
 /// Gives back what is not in use at present. A few dozen microseconds. Memory that `--lock-memory` has locked stays.
@@ -80,7 +80,7 @@ mod tests {
 
     /// Unmapped pages are mapped again: the code and the constants of this test are among them.
     #[test]
-    fn the_program_runs_on() {
+    fn the_program_continues_to_run() {
         let text: Vec<u8> = (0..=u8::MAX).cycle().take(100_000).collect();
         give_back();
         assert_eq!(

@@ -5,7 +5,7 @@ The conformance rows have the bytes that each client sends. They do not show wha
 answer: whether it ends, its exit code, and whether it reports the server as up. So this script runs the
 clients, against one program that serves passing checks and one that serves failing checks.
 
-One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
@@ -28,13 +28,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# All cases together, installing apart. Past it, what is left fails instead of running.
+# For all cases together, without installing. After this time the remaining cases fail and are not run.
 CASES_SECONDS_MAX = 110
-# One client's run. Every client here needs well under a second on an idle machine.
+# For one run of a client. Each client here needs much less than a second on an idle machine.
 CLIENT_SECONDS_MAX = 10
 INSTALL_SECONDS_MAX = 600
 
-# What a tool is called in Debian. The optional ones are big: skipping them is never a failure.
+# The Debian package of each tool. The optional ones are big: without them their cases are skipped, also with --require.
 PACKAGES = {
     "curl": "curl",
     "wget": "wget",
@@ -60,11 +60,11 @@ URL = f"http://127.0.0.1:{RECORDED_PORT}/healthz"
 
 
 class Wrong(Exception):
-    """What a client did is not what was expected of it."""
+    """A client did something else than expected."""
 
 
 class Skip(Exception):
-    """A case cannot run here, for a reason that is not the server's."""
+    """A case cannot run on this machine. The server is not the cause."""
 
 
 def want(what, got, expected):
@@ -88,7 +88,7 @@ def short(value):
 
 
 def wait_for(what, seconds, probe):
-    """Calls `probe` until it returns something true; the bound is ours, not the probe's."""
+    """Calls `probe` until it returns something true, for at most `seconds`. One call can take longer."""
     end = time.monotonic() + seconds
     while True:
         value = probe()
@@ -106,7 +106,7 @@ def free_port():
 
 
 # ---------------------------------------------------------------------------------------------
-# Processes: what is started here ends here.
+# Processes. Each one that is started is ended with the script.
 
 
 class Result:
@@ -120,7 +120,7 @@ class House:
     def __init__(self, args):
         self.args = args
         self.dir = Path(tempfile.mkdtemp(prefix="healthz-clients-"))
-        # Traffic proxies and the user's own rc files must not decide a case.
+        # Proxies of the environment and the user's own rc files must not change a result.
         self.env = {
             "PATH": os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin",
             "HOME": str(self.dir),
@@ -143,7 +143,7 @@ class House:
         return left
 
     def run(self, command, seconds=CLIENT_SECONDS_MAX, env=None):
-        """Runs one client to its end. The whole process group ends with it or with its time."""
+        """Runs one client until it exits or its time is over. Then its process group is killed."""
         seconds = min(seconds, self.remaining())
         start = time.monotonic()
         p = subprocess.Popen(
@@ -161,7 +161,7 @@ class House:
         except subprocess.TimeoutExpired:
             raise Wrong(f"expected an end within {seconds:.0f} s, came none") from None
         finally:
-            # Also a pipeline's other half, and also when a signal ends this script in the middle.
+            # This also ends the other processes of a pipeline, and runs also when a signal interrupts this script.
             if p.poll() is None:
                 os.killpg(p.pid, signal.SIGKILL)
                 p.communicate()
@@ -169,7 +169,7 @@ class House:
         return Result(p.returncode, *text, time.monotonic() - start)
 
     def start(self, name, argv, stdout=None):
-        """Starts something that stays; what it says goes to a file that a failure can quote."""
+        """Starts a process that keeps running. Its output goes to a file, from which failures quote."""
         log = self.dir / f"{name}.log"
         with open(log, "ab") as f:
             p = subprocess.Popen(
@@ -195,7 +195,7 @@ class House:
                 p.wait(3)
 
     def once(self, name, make):
-        """A proxy serves several cases: started by the first; its failure is the failure of all."""
+        """A proxy serves several cases. The first one starts it. If that fails, all of them fail."""
         if name not in self.shared:
             try:
                 self.shared[name] = make(self)
@@ -304,7 +304,7 @@ def case(name, *needs, rows=()):
 
 
 class Says:
-    """What a client's run must show. `out` is all of stdout; the rest are searched for."""
+    """What a run of a client must print. `out` is the whole stdout; `has` and `lacks` are searched for in it."""
 
     def __init__(self, out=None, code=0, has=(), lacks=(), err=(), seconds=None, check=None):
         self.out, self.code, self.seconds, self.check = out, code, seconds, check
@@ -329,7 +329,7 @@ class Says:
 
 
 def prepared(house, command, port):
-    """The recorded command, with what differs on this machine put in its place."""
+    """The recorded command, with the ports and paths of this run."""
     upload = house.dir / "upload"
     if not upload.exists():
         upload.write_text("abc")
@@ -341,7 +341,7 @@ def prepared(house, command, port):
 
 
 def command(name, recorded, add="", healthy=None, failing=None, row=True, needs=None):
-    """Two cases of one command: `add` is appended to what was recorded, to make the client talk."""
+    """Two cases of one command. `add` is appended to the recorded command, so that the client prints more."""
     needs = needs or (re.search(r"(?:\| )?\b(curl|wget|busybox|ab|wrk|node)\b", recorded).group(1),)
     for state, says in (("healthy", healthy), ("failing", failing)):
         if says is None:
@@ -356,7 +356,7 @@ def command(name, recorded, add="", healthy=None, failing=None, row=True, needs=
 
 # -- curl
 
-# After each transfer: what was answered, and how many connections that took.
+# Printed after each transfer: the status, and the number of new connections.
 TELL = " -w '|%{http_code} %{num_connects}|'"
 
 
@@ -399,10 +399,10 @@ curl(
     healthy=f"{PASSED}|200 1.1",
     failing=f"{FAILED}|500 1.1",
 )
-# No HTTP/2 here: the client must learn so at once, in whichever of its own words.
+# The server has no HTTP/2. The client must fail at once; its message differs between versions.
 for _state in ("healthy", "failing"):
     command(
-        "curl HTTP/2 preface is turned away",
+        "curl HTTP/2 preface is refused",
         f"curl -sS --http2-prior-knowledge {URL}",
         **{_state: Says("", code=(1, 16, 52, 56), seconds=3)},
     )
@@ -420,13 +420,14 @@ curl(
     failing=f"{FAILED}{FAILED}|500 0|",
 )
 curl(
-    "POST of 2,000,000 bytes behind Expect",
+    "POST of 2,000,000 bytes with Expect",
     f"head -c 2000000 /dev/zero | curl -sS --data-binary @- -o /dev/null -w '%{{http_code}}' {URL}",
     "",
     healthy="200",
     failing="500",
 )
-# Nothing holds these back: the answer must be readable although input stays unread.
+# Without Expect, curl sends the body at once. It must be able to read the answer, although the server does not read the
+# whole body.
 curl(
     "POST of 2,000,000 bytes at once",
     f"head -c 2000000 /dev/zero | curl -sS -H Expect: --data-binary @- {URL}",
@@ -443,10 +444,10 @@ curl(
     healthy=f"{PASSED}|200",
     failing=f"{FAILED}|500",
 )
-# Left alone curl sends the body after a second without 100-continue; here it would wait eight.
-# Ending well before that shows that the final answer came instead.
+# By default curl sends the body after one second without 100-continue; here it would wait for eight. So a run that is
+# much shorter shows that the final answer came before the body.
 command(
-    "curl PUT behind Expect gets 405 at once",
+    "curl PUT with Expect gets 405 at once",
     f"curl -sS -T /etc/hostname {URL}",
     " --expect100-timeout 8 -D - -o /dev/null",
     Says(has=(r"\AHTTP/1\.1 405 ", r"(?i)^allow: .*GET"), lacks=(r"100 Continue",), seconds=4),
@@ -471,7 +472,7 @@ curl(
     failing=FAILED.replace("healthz check", f"{_WARNING}healthz check") + "|500 1|",
 )
 curl("absolute-form, as to a proxy", f"curl -sS -x http://127.0.0.1:20090 {URL}")
-curl("asking for a range gets the whole", f"curl -sS -r 0-0 {URL}")
+curl("a range request gets the whole body", f"curl -sS -r 0-0 {URL}")
 for _state in ("healthy", "failing"):
     command(
         "curl PROXY protocol gets 400",
@@ -493,7 +494,7 @@ command(
     failing=Says("", code=22, err=(r"500",)),
     row=False,
 )
-# A port on 127.0.0.1 only, and a name that is [::1] first on most machines.
+# The server listens only on 127.0.0.1, and most machines resolve localhost to [::1] first.
 curl("to localhost by name", "curl -sS http://localhost:20090/healthz", row=False)
 curl(
     "/livez and /readyz",
@@ -551,7 +552,7 @@ command(
     "wget reuses its connection",
     f"wget -O - {URL} {URL}?verbose",
     healthy=Says(PASSED + PASSED_VERBOSE, err=(r"Reusing existing connection",)),
-    # An error answer's body is not worth reading to wget; it may close instead.
+    # wget may close the connection instead of reading the body of an error answer.
     failing=Says("", code=8, err=(r"ERROR 500",)),
     row=False,
 )
@@ -561,7 +562,7 @@ command(
     healthy=Says(PASSED),
     failing=Says("", code=1, err=(r"500 Internal Server Error",)),
 )
-# nc half-closes after its input: the answer must come all the same, and then the end.
+# nc shuts down its sending side after its input. The server must still answer, and then close.
 _NC = "printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' | busybox nc 127.0.0.1 20090"
 command(
     "busybox nc",
@@ -669,7 +670,7 @@ command(
 )
 _FETCH = """(async()=>{for(let i=0;i<2;i++){const r=await fetch('http://127.0.0.1:20090/healthz');\
 console.log(r.status,await r.text())}})()"""
-# The process ends only when the kept-alive sockets let it.
+# The process exits only after its idle connections are closed.
 command(
     "node fetch",
     f'node -e "{_FETCH}"',
@@ -695,7 +696,7 @@ command(
 )
 
 
-# -- HAProxy: one process, one backend a way of checking, each with a passing and a failing server.
+# -- HAProxy: one process, and one backend for each kind of check, with a passing and a failing server.
 
 UP, DOWN = ("UP", "L7OK", "200"), ("DOWN", "L7STS", "500")
 HAPROXY_CHECKS = [
@@ -737,7 +738,7 @@ HAPROXY_CHECKS = [
         UP,
         ("DOWN", "L7RSP", None),
     ),
-    # Strict about Host where Kubernetes is lax: the verdict is DOWN, and it says why.
+    # HTTP/1.1 without Host gets 400, unlike in Kubernetes. HAProxy reports DOWN, with the status.
     (
         "httpchk HTTP/1.1 without Host",
         "haproxy httpchk 1.1 without Host",
@@ -745,7 +746,7 @@ HAPROXY_CHECKS = [
         ("DOWN", "L7STS", "400"),
         ("DOWN", "L7STS", "400"),
     ),
-    # Turned away at once, not left to a timeout.
+    # It is refused at once, not after a timeout.
     (
         "connect proto h2",
         "haproxy connect proto h2",
@@ -794,11 +795,11 @@ class Haproxy:
         await_listener(self.process, self.stats)
         self.started = time.monotonic()
         wait_for("a verdict on every server", 10, self.all_judged)
-        # A few more rounds: a verdict that flaps is no verdict.
+        # Some more checks, because the first results could differ from the later ones.
         time.sleep(max(0, self.started + 1.5 - time.monotonic()))
 
     def table(self):
-        """-> {(backend, server): {column: value}}, asked anew each time."""
+        """-> {(backend, server): {column: value}}, read from HAProxy each time."""
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(3)
             s.connect(self.stats)
@@ -815,7 +816,7 @@ class Haproxy:
 
     def verdict(self, index, state):
         def at_rest():
-            # A star in front says that the next check is under way; the code is not that of the last one then.
+            # A leading star means that the next check is running. The code is then not that of the last check.
             row = self.table()[f"check{index}", state]
             return None if row["check_status"].startswith("*") else row
 
@@ -920,7 +921,7 @@ def nginx_case(name, row, prefix, state):
                     rf"\r\n\r\n{re.escape(body)}\Z",
                 )
             ).judge(house.run(command + query))
-        # Also what nginx puts up with in silence, such as an answer cut short.
+        # Also problems that nginx only logs, such as a truncated answer.
         want_lack("error log", nginx.errors.read_text()[before:], r"upstream")
 
 
@@ -943,7 +944,7 @@ MONIT_CHECKS = [
 
 
 class Monit:
-    """Polls every second; the verdict is what `monit status` prints."""
+    """Polls every second; the results are what `monit status` prints."""
 
     def __init__(self, house):
         d = house.dir / "monit"
@@ -1040,8 +1041,8 @@ class Prometheus:
         return self.targets[job, f"127.0.0.1:{house.servers.ports[state]}"]
 
 
-# /healthz is no exposition, so Prometheus counts it as down either way. Whose fault that is differs:
-# of a passing answer it must complain of the text, not of the transport; of a failing one of the status.
+# /healthz is not in the format of Prometheus, so both targets are down. The error for a passing answer must be
+# about the text, not about the connection; for a failing answer it must be about the status.
 @case("prometheus scrape /healthz, healthy", "prometheus", rows=("prometheus scrape /healthz",))
 def _(house):
     target = house.once("prometheus", Prometheus).target(house, "healthz", "healthy")
@@ -1055,7 +1056,7 @@ def _(house):
     want_match("error", target["lastError"], r"HTTP status 500 Internal Server Error")
 
 
-# The exposition is planned. Until it is there, a clean 404; once it is, up, whatever the checks say.
+# The daemon serves it, so its target is up. The example that fails has no metrics, and answers 404.
 for _state in ("healthy", "failing"):
 
     @case(
@@ -1143,9 +1144,9 @@ for _state in ("healthy", "failing"):
     go_case("default client", "go net/http default", "plain", _state, "true")
 
 
-# -- after all of them
+# -- after all clients
 
-@case("the servers outlived their clients", "python3")
+@case("the servers still run after all clients", "python3")
 def _(house):
     servers = house.servers
     for name in ("daemon", "daemon_unix", "profile"):
@@ -1156,13 +1157,13 @@ def _(house):
 
 
 def recorded_rows(path):
-    """What a case names a row by: its command, or the client where the command was not recorded."""
+    """The key of each row: its command, or the client's name where no command was recorded."""
     keys = []
     for line in path.read_text("utf-8").splitlines():
         if line.strip():
             row = json.loads(line)
             recorded = row["command"]
-            # The two nginx commands name the proxy's own port: the client's name says more.
+            # The two nginx commands contain the port of the proxy, so the client's name is the key.
             keys.append(row["client"] if not recorded or row["client"].startswith("nginx") else recorded)
     return keys
 
@@ -1172,7 +1173,7 @@ def _(house):
     keys = recorded_rows(house.args.rows)
     known = {row for c in CASES for row in c.rows}
     want("rows without a case", sorted(set(keys) - known), [])
-    want("cases whose row is gone", sorted(known - set(keys)), [])
+    want("cases without a row", sorted(known - set(keys)), [])
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1180,7 +1181,7 @@ def _(house):
 
 
 def apt_install(house, tools):
-    """All that are missing in one go; what could not be had is skipped by its cases."""
+    """Installs all missing tools at once. The cases of a tool that cannot be installed are skipped."""
     packages = sorted({(PACKAGES | PACKAGES_OPTIONAL)[t] for t in tools})
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for argv in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]):
@@ -1201,7 +1202,7 @@ def apt_install(house, tools):
 
 
 def find_requests(house):
-    """A Python that has requests: this one, Debian's, or a fresh venv under the temp directory."""
+    """A Python that has requests: this one, Debian's, or a new venv in the temporary directory."""
     for python in filter(None, (sys.executable, house.which("python3"), "/usr/bin/python3")):
         try:
             p = subprocess.run([python, "-c", "import requests"], env=house.env, capture_output=True, timeout=30)
@@ -1244,7 +1245,7 @@ def prepare(house, cases):
         if not house.python_requests:
             missing["requests"] = house.reasons.get("requests", "not installed")
     if not house.args.rows.is_file():
-        missing["rows"] = "no recorded rows at the path of --rows"
+        missing["rows"] = "no file at the path of --rows"
     return missing
 
 
@@ -1267,7 +1268,7 @@ def report(house, cases, missing):
             failed += 1
             text = " ".join(str(e).split())
             print(f"FAIL {c.name}: {text}", flush=True)
-        except Exception as e:  # One broken case must not hide the others.
+        except Exception as e:  # An exception in one case must not prevent the others.
             failed += 1
             print(f"FAIL {c.name}: expected a verdict, came {type(e).__name__}: {e}", flush=True)
         else:
@@ -1283,7 +1284,7 @@ def parse_args():
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Prometheus and Go are big and optional: they run when they are installed, --install leaves them "
         "out unless --optional is given too, and --require never asks for them. Installing may start the "
-        "services of the packages it brings: it is meant for machines that are thrown away.",
+        "services of the packages it installs, so use it only on machines that are used for tests.",
     )
     ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
     ap.add_argument("--profile", default=str(ROOT / "target/release/examples/profile"), metavar="PATH")
@@ -1313,7 +1314,7 @@ def main():
             print(f"clients.py: {path} is not there: build it first, or name another", file=sys.stderr)
             return 2
     args.daemon, args.profile = os.path.abspath(args.daemon), os.path.abspath(args.profile)
-    # A signal ends the script by the same way out as its end: nothing stays behind.
+    # A signal raises an exception, so that all processes and files are removed as at a normal end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
     house = House(args)
     try:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Runs `healthz probe` where the tests in Rust cannot: in an empty root file system, on a terminal, under strace, and
-by the programs of Nagios.
+"""Runs `healthz probe` in an empty root file system, on a terminal, under strace, and as a plugin of Nagios. The tests in
+Rust cannot do these.
 
-One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
@@ -115,7 +115,7 @@ def on_terminal(command, env):
     return text.decode().replace("\r\n", "\n"), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@case("colours and blocks are for terminals that want them")
+@case("colours are printed only on a terminal without NO_COLOR, and blocks only with UTF-8")
 def _(house):
     server = Server(house, "colours")
     command = [house.args.daemon, "probe", "--count", "2", "--interval", "1ms", server.url]
@@ -135,7 +135,7 @@ def _(house):
     want_lack("TERM=dumb", on_terminal(command, dict(plain, TERM="dumb"))[0], r"\x1b")
 
 
-@case("negate of the monitoring plugins understands it", "negate")
+@case("negate of the monitoring plugins accepts its output and exit code", "negate")
 def _(house):
     server = Server(house, "negated")
 
@@ -263,7 +263,7 @@ def _(house):
 
 
 def processor_seconds(house, command):
-    """Of one run, in user and kernel mode: the least of some rounds, because other programs disturb it."""
+    """The CPU time of one run, in user and kernel mode. The least of some rounds, because other programs disturb it."""
     rounds = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -275,7 +275,7 @@ def processor_seconds(house, command):
     return min(rounds)
 
 
-@case("it starts about as fast as true")
+@case("it takes less than 3 times the CPU time of true")
 def _(house):
     server = Server(house, "fast")
     server.pass_(house)
@@ -284,7 +284,7 @@ def _(house):
     for program in programs:
         probe = processor_seconds(house, [program, "probe", server.url])
         print(f"   {program}: {probe * 1e6:.0f} us of a CPU, true: {true * 1e6:.0f} us, ratio {probe / true:.2f}")
-        # The limit is for a start that became slow, such as one that reads a file or makes a thread.
+        # The limit finds a start that became slow, such as one that reads a file or starts a thread.
         want(f"{program}: less than 3 times the CPU time of true", probe < 3 * true, True)
 
 
@@ -303,7 +303,7 @@ def main():
     ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
     ap.add_argument("--static", metavar="PATH", help="the program of `cargo static`, for the empty root")
     ap.add_argument("--install", action="store_true", help="install missing programs with apt-get, as root")
-    ap.add_argument("--require", action="store_true", help="what would be skipped is a failure")
+    ap.add_argument("--require", action="store_true", help="a case that cannot run is a failure")
     ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
     args = ap.parse_args()
     args.daemon = os.path.abspath(args.daemon)

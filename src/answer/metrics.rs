@@ -1,11 +1,11 @@
 //! The metrics of checks, as text for Prometheus (text format 0.0.4).
 //!
-//! Knows the checks of all endpoints. What a server or a program counts besides is written by functions that it hands
-//! in. [`super`] calls [`respond`] for `/metrics` and [`respond_slis`] for `/metrics/slis`.
+//! Knows the checks of all endpoints. Functions that the server and the program pass in write the other metrics.
+//! [`super`] calls [`respond`] for `/metrics` and [`respond_slis`] for `/metrics/slis`.
 //!
 //! `kubernetes_healthcheck` and `kubernetes_healthchecks_total` are those of Kubernetes
-//! (`k8s.io/component-base/metrics/prometheus/slis`), with one difference: Kubernetes sets the gauge when an endpoint is
-//! requested, and here it is the state at the scrape. So an alert fires even if nobody sends a probe. Both are for the
+//! (`k8s.io/component-base/metrics/prometheus/slis`), with one difference: Kubernetes sets the gauge when an endpoint
+//! is requested, and here it is the state at the scrape. So an alert fires even without probes. Both are for the
 //! endpoints as a whole, not for requests that name one check; checks that a request excludes are not counted.
 
 use super::{Paths, Responder};
@@ -51,8 +51,8 @@ impl Metrics {
         }
     }
 
-    /// Adds the families that `write` writes, at most `bytes_max` bytes. It is called for each request of `/metrics`, on the
-    /// server's thread, so it must neither wait nor take long. If it writes more, the answer is a 500.
+    /// Adds the families that `write` writes, at most `bytes_max` bytes. It is called for each request of `/metrics`,
+    /// on the server's thread, so it must neither wait nor take long. If it writes more, the answer is a 500.
     #[must_use]
     pub const fn and(self, write: fn(&mut MetricsWriter<'_, '_>), bytes_max: usize) -> Self {
         Metrics {
@@ -340,7 +340,7 @@ pub(super) fn respond(
     writer: Writer<'_>,
     server: impl FnOnce(&mut MetricsWriter<'_, '_>),
 ) -> Result<Answer, BufferFull> {
-    // It would not fit: then the time to write a part of it can be saved. (It may not fit although there is this much room,
+    // If it cannot fit, no part of it is written, which saves time. (It may not fit although there is this much room,
     // because `server` writes more.)
     if writer.room() < bytes_max(responder, metrics, 0) {
         return Err(BufferFull);
@@ -354,7 +354,7 @@ pub(super) fn respond(
     })
 }
 
-/// Answers `/metrics/slis`, as Kubernetes calls the two families of its own.
+/// Answers `/metrics/slis` with the two families that Kubernetes has under this path.
 pub(super) fn respond_slis(
     responder: &Responder<'_, impl Paths>,
     now: Instant,
@@ -455,7 +455,7 @@ const SAMPLE_BYTES_MAX: usize =
 fn write_slis(responder: &Responder<'_, impl Paths>, text: &mut MetricsWriter<'_, '_>) {
     text.begin(&HEALTHCHECK);
     for endpoint in responder.endpoints() {
-        // The path of an endpoint may have any length, so its label may not fit into a piece.
+        // An endpoint can have a path of any length, so its label may not fit into a piece.
         let label = type_label(&endpoint);
         let parts = [TYPE, label, "\"} "];
         let is_short = parts.iter().map(|part| part.len()).sum::<usize>() <= PIECE_BYTES;
@@ -473,7 +473,7 @@ fn write_slis(responder: &Responder<'_, impl Paths>, text: &mut MetricsWriter<'_
     text.begin(&HEALTHCHECKS);
     for endpoint in responder.endpoints() {
         let endpoint_type = endpoint.endpoint_type();
-        // Checks do not count for each of the others.
+        // Results are counted only for the three endpoints of Kubernetes.
         if endpoint_type == EndpointType::Other {
             continue;
         }
@@ -550,8 +550,8 @@ fn write_checks(
     });
 }
 
-/// Calls `visit` with the checks of all endpoints, each name once: of several checks with one name in different
-/// endpoints the first.
+/// Calls `visit` with the checks of all endpoints. If endpoints have different checks of one name, only the first is
+/// visited.
 ///
 /// The lists of the endpoints are usually alike, so a check is first compared with the one at the same place of the
 /// first list.
@@ -589,7 +589,7 @@ mod tests {
     use std::string::String;
     use std::vec;
 
-    /// The head and the body of the answer to GET of `path` at `now`, a second after which it is 1,000,000 s since 1970.
+    /// The head and the body of the answer to GET of `path` at `now`. The wall clock is 1,000,000 s ahead of `now`.
     fn get(responder: &Responder<'_, impl Paths>, now: Instant, path: &str) -> (String, String) {
         let date = Date::from_unix_seconds(1_000_000 + now.as_millis() / 1000);
         let context = Context {

@@ -68,9 +68,9 @@ const NOT_REPORTED: &str = "not reported yet";
 /// The state of a check at some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {
-    /// The last update said that it passes, and is not older than the limit of a heartbeat.
+    /// The last update made it pass. If it is a heartbeat, the update is not older than its limit.
     Passing,
-    /// The last update said that it fails, or a heartbeat is overdue.
+    /// The last update made it fail, or a heartbeat is overdue.
     Failing,
     /// The check was not updated yet. A heartbeat passes in this state, and so does a check with
     /// [`Check::initially_passing`]; all others fail with `not reported yet`. For a heartbeat, the state
@@ -255,9 +255,9 @@ impl Check {
         self
     }
 
-    /// As [`overdue`](Check::overdue), and the reason also tells for how long there was no beat, in whole
-    /// seconds when it is asked for. With `not checked` it is `not checked for 41 s`. Before the first beat
-    /// the time counts from [`begin`](Check::begin).
+    /// As [`overdue`](Check::overdue), and the reason ends with the time since the last beat, in whole seconds.
+    /// With `not checked` it is `not checked for 41 s`. Before the first beat the time counts from
+    /// [`begin`](Check::begin).
     ///
     /// ```
     /// use healthz::{Check, Instant};
@@ -286,8 +286,9 @@ impl Check {
         self
     }
 
-    /// Makes the last beat of a heartbeat the one that [`record_beat`](Check::record_beat) reports. For a check whose
-    /// state another process finds out: then [`beat`](Check::beat) only says how long the last report holds.
+    /// Makes metrics and answers in JSON show the beats of [`record_beat`](Check::record_beat). For a check whose
+    /// state another process determines: there, [`beat`](Check::beat) is called for each result of that process, and
+    /// only extends the time for which the result holds.
     #[must_use]
     pub const fn with_reported_beats(mut self) -> Self {
         self.has_reported_beats = true;
@@ -457,8 +458,8 @@ impl Check {
         self.passes(now) || matches!(self.severity, Severity::Warning)
     }
 
-    /// Compares the state at `now` with the one that was observed before, and counts a change. Returns true if the check
-    /// passes.
+    /// Compares the state at `now` with the one that was observed before, and counts a change. Returns true if the
+    /// check passes.
     ///
     /// The server observes a check when it answers with its state (except a plain `ok` of the whole endpoint) and at
     /// each scrape of its metrics. A change that is undone before it is observed is not counted. Call this if you
@@ -467,8 +468,8 @@ impl Check {
         self.history.observe(|| self.passes(now), unix_seconds)
     }
 
-    /// Observes the check for metrics. What [`kept_for_rendering`](Check::kept_for_rendering) returns stays the same until
-    /// the next call.
+    /// Observes the check for metrics. What [`kept_for_rendering`](Check::kept_for_rendering) returns stays the same
+    /// until the next call.
     pub(crate) fn observe_for_rendering(&self, now: Instant, unix_seconds: Option<u64>) {
         self.observe(now, unix_seconds);
         self.history.keep_for_rendering();
@@ -521,8 +522,8 @@ impl Check {
         }
     }
 
-    /// Records a run of the test that decides the state: its result and how long it took. Only metrics and the answers in
-    /// JSON show it. The state stays as it is: call [`pass`](Check::pass), [`fail`](Check::fail) or
+    /// Records a run of the test that decides the state: its result and how long it took. Only metrics and the
+    /// answers in JSON show it. The state stays as it is: call [`pass`](Check::pass), [`fail`](Check::fail) or
     /// [`beat`](Check::beat) for it. If two threads call this for one check at the same time, a run may not be
     /// counted.
     pub fn record_run(&self, result: RunResult, duration: Duration) {
@@ -776,7 +777,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overdue_heartbeat_tells_how_long_it_has_been_silent() {
+    fn the_reason_of_an_overdue_heartbeat_has_the_time_since_its_last_beat() {
         let check =
             || Check::heartbeat("loop", Duration::from_secs(30)).overdue_since("not checked");
         let beaten = check();
@@ -804,7 +805,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_silence_is_left_out_whole_if_the_text_has_no_room_for_it() {
+    fn the_time_since_the_last_beat_is_left_out_if_it_does_not_fit() {
         const LONG: &str = match core::str::from_utf8(&[b'x'; 250]) {
             Ok(text) => text,
             Err(_) => "",
@@ -837,7 +838,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_whose_reason_was_lost_says_no_more_than_that() {
+    fn a_failure_whose_reason_was_lost_has_the_reason_failing() {
         let check = Check::heartbeat("loop", Duration::from_secs(1)).overdue("late");
         check.set(FAILING_UNEXPLAINED);
         assert!(!check.passes(Instant::ZERO));
@@ -866,7 +867,7 @@ mod tests {
         );
     }
 
-    /// `docs/embed.md` says so.
+    /// `docs/embed.md` has this number.
     #[test]
     fn a_check_takes_952_bytes() {
         assert_eq!(size_of::<Check>(), 952);

@@ -1,6 +1,6 @@
 //! The name of a check or a group, stored in the check itself.
 //!
-//! A name from a file can so become a check's without the heap, and is freed with the check. Knows nothing of
+//! So a name can come from a file without the heap, and needs no memory that outlives the check. Knows nothing of
 //! checks. Used by [`Check`](super::Check) and [`Endpoint`](super::Endpoint).
 
 use crate::limits::CHECK_NAME_BYTES_MAX;

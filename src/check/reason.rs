@@ -138,7 +138,7 @@ impl ReasonText {
     /// `text`, cut at a character boundary if it is too long.
     pub(crate) fn new(text: &str) -> Self {
         let mut copy = ReasonText::EMPTY;
-        // An error means that the text was cut, which is what is wanted.
+        // An error means only that the text was cut.
         let _ = copy.write_str(text);
         copy
     }

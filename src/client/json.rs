@@ -84,7 +84,7 @@ pub fn on_one_line(valid: &str) -> String {
     line
 }
 
-/// What is not parsed yet.
+/// The text that is not parsed yet.
 struct Rest<'a>(&'a str);
 
 impl Rest<'_> {

@@ -62,17 +62,17 @@ impl StatusCode {
         "505 HTTP Version Not Supported",
     ];
 
-    /// All of them.
+    /// All status codes.
     #[cfg(feature = "server")]
     pub(crate) fn all() -> impl Iterator<Item = StatusCode> {
         (0..StatusCode::COUNT as u8).map(|index| StatusCode { index })
     }
 
-    /// How many there are.
+    /// The number of status codes.
     #[cfg(feature = "server")]
     pub(crate) const COUNT: usize = StatusCode::LINES.len();
 
-    /// The position among all.
+    /// Its position among all status codes.
     #[inline]
     pub(crate) const fn index(self) -> usize {
         self.index as usize
@@ -245,7 +245,7 @@ pub struct BufferFull;
 pub struct Answer {
     bytes: u32,
     status: StatusCode,
-    /// What was asked for, as a number of the module [`answer`](crate::answer); 0 if it has not said.
+    /// The subject of the request, as a number that the module [`answer`](crate::answer) has set; 0 if it has set none.
     subject: u8,
 }
 
@@ -321,7 +321,7 @@ impl<'t> BodyWriter<'t> {
     }
 
     /// Appends `start`, `name` and `end`. The pieces are copied with their padding, because a copy of a constant size needs
-    /// no call of memcpy; what comes later overwrites the padding.
+    /// no call of memcpy; later pieces overwrite the padding.
     #[inline]
     pub(crate) fn push_parts<const N: usize>(
         &mut self,

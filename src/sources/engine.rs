@@ -1,4 +1,4 @@
-//! The checks, when they are attempted, and what is reported of them.
+//! The checks: when they are attempted, and which results are reported.
 //!
 //! Pure: time and outcomes in; actions, verdicts and sets of checks out. Knows no file, socket or thread. The worker
 //! does what the actions say. The simulation drives it with virtual time.
@@ -26,14 +26,14 @@ const STAGING_DURATION_MAX: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub u32);
 
-/// What the worker has to do.
+/// An action for the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A check was added: open what it listens on.
+    /// A check was added: open its socket or file.
     Open(Id),
     /// Begin an attempt, and call [`Engine::end`] with its outcome.
     Begin(Id),
-    /// The attempt has taken too long: cancel it, and call [`Engine::end`] with what it waited for.
+    /// The attempt has taken too long: cancel it, and call [`Engine::end`] with the reason.
     Cancel(Id),
     /// The check was removed: close everything of it. The outcome of a blocking attempt is ignored.
     Close(Id),
@@ -43,7 +43,7 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning(pub String);
 
-/// A check and what is known of it.
+/// A check and its state.
 #[derive(Debug)]
 pub struct Entry {
     pub id: Id,
@@ -189,7 +189,7 @@ impl Engine {
         let gone = self.entries.iter().filter(is_current).count();
         let removed = gone.saturating_sub(changed);
         self.staging = Some(format!(
-            "{added} checks added, {changed} changed, {removed} removed"
+            "{added} added, {changed} changed, {removed} removed"
         ));
     }
 
@@ -304,7 +304,7 @@ impl Engine {
         due.chain(awaited.filter(|until| now < *until)).min()
     }
 
-    /// Finds out what is due at `now`. Then take the [`action`](Engine::action)s.
+    /// Starts the actions that are due at `now`. Then take them from [`action`](Engine::action).
     pub fn advance(&mut self, now: Instant) {
         for entry in &mut self.entries {
             while let Some(due) = entry.schedule.take_due(now) {
@@ -351,7 +351,7 @@ impl Engine {
         }
     }
 
-    /// An attempt has ended, after the time that it `took`. Outcomes of checks that are gone, and late ones, are ignored.
+    /// An attempt has ended, after the time that it `took`. Late outcomes, and those of removed checks, are ignored.
     pub fn end(&mut self, id: Id, outcome: Outcome, now: Instant, took: Duration) {
         let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else {
             return;
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_counts_as_it_ended_and_not_as_the_threshold_says() {
+    fn a_run_counts_by_its_own_result_whatever_the_threshold_is() {
         let (mut engine, id) = begun("a=tcp:127.0.0.1:1,period=1s,timeout=1s,failure-threshold=3");
         engine.end(id, Outcome::Pass, at(1), MS);
         engine.advance(at(1000));

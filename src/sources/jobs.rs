@@ -1,9 +1,8 @@
 //! Threads for work that can block in the kernel: files, file systems, the check file.
 //!
 //! One thread is enough while nothing blocks. If jobs wait although a thread has had one for [`STUCK_DURATION`], the
-//! worker has another thread started. There are never more threads than jobs that were given, and a check gives no
-//! second job while its first one runs, so the number is bounded by the number of checks. Threads that
-//! have nothing to do end, but for one.
+//! worker starts another thread. There are never more threads than jobs, and a check has at most one job, so the number
+//! of checks bounds the number of threads. All but one of the threads end when they have no job.
 //!
 //! Knows no checks. Called by the worker's event loop, which a finished job wakes.
 
@@ -16,7 +15,7 @@ use std::time::Duration;
 use healthz::Instant;
 use mio::Waker;
 
-/// If a job has waited for so long, the threads that exist are stuck, and another one is started.
+/// If a job has waited for this long, all threads are considered stuck, and another one is started.
 pub const STUCK_DURATION: Duration = Duration::from_millis(200);
 
 /// Stack of each thread. The deepest job parses a check file.

@@ -1,8 +1,8 @@
 //! The text of the last valid check file, kept in memory that the supervisor and each worker share.
 //!
-//! A worker that is started again must use what was in effect, not what the file says now: it may be in the middle of
-//! being edited. The memory is a memfd(2). It begins with a header that says where the text is; a new text is written
-//! elsewhere first, so that a worker that is killed meanwhile leaves the old one.
+//! A worker that is started again must use the text that was in effect. The file may have changed since, and may be
+//! half edited. The memory is a memfd(2). It begins with a header that has the place of the text. A new text is
+//! written to the other place first, so that the old one stays if the worker is killed meanwhile.
 
 use std::fs::File;
 use std::io;

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn below_the_threshold_the_last_state_stands() {
+    fn below_the_threshold_the_state_stays() {
         assert_eq!(states("1001000011", 1, 3, 3), "1111110011");
         assert_eq!(states("1000110111", 3, 3, 3), "1110000001");
         assert_eq!(states("1011", 1, 1, 1), "1011");

@@ -1,4 +1,4 @@
-//! What answers say about endpoints and checks.
+//! The states of endpoints and checks, from the answers of a server.
 //!
 //! Bytes in, values out. The answers may come from any server: JSON in the form of healthz, or the text of Kubernetes,
 //! which has the names of checks and whether they pass, but neither times nor reasons.
@@ -13,7 +13,7 @@ use crate::client::output::Json;
 /// The media type of healthz's JSON.
 const HEALTH_JSON: &str = "application/health+json";
 
-/// What is known of a server.
+/// The state of a server.
 pub struct Report {
     /// As it was written.
     pub url: String,
@@ -36,7 +36,7 @@ pub enum Status {
 
 /// One endpoint.
 pub struct Endpoint {
-    /// Its path, with a query if one was asked for.
+    /// Its path, with the query if the URL had one.
     pub path: String,
     pub status: Status,
     pub checks: Vec<Check>,
@@ -66,11 +66,11 @@ pub struct Check {
 /// When the status of a check last changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// The answer does not tell it.
+    /// The answer does not have it.
     Unknown,
     /// It has not changed since the server began to watch the check.
     Start,
-    /// So many seconds before the answer was made.
+    /// This many seconds before the answer was made.
     Seconds(u64),
 }
 
@@ -193,7 +193,7 @@ impl Endpoint {
         let passes = passes(status)?;
         let value = Value::parse(body)?;
         let text = |name| value.get(name).and_then(Value::as_str);
-        let said = Status::parse(text("status")?)?;
+        let status = Status::parse(text("status")?)?;
         let listeners = value.get("listeners").map_or(&[][..], Value::elements);
         let listeners = listeners.iter().filter_map(Value::as_str);
         let checks = value.get("checks").map_or(&[][..], Value::members);
@@ -206,7 +206,7 @@ impl Endpoint {
             // A probe reads only the status code, so it is not healthier than that.
             status: match passes {
                 false => Status::Fail,
-                true => said,
+                true => status,
             },
             checks: checks.collect(),
             text: None,

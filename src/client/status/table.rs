@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::report::{Check, Endpoint, Report, Since, Status};
 use crate::client::output::{self, Colour, coloured};
 
-/// Columns of a terminal that does not tell its width.
+/// Columns of a terminal whose width is not known.
 pub const COLUMNS_DEFAULT: usize = 80;
 /// Narrower terminals break lines by themselves.
 pub const COLUMNS_MIN: usize = 60;
@@ -379,7 +379,7 @@ ping   pass
     }
 
     #[test]
-    fn nothing_that_a_server_sends_controls_the_terminal() {
+    fn no_byte_from_a_server_controls_the_terminal() {
         let evil = r"\u001b[2J\u0007\u009b31m\u202e\u0000\r\n";
         let checks = format!(
             r#""{evil}":[{{"status":"fail","severity":"{evil}",{TIME},"output":"{evil} it's \"C:\\\\x\""}}]"#

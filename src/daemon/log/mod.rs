@@ -91,7 +91,7 @@ pub fn print_line(text: &dyn fmt::Display) {
     QUEUE.push(format!("healthz: {}\n", OneLine(format_args!("{text}"))).as_bytes());
 }
 
-/// Asks the writer to test whether standard error accepts writes; see [`writer`].
+/// Makes the writer test whether standard error accepts writes; see [`writer`].
 pub fn verify() {
     QUEUE.probe();
 }
@@ -131,7 +131,7 @@ impl Write for Records {
     }
 }
 
-/// The beginning of each record: time, level and crate.
+/// The start of each record: time, level and crate.
 struct Prefix<'a>(&'a str, &'a str);
 
 impl fmt::Display for Prefix<'_> {

@@ -53,7 +53,7 @@ impl Sink {
     /// Waits until a write would not block.
     ///
     /// # Errors
-    /// If the reader is gone.
+    /// If the pipe has no reader any more.
     fn wait_writable(&mut self) -> io::Result<()> {
         let Some(poll) = &mut self.poll else {
             return Ok(());
@@ -143,7 +143,8 @@ fn run_task(queue: &Queue, sink: &mut Sink, check: &Check) {
     };
     if outcome == Outcome::Done {
         let now = healthz::server::now();
-        // A failure that ends now is counted, although no request and no round of the sync loop may have seen it.
+        // Observed before the beat: if the check fails until now, that is counted even if no request and no round of
+        // the sync loop has seen it.
         check.observe(now, super::super::unix_seconds());
         check.beat(now);
     }

@@ -1,4 +1,4 @@
-//! What is understood, what is refused with which words, and the round trip through `check-config`.
+//! Accepted configurations, the messages for refused ones, and the round trip through `check-config`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -423,7 +423,7 @@ fn mistakes_of_arguments_name_the_check() {
             "x=disk:/var,min=10%,perod=5s",
             "x: unknown option perod of a disk check; did you mean period?",
         ),
-        ("x=disk:/var,min=10%,min=20%", "x: min is there twice"),
+        ("x=disk:/var,min=10%,min=20%", "x: min is given twice"),
         (
             "x=disk:/var,limit=5s",
             "x: unknown option limit of a disk check; its own are min, min-inodes",
@@ -551,7 +551,7 @@ fn names_and_sockets_are_taken_once() {
     assert_eq!(
         arguments(&["a/b=heartbeat", "a-b=heartbeat"]),
         Err(vec![
-            "--check a-b: socket /run/healthz/a-b.sock: the check a/b has it already".into()
+            "--check a-b: socket /run/healthz/a-b.sock: the check a/b uses it already".into()
         ])
     );
     let checks = [OsString::from("x=clock")];

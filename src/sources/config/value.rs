@@ -23,7 +23,7 @@ const PATH_BYTES_MAX: usize = 4095;
 const SOCKET_BYTES_MAX: usize = 107;
 /// Longest text to search for or to send.
 const TEXT_BYTES_MAX: usize = 1024;
-/// As the bits of a number.
+/// The bits of the number that stores the results.
 const RESULTS_MAX: u64 = 32;
 
 /// What may be written for a value.

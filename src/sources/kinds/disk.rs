@@ -1,6 +1,6 @@
-//! The kind `disk`: space and inodes that users may still take on a file system.
+//! The kind `disk`: free space and free inodes of a file system, for users other than root.
 //!
-//! What is reserved for root counts neither as free nor as a part of the whole, as in df(1).
+//! The part that is reserved for root counts neither as free nor as a part of the whole, as in df(1).
 
 use nix::sys::statvfs::{Statvfs, statvfs};
 
@@ -9,7 +9,7 @@ use super::system::failed;
 use crate::sources::spec::{Disk, Outcome};
 
 impl Disk {
-    /// Checks the file system once. Can block as long as it does.
+    /// Checks the file system once. Blocks as long as the file system does not answer.
     pub fn attempt(&self) -> Outcome {
         let figures = match statvfs(&self.path) {
             Ok(figures) => figures,
@@ -43,7 +43,7 @@ impl Disk {
     }
 }
 
-/// Bytes that users may still take, and those together with the used ones.
+/// The bytes that are free for users, and the sum of these and the used ones.
 #[allow(clippy::useless_conversion, reason = "32 bits wide on some systems")]
 fn space(figures: &Statvfs) -> (u64, u64) {
     let block = u64::from(figures.fragment_size());

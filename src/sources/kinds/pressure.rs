@@ -4,8 +4,8 @@
 //! between two attempts, so that no attempt has to be at the right moment. Where a trigger is refused, the total of
 //! all stalls is compared with the last attempt instead; then a short stall in a long period is not seen.
 //!
-//! A trigger is asked at each attempt, with poll(2) and no time to wait. It keeps its event until then, so nothing is
-//! registered with the event loop, and pressure does not wake it up.
+//! Each attempt polls the trigger with poll(2) and a timeout of 0. The trigger keeps its event until then, so it is not
+//! registered with the event loop, and pressure does not wake up the worker.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -77,7 +77,7 @@ impl Listener for Watch {
                 self.opened = Some(opened);
                 outcome
             }
-            // The control group is gone. The next attempt opens its file again.
+            // The control group was removed. The next attempt opens its file again.
             Err(error) => Outcome::Fail(format!("{}: {}", self.name(), error_text(&error))),
         }
     }
@@ -378,7 +378,7 @@ mod tests {
         }
     }
 
-    /// Only where the kernel accepts triggers; elsewhere it says so and passes.
+    /// If the kernel accepts no triggers, the test prints that and passes.
     #[test]
     fn a_trigger_fires_while_more_threads_run_than_cpus() {
         use std::sync::atomic::{AtomicBool, Ordering};

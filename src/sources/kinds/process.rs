@@ -27,10 +27,10 @@ const PID_FILE_BYTES_MAX: usize = 4096;
 /// The start of a command line, for the name of its program.
 const COMMAND_BYTES_MAX: usize = 4096;
 
-/// The kernel shows at most so many bytes of a process's name.
+/// The kernel shows at most this many bytes of a process's name.
 const COMM_BYTES_MAX: usize = 15;
 
-/// A process may start so much later than its pid file was written: a shell writes the file before the program
+/// A process may start this much later than its pid file was written: a shell writes the file before the program
 /// has started, and file systems round times.
 const START_SLACK: Duration = Duration::from_secs(1);
 
@@ -74,7 +74,7 @@ impl ProcessTarget {
         }
     }
 
-    /// Calls `each` for every process that is meant, until it breaks. Returns how many were seen.
+    /// Calls `each` for every process of the target, until it breaks. Returns how many were seen.
     ///
     /// # Errors
     /// The reason why the process of the pid file does not run, or why processes cannot be listed.
@@ -478,8 +478,8 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_hidden_is_not_called_dead() {
-        let test = "process::tests::a_process_that_is_hidden_is_not_called_dead";
+    fn the_reason_for_a_hidden_process_names_hidepid() {
+        let test = "process::tests::the_reason_for_a_hidden_process_names_hidepid";
         let script = "mount -t proc -o hidepid=2 proc /proc && \
             exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"";
         let unshare = ["unshare", "--mount", "sh", "-c", script, "sh"];
@@ -492,7 +492,7 @@ mod tests {
         let text = reason(by_file(path).attempt());
         let end = format!(": process {parent} is hidden by the option hidepid of /proc");
         assert!(text.ends_with(&end), "{text}");
-        // Regression: by its name it was only said that there is none.
+        // Regression: the reason was only that there is no process of this name.
         let text = reason(by_exe("not-there", 1).attempt());
         let end = "not-there: 0 processes, needs 1; processes of other users are hidden by the option hidepid of /proc";
         assert!(text.ends_with(end), "{text}");

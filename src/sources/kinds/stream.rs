@@ -26,7 +26,7 @@ const HALF_CLOSED_DURATION: Duration = Duration::from_secs(10);
 /// Bytes that one read takes.
 const READ_BYTES: usize = 4096;
 
-/// What is said over a connection. Its reasons have no target; [`Exchange`] puts it before them.
+/// The messages on a connection. Its reasons do not name the target; [`Exchange`] puts it before them.
 pub trait Protocol {
     /// What is sent after connecting.
     fn request(&self) -> &[u8];

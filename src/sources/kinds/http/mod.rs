@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_answers_and_closes_without_reading_is_heard() {
+    fn the_answer_of_a_peer_that_closes_without_reading_is_received() {
         let mut case = case(None);
         let response = b"HTTP/1.1 408 Late\r\n\r\n";
         case.peer.write_all(response).unwrap();
