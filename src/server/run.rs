@@ -43,6 +43,7 @@ pub fn now() -> Instant {
 }
 
 /// The same time, not rounded down to milliseconds.
+#[inline]
 fn elapsed_nanoseconds() -> u64 {
     static ORIGIN: OnceLock<u64> = OnceLock::new();
     let origin = *ORIGIN.get_or_init(monotonic_nanoseconds);

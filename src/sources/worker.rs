@@ -6,7 +6,7 @@
 //!
 //! It ends when the server's end of the link is closed. If the supervisor ends, the worker takes its place.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -138,7 +138,7 @@ struct Worker {
     drivers: Drivers,
     jobs: Jobs<Done>,
     /// Checks for which a thread connects, maybe since an earlier attempt.
-    opening: BTreeSet<Id>,
+    opening: Vec<Id>,
     programs: Programs,
     /// Until when [`Programs::reap`] has to be called again.
     reap_due: Option<Instant>,
@@ -200,7 +200,7 @@ pub fn run(
         engine,
         drivers: Drivers::default(),
         jobs: Jobs::new(waker),
-        opening: BTreeSet::new(),
+        opening: Vec::new(),
         programs: Programs::launched_by_self(),
         reap_due: None,
         outbox,
@@ -355,7 +355,7 @@ impl Worker {
 
     /// A thread has connected for a check, or failed to. If the attempt has ended meanwhile, the connection is closed.
     fn opened(&mut self, id: Id, opened: Opened, now: Instant) {
-        self.opening.remove(&id);
+        self.opening.retain(|opening| *opening != id);
         let registry = self.poll.registry();
         if let Some(Driver::Connecting(Some(running))) = self.drivers.get_mut(id) {
             if let Some(outcome) = running.attempt.opened(registry, opened) {
@@ -517,7 +517,8 @@ impl Worker {
             Started::Waiting(attempt) => attempt,
             Started::Opening(attempt, opener) => {
                 // A thread that hangs since an earlier attempt is waited for: a second one would hang too.
-                if self.opening.insert(id) {
+                if !self.opening.contains(&id) {
+                    self.opening.push(id);
                     self.give(now, move || Done::Opened(id, opener.open()));
                 }
                 attempt
