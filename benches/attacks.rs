@@ -7,11 +7,11 @@
 //!
 //! The second table has programs that connect as fast as they can (`support/flood.rs`), on TCP and on a Unix socket.
 //!
-//! A wrong answer ends the bench. The bench fails if a probe is not answered within a second. One exception: beside
-//! all five flooders at once, 1 % of the probes may be missed. It also fails if a p99 in the first table is not
-//! under 20 ms. That is the goal on a machine without other load, because attackers, clients and server share its
-//! CPUs. A failure says how long the server waited for a CPU and how late the client was, so that a busy machine is
-//! not mistaken for a slow server. At last, the bench fails if the attack was too weak: if fewer than 1,000
+//! A wrong answer ends the bench. The bench fails if a probe is not answered within a second. One exception: during
+//! the flood of all five flooders at once, 1 % of the probes may be missed. It also fails if a p99 in the first table
+//! is not under 20 ms. That is the goal on a machine without other load, because attackers, clients and server share
+//! its CPUs. A failure says how long the server waited for a CPU and how late the client was, so that a busy machine
+//! is not mistaken for a slow server. The bench also fails if the attack was too weak: if fewer than 1,000
 //! connections were evicted during the probes, or if the server did not accept all attackers.
 //!
 //! `-- --only half` runs one attack. `-- --connections 2000` makes fewer attackers, which need fewer open files.
@@ -315,6 +315,7 @@ fn probe(
         } else {
             TIMEOUT_SMALL
         },
+        path: load::PATH.into(),
         expected,
     };
     match load::run(&plan) {

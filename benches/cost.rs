@@ -1,14 +1,12 @@
 //! CPU time of the server per probe, including the kernel's work, compared with other servers:
-//! `cargo bench --bench cost`.
+//! `cargo bench --bench cost`. `benches/README.md` explains how to read it and how to add a server.
 //!
-//! The other servers are an epoll loop that sends a fixed response and parses no HTTP (the baseline of
-//! `latency`), nginx with one worker and a fixed response, and Go's `net/http` with the checks and texts of
-//! Kubernetes (`benches/peers/go`). nginx and Go are left out if they are not installed. All servers take turns
-//! in one run. Probes follow a fixed
-//! schedule, so a slow server gets as many as a fast one. Times depend on the machine; the ratio within a
-//! round is what can be compared.
+//! Each run of a server is directly beside a run of the base (`--pair`, usually the best C loop). Probes follow a
+//! fixed schedule, so a slow server gets as many as a fast one. Times depend on the machine; the ratio within a
+//! pair is what can be compared.
 //!
-//! `-- --seconds 0.5 --rounds 31` set the length of a round and the number of rounds.
+//! `-- --seconds 0.2 --rounds 17 --tries 1` set the length of a run, the number of pairs, and the factor for more
+//! pairs on a busy machine. Writes `target/bench/cost.svg`.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -20,36 +18,26 @@
 mod compared;
 #[path = "support/load.rs"]
 mod load;
+#[path = "support/pairs.rs"]
+mod pairs;
+#[path = "support/plot.rs"]
+mod plot;
 #[path = "support/process.rs"]
 mod process;
 mod support;
 #[path = "support/table.rs"]
 mod table;
 
-use compared::Program;
+use std::process::ExitCode;
+
+use compared::{Program, Run};
 use load::{Mode, Wait};
-use support::{Checksum, thousands};
+use pairs::{Load, Pairs};
+use plot::{Chart, Mark, Panel, Row};
+use support::thousands;
 use table::{Table, number};
 
-/// A way to send probes.
-struct Load {
-    name: &'static str,
-    mode: Mode,
-    /// Probes per second, few enough that every server is idle some of the time.
-    rate: u32,
-    wait: Wait,
-    /// True if the client runs on the server's CPU, as on a node with one CPU.
-    is_shared: bool,
-}
-
 const LOADS: [Load; 4] = [
-    Load {
-        name: "keep-alive, 8 connections",
-        mode: Mode::KeepAlive(8),
-        rate: 20_000,
-        wait: Wait::Spin,
-        is_shared: false,
-    },
     Load {
         name: "one connection per probe",
         mode: Mode::Close,
@@ -58,114 +46,138 @@ const LOADS: [Load; 4] = [
         is_shared: false,
     },
     Load {
-        name: "keep-alive, client on the same CPU",
-        mode: Mode::KeepAlive(1),
-        rate: 4_000,
-        wait: Wait::Sleep,
-        is_shared: true,
-    },
-    Load {
         name: "one connection per probe, client on the same CPU",
         mode: Mode::Close,
         rate: 4_000,
         wait: Wait::Sleep,
         is_shared: true,
     },
+    Load {
+        name: "keep-alive, 8 connections",
+        mode: Mode::KeepAlive(8),
+        rate: 20_000,
+        wait: Wait::Spin,
+        is_shared: false,
+    },
+    Load {
+        name: "keep-alive, 1 connection, client on the same CPU",
+        mode: Mode::KeepAlive(1),
+        rate: 4_000,
+        wait: Wait::Sleep,
+        is_shared: true,
+    },
 ];
 
-fn main() {
+fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("serve-healthz") => compared::serve_healthz(),
         Some("serve-baseline") => compared::serve_baseline(None).unwrap(),
-        _ => measure(),
+        _ => {
+            return measure().map_or_else(support::fail, |()| ExitCode::SUCCESS);
+        }
     }
+    ExitCode::SUCCESS
 }
 
-fn measure() {
+fn measure() -> Result<(), String> {
     let is_full = support::is_full();
-    let seconds = support::option("--seconds").unwrap_or(if is_full { 0.5 } else { 0.02 });
-    let rounds: usize = support::option("--rounds").unwrap_or(if is_full { 31 } else { 1 });
-    println!("{}", support::environment());
-    let mut programs = vec![
-        ("healthz", Program::start("serve-healthz")),
-        ("epoll loop", Program::start("serve-baseline")),
-    ];
-    if is_full {
-        programs.extend(Program::nginx().map(|nginx| ("nginx", nginx)));
-        programs.extend(Program::go().map(|go| ("Go net/http", go)));
-    }
+    let plan = pairs::Plan {
+        seconds: support::option("--seconds").unwrap_or(if is_full { 0.2 } else { 0.02 }),
+        rounds: support::option("--rounds").unwrap_or(if is_full { 17 } else { 1 }),
+        tries: support::option("--tries").unwrap_or(1),
+    };
+    let pair = support::option("--pair").unwrap_or(compared::BEST.to_owned());
+    let environment = support::environment();
+    println!("{environment}");
+    let mut programs = compared::servers(&pair, is_full)?;
+    let base = programs.iter().position(|program| program.name == pair);
+    let base = base.unwrap_or(0);
+    let ratio = format!("ratio to {pair}");
     println!(
-        "CPU time of the server per probe, in µs, including the kernel; {rounds} rounds of {seconds} s each;\n\
-         ratio: to the epoll loop in the same round, median and quartiles\n"
+        "CPU time of the server per probe, in µs, including the kernel's work; less is better\n\
+         {} pairs of runs of {} s for each server and load; ratio: median of all pairs\n",
+        plan.rounds, plan.seconds
     );
-    let cpus = support::cpus();
-    let mut checksum = Checksum::EMPTY;
-    let mut responses = 0;
+    let mut table = Table::new(&[
+        "load, probes a second",
+        "server",
+        "µs per probe",
+        &ratio,
+        "quartiles",
+        "undisturbed pairs",
+    ]);
+    let mut panels = Vec::new();
+    let mut total = support::Total::new();
     for load in &LOADS {
-        let (Some(&first), Some(&last)) = (cpus.first(), cpus.last()) else {
-            panic!("cannot read the list of CPUs from /proc/self/status");
-        };
-        if first == last && !load.is_shared {
-            println!("{}: skipped, needs two CPUs\n", load.name);
+        let Some(results) = pairs::compare(load, &mut programs, base, plan) else {
             continue;
-        }
-        support::pin(
-            std::process::id(),
-            if load.is_shared { first } else { last },
-        );
-        let mut costs = vec![Vec::new(); programs.len()];
-        for round in 0..rounds {
-            for turn in 0..programs.len() {
-                // Each round begins with another server.
-                let index = (round + turn) % programs.len();
-                let program = &mut programs[index].1;
-                program.pin(first);
-                let (results, time) = program.cost(load.mode, load.rate, seconds, load.wait);
-                costs[index].push(time.as_nanos() as f64 / 1000.0 / results.sent as f64);
-                responses += results.answered;
-                checksum.add(results.checksum.to_string().as_bytes());
+        };
+        let title = format!("{}, {}", load.name, thousands(load.rate.into()));
+        let with_results: Vec<(&Program, &Pairs)> = programs
+            .iter()
+            .zip(&results)
+            .filter(|(_, pairs)| pairs.failure.is_none())
+            .collect();
+        for (index, (program, pairs)) in with_results.iter().enumerate() {
+            let [median, low, high] = pairs.ratio(Run::cost).map(number);
+            table.row([
+                if index == 0 {
+                    title.clone()
+                } else {
+                    String::new()
+                },
+                program.name.clone(),
+                number(pairs.own(Run::cost)[0]),
+                median,
+                format!("{low}–{high}"),
+                pairs.undisturbed(),
+            ]);
+            for run in pairs.runs() {
+                total.add(run.results.answered, run.results.checksum);
             }
         }
-        print(load, &programs, &costs);
-    }
-    for (_, program) in &mut programs {
-        program.stop();
-    }
-    println!(
-        "{} responses, all correct; checksum {checksum}",
-        thousands(responses)
-    );
-    if !is_full {
-        println!("small run: it shows that the bench works; its figures mean nothing");
-    }
-}
-
-fn print(load: &Load, programs: &[(&'static str, Program)], costs: &[Vec<f64>]) {
-    println!(
-        "{}, {} probes per second\n",
-        load.name,
-        thousands(load.rate.into())
-    );
-    let mut table = Table::new(&["server", "µs per probe", "ratio", "quartiles"]);
-    for ((name, _), own) in programs.iter().zip(costs) {
-        let mut ratios: Vec<f64> = own
-            .iter()
-            .zip(&costs[1])
-            .map(|(own, baseline)| own / baseline)
-            .collect();
-        let [median, low, high] = quartiles(&mut ratios);
-        table.row([
-            name.to_string(),
-            number(quartiles(&mut own.clone())[0]),
-            number(median),
-            format!("{}–{}", number(low), number(high)),
-        ]);
+        panels.push(Panel {
+            title: format!("{title} probes a second"),
+            rows: with_results
+                .into_iter()
+                .map(|(program, pairs)| row(program, pairs))
+                .collect(),
+        });
     }
     table.print();
+    println!("{total}");
+    if !is_full {
+        println!("small run: it shows that the bench works; its figures mean nothing");
+        return Ok(());
+    }
+    support::write_svg(
+        "cost",
+        &plot::svg(&Chart {
+            title: "CPU time of the server per health probe, in microseconds",
+            subtitle: "Shorter is better. Bar: median of all runs; line: from the first to the third quartile.",
+            axis: "µs per probe",
+            has_bars: true,
+            columns: &[&ratio, "its quartiles", "undisturbed pairs"],
+            panels,
+            notes: pairs::explain(plan, &pair)
+                .into_iter()
+                .chain([environment])
+                .collect(),
+        }),
+    );
+    Ok(())
 }
 
-/// Sorts the values. Returns the median and the quartiles.
-fn quartiles(values: &mut [f64]) -> [f64; 3] {
-    values.sort_by(f64::total_cmp);
-    [2, 1, 3].map(|quarter| values[values.len() * quarter / 4])
+fn row(program: &Program, pairs: &Pairs) -> Row {
+    let values = pairs.own(Run::cost);
+    let [median, low, high] = pairs.ratio(Run::cost).map(number);
+    Row {
+        name: program.name.clone(),
+        is_ours: program.is_ours(),
+        marks: vec![Mark {
+            values,
+            label: number(values[0]),
+        }],
+        cells: vec![median, format!("{low}–{high}"), pairs.undisturbed()],
+    }
 }

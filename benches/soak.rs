@@ -230,6 +230,7 @@ fn plan(daemon: &ServerProcess, sizes: &Sizes, mode: Mode, expected: Expected) -
         rate: RATE,
         count: sizes.probes,
         timeout: sizes.timeout,
+        path: load::PATH.into(),
         expected,
     }
 }

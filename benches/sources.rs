@@ -1,12 +1,17 @@
-//! The cost of checks of real things: `cargo bench --bench sources`.
+//! The cost of configured checks: `cargo bench --bench sources`.
 //!
 //! Starts the static `healthz` program with 16 checks of mixed kinds every 10 s, without checks, and Debian's monit
-//! with the same 16, as near as monit can express them. Prints memory, wake-ups and CPU time of all their processes
-//! at rest, and how long each takes from its start to its first answer. monit is installed with apt-get if it is
-//! missing (Debian, as root), and left out otherwise.
+//! with the same 16, as far as monit has them. Prints memory, wake-ups and CPU time of all their processes at rest.
+//! Then it prints how long each takes from its start to its first answer. A static loop on mio (`benches/peers/floor`) is
+//! started directly before or after each start. monit is installed with apt-get if it is missing (Debian, as root).
+//! Without it the bench leaves it out.
 //!
-//! `-- --seconds 60` is how long they are observed, `-- --program FILE` another program. Under `cargo test --benches`
-//! it observes the test build for a second, without monit.
+//! - `-- --seconds 60`: how long they are observed.
+//! - `-- --program FILE`: another program.
+//! - `-- --starts 31`: the number of starts of each.
+//! - `-- --json` prints only the wake-ups, as one JSON object per line. `.ci/guard` compares them with `limits.toml`.
+//!
+//! Under `cargo test --benches` it observes the test build for a second, without monit and the loop.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -39,8 +44,14 @@ use table::{Table, number};
 /// Two rounds of the checks, after which memory has stopped to grow.
 const SETTLE_SECONDS: u64 = 25;
 const OBSERVE_SECONDS: u64 = 60;
+/// The same without the second round: the checks run at their rhythm after the first.
+const SETTLE_SECONDS_JSON: u64 = 12;
+/// Two rounds of the checks.
+const OBSERVE_SECONDS_JSON: u64 = 20;
 /// Starts for the median of the first answer.
 const STARTS: usize = 31;
+/// The target of `cargo static`.
+const STATIC: &str = "x86_64-unknown-linux-gnu";
 /// Longer than a start takes on a busy machine.
 const START_MAX: Duration = Duration::from_secs(20);
 
@@ -50,13 +61,15 @@ fn main() {
         return server::serve(&arguments[0], &arguments[1]);
     }
     let is_full = support::is_full();
-    println!("{}", support::environment());
+    let is_json = std::env::args().any(|argument| argument == "--json");
+    if !is_json {
+        println!("{}", support::environment());
+    }
     if !is_full {
         println!("small run: it shows that the bench works; its figures mean nothing");
     }
-    println!();
     let directory = Directory::new();
-    // What the checks watch.
+    // The services and files that the checks test.
     let watched = ServerProcess::start(Setup::KUBELET);
     let program = support::option::<PathBuf>("--program").unwrap_or_else(|| program(is_full));
     let checks = checks(watched.address, &directory.0);
@@ -64,11 +77,33 @@ fn main() {
         Peer::healthz("healthz, 16 checks", &program, &checks),
         Peer::healthz("healthz, none", &program, &[]),
     ];
+    if is_json {
+        return count_wakeups(&peers);
+    }
+    println!();
     match is_full && has_monit() {
         true => peers.push(Peer::monit(&directory.0, watched.address)),
         false => println!("monit is left out\n"),
     }
-    measure(&peers, is_full);
+    let floor = is_full.then(Peer::floor);
+    measure(&peers, floor.as_ref(), is_full);
+}
+
+/// Prints the wake-ups of each peer at rest. They are counted, so a busy machine changes them little.
+fn count_wakeups(peers: &[Peer]) {
+    let seconds = support::option("--seconds").unwrap_or(OBSERVE_SECONDS_JSON);
+    let running: Vec<Running> = peers.iter().map(|peer| peer.start().0).collect();
+    std::thread::sleep(Duration::from_secs(SETTLE_SECONDS_JSON));
+    let before = sums(&running, wakeups);
+    std::thread::sleep(Duration::from_secs(seconds));
+    let after = sums(&running, wakeups);
+    for (name, (after, before)) in ["checks-16", "checks-none"]
+        .iter()
+        .zip(after.iter().zip(before))
+    {
+        let value = after - before;
+        println!(r#"{{"unit": "wake-ups", "name": "{name}", "value": {value}}}"#);
+    }
 }
 
 /// A directory that is removed at the end.
@@ -93,18 +128,25 @@ fn program(is_full: bool) -> PathBuf {
     if !is_full {
         return env!("CARGO_BIN_EXE_healthz").into();
     }
+    build("static", ".", &[]).join("healthz")
+}
+
+/// Builds a static program in the target directory of this bench, with a command of cargo, in a directory of the
+/// repository. Returns the directory of the program.
+fn build(command: &str, directory: &str, arguments: &[&str]) -> PathBuf {
     let bench = std::env::current_exe().unwrap();
     // target/release/deps/sources-0123
     let target = bench.ancestors().nth(3).unwrap();
-    let mut command = Command::new(std::env::var("CARGO").unwrap_or("cargo".into()));
-    command
-        .args(["static", "--quiet", "--target-dir"])
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or("cargo".into()));
+    cargo
+        .args([command, "--quiet", "--target-dir"])
         .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(arguments)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(directory))
         // RUSTFLAGS would replace the flags that make the program static.
         .env_remove("RUSTFLAGS");
-    assert!(command.status().unwrap().success(), "{command:?}");
-    target.join("x86_64-unknown-linux-gnu/release/healthz")
+    assert!(cargo.status().unwrap().success(), "{cargo:?}");
+    target.join(STATIC).join("release")
 }
 
 /// 16 values of `--check`.
@@ -132,7 +174,7 @@ fn checks(watched: SocketAddr, directory: &Path) -> Vec<String> {
 }
 
 /// The same for monit. What it cannot check (a heartbeat, the clock, pressure, descriptors, processes) is a
-/// file that it looks at instead.
+/// check of a file instead.
 fn monitrc(watched: SocketAddr, directory: &Path, port: u16) -> String {
     let at = directory.display();
     let (ip, service) = (watched.ip(), watched.port());
@@ -225,6 +267,21 @@ impl Peer {
         }
     }
 
+    /// A static program that does the least with mio.
+    fn floor() -> Peer {
+        let flags = format!(
+            "target.{STATIC}.rustflags = ['-Ctarget-feature=+crt-static', '-Crelocation-model=static']"
+        );
+        let arguments = ["--release", "--target", STATIC, "--config", &flags];
+        let program = build("build", "benches/peers/floor", &arguments).join("floor");
+        let port = free_port();
+        Peer {
+            name: "static mio loop",
+            command: vec![program.display().to_string(), port.to_string()],
+            port,
+        }
+    }
+
     /// Starts it, and returns how long its first answer takes.
     fn start(&self) -> (Running, Duration) {
         let mut command = Command::new(&self.command[0]);
@@ -258,22 +315,13 @@ fn is_answered(port: u16) -> bool {
         && answer == *b"HTTP/"
 }
 
-/// A started program. It is asked to stop when this is dropped.
+/// A started program. It gets SIGTERM when this is dropped.
 struct Running(Child);
 
 impl Running {
     /// Its processes: itself and all that descend from it.
     fn processes(&self) -> Vec<u32> {
-        let mut all = vec![self.0.id()];
-        let mut at = 0;
-        while let Some(process) = all.get(at).copied() {
-            at += 1;
-            for task in tasks(process) {
-                let text = fs::read_to_string(task.join("children")).unwrap_or_default();
-                all.extend(text.split_whitespace().map(|id| id.parse::<u32>().unwrap()));
-            }
-        }
-        all
+        process::family(self.0.id())
     }
 }
 
@@ -285,16 +333,9 @@ impl Drop for Running {
     }
 }
 
-fn tasks(process: u32) -> Vec<PathBuf> {
-    let tasks = fs::read_dir(format!("/proc/{process}/task"));
-    tasks.map_or(Vec::new(), |tasks| {
-        tasks.flatten().map(|task| task.path()).collect()
-    })
-}
-
 /// Voluntary context switches of all threads so far.
 fn wakeups(process: u32) -> u64 {
-    let of_task = tasks(process).into_iter().map(|task| {
+    let of_task = process::tasks(process).into_iter().map(|task| {
         let text = fs::read_to_string(task.join("status")).unwrap_or_default();
         let mut lines = text.lines();
         let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
@@ -311,7 +352,13 @@ fn kib(process: u32, name: &str) -> u64 {
     digits.trim().parse().unwrap()
 }
 
-fn measure(peers: &[Peer], is_full: bool) {
+/// The sum of a figure over all processes, for each.
+fn sums(running: &[Running], of: fn(u32) -> u64) -> Vec<u64> {
+    let sum = |running: &Running| running.processes().into_iter().map(of).sum();
+    running.iter().map(sum).collect()
+}
+
+fn measure(peers: &[Peer], floor: Option<&Peer>, is_full: bool) {
     let (settle, observe) = match is_full {
         true => (
             SETTLE_SECONDS,
@@ -321,10 +368,7 @@ fn measure(peers: &[Peer], is_full: bool) {
     };
     let running: Vec<Running> = peers.iter().map(|peer| peer.start().0).collect();
     std::thread::sleep(Duration::from_secs(settle));
-    let sums = |of: fn(u32) -> u64| -> Vec<u64> {
-        let sum = |running: &Running| running.processes().into_iter().map(of).sum();
-        running.iter().map(sum).collect()
-    };
+    let sums = |of| sums(&running, of);
     let cpu = |process| process::cpu_time(process).as_nanos() as u64;
     let before = (sums(wakeups), sums(cpu));
     std::thread::sleep(Duration::from_secs(observe));
@@ -364,20 +408,49 @@ fn measure(peers: &[Peer], is_full: bool) {
         rates.map(|rate| number(rate * 60.0 / 1e6)).collect(),
     );
     drop(running);
-    let starts = if is_full { STARTS } else { 1 };
-    row(
+    let starts = match is_full {
+        true => support::option("--starts").unwrap_or(STARTS),
+        false => 1,
+    };
+    let starts: Vec<[String; 3]> = peers
+        .iter()
+        .map(|peer| first_answers(peer, floor, starts))
+        .collect();
+    for (index, name) in [
         "start to first answer, ms",
-        peers
-            .iter()
-            .map(|peer| first_answer(peer, starts))
-            .collect(),
-    );
+        "the same, to a static mio loop (1.2)",
+        "its quartiles",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        row(
+            name,
+            starts.iter().map(|cells| cells[index].clone()).collect(),
+        );
+    }
     table.print();
 }
 
-/// The median of some starts, in milliseconds.
-fn first_answer(peer: &Peer, starts: usize) -> String {
-    let mut times: Vec<Duration> = (0..starts).map(|_| peer.start().1).collect();
-    times.sort();
-    number(times[starts / 2].as_secs_f64() * 1000.0)
+/// Starts it `count` times, each time beside a start of the floor. Returns the median time in milliseconds, and the
+/// median and the quartiles of the ratio to the floor.
+fn first_answers(peer: &Peer, floor: Option<&Peer>, count: usize) -> [String; 3] {
+    let mut times = Vec::new();
+    let mut ratios = Vec::new();
+    for index in 0..count {
+        let floor_before = floor
+            .filter(|_| index % 2 == 0)
+            .map(|floor| floor.start().1);
+        let time = peer.start().1.as_secs_f64();
+        let floor_time = floor_before.or_else(|| floor.map(|floor| floor.start().1));
+        ratios.extend(floor_time.map(|floor| time / floor.as_secs_f64()));
+        times.push(time * 1000.0);
+    }
+    let at = |values: &mut Vec<f64>, quarter: usize| -> String {
+        values.sort_by(f64::total_cmp);
+        let index = values.len().saturating_sub(1) * quarter / 4;
+        values.get(index).map_or("–".into(), |value| number(*value))
+    };
+    let quartiles = format!("{}–{}", at(&mut ratios, 1), at(&mut ratios, 3));
+    [at(&mut times, 2), at(&mut ratios, 2), quartiles]
 }

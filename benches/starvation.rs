@@ -77,6 +77,7 @@ fn probe(address: SocketAddr, rate: u32, count: u64) -> Results {
         rate,
         count,
         timeout: TIMEOUT,
+        path: load::PATH.into(),
         expected: Expected::Ok,
     };
     load::run(&plan).unwrap_or_else(|error| panic!("{error}"))

@@ -26,7 +26,7 @@ from pathlib import Path
 IN_NAMESPACE = "HEALTHZ_DRAW_IN_NAMESPACE"
 NAMESPACE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 COLUMNS, SECONDS_MAX = 80, 20
-# Of a character; fonts differ, so each word gets its place and width.
+# Of one character. Fonts have different widths, so each word has its position and width in the SVG.
 WIDTH, HEIGHT, MARGIN = 8, 18, 14
 BACKGROUND, TEXT, FAINT = "#1e2127", "#d5d8dd", "#7f8694"
 COLOURS = {"31": "#ff7b72", "32": "#7ee787", "33": "#e3b341"}
@@ -189,7 +189,7 @@ def placed(word, column, colour):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--daemon", required=True, help="the program")
-    parser.add_argument("--into", default=Path(__file__).parent, type=Path, help="where the pictures go")
+    parser.add_argument("--into", default=Path(__file__).parent, type=Path, help="the directory of the pictures")
     args = parser.parse_args()
     if IN_NAMESPACE not in os.environ:
         if shutil.which("ip") is None or subprocess.run([*NAMESPACE, "true"]).returncode != 0:

@@ -1,7 +1,7 @@
-//! The server in calloop's event loop, beside another source: lines on the standard input, each of which
+//! The server in calloop's event loop, with another source: lines on the standard input, each of which
 //! is a heartbeat. calloop gives callbacks only a shared reference to their source.
 //!
-//! `cargo run --example calloop [ADDRESS]`, then `curl localhost:10248/healthz?verbose`.
+//! `cargo run --example calloop [ADDRESS]`, then `curl 'localhost:10248/healthz?verbose'`.
 //!
 //! Lines marked `yours` would be there without the server; the others are what it costs.
 

@@ -48,7 +48,7 @@ pub const IDLE_DURATION_DEFAULT: Duration = Duration::from_secs(60);
 /// Longest time for a body to arrive after its answer, and for a client to close after the server.
 pub const DRAIN_DURATION_DEFAULT: Duration = Duration::from_secs(2);
 
-/// Default number of open connections; one more evicts one (see `server`).
+/// Default number of open connections; a further one evicts another (see `server`).
 pub const CONNECTIONS_DEFAULT: usize = 64;
 /// Most open connections of one server: an index of a slot has 16 bits, and one value means "none".
 pub const CONNECTIONS_MAX: usize = u16::MAX as usize;

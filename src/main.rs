@@ -62,7 +62,7 @@ fn run_client(
     run(lexopt::Parser::from_args(arguments))
 }
 
-/// Explains the command that `arguments` names, or all.
+/// Prints the help of the command that `arguments` names, or of all.
 fn help(mut arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, UsageError> {
     let command = match arguments.next() {
         None => None,
@@ -98,7 +98,7 @@ fn serve(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, UsageErr
     })
 }
 
-/// Prints the checks of real things with all defaults, or every mistake in them.
+/// Prints the configured checks with all defaults, or every mistake in them.
 #[cfg(all(feature = "sources", target_os = "linux"))]
 fn check_config(options: &Options) -> ExitCode {
     match config::load(&options.checks, options.check_file.as_deref()) {
@@ -113,7 +113,7 @@ fn check_config(options: &Options) -> ExitCode {
     }
 }
 
-/// The command line never asks for this.
+/// The command line has no `check-config` here, so this is never called.
 #[cfg(not(all(feature = "sources", target_os = "linux")))]
 fn check_config(_: &Options) -> ExitCode {
     ExitCode::from(EXIT_USAGE)

@@ -1,8 +1,8 @@
-//! The name that was probably meant by one with a mistake.
+//! Finds the known name that is nearest to a misspelt one.
 //!
 //! Knows no names. Used for commands and options, and for the names in the configuration of checks.
 
-/// The one of `known` that was probably meant by `name`. One letter of three may be different, and two of six.
+/// The one of `known` that is nearest to `name`. At most one letter of three may be different, and two of six.
 pub fn nearest<'a>(name: &str, mut known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     nearest_of(name, &mut known)
 }

@@ -25,7 +25,7 @@ const PAIR_COLUMNS: usize = 32;
 #[derive(Debug)]
 pub struct Command {
     pub name: &'static str,
-    /// What follows the name and the options; empty if nothing does.
+    /// The arguments after the name and the options; empty if there are none.
     pub arguments: &'static str,
     /// What it does, in a few words.
     pub summary: &'static str,
@@ -46,7 +46,7 @@ pub struct CommandOption {
     /// The value if the option is not given; empty if there is none.
     pub default: &'static str,
     pub text: &'static str,
-    /// Whether `healthz --help` has it, which has no room for all.
+    /// Whether `healthz --help` lists it. That help has no room for all options.
     pub in_overview: bool,
 }
 
@@ -107,12 +107,12 @@ pub static COMMANDS: &[&Command] = &[
     &HELP,
 ];
 
-/// Options that say which real things are checked.
+/// Options that configure checks.
 #[cfg(all(feature = "sources", target_os = "linux"))]
 const CHECK: CommandOption = Opt::new(
     "check",
     "NAME=KIND:...",
-    "check something, as var=disk:/var,min=10%; repeatable",
+    "add a check, such as var=disk:/var,min=10%; repeatable",
 )
 .in_overview();
 #[cfg(all(feature = "sources", target_os = "linux"))]
@@ -219,10 +219,10 @@ pub static SERVE: Command = Command {
         Opt::new(
             "oom-score-adj",
             "N",
-            "-1000 to 1000; the OOM killer takes the highest first",
+            "-1000 to 1000; the OOM killer ends the highest first",
         ),
         Opt::new("lock-memory", "", "keep memory in RAM"),
-        Opt::new("no-sandbox", "", "allow all calls and files").in_overview(),
+        Opt::new("no-sandbox", "", "run without the sandbox").in_overview(),
     ],
     notes: &[
         "--listen 0.0.0.0:9100,paths=/metrics+/readyz serves only these paths there.",
@@ -238,7 +238,7 @@ pub static CHECK_CONFIG: Command = Command {
     options: &[CHECK, CONFIG],
     notes: &[
         "FILE is another way to write --config FILE. Options of serve are accepted too.",
-        "Errors begin with FILE:LINE:COLUMN and name what was probably meant.",
+        "Errors begin with FILE:LINE:COLUMN and name the nearest known name.",
         "Exit: 0 no errors, 2 errors",
     ],
 };
@@ -300,8 +300,8 @@ pub static STATUS: Command = Command {
     ],
     notes: &[
         "URL is http://HOST[:PORT] or unix:SOCKET; HOST is localhost or an IP address.",
-        "The default is http://localhost:10248. A path asks for that endpoint only.",
-        "Of a server that answers with text only, neither times nor reasons are known.",
+        "The default is http://localhost:10248. A path selects one endpoint.",
+        "A server that answers only with text gives no times and no reasons.",
         "Exit: 0 all endpoints pass, warnings included, 1 one fails, 2 wrong usage,",
         "3 no answer, 4 another answer",
     ],
@@ -323,7 +323,7 @@ pub static BEAT: Command = Command {
         Opt::new(
             "limit",
             "TIME",
-            "the limit of the check, which COMMAND is told",
+            "the limit of the check; COMMAND gets it too",
         )
         .default("30s"),
     ],

@@ -135,7 +135,7 @@ fn a_program_gets_the_socket_and_the_time_and_keeps_the_process() {
 }
 
 #[test]
-fn a_relative_socket_is_told_to_the_program_as_a_whole_path() {
+fn a_program_gets_a_relative_socket_as_an_absolute_path() {
     let directory = socket_path();
     fs::create_dir(&directory).unwrap();
     let mut command = healthz(&[
@@ -168,7 +168,7 @@ fn a_program_runs_without_a_socket_and_standard_error_says_so() {
     assert!(first.starts_with(&format!("healthz: no such check a: {path} does not exist")));
     assert_eq!(
         second,
-        "healthz: running the command; what it sends before that is lost\n"
+        "healthz: running the command; its messages before that are lost\n"
     );
 }
 
@@ -202,7 +202,7 @@ fn the_default_socket_has_the_name_of_the_check() {
 
 #[test]
 fn a_socket_that_cannot_be_used_is_an_error_that_says_why() {
-    // Nobody listens.
+    // No process listens.
     let socket = socket_path();
     drop(UnixDatagram::bind(&socket).unwrap());
     let path = socket.display();
@@ -219,7 +219,7 @@ fn a_socket_that_cannot_be_used_is_an_error_that_says_why() {
     while sender.send_to(b"x", &*full).is_ok() {}
     let started = std::time::Instant::now();
     let error = format!(
-        "healthz: check worker: {} has taken no message for 1 s; healthz does not read it",
+        "healthz: check worker: the queue of {} was full for 1 s; healthz does not read it",
         full.display()
     );
     fails(&beat(&full, &[]), 3, &error);
@@ -241,7 +241,7 @@ fn a_socket_that_cannot_be_used_is_an_error_that_says_why() {
 }
 
 #[test]
-fn a_user_who_may_not_send_is_told_so() {
+fn a_user_without_the_right_to_send_gets_an_error_that_says_so() {
     if !nix::unistd::geteuid().is_root() {
         return support::untried("needs root, to be another user");
     }
@@ -267,7 +267,7 @@ fn a_user_who_may_not_send_is_told_so() {
 }
 
 #[test]
-fn an_abstract_socket_is_reached_and_told_to_the_program() {
+fn an_abstract_socket_is_reached_and_passed_to_the_program() {
     let name = format!("@healthz-test-{}", std::process::id());
     let check = format!("worker=heartbeat,limit=1h,uid=0,socket={name}");
     let daemon = Daemon::start(&["--check", &check]);

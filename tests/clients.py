@@ -5,36 +5,28 @@ The conformance rows have the bytes that each client sends. They do not show wha
 answer: whether it ends, its exit code, and whether it reports the server as up. So this script runs the
 clients, against one program that serves passing checks and one that serves failing checks.
 
-One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
-import argparse
 import csv
 import json
 import os
 import re
 import select
 import shlex
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from support.cases import INSTALL_SECONDS_MAX, ROOT, House, Missing, Skip, Wrong, await_listener, free_port, install
+from support.cases import parse, parser, registry, run_cases, said, short, wait_for, want, want_lack, want_match
 
-# All cases together, installing apart. Past it, what is left fails instead of running.
-CASES_SECONDS_MAX = 110
-# One client's run. Every client here needs well under a second on an idle machine.
-CLIENT_SECONDS_MAX = 10
-INSTALL_SECONDS_MAX = 600
 
-# What a tool is called in Debian. The optional ones are big: skipping them is never a failure.
+# The Debian package of each tool. The optional ones are big: without them their cases are skipped, also with --require.
 PACKAGES = {
     "curl": "curl",
     "wget": "wget",
@@ -57,184 +49,6 @@ FAILED = "[+]ping ok\n[+]log ok\n[-]syncloop failed: reason withheld\nhealthz ch
 # command runs, the recorded port is replaced by the real one.
 RECORDED_PORT = "20090"
 URL = f"http://127.0.0.1:{RECORDED_PORT}/healthz"
-
-
-class Wrong(Exception):
-    """What a client did is not what was expected of it."""
-
-
-class Skip(Exception):
-    """A case cannot run here, for a reason that is not the server's."""
-
-
-def want(what, got, expected):
-    if got != expected:
-        raise Wrong(f"{what}: expected {expected!r}, came {short(got)}")
-
-
-def want_match(what, got, pattern):
-    if not re.search(pattern, got, re.M):
-        raise Wrong(f"{what}: expected /{pattern}/, came {short(got)}")
-
-
-def want_lack(what, got, pattern):
-    if re.search(pattern, got, re.M):
-        raise Wrong(f"{what}: expected no /{pattern}/, came {short(got)}")
-
-
-def short(value):
-    text = repr(value)
-    return text if len(text) <= 400 else f"{text[:300]} .. {text[-90:]}"
-
-
-def wait_for(what, seconds, probe):
-    """Calls `probe` until it returns something true; the bound is ours, not the probe's."""
-    end = time.monotonic() + seconds
-    while True:
-        value = probe()
-        if value:
-            return value
-        if time.monotonic() >= end:
-            raise Wrong(f"{what}: not within {seconds} s")
-        time.sleep(0.05)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-# ---------------------------------------------------------------------------------------------
-# Processes: what is started here ends here.
-
-
-class Result:
-    def __init__(self, code, out, err, seconds):
-        self.code, self.out, self.err, self.seconds = code, out, err, seconds
-
-
-class House:
-    """The temporary directory, the processes in it, and the environment they get."""
-
-    def __init__(self, args):
-        self.args = args
-        self.dir = Path(tempfile.mkdtemp(prefix="healthz-clients-"))
-        # Traffic proxies and the user's own rc files must not decide a case.
-        self.env = {
-            "PATH": os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin",
-            "HOME": str(self.dir),
-            "TMPDIR": str(self.dir),
-            "LC_ALL": "C",
-        }
-        self.running = []
-        self.shared = {}
-        self.reasons = {}
-        self.python_requests = None
-        self.end = time.monotonic() + CASES_SECONDS_MAX
-
-    def which(self, tool):
-        return shutil.which(tool, path=self.env["PATH"])
-
-    def remaining(self):
-        left = self.end - time.monotonic()
-        if left <= 0:
-            raise Wrong(f"all cases: expected an end within {CASES_SECONDS_MAX} s")
-        return left
-
-    def run(self, command, seconds=CLIENT_SECONDS_MAX, env=None):
-        """Runs one client to its end. The whole process group ends with it or with its time."""
-        seconds = min(seconds, self.remaining())
-        start = time.monotonic()
-        p = subprocess.Popen(
-            command,
-            shell=isinstance(command, str),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=self.dir,
-            env=env or self.env,
-            start_new_session=True,
-        )
-        try:
-            out, err = p.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            raise Wrong(f"expected an end within {seconds:.0f} s, came none") from None
-        finally:
-            # Also a pipeline's other half, and also when a signal ends this script in the middle.
-            if p.poll() is None:
-                os.killpg(p.pid, signal.SIGKILL)
-                p.communicate()
-        text = [b.decode("utf-8", "replace") for b in (out, err)]
-        return Result(p.returncode, *text, time.monotonic() - start)
-
-    def start(self, name, argv, stdout=None):
-        """Starts something that stays; what it says goes to a file that a failure can quote."""
-        log = self.dir / f"{name}.log"
-        with open(log, "ab") as f:
-            p = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout or f,
-                stderr=f,
-                cwd=self.dir,
-                env=self.env,
-                start_new_session=True,
-            )
-        p.log = log
-        self.running.append(p)
-        return p
-
-    def stop(self, p):
-        if p.poll() is None:
-            p.terminate()
-            try:
-                p.wait(3)
-            except subprocess.TimeoutExpired:
-                p.kill()
-                p.wait(3)
-
-    def once(self, name, make):
-        """A proxy serves several cases: started by the first; its failure is the failure of all."""
-        if name not in self.shared:
-            try:
-                self.shared[name] = make(self)
-            except (Wrong, OSError, subprocess.SubprocessError) as e:
-                self.shared[name] = e
-        if isinstance(self.shared[name], Exception):
-            raise Wrong(f"starting {name}: {self.shared[name]}")
-        return self.shared[name]
-
-    def leave(self):
-        for p in reversed(self.running):
-            self.stop(p)
-            if p.stdout:
-                p.stdout.close()
-        shutil.rmtree(self.dir, ignore_errors=True)
-
-
-def said(p, bytes_max=300):
-    return p.log.read_text("utf-8", "replace")[-bytes_max:].strip()
-
-
-def connects(address):
-    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-    with socket.socket(family) as s:
-        s.settimeout(1)
-        try:
-            s.connect(address)
-            return True
-        except OSError:
-            return False
-
-
-def await_listener(p, address, seconds=10):
-    def probe():
-        if p.poll() is not None:
-            raise Wrong(f"expected it to stay, came exit {p.returncode}: {said(p)}")
-        return connects(address)
-
-    wait_for("listening", seconds, probe)
 
 
 class Servers:
@@ -283,28 +97,18 @@ class Servers:
 # ---------------------------------------------------------------------------------------------
 # Cases. A case is a name, the recorded rows it stands for, the tools it needs, and a function.
 
-CASES = []
-
-
-class Case:
-    def __init__(self, name, rows, needs, run):
-        self.name, self.rows, self.needs, self.run = name, rows, needs, run
-
-    @property
-    def optional(self):
-        return any(n in PACKAGES_OPTIONAL or n == "rows" for n in self.needs)
+register, CASES = registry()
+# The recorded rows that have a case.
+ROWS = set()
 
 
 def case(name, *needs, rows=()):
-    def add(run):
-        CASES.append(Case(name, rows, needs, run))
-        return run
-
-    return add
+    ROWS.update(rows)
+    return register(name, *needs)
 
 
 class Says:
-    """What a client's run must show. `out` is all of stdout; the rest are searched for."""
+    """What a run of a client must print. `out` is the whole stdout; `has` and `lacks` are searched for in it."""
 
     def __init__(self, out=None, code=0, has=(), lacks=(), err=(), seconds=None, check=None):
         self.out, self.code, self.seconds, self.check = out, code, seconds, check
@@ -329,7 +133,7 @@ class Says:
 
 
 def prepared(house, command, port):
-    """The recorded command, with what differs on this machine put in its place."""
+    """The recorded command, with the ports and paths of this run."""
     upload = house.dir / "upload"
     if not upload.exists():
         upload.write_text("abc")
@@ -341,7 +145,7 @@ def prepared(house, command, port):
 
 
 def command(name, recorded, add="", healthy=None, failing=None, row=True, needs=None):
-    """Two cases of one command: `add` is appended to what was recorded, to make the client talk."""
+    """Two cases of one command. `add` is appended to the recorded command, so that the client prints more."""
     needs = needs or (re.search(r"(?:\| )?\b(curl|wget|busybox|ab|wrk|node)\b", recorded).group(1),)
     for state, says in (("healthy", healthy), ("failing", failing)):
         if says is None:
@@ -351,12 +155,12 @@ def command(name, recorded, add="", healthy=None, failing=None, row=True, needs=
             port = house.servers.ports[state]
             says.judge(house.run(prepared(house, recorded + add, port)))
 
-        CASES.append(Case(f"{name}, {state}", (recorded,) if row else (), needs, run))
+        case(f"{name}, {state}", *needs, rows=(recorded,) if row else ())(run)
 
 
 # -- curl
 
-# After each transfer: what was answered, and how many connections that took.
+# Printed after each transfer: the status, and the number of new connections.
 TELL = " -w '|%{http_code} %{num_connects}|'"
 
 
@@ -399,10 +203,10 @@ curl(
     healthy=f"{PASSED}|200 1.1",
     failing=f"{FAILED}|500 1.1",
 )
-# No HTTP/2 here: the client must learn so at once, in whichever of its own words.
+# The server has no HTTP/2. The client must fail at once; its message differs between versions.
 for _state in ("healthy", "failing"):
     command(
-        "curl HTTP/2 preface is turned away",
+        "curl HTTP/2 preface is refused",
         f"curl -sS --http2-prior-knowledge {URL}",
         **{_state: Says("", code=(1, 16, 52, 56), seconds=3)},
     )
@@ -420,13 +224,14 @@ curl(
     failing=f"{FAILED}{FAILED}|500 0|",
 )
 curl(
-    "POST of 2,000,000 bytes behind Expect",
+    "POST of 2,000,000 bytes with Expect",
     f"head -c 2000000 /dev/zero | curl -sS --data-binary @- -o /dev/null -w '%{{http_code}}' {URL}",
     "",
     healthy="200",
     failing="500",
 )
-# Nothing holds these back: the answer must be readable although input stays unread.
+# Without Expect, curl sends the body at once. It must be able to read the answer, although the server does not read the
+# whole body.
 curl(
     "POST of 2,000,000 bytes at once",
     f"head -c 2000000 /dev/zero | curl -sS -H Expect: --data-binary @- {URL}",
@@ -443,10 +248,10 @@ curl(
     healthy=f"{PASSED}|200",
     failing=f"{FAILED}|500",
 )
-# Left alone curl sends the body after a second without 100-continue; here it would wait eight.
-# Ending well before that shows that the final answer came instead.
+# By default curl sends the body after one second without 100-continue; here it would wait for eight. So a run that is
+# much shorter shows that the final answer came before the body.
 command(
-    "curl PUT behind Expect gets 405 at once",
+    "curl PUT with Expect gets 405 at once",
     f"curl -sS -T /etc/hostname {URL}",
     " --expect100-timeout 8 -D - -o /dev/null",
     Says(has=(r"\AHTTP/1\.1 405 ", r"(?i)^allow: .*GET"), lacks=(r"100 Continue",), seconds=4),
@@ -471,7 +276,7 @@ curl(
     failing=FAILED.replace("healthz check", f"{_WARNING}healthz check") + "|500 1|",
 )
 curl("absolute-form, as to a proxy", f"curl -sS -x http://127.0.0.1:20090 {URL}")
-curl("asking for a range gets the whole", f"curl -sS -r 0-0 {URL}")
+curl("a range request gets the whole body", f"curl -sS -r 0-0 {URL}")
 for _state in ("healthy", "failing"):
     command(
         "curl PROXY protocol gets 400",
@@ -493,7 +298,7 @@ command(
     failing=Says("", code=22, err=(r"500",)),
     row=False,
 )
-# A port on 127.0.0.1 only, and a name that is [::1] first on most machines.
+# The server listens only on 127.0.0.1, and most machines resolve localhost to [::1] first.
 curl("to localhost by name", "curl -sS http://localhost:20090/healthz", row=False)
 curl(
     "/livez and /readyz",
@@ -551,7 +356,7 @@ command(
     "wget reuses its connection",
     f"wget -O - {URL} {URL}?verbose",
     healthy=Says(PASSED + PASSED_VERBOSE, err=(r"Reusing existing connection",)),
-    # An error answer's body is not worth reading to wget; it may close instead.
+    # wget may close the connection instead of reading the body of an error answer.
     failing=Says("", code=8, err=(r"ERROR 500",)),
     row=False,
 )
@@ -561,7 +366,7 @@ command(
     healthy=Says(PASSED),
     failing=Says("", code=1, err=(r"500 Internal Server Error",)),
 )
-# nc half-closes after its input: the answer must come all the same, and then the end.
+# nc shuts down its sending side after its input. The server must still answer, and then close.
 _NC = "printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' | busybox nc 127.0.0.1 20090"
 command(
     "busybox nc",
@@ -669,7 +474,7 @@ command(
 )
 _FETCH = """(async()=>{for(let i=0;i<2;i++){const r=await fetch('http://127.0.0.1:20090/healthz');\
 console.log(r.status,await r.text())}})()"""
-# The process ends only when the kept-alive sockets let it.
+# The process exits only after its idle connections are closed.
 command(
     "node fetch",
     f'node -e "{_FETCH}"',
@@ -695,7 +500,7 @@ command(
 )
 
 
-# -- HAProxy: one process, one backend a way of checking, each with a passing and a failing server.
+# -- HAProxy: one process, and one backend for each kind of check, with a passing and a failing server.
 
 UP, DOWN = ("UP", "L7OK", "200"), ("DOWN", "L7STS", "500")
 HAPROXY_CHECKS = [
@@ -737,7 +542,7 @@ HAPROXY_CHECKS = [
         UP,
         ("DOWN", "L7RSP", None),
     ),
-    # Strict about Host where Kubernetes is lax: the verdict is DOWN, and it says why.
+    # HTTP/1.1 without Host gets 400, unlike in Kubernetes. HAProxy reports DOWN, with the status.
     (
         "httpchk HTTP/1.1 without Host",
         "haproxy httpchk 1.1 without Host",
@@ -745,7 +550,7 @@ HAPROXY_CHECKS = [
         ("DOWN", "L7STS", "400"),
         ("DOWN", "L7STS", "400"),
     ),
-    # Turned away at once, not left to a timeout.
+    # It is refused at once, not after a timeout.
     (
         "connect proto h2",
         "haproxy connect proto h2",
@@ -794,11 +599,11 @@ class Haproxy:
         await_listener(self.process, self.stats)
         self.started = time.monotonic()
         wait_for("a verdict on every server", 10, self.all_judged)
-        # A few more rounds: a verdict that flaps is no verdict.
+        # Some more checks, because the first results could differ from the later ones.
         time.sleep(max(0, self.started + 1.5 - time.monotonic()))
 
     def table(self):
-        """-> {(backend, server): {column: value}}, asked anew each time."""
+        """-> {(backend, server): {column: value}}, read from HAProxy each time."""
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(3)
             s.connect(self.stats)
@@ -815,7 +620,7 @@ class Haproxy:
 
     def verdict(self, index, state):
         def at_rest():
-            # A star in front says that the next check is under way; the code is not that of the last one then.
+            # A leading star means that the next check is running. The code is then not that of the last check.
             row = self.table()[f"check{index}", state]
             return None if row["check_status"].startswith("*") else row
 
@@ -920,7 +725,7 @@ def nginx_case(name, row, prefix, state):
                     rf"\r\n\r\n{re.escape(body)}\Z",
                 )
             ).judge(house.run(command + query))
-        # Also what nginx puts up with in silence, such as an answer cut short.
+        # Also problems that nginx only logs, such as a truncated answer.
         want_lack("error log", nginx.errors.read_text()[before:], r"upstream")
 
 
@@ -943,7 +748,7 @@ MONIT_CHECKS = [
 
 
 class Monit:
-    """Polls every second; the verdict is what `monit status` prints."""
+    """Polls every second; the results are what `monit status` prints."""
 
     def __init__(self, house):
         d = house.dir / "monit"
@@ -1040,8 +845,8 @@ class Prometheus:
         return self.targets[job, f"127.0.0.1:{house.servers.ports[state]}"]
 
 
-# /healthz is no exposition, so Prometheus counts it as down either way. Whose fault that is differs:
-# of a passing answer it must complain of the text, not of the transport; of a failing one of the status.
+# /healthz is not in the format of Prometheus, so both targets are down. The error for a passing answer must be
+# about the text, not about the connection; for a failing answer it must be about the status.
 @case("prometheus scrape /healthz, healthy", "prometheus", rows=("prometheus scrape /healthz",))
 def _(house):
     target = house.once("prometheus", Prometheus).target(house, "healthz", "healthy")
@@ -1055,7 +860,7 @@ def _(house):
     want_match("error", target["lastError"], r"HTTP status 500 Internal Server Error")
 
 
-# The exposition is planned. Until it is there, a clean 404; once it is, up, whatever the checks say.
+# The daemon serves it, so its target is up. The example that fails has no metrics, and answers 404.
 for _state in ("healthy", "failing"):
 
     @case(
@@ -1143,9 +948,9 @@ for _state in ("healthy", "failing"):
     go_case("default client", "go net/http default", "plain", _state, "true")
 
 
-# -- after all of them
+# -- after all clients
 
-@case("the servers outlived their clients", "python3")
+@case("the servers still run after all clients", "python3")
 def _(house):
     servers = house.servers
     for name in ("daemon", "daemon_unix", "profile"):
@@ -1156,13 +961,13 @@ def _(house):
 
 
 def recorded_rows(path):
-    """What a case names a row by: its command, or the client where the command was not recorded."""
+    """The key of each row: its command, or the client's name where no command was recorded."""
     keys = []
     for line in path.read_text("utf-8").splitlines():
         if line.strip():
             row = json.loads(line)
             recorded = row["command"]
-            # The two nginx commands name the proxy's own port: the client's name says more.
+            # The two nginx commands contain the port of the proxy, so the client's name is the key.
             keys.append(row["client"] if not recorded or row["client"].startswith("nginx") else recorded)
     return keys
 
@@ -1170,38 +975,29 @@ def recorded_rows(path):
 @case("every recorded row has a case", "rows")
 def _(house):
     keys = recorded_rows(house.args.rows)
-    known = {row for c in CASES for row in c.rows}
-    want("rows without a case", sorted(set(keys) - known), [])
-    want("cases whose row is gone", sorted(known - set(keys)), [])
+    want("rows without a case", sorted(set(keys) - ROWS), [])
+    want("cases whose row is gone", sorted(ROWS - set(keys)), [])
 
 
 # ---------------------------------------------------------------------------------------------
 # Installing, choosing, reporting.
 
 
-def apt_install(house, tools):
-    """All that are missing in one go; what could not be had is skipped by its cases."""
-    packages = sorted({(PACKAGES | PACKAGES_OPTIONAL)[t] for t in tools})
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for argv in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]):
-        try:
-            p = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=INSTALL_SECONDS_MAX,
-                env=env,
-            )
-        except (OSError, subprocess.SubprocessError) as e:
-            return f"{argv[0]}: {e}"
-        if p.returncode:
-            return f"{' '.join(argv[:2])} ended with {p.returncode}: {p.stdout[-300:].decode(errors='replace')}"
-    return None
+class Clients(House):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.reasons, self.missing = {}, {}
+        self.python_requests = None
+
+    def require(self, needs):
+        for need in needs:
+            if need in self.missing:
+                is_optional = any(n in PACKAGES_OPTIONAL or n == "rows" for n in needs)
+                raise (Skip if is_optional else Missing)(f"{need}: {self.missing[need]}")
 
 
 def find_requests(house):
-    """A Python that has requests: this one, Debian's, or a fresh venv under the temp directory."""
+    """A Python that has requests: this one, Debian's, or a new venv in the temporary directory."""
     for python in filter(None, (sys.executable, house.which("python3"), "/usr/bin/python3")):
         try:
             p = subprocess.run([python, "-c", "import requests"], env=house.env, capture_output=True, timeout=30)
@@ -1228,70 +1024,34 @@ def find_requests(house):
     return f"{venv}/bin/python"
 
 
-def prepare(house, cases):
-    """-> {tool: why it is not there}"""
-    needed = {n for c in cases for n in c.needs}
+def prepare(house):
+    """Installs what is missing, and notes what cannot be had, and why."""
+    needed = {need for name, needs, _ in CASES if house.args.only in name for need in needs}
     tools = [t for t in (PACKAGES | PACKAGES_OPTIONAL) if t in needed]
     if house.args.install:
         wanted = [t for t in tools if t in PACKAGES or house.args.optional]
         absent = [t for t in wanted if not house.which(t)]
-        problem = apt_install(house, absent) if absent else None
+        problem = install((PACKAGES | PACKAGES_OPTIONAL)[t] for t in absent) if absent else None
         for tool in absent:
             house.reasons[tool] = problem or "still missing after installing it"
-    missing = {t: house.reasons.get(t, "not installed") for t in tools if not house.which(t)}
+    house.missing = {t: house.reasons.get(t, "not installed") for t in tools if not house.which(t)}
     if "requests" in needed:
         house.python_requests = find_requests(house)
         if not house.python_requests:
-            missing["requests"] = house.reasons.get("requests", "not installed")
+            house.missing["requests"] = house.reasons.get("requests", "not installed")
     if not house.args.rows.is_file():
-        missing["rows"] = "no recorded rows at the path of --rows"
-    return missing
+        house.missing["rows"] = "no recorded rows at the path of --rows"
 
 
-def report(house, cases, missing):
-    passed = failed = skipped = 0
-    for c in cases:
-        absent = [n for n in c.needs if n in missing]
-        if absent:
-            why = f"{absent[0]}: {missing[absent[0]]}"
-            if house.args.require and not c.optional:
-                failed += 1
-                print(f"FAIL {c.name}: expected to run, was skipped: {why}", flush=True)
-            else:
-                skipped += 1
-                print(f"skip {c.name}: {why}", flush=True)
-            continue
-        try:
-            c.run(house)
-        except Wrong as e:
-            failed += 1
-            text = " ".join(str(e).split())
-            print(f"FAIL {c.name}: {text}", flush=True)
-        except Exception as e:  # One broken case must not hide the others.
-            failed += 1
-            print(f"FAIL {c.name}: expected a verdict, came {type(e).__name__}: {e}", flush=True)
-        else:
-            passed += 1
-            print(f"ok {c.name}", flush=True)
-    print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    return failed == 0 and passed > 0
-
-
-def parse_args():
-    ap = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Prometheus and Go are big and optional: they run when they are installed, --install leaves them "
+def main():
+    ap = parser(__doc__)
+    ap.epilog = (
+        "Prometheus and Go are big and optional: they run when they are installed, --install leaves them "
         "out unless --optional is given too, and --require never asks for them. Installing may start the "
-        "services of the packages it brings: it is meant for machines that are thrown away.",
+        "services of the packages it brings: it is meant for machines that are thrown away."
     )
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
     ap.add_argument("--profile", default=str(ROOT / "target/release/examples/profile"), metavar="PATH")
-    ap.add_argument("--install", action="store_true", help="install missing clients: apt-get, and pip into a venv")
     ap.add_argument("--optional", action="store_true", help="with --install: Prometheus and Go too")
-    ap.add_argument("--require", action="store_true", help="a client that is missing is a failure")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    ap.add_argument("--list", action="store_true", help="print the names of the cases and end")
     ap.add_argument(
         "--rows",
         type=Path,
@@ -1299,32 +1059,17 @@ def parse_args():
         metavar="PATH",
         help="the recorded rows, to check that each has a case (default tests/conformance/clients.jsonl)",
     )
-    return ap.parse_args()
-
-
-def main():
-    args = parse_args()
-    cases = [c for c in CASES if args.only in c.name]
-    if args.list:
-        print("\n".join(c.name for c in cases))
-        return 0
-    for path in (args.daemon, args.profile):
-        if not os.access(path, os.X_OK):
-            print(f"clients.py: {path} is not there: build it first, or name another", file=sys.stderr)
-            return 2
-    args.daemon, args.profile = os.path.abspath(args.daemon), os.path.abspath(args.profile)
-    # A signal ends the script by the same way out as its end: nothing stays behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    house = House(args)
+    args = parse(ap, "profile")
+    house = Clients(args)
     try:
-        missing = prepare(house, cases)
-        house.end = time.monotonic() + CASES_SECONDS_MAX
+        prepare(house)
+        house.begin()
         try:
             house.servers = Servers(house)
         except (Wrong, OSError) as e:
             print(f"clients.py: {e}", file=sys.stderr)
             return 2
-        return 0 if report(house, cases, missing) else 1
+        return run_cases(house, CASES)
     except KeyboardInterrupt:
         return 2
     finally:

@@ -1,4 +1,4 @@
-//! The daemon from outside: start, usage errors, addresses, signals, draining and exit codes.
+//! The daemon as a program: start, usage errors, addresses, signals, draining and exit codes.
 #![cfg(feature = "daemon")]
 #![cfg(test)]
 
@@ -161,7 +161,7 @@ fn metrics_are_answered_unless_they_are_switched_off() {
 }
 
 #[test]
-fn help_and_version_are_for_people() {
+fn help_and_version_are_printed_to_standard_output() {
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     assert!(help.stderr.is_empty());
@@ -544,7 +544,7 @@ fn a_restart_binds_its_port_while_old_connections_are_in_time_wait() {
     assert_eq!(get(address, "/healthz"), (200, "ok".to_owned()));
 }
 
-/// /proc/net/unix lists a socket under the name that it was bound to.
+/// /proc/net/unix lists a socket with the path to which it was bound.
 #[test]
 fn another_healthz_on_a_unix_socket_is_named() {
     let path = socket_path();
@@ -658,7 +658,7 @@ fn all_threads_run_at_nice_minus_10_unless_another_nice_value_was_chosen() {
     let [own] = Vec::from_iter(nice_values("self"))[..] else {
         panic!("the threads of this test have different nice values");
     };
-    // The daemon asks for -10 only at 0.
+    // The daemon sets -10 only if its nice value is 0.
     let lowered = shell("test \"$(nice -n -39 nice)\" -lt 0").status();
     if lowered.unwrap().success() {
         let daemon = start(&format!("nice -n {}", -own));
@@ -705,9 +705,9 @@ fn draining_fails_readyz_while_the_listeners_stay_open() {
         get(address, "/livez?verbose").1,
         format!("{VERBOSE}livez check passed\n")
     );
-    daemon.lines().wait(
-        "asked to stop: /readyz fails, listeners close in 1h, then requests have 2s to finish",
-    );
+    daemon
+        .lines()
+        .wait("stopping: /readyz fails, listeners close in 1h, then requests have 2s to finish");
     assert!(daemon.is_running());
 
     daemon.signal(Signal::SIGINT);
@@ -716,7 +716,7 @@ fn draining_fails_readyz_while_the_listeners_stay_open() {
         Some(0),
         "exit code after two stop signals"
     );
-    daemon.lines().wait("asked to stop again: exiting at once");
+    daemon.lines().wait("second signal: exiting at once");
     assert!(try_get(address, "/healthz").is_err());
 }
 
@@ -744,7 +744,7 @@ fn an_unfinished_request_is_answered_before_the_daemon_exits() {
     assert_eq!(get(address, "/healthz").0, 200);
 
     daemon.signal(Signal::SIGTERM);
-    daemon.lines().wait("asked to stop");
+    daemon.lines().wait("stopping: ");
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).unwrap();
     eventually("the listener to close", || {
@@ -770,7 +770,7 @@ fn a_daemon_that_is_suspended_while_draining_still_exits_0() {
     begun.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
     assert_eq!(daemon.get("/healthz").0, 200);
     daemon.signal(Signal::SIGTERM);
-    daemon.lines().wait("asked to stop");
+    daemon.lines().wait("stopping: ");
     daemon.signal(Signal::SIGSTOP);
     // Longer than the daemon waits for its server.
     std::thread::sleep(Duration::from_millis(2500));

@@ -1,5 +1,5 @@
-//! The daemon's sandbox, seen from outside: what it denies. All other tests of the daemon run with the
-//! sandbox on and show that it denies nothing that the daemon needs.
+//! What the daemon's sandbox denies. All other tests of the daemon run with the sandbox on and show that it
+//! denies nothing that the daemon needs.
 #![cfg(all(feature = "daemon", target_os = "linux"))]
 #![cfg(test)]
 
@@ -131,7 +131,7 @@ fn a_socket_file_left_by_the_sandbox_refuses_clients_and_is_replaced_at_the_next
         assert_eq!(refused.err(), Some(ErrorKind::ConnectionRefused));
         daemon.lines().wait("stopped: 1 requests answered");
         let mut lines = daemon.lines().all().into_iter();
-        assert!(lines.any(|line| line.contains("asked to stop: ")));
+        assert!(lines.any(|line| line.contains("stopping: /readyz fails")));
         let noise: Vec<_> = lines.filter(|line| !line.contains(" INFO ")).collect();
         assert!(noise.is_empty(), "{noise:?}");
     }
@@ -712,7 +712,7 @@ mod intruder {
 
     /// Regression: with a Unix socket in `/run` every file below `/run` could be removed.
     #[test]
-    fn no_file_can_be_looked_at_or_removed_not_even_beside_or_below_its_own_socket() {
+    fn no_file_can_be_read_or_removed_not_even_in_the_directory_of_its_socket() {
         let directory = socket_path();
         let below = directory.join("below");
         std::fs::create_dir_all(&below).unwrap();

@@ -1,5 +1,5 @@
-//! The processes that run the checks of real things: one that is stopped, killed or hangs fails its checks and
-//! nothing else; none is left behind; the check file can be read again while the daemon serves.
+//! The processes that run the configured checks. If one of them is stopped, is killed or hangs, its checks fail and
+//! nothing else does. None of them outlives the daemon. The check file can be read again while the daemon serves.
 #![cfg(all(feature = "sources", target_os = "linux"))]
 #![allow(
     clippy::unwrap_used,
@@ -122,14 +122,14 @@ fn the_metrics_show_runs_and_changes_of_a_check_without_a_probe() {
         })
     };
     wait_for_state(1.0);
-    // From not known to passing.
+    // The check's state changes from unknown to passing.
     assert_eq!(changes(), 1.0);
     assert!(runs("success") >= 1.0);
     assert_eq!((runs("failure"), runs("timeout")), (0.0, 0.0));
     fs::remove_file(&file).unwrap();
     wait_for_state(0.0);
     assert_eq!(changes(), 2.0);
-    // Two, because of the threshold.
+    // Two runs, because the threshold is two.
     assert!(runs("failure") >= 2.0);
     assert!((began..=unix_seconds()).contains(&changed()));
     let successes = runs("success");
@@ -166,7 +166,7 @@ fn the_metrics_show_without_a_probe_that_the_worker_is_stopped() {
 }
 
 #[test]
-fn a_killed_worker_fails_its_checks_at_once_and_another_one_follows() {
+fn a_killed_worker_fails_its_checks_at_once_and_is_replaced() {
     let (_listener, check) = service("1s");
     let daemon = Daemon::start(&["--check", &check]);
     let address = daemon.address();
@@ -189,7 +189,7 @@ fn a_killed_worker_fails_its_checks_at_once_and_another_one_follows() {
 }
 
 #[test]
-fn the_worker_takes_the_place_of_a_killed_supervisor() {
+fn a_worker_becomes_the_supervisor_when_its_supervisor_is_killed() {
     let (listener, check) = service("1s");
     let daemon = Daemon::start(&["--check", &check]);
     let address = daemon.address();
@@ -198,14 +198,14 @@ fn the_worker_takes_the_place_of_a_killed_supervisor() {
     kill(supervisor, Signal::SIGKILL).unwrap();
     daemon.lines().wait("the worker takes its place");
     let second = eventually("another worker", || children(worker).first().copied());
-    // Regression: it stayed a zombie for as long as the daemon ran.
+    // Regression: the killed supervisor stayed a zombie as long as the daemon ran.
     eventually("the supervisor to be reaped", || {
         let stat = format!("/proc/{supervisor}/stat");
         (!Path::new(&stat).exists()).then_some(())
     });
     drop(listener);
     wait_for(address, "/healthz/web", "connection refused");
-    // And it is a supervisor as the first one was.
+    // The new supervisor starts another worker, as the first one did.
     kill(second, Signal::SIGKILL).unwrap();
     eventually("a third worker", || {
         children(worker)
@@ -236,14 +236,14 @@ fn the_daemon_ends_if_both_sources_processes_are_killed() {
 
 /// Regression: a daemon that was stopping ended at once, with code 1, and answered no request in progress.
 #[test]
-fn a_daemon_that_stops_goes_on_without_the_sources_processes() {
+fn a_daemon_that_stops_continues_without_the_sources_processes() {
     let (_listener, check) = service("1s");
     let mut daemon = Daemon::start(&["--check", &check, "--shutdown-delay", "3s"]);
     let address = daemon.address();
     wait_for(address, "/healthz/web", "ok");
     let (supervisor, worker) = sources(&daemon);
     kill(daemon.pid(), Signal::SIGTERM).unwrap();
-    daemon.lines().wait("asked to stop");
+    daemon.lines().wait("stopping: ");
     kill(supervisor, Signal::SIGSTOP).unwrap();
     kill(worker, Signal::SIGKILL).unwrap();
     kill(supervisor, Signal::SIGKILL).unwrap();
@@ -279,7 +279,7 @@ fn sleepers() -> Vec<Pid> {
     processes.filter(is_sleeper).map(Pid::from_raw).collect()
 }
 
-/// One test, because all look for the same processes.
+/// One test for all cases, because each of them searches for the same processes.
 #[test]
 fn no_process_is_left_however_the_daemon_ends() {
     let dir = socket_path();
@@ -308,7 +308,7 @@ fn no_process_is_left_however_the_daemon_ends() {
             &format!("nothing to be left after {signal}"),
         );
     }
-    // Also if they are stopped meanwhile.
+    // No process is left if the sources processes were stopped with SIGSTOP.
     for stopped in [[true, false], [false, true], [true, true]] {
         let (mut daemon, supervisor, worker) = start();
         for (pid, is_stopped) in [supervisor, worker].into_iter().zip(stopped) {
@@ -324,8 +324,8 @@ fn no_process_is_left_however_the_daemon_ends() {
             &format!("nothing to be left after a stop of {stopped:?}"),
         );
     }
-    // Regression: Landlock forbids the signal with which a dying server would continue them. The kernel continued them
-    // for another reason, unless they were stopped only after that.
+    // Regression: Landlock forbids the daemon, when it ends, the signal that would continue the stopped processes. In
+    // most runs the kernel continued them for another reason, but not if they were stopped after the kernel did so.
     for _ in 0..10 {
         let (mut daemon, supervisor, worker) = start();
         kill(worker, Signal::SIGSTOP).unwrap();
@@ -338,7 +338,7 @@ fn no_process_is_left_however_the_daemon_ends() {
             "nothing to be left after a stop just before the end",
         );
     }
-    // A killed worker leaves its programs to the supervisor.
+    // When the worker is killed, the supervisor ends its programs.
     let (mut daemon, supervisor, worker) = start();
     kill(worker, Signal::SIGKILL).unwrap();
     daemon.lines().wait("the sources process has ended");
@@ -354,7 +354,7 @@ fn no_process_is_left_however_the_daemon_ends() {
 
 /// A service manager sends SIGTERM to every process of a service.
 #[test]
-fn the_sources_processes_go_on_while_the_server_drains() {
+fn the_sources_processes_run_while_the_server_drains() {
     let (listener, check) = service("1s");
     let check = format!("{check},failure-threshold=1");
     let mut daemon = Daemon::start(&["--check", &check, "--shutdown-delay", "6s"]);
@@ -364,7 +364,7 @@ fn the_sources_processes_go_on_while_the_server_drains() {
     for pid in [daemon.pid(), supervisor, worker] {
         kill(pid, Signal::SIGTERM).unwrap();
     }
-    daemon.lines().wait("asked to stop");
+    daemon.lines().wait("stopping: ");
     drop(listener);
     wait_for(address, "/healthz/web", "connection refused");
     assert_eq!(daemon.wait().code(), Some(0));
@@ -373,9 +373,9 @@ fn the_sources_processes_go_on_while_the_server_drains() {
     });
 }
 
-/// Regression for the worst file systems: opening a FIFO of which nothing reads the other end waits for ever.
+/// A FIFO stands for a file system that does not answer: open(2) waits until a process opens its other end.
 #[test]
-fn a_file_that_hangs_delays_no_other_check_and_not_the_end() {
+fn a_file_that_hangs_delays_neither_other_checks_nor_the_exit() {
     let fifo = socket_path();
     nix::unistd::mkfifo(&*fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let (_listener, check) = service("1s");
@@ -394,7 +394,7 @@ fn a_file_that_hangs_delays_no_other_check_and_not_the_end() {
     assert_eq!(next.address(), address);
 }
 
-/// A file system on which every path hangs, because nothing reads the requests of the kernel.
+/// A file system on which every path hangs, because no process reads the requests of the kernel.
 struct Hanging(
     TempPath,
     #[expect(dead_code, reason = "closed on drop")] fs::File,
@@ -437,7 +437,7 @@ impl Drop for Hanging {
 
 /// Regression: the event loop of the worker called connect(2), which looks up the path.
 #[test]
-fn a_path_of_a_socket_that_hangs_delays_no_other_check_and_not_the_end() {
+fn a_socket_path_that_hangs_delays_neither_other_checks_nor_the_exit() {
     let hanging = match Hanging::mount() {
         Ok(hanging) => hanging,
         Err(error) => return daemon::untried(&format!("cannot mount with FUSE: {error}")),
@@ -553,7 +553,7 @@ fn a_heartbeat_keeps_its_state_when_the_worker_or_the_supervisor_is_killed() {
     kill(supervisor, Signal::SIGKILL).unwrap();
     eventually("another worker", || children(worker).first().copied());
     wait_for(address, "/healthz/worker", "ok");
-    // And one that has not beaten is not taken for one that has.
+    // A check without a beat has no state that a new worker could keep.
     let silent = socket_path();
     let check = format!(
         "silent=heartbeat,limit=1h,socket={},period=1s",
@@ -564,7 +564,7 @@ fn a_heartbeat_keeps_its_state_when_the_worker_or_the_supervisor_is_killed() {
     kill(sources(&other).1, Signal::SIGKILL).unwrap();
     other.lines().wait("the sources process has ended");
     wait_for(other.address(), "/healthz/silent", "not ready yet");
-    // The file of the socket goes with the daemon.
+    // The socket's file is removed when the daemon ends.
     assert!(socket.exists());
     daemon.signal(Signal::SIGTERM);
     daemon.wait();
@@ -722,7 +722,7 @@ fn a_valid_file_takes_effect_at_sighup_and_unchanged_checks_keep_their_state() {
     daemon.signal(Signal::SIGHUP);
     daemon
         .lines()
-        .wait("3 checks are used now: 1 checks added, 1 changed, 0 removed");
+        .wait("checks in use: 3 (1 added, 1 changed, 0 removed)");
     wait_for(
         address,
         "/readyz?verbose",
@@ -736,12 +736,12 @@ fn a_valid_file_takes_effect_at_sighup_and_unchanged_checks_keep_their_state() {
         answer.starts_with("HTTP/1.1 200 ") && answer.contains("[+]here ok\n"),
         "{answer}"
     );
-    // Back to one: the others are gone.
+    // The file has one check again. The other checks are removed.
     write(file.as_ref(), &worker);
     daemon.signal(Signal::SIGHUP);
     daemon
         .lines()
-        .wait("1 checks are used now: 0 checks added, 1 changed, 2 removed");
+        .wait("checks in use: 1 (0 added, 1 changed, 2 removed)");
     wait_for(
         address,
         "/readyz?verbose",
@@ -772,7 +772,7 @@ fn reloads_are_counted_and_kept_checks_keep_their_counts() {
     for (text, line, expected) in [
         (
             "[check.more]\nfile = \"/\"\n",
-            "2 checks are used now",
+            "checks in use: 2 (",
             [1.0, 0.0, 1.0],
         ),
         (
@@ -780,7 +780,7 @@ fn reloads_are_counted_and_kept_checks_keep_their_counts() {
             "was not used",
             [1.0, 1.0, 0.0],
         ),
-        ("", "1 checks are used now", [2.0, 1.0, 1.0]),
+        ("", "checks in use: 1 (", [2.0, 1.0, 1.0]),
     ] {
         write(&file, &format!("{here}{text}"));
         daemon.signal(Signal::SIGHUP);
@@ -811,7 +811,7 @@ fn the_largest_file_takes_effect_at_sighup() {
         .collect();
     write(&file, &checks);
     daemon.signal(Signal::SIGHUP);
-    daemon.lines().wait("256 checks are used now");
+    daemon.lines().wait("checks in use: 256 (");
     wait_for(
         address,
         "/readyz?verbose",
@@ -917,9 +917,9 @@ fn a_mistake_in_the_configuration_is_refused_before_anything_starts() {
     );
 }
 
-/// Regression: by hand, they started each other for ever.
+/// Regression: when a user ran one of these commands, the processes started each other without end.
 #[test]
-fn the_commands_of_the_sources_processes_end_at_once_if_a_person_runs_them() {
+fn the_commands_of_the_sources_processes_end_at_once_if_a_user_runs_them() {
     for arguments in [
         &["sources"][..],
         &["sources", "supervisor", "0"],
@@ -961,7 +961,7 @@ fn the_sources_processes_have_no_rights_that_no_check_needs() {
             .find(|line| line.starts_with("Max core file size"))
             .unwrap();
         assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
-        // No listener, and not the other end of the link.
+        // The process has no listener, and not the daemon's end of the link.
         let tcp = fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()
             .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());

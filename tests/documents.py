@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Checks what the documents print: sessions are run, programs and commands are looked up.
+"""Checks the documents: runs their sessions, and looks for their programs and commands in the repository.
 
-- A `console` block is a session: lines that begin with `$ ` are run by a shell, and what they print must
-  be the lines below. `...` stands for any lines. `<!-- run: PROGRAM ARGUMENTS -->` above a block starts a
+- A `console` block is a session. A shell runs the lines that begin with `$ `, and their output must be
+  the lines below. `...` stands for any lines. `<!-- run: PROGRAM ARGUMENTS -->` above a block starts a
   program for it: `healthz`, or an example. Sessions run in a network namespace of their own, so that the
   default port is free.
 - A `rust` block with a main function must be a file of examples/; tests/examples.rs runs those.
-- A `c` block may stand in capi/README.md only, where capi/check compiles and runs it.
+- A `c` block may be only in capi/README.md, where capi/check compiles and runs it.
 - A `toml` block must parse, and may name only features that exist. `healthz check-config` accepts one with checks.
 - A command in text or in an indented block (`cargo`, `make`, a script of this repository) must exist, and a
   step of .ci/run must run it.
@@ -28,21 +28,18 @@ import time
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from support.cases import ROOT, Wrong, install_missing
+
 PORT = 10248
 SECONDS_MAX = 20
 CANNOT_TRY = 3
 IN_NAMESPACE = "HEALTHZ_DOCUMENTS_IN_NAMESPACE"
-# Commands that begin like this are checked; others in code spans are names, not commands.
+# Code spans that begin like this are commands, and are checked. Other code spans are not.
 COMMAND = re.compile(
     r"^(?:[A-Z_]+=(?:\"[^\"]*\"|\S+) )*(cargo|make|\.ci/\w+|tests/\w+\.py|fuzz/run|capi/check) ?(.*)$"
 )
 MANIFEST = tomllib.loads((ROOT / "Cargo.toml").read_text())
 CI = (ROOT / ".ci/run").read_text()
-
-
-class Wrong(Exception):
-    """What was expected, and what came."""
 
 
 def documents():
@@ -106,7 +103,7 @@ def check_command(command):
             if not any(path.exists() for path in paths):
                 raise Wrong(f"no {kind} {name}")
     alias = (ROOT / ".cargo/config.toml").read_text()
-    known = {"build", "run", "test", "bench", "doc", "install", "fuzz", "update", "add"}
+    known = {"build", "run", "test", "bench", "doc", "install", "fuzz", "update", "add", "package", "publish", "semver-checks"}
     if words and words[0] not in known and not re.search(rf"^{re.escape(words[0])} = ", alias, re.M):
         raise Wrong(f"no command cargo {words[0]}")
 
@@ -125,7 +122,7 @@ def check_toml(body, environment, can_run):
 
 
 def check_file(text, environment):
-    """The daemon accepts a check file, and what it prints for it."""
+    """`healthz check-config` accepts the check file, and the file that it prints for it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checks.toml"
         for _ in range(2):
@@ -168,7 +165,7 @@ def matches(expected, printed):
 
 
 def run_session(body, directive, environment):
-    """Runs a console block, with the program of `directive` beside it."""
+    """Runs a console block, while the program of `directive` runs."""
     process = None
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -231,9 +228,7 @@ def main():
     parser.add_argument("--install", action="store_true", help="install what is missing with apt-get")
     args = parser.parse_args()
     needs = {"unshare": "util-linux", "ip": "iproute2", "curl": "curl"}
-    missing = [package for program, package in needs.items() if not shutil.which(program)]
-    if missing and args.install:
-        subprocess.run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing], check=True)
+    install_missing(args, needs)
     can_run = all(map(shutil.which, needs)) and Path(args.daemon).exists()
     if can_run and IN_NAMESPACE not in os.environ:
         probe = subprocess.run(["unshare", "--map-root-user", "--net", "ip", "link", "set", "lo", "up"])

@@ -1,4 +1,4 @@
-//! Starts each example program as a user does, sends it requests, and lets it end.
+//! Starts each example program as a user does, sends it requests, and ends it.
 #![cfg(feature = "server")]
 #![cfg(test)]
 
@@ -138,7 +138,7 @@ fn assert_serves(name: &str) {
 /// For the examples whose own work is to read lines: the check fails before the first line and passes
 /// after it. The program ends when its input ends.
 #[track_caller]
-fn assert_serves_beside_other_work(name: &str) {
+fn assert_serves_during_other_work(name: &str) {
     const REQUESTS: usize = 20;
     let mut example = Example::start(name);
     let unknown = "\r\n\r\ninternal server error: not reported yet\n";
@@ -188,22 +188,22 @@ fn assert_serves_beside_other_work(name: &str) {
 
 #[test]
 fn the_spawn_example_serves_while_the_main_thread_waits() {
-    assert_serves_beside_other_work("spawn");
+    assert_serves_during_other_work("spawn");
 }
 
 #[test]
 fn the_mio_example_serves_in_its_own_poll() {
-    assert_serves_beside_other_work("mio");
+    assert_serves_during_other_work("mio");
 }
 
 #[test]
 fn the_poll_example_serves_from_a_loop_around_poll() {
-    assert_serves_beside_other_work("poll");
+    assert_serves_during_other_work("poll");
 }
 
 #[test]
 fn the_tokio_example_serves_inside_a_runtime() {
-    assert_serves_beside_other_work("tokio");
+    assert_serves_during_other_work("tokio");
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn the_reload_example_adds_and_removes_checks_while_it_serves() {
 }
 
 #[test]
-fn the_paths_example_answers_its_own_paths_beside_ours() {
+fn the_paths_example_answers_its_own_paths_and_those_of_healthz() {
     let mut example = Example::start("paths");
     let version = concat!("\r\n\r\npaths ", env!("CARGO_PKG_VERSION"), "\n");
     assert!(example.get("/version").ends_with(version));
@@ -249,5 +249,5 @@ fn the_paths_example_answers_its_own_paths_beside_ours() {
 
 #[test]
 fn the_calloop_example_serves_from_a_loop_with_only_shared_references() {
-    assert_serves_beside_other_work("calloop");
+    assert_serves_during_other_work("calloop");
 }

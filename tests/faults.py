@@ -1,20 +1,18 @@
 #!/usr/bin/env python3
-"""Refuses the real daemon what a system can refuse, and sees it come back by itself.
+"""Makes system calls and resources of the real daemon fail, and checks that it recovers without a restart.
 
-System calls are made to fail with strace, limits are real ones (prlimit), disks are full, networks are
-namespaces of this script's, and slowhttptest does what it is known for. After each fault honest probes
-are answered without anybody's help, and what the daemon says at its end tells what happened.
+strace makes system calls fail, prlimit sets limits, a small tmpfs is a full disk, networks are namespaces, and
+slowhttptest attacks with slow clients. After each fault, probes must be answered again. The counters that the daemon
+logs when it stops must show the fault.
 
-One line a case: `ok NAME` (and figures, if it has some), `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
-`N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
-Namespaces, mounts and other users need root; where that, or the kernel, refuses them, these cases are
-skipped and say so, and with --require they fail.
+One line for each case: `ok NAME` (and figures, if it has some), `FAIL NAME: what was expected, what came`,
+`skip NAME: why`; at the end `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could
+not run. Namespaces, mounts and other users need root. Without it, or if the kernel refuses them, their cases are
+skipped; with --require they fail.
 """
 
-import argparse
 import contextlib
 import csv
-import errno
 import os
 import pwd
 import re
@@ -25,20 +23,19 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
-# The next line would leave a directory of bytecode behind.
+# Otherwise the next import would write a directory of bytecode.
 sys.dont_write_bytecode = True
 
-from clients import ROOT, Skip, Wrong, short, wait_for, want, want_match
+import support.cases
+from support.cases import Missing, Wrong, parse, parser, registry, run_script, short, wait_for, want, want_match
 
-# All cases together, installing apart.
+# For all cases together, without installing.
 CASES_SECONDS_MAX = 120
 PROBE_SECONDS = 5
-INSTALL_SECONDS_MAX = 600
 PACKAGES = {"strace": "strace", "ip": "iproute2", "slowhttptest": "slowhttptest"}
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -50,20 +47,19 @@ POST = (
 
 
 # ---------------------------------------------------------------------------------------------
-# The daemon, and what is asked of it.
+# The daemon, and requests to it.
 
 
-class House:
-    """The temporary directory, and everything that is started: it ends with the case."""
+class House(support.cases.House):
+    """The temporary directory, and the processes of a case, which are ended with it."""
 
-    def __init__(self, args):
-        self.args = args
-        self.dir = Path(tempfile.mkdtemp(prefix="healthz-faults-"))
-        os.chmod(self.dir, 0o755)
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.dir.chmod(0o755)
         self.count = 0
         self.case = contextlib.ExitStack()
-        help_text = subprocess.run([args.daemon, "--help"], capture_output=True, text=True, timeout=10).stdout
-        # A filter for system calls would see those that strace replaces.
+        help_text = self.run([self.args.daemon, "--help"]).stdout
+        # strace replaces a call that it makes fail, and the daemon's filter for system calls would see the other call.
         self.plain = ["--no-sandbox"] if "--no-sandbox" in help_text else []
 
     def run(self, argv, seconds=20, **more):
@@ -74,19 +70,22 @@ class House:
     def sh(self, *argv):
         result = self.run(argv)
         if result.returncode:
-            raise Skip(f"{' '.join(argv)}: {result.stderr.strip()}")
+            raise Missing(f"{' '.join(argv)}: {result.stderr.strip()}")
         return result.stdout
 
     def daemon(self, *args, **more):
         return Daemon(self, args, **more)
 
+    def end_case(self):
+        self.case.close()
+
     def leave(self):
         self.case.close()
-        shutil.rmtree(self.dir, ignore_errors=True)
+        super().leave()
 
 
 class Daemon:
-    """One daemon whose log goes to a file, unless it goes elsewhere."""
+    """One daemon whose log is a file: `log`, or one in the temporary directory."""
 
     def __init__(
         self, house, args=(), listen="127.0.0.1:0", prefix=(), log=None, plain=False, program=None, env=None, **more
@@ -123,13 +122,13 @@ class Daemon:
         return wait_for(f"the daemon saying /{pattern}/ ({short(self.text()[-300:])})", seconds, look)
 
     def stop(self):
-        """Asks it to stop. Returns its last word as {what: how many}."""
+        """Stops it with SIGTERM. Returns the counters of its last log line as {name: count}."""
         self.process.terminate()
         code = self.process.wait(10)
         want("exit code", code, 0)
         last = re.search(r"stopped: (.*)", self.text())
         if not last:
-            raise Wrong(f"daemon: expected its last word, came {short(self.text()[-300:])}")
+            raise Wrong(f"daemon: expected its last log line with counters, came {short(self.text()[-300:])}")
         words = last[1].replace(" requests answered on ", " answered, ").replace(" connections", " accepted")
         return {what: int(count) for count, what in (part.split(" ") for part in words.split(", "))}
 
@@ -144,7 +143,7 @@ class Daemon:
         return stream
 
     def ask(self, request=LAST, timeout=PROBE_SECONDS):
-        """One request on a connection of its own. Returns the answer, whatever it is."""
+        """One request on a connection of its own. Returns the answer with any status."""
         with self.connect(timeout) as stream:
             stream.sendall(request)
             return rest(stream)
@@ -188,15 +187,7 @@ def reset(stream):
 # ---------------------------------------------------------------------------------------------
 # Cases.
 
-CASES = []
-
-
-def case(name, *needs):
-    def add(run):
-        CASES.append((name, needs, run))
-        return run
-
-    return add
+case, CASES = registry()
 
 
 def threads(daemon):
@@ -212,14 +203,14 @@ def thread_of(daemon, wanted):
 
 
 def server_thread(daemon):
-    """The thread that serves: the one that is named so and is not the first."""
+    """The server thread. The main thread has the same name, and is not it."""
     return thread_of(daemon, "healthz")
 
 
 @contextlib.contextmanager
 def injected(daemon, calls, fault, when, thread=None):
-    """While this lasts `calls` fail as `fault` says; each thread counts its own from now on. All
-    threads, or the one that is named."""
+    """In this context `calls` fail with `fault`, in all threads or in `thread`. `when` counts the calls of each thread
+    from the start of the context."""
     log = daemon.house.dir / f"strace-{daemon.house.count}-{calls}-{fault}.log".replace(":", "-")
     argv = ["strace", "-qq", "-o", str(log), "-p", str(thread or daemon.pid), *([] if thread else ["-f"])]
     argv += ["-e", f"trace={calls}", "-e", f"inject={calls}:{fault}:when={when}"]
@@ -229,7 +220,7 @@ def injected(daemon, calls, fault, when, thread=None):
         if daemon.process.poll() is not None:
             raise Wrong(f"daemon: expected it to stay, came exit {daemon.process.returncode}: {short(daemon.text())}")
         if tracer.poll() is not None:
-            raise Skip(f"strace cannot attach: {tracer.stderr.read().strip()}")
+            raise Missing(f"strace cannot attach: {tracer.stderr.read().strip()}")
         of = [thread] if thread else threads(daemon)
         states = [Path(f"/proc/{daemon.pid}/task/{t}/status").read_text() for t in of]
         return all(re.search(r"^TracerPid:\s+[1-9]", state, re.M) for state in states)
@@ -247,7 +238,7 @@ def injected(daemon, calls, fault, when, thread=None):
 
 
 SHORT = ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM")
-# With these a connection is gone, as far as anybody can tell; a signal has taken nothing.
+# With these errors a connection is counted as aborted. EINTR takes no connection.
 GONE = ("ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN")
 PASSING = (*GONE, "EINTR")
 
@@ -282,7 +273,7 @@ for _error in PASSING:
     accept_fails(_error, False)
 
 
-@case("accept always fails with ENOBUFS for a second, and not once more", "strace")
+@case("accept always fails with ENOBUFS for a second, and then works", "strace")
 def accept_stays_short(house):
     daemon = house.daemon(plain=True)
     waiting = daemon.connect()
@@ -291,10 +282,10 @@ def accept_stays_short(house):
         daemon.said("ENOBUFS")
         before = cpu_ticks(daemon)
         time.sleep(1)
-        # Ten attempts and their accounting, not a loop that spins.
+        # In a second it tries ten times. More CPU time means that it loops without a pause.
         spent = cpu_ticks(daemon) - before
         if spent > 30:
-            raise Wrong(f"a second of shortage: expected rest, came {spent * 10} ms on a CPU")
+            raise Wrong(f"a second of ENOBUFS: expected at most 300 ms of CPU time, came {spent * 10} ms")
     want_ok("the client that waited", rest(waiting))
     daemon.probe(3)
     want("pauses", daemon.stop().get("pauses"), 1)
@@ -311,18 +302,18 @@ def want_ok(what, answer):
         raise Wrong(f"{what}: expected ok, came {short(answer)}")
 
 
-# Of what fails with these, a connection is the price; of the others nothing.
+# A call, its error, which calls fail, how many connections are lost, and the thread if it is not all.
 CALLS = (
     ("recvfrom", "EINTR", "1..5", 0),
     ("sendto", "EINTR", "1..5", 0),
     ("sendto", "EAGAIN", "1", 0),
-    # Every other one, but not up to the end: a tracer that leaves in the midst of it leaves ENOSYS behind.
+    # Every other call, but not until the end: if strace detaches during an injected call, that call fails with ENOSYS.
     ("epoll_wait", "EINTR", "1..21+2", 0),
     ("shutdown", "ENOTCONN", "1..2", 0),
     # close(2) is not retried after an error: the number may belong to another descriptor by then.
     ("close", "EINTR", "1..2", 0, server_thread),
     ("close", "EIO", "1..2", 0, server_thread),
-    # Only those of the server thread: the other thread that receives does so from itself.
+    # Only in the server thread: the main thread also calls recvfrom, for the bytes of its signal handlers.
     ("recvfrom", "ECONNRESET", "1", 1, server_thread),
     ("recvfrom", "ETIMEDOUT", "1", 1, server_thread),
     ("recvfrom", "ENOBUFS", "1", 1),
@@ -341,7 +332,9 @@ def call_fails(call, error, when, price, thread=lambda _: None):
         with injected(daemon, call, f"error={error}", when, thread(daemon)):
             lost = 0
             for round_ in range(6):
-                # Kept, so that it has to be registered; in two parts, so that it is read twice.
+                # The connection stays open, so that it is registered with epoll. The request is sent in two parts, so
+                # that the server
+# reads twice.
                 try:
                     with daemon.connect() as stream:
                         stream.sendall(GET[:9])
@@ -374,11 +367,11 @@ def interrupted_log(house):
         daemon.probe(3)
         # strace stays until the thread is gone: a write in which it detaches would fail with ENOSYS.
         daemon.stop()
-    want("lines that are no whole records", re.findall(r"^(?!\d{4}-\S+Z [A-Z]+ +healthz).+", daemon.text(), re.M), [])
+    want("lines that are not whole records", re.findall(r"^(?!\d{4}-\S+Z [A-Z]+ +healthz).+", daemon.text(), re.M), [])
     want("dropped", daemon.text().count("dropped"), 0)
 
 
-@case("EINTR out of whatever can be interrupted, and a stop in the middle of it", "strace")
+@case("every other epoll_wait, recvfrom and accept4 fails with EINTR, also during a stop", "strace")
 def interrupted_everywhere(house):
     daemon = house.daemon("--sync-period", "1s", plain=True)
     with injected(daemon, "epoll_wait,recvfrom,accept4", "error=EINTR", "1+2"):
@@ -393,10 +386,10 @@ def stop_while(calls, error, when, name):
         with injected(daemon, calls, f"error={error}", when, daemon.pid if calls == "sendto" else None):
             want("answered", daemon.stop()["answered"], 3)
 
-    case(f"a stop is heard though {name}", "strace")(run)
+    case(f"SIGTERM stops the daemon although {name}", "strace")(run)
 
 
-@case("telling the service manager is interrupted, and it is told all the same", "strace")
+@case("messages to the service manager are sent although sendto fails with EINTR", "strace")
 def interrupted_manager(house):
     path = house.dir / "notify.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -404,19 +397,19 @@ def interrupted_manager(house):
         manager.settimeout(PROBE_SECONDS)
         env = {"NOTIFY_SOCKET": str(path)}
         daemon = house.daemon(plain=True, env=env)
-        want_match("the first word", manager.recv(256).decode(), r"\AREADY=1\n")
-        # The first is the byte that a signal becomes.
+        want_match("the first message", manager.recv(256).decode(), r"\AREADY=1\n")
+        # The first of these calls sends the byte of the signal handler.
         with injected(daemon, "sendto", "error=EINTR", "1..3", daemon.pid):
             daemon.stop()
-        want("the last word", manager.recv(256), b"STOPPING=1\nSTATUS=shutting down")
+        want("the last message", manager.recv(256), b"STOPPING=1\nSTATUS=shutting down")
 
 
 for _error in ("ENOBUFS", "ENOMEM", "EINTR"):
-    stop_while("sendto", _error, "1", f"the byte that tells main of it fails with {_error}")
-stop_while("write", "EINTR", "1..41+2", "whatever wakes a thread is interrupted")
+    stop_while("sendto", _error, "1", f"sending the byte of the signal handler fails with {_error}")
+stop_while("write", "EINTR", "1..41+2", "the write that wakes a thread fails with EINTR")
 
 
-@case("out of descriptors (EMFILE by rlimit), and back")
+@case("no free descriptor (EMFILE by rlimit), and then free ones")
 def out_of_descriptors(house):
     daemon = house.daemon()
     kept = daemon.connect()
@@ -427,7 +420,7 @@ def out_of_descriptors(house):
     waiting = daemon.connect()
     waiting.sendall(LAST)
     daemon.said("EMFILE")
-    # An open connection is evicted, and its descriptor is enough for one after the other.
+    # An open connection is evicted. Its descriptor is enough for the new connections, one at a time.
     want_ok("the client that waited", rest(waiting))
     daemon.probe(5)
     want("what the evicted client still reads", kept.recv(1), b"")
@@ -440,7 +433,7 @@ def out_of_descriptors(house):
 
 
 def promised(house, *options):
-    """Bytes that connections may take, as the daemon says itself."""
+    """The bytes that connections can take, from the output of `--help`."""
     text = house.run([house.args.daemon, *options, "--help"]).stdout
     return int(re.search(r"Connections take up to (\d+) KiB", text)[1]) * 1024
 
@@ -449,14 +442,14 @@ def limit_data(size):
     return lambda: resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
 
-@case("memory limited from the start to what the configuration says, under attack")
+@case("with a limit at its documented memory, the daemon starts, and needs no more during an attack")
 def memory_limited(house):
-    # What it takes besides, its stacks and its heap, is what a small one takes.
+    # Stacks and heap take as much in a daemon with few connections as in one with many.
     small, large = ("--connections", "8"), ("--connections", "512")
     daemon = house.daemon(*small)
     besides = daemon.status("VmData") * 1024 - promised(house, *small)
     daemon.stop()
-    # Two allocations are rounded up to pages. The start gives back a part of the heap, which it needs until then.
+    # Two allocations are rounded up to pages. The start also needs a part of the heap, and frees it.
     enough = besides + promised(house, *large) + 2 * resource.getpagesize() + (128 << 10)
     refused = house.run(
         [house.args.daemon, "--listen", "127.0.0.1:0", *large], preexec_fn=limit_data(enough - (1 << 20))
@@ -465,12 +458,12 @@ def memory_limited(house):
     want_match("stderr", refused.stderr, r"^healthz: (the system does not provide the \d+ KiB|cannot start the)")
     daemon = house.daemon(*large, preexec_fn=limit_data(enough))
     daemon.probe()
-    # And not a page more from here on.
+    # From here on no page more can be allocated.
     for limit, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         resource.prlimit(daemon.pid, limit, (daemon.status(name) * 1024,) * 2)
     data = daemon.status("VmData")
     crowd = []
-    # Heads that never end, and answers that are never read: every buffer there is.
+    # Heads that never end and answers that are never read fill every buffer.
     greedy = (b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 8000, GET.replace(b"z ", b"z?verbose ") * 2000)
     for index in range(700):
         stream = daemon.connect()
@@ -485,7 +478,7 @@ def memory_limited(house):
         raise Wrong("evictions: expected some, came none")
 
 
-@case("no memory for what the configuration asks for")
+@case("too little memory for --connections")
 def memory_refused(house):
     result = house.run(
         [house.args.daemon, "--listen", "127.0.0.1:0", "--connections", "65535"],
@@ -496,8 +489,8 @@ def memory_refused(house):
 
 
 def start_within(house, limit, size, env):
-    """Starts the daemon with `size` bytes of memory as `limit` counts it, and stops it once it says that it
-    serves. Returns its exit code, or None if it had to be killed, and what it said."""
+    """Starts the daemon with `size` bytes of memory as `limit` counts it, and stops it once its log says that it
+    serves. Returns its exit code, or None if it had to be killed, whether it served, and its log."""
     log, path = house.dir / "within.log", house.dir / "within.sock"
     path.unlink(missing_ok=True)
     with open(log, "wb") as f:
@@ -529,7 +522,7 @@ def start_within(house, limit, size, env):
     return code, has_served, log.read_text("utf-8", "replace")
 
 
-@case("a little too little memory at the start is told, whatever it is for")
+@case("slightly too little memory at the start is an error that names the limit")
 def memory_just_too_small(house):
     for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
         for env in ({}, {"RUST_BACKTRACE": "1"}):
@@ -550,7 +543,7 @@ def memory_just_too_small(house):
 def executable_copy(house):
     """A copy that another user can run."""
     if os.geteuid() != 0:
-        raise Skip("needs root")
+        raise Missing("needs root")
     program = house.dir / "healthz"
     if not program.exists():
         shutil.copy(house.args.daemon, program)
@@ -569,7 +562,7 @@ def as_unprivileged_user(tasks):
     return become
 
 
-@case("no thread can start at first, and no pid is left while it runs")
+@case("the daemon ends if a thread cannot start, and serves when no process number is left")
 def no_thread(house):
     program = executable_copy(house)
     seen = []
@@ -589,7 +582,7 @@ def no_thread(house):
     want("answered", daemon.stop()["answered"], 20)
 
 
-@case("stopped for two seconds and continued (SIGSTOP, SIGCONT)")
+@case("SIGSTOP, and two seconds later SIGCONT")
 def suspended(house):
     daemon = house.daemon("--head-timeout", "1s", "--sync-period", "500ms", "--sync-limit", "30s")
     half = daemon.connect()
@@ -604,7 +597,7 @@ def suspended(house):
     time.sleep(2)
     daemon.process.send_signal(signal.SIGCONT)
     for stream in waiting:
-        want_ok("the client that asked meanwhile", rest(stream))
+        want_ok("a client that sent its request during the stop", rest(stream))
     kept.sendall(GET)
     answer_on(kept)
     want_match("half a head", rest(half).decode(), r"\AHTTP/1\.1 408 ")
@@ -621,7 +614,7 @@ def stray_signals(house):
     daemon.stop()
 
 
-@case("reset after every byte of a request, and at every byte of its answers")
+@case("reset after every byte of a request, and after every third byte of its answer")
 def reset_everywhere(house):
     daemon = house.daemon()
     count = 0
@@ -643,15 +636,15 @@ def reset_everywhere(house):
     before = daemon.descriptors()
     wait_for("every connection's end", 5, lambda: daemon.descriptors() <= before)
     counted = daemon.stop()
-    # A reset may come before anybody accepted.
+    # A connection that is reset before accept may not be accepted at all.
     if counted["accepted"] > count + 20 or counted["answered"] < 20:
         raise Wrong(f"counters: expected at most {count + 20} accepted, came {counted}")
-    # But not where an answer has been seen.
+    # If the client has read a part of an answer, the connection was accepted, and counts as failed.
     if counted.get("failed", 0) < answered:
         raise Wrong(f"counters: expected {answered} failed at least, came {counted}")
 
 
-@case("read one byte at a time, through the smallest buffers")
+@case("a client with the smallest buffer reads a few bytes at a time")
 def short_reads_and_writes(house):
     daemon = house.daemon()
     with socket.socket() as stream:
@@ -670,10 +663,10 @@ def short_reads_and_writes(house):
     daemon.stop()
 
 
-@case("a full disk under the log, and room again")
+@case("the disk of the log is full, and then has space again")
 def full_disk(house):
     if os.geteuid() != 0:
-        raise Skip("needs root")
+        raise Missing("needs root")
     disk = house.dir / "disk"
     disk.mkdir()
     house.sh("mount", "-t", "tmpfs", "-o", "size=64k", "healthz-faults", str(disk))
@@ -691,7 +684,7 @@ def full_disk(house):
     # The server thread is not affected.
     want_ok("ping", daemon.ask(LAST.replace(b"/healthz", b"/healthz/ping")))
     (disk / "ballast").unlink()
-    wait_for("log passing once there is room", 15, lambda: b"[+]log ok" in verdict())
+    wait_for("log passing once there is space", 15, lambda: b"[+]log ok" in verdict())
     daemon.probe(3)
     daemon.said(r"\n\S+ WARN  healthz: \d+ log records? w[a-z]+ dropped")
     daemon.stop()
@@ -720,17 +713,17 @@ REMOTE = "10.213.47.1"
 
 
 class Networks:
-    """Two namespaces and a wire between them; they are gone with the case."""
+    """Two namespaces connected by a veth pair, which are removed at the end of the case."""
 
     def __init__(self, house):
         if os.geteuid() != 0:
-            raise Skip("needs root")
+            raise Missing("needs root")
         self.house = house
         self.names = [f"healthz-{os.getpid()}-{end}" for end in "ab"]
         for name in self.names:
             result = house.run(["ip", "netns", "add", name])
             if result.returncode:
-                raise Skip(f"ip netns add: {result.stderr.strip()}")
+                raise Missing(f"ip netns add: {result.stderr.strip()}")
             house.case.callback(lambda name=name: house.run(["ip", "netns", "del", name]))
 
     def ip(self, end, *argv):
@@ -766,7 +759,7 @@ class Networks:
         want_match(what, answer, r"^error: ")
 
 
-@case("another namespace gets no answer, unless it is meant to", "ip")
+@case("another namespace gets no answer without --allow-remote", "ip")
 def from_another_namespace(house):
     networks = Networks(house)
     networks.wire()
@@ -780,24 +773,24 @@ def from_another_namespace(house):
         want_match("stderr", refused.stderr, "pass --allow-remote if that is intended")
     for host, listen in ((REMOTE, f"{REMOTE}:0"), ("fd47::1", "[fd47::1]:0")):
         remote = house.daemon("--allow-remote", listen=listen, prefix=networks.inside(0))
-        want_match(f"{host}, as it is meant", networks.ask(1, host, remote.port), r"\n\r?\nok\Z")
+        want_match(f"{host}, with --allow-remote", networks.ask(1, host, remote.port), r"\n\r?\nok\Z")
         remote.stop()
     daemon.stop()
 
 
-@case("a neighbour that reaches 127.0.0.1 gets no answer without --allow-remote", "ip")
+@case("with route_localnet, a neighbour that reaches 127.0.0.1 gets no answer without --allow-remote", "ip")
 def through_route_localnet(house):
     networks = Networks(house)
     networks.wire()
-    # As kube-proxy does it; and the neighbour has no loopback of its own that would keep its packets.
+    # kube-proxy sets it too. The neighbour has no 127.0.0.1 of its own, so its packets go to the daemon.
     allow = "for name in all wire; do echo 1 > /proc/sys/net/ipv4/conf/$name/route_localnet; done"
     for end in (0, 1):
         house.sh(*networks.inside(end), "sh", "-ec", allow)
     networks.ip(1, "addr", "flush", "dev", "lo")
     networks.ip(1, "route", "add", "127.0.0.1/32", "via", REMOTE)
     meant = house.daemon("--allow-remote", prefix=networks.inside(0))
-    want_match("from outside, as it is meant", networks.ask(1, "127.0.0.1", meant.port), r"\n\r?\nok\Z")
-    want("non-loopback, as it is meant", meant.stop().get("non-loopback"), None)
+    want_match("from outside, with --allow-remote", networks.ask(1, "127.0.0.1", meant.port), r"\n\r?\nok\Z")
+    want("non-loopback, with --allow-remote", meant.stop().get("non-loopback"), None)
     daemon = house.daemon(listen=None, prefix=networks.inside(0))
     for _ in range(3):
         answer = networks.ask(1, "127.0.0.1", daemon.port)
@@ -826,11 +819,11 @@ def without_ipv6(house):
         daemon.stop()
 
 
-@case("a namespace whose loopback is down is told of, and served once it is up", "ip")
+@case("a loopback interface that is down is logged, and served once it is up", "ip")
 def without_loopback(house):
     networks = Networks(house)
     hosts = ("127.0.0.1", "::1")
-    # As it begins; and as it is when it was up and is down again, where 127.0.0.1 stays.
+    # The first time the interface was never up. The second time it was up and is down again, and keeps 127.0.0.1.
     for _ in range(2):
         daemon = house.daemon(listen=None, prefix=networks.inside(0))
         for host in (r"127\.0\.0\.1", r"\[::1\]"):
@@ -855,7 +848,7 @@ def without_loopback(house):
 
 
 def slow_to_close(house):
-    """A socket whose last close(2) blocks: its peer reads nothing of what was sent."""
+    """A socket whose last close(2) blocks, because it waits until the peer reads, which it never does."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ours = socket.create_connection(listener.getsockname())
         house.case.callback(listener.accept()[0].close)
@@ -868,16 +861,17 @@ def slow_to_close(house):
 
 
 def send_slow_to_close(house, path):
-    """Leaves the last reference to such a socket behind answers that are read only then."""
+    """Sends such a socket after so many requests that the daemon reads it only when the client reads its answers. Then the
+    daemon has the last reference to it."""
     with socket.socket(socket.AF_UNIX) as client, slow_to_close(house) as slow:
         client.connect(path)
         client.settimeout(PROBE_SECONDS)
-        # More than its answers find room, and no more than that finds room itself.
+        # The answers do not fit into the socket's buffers, but the requests do.
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 2200)
         try:
             socket.send_fds(client, [b"x"], [slow.fileno()])
         except PermissionError:
-            # Now it is ours to close.
+            # It was not sent. The reset makes closing it quick.
             reset(slow)
             raise
         slow.close()
@@ -887,7 +881,7 @@ def send_slow_to_close(house, path):
                 pass
 
 
-@case("a descriptor that is slow to close cannot be sent; where it can, no watchdog is beaten", "strace")
+@case("a descriptor that is slow to close is refused (Linux 6.16), or delays the server and stops WATCHDOG=1", "strace")
 def slow_descriptor(house):
     path = str(house.dir / "rights.sock")
     if tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 16):
@@ -897,12 +891,12 @@ def slow_descriptor(house):
         except PermissionError:
             pass
         else:
-            raise Wrong("a descriptor in a message: expected EPERM, came nothing")
+            raise Wrong("a descriptor in a message: expected EPERM, came no error")
         daemon.probe(3)
         daemon.stop()
-        # The daemon leaves the file, and replacing it would set the option twice.
+        # The daemon does not remove the file. Replacing it would set the option on a second socket.
         os.unlink(path)
-    # As on an older kernel: what refuses them is the third option of a socket that is set.
+    # As on an older kernel: the third setsockopt is the one that refuses descriptors, and it fails.
     tracer = ["strace", "-D", "-f", "-qq", "-o", str(house.dir / "rights.log"), "-e", "trace=setsockopt"]
     tracer += ["-e", "inject=setsockopt:error=ENOPROTOOPT:when=3"]
     name = str(house.dir / "rights.notify")
@@ -924,10 +918,10 @@ def slow_descriptor(house):
         )
         options = Path(house.dir / "rights.log").read_text()
         if not re.search(r"SOL_SOCKET, (SO_PASSRIGHTS|0x53).*INJECTED", options):
-            raise Wrong(f"SO_PASSRIGHTS: expected it to be refused, came {options}")
+            raise Wrong(f"SO_PASSRIGHTS: expected setsockopt to fail, came {options}")
         daemon.probe()
         if not beats(2.5):
-            raise Wrong("beats: expected some from a daemon that is well, came none")
+            raise Wrong("WATCHDOG=1: expected some before the server thread is stuck, came none")
         send_slow_to_close(house, path)
         daemon.said(r"server thread stuck for \d+ s; not answering")
         beats(0.1)
@@ -945,10 +939,10 @@ MODES = {
 }
 
 
-# With --judge-latency, which is for a machine where nothing else runs, probes beside each mode are so many,
-# and their p99 has a bound.
+# With --judge-latency, for a machine where nothing else runs: the least number of probes during each mode, and the
+# limit of their p99.
 SLOW_PROBES, SLOW_P99_MS = 1000, 20
-# A kubelet waits for as long.
+# The default timeout of a kubelet's probe.
 SLOW_PROBE_SECONDS = 1
 
 
@@ -987,12 +981,12 @@ def slow_clients(house):
         column = next((key for key in rows[0] if key and "Service Available" in key), None) if rows else None
         if column is None:
             raise Wrong(f"{mode}: expected figures, came {rows[:1]}")
-        # Its first line is from before its first connection.
+        # The first row is written before the first connection.
         if any(float(row[column]) == 0 for row in rows[1:]):
             raise Wrong(f"{mode}: expected the service available throughout, came {[row[column] for row in rows]}")
         counted = daemon.stop()
-        # Range requests are answered like others, without waiting for a body. The
-        # others have filled the table.
+        # Slow headers and slow reading fill the table. A range request is answered like any other, and an answer does
+        # not wait for a body.
         if mode in ("slow headers", "slow reading") and not counted.get("evicted"):
             raise Wrong(f"{mode}: expected evictions, came {counted}")
         if counted["accepted"] < 300 + probes:
@@ -1011,84 +1005,11 @@ def slow_clients(house):
 # ---------------------------------------------------------------------------------------------
 
 
-def install(missing):
-    packages = [PACKAGES[tool] for tool in missing]
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for argv in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]):
-        p = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=INSTALL_SECONDS_MAX,
-            env=env,
-        )
-        if p.returncode:
-            print(f"faults.py: {' '.join(argv[:2])}: {p.stdout[-300:].decode(errors='replace')}", file=sys.stderr)
-
-
-def which(tool):
-    return shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin")
-
-
-def run_case(house, name, needs, run, end):
-    """-> what to print, and how it is counted"""
-    absent = [tool for tool in needs if not which(tool)]
-    try:
-        if absent and house.args.require:
-            raise Wrong(f"expected to run, but {absent[0]} is not installed")
-        if absent:
-            raise Skip(f"{absent[0]} is not installed")
-        if time.monotonic() > end:
-            raise Wrong(f"all cases: expected an end within {CASES_SECONDS_MAX} s")
-        with contextlib.ExitStack() as house.case:
-            said = run(house)
-    except Skip as e:
-        # What cannot be tried where it has to be has not been seen to hold.
-        if house.args.require:
-            return f"FAIL {name}: expected to run, but {e}", "failed"
-        return f"skip {name}: {e}", "skipped"
-    except Exception as e:  # One broken case must not hide the others.
-        kind = "" if isinstance(e, Wrong) else f"expected a verdict, came {type(e).__name__}: "
-        return f"FAIL {name}: {kind}{' '.join(str(e).split())}", "failed"
-    return f"ok {name}" + (f": {said}" if said else ""), "passed"
-
-
 def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
-    ap.add_argument("--install", action="store_true", help="install missing tools with apt-get")
-    ap.add_argument("--require", action="store_true", help="what would be skipped is a failure")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
+    ap = parser(__doc__)
     ap.add_argument("--judge-latency", action="store_true", help="for a machine where nothing else runs")
-    ap.add_argument("--list", action="store_true", help="print the names of the cases and end")
-    args = ap.parse_args()
-    cases = [c for c in CASES if args.only in c[0]]
-    if args.list:
-        print("\n".join(name for name, _, _ in cases))
-        return 0
-    if not os.access(args.daemon, os.X_OK):
-        print(f"faults.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
-        return 2
-    args.daemon = os.path.abspath(args.daemon)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    missing = {tool for _, needs, _ in cases for tool in needs if not which(tool)}
-    if missing and args.install:
-        install(sorted(missing))
-    house = House(args)
-    counts = {"passed": 0, "failed": 0, "skipped": 0}
-    try:
-        end = time.monotonic() + CASES_SECONDS_MAX
-        for name, needs, run in cases:
-            line, outcome = run_case(house, name, needs, run, end)
-            counts[outcome] += 1
-            print(line, flush=True)
-    except KeyboardInterrupt:
-        return 2
-    finally:
-        house.leave()
-    print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
-    return 0 if counts["failed"] == 0 and counts["passed"] > 0 else 1
+    args = parse(ap)
+    return run_script(args, PACKAGES, CASES, CASES_SECONDS_MAX, House)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-//! JSON answers of a server in its embedder's loop: which connections get them, and what a server does whose buffers
+//! JSON answers of a server in its embedder's loop: which connections get them, and what the server does if its buffers
 //! have no room for them. `src/answer/health_json.rs` tests the JSON itself, and `tests/status.rs` the daemon.
 #![cfg(feature = "server")]
 #![cfg(test)]
@@ -41,12 +41,12 @@ fn failing(count: usize) -> Arc<EndpointSet> {
 }
 
 #[test]
-fn a_server_answers_a_client_on_loopback_with_json_and_goes_on() {
+fn a_server_answers_a_client_on_loopback_with_json_and_keeps_the_connection() {
     let mut harness = Harness::new(4);
     let request = "GET /readyz HTTP/1.1\r\nHost: a\r\nAccept: application/health+json\r\n\r\n";
     let requests = format!("{request}GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n{request}") + LAST_TEXT;
     let text = rest(&mut harness.send(requests.as_bytes()));
-    // The head of the cache must not be that of another client.
+    // The server must not use the cached head of a client with another `Accept`.
     let kinds: Vec<_> = text
         .lines()
         .filter_map(|line| line.strip_prefix("Content-Type: "))
@@ -79,7 +79,7 @@ fn a_server_has_room_for_the_longest_answer_of_its_endpoints() {
         assert_eq!(value["checks"].as_object().unwrap().len(), count);
         assert!(answer.len() > count * 6 * REASON_BYTES_MAX);
     }
-    // Also if they are fixed.
+    // There is room too if the endpoints are fixed.
     let long = "\u{1}".repeat(REASON_BYTES_MAX);
     let checks: Vec<&'static Check> = (0..20)
         .map(|number| {

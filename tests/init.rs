@@ -123,7 +123,7 @@ fn readyz_fails_from_the_stop_until_the_last_service_has_ended() {
     );
     assert_eq!(init.ask("/livez"), "ok");
     std::fs::write(&go, "").unwrap();
-    // Killed, if this test was kept waiting for longer than an init's patience of five seconds.
+    // The services are killed if this test is delayed by more than the five seconds that the init waits for them.
     init.line("; the machine stops", 0);
     assert_eq!(init.child.wait().unwrap().code(), Some(0));
 }
@@ -224,7 +224,7 @@ fn an_init_without_a_health_server_runs_its_services() {
     }
 }
 
-/// A running init. When dropped it is asked to stop, so that its services do not outlive it.
+/// A running init. When dropped it gets a signal to stop, so that its services do not outlive it.
 struct Init {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,

@@ -74,7 +74,7 @@ fn a_runner_has_one_descriptor_for_other_loops() {
     assert_eq!(runner.as_raw_fd(), runner.as_fd().as_raw_fd());
 }
 
-/// A host asks this for each event in its loop, and handles the other events itself.
+/// A host program calls `Server::owns` for each event in its loop, and handles the other events itself.
 #[test]
 fn a_server_owns_the_tokens_from_its_base_on_and_no_others() {
     // The harness registers the server with the base 7.
@@ -166,7 +166,7 @@ fn a_listener_with_paths_answers_404_to_all_others_and_its_neighbours_serve_them
 }
 
 #[test]
-fn both_halves_of_localhost_serve_the_same_paths() {
+fn both_addresses_of_localhost_serve_the_same_paths() {
     let mut listeners = Listeners::new();
     let paths = "/livez".parse().unwrap();
     listeners.bind_for(&Address::Localhost(0), &paths).unwrap();
@@ -178,7 +178,7 @@ fn both_halves_of_localhost_serve_the_same_paths() {
     }
 }
 
-/// The host decides first: whether a listener serves a path is for the allowed ones.
+/// The Host field is checked before the paths of the listener.
 #[test]
 fn a_listener_with_paths_answers_421_to_other_hosts() {
     let mut listeners = Listeners::new();
@@ -194,9 +194,9 @@ fn a_listener_with_paths_answers_421_to_other_hosts() {
     assert_eq!(found, [421, 421, 421]);
 }
 
-/// The head cache is shared by all connections, and knows nothing of listeners.
+/// The head cache is shared by all connections, also by those of different listeners.
 #[test]
-fn a_cached_head_is_answered_as_its_listener_says() {
+fn a_cached_head_is_answered_with_the_paths_of_its_listener() {
     let any = "127.0.0.1:0".parse().unwrap();
     let mut listeners = Listeners::new();
     listeners.bind(&any).unwrap();

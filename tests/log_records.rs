@@ -1,4 +1,4 @@
-//! What a server in its caller's loop logs: one record when something changes, none for what goes on.
+//! What a server in its caller's loop logs: one record when a state changes, and none while the state lasts.
 #![cfg(feature = "server")]
 #![allow(
     clippy::unwrap_used,

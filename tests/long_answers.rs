@@ -178,7 +178,7 @@ fn a_long_last_answer_arrives_whole_and_then_the_end() {
     assert_eq!(server.harness.server.counters().open, 0);
 }
 
-/// Later bytes of the same client must not be answered, and must not turn the close into a reset.
+/// Later bytes of the same client must not be answered, and must not cause a reset when the server closes.
 #[test]
 fn a_long_last_answer_arrives_whole_although_the_client_sends_more() {
     let mut server = Scraped::new("last-and-more");
@@ -190,9 +190,9 @@ fn a_long_last_answer_arrives_whole_although_the_client_sends_more() {
 }
 
 #[test]
-fn head_of_a_long_answer_has_the_length_of_get_and_the_connection_goes_on() {
+fn head_of_a_long_answer_has_the_length_of_get_and_keeps_the_connection() {
     let mut server = Scraped::new("head");
-    // The first answer adds a line to the text: that it was counted.
+    // The first answer adds a line to the text of later ones: the counter of answers.
     let mut client = server.send(LONG);
     server.read(&mut client).unwrap().assert_is_long();
     let request = b"HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -272,7 +272,7 @@ fn a_client_that_does_not_read_its_long_answer_has_the_idle_timeout() {
         .harness
         .pass(timeout - std::time::Duration::from_millis(1));
     assert_eq!(server.harness.server.counters().open, 1);
-    // A part of the answer begins it again.
+    // When a part of the answer is read, the timeout begins again.
     while client.read().is_some() {}
     server.harness.work();
     server

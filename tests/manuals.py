@@ -23,13 +23,14 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from support.cases import ROOT, install_missing
+
 PAGES = ROOT / "packaging/man"
 COMPLETIONS = ROOT / "packaging/completions"
 # Pages of other packages.
 OTHERS = {"sd_notify.3", "sd_listen_fds.3"}
 SECONDS_MAX = 30
-# What is typed, and what the line or the list below it must then have.
+# The typed text, and the text that the line or the list below it must have after the tab key.
 TYPED = [
     ("healthz check-c", "check-config"),
     ("healthz --shutd", "--shutdown-delay"),
@@ -72,7 +73,7 @@ class Terminal:
         os.write(self.fd, text.encode())
 
     def wait(self, pattern):
-        """What was printed until `pattern` came, or until the time was over."""
+        """The output until `pattern` is in it, or until the time is over."""
         printed, end = "", time.monotonic() + SECONDS_MAX
         while not re.search(pattern, printed) and time.monotonic() < end:
             if select.select([self.fd], [], [], 0.2)[0]:
@@ -89,7 +90,7 @@ class Terminal:
 
 
 def on_terminal(words, start, folder):
-    """For each line, what is wrong with its completion."""
+    """For each typed line, the fault of its completion, or an empty text."""
     for typed, wanted in TYPED:
         terminal = Terminal(words, folder)
         try:
@@ -99,7 +100,7 @@ def on_terminal(words, start, folder):
                 yield typed, f"a shell that starts, got {printed!r}"
                 continue
             terminal.type(typed + "\t")
-            # Only what the shell adds is new: the typed part comes back as it is.
+            # The terminal echoes the typed part. The shell adds the rest.
             missing = re.escape(wanted[len(typed.split(" ")[-1]):])
             printed = terminal.wait(re.escape(typed) + r".*" + missing)
             found = re.search(re.escape(typed) + r".*" + missing, printed, re.S)
@@ -118,7 +119,7 @@ def zsh(folder):
 
 
 def fish(folder):
-    """fish prints what it would offer."""
+    """`complete --do-complete` of fish prints the completions."""
     for typed, wanted in TYPED:
         command = f"source {COMPLETIONS}/healthz.fish; complete --do-complete '{typed}'"
         environment = {**os.environ, "HOME": str(folder)}
@@ -147,12 +148,7 @@ def main():
     parser.add_argument("--require", action="store_true", help="exit with 3 if a program is missing")
     arguments = parser.parse_args()
     names = ["mandoc", "bash", "zsh", "fish"]
-    missing = [name for name in names if not shutil.which(name)]
-    if missing and arguments.install:
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-q"], env=environment, stdout=subprocess.DEVNULL)
-        words = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing]
-        subprocess.run(words, env=environment, stdout=subprocess.DEVNULL)
+    install_missing(arguments, {name: name for name in names})
     programs = {name: shutil.which(name) for name in names}
     failed = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -65,9 +65,9 @@ fn families(listeners: &Listeners) -> Vec<bool> {
 }
 
 #[test]
-fn both_halves_of_localhost_are_bound_while_the_loopback_interface_is_down() {
+fn both_addresses_of_localhost_are_bound_while_the_loopback_interface_is_down() {
     in_a_namespace(
-        "both_halves_of_localhost_are_bound_while_the_loopback_interface_is_down",
+        "both_addresses_of_localhost_are_bound_while_the_loopback_interface_is_down",
         "true",
         || {
             let mut listeners = Listeners::new();
@@ -79,9 +79,9 @@ fn both_halves_of_localhost_are_bound_while_the_loopback_interface_is_down() {
 }
 
 #[test]
-fn without_ipv6_the_other_half_of_localhost_is_served_and_the_missing_one_is_named() {
+fn without_ipv6_the_other_address_of_localhost_is_served_and_the_missing_one_is_named() {
     in_a_namespace(
-        "without_ipv6_the_other_half_of_localhost_is_served_and_the_missing_one_is_named",
+        "without_ipv6_the_other_address_of_localhost_is_served_and_the_missing_one_is_named",
         "echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6",
         || {
             let mut listeners = Listeners::new();
@@ -90,7 +90,7 @@ fn without_ipv6_the_other_half_of_localhost_is_served_and_the_missing_one_is_nam
             assert_eq!(missing.ip(), IpAddr::V6(Ipv6Addr::LOCALHOST));
             assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
             assert_eq!(families(&listeners), [false]);
-            // The missing half has the port of the other one.
+            // The missing address has the port of the other one.
             let served = listeners.local_addresses().next().unwrap();
             assert_eq!(
                 served,

@@ -1,4 +1,4 @@
-//! Paths of an embedder beside those of healthz: when they are asked, and what their answers may be.
+//! An embedder's own paths: which requests they get, and what their answers may be.
 #![cfg(feature = "server")]
 #![cfg(test)]
 
@@ -16,23 +16,23 @@ use healthz::http::{Answer, BufferFull, Fields, Request, StatusCode, Writer};
 use healthz::server::{Address, Config, ListenerPaths, Listeners, Server, spawn};
 use healthz::{Check, EndpointSet, Instant, Limits, Responder};
 
-/// `/own` has a body of this many bytes, and every path that healthz leaves to it is counted.
+/// `/own` has a body of this many bytes. Every request that healthz passes to these paths is counted.
 #[derive(Clone, Copy)]
 struct Own {
     bytes: usize,
-    asked: &'static AtomicU64,
+    requests: &'static AtomicU64,
 }
 
 impl Own {
     fn new(bytes: usize) -> Self {
         Own {
             bytes,
-            asked: Box::leak(Box::default()),
+            requests: Box::leak(Box::default()),
         }
     }
 
-    fn asked(&self) -> u64 {
-        self.asked.load(Ordering::Relaxed)
+    fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 }
 
@@ -50,7 +50,7 @@ impl Paths for Own {
             }),
             _ => not_found(writer),
         }?;
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
         Ok(answer)
     }
 
@@ -93,7 +93,7 @@ fn own_paths_answer_what_healthz_does_not() {
     ] {
         assert_eq!(status(&get(&mut harness, request)), expected, "{request}");
     }
-    assert_eq!(own.asked(), 0);
+    assert_eq!(own.requests(), 0);
     let got = get(&mut harness, "GET /own?a=b");
     assert_eq!((status(&got), body(&got)), ("200", "ooo"));
     let head = get(&mut harness, "HEAD /own");
@@ -106,7 +106,7 @@ fn own_paths_answer_what_healthz_does_not() {
         let got = get(&mut harness, missing);
         assert_eq!((status(&got), body(&got)), ("404", "404 page not found\n"));
     }
-    assert_eq!(own.asked(), 7);
+    assert_eq!(own.requests(), 7);
     assert_eq!(harness.server.counters().answered, 14);
 }
 
@@ -123,7 +123,7 @@ fn hosts_and_listeners_are_checked_before_own_paths() {
     let responder = responder.allow_hosts(&["b"]);
     let mut harness = Harness::on(responder, localhost(), Config::default());
     assert_eq!(status(&get(&mut harness, "GET /own")), "421");
-    assert_eq!(own.asked(), 0);
+    assert_eq!(own.requests(), 0);
 }
 
 #[test]
@@ -157,11 +157,11 @@ fn an_own_answer_that_is_longer_than_all_others_takes_a_shared_buffer() {
         let text = String::from_utf8(got).unwrap();
         assert_eq!(body(&text).len(), 300_000);
     }
-    assert_eq!(own.asked(), 3, "each request is counted once");
+    assert_eq!(own.requests(), 3, "each request is counted once");
 }
 
 #[test]
-fn an_own_answer_that_is_longer_than_it_said_becomes_a_500() {
+fn an_own_answer_longer_than_its_declared_maximum_becomes_a_500() {
     #[derive(Clone, Copy)]
     struct Liar;
 
@@ -222,5 +222,5 @@ fn own_paths_stay_when_the_endpoints_are_replaced() {
     assert_eq!(status(&get(address, "/healthz/a")), "404");
     thread.stop();
     thread.join().unwrap();
-    assert_eq!(own.asked(), 3);
+    assert_eq!(own.requests(), 3);
 }

@@ -9,7 +9,7 @@
 The older version is the same package with another version and another configuration file.
 
 The file system is that of tests/systemd.py. Exit code 1 when something failed, 2 when the script could not run, 3
-when nothing could be tried; 0 when all was well, or nothing could be tried and `--require` was not given.
+with `--require` when nothing could be tried; otherwise 0.
 """
 
 import argparse
@@ -33,7 +33,7 @@ PACKAGES = ROOT / "target/debian"
 MEMORY_MIB = 1536
 BOOT_SECONDS_MAX = 480
 BUILD_SECONDS_MAX = 1800
-# dpkg and apt work in the machine.
+# dpkg and apt run in the machine, and need var/lib/dpkg.
 LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/zoneinfo", "var/cache")
 
 UNIT = """
@@ -49,7 +49,7 @@ TTYPath=/dev/ttyS0
 
 
 def expected():
-    """Each result that the script prints, in its order."""
+    """Each line that the script must print, in order."""
     script = (GUEST / "package.sh").read_text()
     names = re.findall(r'^(?:check|eventually) "([^"]+)"', script, re.M)
     assert len(names) > 40, names
@@ -83,7 +83,7 @@ def main():
     print(f"{package.name}: {package.stat().st_size >> 10} KiB; {initrd.stat().st_size >> 20} MiB of files")
     vm.MEMORY_MIB, vm.BOOT_SECONDS_MAX = MEMORY_MIB, BOOT_SECONDS_MAX
     started = time.monotonic()
-    # A login prompt would take the console.
+    # A login prompt would use the serial console.
     append = "quiet systemd.show_status=false systemd.wants=test.service systemd.mask=serial-getty@ttyS0.service"
     console = boot(qemu, kernel, initrd, append)
     (work / "console-package.txt").write_text(console)
@@ -130,7 +130,7 @@ def lintian(package):
 
 
 def older(work, package):
-    """The package as an older version, whose configuration file is different."""
+    """The same package with an older version number and another configuration file."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
         tree = Path(folder) / "tree"
         subprocess.run(["dpkg-deb", "-R", package, tree], check=True)

@@ -1,26 +1,23 @@
 #!/usr/bin/env python3
-"""Runs `healthz probe` where the tests in Rust cannot: in an empty root file system, on a terminal, under strace, and
-by the programs of Nagios.
+"""Runs `healthz probe` in an empty root file system, on a terminal, under strace, and as a plugin of Nagios. The tests in
+Rust cannot do these.
 
-One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
-import argparse
 import os
 import pty
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from clients import House, Wrong, await_listener, free_port, wait_for, want, want_lack, want_match
+from support.cases import House, Missing, await_listener, free_port, parse, parser, registry, run_script
+from support.cases import wait_for, want, want_lack, want_match
 
-ROOT = Path(__file__).resolve().parent.parent
-INSTALL_SECONDS_MAX = 600
 PATIENCE = 20
 STARTS = 200
 
@@ -32,15 +29,7 @@ PACKAGES = {
 # Where Debian has plugins.
 PLUGINS = "/usr/lib/nagios/plugins"
 
-CASES = []
-
-
-def case(name, *needs):
-    def add(run):
-        CASES.append((name, needs, run))
-        return run
-
-    return add
+case, CASES = registry()
 
 
 class Server:
@@ -63,6 +52,8 @@ class Server:
 
 @case("it works in an empty root file system, over TCP and a Unix socket")
 def _(house):
+    if os.geteuid() != 0 or not house.args.static:
+        raise Missing("needs root and --static")
     root = house.dir / "root"
     root.mkdir()
     program = shutil.copy(house.args.static, root / "healthz")
@@ -115,7 +106,7 @@ def on_terminal(command, env):
     return text.decode().replace("\r\n", "\n"), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@case("colours and blocks are for terminals that want them")
+@case("colours are printed only on a terminal without NO_COLOR, and blocks only with UTF-8")
 def _(house):
     server = Server(house, "colours")
     command = [house.args.daemon, "probe", "--count", "2", "--interval", "1ms", server.url]
@@ -135,7 +126,7 @@ def _(house):
     want_lack("TERM=dumb", on_terminal(command, dict(plain, TERM="dumb"))[0], r"\x1b")
 
 
-@case("negate of the monitoring plugins understands it", "negate")
+@case("negate of the monitoring plugins accepts its output and exit code", "negate")
 def _(house):
     server = Server(house, "negated")
 
@@ -263,7 +254,7 @@ def _(house):
 
 
 def processor_seconds(house, command):
-    """Of one run, in user and kernel mode: the least of some rounds, because other programs disturb it."""
+    """The CPU time of one run, in user and kernel mode. The least of some rounds, because other programs disturb it."""
     rounds = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -275,7 +266,7 @@ def processor_seconds(house, command):
     return min(rounds)
 
 
-@case("it starts about as fast as true")
+@case("it takes less than 3 times the CPU time of true")
 def _(house):
     server = Server(house, "fast")
     server.pass_(house)
@@ -284,61 +275,22 @@ def _(house):
     for program in programs:
         probe = processor_seconds(house, [program, "probe", server.url])
         print(f"   {program}: {probe * 1e6:.0f} us of a CPU, true: {true * 1e6:.0f} us, ratio {probe / true:.2f}")
-        # The limit is for a start that became slow, such as one that reads a file or makes a thread.
+        # The limit finds a start that became slow, such as one that reads a file or starts a thread.
         want(f"{program}: less than 3 times the CPU time of true", probe < 3 * true, True)
 
 
-def install(missing):
-    packages = sorted({PACKAGES[tool] for tool in missing})
-    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
-    ):
-        subprocess.run(command, env=environment, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
+class WithPlugins(House):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.env["PATH"] += f":{PLUGINS}"
 
 
 def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
+    ap = parser(__doc__)
     ap.add_argument("--static", metavar="PATH", help="the program of `cargo static`, for the empty root")
-    ap.add_argument("--install", action="store_true", help="install missing programs with apt-get, as root")
-    ap.add_argument("--require", action="store_true", help="what would be skipped is a failure")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    args = ap.parse_args()
-    args.daemon = os.path.abspath(args.daemon)
+    args = parse(ap)
     args.static = args.static and os.path.abspath(args.static)
-    if not os.access(args.daemon, os.X_OK):
-        print(f"probe.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    house = House(args)
-    house.env["PATH"] += f":{PLUGINS}"
-    counts = {"ok": 0, "FAIL": 0, "skip": 0}
-    try:
-        missing = [tool for tool in PACKAGES if not house.which(tool)]
-        if missing and args.install and os.geteuid() == 0 and shutil.which("apt-get"):
-            install(missing)
-        for name, needs, run in CASES:
-            if args.only not in name:
-                continue
-            lacks = [f"{tool} is not installed" for tool in needs if not house.which(tool)]
-            if "empty root" in name and (os.geteuid() != 0 or not args.static):
-                lacks.append("needs root and --static")
-            verdict, why = "ok", ""
-            if lacks:
-                verdict, why = ("FAIL" if args.require else "skip"), f": {', '.join(lacks)}"
-            else:
-                try:
-                    run(house)
-                except (Wrong, OSError, subprocess.SubprocessError) as error:
-                    verdict, why = "FAIL", f": {error}"
-            counts[verdict] += 1
-            print(f"{verdict} {name}{why}", flush=True)
-    finally:
-        house.leave()
-    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
-    return 1 if counts["FAIL"] or not counts["ok"] else 0
+    return run_script(args, PACKAGES, CASES, make=WithPlugins)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ fn read_request(stream: &mut TcpStream) -> String {
     String::from_utf8(request).unwrap()
 }
 
-/// The URL of a port on which nothing listens.
+/// The URL of a port on which no process listens.
 fn closed_port() -> (u16, String) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -115,7 +115,7 @@ fn a_unix_socket_has_a_path_after_a_colon() {
 }
 
 #[test]
-fn exit_codes_tell_unhealthy_from_no_answer_and_from_other_answers() {
+fn exit_codes_differ_for_unhealthy_no_answer_and_other_answers() {
     let (port, refused) = closed_port();
     let cut = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok";
     for (url, code, stdout, stderr) in [
@@ -268,7 +268,7 @@ fn localhost_is_both_addresses() {
     assert!(request.contains("\r\nConnection: close\r\n"), "{request}");
     let object: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(object["address"], format!("[::1]:{port}"));
-    // Now nothing listens.
+    // No process listens on the port now.
     let output = probe(&[&url]);
     let refused = format!(
         "healthz: connection refused on 127.0.0.1:{port} and [::1]:{port}; \
@@ -278,7 +278,7 @@ fn localhost_is_both_addresses() {
 }
 
 #[test]
-fn the_advice_is_about_what_is_wrong() {
+fn each_failure_to_connect_has_its_own_advice() {
     let file = socket_path();
     std::fs::write(&file, "").unwrap();
     let url = format!("unix:{}", file.display());
@@ -289,7 +289,7 @@ fn the_advice_is_about_what_is_wrong() {
         " on {url}; this is not a socket; pass the path of the one on which the server listens\n"
     );
     assert!(stderr.ends_with(&want), "{stderr}");
-    // The fourth descriptor is for waiting, and there is none for the connection.
+    // The fourth descriptor is that of epoll, and none is left for the connection.
     let mut shell = std::process::Command::new("/bin/sh");
     let program = env!("CARGO_BIN_EXE_healthz");
     let line = format!("ulimit -n 4; exec {program} probe {}", server(OK));
@@ -338,7 +338,7 @@ fn the_timeout_holds_against_a_server_that_sends_one_byte_at_a_time() {
             read_request(&mut stream);
             let _ = stream.set_nodelay(true);
             let _ = stream.write_all(head.as_bytes());
-            // Paced by the client's timeout, which ends it.
+            // The loop ends when the client closes the connection, at its timeout.
             while stream.write_all(b"x").is_ok() {
                 thread::park_timeout(Duration::from_millis(5));
             }
@@ -681,7 +681,7 @@ fn a_series_in_json_ends_with_a_summary() {
 /// The server answers no probe before it has all of them, and then the last one first. So each probe must be sent
 /// when it is due, and its time counts from then.
 #[test]
-fn a_stall_of_the_server_is_seen_by_every_probe_that_was_due() {
+fn a_stall_of_the_server_is_in_the_time_of_every_probe_that_was_due() {
     const COUNT: usize = 8;
     const INTERVAL: f64 = 0.02;
     let mut streams = Vec::new();
@@ -721,7 +721,7 @@ fn a_stall_of_the_server_is_seen_by_every_probe_that_was_due() {
 }
 
 #[test]
-fn a_series_counts_lost_probes_and_goes_on() {
+fn a_series_counts_lost_probes_and_continues() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     // More than can wait for answers at once.

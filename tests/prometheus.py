@@ -1,27 +1,23 @@
 #!/usr/bin/env python3
-"""Scrapes the daemon with a real Prometheus, and tests what packaging/ has for it: alert rules and a dashboard.
+"""Scrapes the daemon with a real Prometheus, and tests the alert rules and the dashboard of packaging/.
 
-`promtool` checks the text of /metrics and runs the tests of the rules. Prometheus scrapes the daemon every second
-with our rules, where each `for` is shortened. A file is removed and comes back: one alert fires and resolves. A
-Prometheus agent pushes to it. Each query of the dashboard must parse and return data.
+`promtool` checks the text of /metrics and runs the tests of the rules. Prometheus scrapes the daemon every second, with
+the rules of packaging/, where each `for` is shortened. A file is removed and made again, so that one alert fires and
+resolves. A Prometheus agent pushes to it. Each query of the dashboard must parse and return data.
 
-Prometheus and promtool are those of PATH: 2.42 of Debian 12 and 3.5 work.
+The script uses prometheus and promtool from PATH. Versions 2.42 (Debian 12) and 3.5 work.
 
-`--picture FILE` runs the daemon for some minutes and draws the dashboard as SVG, instead of the cases.
+`--picture FILE` runs no cases. It runs the daemon for some minutes and draws the dashboard as SVG.
 
-One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
-import argparse
 import http.client
 import json
 import os
 import re
-import shutil
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -30,16 +26,15 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from clients import House, Skip, Wrong, await_listener, free_port, said, wait_for, want, want_match
+from support.cases import ROOT, House, Skip, Wrong, await_listener, free_port, install_missing, parse, parser
+from support.cases import registry, run_script, wait_for, want, want_match
 
-ROOT = Path(__file__).resolve().parent.parent
 RULES = ROOT / "packaging/prometheus"
 GRAFANA = ROOT / "packaging/grafana"
 DOCUMENT = ROOT / "docs/metrics.md"
-INSTALL_SECONDS_MAX = 600
-# All cases together.
+# For all cases together.
 CASES_SECONDS_MAX = 300
-# For what takes some scrapes on an idle machine.
+# Seconds. On an idle machine these waits take a few scrapes.
 PATIENCE = 30
 # How long the daemon runs for the picture.
 PICTURE_SECONDS = 480
@@ -49,24 +44,16 @@ PACKAGES = {
     "promtool": "prometheus",
     "prometheus-node-exporter": "prometheus-node-exporter",
 }
-# Grafana's own types. npm is not installed for them.
+# Grafana's own types. --install does not install npm.
 TYPES = ["@grafana/schema@13.2.3", "typescript@5.9.3"]
 CONTENT_TYPE = b"Content-Type: text/plain; version=0.0.4; charset=utf-8"
-# The texts of Kubernetes (component-base/metrics/prometheus/slis).
+# The help texts of Kubernetes (component-base/metrics/prometheus/slis).
 SLIS = {
     "kubernetes_healthcheck": "[STABLE] This metric records the result of a single healthcheck.",
     "kubernetes_healthchecks_total": "[STABLE] This metric records the results of all healthcheck.",
 }
 
-CASES = []
-
-
-def case(name, *needs):
-    def add(run):
-        CASES.append((name, needs, run))
-        return run
-
-    return add
+case, CASES = registry()
 
 
 def request(port, path):
@@ -85,7 +72,7 @@ def fetch(port, path):
 
 
 class Node:
-    """A daemon with checks, beside a prober and a program that sends heartbeats."""
+    """A daemon with checks, a thread that sends probes, and a thread that sends heartbeats."""
 
     count = 0
 
@@ -181,7 +168,7 @@ class Prometheus:
         return answer["result"] if answer else []
 
     def is_up(self, job, count=1):
-        """Waits until so many targets of the job are up."""
+        """Waits until `count` targets of the job are up."""
         def targets():
             answer = self.ask("targets", state="active")
             found = [t for t in answer["activeTargets"] if t["labels"]["job"] == job] if answer else []
@@ -198,7 +185,7 @@ class Prometheus:
 
 
 def short_rules(house):
-    """Our rules, where an alert is pending for two seconds."""
+    """The rules of packaging/, with `for: 2s` in each."""
     text, count = re.subn(r"^( +for:) \w+$", r"\1 2s", (RULES / "healthz.rules.yml").read_text(), flags=re.M)
     want("rules with a time", count > 3, True)
     path = house.dir / "healthz.rules.yml"
@@ -207,7 +194,7 @@ def short_rules(house):
 
 
 def server(house, targets, labels="labels: {}"):
-    """A Prometheus that scrapes every second with our rules, and accepts what agents push."""
+    """A Prometheus with the rules of packaging/ that scrapes every second and accepts pushes of agents."""
     jobs = "".join(
         f"  - job_name: {job}\n    metrics_path: {path}\n"
         f"    static_configs: [{{targets: ['127.0.0.1:{port}'], {labels}}}]\n"
@@ -257,13 +244,13 @@ def families(text):
 
 
 def documented():
-    """The same from the table in the document, without help."""
+    """The same from the table in docs/metrics.md, without help."""
     rows = re.findall(r"^\| `([a-z_]+)` \| (gauge|counter|histogram) \|([^|]*)\|", DOCUMENT.read_text(), re.M)
     return {name: [kind, set(re.findall(r"`([a-z]+)`", labels))] for name, kind, labels in rows}
 
 
 def differences(port):
-    """What is not as documented."""
+    """The families that differ from the document."""
     found, wanted = families(fetch(port, "/metrics")), documented()
     return [
         f"{name}: expected {wanted.get(name)}, came {found.get(name)}"
@@ -283,7 +270,7 @@ def _(house):
     node.end(house)
 
 
-@case("the content type is that of the text format 0.0.4, to the byte")
+@case("the content type is exactly that of the text format 0.0.4")
 def _(house):
     node = Node(house)
     for path in ("/metrics", "/metrics/slis"):
@@ -297,7 +284,7 @@ def _(house):
     node.end(house)
 
 
-@case("promtool finds nothing to say about both texts", "promtool")
+@case("promtool accepts /metrics and /metrics/slis without a warning", "promtool")
 def _(house):
     node = Node(house)
     for path in ("/metrics", "/metrics/slis"):
@@ -308,7 +295,7 @@ def _(house):
     node.end(house)
 
 
-@case("--no-metrics: both paths are not found")
+@case("--no-metrics: both paths get 404")
 def _(house):
     node = Node(house, "--no-metrics")
     for path in ("/metrics", "/metrics/slis"):
@@ -345,13 +332,13 @@ def _(house):
         want_match("its output", result.out, "SUCCESS")
 
 
-@case("an alert fires when a file is removed, and resolves when it is back", "prometheus")
+@case("an alert fires when a file is removed, and resolves when the file is there again", "prometheus")
 def _(house):
     scraped = house.once("scraped", Scraped)
     node, prometheus = scraped.node, scraped.prometheus
     prometheus.is_up("healthz")
     prometheus.is_up("slis")
-    # It fails from the start, and only warns.
+    # This check fails from the start, with severity warning.
     wait_for("the warning", PATIENCE, lambda: is_firing(prometheus.alerts("HealthzCheckWarning"), "spool"))
     want("alerts of errors", prometheus.alerts("HealthzCheckFailing"), [])
     node.file.unlink()
@@ -394,7 +381,7 @@ def _(house):
     for panel in dashboard["panels"]:
         for target in panel["targets"]:
             wait_for(f"data of {panel['title']!r}", PATIENCE, lambda t=target: prometheus.query(expression(t)))
-    # The check that fails since the start, although its state has never changed.
+    # This check has failed since the start, so its state has never changed.
     [failing] = prometheus.query(expression(dashboard["panels"][0]["targets"][0]))
     want("what fails now", (failing["metric"]["name"], failing["metric"]["severity"]), ("spool", "warning"))
     since = time.time() - float(failing["value"][1]) / 1000
@@ -464,14 +451,14 @@ def _(house):
         "--collector.textfile", f"--collector.textfile.directory={place}",
     ])
     await_listener(exporter, ("127.0.0.1", port), PATIENCE)
-    # With its chunks decoded.
+    # http.client decodes the chunks.
     exposed = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     exposed.request("GET", "/metrics")
     text = exposed.getresponse().read().decode()
-    want_match("its own verdict", text, r"^node_textfile_scrape_error 0$")
+    want_match("node_exporter read the file without an error", text, r"^node_textfile_scrape_error 0$")
     for name in documented():
         if not name.startswith("process_"):
-            want_match("what node_exporter has", text, rf"^# TYPE {name} ")
+            want_match("the text of node_exporter", text, rf"^# TYPE {name} ")
     house.stop(exporter)
     node.end(house)
 
@@ -512,7 +499,7 @@ def _(house):
     (place / "package.json").write_text("{}")
     (place / "dashboard.ts").write_text(source)
     install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(place), *TYPES]
-    # The registry's settings of this machine.
+    # npm settings of the user, such as a registry.
     environment = dict(os.environ, PATH=house.env["PATH"])
     result = house.run(install, seconds=60, env=environment)
     if result.code != 0:
@@ -544,72 +531,17 @@ def picture(house, path):
 # The script itself
 
 
-def install(missing):
-    # RUNLEVEL: the package of a service does not start it.
-    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
-    packages = sorted({PACKAGES[tool] for tool in missing})
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
-    ):
-        subprocess.run(command, env=environment, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
-
-
-def parse():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
-    ap.add_argument("--install", action="store_true", help="install Prometheus with apt-get, as root")
-    ap.add_argument("--require", action="store_true", help="without Prometheus, its cases fail")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    ap.add_argument("--picture", metavar="FILE", help="draw the dashboard after eight minutes, instead of the cases")
-    args = ap.parse_args()
-    args.daemon = os.path.abspath(args.daemon)
-    return args
-
-
-def run_cases(house, args):
-    counts = {"ok": 0, "FAIL": 0, "skip": 0}
-    for name, needs, run in CASES:
-        if args.only not in name:
-            continue
-        lacks = [tool for tool in needs if not house.which(tool)]
-        verdict, why, began = "ok", "", time.monotonic()
-        if lacks:
-            verdict, why = ("FAIL" if args.require else "skip"), f": {', '.join(lacks)} is not installed"
-        else:
-            try:
-                house.remaining()
-                run(house)
-            except Skip as error:
-                verdict, why = "skip", f": {error}"
-            except (Wrong, OSError, subprocess.SubprocessError) as error:
-                verdict, why = "FAIL", f": {error}"
-                logs = [line for p in house.running[-2:] for line in said(p, 2000).splitlines()]
-                print("".join(f"  | {line}\n" for line in logs), end="")
-        counts[verdict] += 1
-        print(f"{verdict} {name}{why} ({time.monotonic() - began:.1f} s)", flush=True)
-    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
-    return 1 if counts["FAIL"] or not counts["ok"] else 0
-
-
 def main():
-    args = parse()
-    if not os.access(args.daemon, os.X_OK):
-        print(f"prometheus.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    missing = [tool for tool in PACKAGES if not shutil.which(tool)]
-    if missing and args.install and os.geteuid() == 0 and shutil.which("apt-get"):
-        install(missing)
-    house = House(args)
-    house.dir.chmod(0o711)
-    house.end = time.monotonic() + CASES_SECONDS_MAX
+    ap = parser(__doc__)
+    ap.add_argument("--picture", metavar="FILE", help="draw the dashboard after eight minutes, instead of the cases")
+    args = parse(ap)
+    if not args.picture:
+        return run_script(args, PACKAGES, CASES, CASES_SECONDS_MAX)
+    install_missing(args, PACKAGES)
+    house = House(args, PICTURE_SECONDS + CASES_SECONDS_MAX)
     try:
-        if args.picture:
-            house.end += PICTURE_SECONDS
-            picture(house, args.picture)
-            return 0
-        return run_cases(house, args)
+        picture(house, args.picture)
+        return 0
     finally:
         house.leave()
 

@@ -70,7 +70,7 @@ fn server(set: Arc<EndpointSet>, checks_max: usize) -> Server<'static> {
     Server::with_endpoint_set(Responder::new(&[]), set, localhost(), config)
 }
 
-/// A client that has pipelined requests.
+/// A client that sends pipelined requests.
 struct Pipelined {
     stream: TcpStream,
     text: String,
@@ -270,7 +270,7 @@ fn unchanged_checks_keep_their_states_and_removed_ones_are_gone() {
         let text = rest(&mut harness.send(head.as_bytes()));
         assert!(text.ends_with(end), "{text}");
     }
-    // The server has let go of the removed check.
+    // The server has dropped its reference to the removed check.
     assert_eq!(Arc::strong_count(&removed), 1);
 }
 
@@ -335,7 +335,7 @@ fn a_set_that_does_not_fit_is_refused_and_the_one_before_stays() {
     assert_eq!(handle.replace_endpoints(largest(2)), Ok(()));
 }
 
-/// A set, and a reference that tells whether it still exists.
+/// A set, and a weak reference to it, from which a test reads whether the set still exists.
 fn watched(name: &str) -> (Arc<EndpointSet>, Weak<EndpointSet>) {
     let set = set(&[passing(name)]);
     let weak = Arc::downgrade(&set);
@@ -352,18 +352,18 @@ fn a_set_is_freed_by_the_thread_that_replaces_it_and_never_by_the_server() {
     let poll = || runner.poll_once(Some(Duration::ZERO)).unwrap();
     assert!(handle.free_replaced_endpoints());
 
-    // Two in quick succession: the server never sees the first of them.
+    // Two replacements before the server's next turn: the server never uses the first of them.
     handle.replace_endpoints(second.0).unwrap();
     assert!(!handle.free_replaced_endpoints(), "not taken yet");
     handle.replace_endpoints(third.0).unwrap();
     assert_eq!(is_alive(weak), [true, false, true, true]);
     poll();
-    // The server has let go of the first set, but has not freed it.
+    // The server no longer uses the first set, but has not freed it.
     assert_eq!(is_alive(weak), [true, false, true, true]);
     assert!(handle.free_replaced_endpoints());
     assert_eq!(is_alive(weak), [false, false, true, true]);
 
-    // The next replacement frees the one before, too.
+    // A replacement also frees the set that the server no longer uses.
     handle.replace_endpoints(fourth.0).unwrap();
     poll();
     assert_eq!(is_alive(weak), [false, false, true, true]);
@@ -371,7 +371,7 @@ fn a_set_is_freed_by_the_thread_that_replaces_it_and_never_by_the_server() {
     handle.replace_endpoints(fifth).unwrap();
     assert_eq!(is_alive(weak), [false, false, false, true]);
 
-    // At the end nothing is left, whether it was taken or not.
+    // At the end all sets are freed, also one that the server never used.
     drop(runner);
     assert!(!handle.free_replaced_endpoints());
     drop(handle);
@@ -380,13 +380,13 @@ fn a_set_is_freed_by_the_thread_that_replaces_it_and_never_by_the_server() {
 }
 
 #[test]
-fn the_hosts_that_are_answered_stay_with_the_server() {
+fn the_allowed_hosts_stay_when_the_endpoints_are_replaced() {
     let responder = Responder::new(&harness::ENDPOINTS).allow_hosts(&["a"]);
     let server = Server::new(responder, localhost(), Config::default());
     let mut harness = Harness::of(server);
     let mut open = harness.idle();
     let disk = Arc::new(Check::manual("disk").initially_passing());
-    // The endpoints before were not of a set.
+    // The first endpoints of this server are not of an `EndpointSet`.
     harness
         .server
         .replace_endpoints(set(std::slice::from_ref(&disk)), harness.now)

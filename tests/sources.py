@@ -1,21 +1,20 @@
 #!/usr/bin/env python3
-"""Runs the checks of real things against real programs: nginx, Redis, systemd-notify, a program linked to
-libsystemd, file systems that are full or hang, programs that behave badly.
+"""Runs the checks against real programs: nginx, Redis, systemd-notify, a program linked to libsystemd, file systems
+that are full or hang, programs that behave badly.
 
-Each case starts the daemon with some checks, changes what they watch, and reads what the daemon says about it:
-in its log, where each change of a state is one record with its reason, and on its endpoints.
+Each case starts the daemon with some checks, changes the services or files that they check, and reads the log of the
+daemon, where each change of a state is one record with its reason, and the answers of its endpoints.
 
-Runs as root in namespaces of its own for mounts and process numbers, which it makes first. So everything that it
-mounts or starts is gone when it ends, and process numbers can be chosen.
+Runs as root in its own namespaces for mounts and process numbers, which it creates first. So the kernel removes all
+its mounts and processes when it ends, and it can choose process numbers.
 
-One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run, 3 when there are
 no namespaces.
 """
 
 import argparse
 import ctypes
-import json
 import os
 import re
 import shutil
@@ -28,16 +27,14 @@ import threading
 import time
 from pathlib import Path
 
-from clients import House, Wrong, await_listener, free_port, said, wait_for, want, want_match
-from managers import ask
+from support.cases import House, Skip, Wrong, ask, await_listener, free_port, install, parse, parser, registry
+from support.cases import run_script, wait_for, want, want_match
 
-ROOT = Path(__file__).resolve().parent.parent
-INSTALL_SECONDS_MAX = 600
-# All cases together.
+# For all cases together.
 CASES_SECONDS_MAX = 900
-# For what takes a moment on an idle machine.
+# Seconds. On an idle machine most of these waits take less than one.
 PATIENCE = 30
-# The first argument of the script in its namespaces, and of the process that is a file system.
+# The first argument of this script when it runs in its namespaces, and of the process that serves a file system.
 INSIDE, FUSE = "--inside", "--fuse"
 
 PACKAGES = {
@@ -54,19 +51,7 @@ PACKAGES = {
 # A file, not a program.
 LIBSYSTEMD = Path("/usr/include/systemd/sd-daemon.h")
 
-CASES = []
-
-
-class Skip(Exception):
-    """A case cannot run on this machine."""
-
-
-def case(name, *needs):
-    def add(run):
-        CASES.append((name, needs, run))
-        return run
-
-    return add
+case, CASES = registry()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -97,7 +82,7 @@ def processes_of(word):
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
-            # It has ended meanwhile.
+            # The process has ended since the listing.
             continue
         if word.encode() in words:
             found.append(int(pid))
@@ -146,7 +131,7 @@ class Watch:
         return found[0].rstrip()
 
     def fails(self, name, reason, seconds=PATIENCE):
-        """The next change is a failure with this reason, in the log and as an answer. Returns the record."""
+        """The next change is a failure with this reason, in the log and in the answer. Returns the record."""
         record = self.next_state(name, seconds)
         want_match(f"the record of {name}", record, rf"^check {re.escape(name)} fails( after it passed for [^:]*)?: .*{reason}")
         status, text = self.ask(name)
@@ -218,7 +203,7 @@ def start_nginx(house, port):
         f"http {{ access_log off; {temporary} server {{ listen 127.0.0.1:{port}; listen unix:{place}/nginx.sock;"
         " location = /ready { return 200 'all is well'; } } }"
     )
-    # A killed nginx leaves the file of its socket.
+    # nginx does not remove the file of its socket when it is killed.
     (place / "nginx.sock").unlink(missing_ok=True)
     process = house.start("nginx", ["nginx", "-p", str(place), "-c", str(place / "nginx.conf")])
     await_listener(process, ("127.0.0.1", port))
@@ -236,7 +221,7 @@ def start_redis(house, port):
 
 
 def service_case(watch, names, start, refused, stopped):
-    """Kill, restart, SIGSTOP, SIGCONT. `refused` and `stopped`: the reason of each check that must fail."""
+    """SIGKILL, restart, SIGSTOP, SIGCONT. `refused` and `stopped` have the reason of each check that must fail."""
     for name in names:
         watch.passes(name)
     process = start()
@@ -275,7 +260,7 @@ def watch_services(house, name, checks):
 
 
 class Restarted:
-    """Starts a service; the first call returns the one that runs already."""
+    """Starts a service. The first call returns the service that already runs."""
 
     def __init__(self, start):
         self.start, self.process = start, start()
@@ -419,7 +404,7 @@ def _(house):
     started = time.monotonic()
     notify_ok(house, path, "systemd-notify", "--ready", "--status=processing")
     watch.passes("worker")
-    want("the barrier was answered before systemd-notify gave up", time.monotonic() - started < 5, True)
+    want("the barrier was answered before the timeout of systemd-notify", time.monotonic() - started < 5, True)
     notify_ok(house, path, "systemd-notify", "--no-block", "STOPPING=1")
     watch.fails("worker", "stopping: processing")
     notify_ok(house, path, "systemd-notify", "--no-block", "--ready")
@@ -494,12 +479,12 @@ def _(house):
     watch.end()
 
 
-@case("an abstract socket needs a user", "gcc", "setpriv")
+@case("an abstract socket needs uid", "gcc", "setpriv")
 def _(house):
     beat = house.once("beat", build_beat)
     result = house.run([house.args.daemon, "--listen", "127.0.0.1:0", "--check", "worker=heartbeat,socket=@beats"])
     want("exit code without uid", result.code, 2)
-    want_match("what it says", result.err, "uid")
+    want_match("its error", result.err, "uid")
     watch = Watch(house, "worker=heartbeat,socket=@beats,uid=65534,limit=1h")
     watch.fails("worker", "not ready yet")
     other = ["setpriv", "--reuid", "65533", "--regid", "65533", "--clear-groups", beat]
@@ -524,7 +509,7 @@ def _(house):
     # The barrier is answered when everything before it was handled.
     for _ in range(5):
         notify_ok(house, path, beat, "descriptors", "barrier")
-    # A thread closes those of which close(2) can wait.
+    # Descriptors whose close(2) can block are closed by a thread.
     wait_for("the descriptors to be closed", PATIENCE, lambda: descriptors(worker) == before)
     watch.end()
 
@@ -667,7 +652,7 @@ def fuse(place):
                 minor = min(struct.unpack_from("<I", body, 4)[0], 31)
                 return 0, struct.pack("<4I2H2I2HI7I", 7, minor, 0, 0, 16, 12, 65536, 1, 0, 0, 0, *[0] * 7)
             case 1 if body.rstrip(b"\0") == b"file":
-                # Valid for 0 s, so that each look comes here.
+                # Valid for 0 s, so that the kernel asks each time.
                 return 0, struct.pack("<4Q2I", 2, 1, 0, 0, 0, 0) + attributes(2)
             case 1:
                 return 2, b""
@@ -730,7 +715,7 @@ class Hanging:
         return wait_for(f"/{pattern}/ of the file system", PATIENCE, lambda: re.search(pattern, self.text(), re.M))
 
     def change(self, mode):
-        """`hang`: reads requests, but does not answer. `deaf`: does not read them either."""
+        """`hang`: reads requests, but does not answer. `deaf`: does not read requests."""
         if mode == "deaf":
             self.process.send_signal(signal.SIGSTOP)
             wait_for("the file system to be stopped", PATIENCE, lambda: stat_of(self.process.pid)[0] == "T")
@@ -745,12 +730,12 @@ class Hanging:
     def end(self):
         self.process.kill()
         self.process.wait(PATIENCE)
-        # Lazily: there may still be a process that waits in it.
+        # A lazy unmount, because a process may still wait for the file system.
         self.house.run(["umount", "-l", str(self.place)])
 
 
 class Visited:
-    """A listener that notes when it was connected to."""
+    """A listener that notes the time of each connection."""
 
     def __init__(self):
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -807,14 +792,14 @@ def hanging_case(house, mode):
     for name in ("file", "disk"):
         watch.fails(name, r"no result within 900ms|not checked for \d+ s")
         late = time.monotonic() - began - period - timeout - slack
-        want(f"{name} fails by its deadline, late by {late:.1f} s", late <= 0, True)
-    # Other checks of files go on, and so do those without files.
+        want(f"{name} fails by its deadline, or {late:.1f} s after it", late <= 0, True)
+    # Checks of other files, and checks without files, are still attempted.
     here.unlink()
     removed = time.monotonic()
     watch.fails("here", "does not exist|no such file")
     late = time.monotonic() - removed - period
-    want(f"a check of another file is late by {late:.1f} s", late <= 1, True)
-    # After some more periods there is still one attempt of each.
+    want(f"a check of another file fails within its period, or {late:.1f} s after it", late <= 1, True)
+    # After some more periods each check still has only one attempt.
     wait_for("five periods", PATIENCE, lambda: time.monotonic() > began + 5)
     want("threads that hang", blocked_threads(worker), 2)
     want("all threads of the worker", len(os.listdir(f"/proc/{worker}/task")) <= idle + 3, True)
@@ -831,7 +816,7 @@ def hanging_case(house, mode):
     again = Watch(house, port=watch.port)
     house.stop(again.process)
     if mode == "hang":
-        # The kernel does not end a process whose request was read. It ends when the file system does.
+        # If the file system has read a request, the process ends only when the file system ends.
         hanging.end()
     for pid in left:
         wait_for(f"the end of process {pid}", PATIENCE, lambda pid=pid: not runs(pid))
@@ -841,12 +826,12 @@ def hanging_case(house, mode):
     visited.socket.close()
 
 
-@case("a file system that does not answer fails its checks and delays nothing", "mount")
+@case("a file system that does not answer fails its checks and delays no other check", "mount")
 def _(house):
     hanging_case(house, "hang")
 
 
-@case("a file system that does not read requests, too", "mount")
+@case("a file system that does not read requests fails its checks and delays no other check", "mount")
 def _(house):
     hanging_case(house, "deaf")
 
@@ -856,11 +841,11 @@ def _(house):
 
 
 def next_number(number):
-    """The next process of this namespace gets this number, if it is free."""
+    """Makes the kernel give this number, if it is free, to the next process of this namespace."""
     Path("/proc/sys/kernel/ns_last_pid").write_text(str(number - 1))
 
 
-@case("a process number that another process has got is a failure, and a zombie is", "sleep")
+@case("a process number that another process has now fails its check, and so does a zombie", "sleep")
 def _(house):
     first = subprocess.Popen(["sleep", "4321"], stdin=subprocess.DEVNULL)
     file = house.dir / "service.pid"
@@ -868,7 +853,7 @@ def _(house):
     written = time.time()
     watch = Watch(house, f"service=process:{file},period=500ms,timeout=400ms")
     watch.passes("service")
-    # Not waited for, so it stays as a zombie.
+    # This script does not wait for it, so it stays a zombie.
     first.kill()
     watch.fails("service", rf"{file}: process {first.pid} is a zombie")
     first.wait()
@@ -890,7 +875,7 @@ def _(house):
             lambda: watch.ask("service")
             == (500, f"internal server error: {file}: process {first.pid} is another one: it started after this file was written\n"),
         )
-        # Written again, it is the right one.
+        # After the file was written again, its process passes.
         file.write_text(f"{second.pid}\n")
         watch.passes("service")
     finally:
@@ -914,7 +899,7 @@ def clock_state():
     return code >= 0 and code != 5 and not status & STA_UNSYNC, max_error / 1e6
 
 
-@case("a clock is judged as the kernel judges it")
+@case("the check of the clock agrees with the kernel")
 def _(house):
     is_synchronised, error = clock_state()
     watch = Watch(house, "clock=clock,period=500ms,timeout=400ms")
@@ -961,9 +946,9 @@ def _(house):
     watch.fails("killed", "killed by signal 11")
     watch.fails("missing", "/nonexistent/program: does not exist")
     status, text = watch.ask("large")
-    want("a reason is not long", len(text) < 1024, True)
-    want("a record is not long", max(map(len, watch.log().splitlines())) < 2048, True)
-    # What programs leave behind is gone within 1 s, also when it has a session of its own.
+    want("the length of the reason is limited", len(text) < 1024, True)
+    want("the length of the record is limited", max(map(len, watch.log().splitlines())) < 2048, True)
+    # The children of programs are killed within 1 s, also those with a session of their own.
     sleepers = lambda: [pid for n in range(98761, 98766) for pid in processes_of(str(n))]  # noqa: E731
     oldest = {}
     zombies = {}
@@ -977,7 +962,7 @@ def _(house):
         zombies = {pid: zombies.get(pid, now) for pid in dead}
         for what, known in (("left child", oldest), ("zombie", zombies)):
             age = max((now - since for since in known.values()), default=0)
-            want(f"a {what} is there for {age:.1f} s", age <= 1, True)
+            want(f"a {what} has run for {age:.1f} s", age <= 1, True)
         time.sleep(0.05)
     watch.end()
     wait_for("the end of all programs", PATIENCE, lambda: not sleepers())
@@ -999,7 +984,7 @@ def _(house):
         bad = sorted({c for c in text if c < 32 and c != 10 or c == 127})
         want(f"control characters in {what}", bad, [])
         decoded = text.decode("utf-8")
-        want(f"others in {what}", re.findall("[\x80-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", decoded), [])
+        want(f"other forbidden characters in {what}", re.findall("[\x80-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", decoded), [])
     want("lines of the answer", body.count(b"\n") <= 1, True)
     print(f"  | {record}")
     watch.end()
@@ -1031,7 +1016,7 @@ def _(house):
 
 
 class Manager:
-    """NOTIFY_SOCKET, as a service manager has it."""
+    """The socket of NOTIFY_SOCKET, as a service manager has it."""
 
     def __init__(self, house, name):
         self.path = house.dir / name
@@ -1071,7 +1056,7 @@ def _(house):
         want("MONOTONIC_USEC is now", before <= int(reloading["MONOTONIC_USEC"]) <= after, True)
         want("READY is another message", "READY" in reloading, False)
         ready, between = manager.until("READY")
-        want("messages in between that say READY or RELOADING", [m for m in between if {"READY", "RELOADING"} & set(m)], [])
+        want("messages in between with READY or RELOADING", [m for m in between if {"READY", "RELOADING"} & set(m)], [])
         return ready
 
     file.write_text('[check.here]\nfile = "/proc/self/stat"\n[check.more]\nfile = "/proc/self/status"\n')
@@ -1088,7 +1073,7 @@ def _(house):
 
 
 class Prober:
-    """A client that asks all the time, on a connection that stays and on new ones."""
+    """A client that sends requests all the time, on one open connection and on new ones."""
 
     def __init__(self, port):
         self.port, self.count, self.errors, self.is_over = port, 0, [], False
@@ -1118,7 +1103,7 @@ class Prober:
             body += self.receive(client)
         lines = body.decode().splitlines()
         names = [line.split()[0][3:] for line in lines if line.startswith("[")]
-        # One of the two sets, whole.
+        # The answer must be of exactly one of the two sets.
         sets = [["syncloop", "stable", "beats", "odd"], ["syncloop", "stable", "beats", "even", "even2"]]
         found = [name for name in names if name not in ("ping", "log", "shutdown")]
         if not head.startswith(b"HTTP/1.1 200 ") or found not in sets or any(l.startswith("[-]") for l in lines):
@@ -1138,7 +1123,7 @@ class Prober:
         return self.errors
 
 
-@case("1,000 reloads change no memory and no descriptor, and probes see no gap")
+@case("1,000 reloads take no memory and no descriptor, and every probe is answered")
 def _(house):
     manager = Manager(house, "reloads-manager.sock")
     beats = house.dir / "reloads-beats.sock"
@@ -1163,7 +1148,7 @@ def _(house):
     measured = {}
     began = time.monotonic()
     for number in range(1, 1201):
-        # Renamed, so that no half of it can be read.
+        # The file is renamed into place, so that the daemon never reads a part of it.
         next_file.write_text(texts[number % 2])
         next_file.rename(file)
         watch.process.send_signal(signal.SIGHUP)
@@ -1174,7 +1159,7 @@ def _(house):
         if number in (200, 1200):
             measured[number] = [(anonymous_kib(pid), descriptors(pid)) for pid in processes]
     seconds = time.monotonic() - began
-    want("what a client saw", prober.end(), [])
+    want("errors of the client", prober.end(), [])
     want("processes", [watch.process.pid, *watch.sources()], processes)
     print(f"  | 1,200 reloads in {seconds:.1f} s, {prober.count} probes; anonymous KiB and descriptors of the server,")
     print(f"  | the supervisor and the worker after 200: {measured[200]}, after 1,200: {measured[1200]}")
@@ -1197,63 +1182,13 @@ def accept_all(listener):
 # The script itself
 
 
-def install(missing):
-    packages = {package for tool in missing for package in PACKAGES[tool].split()}
-    if not LIBSYSTEMD.exists():
-        packages.add("libsystemd-dev")
-    # RUNLEVEL: the package of a service does not start it.
-    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *sorted(packages)],
-    ):
-        subprocess.run(command, env=environment, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
+class EndsEachCase(House):
+    """Ends the processes of a case with it, also if it failed."""
 
-
-def parse():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
-    ap.add_argument("--install", action="store_true", help="install missing programs with apt-get, as root")
-    ap.add_argument("--require", action="store_true", help="a program that is missing is a failure")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    ap.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
-    args = ap.parse_args()
-    args.daemon = os.path.abspath(args.daemon)
-    return args
-
-
-def run_cases(args):
-    house = House(args)
-    house.dir.chmod(0o711)
-    house.end = time.monotonic() + CASES_SECONDS_MAX
-    counts = {"ok": 0, "FAIL": 0, "skip": 0}
-    try:
-        for name, needs, run in CASES:
-            if args.only not in name:
-                continue
-            lacks = [tool for tool in needs if not house.which(tool)]
-            verdict, why, began = "ok", "", time.monotonic()
-            if lacks:
-                verdict, why = ("FAIL" if args.require else "skip"), f": {', '.join(lacks)} is not installed"
-            else:
-                try:
-                    house.remaining()
-                    run(house)
-                except Skip as error:
-                    verdict, why = "skip", f": {error}"
-                except (Wrong, OSError, subprocess.SubprocessError) as error:
-                    verdict, why = "FAIL", f": {error}"
-                    print("".join(f"  | {line}\n" for p in house.running[-3:] for line in said(p, 2000).splitlines()), end="")
-            # Of this case, whatever its end.
-            for p in house.running:
-                house.stop(p)
-            house.running.clear()
-            counts[verdict] += 1
-            print(f"{verdict} {name}{why} ({time.monotonic() - began:.1f} s)", flush=True)
-    finally:
-        house.leave()
-    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
-    return 1 if counts["FAIL"] or not counts["ok"] else 0
+    def end_case(self):
+        for p in self.running:
+            self.stop(p)
+        self.running.clear()
 
 
 def as_init(args):
@@ -1263,7 +1198,7 @@ def as_init(args):
         code = 2
         try:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-            code = run_cases(args)
+            code = run_script(args, {}, CASES, CASES_SECONDS_MAX, EndsEachCase)
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -1276,16 +1211,16 @@ def as_init(args):
 def main():
     if sys.argv[1:2] == [FUSE]:
         return fuse(sys.argv[2])
-    args = parse()
+    ap = parser(__doc__)
+    ap.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
+    args = parse(ap)
     if args.inside:
         return as_init(args)
-    if not os.access(args.daemon, os.X_OK):
-        print(f"sources.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
-        return 2
-    missing = [tool for tool in PACKAGES if not shutil.which(tool)]
-    if (missing or not LIBSYSTEMD.exists()) and args.install and os.geteuid() == 0 and shutil.which("apt-get"):
-        install(missing)
-    # The kernel kills everything in the namespace when its first process ends, and this script kills that one.
+    packages = [word for tool, words in PACKAGES.items() if not shutil.which(tool) for word in words.split()]
+    packages += [] if LIBSYSTEMD.exists() else ["libsystemd-dev"]
+    if packages and args.install:
+        install(packages)
+    # When the first process of a namespace ends, the kernel kills the others. SIGTERM kills the first one.
     namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*namespaces, "true"], capture_output=True, check=False).returncode != 0:
         print("skip: no namespaces for mounts and processes: needs root and unshare")

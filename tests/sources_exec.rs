@@ -29,7 +29,7 @@ fn result(args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn it_becomes_the_program() {
+fn the_command_becomes_the_program() {
     let shell = |script| ["--", "/bin/sh", "-c", script];
     assert_eq!(result(&shell("exit 3")), (Some(3), String::new()));
     assert_eq!(result(&shell("kill -9 $$")).0, None);
@@ -42,7 +42,7 @@ fn it_becomes_the_program() {
 
 #[test]
 fn signals_are_as_at_the_start_of_a_program() {
-    // Rust programs ignore SIGPIPE.
+    // A Rust program ignores SIGPIPE, and its children inherit that.
     let output = exec(&["--", "/bin/sh", "-c", "kill -PIPE $$"]);
     assert_eq!(output.status.signal(), Some(13));
     let blocked = ["--", "/bin/grep", "^SigBlk", "/proc/self/status"];
@@ -61,7 +61,7 @@ fn a_program_that_cannot_be_started_is_named() {
 }
 
 #[test]
-fn it_becomes_the_user() {
+fn the_command_becomes_the_user() {
     if !nix::unistd::geteuid().is_root() {
         untried("only root can become another user");
         return;

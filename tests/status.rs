@@ -1,4 +1,4 @@
-//! `healthz status`, and the answers of JSON that it asks for: the real daemon, other servers, output and exit codes.
+//! `healthz status`, and the JSON answers that it requests: the real daemon, other servers, output and exit codes.
 #![cfg(all(feature = "client", feature = "sources", target_os = "linux"))]
 #![cfg(test)]
 
@@ -89,7 +89,7 @@ fn busy_daemon(options: &[&str]) -> Daemon {
 }
 
 #[test]
-fn json_says_what_the_text_says_and_more() {
+fn json_has_the_fields_of_the_text_and_more() {
     let daemon = busy_daemon(&[]);
     let address = daemon.address();
     let (head, value) = json_of(address, "/healthz");
@@ -181,7 +181,7 @@ fn a_unix_client_gets_json_and_a_client_of_the_network_does_not() {
     assert_eq!(listeners[1], &json!(listen));
     let open = listeners[2].as_str().unwrap();
     let port: u16 = open.rsplit_once(':').unwrap().1.parse().unwrap();
-    // The address from which this machine would reach another; nothing is sent.
+    // The source address of packets to another machine. No packet is sent.
     let route = UdpSocket::bind("0.0.0.0:0").unwrap();
     let own = route
         .connect("192.0.2.1:9")
@@ -275,7 +275,7 @@ fn the_table_has_failing_checks_first_with_their_reasons() {
 }
 
 #[test]
-fn a_server_that_passes_has_exit_code_0_and_one_endpoint_can_be_asked() {
+fn a_server_that_passes_has_exit_code_0_and_one_endpoint_can_be_selected() {
     let daemon = Daemon::start(&[
         "--check",
         "old=file:/nonexistent/old,failure-threshold=1,severity=warning",
@@ -464,7 +464,7 @@ fn server(answers: &'static [(&str, u16, &str, &str)]) -> String {
 const TEXT: &str = "text/plain; charset=utf-8";
 
 #[test]
-fn a_plain_endpoint_of_kubernetes_shows_what_its_text_says() {
+fn a_plain_endpoint_of_kubernetes_shows_the_content_of_its_text() {
     let url = server(&[
         ("/healthz", 200, TEXT, "ok"),
         (
@@ -500,7 +500,7 @@ fn a_plain_endpoint_of_kubernetes_shows_what_its_text_says() {
         "fail"
     );
     assert_eq!(value["endpoints"]["/livez"], Value::Null);
-    // One endpoint that knows no query.
+    // A server with one endpoint, which ignores the query.
     let url = server(&[
         ("/up", 200, TEXT, "fine\n"),
         ("/up?verbose", 200, TEXT, "fine\n"),
@@ -548,7 +548,7 @@ fn json_of_any_server_is_one_line_without_control_characters() {
 }
 
 #[test]
-fn nothing_that_a_server_sends_controls_the_terminal() {
+fn no_byte_from_a_server_controls_the_terminal() {
     let url = server(&[
         ("/healthz", 500, TEXT, "[-]\u{1b}[2Ja failed: \u{7}\r\n"),
         (
@@ -685,9 +685,9 @@ fn a_server_that_is_not_there_has_exit_code_3() {
 }
 
 #[test]
-fn a_user_without_rights_is_enough() {
+fn status_runs_as_a_user_without_rights() {
     if !nix::unistd::geteuid().is_root() {
-        // Then all other tests show it.
+        // All other tests run as such a user then.
         return;
     }
     let daemon = Daemon::start(&[]);

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Boots a Debian with systemd in qemu, with healthz as the unit of examples/managers, and reads the serial console.
 
-What only a booted systemd can show: a service whose NOTIFY_SOCKET is a heartbeat of healthz, which forwards the
-messages, stays active and is restarted by its watchdog; `systemctl reload` has an effect; and which kinds of checks
-work in the sandbox of the unit. What happens inside is tests/vm/systemd.sh, which prints one line for each result.
+Three things need a booted systemd. A service whose NOTIFY_SOCKET is a heartbeat socket of healthz, which forwards its
+messages, stays active and is restarted by its watchdog. `systemctl reload` makes healthz read its file again. Each kind
+of check works in the sandbox of the unit, or fails as documented. tests/vm/systemd.sh runs in the machine and prints
+one line for each result.
 
-The file system is made once by mmdebstrap, which takes a minute or two, and kept. One boot takes half a minute without
-KVM. Fails on a line that says FAIL, an expected line that does not come, and a boot that takes too long.
+mmdebstrap makes the file system once, which takes a minute or two, and it is kept. One boot takes half a minute without
+KVM. Fails on a line with FAIL, on an expected line that is missing, and on a boot that takes too long.
 
-Exit code 1 when something failed, 2 when the script could not run, 3 when nothing could be tried; 0 when all
-was well, or nothing could be tried and `--require` was not given.
+Exit code 1 when a result failed, 2 when the script could not run, 3 with `--require` when nothing could be tried;
+otherwise 0.
 """
 
 import argparse
@@ -30,22 +31,22 @@ from vm import archive, boot, command, find_in_package, find_qemu, judge
 
 FILES = ROOT / "examples/managers"
 MEMORY_MIB = 1200
-# Where processors are shared; half of it on an idle machine.
+# For a machine whose processors are shared. An idle machine needs half of it.
 BOOT_SECONDS_MAX = 360
 PACKAGES = "systemd,systemd-sysv,udev"
-# Not needed in the machine.
+# Folders that are not needed in the machine.
 LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/cache",
             "var/lib/apt", "var/lib/dpkg")
 
 EXPECTED = [
     "vm: ok healthz is active",
     "vm: ok the worker is active because READY=1 was forwarded",
-    "vm: ok its heartbeat passes",
+    "vm: ok the heartbeat of the worker passes",
     "vm: ok the worker is still active after its watchdog time",
     "vm: ok systemd shows the status that was forwarded",
     "vm: ok a stopped worker fails its check",
-    "vm: ok systemd has restarted it, because no message was forwarded",
-    "vm: ok its heartbeat passes again",
+    "vm: ok systemd has restarted the worker, because no message was forwarded",
+    "vm: ok the heartbeat of the worker passes again",
     "vm: ok systemctl reload",
     "vm: ok the new check is there",
     "vm: ok healthz is active after a reload",
@@ -53,15 +54,15 @@ EXPECTED = [
     "vm: ok the mistake is in the journal",
     "vm: ok the new check is still there",
     "vm: ok the process is still the same",
-    "vm: ok in the sandbox of the unit each check says what is expected",
-    "vm: ok with the drop-in each check passes that can",
+    "vm: ok in the sandbox of the unit each check has the documented result",
+    "vm: ok with the drop-in each check has the documented result",
     "vm: ok healthz has stopped",
-    "vm: ok no process of it is left",
+    "vm: ok no process of healthz is left",
     "reboot: Power down",
 ]
 
 UNITS = {
-    # The unit without its sandbox, and with the right to send in the name of others.
+    # The unit without its sandbox and as root, so that it can send messages in the name of other processes.
     "forwarding.service": """
 [Service]
 Type=notify
@@ -118,7 +119,7 @@ def main():
         print(f"skip: {missing}")
         return 3 if arguments.require else 0
     initrd = work / "systemd.cpio"
-    # Not compressed: to unpack it in the machine takes longer than to load it.
+    # Not compressed: unpacking it in the machine would take longer than loading it.
     initrd.write_bytes(archive([*unpacked(root), *files(arguments.daemon, programs)]))
     print(f"{initrd.stat().st_size >> 20} MiB of files")
     vm.MEMORY_MIB, vm.BOOT_SECONDS_MAX = MEMORY_MIB, BOOT_SECONDS_MAX
@@ -210,7 +211,7 @@ def files(daemon, programs):
     for path, program in programs.items():
         yield path, PROGRAM, program.read_bytes()
     yield "etc/systemd/system/healthz.service", PLAIN, unit.encode()
-    # Put in its place by the script.
+    # The script copies it.
     yield "checks.conf", PLAIN, drop_in.encode()
     yield "etc/healthz.toml", PLAIN, (GUEST / "healthz.toml").read_bytes()
     yield "etc/forwarding.toml", PLAIN, FORWARDING.encode()

@@ -1,22 +1,23 @@
 #!/usr/bin/env python3
 """Boots a Linux kernel with examples/init.rs as PID 1, in qemu, and reads the serial console.
 
-The init must not fall, and its server must answer, while things happen around it that tests on a desk
-cannot have: PID 1's own signals and orphans, cgroups that deny memory and processes, a power-off. What
-happens inside is tests/vm/guest.sh, which says so line by line; this script builds the machine, boots it
-four times and checks what was said. The second time is without IPv6, with an unknown word on the kernel's command
-line, and shorter. The third time the machine is suspended to RAM under the daemon, and its wall clock is set. The
-fourth time the daemon has checks of pressure, of a control group and of the clock, and they fail and pass.
+The init must not crash, and its server must answer, during events that other tests cannot cause: signals and orphans
+of PID 1, cgroups that deny memory and processes, a power-off. tests/vm/guest.sh runs in the machine and prints one line
+for each result. This script builds the machine, boots it four times and checks the lines.
 
-With `--architecture arm64` the machine has another processor, whose instructions qemu emulates, and only the boots of
-that processor run: the daemon in its sandbox with a check of each kind, and the tests in `--tests`. The programs are
-built by .ci/arm.
+1. All of guest.sh.
+2. A short boot without IPv6, with an unknown word on the kernel's command line.
+3. The machine is suspended to RAM while the daemon runs, and its wall clock is set.
+4. The daemon has checks of pressure, of a control group and of the clock, which fail and pass.
 
-Fails on a panic, a line that says FAIL, an expected line that does not come, and a boot that takes too
-long. A kernel panic ends qemu with code 0, like a power-off: only the console tells them apart.
+With `--architecture arm64`, qemu emulates another processor. The boots are others: the daemon in its sandbox with a check
+of each kind, or the tests in `--tests`. .ci/arm builds the programs.
 
-Exit code 1 when something failed, 2 when the script could not run, 3 when nothing could be tried; 0 when all
-was well, or nothing could be tried and `--require` was not given; which of them is in the last line.
+Fails on a panic, on a line with FAIL, on an expected line that is missing, and on a boot that takes too long. qemu exits
+with code 0 after a kernel panic and after a power-off, so the test reads the console.
+
+Exit code 1 when a boot failed, 2 when the script could not run, 3 with `--require` when nothing could be tried;
+otherwise 0. The last line says whether anything was tried.
 """
 
 import argparse
@@ -59,7 +60,7 @@ MACHINES = {
                      "static-arm64"),
 }
 
-# One boot. Without KVM the machine is slow, and slower where processors are shared.
+# For one boot without KVM, on a machine whose processors are shared.
 BOOT_SECONDS_MAX = 500
 INSTALL_SECONDS_MAX = 600
 BUILD_SECONDS_MAX = 900
@@ -71,14 +72,14 @@ FATAL = ["Kernel panic", "panicked at", "Attempted to kill init", "vm: FAIL", "O
 BOOTED = [
     "init: health is answered on 127.0.0.1:10248",
     "init: web: started, PID",
-    "vm: ok a service that has just started does not count yet",
-    "vm: ok a healthy machine says ok",
-    "vm: ok no other user writes to /run",
+    "vm: ok the check of a service that has just started fails",
+    "vm: ok a healthy machine answers ok",
+    "vm: ok no other user can write to /run",
 ]
 STOPPED = [
     "init: stopping",
     "vm: ok readyz fails while the machine stops",
-    "vm: ok livez does not",
+    "vm: ok livez passes while the machine stops",
     "init: all services have ended",
     "init: /a blank is unmounted",
     "init: / is read-only",
@@ -92,35 +93,35 @@ BOOTS = {
         "",
         [
             *BOOTED[:-1],
-            "vm: ok so it does on [::1]",
+            "vm: ok a healthy machine answers ok on [::1]",
             BOOTED[-1],
             "vm: ok a container has its own init",
-            "vm: ok which ends without the machine",
-            "vm: ok and leaves its file systems writable",
+            "vm: ok SIGTERM ends the container and not the machine",
+            "vm: ok the file systems are writable after the container has ended",
             "init: web: killed by signal 9; restarting in 1 s",
             "vm: ok a killed service fails with its reason",
-            "vm: ok and the machine with it",
-            "vm: ok but not livez",
-            "vm: ok it is started again",
-            "vm: ok the table is full of half heads",
-            "vm: ok a probe is answered all the same",
+            "vm: ok healthz fails with a killed service",
+            "vm: ok livez passes with a killed service",
+            "vm: ok the killed service is started again",
+            "vm: ok the table is full of unfinished heads",
+            "vm: ok probes are answered while the table is full",
             "Memory cgroup out of memory: Killed process",
             "vm: ok a fork bomb is denied memory",
-            "vm: ok a probe is answered beside the bomb",
-            "vm: ok the bomb is over",
+            "vm: ok probes are answered beside the bomb without memory",
+            "vm: ok the bomb without memory has ended",
             "vm: ok a fork bomb is denied processes",
-            "vm: ok a probe is answered beside this one",
-            "vm: ok this one is over as well",
-            "vm: ok their orphans are buried",
-            "vm: ok the machine still says ok",
-            "vm: ok a connection is there",
-            "vm: ok a service that cannot be started without a number says so",
-            "vm: ok it is started once there is one",
-            "vm: ok a daemon without rights says ok",
-            "vm: ok a machine out of files is what it says",
-            "vm: ok and a client waits",
-            "vm: ok until there are some again",
-            "vm: ok it was out of them once",
+            "vm: ok probes are answered beside the bomb without processes",
+            "vm: ok the bomb without processes has ended",
+            "vm: ok the orphans of the bombs are reaped",
+            "vm: ok the machine answers ok after the bombs",
+            "vm: ok a connection is open before the process numbers are used up",
+            "vm: ok without a free process number the check of the service has the error of fork",
+            "vm: ok the service is started when there is a free process number",
+            "vm: ok a daemon of the user nobody answers ok",
+            "vm: ok the daemon logs that the system has no free file",
+            "vm: ok a client waits while the system has no free file",
+            "vm: ok the client is answered when there are free files",
+            "vm: ok the daemon counts one pause",
             *STOPPED,
             "reboot: Power down",
         ],
@@ -141,19 +142,19 @@ BOOTS = {
         "vm=suspend no_console_suspend",
         [
             *BOOTED[:-1],
-            "vm: ok so it does on [::1]",
+            "vm: ok a healthy machine answers ok on [::1]",
             BOOTED[-1],
-            "vm: ok the daemon says ok",
+            "vm: ok the daemon answers ok",
             "vm: ok the machine was suspended",
-            "vm: ok a loop that stood still with the machine is not late",
-            "vm: ok nor is PID 1's server",
-            "vm: ok a connection that was idle meanwhile is still there",
-            "vm: ok a loop is not late because the wall clock goes back",
-            "vm: ok its Date does too",
-            "vm: ok nor because it leaps",
-            "vm: ok and so does the Date",
-            "vm: ok a connection that was idle meanwhile knows nothing of it",
-            "vm: ok the Date of PID 1's server is in that year as well",
+            "vm: ok syncloop passes after the suspend",
+            "vm: ok PID 1 answers ok after the suspend",
+            "vm: ok a connection that was idle during the suspend is open",
+            "vm: ok syncloop passes after the wall clock was set back",
+            "vm: ok the Date is set back too",
+            "vm: ok syncloop passes after the wall clock was set forward",
+            "vm: ok the Date is set forward too",
+            "vm: ok a connection that was idle during both changes is open",
+            "vm: ok the Date of PID 1's server is set forward too",
             *STOPPED,
             "reboot: Power down",
         ],
@@ -162,20 +163,20 @@ BOOTS = {
         "vm=checks",
         [
             *BOOTED[:-1],
-            "vm: ok so it does on [::1]",
+            "vm: ok a healthy machine answers ok on [::1]",
             BOOTED[-1],
-            "vm: ok at rest there is no pressure",
+            "vm: ok checks of pressure pass without load",
             "vm: ok each pressure has a trigger",
             "vm: ok a clock that was never set is not synchronised",
             "vm: ok CPU pressure fails its check",
-            "vm: ok its check passes again",
+            "vm: ok the check of CPU pressure passes again",
             "vm: ok memory pressure of a control group fails its check",
             "vm: ok a control group with little memory fails its check",
             "vm: ok the machine has memory",
-            "vm: ok both pass again without the load",
+            "vm: ok both checks of the control group pass again without the load",
             "vm: ok a control group that is removed fails its checks",
             "vm: ok a synchronised clock passes",
-            "vm: ok its error is above a smaller limit",
+            "vm: ok a synchronised clock fails a check with a limit below its error",
             "vm: ok a clock that is not synchronised any more fails",
             "vm: ok the log has each change of CPU pressure once",
             *STOPPED,
@@ -190,14 +191,14 @@ OTHER_BOOTS = {
         [
             *BOOTED[:2],
             "vm: ok the sandbox is complete",
-            "vm: ok every thread is under the filter",
-            "vm: ok and gets no new privileges",
+            "vm: ok each thread has the filter",
+            "vm: ok no thread gets new privileges",
             "vm: ok 1000 of 1000 probes are answered",
             *(f"vm: ok the check of kind {kind} passes" for kind in KINDS),
-            "vm: ok a processor without a sensor says so",
+            "vm: ok the check of a missing sensor fails",
             "vm: ok readyz fails while the daemon drains",
             "vm: ok livez passes while it drains",
-            "vm: ok its last line counts the requests",
+            "vm: ok the last line counts the requests",
             "vm: ok the exit code is 0",
             *STOPPED_EARLY,
             "reboot: Power down",
@@ -207,7 +208,7 @@ OTHER_BOOTS = {
 
 
 class Missing(Exception):
-    """Something that the test needs is not there; the text says what and how to get it."""
+    """Something that the test needs is missing. The text says what, and how to install it."""
 
 
 def main():
@@ -302,7 +303,7 @@ def find_qemu(may_install, architecture="amd64"):
     return qemu
 
 
-# Which package has it, and where.
+# The package of each file, and its path in the package.
 IN_PACKAGES = {
     "kernel": ("linux-image-[0-9.-]*-cloud-{}", "boot/vmlinuz-*"),
     "busybox": ("busybox-static", "bin/busybox"),
@@ -313,7 +314,7 @@ IN_PACKAGES = {
 
 
 def find_in_package(work, what, may_install, architecture="amd64"):
-    """A file out of a Debian package, which is unpacked and not installed: no root needed."""
+    """A file of a Debian package. The package is unpacked and not installed, so no root is needed."""
     pattern, inside = IN_PACKAGES[what]
     # The lists of packages of another architecture are in a folder of their own (as in .ci/debian-rust).
     lists, options = work / f"apt-{architecture}", []
@@ -330,7 +331,7 @@ def find_in_package(work, what, may_install, architecture="amd64"):
         update(*options)
         package = pattern
         if what == "kernel":
-            # The package without a version knows the one with it.
+            # The package without a version in its name depends on the one with it.
             depends = command(["apt-cache", *options, "depends", f"linux-image-cloud-{architecture}"])
             package = re.search(f"Depends: ({pattern.format(architecture)})", depends or "")
             package = package and package[1]
@@ -346,13 +347,13 @@ def find_in_package(work, what, may_install, architecture="amd64"):
 
 @functools.cache
 def update(*options):
-    """Which versions there are: once, and only if something is to be had."""
+    """Runs apt-get update once, before the first package is downloaded."""
     if os.geteuid() == 0:
         command(["apt-get", *options, "update", "-q"])
 
 
 def command(words, directory=None):
-    """Its output; None, and a line of why, if it fails."""
+    """The output of a command. If the command fails, prints why and returns None."""
     try:
         done = subprocess.run(
             words, cwd=directory, capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX,
@@ -368,7 +369,7 @@ def command(words, directory=None):
 
 
 def build(target):
-    """The init as one static binary. `cargo static` does the same to the daemon, and smaller."""
+    """The init as one static binary. `cargo static` builds the daemon in the same way, for small size."""
     flags = '["-Ctarget-feature=+crt-static", "-Crelocation-model=static"]'
     words = ["cargo", "build", "--quiet", "--release", "--example", "init", "--target", target,
              "--no-default-features", "--features", "server",
@@ -385,7 +386,7 @@ def build_daemon(machine):
 
 
 def build_clock(work, cc="cc"):
-    """A static program that tells the kernel that its clock is synchronised, or that it is not."""
+    """A static program that sets the state of the kernel's clock: synchronised or not."""
     program = work / "set-clock"
     words = [cc, "-static", "-Os", "-Wall", "-Werror", "-o", program, GUEST / "set-clock.c"]
     if command(words) is None:
@@ -397,7 +398,7 @@ DIRECTORY, SYMLINK, PROGRAM, PLAIN = 0o040755, 0o120777, 0o100755, 0o100644
 
 
 def files(init, daemon, busybox, clock):
-    """(path, mode, content) of everything in the initramfs. What the init mounts on is its affair."""
+    """(path, mode, content) of each file in the initramfs. The init makes its own mount points."""
     commands = (
         "awk cat cp date dd echo grep head httpd kill ls mkdir mkfifo mount nc pidof printf rmdir sed sh sleep sort"
         " start-stop-daemon tail timeout tr true unshare wc wget"
@@ -442,7 +443,7 @@ def test_files(work, arguments):
 
 
 def archive(entries):
-    """A cpio archive in the format that the kernel unpacks (newc), without any tool or root."""
+    """A cpio archive in the format that the kernel unpacks (newc). Needs no tool and no root."""
     out = bytearray()
 
     def pad():
@@ -459,7 +460,7 @@ def archive(entries):
 
 
 def boot(qemu, kernel, initrd, append, architecture="amd64"):
-    """Everything on the console until the machine ends, or something fatal is said, or time is up."""
+    """The output of the console until the machine stops, prints a fatal text, or the time is over."""
     machine = MACHINES[architecture]
     words = [
         qemu, *machine.options, "-accel", "tcg", "-m", str(MEMORY_MIB), "-nodefaults", "-nic", "none", "-no-reboot",
@@ -486,11 +487,11 @@ def boot(qemu, kernel, initrd, append, architecture="amd64"):
 
 
 def judge(console, expected):
-    """What is wrong with what was said; None if nothing."""
+    """The first fault of the console's output, or None."""
     for text in FATAL:
         if text in console:
             line = console[console.index(text) :].splitlines()[0]
-            return f"the console says '{line}'"
+            return f"the console has '{line}'"
     at = 0
     for text in expected:
         found = console.find(text, at)

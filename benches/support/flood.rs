@@ -1,4 +1,4 @@
-//! Clients that connect as fast as they can, each in a separate process, and the probes beside them.
+//! Clients that connect as fast as they can, each in a separate process, and the probes during that.
 //!
 //! A flooder never waits: if the kernel does not establish a connection at once, the flooder closes it and opens
 //! the next. It keeps the last [`OPEN`] connections open, so that the server ends most of them. If the bench runs
@@ -207,7 +207,7 @@ struct Process {
 }
 
 impl Process {
-    /// A server with the nice value that the daemon asks for.
+    /// A server with the nice value of the daemon.
     fn start_server(arguments: &[&str]) -> Process {
         let mut command = Command::new("nice");
         command

@@ -18,9 +18,11 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::support::Checksum;
 
-/// The probe in keep-alive mode.
+/// The path that most servers are asked for.
+pub const PATH: &str = "/healthz";
+/// The probe of [`PATH`] in keep-alive mode.
 pub const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
-/// The probe that requests the end of the connection.
+/// The probe of [`PATH`] that requests the end of the connection.
 pub const REQUEST_CLOSE: &[u8] =
     b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
@@ -55,8 +57,10 @@ pub enum Wait {
 /// The expected response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// 200.
+    /// 200 and the body `ok`.
     Ok,
+    /// 200 and any body with a `Content-Length`.
+    Any,
     /// 500, because the check with this name fails.
     Failing(String),
 }
@@ -71,6 +75,8 @@ pub struct Plan {
     pub count: u64,
     /// A probe that is not answered within this time after its scheduled time counts as unanswered.
     pub timeout: Duration,
+    /// What to ask for: [`PATH`].
+    pub path: String,
     pub expected: Expected,
 }
 
@@ -136,6 +142,16 @@ impl Results {
     }
 }
 
+/// The bytes of a probe.
+fn request(plan: &Plan) -> Vec<u8> {
+    let request = match plan.mode {
+        Mode::KeepAlive(_) => REQUEST,
+        Mode::Close => REQUEST_CLOSE,
+    };
+    let text = String::from_utf8_lossy(request);
+    text.replacen(PATH, &plan.path, 1).into_bytes()
+}
+
 /// Runs a plan to its end.
 ///
 /// # Errors
@@ -174,6 +190,8 @@ struct Client<'a> {
     /// Outstanding probes; in `Mode::Close`, open connections.
     open: u64,
     scratch: Vec<u8>,
+    /// The request that keeps the connection, or the one that does not.
+    request: Vec<u8>,
     results: Results,
 }
 
@@ -188,6 +206,7 @@ impl<'a> Client<'a> {
             start: Instant::now(),
             open: 0,
             scratch: vec![0; RESPONSES_BYTES],
+            request: request(plan),
             results: Results::new(),
         };
         if let Mode::KeepAlive(connections) = plan.mode {
@@ -273,7 +292,7 @@ impl<'a> Client<'a> {
                     false => Interest::READABLE,
                 };
                 self.register(index, interest)?;
-            } else if conn.stream.write(REQUEST)? != REQUEST.len() {
+            } else if conn.stream.write(&self.request)? != self.request.len() {
                 return Err(io::Error::other(
                     "the server does not read requests: the send buffer is full",
                 ));
@@ -332,8 +351,8 @@ impl<'a> Client<'a> {
         let Some(conn) = self.conns[index].as_mut() else {
             return Ok(());
         };
-        match conn.stream.write(REQUEST_CLOSE) {
-            Ok(written) if written == REQUEST_CLOSE.len() => {
+        match conn.stream.write(&self.request) {
+            Ok(written) if written == self.request.len() => {
                 conn.is_unsent = false;
                 conn.send_delay = self.start.elapsed() - conn.connect_time;
             }
@@ -492,9 +511,15 @@ pub fn parse_response<'a>(
     let mut lines = text.split("\r\n");
     let status = match expected {
         Expected::Ok => "HTTP/1.1 200 OK",
+        Expected::Any => "HTTP/1.1 200 or HTTP/1.0 200",
         Expected::Failing(_) => "HTTP/1.1 500 Internal Server Error",
     };
-    if lines.next() != Some(status) {
+    let line = lines.next().unwrap_or_default();
+    let is_right = match expected {
+        Expected::Any => ["HTTP/1.1 200", "HTTP/1.0 200"].contains(&line.get(..12).unwrap_or("")),
+        _ => line == status,
+    };
+    if !is_right {
         return Err(wrong(&format!("expected the status line {status:?}")));
     }
     let length = lines.find_map(|line| {
@@ -516,6 +541,7 @@ impl Expected {
     fn is_body(&self, body: &[u8]) -> bool {
         match self {
             Expected::Ok => body == b"ok",
+            Expected::Any => true,
             Expected::Failing(check) => {
                 let line = format!("[-]{check} failed: reason withheld\n");
                 let has_line = body.windows(line.len()).any(|part| part == line.as_bytes());

@@ -1,12 +1,21 @@
 //! Functions that all benches use: options, a description of the machine, and the choice of CPUs.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::OnceLock;
 
 /// True under `cargo bench`. Under `cargo test --benches` cargo does not pass `--bench`; then a bench makes a
 /// small run, which shows that it works but measures nothing.
 pub fn is_full() -> bool {
     std::env::args().any(|argument| argument == "--bench")
+}
+
+/// All values that follow `name` on the command line.
+pub fn options(name: &str) -> Vec<String> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let pairs = arguments.windows(2).filter(|pair| pair[0] == name);
+    pairs.map(|pair| pair[1].clone()).collect()
 }
 
 /// The value that follows `name` on the command line: `cargo bench --bench latency -- --seconds 2`.
@@ -57,8 +66,13 @@ fn first_line(program: &str, arguments: &[&str]) -> String {
     line.unwrap_or("?").to_string()
 }
 
-/// The CPUs that this process may run on.
-pub fn cpus() -> Vec<usize> {
+/// The CPUs that this process might run on when it began.
+pub fn cpus() -> &'static [usize] {
+    static CPUS: OnceLock<Vec<usize>> = OnceLock::new();
+    CPUS.get_or_init(allowed_cpus)
+}
+
+fn allowed_cpus() -> Vec<usize> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let list = status
         .lines()
@@ -78,6 +92,43 @@ pub fn pin(process: u32, cpu: usize) -> bool {
     let mut taskset = Command::new("taskset");
     let taskset = taskset.args(arguments).stdout(Stdio::null());
     taskset.status().is_ok_and(|status| status.success())
+}
+
+/// Prints why a bench cannot run.
+pub fn fail(why: String) -> ExitCode {
+    eprintln!("error: {why}");
+    ExitCode::from(2)
+}
+
+/// Writes `target/bench/NAME.svg`.
+pub fn write_svg(name: &str, svg: &str) {
+    let place = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench"));
+    std::fs::create_dir_all(place).unwrap();
+    let file = place.join(name).with_extension("svg");
+    std::fs::write(&file, svg).unwrap();
+    println!("written: {}", file.display());
+}
+
+/// The number of responses and their checksum.
+pub struct Total(u64, Checksum);
+
+impl Total {
+    pub fn new() -> Total {
+        Total(0, Checksum::EMPTY)
+    }
+
+    /// Adds the responses of a run.
+    pub fn add(&mut self, responses: u64, checksum: Checksum) {
+        self.0 += responses;
+        self.1.add(checksum.to_string().as_bytes());
+    }
+}
+
+impl std::fmt::Display for Total {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let responses = thousands(self.0);
+        write!(f, "{responses} responses, all correct; checksum {}", self.1)
+    }
 }
 
 /// An FNV-1a checksum of the responses, so that the compiler cannot optimize them away.

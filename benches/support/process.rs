@@ -1,6 +1,7 @@
 //! Figures of the kernel about a process: memory, CPU time, and the limit of open files.
 #![allow(dead_code, reason = "each bench uses its own part")]
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -41,6 +42,28 @@ impl Memory {
     }
 }
 
+/// A process and all that descend from it.
+pub fn family(process: u32) -> Vec<u32> {
+    let mut all = vec![process];
+    let mut at = 0;
+    while let Some(process) = all.get(at).copied() {
+        at += 1;
+        for task in tasks(process) {
+            let text = std::fs::read_to_string(task.join("children")).unwrap_or_default();
+            all.extend(text.split_whitespace().map(|id| id.parse::<u32>().unwrap()));
+        }
+    }
+    all
+}
+
+/// The directories of the threads of a process.
+pub fn tasks(process: u32) -> Vec<PathBuf> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
+    tasks.map_or(Vec::new(), |tasks| {
+        tasks.flatten().map(|task| task.path()).collect()
+    })
+}
+
 /// CPU time of all threads of a process.
 pub fn cpu_time(process: u32) -> Duration {
     Duration::from_nanos(schedule(process, 0))
@@ -53,9 +76,8 @@ pub fn waited(process: u32) -> Duration {
 
 /// The sum of one field of `schedstat` over all threads of a process.
 fn schedule(process: u32, index: usize) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
-    let of_task = tasks.unwrap().flatten().filter_map(|task| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+    let of_task = tasks(process).into_iter().filter_map(|task| {
+        let text = std::fs::read_to_string(task.join("schedstat")).ok()?;
         text.split_whitespace().nth(index)?.parse::<u64>().ok()
     });
     of_task.sum()

@@ -22,7 +22,7 @@ DASHBOARD = Path(__file__).with_name("healthz.json")
 SECONDS_MAX = 10
 # Grafana's grid has 24 columns.
 COLUMN, ROW, GAP = 50, 34, 8
-# The space of a panel around its plot.
+# Margins of the plot in a panel.
 TOP, LEFT, RIGHT, BOTTOM = 30, 62, 12, 44
 LINES = ["#3871dc", "#e02f44", "#1a7f4b", "#fa6400", "#8f3bb8", "#0a9396", "#a16207", "#c2185b"]
 NAMED = {"red": "#e02f44", "green": "#56a64b", "orange": "#fa6400"}
@@ -30,7 +30,7 @@ TEXT, FAINT, FRAME = "#24292e", "#6b7280", "#d8d9da"
 
 
 class Prometheus:
-    """Asks the HTTP API. A query that does not parse is a ValueError with Prometheus' words."""
+    """Queries of the HTTP API. A query that does not parse is a ValueError with the message of Prometheus."""
 
     def __init__(self, url, start, end, rate_interval):
         self.url, self.start, self.end = url.rstrip("/"), start, end
@@ -44,7 +44,7 @@ class Prometheus:
         return text
 
     def ask(self, path, **query):
-        # Directly, even if the environment names a proxy.
+        # Without a proxy, even if the environment has one.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}"
         try:
@@ -82,7 +82,7 @@ def text(x, y, words, size=12, colour=TEXT, anchor="start", weight="normal"):
 
 
 def with_unit(value, unit):
-    """As Grafana writes it, with few digits."""
+    """The value and its unit in the format of Grafana, with few digits."""
     if unit == "bytes":
         power = min(3, int(math.log(value, 1024))) if value >= 1 else 0
         return f"{value / 1024**power:.4g} {['B', 'KiB', 'MiB', 'GiB'][power]}"

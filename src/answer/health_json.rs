@@ -64,7 +64,7 @@ pub(super) fn root(
     };
     let checks = endpoint.checks().filter(|check| check.is_listed(now));
     let answer = object(about, checks, now, &excludes, writer)?;
-    // Only now: an answer that does not fit is written again later.
+    // Counted only now, because an answer that does not fit is written again later.
     for check in endpoint.checks() {
         if excludes.exclusion(check).is_none() {
             check.count_result(endpoint.endpoint_type(), now, unix_seconds);
@@ -90,7 +90,7 @@ pub(super) fn single(
     object(about, checks, now, &Excludes::none(), writer)
 }
 
-/// What an answer says besides the checks.
+/// The members of an answer besides the checks.
 struct About<'a> {
     path: &'a str,
     /// The name of the only check.
@@ -238,7 +238,8 @@ fn object<'c>(
             worst = worst.max(write_check(check, now, time, excludes, body));
         }
         body.push(b"}}");
-        // Each check is loaded once, so that its status and that of the endpoint agree. So the latter is known last.
+        // Each check is loaded once, so that its status and that of the endpoint agree. So the status of the endpoint
+        // is known only after the last check.
         body.overwrite(status_at, worst.as_bytes());
         match worst {
             Status::Fail => StatusCode::INTERNAL_SERVER_ERROR,
@@ -597,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_wall_clock_no_time_is_told() {
+    fn without_a_wall_clock_an_answer_has_no_times() {
         let beat = Check::heartbeat("a", Duration::from_secs(1));
         beat.beat(NOW);
         beat.fail("x");

@@ -13,8 +13,8 @@ use crate::limits::{CHECK_NAME_BYTES_MAX, EXCLUDES_MAX, Limits, TARGET_EXPANSION
 use crate::time::Instant;
 
 /// The answer of `/healthz`: `ok`, or a line per check if one fails or `verbose` is in the query.
-// Always, because the compiler does not inline it for each kind of endpoints, and then each answer takes 30 instructions
-// more.
+// Always, because the compiler does not inline it for each kind of endpoints, and then each answer takes 30
+// instructions more.
 #[inline(always)]
 pub(super) fn root(
     endpoint: &Endpoint<'_>,
@@ -95,8 +95,8 @@ pub(super) const LINE_BYTES_MAX: usize = line_bytes(
     max(FAILED.len(), WARNED.len()),
 );
 
-/// Bytes of the longest line of a check with a name and a group of these lengths, and of what follows the name of one that
-/// fails.
+/// Bytes of the longest line of a check with a name and a group of these lengths, and of what follows the name of one
+/// that fails.
 const fn line_bytes(name_bytes: usize, group_bytes: Option<usize>, failed_bytes: usize) -> usize {
     let group = match group_bytes {
         Some(bytes) => " with ".len() + bytes,
@@ -175,7 +175,8 @@ fn report(
 ) -> Result<Answer, BufferFull> {
     let unix_seconds = writer.unix_seconds();
     let answer = write_report(endpoint, now, is_verbose, excludes, writer)?;
-    // Only now: an answer that does not fit is written again later. A state that changes between is counted as it is now.
+    // Counted only now, because an answer that does not fit is written again later. If a state has changed since the
+    // answer was written, the new state is counted.
     for check in endpoint.checks() {
         if excludes.exclusion(check).is_none() {
             check.count_result(endpoint.endpoint_type(), now, unix_seconds);

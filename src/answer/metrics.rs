@@ -1,16 +1,16 @@
 //! The metrics of checks, as text for Prometheus (text format 0.0.4).
 //!
-//! Knows the checks of all endpoints. What a server or a program counts besides is written by functions that it hands
-//! in. [`super`] calls [`respond`] for `/metrics` and [`respond_slis`] for `/metrics/slis`.
+//! Knows the checks of all endpoints. Functions that the server and the program pass in write the other metrics.
+//! [`super`] calls [`respond`] for `/metrics` and [`respond_slis`] for `/metrics/slis`.
 //!
 //! `kubernetes_healthcheck` and `kubernetes_healthchecks_total` are those of Kubernetes
-//! (`k8s.io/component-base/metrics/prometheus/slis`), with one difference: Kubernetes sets the gauge when an endpoint is
-//! requested, and here it is the state at the scrape. So an alert fires even if nobody sends a probe. Both are for the
+//! (`k8s.io/component-base/metrics/prometheus/slis`), with one difference: Kubernetes sets the gauge when an endpoint
+//! is requested, and here it is the state at the scrape. So an alert fires even without probes. Both are for the
 //! endpoints as a whole, not for requests that name one check; checks that a request excludes are not counted.
 
 use super::{Paths, Responder};
 use crate::check::{Check, Endpoint, EndpointType, Severity};
-use crate::http::{Answer, BodyWriter, BufferFull, Fields, StatusCode, Writer};
+use crate::http::{Answer, BodyWriter, BufferFull, Fields, Padded, StatusCode, Writer};
 #[cfg(feature = "server")]
 use crate::limits::CHECK_NAME_BYTES_MAX;
 use crate::limits::RESPONSE_HEAD_BYTES_MAX;
@@ -51,8 +51,8 @@ impl Metrics {
         }
     }
 
-    /// Adds the families that `write` writes, at most `bytes_max` bytes. It is called for each request of `/metrics`, on the
-    /// server's thread, so it must neither wait nor take long. If it writes more, the answer is a 500.
+    /// Adds the families that `write` writes, at most `bytes_max` bytes. It is called for each request of `/metrics`,
+    /// on the server's thread, so it must neither wait nor take long. If it writes more, the answer is a 500.
     #[must_use]
     pub const fn and(self, write: fn(&mut MetricsWriter<'_, '_>), bytes_max: usize) -> Self {
         Metrics {
@@ -159,28 +159,26 @@ impl MetricsWriter<'_, '_> {
     /// A sample of a check. `end` is what follows the name of the check, up to the value.
     #[inline]
     fn of_check(&mut self, family: &Family, check: &Check, end: &Piece, value: u64) {
-        self.start_of_check(family, check);
-        self.piece(end);
+        self.labelled_check(family, check, end);
         self.whole(value);
     }
 
-    /// The name of a check needs no escaping.
+    /// A sample of a check without its value. The name of a check needs no escaping.
     #[inline]
-    fn start_of_check(&mut self, family: &Family, check: &Check) {
-        self.piece(&family.start);
-        self.body.push_short(check.name_bytes());
+    fn labelled_check(&mut self, family: &Family, check: &Check, end: &Piece) {
+        let (start, end) = (family.start.padded(), end.padded());
+        self.body.push_parts(start, check.name_bytes(), end);
     }
 
     /// A whole number as the value of a sample.
     #[inline]
     fn whole(&mut self, value: u64) {
+        if value < 10 {
+            // Most are 0 or 1.
+            return self.body.push(&[b'0' + value as u8, b'\n']);
+        }
         self.body.push_number(value);
-        self.body.push_padded_piece(b"\n", 1);
-    }
-
-    #[inline]
-    fn piece(&mut self, piece: &Piece) {
-        self.body.push_padded_piece(&piece.bytes, piece.length);
+        self.body.push(b"\n");
     }
 
     fn begin(&mut self, family: &Family) {
@@ -193,7 +191,7 @@ const SUCCESS: Piece = Piece::new(&["\",result=\"success\"} "]);
 const TIMEOUT: Piece = Piece::new(&["\",result=\"timeout\"} "]);
 const ERROR: Piece = Piece::new(&["\",severity=\"error\"} "]);
 const WARNING: Piece = Piece::new(&["\",severity=\"warning\"} "]);
-const TYPE: Piece = Piece::new(&["\",type=\""]);
+const TYPE: &str = "\",type=\"";
 const NO_LABEL: Piece = Piece::new(&["\"} "]);
 
 fn is_escaped(byte: u8) -> bool {
@@ -272,6 +270,14 @@ impl Piece {
         }
         piece
     }
+
+    #[inline]
+    fn padded(&self) -> Padded<'_, PIECE_BYTES> {
+        Padded {
+            array: &self.bytes,
+            length: self.length,
+        }
+    }
 }
 
 const HEALTHCHECK: Family = Family::new(
@@ -334,7 +340,7 @@ pub(super) fn respond(
     writer: Writer<'_>,
     server: impl FnOnce(&mut MetricsWriter<'_, '_>),
 ) -> Result<Answer, BufferFull> {
-    // It would not fit: then the time to write a part of it can be saved. (It may not fit although there is this much room,
+    // If it cannot fit, no part of it is written, which saves time. (It may not fit although there is this much room,
     // because `server` writes more.)
     if writer.room() < bytes_max(responder, metrics, 0) {
         return Err(BufferFull);
@@ -348,7 +354,7 @@ pub(super) fn respond(
     })
 }
 
-/// Answers `/metrics/slis`, as Kubernetes calls the two families of its own.
+/// Answers `/metrics/slis` with the two families that Kubernetes has under this path.
 pub(super) fn respond_slis(
     responder: &Responder<'_, impl Paths>,
     now: Instant,
@@ -408,26 +414,38 @@ fn bytes_of(
     metrics: &Metrics,
     server_bytes: usize,
 ) -> usize {
-    let family_bytes = |family: &Family| {
-        let marks = "# HELP  \n# TYPE  histogram\n".len();
-        marks + 2 * family.name.len() + family.help.len()
-    };
-    let heads = OF_ENDPOINTS.iter().chain(&OF_CHECKS);
-    let heads: usize = heads.map(|(family, _)| family_bytes(family)).sum();
-    let samples = |families: &[(&Family, usize)], label_bytes: usize| -> usize {
-        let sample_bytes = |(family, count): &(&Family, usize)| {
-            count * (family.name.len() + label_bytes + SAMPLE_BYTES_MAX)
-        };
-        families.iter().map(sample_bytes).sum()
-    };
-    let mut bytes = RESPONSE_HEAD_BYTES_MAX + heads;
+    let mut bytes = const { RESPONSE_HEAD_BYTES_MAX + heads(&OF_ENDPOINTS) + heads(&OF_CHECKS) };
     for (name, path) in lengths {
         // A check in several endpoints has the samples of its own only once, but that is not looked up here.
-        let all = samples(&OF_ENDPOINTS, name + path) + samples(&OF_CHECKS, name);
-        bytes = bytes.saturating_add(all);
+        let names = const { samples(&OF_ENDPOINTS).0 } * (name + path)
+            + const { samples(&OF_CHECKS).0 } * name;
+        bytes = bytes.saturating_add(names);
+        bytes = bytes.saturating_add(const { samples(&OF_ENDPOINTS).1 + samples(&OF_CHECKS).1 });
     }
     let more = metrics.more_bytes_max.saturating_add(server_bytes);
     bytes.saturating_add(more)
+}
+
+/// Bytes of the lines before the samples of `families`.
+const fn heads(mut families: &[(&Family, usize)]) -> usize {
+    let mut bytes = 0;
+    while let [(family, _), rest @ ..] = families {
+        let marks = "# HELP  \n# TYPE  histogram\n".len();
+        bytes += marks + 2 * family.name.len() + family.help.len();
+        families = rest;
+    }
+    bytes
+}
+
+/// The number of samples for a check in `families`, and their most bytes without the names of the check and the type.
+const fn samples(mut families: &[(&Family, usize)]) -> (usize, usize) {
+    let (mut samples, mut bytes) = (0, 0);
+    while let [(family, count), rest @ ..] = families {
+        samples += *count;
+        bytes += *count * (family.name.len() + SAMPLE_BYTES_MAX);
+        families = rest;
+    }
+    (samples, bytes)
 }
 
 /// Bytes of a sample without the names of its family and check, and without the type of an endpoint.
@@ -437,13 +455,17 @@ const SAMPLE_BYTES_MAX: usize =
 fn write_slis(responder: &Responder<'_, impl Paths>, text: &mut MetricsWriter<'_, '_>) {
     text.begin(&HEALTHCHECK);
     for endpoint in responder.endpoints() {
-        // Of any length, because an endpoint may have any path.
-        let label = type_label(&endpoint).as_bytes();
+        // An endpoint can have a path of any length, so its label may not fit into a piece.
+        let label = type_label(&endpoint);
+        let parts = [TYPE, label, "\"} "];
+        let is_short = parts.iter().map(|part| part.len()).sum::<usize>() <= PIECE_BYTES;
+        let end = Piece::new(if is_short { &parts } else { &[TYPE] });
         for check in endpoint.checks() {
-            text.start_of_check(&HEALTHCHECK, check);
-            text.piece(&TYPE);
-            text.body.push_short(label);
-            text.piece(&NO_LABEL);
+            text.labelled_check(&HEALTHCHECK, check, &end);
+            if !is_short {
+                text.body.push(label.as_bytes());
+                text.body.push(b"\"} ");
+            }
             let (passes, _) = check.kept_for_rendering();
             text.whole(passes.into());
         }
@@ -451,7 +473,7 @@ fn write_slis(responder: &Responder<'_, impl Paths>, text: &mut MetricsWriter<'_
     text.begin(&HEALTHCHECKS);
     for endpoint in responder.endpoints() {
         let endpoint_type = endpoint.endpoint_type();
-        // Checks do not count for each of the others.
+        // Results are counted only for the three endpoints of Kubernetes.
         if endpoint_type == EndpointType::Other {
             continue;
         }
@@ -513,8 +535,7 @@ fn write_checks(
     text.begin(&LAST_RUN);
     for_each_check(responder, |check| {
         let Some(runs) = check.runs() else { return };
-        text.start_of_check(&LAST_RUN, check);
-        text.piece(&NO_LABEL);
+        text.labelled_check(&LAST_RUN, check, &NO_LABEL);
         let nanoseconds = u64::try_from(runs.last_duration.as_nanos()).unwrap_or(u64::MAX);
         push_seconds(text.body, nanoseconds);
         text.body.push(b"\n");
@@ -529,8 +550,8 @@ fn write_checks(
     });
 }
 
-/// Calls `visit` with the checks of all endpoints, each name once: of several checks with one name in different
-/// endpoints the first.
+/// Calls `visit` with the checks of all endpoints. If endpoints have different checks of one name, only the first is
+/// visited.
 ///
 /// The lists of the endpoints are usually alike, so a check is first compared with the one at the same place of the
 /// first list.
@@ -568,7 +589,7 @@ mod tests {
     use std::string::String;
     use std::vec;
 
-    /// The head and the body of the answer to GET of `path` at `now`, a second after which it is 1,000,000 s since 1970.
+    /// The head and the body of the answer to GET of `path` at `now`. The wall clock is 1,000,000 s ahead of `now`.
     fn get(responder: &Responder<'_, impl Paths>, now: Instant, path: &str) -> (String, String) {
         let date = Date::from_unix_seconds(1_000_000 + now.as_millis() / 1000);
         let context = Context {

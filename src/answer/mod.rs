@@ -66,13 +66,14 @@ pub use paths::{NoPaths, Paths};
 #[derive(Clone, Copy, Debug)]
 pub struct Responder<'a, P = NoPaths> {
     endpoints: &'a [Endpoint<'a>],
-    /// Searched after `endpoints`, which are empty if there is a set. Apart, so that it costs nothing if there is none.
+    /// Searched after `endpoints`, which are empty if there is a set. A field of its own, so that servers without a set
+    /// need no further instruction.
     #[cfg(feature = "server")]
     set: Option<&'a EndpointSet>,
     allow_hosts: &'a [&'a str],
     listeners: &'a [&'a str],
     metrics: Option<Metrics>,
-    /// Answers what nothing else does.
+    /// Answers requests for all other paths.
     paths: P,
 }
 
@@ -109,7 +110,8 @@ impl<'a> Responder<'a> {
 }
 
 impl<'a, P: Paths> Responder<'a, P> {
-    /// Also answers with `paths`, if a path is none of an endpoint, a check or the metrics. It replaces the paths before.
+    /// Also answers with `paths`, if a path is none of an endpoint, a check or the metrics. It replaces the paths
+    /// before.
     #[must_use]
     pub const fn with_paths<Q: Paths>(self, paths: Q) -> Responder<'a, Q> {
         Responder {
@@ -167,8 +169,8 @@ impl<'a, P: Paths> Responder<'a, P> {
         self
     }
 
-    /// Says in answers of JSON which URLs the server listens on, `http://127.0.0.1:10248` for example. By default
-    /// they do not say it.
+    /// Adds the URLs that the server listens on to answers in JSON, `http://127.0.0.1:10248` for example. By default
+    /// these have no member `listeners`.
     #[must_use]
     pub const fn with_listeners(mut self, urls: &'a [&'a str]) -> Self {
         self.listeners = urls;
@@ -201,11 +203,11 @@ impl<'a, P: Paths> Responder<'a, P> {
         borrowed
     }
 
-    /// Tells the checks that serving begins at `now`, which starts the limit of heartbeats that were
-    /// never beaten; see [`Check::heartbeat`](crate::Check::heartbeat).
+    /// Starts the limit of heartbeats that were never beaten, at `now`; see
+    /// [`Check::heartbeat`](crate::Check::heartbeat).
     ///
-    /// `server::Runner` calls this when it is made, and `server::Server` on its first turn. Call it
-    /// yourself, once, if you use neither. Further calls have no effect.
+    /// `server::Runner` calls this when it is made, and `server::Server` in its first call of `advance`. Call
+    /// it yourself, once, if you use neither. Further calls have no effect.
     pub fn begin(&self, now: Instant) {
         for endpoint in self.endpoints() {
             endpoint.checks().for_each(|check| check.begin(now));
@@ -249,7 +251,7 @@ impl<'a, P: Paths> Responder<'a, P> {
         respond_among(self.endpoints.iter(), now, request, writer, elsewhere)
     }
 
-    /// Answers a request for a path that its listener does not serve: 404, or 421 as anywhere else.
+    /// Answers a request for a path that its listener does not serve: 404, or 421 if its host is not allowed.
     #[cfg(feature = "server")]
     pub(crate) fn respond_not_served(
         &self,
@@ -307,8 +309,8 @@ impl<'a, P: Paths> Responder<'a, P> {
     }
 
     /// As [`respond`](Responder::respond), but the answer of an endpoint, or of a check of it, is JSON, and has the
-    /// reasons of failures. The status is the same, unless the state of a check changes in between; all other answers
-    /// are too.
+    /// reasons of failures. The status is the same, unless the state of a check changes in between. All other answers
+    /// are the same.
     ///
     /// Call it if [`Request::accepts_health_json`] is true and the client may know the reasons. `server` does it for
     /// clients on this machine. The members of the JSON object are those of draft-inadarei-api-health-check-06 and
@@ -328,7 +330,7 @@ impl<'a, P: Paths> Responder<'a, P> {
             .unwrap_or_else(|writer| self.respond(now, request, writer))
     }
 
-    /// The answer of JSON; the writer if the answer is another one.
+    /// The answer in JSON; the writer if the answer is not in JSON.
     // Not inlined: such requests are rare.
     #[inline(never)]
     pub(crate) fn health_json<'w>(
@@ -358,7 +360,7 @@ impl<'a, P: Paths> Responder<'a, P> {
         Err(writer)
     }
 
-    /// Bytes of the longest answer of JSON; `usize::MAX` if the sum overflows. Usually this is more than
+    /// Bytes of the longest answer in JSON; `usize::MAX` if the sum overflows. Usually this is more than
     /// [`response_bytes_max`](Responder::response_bytes_max), because the reasons are in it.
     pub fn health_json_bytes_max(&self) -> usize {
         let bodies = self
@@ -368,7 +370,7 @@ impl<'a, P: Paths> Responder<'a, P> {
         body.saturating_add(RESPONSE_HEAD_BYTES_MAX)
     }
 
-    /// Bytes of the longest answer of JSON of any endpoints with at most this many checks each; `usize::MAX` if the sum
+    /// Bytes of the longest answer in JSON of any endpoints with at most this many checks each; `usize::MAX` if the sum
     /// overflows. For a server whose endpoints will be replaced.
     pub fn health_json_bytes_of(&self, checks: usize) -> usize {
         let body = health_json::bytes_of(checks, self.listeners);
@@ -398,8 +400,8 @@ impl<'a, P: Paths> Responder<'a, P> {
     }
 
     /// Bytes of the longest answer that is longer than [`response_bytes_max`](Responder::response_bytes_max): that of
-    /// `/metrics`, one of JSON, or one of [`with_paths`](Responder::with_paths). 0 if none is longer, and `usize::MAX` if
-    /// the sum overflows.
+    /// `/metrics`, one in JSON, or one of [`with_paths`](Responder::with_paths). 0 if none is longer, and
+    /// `usize::MAX` if the sum overflows.
     pub fn long_response_bytes_max(&self, limits: &Limits) -> usize {
         self.long_response_bytes_with(limits, 0)
     }
@@ -430,8 +432,8 @@ impl<'a, P: Paths> Responder<'a, P> {
             .map_or(0, |metrics| metrics::bytes_max(self, metrics, server_bytes))
     }
 
-    /// As [`long_response_bytes_with`](Responder::long_response_bytes_with), of any three endpoints of Kubernetes with at
-    /// most this many checks each.
+    /// As [`long_response_bytes_with`](Responder::long_response_bytes_with), of any three endpoints of Kubernetes
+    /// with at most this many checks each.
     #[cfg(feature = "server")]
     pub(crate) fn long_response_bytes_of(&self, checks: usize, server_bytes: usize) -> usize {
         let metrics = self.metrics.as_ref().map_or(0, |metrics| {
@@ -468,10 +470,10 @@ impl<'a, P: Paths> Responder<'a, P> {
     }
 }
 
-/// What a request asks for, to count answers by it.
+/// The subject of a request. Answers are counted by subject.
 #[derive(Clone, Copy)]
 pub(crate) enum Subject {
-    /// Anything that is not below: one check, another endpoint, a path that is not found.
+    /// Anything else: one check, another endpoint, a path that is not found.
     Other,
     /// `/healthz`
     Healthz,
@@ -497,8 +499,8 @@ impl Subject {
     }
 }
 
-/// Answers with the first of `endpoints` that the target names, or with `elsewhere`. The target is clean and the host is
-/// allowed.
+/// Answers with the first of `endpoints` that the target names, or with `elsewhere`. The target is clean and the host
+/// is allowed.
 #[inline]
 fn respond_among<'w, 'a, E: Borrow<Endpoint<'a>>>(
     endpoints: impl Iterator<Item = E>,

@@ -37,7 +37,7 @@ pub struct Endpoint<'a> {
 /// The type of an endpoint in metrics: Kubernetes has three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EndpointType {
-    /// Any path that is not below.
+    /// Any other path.
     Other,
     /// `/healthz`
     Healthz,
@@ -50,7 +50,7 @@ pub(crate) enum EndpointType {
 impl EndpointType {
     pub(crate) const COUNT: usize = 4;
 
-    /// Of the endpoint with this path.
+    /// The type of the endpoint with this path.
     pub(crate) const fn of(path: &[u8]) -> Self {
         match path {
             b"/healthz" => EndpointType::Healthz,
@@ -65,7 +65,7 @@ impl EndpointType {
 #[derive(Clone, Copy, Debug)]
 enum Checks<'a> {
     Borrowed(&'a [&'a Check]),
-    /// Of an [`EndpointSet`](super::EndpointSet).
+    /// The checks of an endpoint of an [`EndpointSet`](super::EndpointSet).
     #[cfg(feature = "server")]
     Shared(&'a [Arc<Check>]),
 }
@@ -182,8 +182,8 @@ impl<'a> Endpoint<'a> {
         self.checks().all(|check| check.lets_endpoint_pass(now))
     }
 
-    /// True if every check passes at `now`. Each is then counted as a success of this endpoint. For most requests this is
-    /// all that must be known, so the severity costs nothing.
+    /// True if every check passes at `now`. Each is then counted as a success of this endpoint. For most requests
+    /// this is all that must be known, so the severity costs nothing.
     #[inline]
     pub(crate) fn count_if_all_pass(&self, now: Instant) -> bool {
         // A loop for each variant, so that a check costs no branch on it.
@@ -199,7 +199,8 @@ impl<'a> Endpoint<'a> {
         all_pass
     }
 
-    /// Takes back the success of the first `count` checks: the answer was not written, or will be counted check by check.
+    /// Subtracts the success of the first `count` checks, because the answer was not written, or because its checks
+    /// will be counted one by one.
     #[cold]
     pub(crate) fn uncount(&self, count: usize) {
         for check in self.checks().take(count) {

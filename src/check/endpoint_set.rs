@@ -63,7 +63,7 @@ impl EndpointSet {
     /// endpoints. If two endpoints match a path, the first answers, as `/a` before `/a/b`.
     ///
     /// # Errors
-    /// If a path is invalid or there twice, or if two checks of an endpoint have the same name.
+    /// If a path is invalid or occurs twice, or if two checks of an endpoint have the same name.
     pub fn new<'p>(
         endpoints: impl IntoIterator<Item = (&'p str, Vec<Arc<Check>>)>,
     ) -> Result<Self, EndpointSetError> {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_could_not_reach_is_an_error_and_no_panic() {
+    fn invalid_paths_and_duplicate_paths_and_checks_are_errors() {
         let (a, again) = (check("a"), check("a"));
         let refused = |endpoints: &[(&'static str, Vec<Arc<Check>>)]| {
             let set = EndpointSet::new(endpoints.iter().cloned());

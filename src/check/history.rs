@@ -5,18 +5,17 @@
 
 use core::time::Duration;
 
-// Not loom's atomics: no other memory is published through these.
-use core::sync::atomic::{AtomicU64, Ordering};
-
+// Not loom's: no other memory is published through these.
+use super::atomic::plain::{AtomicU64, Ordering};
 use super::endpoint::EndpointType;
 use crate::time::Instant;
 
 /// How one run of the test behind a check has ended; see [`Check::record_run`](super::Check::record_run).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RunResult {
-    /// What was tested is in order.
+    /// The test succeeded.
     Success,
-    /// It is not.
+    /// The test failed.
     Failure,
     /// The run did not end within its timeout.
     Timeout,
@@ -25,9 +24,9 @@ pub enum RunResult {
 /// The runs of the test behind a check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Runs {
-    /// Runs that found everything in order.
+    /// Runs that succeeded.
     pub success: u64,
-    /// Runs that did not.
+    /// Runs that failed.
     pub failure: u64,
     /// Runs that did not end within their timeout.
     pub timeout: u64,
@@ -70,8 +69,8 @@ pub(super) struct History {
     /// Results of the check in requests for its endpoints, by [`EndpointType`].
     successes: [Count; EndpointType::COUNT],
     errors: [Count; EndpointType::COUNT],
-    /// Twice the number of changes, plus one if the check passed when it was last observed. One number, so that of
-    /// two threads which observe a change, one counts it.
+    /// Twice the number of changes, plus one if the check passed when it was last observed. Both are in one number, so
+    /// that a change which two threads observe is counted once.
     observed: AtomicU64,
     /// `observed` when metrics were last rendered, so that all lines of a text agree.
     rendered: Count,
@@ -87,7 +86,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Of a check that passes now or does not.
+    /// The history of a new check. `passes`: its state now.
     pub(super) const fn new(passes: bool) -> Self {
         History {
             successes: [const { Count::zero() }; EndpointType::COUNT],

@@ -1,6 +1,6 @@
 //! The name of a check or a group, stored in the check itself.
 //!
-//! A name from a file can so become a check's without the heap, and is freed with the check. Knows nothing of
+//! So a name can come from a file without the heap, and needs no memory that outlives the check. Knows nothing of
 //! checks. Used by [`Check`](super::Check) and [`Endpoint`](super::Endpoint).
 
 use crate::limits::CHECK_NAME_BYTES_MAX;
@@ -103,13 +103,18 @@ mod tests {
             "poststarthook/start-apiextensions",
             "A.b_c-9",
             "...",
+            "x/...",
+            ".a",
+            "a.",
+            "a./x",
             "a/..b",
         ] {
             assert!(is_name(good), "{good}");
         }
         let long = "x".repeat(CHECK_NAME_BYTES_MAX + 1);
         for bad in [
-            "", "/", "/a", "a/", "a//b", ".", "..", "a/./b", "a/..", "a b", "a%", "\u{e4}", &long,
+            "", "/", "/a", "a/", "a//b", ".", "..", "a/./b", "a/..", "./a", "../a", "a/../b",
+            "a b", "a%", "\u{e4}", &long,
         ] {
             assert!(!is_name(bad), "{bad}");
         }

@@ -1,7 +1,7 @@
 //! `healthz beat NAME`: sends a heartbeat from a script, or runs a program that sends its own.
 //!
-//! Speaks sd_notify(3) to the socket of a check of kind heartbeat, as `systemd-notify` does to systemd. Knows nothing
-//! of the check besides the path of its socket. Called by [`super`].
+//! Sends sd_notify(3) messages to the socket of a check of kind heartbeat, as `systemd-notify` does to systemd. Of the
+//! check it knows only the path of the socket. Called by [`super`].
 //!
 //! | command | message |
 //! |---|---|
@@ -40,7 +40,7 @@ const EXIT_NOT_EXECUTABLE: u8 = 126;
 const EXIT_NOT_FOUND: u8 = 127;
 const EXIT_UNREACHABLE: u8 = 3;
 
-/// What the command line asks for.
+/// The values of the command line.
 #[derive(Debug, Default)]
 struct Options {
     /// The name of the check.
@@ -49,7 +49,7 @@ struct Options {
     socket: OsString,
     status: Option<OsString>,
     fail: Option<OsString>,
-    /// What the program that is run is told.
+    /// The limit for `WATCHDOG_USEC` of the program that is run.
     limit: Option<Duration>,
     command: Vec<OsString>,
 }
@@ -67,10 +67,10 @@ pub fn run(parser: lexopt::Parser) -> Result<ExitCode, UsageError> {
     let done = match options.command.split_first() {
         None => send(&options),
         Some((program, arguments)) => {
-            // A service must start even if what watches it does not run yet.
+            // A service must start even if healthz does not run yet.
             if let Err(error) = connect(&options.socket) {
                 super::print_error(&unreachable(&options, &error).text);
-                super::print_error(&"running the command; what it sends before that is lost");
+                super::print_error(&"running the command; its messages before that are lost");
             }
             Err(exec(&options, program, arguments))
         }
@@ -96,7 +96,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Parsed, UsageError> {
     let mut socket = None;
     let mut options = Options::default();
     loop {
-        // The parser would not tell the arguments of the command from ours.
+        // The parser would take the arguments of the command for options of `healthz beat`.
         if let Some(rest) = parser.try_raw_args() {
             if rest.peek().is_some_and(|next| next == "--") {
                 options.command = rest.skip(1).collect();
@@ -176,7 +176,7 @@ fn path(value: OsString) -> Result<OsString, UsageError> {
     }
 }
 
-/// Why no message was sent, or no program was run.
+/// The reason why no message was sent or no program was run.
 struct Failure {
     text: String,
     code: u8,
@@ -257,7 +257,7 @@ fn unreachable(options: &Options, error: &io::Error) -> Failure {
         ),
         // A send that has timed out.
         ErrorKind::WouldBlock => format!(
-            "check {name}: {socket} has taken no message for {} s; healthz does not read it",
+            "check {name}: the queue of {socket} was full for {} s; healthz does not read it",
             SEND_TIMEOUT.as_secs()
         ),
         _ => format!("check {name}: {socket}: {}", error_text(error)),

@@ -15,7 +15,7 @@ use super::target::{Address, Target};
 use crate::response::{Part, Reader};
 use crate::units::Shown;
 
-/// So many bytes of a body are kept. The rest is not read, and does not change the result. (The kubelet keeps 10 KiB.)
+/// Bytes of a body that are kept. The rest is not read, and does not change the result. (The kubelet keeps 10 KiB.)
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Bytes that one read takes.
 const READ_BYTES: usize = 4096;
@@ -26,11 +26,11 @@ const RETRY_PERIOD: Duration = Duration::from_millis(5);
 /// If there is no descriptor left.
 const ADVICE_DESCRIPTORS: &str = "see the limit of open files (ulimit -n)";
 
-/// A complete response, or the part of it that is of interest.
+/// A complete response, or the part of it that the commands need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     pub status: u16,
-    /// At most [`BODY_BYTES_MAX`], or what [`get_long`] was told.
+    /// At most [`BODY_BYTES_MAX`] bytes, or the number that [`get_long`] was given.
     pub body: Vec<u8>,
     /// The media type without parameters, in lower case; empty if the server sent none.
     pub media_type: String,

@@ -1,4 +1,4 @@
-//! The endpoint that a command asks: from a URL to addresses and a request.
+//! The endpoint of a command: from a URL to addresses and a request.
 //!
 //! `http://HOST[:PORT][/PATH]` or `unix:SOCKET[:/PATH]`. Resolves no names and opens nothing.
 
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use crate::url::{Url, UrlError};
 
-/// What is asked if there is no URL: healthz with its default listeners.
+/// The URL if none is given: healthz with its default listeners.
 pub const URL_DEFAULT: &str = "http://localhost:10248/healthz";
 /// The path if the URL has none.
 const PATH_DEFAULT: &str = "/healthz";

@@ -1,4 +1,4 @@
-//! Raises the limit of open descriptors for the connections that were asked for.
+//! Raises the limit of open descriptors for the number of connections in the options.
 //!
 //! Each connection takes a descriptor, and the limit of a shell or service manager is often 1,024. With
 //! fewer descriptors than slots, the table would never be full, so nothing would be evicted, and idle
@@ -8,7 +8,7 @@ use healthz::limits::LISTENERS_MAX;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
 /// Descriptors that are not connections: standard streams, listeners, epoll instances and others. The new
-/// connection for which another is evicted also counts. 19 were seen with one listener and a check of a real thing.
+/// connection for which another is evicted also counts. 19 were seen with one listener and a configured check.
 const OTHERS: usize = 19 + LISTENERS_MAX;
 
 /// Raises the limit for `wanted` connections if necessary and possible. Returns how many connections fit

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::time::Duration;
 
 use healthz::limits::LISTENERS_MAX;
-use healthz::server::{Address, BindError, BindErrorKind, ListenFds, Listeners};
+use healthz::server::{Address, BindError, BindErrorKind, ListenFds, ListenerPaths, Listeners};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
@@ -224,13 +224,22 @@ fn in_use(address: &Address) -> Failure {
     }
 }
 
-/// The listeners' addresses as URLs.
+/// The listeners' addresses as URLs, with the paths of those that do not serve all:
+/// `http://0.0.0.0:9100 (only /metrics)`.
 pub fn urls(listeners: &Listeners) -> Vec<String> {
-    let url = |address| match address {
-        Address::Unix(_) => address.to_string(),
-        address => format!("http://{address}"),
+    let url = |(address, paths): (Address, Option<&ListenerPaths>)| {
+        let mut url = match address {
+            Address::Unix(_) => address.to_string(),
+            address => format!("http://{address}"),
+        };
+        if let Some(paths) = paths {
+            let paths: Vec<&str> = paths.iter().collect();
+            url.extend([" (only ", &super::list(&paths), ")"]);
+        }
+        url
     };
-    listeners.local_addresses().map(url).collect()
+    let addresses = listeners.local_addresses();
+    addresses.zip(listeners.paths()).map(url).collect()
 }
 
 impl Failure {
@@ -254,6 +263,21 @@ mod tests {
         for (count, is_taken) in [(0, true), (15, true), (16, true), (17, false)] {
             assert_eq!(check_count(count).is_ok(), is_taken, "{count}");
         }
+    }
+
+    #[test]
+    fn urls_name_the_paths_of_listeners_that_do_not_serve_all() {
+        let mut listeners = Listeners::new();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let paths = ListenerPaths::new(&["/metrics", "/readyz"]).unwrap();
+        listeners.bind(&address).unwrap();
+        listeners.bind_for(&address, &paths).unwrap();
+        let addresses: Vec<Address> = listeners.local_addresses().collect();
+        let expected = [
+            format!("http://{}", addresses[0]),
+            format!("http://{} (only /metrics and /readyz)", addresses[1]),
+        ];
+        assert_eq!(urls(&listeners), expected);
     }
 
     #[test]

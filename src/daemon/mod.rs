@@ -70,7 +70,17 @@ const RESPONSE_DURATION_MAX: Duration = Duration::from_millis(500);
 /// Longest wait for the threads to start. A machine that is busy booting needs some seconds.
 const START_DURATION_MAX: Duration = Duration::from_secs(10);
 
-/// Why the daemon exits without having been asked to.
+impl sync::Liveness for ServerHandle {
+    fn is_responsive(&self, now: Instant) -> bool {
+        ServerHandle::is_responsive(self, now, RESPONSE_DURATION_MAX)
+    }
+
+    fn wake(&self, now: Instant) {
+        ServerHandle::wake(self, now);
+    }
+}
+
+/// Why the daemon exits with an error.
 #[derive(Debug)]
 pub enum Failure {
     /// Wrong usage or configuration.
@@ -106,6 +116,8 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
             return Err(failure);
         }
     };
+    #[cfg(target_os = "linux")]
+    crate::unneeded::share_heap();
     let checks = Checks::new(options);
     let latch = StartLatch::new();
     // Landlock applies only to threads that start later, so the log's thread starts after it. Until then,
@@ -115,7 +127,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
         .and_then(|()| Prepared::new(options, checks, inherited, &latch));
     let room = match &prepared {
         Ok(_) => Ok(()),
-        // The failure may be a lack of memory, and then the log's thread cannot start either.
+        // The failure may be a lack of memory. Then the log's thread cannot start either.
         Err(_) => memory::check_threads(),
     };
     let start = |()| log::start(checks.log, latch.clone()).map_err(failed("cannot start the log"));
@@ -139,8 +151,8 @@ pub fn print_error(what: &dyn fmt::Display) {
 }
 
 /// Makes a panic in any thread exit the process, because the daemon needs all its threads. [`panic_route`]
-/// selects where its message is written. Writing to standard error may block, so `notifier` first asks the
-/// main thread to exit.
+/// selects where its message is written. Writing to standard error may block, so `notifier` first makes the
+/// main thread exit.
 ///
 /// Call this before other threads start: it replaces the panic output of std. That one allocates, which
 /// fails if a new thread panics because memory is short, and takes a lock that the main thread may need.
@@ -198,6 +210,8 @@ struct Prepared {
 }
 
 impl Prepared {
+    // What it needs of the stack is free when it returns, and not in use as long as the daemon serves.
+    #[inline(never)]
     fn new(
         options: &Options,
         checks: Checks,
@@ -304,8 +318,6 @@ fn run(
     crate::unneeded::give_back();
 
     let handle = server.handle();
-    let is_responsive =
-        Box::new(move || handle.is_responsive(server::now(), RESPONSE_DURATION_MAX));
     let (period, log_limit) = (options.sync_period, options.log_limit);
     if let Some(sources) = &sources {
         waiter
@@ -314,7 +326,7 @@ fn run(
     }
     let mut main = Main {
         waiter,
-        sync: SyncLoop::new(checks, &manager, period, log_limit, is_responsive),
+        sync: SyncLoop::new(checks, &manager, period, log_limit, &handle),
         checks,
         manager: &manager,
         handle: server.handle(),
@@ -325,7 +337,7 @@ fn run(
     }
     checks.shutdown.begin_shutdown();
     manager.notify_stopping();
-    ::log::info!("asked to stop: /readyz fails, {}", plan(options));
+    ::log::info!("stopping: /readyz fails, {}", plan(options));
     main.drain(server, options)
 }
 
@@ -380,7 +392,7 @@ struct Main<'a> {
 }
 
 impl Main<'_> {
-    /// Runs the sync loop until a signal asks to stop, or the server's thread exits on its own.
+    /// Runs the sync loop until a signal stops the daemon, or the server's thread exits.
     fn run(&mut self) -> Result<RunEnd, Failure> {
         loop {
             let next = self.round(server::now());
@@ -421,7 +433,7 @@ impl Main<'_> {
         }
     }
 
-    /// Has the check file read again.
+    /// Makes the sources processes read the check file again.
     fn reload(&mut self) {
         match &mut self.sources {
             Some(sources) => {
@@ -458,7 +470,7 @@ impl Main<'_> {
         Ok(())
     }
 
-    /// The same while the daemon stops. Requests in progress are answered, also if the sources processes end before.
+    /// The same while the daemon stops. If the sources processes end then, requests in progress are still answered.
     fn take_last_messages(&mut self) {
         if self.take_messages(false).is_err() {
             ::log::warn!("the sources processes have ended while healthz stops");
@@ -503,13 +515,13 @@ impl Main<'_> {
             let next = self.round(now).min(end);
             match self.wait_until(next)? {
                 Wakeup::Stop => {
-                    ::log::info!("asked to stop again: exiting at once");
+                    ::log::info!("second signal: exiting at once");
                     return Ok(DrainEnd::StopRequestedAgain);
                 }
                 Wakeup::ServerExited => return Ok(DrainEnd::ServerExited),
                 Wakeup::Panicked => return Err(panicked()),
                 Wakeup::Hangup => {
-                    ::log::info!("received SIGHUP while stopping: nothing is read again")
+                    ::log::info!("received SIGHUP while stopping: the check file is not read again")
                 }
                 Wakeup::Message => self.take_last_messages(),
                 Wakeup::Timeout => {}
@@ -550,10 +562,10 @@ fn panicked() -> Failure {
     Failure::Run("a thread panicked".to_owned())
 }
 
-/// The failure after the server's thread has exited without being asked to.
+/// The failure after the server's thread has exited although the daemon does not stop.
 fn unexpected_exit(server: ServerThread) -> Failure {
     match server.join() {
-        Ok(_) => Failure::Run("the server's thread exited without being asked to".to_owned()),
+        Ok(_) => Failure::Run("the server's thread exited unexpectedly".to_owned()),
         Err(error) => failed("the server failed")(error),
     }
 }

@@ -1,5 +1,5 @@
-//! Stands in for `source_checks` in a program without the feature `sources`, and on systems other than Linux: no check
-//! can be configured.
+//! Replaces `source_checks` in a program without the feature `sources`, and on systems other than Linux: no check can
+//! be configured.
 
 use std::os::fd::RawFd;
 
@@ -9,13 +9,13 @@ use super::Failure;
 use super::checks::Checks;
 use super::options::Options;
 
-/// None can be configured.
+/// No check can be configured.
 pub const CHECKS_MAX: usize = 0;
 
-/// There is none.
+/// There is no configuration.
 pub enum Configured {}
 
-/// There are none.
+/// There are no configured checks.
 pub enum SourceChecks {}
 
 /// See `source_checks`.

@@ -15,7 +15,7 @@ use super::outage::{Change, Outage};
 /// Longest time that a service manager with a full queue can block the sync loop.
 const SEND_DURATION_MAX: Duration = Duration::from_secs(1);
 
-/// The clock's resolution.
+/// The resolution of the clock.
 pub const PERIOD_MIN: Duration = Duration::from_millis(1);
 
 /// The service manager, if there is one.
@@ -64,7 +64,7 @@ impl ServiceManager {
         }
     }
 
-    /// How often to send `WATCHDOG=1`, if the service manager wants it.
+    /// How often to send `WATCHDOG=1`, if the service manager has a watchdog.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
@@ -104,7 +104,7 @@ impl ServiceManager {
         self.notify(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
-    /// Only Linux has a service manager that asks for this.
+    /// Only systemd uses this, which runs on Linux.
     #[cfg(not(target_os = "linux"))]
     pub fn notify_reloading(&self) {}
 
@@ -127,7 +127,7 @@ impl ServiceManager {
                 result => break result,
             }
         };
-        // Not each failure: the watchdog's beats would fill the log.
+        // Not each failure is logged: those of WATCHDOG=1 would fill the log.
         match (self.outage.update(result.is_err()), &result) {
             (Some(Change::Failed), Err(error)) => {
                 let state = state.replace('\n', ", ");
@@ -200,9 +200,9 @@ mod tests {
         assert_eq!(watchdog(None, None), None);
     }
 
-    /// Regression: it was due again at once, and the sync loop used a whole CPU.
+    /// Regression: the beat was due again at once, and the sync loop used a whole CPU.
     #[test]
-    fn a_watchdog_of_microseconds_lets_the_loop_rest() {
+    fn a_watchdog_of_microseconds_is_beaten_at_most_once_a_millisecond() {
         for limit in ["1", "1000", "1999"] {
             assert_eq!(watchdog(Some(limit.into()), None), Some(PERIOD_MIN));
         }

@@ -28,7 +28,7 @@ const SYNC_PERIOD_DEFAULT: Duration = Duration::from_secs(10);
 const SYNC_LIMIT_DEFAULT_MIN: Duration = Duration::from_secs(5 * 60);
 /// The resolution of the clock.
 const DURATION_MIN: Duration = Duration::from_millis(1);
-/// A longer time is probably a wrong unit.
+/// A longer time probably has a wrong unit.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 const TIMES: RangeInclusive<Duration> = DURATION_MIN..=DURATION_MAX;
 /// The default limit for the longest period.
@@ -38,14 +38,14 @@ const _: () = assert!(LOG_LIMIT_MIN.as_millis() >= 2 * DURATION_MIN.as_millis())
 const _: () = assert!(SYNC_LIMIT_MAX.as_millis() == 2 * DURATION_MAX.as_millis());
 const _: () = assert!(SYNC_PERIOD_DEFAULT.as_millis() < SYNC_LIMIT_DEFAULT_MIN.as_millis());
 
-/// What the command line says to do.
+/// The command to run, with its options.
 #[derive(Debug)]
 pub enum Command {
     Serve(Options),
-    /// Explain a command, or all if no command was named; with the memory for these options.
+    /// Print the help of a command, or of all if no command was named; with the memory for these options.
     Help(Option<&'static usage::Command>, Options),
     Version,
-    /// Print the checks of real things as they are understood.
+    /// Print the configured checks with all defaults.
     CheckConfig(Options),
 }
 
@@ -70,9 +70,9 @@ impl Listen {
 /// All options, with their defaults where the command line does not set them.
 #[derive(Debug)]
 pub struct Options {
-    /// Checks of real things, as they are written.
+    /// The values of `--check`.
     pub checks: Vec<OsString>,
-    /// The file with checks of real things; if `None`, the default one if it exists.
+    /// The check file; if `None`, the default one if it exists.
     pub check_file: Option<PathBuf>,
     /// If empty, the daemon uses inherited sockets, or else both addresses of localhost.
     pub listen: Vec<Listen>,
@@ -126,6 +126,7 @@ fn sync_limit_default(period: Duration) -> Duration {
 ///
 /// # Errors
 /// The first argument that is wrong.
+#[inline(never)] // What it needs of the stack is free when it returns.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     use lexopt::Arg::{Long, Short, Value};
     let mut parser = lexopt::Parser::from_args(args);
@@ -193,13 +194,13 @@ fn is_own(command: &usage::Command) -> bool {
     command.is(&usage::SERVE) || is_check_config(command)
 }
 
-/// Whether `command` prints the checks of real things.
+/// Whether `command` prints the configured checks.
 #[cfg(all(feature = "sources", target_os = "linux"))]
 fn is_check_config(command: &usage::Command) -> bool {
     command.is(&usage::CHECK_CONFIG)
 }
 
-/// This program checks no real things.
+/// In this program no check can be configured.
 #[cfg(not(all(feature = "sources", target_os = "linux")))]
 fn is_check_config(_: &usage::Command) -> bool {
     false
@@ -414,8 +415,8 @@ mod tests {
     fn the_default_sync_limit_of_the_longest_period_can_be_set() {
         let followed = options("--sync-period 24h");
         assert_eq!(followed.sync_limit, SYNC_LIMIT_MAX);
-        let said = options("--sync-period 24h --sync-limit 48h");
-        assert_eq!(said.sync_limit, followed.sync_limit);
+        let given = options("--sync-period 24h --sync-limit 48h");
+        assert_eq!(given.sync_limit, followed.sync_limit);
         assert_eq!(
             error("--sync-limit 49h"),
             "--sync-limit 49h: expected 1ms to 2d, written as 500ms, 10s, 2m or 1h"

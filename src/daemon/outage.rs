@@ -1,5 +1,5 @@
-//! Remembers whether an action failed the last time, so that only the first of several failures and the next
-//! success are logged.
+//! Stores whether an action failed the last time, so that only the first of several failures and the next success
+//! are logged.
 //!
 //! Knows neither the action nor the log. Used by [`super::notify`] and [`super::sync`].
 

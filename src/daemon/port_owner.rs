@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_conflicts_of_every_address() {
+    fn a_wildcard_conflicts_with_every_address() {
         for (used, wanted, expected) in [
             ("127.0.0.1:1", "127.0.0.1:1", true),
             ("127.0.0.1:1", "127.0.0.1:2", false),

@@ -1,4 +1,4 @@
-//! What the main thread waits for: signals, the exit of another thread, or a timeout.
+//! The events that the main thread waits for: signals, the exit of another thread, a message, or a timeout.
 //!
 //! A signal handler sets a flag and writes a byte to a socket pair. The byte wakes the main thread, and can
 //! be lost if the system has no memory for it; the flag cannot. SIGHUP has a socket pair of its
@@ -320,7 +320,7 @@ mod tests {
         for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
             signal_hook::low_level::raise(signal).unwrap();
             let wakeup = waiter.wait(timeout).unwrap();
-            assert_eq!(wakeup, Wakeup::Stop, "a signal counts for more");
+            assert_eq!(wakeup, Wakeup::Stop, "a signal is reported first");
         }
     }
 

@@ -1,9 +1,9 @@
-//! The server's side of the sources processes: applies their verdicts to checks, and replaces the set of checks when
+//! The server's side of the sources processes: applies their verdicts to checks, and replaces the set of checks after
 //! the check file was read again.
 //!
-//! The other side reads files and runs programs, so nothing of what it sends is trusted: messages are decoded with
-//! bounds, and texts are escaped before they get into an answer or the log. Uses only what is open, so the sandbox
-//! needs no right for it. Called by [`super::serve`] on the main thread.
+//! The other side reads files and runs programs, so its messages are not trusted: they are decoded with bounds, and
+//! texts are escaped before they get into an answer or the log. Uses only descriptors that are open, so it needs no
+//! right that the sandbox takes away. Called by [`super::serve`] on the main thread.
 
 use std::fmt::Write;
 use std::io;
@@ -48,12 +48,12 @@ struct Listed {
     holds: Duration,
     /// When the check fails by itself, if no other verdict comes.
     expires: Option<Instant>,
-    /// Of a heartbeat that passes: when the last beat came, and what the worker has told of it.
+    /// For a heartbeat that passes: when the verdict with its last beat was received, and that beat.
     beat: Option<(Instant, Beat)>,
     log: StateLog,
 }
 
-/// What the log knows of a check.
+/// The state of a check that was logged last.
 #[derive(Clone, Copy, Debug)]
 struct StateLog {
     /// `None` before the first result.
@@ -66,11 +66,11 @@ struct Incoming {
     generation: u32,
     count: usize,
     listed: Vec<Listed>,
-    /// The set is the one that is used: only its verdicts matter.
+    /// The set is in use already, so only its verdicts are applied.
     is_known: bool,
 }
 
-/// What has to happen after messages were taken.
+/// What the caller must do after messages were taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// There may be more messages.
@@ -145,7 +145,7 @@ impl Configured {
             generation: 0,
             text: self.text,
         })?;
-        // The process is never waited for: when it ends, the link tells so, and the kernel reaps it.
+        // The process is never waited for. When it ends, the link is closed, and the kernel reaps it.
         let _ = command::start(far, &store, &self.origin, &self.specs)?;
         sys::reap_children()?;
         let file = self.origin.file.as_ref();
@@ -170,7 +170,7 @@ impl Listed {
         let mut check = Check::heartbeat(definition.name, holds)
             .initially_failing()
             .overdue_since("not checked")
-            // A beat of the check is a verdict of the worker, which is no heartbeat of a program.
+            // `beat` is called for each verdict of the worker, which is not a heartbeat of a program.
             .with_reported_beats();
         if let Some(group) = definition.group {
             check = check.group(group);
@@ -192,7 +192,7 @@ impl Listed {
     }
 
     fn apply(&mut self, verdict: &Verdict<'_>, now: Instant, unix_seconds: Option<u64>) {
-        // The verdict before may have run out, and no request may have seen that.
+        // The limit of the previous verdict may have passed without a request that saw it.
         self.check.observe(now, unix_seconds);
         record_runs(&self.check, &verdict.runs);
         if let Some(beat) = verdict.beat {
@@ -218,7 +218,7 @@ impl Listed {
         self.check.observe(now, unix_seconds);
     }
 
-    /// Makes the check fail because nothing is known of it.
+    /// Makes the check fail because its state is not known.
     fn fail(&mut self, reason: &str, now: Instant, unix_seconds: Option<u64>) {
         self.check.observe(now, unix_seconds);
         self.check.fail(reason);
@@ -284,7 +284,7 @@ impl SourceChecks {
         }
     }
 
-    /// Asks for the check file to be read again. Returns false if there is none.
+    /// Sends the request to read the check file again. Returns false if there is no check file.
     pub fn reload(&mut self, now: Instant) -> bool {
         let Some(file) = &self.file else {
             log::info!("received SIGHUP: there is no check file to read again");
@@ -292,7 +292,7 @@ impl SourceChecks {
         };
         log::info!("received SIGHUP: reading {file} again");
         if let Err(error) = self.link.send(RELOAD) {
-            log::warn!("cannot ask the sources process to read {file} again: {error}");
+            log::warn!("cannot send the sources process the request to read {file} again: {error}");
             metrics::count_reload(false);
             return false;
         }
@@ -347,7 +347,7 @@ impl SourceChecks {
                 Some(Message::RefusedEnd) => {
                     let file = self.file.as_deref().unwrap_or_default();
                     log::error!("{file} was not used; the checks stay as they are");
-                    // If it comes too late, it was counted when its time had passed.
+                    // A refusal after the deadline was counted when the deadline passed.
                     if self.reload_deadline.take().is_some() {
                         metrics::count_reload(false);
                     }
@@ -399,7 +399,7 @@ impl SourceChecks {
                     escaped(how)
                 );
                 self.incoming = None;
-                self.tell_beats(now);
+                self.send_beats(now);
                 let reason = format!(
                     "not checked: the sources process has ended ({})",
                     escaped(how)
@@ -410,15 +410,15 @@ impl SourceChecks {
             }
             Message::Restarting(why) => {
                 log::warn!("{}", escaped(why));
-                self.tell_beats(now);
+                self.send_beats(now);
             }
             Message::Opened | Message::Commit { .. } | Message::RefusedEnd => {}
         }
     }
 
-    /// Tells the next worker the last beats of the checks that pass, so that programs need not send earlier than
-    /// they would.
-    fn tell_beats(&self, now: Instant) {
+    /// Sends the last beats of the checks that pass to the next worker. Without them, programs would have to beat
+    /// again earlier than their limit.
+    fn send_beats(&self, now: Instant) {
         for (listed, index) in self.listed.iter().zip(0..) {
             let Some((at, beat)) = listed.beat.filter(|_| listed.check.passes(now)) else {
                 continue;
@@ -480,10 +480,10 @@ impl SourceChecks {
             Ok(()) => {
                 self.listed = incoming.listed;
                 self.generation = generation;
-                log::info!("{} checks are used now: {}", incoming.count, escaped(text));
+                log::info!("checks in use: {} ({})", incoming.count, escaped(text));
             }
             Err(reason) => {
-                log::error!("the new checks cannot be used: {reason}; restart healthz for them")
+                log::error!("the new checks cannot be used: {reason}; restart healthz to use them")
             }
         }
         was_asked
@@ -570,7 +570,7 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// A duration as people say it: `41 s`, `12 min`, `3 h`, `9 d`.
+/// A duration in its largest unit, rounded: `41 s`, `12 min`, `3 h`, `9 d`.
 struct Seconds(Duration);
 
 impl std::fmt::Display for Seconds {
@@ -591,7 +591,7 @@ mod tests {
 
     const T0: Instant = Instant::from_millis(100_000);
 
-    /// Checks as configured by `--check`, and the other end of their link.
+    /// Checks with these names, and the other end of their link.
     fn checks(names: &[&str]) -> (SourceChecks, Link) {
         let (link, far) = Link::pair().unwrap();
         let listed = names.iter().map(|name| Listed::new(&definition(name), T0));
@@ -682,7 +682,7 @@ mod tests {
             reasons(&sources, expires),
             ["a not checked for 13 s", "b x: 1, limit 2"]
         );
-        // Nothing more to wait for.
+        // No deadline is left.
         assert!(sources.report_changes(expires));
         assert_eq!(sources.deadline(), None);
     }
@@ -743,7 +743,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beat_is_told_to_the_next_worker_as_it_was_received() {
+    fn the_next_worker_gets_the_last_beat_as_it_was_received() {
         let (mut sources, far) = checks(&["a"]);
         let beat = Beat {
             age_ms: 400,
@@ -761,12 +761,12 @@ mod tests {
         let later = T0.saturating_add(Duration::from_secs(2));
         take(&mut sources, &far, &[Message::Restarting("why")], later);
         let mut buffer = [0; MESSAGE_BYTES_MAX];
-        let told = far.receive(&mut buffer).unwrap().unwrap();
+        let message = far.receive(&mut buffer).unwrap().unwrap();
         let expected = Beat {
             age_ms: 2400,
             ..beat
         };
-        assert_eq!(decode_beat(told), Some((0, 0, expected)));
+        assert_eq!(decode_beat(message), Some((0, 0, expected)));
     }
 
     #[test]
@@ -823,8 +823,102 @@ mod tests {
         assert_eq!(reasons(&sources, T0), ["b ok", "c new"]);
     }
 
+    fn begin(generation: u32, count: u16) -> Message<'static> {
+        Message::Begin { generation, count }
+    }
+
+    fn define(index: u16, name: &str) -> Message<'_> {
+        let definition = definition(name);
+        Message::Define { index, definition }
+    }
+
+    fn commit(generation: u32) -> Message<'static> {
+        let text = "";
+        Message::Commit { generation, text }
+    }
+
     #[test]
-    fn what_the_sources_processes_send_is_escaped() {
+    fn a_set_with_another_number_or_a_gap_is_not_used() {
+        let (mut sources, far) = checks(&["a"]);
+        for set in [
+            &[begin(1, 1), define(0, "b"), commit(2)][..],
+            &[begin(1, 1), define(1, "b"), commit(1)],
+            &[begin(0, 1), define(0, "b"), commit(0)],
+        ] {
+            assert_eq!(take(&mut sources, &far, set, T0), 0, "{set:?}");
+        }
+        // A set that the server has is announced again. Its verdicts are for the checks in use.
+        let known = [begin(0, 1), define(0, "a"), verdict(0, 0, Some("x"))];
+        take(&mut sources, &far, &known, T0);
+        assert_eq!(reasons(&sources, T0), ["a x"]);
+    }
+
+    #[test]
+    fn a_changed_check_has_no_result_and_its_state_is_not_logged_again() {
+        let (mut sources, far) = checks(&["a"]);
+        take(&mut sources, &far, &[verdict(0, 0, Some("x"))], T0);
+        assert!(sources.report_changes(T0));
+        let set = [begin(1, 1), define(0, "a"), commit(1)];
+        assert_eq!(take(&mut sources, &far, &set, T0), 1);
+        assert_eq!(reasons(&sources, T0), ["a not reported yet"]);
+        take(&mut sources, &far, &[verdict(1, 0, Some("y"))], T0);
+        assert!(!sources.report_changes(T0));
+    }
+
+    #[test]
+    fn a_reload_is_answered_or_expires_once() {
+        let (mut sources, far) = checks(&["a"]);
+        let own = Checks::new(&Options::default());
+        assert!(sources.can_reload() && sources.reload(T0));
+        let deadline = T0.saturating_add(RELOAD_DURATION_MAX);
+        assert_eq!(sources.deadline(), Some(deadline));
+        assert!(!sources.has_reload_expired(T0));
+        for message in [begin(1, 1), define(0, "b"), commit(1), Message::RefusedEnd] {
+            let answers = !matches!(message, Message::Begin { .. } | Message::Define { .. });
+            far.send(&encode(&message)).unwrap();
+            let taken = sources.take(&own, T0, None, |_| Ok(())).unwrap();
+            assert_eq!(taken.has_reloaded, answers, "{message:?}");
+        }
+        assert!(!sources.has_reload_expired(deadline));
+        assert!(sources.reload(T0));
+        assert!(sources.has_reload_expired(deadline));
+        assert!(!sources.has_reload_expired(deadline));
+        sources.file = None;
+        assert!(!sources.can_reload() && !sources.reload(T0));
+    }
+
+    #[test]
+    fn a_check_is_listed_at_its_endpoints_only() {
+        for only in ["/healthz", "/livez", "/readyz"] {
+            let (mut sources, _far) = checks(&["a"]);
+            sources.listed[0].endpoints = Endpoints {
+                healthz: only == "/healthz",
+                livez: only == "/livez",
+                readyz: only == "/readyz",
+            };
+            let own = Checks::new(&Options::default());
+            let set = sources.endpoint_set(&own).unwrap();
+            for endpoint in set.endpoints() {
+                let is_listed = endpoint.checks().any(|check| check.name() == "a");
+                assert_eq!(is_listed, endpoint.path() == only, "{only}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_reset_is_lost() {
+        let (mut sources, far) = checks(&["a"]);
+        let own = Checks::new(&Options::default());
+        assert!(sources.reload(T0));
+        // It has not read the request.
+        drop(far);
+        assert!(sources.take(&own, T0, None, |_| Ok(())).is_err());
+        let reason = "a not checked: the sources processes have ended";
+        assert_eq!(reasons(&sources, T0), [reason]);
+    }
+
+    #[test]
+    fn texts_of_the_sources_processes_are_escaped() {
         let (mut sources, far) = checks(&["a"]);
         let failure = verdict(
             0,
@@ -837,9 +931,12 @@ mod tests {
             reasons,
             ["a \\u{1b}[31m\\r\\nHTTP/1.1 200 OK \\u{202e} \u{2603}"]
         );
+        // Also in the log, where texts may be longer than in an answer.
+        let long = escaped(&"\u{1b}".repeat(1000)).len();
+        assert!((3 * REASON_BYTES_MAX..3 * REASON_BYTES_MAX + 10).contains(&long));
     }
 
-    /// Whatever is sent: a check passes only after a verdict that says so, and there are never too many checks.
+    /// For any messages, a check passes only after a verdict that passes, and there are never too many checks.
     #[test]
     fn random_messages_never_make_a_check_pass() {
         let mut rng = fastrand::Rng::with_seed(7);
@@ -884,11 +981,11 @@ mod tests {
     }
 
     #[test]
-    fn durations_read_as_people_say_them() {
-        let said = [0, 41, 119, 120, 7199, 7200, 172_799, 172_800]
+    fn durations_have_one_unit() {
+        let texts = [0, 41, 119, 120, 7199, 7200, 172_799, 172_800]
             .map(|s| Seconds(Duration::from_secs(s)).to_string());
         assert_eq!(
-            said,
+            texts,
             [
                 "0 s", "41 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"
             ]

@@ -1,4 +1,4 @@
-//! Tells the main thread when the other threads have started.
+//! Lets the main thread wait until the other threads have started.
 //!
 //! A new thread allocates memory before its function runs, and can fail there. So the daemon reports that
 //! it is ready only after each thread has run code of its own. Knows nothing of what the threads do.

@@ -56,9 +56,17 @@ impl Timer {
 /// beaten. On a machine that is short of CPU time, it may get none for a while.
 const STUCK_DURATION: Duration = Duration::from_secs(2);
 
+/// The methods of the server's thread that the sync loop calls.
+pub trait Liveness {
+    /// Whether the thread waits for events, or has run within the time limit.
+    fn is_responsive(&self, now: Instant) -> bool;
+    /// Wakes the thread. If it waits, it is responsive only until the time limit, or again after it has run.
+    fn wake(&self, now: Instant);
+}
+
 /// Watches whether the server's thread is responsive.
 struct ServerWatch<'a> {
-    is_responsive: Box<dyn FnMut() -> bool + 'a>,
+    thread: &'a dyn Liveness,
     /// When it was first seen unresponsive.
     unresponsive_since: Option<Instant>,
     outage: Outage,
@@ -67,7 +75,7 @@ struct ServerWatch<'a> {
 impl ServerWatch<'_> {
     /// Returns false if the server's thread is stuck, and when to check again.
     fn check(&mut self, now: Instant) -> (bool, Option<Instant>) {
-        if (self.is_responsive)() {
+        if self.thread.is_responsive(now) {
             self.unresponsive_since = None;
             if self.outage.update(false) == Some(Change::Recovered) {
                 log::info!("server thread responds again");
@@ -106,13 +114,13 @@ pub struct SyncLoop<'a> {
 
 impl<'a> SyncLoop<'a> {
     /// A loop with a round at least every `period`. The log is verified twice within `log_limit`.
-    /// `is_responsive` returns whether the server's thread is.
+    /// `server` is woken each time the watchdog is due.
     pub fn new(
         checks: Checks,
         manager: &'a ServiceManager,
         period: Duration,
         log_limit: Duration,
-        is_responsive: Box<dyn FnMut() -> bool + 'a>,
+        server: &'a dyn Liveness,
     ) -> Self {
         SyncLoop {
             checks,
@@ -122,7 +130,7 @@ impl<'a> SyncLoop<'a> {
             watchdog: manager.watchdog().map(Timer::new),
             notify_retry: Timer::new(RETRY_PERIOD),
             server: ServerWatch {
-                is_responsive,
+                thread: server,
                 unresponsive_since: None,
                 outage: Outage::default(),
             },
@@ -153,12 +161,13 @@ impl<'a> SyncLoop<'a> {
         next = next.min(check_again.unwrap_or(next));
         if let Some(watchdog) = &mut self.watchdog {
             if watchdog.is_due(now) {
-                // Only its own checks: a full disk must not restart what reports it.
+                // Only the daemon's own checks count: a full disk must not restart the daemon that reports it.
                 let is_well = is_server_well && self.checks.own().all(|check| check.passes(now));
                 let is_beaten = is_well && self.manager.notify("WATCHDOG=1");
                 if !is_beaten {
                     watchdog.retry(now);
                 }
+                self.server.thread.wake(now);
             }
             next = next.min(watchdog.due);
         }
@@ -211,7 +220,7 @@ pub fn status(checks: Checks, sources: Option<&SourceChecks>, now: Instant) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
 
     use crate::daemon::options::Options;
 
@@ -258,8 +267,26 @@ mod tests {
         log::set_max_level(log::LevelFilter::Info);
     }
 
-    fn responsive() -> Box<dyn FnMut() -> bool> {
-        Box::new(|| true)
+    struct Thread {
+        is_responsive: Cell<bool>,
+        wakes: Cell<usize>,
+    }
+
+    impl Liveness for Thread {
+        fn is_responsive(&self, _: Instant) -> bool {
+            self.is_responsive.get()
+        }
+
+        fn wake(&self, _: Instant) {
+            self.wakes.set(self.wakes.get() + 1);
+        }
+    }
+
+    fn responsive() -> Thread {
+        Thread {
+            is_responsive: Cell::new(true),
+            wakes: Cell::new(0),
+        }
     }
 
     /// Regression: the watchdog was beaten while the server's thread was stuck, so the daemon was not
@@ -274,9 +301,8 @@ mod tests {
         let manager = ServiceManager::named(path.as_os_str(), Some(half));
         let checks = Checks::new(&Options::default());
         let long = Duration::from_secs(120);
-        let is_responsive = std::cell::Cell::new(true);
-        let server = Box::new(|| is_responsive.get());
-        let mut sync = SyncLoop::new(checks, &manager, long, long, server);
+        let server = responsive();
+        let mut sync = SyncLoop::new(checks, &manager, long, long, &server);
         let mut now = Instant::from_millis(1000);
         let mut beats_of_seconds = |seconds: u32| {
             let end = now.saturating_add(half * seconds);
@@ -289,10 +315,11 @@ mod tests {
                 .count()
         };
         assert_eq!(beats_of_seconds(10), 10);
-        is_responsive.set(false);
+        assert_eq!(server.wakes.get(), 10, "one for each beat");
+        server.is_responsive.set(false);
         // For two seconds, the thread may only lack CPU time.
         assert_eq!(beats_of_seconds(10), 2);
-        is_responsive.set(true);
+        server.is_responsive.set(true);
         assert_eq!(beats_of_seconds(10), 10);
         std::fs::remove_file(&path).unwrap();
         let expected = [
@@ -303,7 +330,7 @@ mod tests {
     }
 
     /// Regression: after a short failure the next beat came at the watchdog's limit, and the service manager
-    /// ended a daemon that was well.
+    /// ended a healthy daemon.
     #[test]
     fn the_watchdog_is_beaten_as_soon_as_a_failure_is_over() {
         let path = std::env::temp_dir().join(format!("healthz-beat-{}", std::process::id()));
@@ -319,13 +346,8 @@ mod tests {
         let manager = ServiceManager::named(path.as_os_str(), Some(half));
         let checks = Checks::new(&Options::default());
         let period = Duration::from_secs(20);
-        let mut sync = SyncLoop::new(
-            checks,
-            &manager,
-            period,
-            Duration::from_secs(120),
-            responsive(),
-        );
+        let server = responsive();
+        let mut sync = SyncLoop::new(checks, &manager, period, Duration::from_secs(120), &server);
         let first = Instant::from_millis(1000);
         assert_eq!(sync.round(first, None), first.saturating_add(half));
         assert_eq!(beats(), 1);
@@ -364,7 +386,8 @@ mod tests {
         let manager = ServiceManager::named(path.as_os_str(), None);
         let checks = Checks::new(&Options::default());
         let long = Duration::from_secs(120);
-        let mut sync = SyncLoop::new(checks, &manager, long, long, responsive());
+        let server = responsive();
+        let mut sync = SyncLoop::new(checks, &manager, long, long, &server);
         let first = Instant::from_millis(1000);
         checks.log.fail("logging blocked");
         fill();
@@ -394,12 +417,13 @@ mod tests {
         let checks = Checks::new(&options);
         let manager = ServiceManager::from_env();
         let seconds = |n: u64| Instant::from_millis(n * 1000);
+        let server = responsive();
         let mut sync = SyncLoop::new(
             checks,
             &manager,
             Duration::from_secs(10),
             Duration::from_secs(30),
-            responsive(),
+            &server,
         );
         assert_eq!(sync.round(seconds(1), None), seconds(11));
         assert_eq!(sync.round(seconds(11), None), seconds(16), "the log is due");

@@ -12,7 +12,7 @@
 //! | any other extension; a control character in one | malformed | RFC 9112 7.1.1, RFC 9110 5.6.4 |
 //! | trailer fields | ignored; a name must be a token, directly followed by a colon | RFC 9112 7.1.2 |
 //! | a folded trailer | malformed | stricter than RFC 9112 5.2, as in heads |
-//! | a line that does not end in CRLF | malformed; Go takes a lone LF | errata 7633 of RFC 9112 |
+//! | a line that does not end in CRLF | malformed; Go accepts a lone LF | errata 7633 of RFC 9112 |
 
 /// The position of the next byte in a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

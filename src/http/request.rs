@@ -19,7 +19,7 @@
 //! | Transfer-Encoding other than exactly `chunked`, or twice | 501 | RFC 9112 6.1 |
 //! | Transfer-Encoding and Content-Length, or HTTP/1.0 | answered, then closed | RFC 9112 6.1 |
 //! | Expect: empty, or a list of nothing but `100-continue` in one field or several | accepted | RFC 9110 5.6.1.2, 10.1.1, as Go |
-//! | Expect with another member | 417; Go takes a list that also has `100-continue` | RFC 9110 10.1.1 |
+//! | Expect with another member | 417; Go accepts a list that also has `100-continue` | RFC 9110 10.1.1 |
 //! | Expect in HTTP/1.0 | ignored | RFC 9110 10.1.1 |
 //! | Accept: exactly `application/health+json`, in one field | the answer of an endpoint may be JSON | ours |
 //! | any other Accept, two Accept fields | the text of Kubernetes, which ignores Accept | RFC 9110 12.5.1 allows it |
@@ -32,7 +32,7 @@ use super::response::StatusCode;
 use super::target::{Form, Target, Zone, is_host};
 use crate::limits::FIELDS_MAX;
 
-/// A request method. Only those that run a check are distinguished.
+/// A request method. Methods that no endpoint answers are not distinguished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// GET
@@ -529,20 +529,6 @@ mod tests {
                 let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
                 assert!(!parsed(&head).unwrap().accepts_health_json(), "{head:?}");
             }
-        }
-    }
-
-    /// Regression: Node sends a scoped address as it is typed, with a raw zone, and got 400.
-    #[test]
-    fn a_host_with_a_zone_is_accepted_raw_or_encoded() {
-        for host in ["[fe80::1%eth0]", "[fe80::1%25eth0]:10248"] {
-            let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
-            assert_eq!(parsed(&head).unwrap().host(), Some(host.as_bytes()));
-        }
-        // A target is a URI, where the zone must be encoded.
-        for (host, is_valid) in [("[fe80::1%eth0]", false), ("[fe80::1%25eth0]", true)] {
-            let head = format!("GET http://{host}/ HTTP/1.1\r\nHost: a\r\n\r\n");
-            assert_eq!(parsed(&head).is_ok(), is_valid, "{host}");
         }
     }
 }

@@ -11,10 +11,10 @@
 //! | `http://host`, `http://host?query` | path `/` | RFC 9110 4.2.3 |
 //! | `*` | OPTIONS only | RFC 9112 3.2.4 |
 //! | another scheme, no slash, empty | refused | RFC 9112 3.2 |
-//! | `http://host:65536/`, and such a port in Host | refused; Go takes both | stricter than RFC 3986 3.2.3: TCP has no such port |
-//! | `http://:10248/`, and `:10248` in Host: a port without a host | refused; Go takes both | RFC 9110 4.2.1 |
-//! | `#`, bytes above 0x7e | refused; Go takes them | RFC 9112 3.2, RFC 3986 |
-//! | in the path: `"<>[]\^{}` and the like, `%` without two hex digits | refused; Go takes the former | RFC 3986 3.3, 2.1 |
+//! | `http://host:65536/`, and such a port in Host | refused; Go accepts both | stricter than RFC 3986 3.2.3: TCP has no such port |
+//! | `http://:10248/`, and `:10248` in Host: a port without a host | refused; Go accepts both | RFC 9110 4.2.1 |
+//! | `#`, bytes above 0x7e | refused; Go accepts them | RFC 9112 3.2, RFC 3986 |
+//! | in the path: `"<>[]\^{}` and the like, `%` without two hex digits | refused; Go accepts the former | RFC 3986 3.3, 2.1 |
 //! | the same in the query | kept; a pair that cannot be decoded is dropped | Go `url.ParseQuery` |
 //! | `%2F`, `%2E` in the path | neither separates segments nor makes a path unclean | Go `http.ServeMux` |
 //! | `[fe80::1%25eth0]` as host of a target | accepted; `[fe80::1%eth0]` is refused | RFC 6874 2 |

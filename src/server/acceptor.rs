@@ -10,7 +10,7 @@ use mio::Token;
 use super::ACCEPT_PAUSE;
 use super::counters::LiveCounters;
 use super::listener_set::ListenerSet;
-use super::policy::{self, ACCEPT_FAILURES, Trouble};
+use super::policy::{self, ACCEPT_FAILURES, Problem};
 use super::socket::{AcceptError, ListenSocket, RegistryOf};
 use crate::limits::LISTENERS_MAX;
 use crate::time::Instant;
@@ -25,7 +25,7 @@ pub(super) enum Accepted<S> {
     Done,
 }
 
-/// What the table says about itself before connections are accepted.
+/// The state of the table before connections are accepted.
 pub(super) struct Load {
     /// The number of slots.
     pub(super) connections: usize,
@@ -37,11 +37,11 @@ pub(super) struct Load {
     pub(super) is_stopping: bool,
 }
 
-/// Accepting from one listener, as many connections as the policy allows now.
+/// One round of accepting from a listener: as many connections as the policy allows now.
 pub(super) struct Round {
     index: usize,
     accepts_max: usize,
-    /// How many of them are left.
+    /// How many of them may still be accepted.
     left: usize,
     load: Load,
 }
@@ -51,13 +51,13 @@ struct Entry<L> {
     socket: L,
     /// Consecutive calls of accept(2) that failed with an error of the connection.
     failures: u32,
-    /// When they became a reason to pause.
+    /// When `failures` became a reason to pause.
     failing_since: Instant,
 }
 
 /// See the module.
 pub(super) struct Acceptor<L> {
-    /// Without gaps at first; a listener that was shut down leaves one.
+    /// Filled from the front. The entry of a listener that was shut down becomes `None`.
     entries: [Option<Entry<L>>; LISTENERS_MAX],
     base: Token,
     /// Listeners that may have connections to accept, and that epoll does not report again.
@@ -73,9 +73,9 @@ pub(super) struct Acceptor<L> {
     /// Such a pause began, and accepting has not succeeded since.
     is_short: bool,
     /// Decides whether a shortage is logged.
-    shortage: Trouble,
+    shortage: Problem,
     /// Decides whether accepts that keep failing are logged.
-    refusal: Trouble,
+    refusal: Problem,
     /// A connection was evicted for its descriptor, and none was accepted since.
     has_made_room: bool,
     /// More connections wait to be accepted than one call accepts.
@@ -101,8 +101,8 @@ impl<L: ListenSocket> Acceptor<L> {
             failing: ListenerSet::EMPTY,
             short_since: None,
             is_short: false,
-            shortage: Trouble::default(),
-            refusal: Trouble::default(),
+            shortage: Problem::default(),
+            refusal: Problem::default(),
             has_made_room: false,
             is_flooded: false,
             has_logged_non_loopback: false,
@@ -136,8 +136,8 @@ impl<L: ListenSocket> Acceptor<L> {
         if self.short_since.is_some() || self.failing.contains(index) {
             return None;
         }
-        // A flood is over when the queue was found empty. One accept at a time never finds that, so free slots
-        // count as the end too.
+        // A flood ends when accept(2) finds the queue empty. One accept for each report never does, so free slots
+        // end it too.
         self.is_flooded &= load.is_crowded;
         let accepts_max = policy::accepts_max(
             load.connections,
@@ -189,7 +189,7 @@ impl<L: ListenSocket> Acceptor<L> {
                 }
             }
         }
-        // None of them found the queue empty.
+        // Each accept of the round has returned a connection.
         if round.accepts_max > 1 {
             self.is_flooded = !round.load.is_stopping;
         }
@@ -246,7 +246,7 @@ impl<L: ListenSocket> Acceptor<L> {
         if before == (None, ListenerSet::EMPTY) {
             return;
         }
-        // If the host's clock goes back, a pause ends, so that it is not prolonged by as much.
+        // If the host's clock goes back, a pause ends. Otherwise it would become longer by as much.
         let is_over = |began: Instant| !(began..began.saturating_add(ACCEPT_PAUSE)).contains(&now);
         for (index, entry) in present(&mut self.entries) {
             if self.failing.contains(index) && is_over(entry.failing_since) {
@@ -280,7 +280,7 @@ impl<L: ListenSocket> Acceptor<L> {
         began.map(|began| began.saturating_add(ACCEPT_PAUSE))
     }
 
-    /// From here on, the queues are emptied once more, without epoll.
+    /// The server stops: connections are accepted from all queues once more, without events of epoll.
     pub(super) fn begin_stop(&mut self) {
         self.armed = ListenerSet::EMPTY;
         self.is_flooded = false;

@@ -1,4 +1,4 @@
-//! The memory for the bytes of requests and answers: one piece, zeroed.
+//! The memory for the bytes of requests and answers: one zeroed block.
 //!
 //! First come the two buffers that all connections share: `rx` for received bytes and `tx` for answers. Then come
 //! [`LONG_BUFFERS`] for answers that are too long for `tx`. Then each connection has two of its own, for an unfinished
@@ -14,7 +14,7 @@ use std::vec;
 
 use super::memory::Managed;
 
-/// Buffers for long answers. With a second one, a scraper that reads slowly does not make every other one evict it.
+/// Buffers for long answers. There are two, so that a scraper that reads slowly is not evicted for every other one.
 pub(super) const LONG_BUFFERS: usize = 2;
 
 /// A buffer for a long answer.
@@ -149,6 +149,7 @@ impl<'a> Buffers<'a> {
     }
 
     /// Moves `rest` of `rx` to its start.
+    #[inline]
     pub(super) fn compact(&mut self, rest: Range<usize>) {
         if rest.start > 0 && rest.end <= self.head_bytes && !rest.is_empty() {
             self.memory.copy_within(rest, 0);
@@ -157,6 +158,7 @@ impl<'a> Buffers<'a> {
 
     /// Copies the first `received` bytes of `rx`, and the bytes `unsent` of `tx`, to the buffers of connection
     /// `index`.
+    #[inline]
     pub(super) fn keep(&mut self, index: u16, received: usize, unsent: Range<usize>) {
         let head = self.own_head(index);
         debug_assert!(received <= self.head_bytes, "a head is dropped");
@@ -171,6 +173,7 @@ impl<'a> Buffers<'a> {
     }
 
     /// Copies the received bytes of connection `index` back to the start of `rx`.
+    #[inline]
     pub(super) fn restore(&mut self, index: u16, received: usize) {
         let head = self.own_head(index);
         if received > 0 && received <= self.head_bytes {
@@ -197,7 +200,7 @@ impl<'a> Buffers<'a> {
 /// For the simulation only.
 #[cfg(test)]
 impl Buffers<'_> {
-    /// Panics unless so many bytes of connection `index` have room in its buffers, and the memory has its first size.
+    /// Panics unless this many bytes of connection `index` have room in its buffers, and the memory has its first size.
     pub(super) fn assert_room(
         &self,
         connections: usize,

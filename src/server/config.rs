@@ -16,9 +16,9 @@ use crate::limits::{
 pub struct Config {
     /// Limits of each connection.
     pub limits: Limits,
-    /// Most connections open at once, from 1 to [`CONNECTIONS_MAX`]. One more evicts one. Each takes a descriptor. In
-    /// a process without free descriptors (`RLIMIT_NOFILE`, often 1,024), each new connection waits for
-    /// [`ACCEPT_PAUSE`](super::ACCEPT_PAUSE) and then evicts one too.
+    /// Most connections open at once, from 1 to [`CONNECTIONS_MAX`]. A further one evicts another. Each takes a
+    /// descriptor. In a process without free descriptors (`RLIMIT_NOFILE`, often 1,024), each new connection waits
+    /// for [`ACCEPT_PAUSE`](super::ACCEPT_PAUSE) and then evicts one too.
     pub connections: usize,
     /// Least number of bytes to reserve for each answer. The endpoints that the server begins with reserve what they
     /// need, and the larger number counts. Endpoints that replace them ([`Server::replace_endpoints`]) must fit.
@@ -26,10 +26,11 @@ pub struct Config {
     ///
     /// [`Server::replace_endpoints`]: super::Server::replace_endpoints
     pub response_bytes_min: usize,
-    /// Least number of bytes to reserve for each of the two buffers for long answers, which all connections share. The
-    /// endpoints that the server begins with reserve what they need, and the larger number counts. Endpoints that
-    /// replace them must fit. [`long_response_bytes`](Config::long_response_bytes) says how much some endpoints need, and
-    /// [`long_response_bytes_of`](Config::long_response_bytes_of) how much a number of checks needs. The default is 0.
+    /// Least number of bytes to reserve for each of the two buffers for long answers, which all connections share.
+    /// The endpoints that the server begins with reserve what they need, and the larger number counts. Endpoints that
+    /// replace them must fit. [`long_response_bytes`](Config::long_response_bytes) says how much some endpoints need,
+    /// and [`long_response_bytes_of`](Config::long_response_bytes_of) how much a number of checks needs. The default
+    /// is 0.
     pub long_response_bytes_min: usize,
 }
 
@@ -71,15 +72,15 @@ impl Config {
         needed.max(self.response_bytes_min)
     }
 
-    /// Bytes that a server reserves for each of its two long answers: the largest of
-    /// [`Responder::long_response_bytes_max`], with the metrics of the server itself. 0 if there are no long answers.
+    /// Bytes that a server reserves for each of its two long answers: as [`Responder::long_response_bytes_max`], and
+    /// the metrics of the server itself. 0 if there are no long answers.
     pub fn long_response_bytes(&self, responder: &Responder<'_, impl Paths>) -> usize {
         let needed = responder.long_response_bytes_with(&self.limits, metrics::BYTES_MAX);
         needed.max(self.long_response_bytes_min)
     }
 
-    /// As [`long_response_bytes`](Config::long_response_bytes), for `/healthz`, `/livez` and `/readyz` with at most this many
-    /// checks each, of any names, instead of the endpoints of `responder`.
+    /// As [`long_response_bytes`](Config::long_response_bytes), for `/healthz`, `/livez` and `/readyz` with at most
+    /// this many checks each, of any names, instead of the endpoints of `responder`.
     pub fn long_response_bytes_of(
         &self,
         responder: &Responder<'_, impl Paths>,

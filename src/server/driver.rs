@@ -32,7 +32,7 @@ pub(super) enum Outcome {
     Failed,
     /// It waits for the next event. This many bytes at the start of `rx` must be kept.
     Waiting { received: usize },
-    /// It has more to do than one quantum; as above.
+    /// It has more to do than one quantum. `received` as above.
     Runnable { received: usize },
     /// Sending is blocked: these bytes of `tx` must be kept as well. If they are in a buffer for long answers, they
     /// stay there.
@@ -218,14 +218,14 @@ impl<'a, P: Paths> Driver<'a, P> {
                 Next::Read | Next::Write => {
                     conn.is_behind = true;
                     let is_long = progress.next == Next::Write && progress.written == 0;
-                    // In a crowd, a long answer waits in the run queue as other work that takes longer.
+                    // If many connections wait, a long answer waits in the run queue, as other work that takes longer.
                     Some(match is_long && bytes_max == usize::MAX {
                         true => Outcome::Long { received, step },
                         false => Outcome::Runnable { received },
                     })
                 }
                 Next::Close { .. } if was_closing => None,
-                // `lingers` speaks only of the bytes in `rx`. Only after a short read there are no more.
+                // `lingers` is about the bytes in `rx` only. After a short read the socket has no others.
                 Next::Close { lingers } => {
                     conn.stream.shutdown();
                     let has_read_all = matches!(step, ReadStep::Drained | ReadStep::BeforeEnd);
@@ -238,7 +238,7 @@ impl<'a, P: Paths> Driver<'a, P> {
         outcome
     }
 
-    /// Bytes that an answer of JSON may have; 0 if the client does not get JSON.
+    /// Bytes that an answer in JSON may have; 0 if the client does not get JSON.
     #[inline]
     fn json_room(&self, origin: &Origin) -> usize {
         match origin.is_local {
@@ -411,7 +411,8 @@ fn log_request(request: &Request<'_>) {
     log::trace!("request: {method:?} {}", path.escape_ascii());
 }
 
-/// Counts and sends the answer to the end of a client, or to its silence. If sending is blocked, the rest is dropped.
+/// Counts and sends the last answer to a client that has ended its side or was too slow. If sending is blocked, the
+/// rest is dropped.
 // Not inlined: such answers are rare.
 #[inline(never)]
 fn send_last<S: StreamSocket>(

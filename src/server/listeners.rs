@@ -103,7 +103,10 @@ impl fmt::Display for BindError {
             }
             (BindErrorKind::InUse, _) => write!(f, "{address} is in use by another process"),
             (BindErrorKind::TooMany, _) => {
-                write!(f, "{address} would be more than {LISTENERS_MAX} listeners")
+                write!(
+                    f,
+                    "cannot listen on {address}: there are already {LISTENERS_MAX} listeners"
+                )
             }
             (BindErrorKind::Unusable, Some(source)) => {
                 write!(f, "cannot use the socket: {source}")
@@ -125,7 +128,7 @@ impl core::error::Error for BindError {
     }
 }
 
-/// What [`Listeners::bind`] had to do without.
+/// The result of [`Listeners::bind`]: the address that this machine lacks, if there is one.
 #[derive(Debug, Default)]
 pub struct Bound {
     /// The half of `localhost` that this machine does not have, and the system's error.
@@ -168,7 +171,8 @@ impl Listeners {
     /// a Unix socket on which no process listens is replaced.
     ///
     /// # Errors
-    /// If the address is not loopback, is in use, is refused by the system, or is one too many.
+    /// If the address is not loopback, is in use, is refused by the system, or if there are [`LISTENERS_MAX`] sockets
+    /// already.
     pub fn bind(&mut self, address: &Address) -> Result<Bound, BindError> {
         match address {
             Address::Localhost(port) => self.bind_localhost(*port),
@@ -210,7 +214,8 @@ impl Listeners {
     /// ```
     ///
     /// # Errors
-    /// If it is not a stream socket, does not listen, is not loopback, or is one too many.
+    /// If it is not a stream socket, does not listen, is not loopback, or if there are [`LISTENERS_MAX`] sockets
+    /// already.
     pub fn add(&mut self, socket: impl Into<OwnedFd>) -> Result<(), BindError> {
         let no_address = || Address::Unix(PathBuf::new());
         let unusable = |source| BindError {
@@ -257,6 +262,12 @@ impl Listeners {
     /// The addresses of the sockets, with the ports that the system chose.
     pub fn local_addresses(&self) -> impl Iterator<Item = Address> + '_ {
         self.sockets.iter().flatten().map(Listener::address)
+    }
+
+    /// The paths that each socket serves, in the order of [`local_addresses`](Listeners::local_addresses); `None` if it
+    /// serves all.
+    pub fn paths(&self) -> impl Iterator<Item = Option<&ListenerPaths>> {
+        self.paths.iter().take(self.len()).map(Option::as_ref)
     }
 
     /// The number of sockets.
@@ -311,7 +322,7 @@ impl Listeners {
                 Ok(missing(error))
             }
             (Err(error), _) | (_, Err(error)) => {
-                // Drop the other half, which was bound.
+                // Drop the socket of the other address, which was bound.
                 self.sockets
                     .iter_mut()
                     .skip(count)
@@ -401,7 +412,7 @@ fn is_listening(socket: &Socket) -> io::Result<bool> {
     socket.is_listener()
 }
 
-/// Other systems cannot tell.
+/// Other systems have no such option.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 fn is_listening(_socket: &Socket) -> io::Result<bool> {
     Ok(true)
@@ -520,7 +531,7 @@ mod tests {
         assert!(listeners.is_empty(), "{listeners:?}");
     }
 
-    /// Regression: it was removed, and the new server could not be reached any more.
+    /// Regression: the file was removed, and no client could reach the later server.
     #[test]
     fn the_socket_file_of_a_later_server_is_not_removed() {
         let name = std::format!("healthz-successor-{}", std::process::id());
@@ -575,7 +586,7 @@ mod tests {
         assert_eq!(bound.unwrap().unwrap_err().kind(), BindErrorKind::InUse);
     }
 
-    /// Regression: it was served although no client could connect, because the temporary name is shorter.
+    /// Regression: such a path was served although no client could connect, because the temporary name is shorter.
     #[test]
     fn a_unix_socket_with_a_path_that_no_client_can_use_is_refused() {
         let name = "s".repeat(UNIX_PATH_BYTES_MAX);

@@ -7,8 +7,8 @@ use super::counters::{Counter, LiveCounters};
 use crate::answer::{MetricType, MetricsWriter};
 use crate::http::{Answer, StatusCode};
 
-/// The values of the label `path`, by [`Subject`](crate::answer::Subject). Every path but the five counts as the first, so
-/// that clients cannot make series.
+/// The values of the label `path`, by [`Subject`](crate::answer::Subject). Any other path counts as the first value, so
+/// that clients cannot create series.
 const PATHS: [&str; 6] = [
     "other",
     "/healthz",
@@ -65,7 +65,8 @@ impl Answers {
     }
 }
 
-/// Upper bounds of the histogram: in nanoseconds, and as they are written, in seconds. Each is four times the one before.
+/// Upper bounds of the histogram: in nanoseconds, and as they are written, in seconds. Each is four times the one
+/// before.
 const BOUNDS: [(u64, &str); 9] = [
     (16_000, "0.000016"),
     (64_000, "0.000064"),
@@ -96,7 +97,7 @@ impl Durations {
     }
 
     fn write(&self, text: &mut MetricsWriter<'_, '_>) {
-        const HELP: &str = "How long a turn of the event loop took that answered requests. Measured at most once a millisecond.";
+        const HELP: &str = "Duration of a turn of the event loop in which requests were answered. Measured at most once a millisecond.";
         const BUCKET: &str = "healthz_probe_duration_seconds_bucket";
         text.family(
             "healthz_probe_duration_seconds",
@@ -129,7 +130,7 @@ pub(super) fn write(counters: &LiveCounters, text: &mut MetricsWriter<'_, '_>) {
     text.family(
         "healthz_connections_total",
         MetricType::Counter,
-        "New connections, by what became of them.",
+        "New connections, by result.",
     );
     for (result, count) in [
         ("accepted", now.accepted),

@@ -9,14 +9,15 @@
 //!   client does not read, is copied to the connection's own buffers. These are zeroed pages that cost nothing
 //!   until they are written to.
 //! - An answer that is too long for the shared buffer, such as that of `/metrics`, is written into one of two larger
-//!   ones. It stays there until the client has read it, and other connections are served meanwhile. If both are in use, a
-//!   new long answer evicts the connection whose client has read nothing for longer.
+//!   ones. It stays there until the client has read it, and other connections are served meanwhile. If both are in use,
+//!   a new long answer evicts the one of their two connections whose client has read nothing for longer.
 //! - The table has a fixed size. When it is full, the longest idle connection is evicted, unless its next request has
-//!   arrived. If others hold half of the table, one of those is evicted: first those that do not read their
-//!   answers, then those that have their answer, then the longest in its head.
-//! - On Linux, a Unix socket says which process has connected. The server looks at the 16 connections that are next in
-//!   line, and evicts one that belongs to the process with most of these 16. So a process that connects as fast as
-//!   it can evicts its own connections. A TCP socket does not say which process has connected.
+//!   arrived. If connections that are not idle hold half of the table, one of those is evicted: first one whose client
+//!   does not read its answers, then one whose request was answered, then the one that has been sending its head
+//!   longest.
+//! - On Linux, the server can read from a Unix socket which process has connected. It reads that of the first 16
+//!   connections of the list from which it evicts, and evicts one of the process that has most of these 16. So a process
+//!   that connects as fast as it can evicts its own connections. For a TCP socket the process is not known.
 //! - The work of each call is bounded: a number of accepts, and for each connection one buffer of requests or of
 //!   answers. The rest waits in a queue, behind new connections.
 //! - If accept(2) fails because the system is short of something, accepting pauses for [`ACCEPT_PAUSE`]. If it fails 16
@@ -222,7 +223,8 @@ impl<'a, P: Paths> Server<'a, P> {
 
     /// A server with the default [`Config`] that listens on `address`, and nowhere else.
     ///
-    /// A machine without one half of `localhost` gets the other half; a warning is logged.
+    /// On a machine without one of the two addresses of `localhost`, the server listens on the other. A warning is
+    /// logged.
     ///
     /// # Errors
     /// As [`Listeners::bind`].
@@ -360,10 +362,10 @@ impl<'a, P: Paths> Server<'a, P> {
     }
 
     /// Answers with the endpoints of `set` from now on, on open connections too. An answer that is half sent stays as
-    /// it was. Heartbeats that were never beaten begin at `now`; checks that are in both sets keep their states. The
-    /// other settings of the [`Responder`] stay.
+    /// it was. The limit of heartbeats that were never beaten starts at `now`; checks that are in both sets keep their
+    /// states. The other settings of the [`Responder`] stay.
     ///
-    /// The set before is freed here, if no one else has it. For a server in a [`Runner`], use
+    /// The set before is freed here, if there is no other `Arc` of it. For a server in a [`Runner`], use
     /// [`ServerHandle::replace_endpoints`].
     ///
     /// # Errors
@@ -388,7 +390,7 @@ impl<'a, P: Paths> Server<'a, P> {
         }
     }
 
-    /// Takes the endpoints that another thread has left.
+    /// Takes the endpoints that another thread has put into the mailbox.
     fn deliver(&mut self, mailbox: &Mailbox, now: Instant) -> Result<(), Busy> {
         mailbox.deliver(&mut self.table.driver_mut().responder, now)
     }
@@ -398,7 +400,7 @@ impl<'a, P: Paths> Server<'a, P> {
         self.table.driver_mut().counters.share()
     }
 
-    /// What the server has counted.
+    /// The counters of the server.
     pub fn counters(&self) -> Counters {
         self.table.counters()
     }

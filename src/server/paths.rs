@@ -1,7 +1,7 @@
 //! The paths that a listener serves, if it does not serve all.
 //!
 //! Knows no socket. [`super::Listeners`] keeps one for each listener that has such a setting, and [`super::driver`]
-//! asks it before each answer on that listener.
+//! reads it before each answer on that listener.
 
 use std::boxed::Box;
 use std::fmt;
@@ -13,9 +13,9 @@ use crate::http::{Form, Target};
 /// The paths that a listener serves. A path covers what is below it: `/metrics` also serves `/metrics/slis`, and
 /// `/readyz` also serves `/readyz/NAME`, but `/metrics` does not serve `/metrics-other`.
 ///
-/// A request for another path gets 404, as a path that does not exist. Only `OPTIONS *` is always answered: it is about
-/// the server, and its answer is empty. A path with an empty, `.` or `..` segment (`//metrics`) gets 404 too, and is not
-/// redirected, so that no redirect leads away from the paths of the listener.
+/// A request for another path gets 404, as a path that does not exist. Only `OPTIONS *` is always answered: it is
+/// about the server, and its answer is empty. A path with an empty, `.` or `..` segment (`//metrics`) gets 404 too,
+/// and is not redirected, so that no redirect leads away from the paths of the listener.
 ///
 /// ```no_run
 /// use healthz::server::{Address, ListenerPaths, Listeners};
@@ -91,7 +91,7 @@ fn check<'p>(mut paths: impl Iterator<Item = &'p str>) -> Result<(), ListenerPat
 }
 
 fn is_valid(path: &str) -> bool {
-    // `/` alone would cover what begins with `//`, which is nothing.
+    // `/` alone would cover only paths that begin with `//`, and no path that is served does.
     let is_closed = path.ends_with('/') || path.contains('%');
     !is_closed
         && Target::parse(path.as_bytes()).is_some_and(|target| {

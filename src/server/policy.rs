@@ -21,10 +21,10 @@ pub(super) const ACCEPT_ROUNDS_AT_STOP: usize = 4096 / ACCEPTS_MAX;
 /// Connections of the run queue that are served in one call of `advance`. Only one if the table is full, so that new
 /// connections do not wait.
 const RUNNABLES_MAX: usize = 4;
-/// Most reads from one connection each time it is served: leftover requests are answered before new bytes are
-/// read, and the client's end comes after the bytes. But one buffer full of requests or answers is the quantum of
-/// each connection, because a full buffer can hold requests that take a millisecond. The rest waits in the run
-/// queue, so that new connections do not wait for it.
+/// Most reads from one connection each time it is served. There is more than one, because requests that are left in the
+/// buffer are answered first, and the client's end is read after its last bytes. The quantum of a connection is one
+/// buffer full of requests or answers: a full buffer can hold requests that take a millisecond. The rest waits in the
+/// run queue, so that new connections do not wait for it.
 pub(super) const READS_MAX: usize = 4;
 /// If the first read of a connection fills the buffer, or if more connections wait to be accepted, process only
 /// this many bytes when it is accepted. It is more than a probe sends. The rest waits in the run queue.
@@ -39,8 +39,8 @@ const EVICTION_LOOKS: usize = 8;
 /// Consecutive accepts that fail with an error of the connection before accepting is paused. After this many, the
 /// cause is not the connection, and the next accept would fail as well.
 pub(super) const ACCEPT_FAILURES: u32 = 16;
-/// A trouble that was not seen for this long is over. When it comes again, it is logged again.
-const TROUBLE_ENDS_AFTER: Duration = Duration::from_secs(1);
+/// A problem that was not seen for this long has ended. When it occurs again, it is logged again.
+const PROBLEM_ENDS_AFTER: Duration = Duration::from_secs(1);
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,9 +126,9 @@ pub(super) fn idle_reserve(connections: usize) -> usize {
     connections / IDLE_SHARE
 }
 
-/// What the connection that is evicted waits for: idle ones come first, unless others hold most of the table. Of
-/// the others, those that do not read their answers come first, then those that have their answer, and those in
-/// the middle of a head last. `count_in`: the number of connections that wait for something.
+/// The list from which a connection is evicted. Idle connections come first, unless others hold most of the table. Of
+/// the others, those whose clients do not read their answers come first, then those whose request was answered, and
+/// those in the middle of a head last. `count_in`: the number of connections that wait for something.
 pub(super) fn eviction_list(
     connections: usize,
     count_in: impl Fn(WaitReason) -> usize,
@@ -183,18 +183,18 @@ pub(super) fn eviction_order(owners: &[Option<Owner>]) -> [u8; EVICTION_WINDOW] 
     order
 }
 
-/// A lasting trouble, which is logged when it begins.
+/// A problem that lasts. It is logged when it begins.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Trouble {
+pub(super) struct Problem {
     seen: Option<Instant>,
 }
 
-impl Trouble {
-    /// The trouble is seen at `now`. Returns whether it begins.
+impl Problem {
+    /// The problem is seen at `now`. Returns true if it begins.
     pub(super) fn begins(&mut self, now: Instant) -> bool {
         let seen = self.seen.replace(now);
-        // If the clock goes back, it has not ended.
-        seen.is_none_or(|seen| seen.saturating_add(TROUBLE_ENDS_AFTER) <= now)
+        // If the clock goes back, the problem has not ended.
+        seen.is_none_or(|seen| seen.saturating_add(PROBLEM_ENDS_AFTER) <= now)
     }
 }
 
@@ -241,15 +241,15 @@ mod tests {
     }
 
     #[test]
-    fn a_trouble_begins_again_only_after_it_was_not_seen_for_a_while() {
-        let mut trouble = Trouble::default();
+    fn a_problem_begins_again_only_after_it_was_not_seen_for_a_second() {
+        let mut problem = Problem::default();
         let at = Instant::from_millis;
-        let rest = TROUBLE_ENDS_AFTER.as_millis() as u64;
-        assert!(trouble.begins(at(5)));
-        assert!(!trouble.begins(at(5 + rest - 1)));
-        assert!(!trouble.begins(at(5 + rest + 1)));
-        assert!(!trouble.begins(at(0)));
-        assert!(trouble.begins(at(rest)));
+        let rest = PROBLEM_ENDS_AFTER.as_millis() as u64;
+        assert!(problem.begins(at(5)));
+        assert!(!problem.begins(at(5 + rest - 1)));
+        assert!(!problem.begins(at(5 + rest + 1)));
+        assert!(!problem.begins(at(0)));
+        assert!(problem.begins(at(rest)));
     }
 
     #[test]

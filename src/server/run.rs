@@ -5,6 +5,7 @@
 
 use core::cell::{Ref, RefCell};
 use core::time::Duration;
+use std::boxed::Box;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::string::ToString;
@@ -42,10 +43,11 @@ pub fn now() -> Instant {
 }
 
 /// The same time, not rounded down to milliseconds.
+#[inline]
 fn elapsed_nanoseconds() -> u64 {
     static ORIGIN: OnceLock<u64> = OnceLock::new();
     let origin = *ORIGIN.get_or_init(monotonic_nanoseconds);
-    // Of a clock that goes back, as on faulty hardware, std makes zero too.
+    // If the clock goes back, as on faulty hardware, the result is zero, as in std.
     monotonic_nanoseconds().saturating_sub(origin)
 }
 
@@ -178,7 +180,7 @@ struct Loop<'a, P> {
     now: Instant,
 }
 
-/// Stops a server, replaces its endpoints and tells how it is, from any thread.
+/// Stops a server, replaces its endpoints, and reads its state and counters, from any thread.
 ///
 /// [`stop`](ServerHandle::stop) can also be called in a signal handler. Dropping a handle there is not
 /// safe, because the last one frees memory: keep it in a `static`.
@@ -197,9 +199,9 @@ struct Shared {
     endpoints: Mailbox,
 }
 
-/// Requested: to stop. Never taken back.
+/// Request: stop. It is never removed.
 const STOP: u32 = 1;
-/// Requested: to take the endpoints from the mailbox.
+/// Request: take the endpoints from the mailbox.
 const ENDPOINTS: u32 = 2;
 
 /// The runner waits for events.
@@ -241,7 +243,7 @@ impl ServerHandle {
         self.0.endpoints.free_old()
     }
 
-    /// Wakes the runner to do what `what` requests.
+    /// Adds `what` to the requests, and wakes the runner.
     fn request(&self, what: u32) {
         self.0.requests.fetch_or(what, Ordering::Release);
         let woken = loop {
@@ -259,7 +261,7 @@ impl ServerHandle {
     /// `limit`. That takes a few milliseconds, unless its thread gets no CPU time or a system call blocks
     /// that must not. For a watchdog in another thread.
     ///
-    /// A host that no longer calls [`Runner::poll_once`] is not noticed: that looks the same as waiting.
+    /// Also true for a runner that is not polled, unless [`wake`](ServerHandle::wake) was called.
     /// After the whole process was stopped (SIGSTOP), the first call may return false before the
     /// server's thread runs again; act on the second.
     pub fn is_responsive(&self, now: Instant, limit: Duration) -> bool {
@@ -267,6 +269,23 @@ impl ServerHandle {
             WAITING => true,
             ENDED => false,
             since => now.saturating_since(Instant::from_millis(since)) <= limit,
+        }
+    }
+
+    /// Wakes the runner if it waits, and counts it as busy from `now` until it has run. After that,
+    /// [`is_responsive`](ServerHandle::is_responsive) also returns false for a thread that is stopped while it waits,
+    /// and for a host that no longer calls [`Runner::poll_once`]. Each call costs the server one wake-up. Call it once
+    /// for each message to the watchdog.
+    pub fn wake(&self, now: Instant) {
+        let busy_since_ms = &self.0.busy_since_ms;
+        let waited = busy_since_ms.compare_exchange(
+            WAITING,
+            now.as_millis(),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        if waited.is_ok() {
+            self.request(0);
         }
     }
 
@@ -377,7 +396,7 @@ impl<'a, P: Paths> Runner<'a, P> {
         Ok(())
     }
 
-    /// Stops the server and tells how it is, from elsewhere.
+    /// A handle that stops the server, replaces its endpoints, and reads its state, from any thread.
     pub fn handle(&self) -> ServerHandle {
         self.handle.clone()
     }
@@ -407,9 +426,8 @@ impl<P: Paths> Loop<'_, P> {
         let timeout = timeout.into_iter().chain(due).min();
         let mut count = 0;
         match self.poll.poll(&mut self.events, timeout) {
-            // No events are known then, but time has passed. What is due is done anyway, or frequent
-            // signals would delay it for ever. The descriptor may be readable, so the caller must not
-            // be told 0.
+            // No events are known then, but time has passed. Due work is done anyway, or frequent signals
+            // would delay it for ever. The descriptor may be readable, so the result must not be 0.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 self.events.clear();
                 count = 1;
@@ -450,16 +468,16 @@ impl<P: Paths> Loop<'_, P> {
         if self.server.is_abandoned() && self.server.is_finished() {
             return Err(io::Error::new(
                 io::ErrorKind::NotConnected,
-                "no listener is left: each was shut down from outside",
+                "no listener is left: each was shut down by another process or by an administrator",
             ));
         }
         Ok(count)
     }
 
-    /// Takes the endpoints that another thread has left for the server.
+    /// Takes the endpoints that another thread has put into the mailbox.
     #[cold]
     fn take_endpoints(&mut self, handle: &ServerHandle, now: Instant) {
-        // Before the mailbox is opened: a set that is put later is requested again.
+        // Cleared before the mailbox is locked, so that a set that is put later is requested again.
         handle.0.requests.fetch_and(!ENDPOINTS, Ordering::Acquire);
         if self.server.deliver(&handle.0.endpoints, now).is_err() {
             // The thread that has the lock may not wake this one, so the next poll must not wait.
@@ -474,7 +492,7 @@ impl<P: Paths> Loop<'_, P> {
             return;
         }
         let since_1970 = wall_clock();
-        // Until the next full second. A clock that is set meanwhile shows after a second at most.
+        // Due at the next full second. If the clock is set meanwhile, the Date follows within a second.
         let rest = Duration::from_secs(1) - Duration::from_nanos(since_1970.subsec_nanos().into());
         self.date_due = now.saturating_add(rest);
         if !since_1970.is_zero() {
@@ -489,7 +507,7 @@ fn wall_clock() -> Duration {
     since_1970.unwrap_or_default()
 }
 
-/// Its [`ServerHandle`]s report that it is no longer responsive.
+/// From then on, its [`ServerHandle`]s report that it is not responsive.
 impl<P> Drop for Runner<'_, P> {
     fn drop(&mut self) {
         self.handle.set_busy_since(ENDED);
@@ -560,7 +578,8 @@ pub fn spawn_with<P: Paths + Send + 'static>(
     on_start: impl FnOnce() + Send + 'static,
     on_exit: impl FnOnce() + Send + 'static,
 ) -> io::Result<ServerThread> {
-    let runner = Runner::new(server)?;
+    // Boxed, because the new thread would move it twice, and then twice its size of the stack is in use for ever.
+    let runner = Box::new(Runner::new(server)?);
     let handle = runner.handle();
     let on_exit = OnDrop(Some(on_exit));
     let thread = std::thread::Builder::new()
@@ -595,7 +614,7 @@ impl ServerThread {
         self.handle.stop();
     }
 
-    /// Stops the server and tells how it is, from elsewhere.
+    /// A handle that stops the server, replaces its endpoints, and reads its state, from any thread.
     pub fn handle(&self) -> ServerHandle {
         self.handle.clone()
     }
@@ -658,6 +677,25 @@ mod tests {
         assert!(handle.is_responsive(at(1_000_000), LIMIT), "it waits again");
         drop(runner);
         assert!(!handle.is_responsive(at(0), LIMIT), "it was dropped");
+        handle.wake(at(0));
+        assert!(!handle.is_responsive(at(0), LIMIT), "nothing runs");
+    }
+
+    /// Regression: a thread that was stopped while it waited looked responsive for ever.
+    #[test]
+    fn a_runner_that_does_not_poll_after_it_was_woken_is_not_responsive() {
+        const LIMIT: Duration = Duration::from_secs(2);
+        let server = Server::new(Responder::new(&[]), Listeners::new(), Config::default());
+        let runner = Runner::new(server).unwrap();
+        let handle = runner.handle();
+        let at = |ms| Instant::from_millis(ms);
+        handle.wake(at(5000));
+        handle.wake(at(6000));
+        assert!(handle.is_responsive(at(7000), LIMIT));
+        assert!(!handle.is_responsive(at(7001), LIMIT));
+        assert_eq!(runner.poll_once(None).unwrap(), 1, "it was woken");
+        assert!(handle.is_responsive(at(1_000_000), LIMIT));
+        assert_eq!(runner.poll_once(Some(Duration::ZERO)).unwrap(), 0);
     }
 
     #[test]
@@ -681,7 +719,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_goes_on() {
+    fn the_clock_advances() {
         let (first, began) = (now(), std::time::Instant::now());
         while now() == first {
             assert!(began.elapsed() < Duration::from_secs(20));

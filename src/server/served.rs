@@ -54,7 +54,7 @@ impl Room {
             responder = responder.with_metrics(metrics);
         }
         let needed = responder.response_bytes_max(&self.limits);
-        // Answers of JSON that do not fit become text.
+        // Answers in JSON that do not fit become text.
         let long = responder.metrics_bytes_max(metrics::BYTES_MAX);
         let long = if long <= self.response_bytes { 0 } else { long };
         for (needed, reserved) in [(needed, self.response_bytes), (long, self.long_bytes)] {
@@ -80,7 +80,7 @@ impl<'a, P: Paths> Served<'a, P> {
         }
     }
 
-    /// As [`Responder::respond`]; the metrics have those of the server too.
+    /// As [`Responder::respond`]; `/metrics` also has the metrics of the server.
     // Always, as `respond` of the driver.
     #[inline(always)]
     pub(super) fn respond(
@@ -197,11 +197,11 @@ impl<'a, P: Paths> Served<'a, P> {
     }
 }
 
-/// Takes a set from any thread to the server's thread.
+/// Passes a set from any thread to the server's thread.
 ///
-/// The server's thread waits for no other thread and frees nothing: it looks for a set only after it was told of one,
-/// gives up if the lock is taken, and leaves the set that it has used so far. Other threads free that one. So there
-/// are at most three sets: one in use, one that waits and one to be freed; never the last two at once.
+/// The server's thread waits for no other thread and frees nothing. It locks the mailbox only after a request, gives up
+/// if another thread has the lock, and puts the set that it has used so far into the mailbox. Other threads free that
+/// set. The mailbox never has a new and an old set at once.
 pub(super) struct Mailbox {
     room: Room,
     sets: Mutex<Sets>,
@@ -224,8 +224,8 @@ impl Mailbox {
         }
     }
 
-    /// Leaves a set for the server. The caller tells the server of it afterwards, when the lock is free. Replaces a
-    /// set that the server has not taken.
+    /// Puts a set into the mailbox, and replaces one that the server has not taken. The caller sends the request
+    /// afterwards, when the lock is free.
     pub(super) fn put(&self, set: Arc<EndpointSet>) -> Result<(), EndpointsTooLarge> {
         self.room.check(&set)?;
         let mut sets = self.lock();
@@ -235,7 +235,7 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Frees the set that the server has left. Returns true if the server has taken the last set that was put.
+    /// Frees the set that the server no longer uses. Returns true if the server has taken the last set that was put.
     pub(super) fn free_old(&self) -> bool {
         let mut sets = self.lock();
         let old = sets.old.take();

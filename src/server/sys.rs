@@ -1,5 +1,6 @@
-//! System calls that mio, socket2 and std do not wrap, or not well: socket options, level-triggered listeners, calls for
-//! each request without points of cancellation, accept(2) without an address, and taking over inherited descriptors.
+//! System calls that mio, socket2 and std do not wrap, or not well: socket options, level-triggered listeners, calls
+//! for each request without points of cancellation, accept(2) without an address, and taking over inherited
+//! descriptors.
 //!
 //! Apart from the C API, the only file of the library that may contain `unsafe`. Used by [`super::socket`] and
 //! [`super::listeners`]. If the system refuses an option, the server goes on without it.
@@ -55,8 +56,8 @@ const SO_PASSRIGHTS: libc::c_int = match cfg!(any(target_arch = "sparc", target_
 
 /// Makes the kernel refuse descriptors (unix(7), `SCM_RIGHTS`) that clients of this Unix socket send.
 ///
-/// Otherwise they arrive unasked, and reading past one closes it. Closing a socket with `SO_LINGER` (socket(7)) can
-/// block for as long as its sender likes. Since Linux 6.16.
+/// Otherwise a read that reaches a descriptor closes it. Closing a socket with `SO_LINGER` (socket(7)) can block for a
+/// time that its sender chooses. Since Linux 6.16.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn refuse_rights(listener: &impl AsFd) -> io::Result<()> {
     set_option(listener, libc::SOL_SOCKET, SO_PASSRIGHTS, 0)
@@ -111,7 +112,7 @@ pub(super) fn set_level_triggered(
     };
     // SAFETY: both descriptors are open, because they are borrowed for the length of the call;
     // `event` lives on this stack and the kernel only reads it. If the registry is no epoll
-    // instance (mio can be built on poll(2)), the kernel says so and does nothing.
+    // instance (mio can be built on poll(2)), the kernel returns an error and does nothing.
     let result = unsafe {
         libc::epoll_ctl(
             registry.as_fd().as_raw_fd(),
@@ -320,9 +321,9 @@ pub(super) fn accept_tcp(listener: &impl AsFd) -> io::Result<(OwnedFd, IpAddr)> 
     }
 }
 
-/// Accepts a connection of a Unix socket without asking for its address; close-on-exec and non-blocking.
+/// Accepts a connection of a Unix socket without reading its address; close-on-exec and non-blocking.
 ///
-/// mio's accept(2) asks, and panics if the client is bound to a path that fills the address (108 bytes): the kernel
+/// mio's accept(2) reads it, and panics if the client is bound to a path that fills the address (108 bytes): the kernel
 /// then returns one byte more than the address has (unix(7), "Pathname sockets"). So every client could end the
 /// process. socket2's version makes one more system call, which the daemon's filter would have to allow.
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -39,7 +39,7 @@ pub(super) struct Table<'a, L: ListenSocket, P = NoPaths> {
     base: Token,
     /// The last connection could not be registered with epoll.
     is_unwatched: bool,
-    /// The checks know when serving began.
+    /// [`Responder::begin`](crate::Responder::begin) was called.
     has_begun: bool,
     /// When the last connections are closed, after `stop`.
     stops_at: Option<Instant>,
@@ -114,7 +114,7 @@ impl<'a, L: ListenSocket, P: Paths> Table<'a, L, P> {
         }
     }
 
-    /// Tells the checks that serving begins at `now`, at the first call.
+    /// At the first call, starts the limit of heartbeats that were never beaten.
     pub(super) fn begin(&mut self, now: Instant) {
         if !self.has_begun {
             self.has_begun = true;

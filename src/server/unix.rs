@@ -11,10 +11,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::socket::try_option;
 
-/// Most connections that wait to be accepted at a Unix socket. connect(2) waits while the queue is full, so probes are
-/// not lost, and a longer
-/// queue only makes them wait: with 4,096, half of the probes beside five flooding programs came too late; with 1,024
-/// none.
+/// Most connections that wait to be accepted at a Unix socket. connect(2) waits while the queue is full, so no probe is
+/// lost, and in a longer queue probes only wait longer. During a flood from five programs, half of the probes missed
+/// their deadline with a queue of 4,096, and none with 1,024.
 const BACKLOG_UNIX: i32 = 1024;
 
 /// Longest path of a Unix socket in bytes, without the NUL at its end (unix(7); 104 with it on the BSDs).
@@ -67,7 +66,7 @@ fn name_beside(path: &Path) -> PathBuf {
 
 /// Removes the file at `path`, a socket on which no process listened a moment ago. Another server may have replaced it
 /// since. So the file is renamed first, which only one process can do, and renamed back if a process listens on it.
-/// (Its inode number would not tell, because numbers of removed files are reused.)
+/// (The inode number does not show that the file was replaced, because numbers of removed files are reused.)
 pub(super) fn remove_stale(path: &Path) -> io::Result<()> {
     let aside = name_beside(path);
     match std::fs::rename(path, &aside) {
@@ -115,7 +114,7 @@ mod tests {
         let path = std::env::temp_dir().join(std::format!("healthz-two-{}", std::process::id()));
         drop(UnixListener::bind(&path).unwrap());
         assert!(is_stale(&path));
-        // The other server was faster.
+        // The other server has replaced the stale socket first.
         remove_stale(&path).unwrap();
         remove_stale(&path).unwrap();
         let live = listen_unix(&path).unwrap();

@@ -1,4 +1,4 @@
-//! How the kinds of checks meet the worker's event loop.
+//! The traits by which the worker's event loop runs the kinds of checks.
 //!
 //! A check is attempted in one of three ways:
 //! - *Blocking* kinds read files and file systems, which can hang in the kernel. A thread of
@@ -34,7 +34,7 @@ pub trait Attempt {
         None
     }
 
-    /// What is attempted, as the reasons of its outcome begin: `127.0.0.1:80`.
+    /// The target, with which the reasons of its outcome begin: `127.0.0.1:80`.
     fn target(&self) -> &str;
 
     /// What it waits for, for the reason of an attempt that takes too long: `connecting`, or `connected, waiting
@@ -46,13 +46,13 @@ pub trait Attempt {
 pub enum Started {
     /// It waits for readiness.
     Waiting(Box<dyn Attempt>),
-    /// It waits for [`Attempt::opened`]. A thread that may block has to call the [`Opener`].
+    /// It waits for [`Attempt::opened`]. A thread that may block must call the [`Opener`].
     Opening(Box<dyn Attempt>, Opener),
-    /// It is known at once.
+    /// The outcome is known at once.
     Done(Outcome),
 }
 
-/// Something that is open as long as its check is configured.
+/// A socket or file that is open as long as its check is configured.
 pub trait Listener {
     /// Handles readiness of `token` at `now`: takes everything that has arrived, at most a bounded number, and
     /// returns true if there may be more.
@@ -64,7 +64,7 @@ pub trait Listener {
     /// When the outcome changes if nothing arrives; `None` if it does not.
     fn deadline(&self) -> Option<Instant>;
 
-    /// Something for the log that is no outcome, such as refused messages. Limited to one a minute.
+    /// A warning for the log, for example about refused messages. At most one a minute.
     fn take_warning(&mut self, now: Instant) -> Option<String> {
         let _ = now;
         None

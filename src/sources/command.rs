@@ -1,4 +1,4 @@
-//! The commands of the program that only it runs: `healthz sources supervisor ...` and `healthz sources worker ...`.
+//! The commands that healthz runs itself: `healthz sources supervisor ...` and `healthz sources worker ...`.
 //!
 //! Standard input is the link to the server, and standard output the store. The program is started as
 //! /proc/self/exe, so that all processes have the same version, also if its file was replaced.
@@ -36,7 +36,7 @@ const PROGRAM: &str = "exec";
 /// # Errors
 /// If the system does not start a process.
 pub fn start(link: OwnedFd, store: &Store, origin: &Origin, specs: &[Spec]) -> io::Result<i32> {
-    // Without it, both processes could not see that another one has ended.
+    // Without pidfds, the two processes could not see that another one has ended.
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     if let Err(error) = sys::pidfd_open(own) {
         let message = format!("they need pidfd_open(2), which Linux 5.3 and newer have: {error}");
@@ -49,7 +49,7 @@ pub fn start(link: OwnedFd, store: &Store, origin: &Origin, specs: &[Spec]) -> i
         arguments: &words(SUPERVISOR, &[&capabilities], origin),
         environment: &[],
         streams: [Some(link.as_fd()), Some(store.as_fd()), None],
-        // Signals of a terminal are for the server, which tells when to stop.
+        // Signals of a terminal are for the server. The other processes end when the server ends.
         has_own_group: true,
     });
     started.map_err(|error| match error.kind() {
@@ -78,7 +78,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some((role, rest)) if role == PROGRAM => return exec::launch(rest.iter().cloned()),
         _ => {}
     }
-    // Before anything is opened: what the service manager has passed on by mistake.
+    // Before any descriptor is opened: closes those that a service manager has passed on by mistake.
     let _ = sys::close_from(3);
     let stdin = io::stdin().as_fd().try_clone_to_owned();
     let stdout = io::stdout().as_fd().try_clone_to_owned();
@@ -93,7 +93,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some((role, rest)) if role == SUPERVISOR => supervise(&link, rest),
         Some((role, rest)) if role == WORKER => work(link, store, rest),
         _ => Err(io::Error::other(
-            "not a command for people; see healthz --help",
+            "healthz runs this command itself; see healthz --help",
         )),
     };
     match result {
@@ -131,7 +131,7 @@ fn supervise(link: &Link, arguments: &[OsString]) -> io::Result<()> {
     prepare()?;
     // A stopped process cannot see that the server has ended.
     sys::continue_at_hangup(link.as_fd())?;
-    // What a worker has left that took the place of its supervisor.
+    // Kills the programs of a worker that has become a supervisor.
     descendants::kill_all();
     if supervisor::is_server_closed(link)? {
         return Ok(());
@@ -157,7 +157,7 @@ fn work(link: Link, store: Store, arguments: &[OsString]) -> io::Result<()> {
     prepare()?;
     let origin = origin(arguments);
     let end = match parent_of(parent)? {
-        // It has ended since.
+        // The parent has ended since this process was started.
         None => End::SupervisorEnded,
         Some(supervisor) => {
             let link = Link::from_inherited(link.as_fd().try_clone_to_owned()?)?;
@@ -191,16 +191,16 @@ fn parent_of(number: &OsStr) -> io::Result<Option<OwnedFd>> {
     Ok((getppid() == Pid::from_raw(expected)).then_some(parent))
 }
 
-/// What both do first.
+/// The first steps of both commands.
 fn prepare() -> io::Result<()> {
-    // Not where the server was started: that file system may have to be unmounted.
+    // The directory where the server was started may be on a file system that must be unmounted.
     let _ = chdir("/");
     // A stopped worker cannot see that its supervisor has ended; this signal continues it.
     prctl::set_pdeathsig(Signal::SIGCONT)?;
-    // What a checked program leaves behind becomes a child of this process.
+    // Processes that a program of a check leaves behind become children of this process.
     prctl::set_child_subreaper(true)?;
-    // A service manager asks every process of a service to stop. These end when the server has ended. A handler, and
-    // not SIG_IGN, which checked programs would inherit.
+    // A service manager sends SIGTERM to every process of a service. These two end when the server has ended. The
+    // signals get a handler and not SIG_IGN, which programs of checks would inherit.
     let ignored = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
         signal_hook::flag::register(signal, std::sync::Arc::clone(&ignored))?;

@@ -1,4 +1,4 @@
-//! The checks, when they are attempted, and what is reported of them.
+//! The checks: when they are attempted, and which results are reported.
 //!
 //! Pure: time and outcomes in; actions, verdicts and sets of checks out. Knows no file, socket or thread. The worker
 //! does what the actions say. The simulation drives it with virtual time.
@@ -26,14 +26,14 @@ const STAGING_DURATION_MAX: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub u32);
 
-/// What the worker has to do.
+/// An action for the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A check was added: open what it listens on.
+    /// A check was added: open its socket or file.
     Open(Id),
     /// Begin an attempt, and call [`Engine::end`] with its outcome.
     Begin(Id),
-    /// The attempt has taken too long: cancel it, and call [`Engine::end`] with what it waited for.
+    /// The attempt has taken too long: cancel it, and call [`Engine::end`] with the reason.
     Cancel(Id),
     /// The check was removed: close everything of it. The outcome of a blocking attempt is ignored.
     Close(Id),
@@ -43,7 +43,7 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning(pub String);
 
-/// A check and what is known of it.
+/// A check and its state.
 #[derive(Debug)]
 pub struct Entry {
     pub id: Id,
@@ -52,7 +52,7 @@ pub struct Entry {
     /// The first attempt begins after the initial delay.
     is_delayed: bool,
     state: State,
-    /// The reason of the last failed attempt, until the check passes.
+    /// The reason of the last failed attempt.
     failure: Option<String>,
     /// Whether the last attempt succeeded.
     has_succeeded: bool,
@@ -189,7 +189,7 @@ impl Engine {
         let gone = self.entries.iter().filter(is_current).count();
         let removed = gone.saturating_sub(changed);
         self.staging = Some(format!(
-            "{added} checks added, {changed} changed, {removed} removed"
+            "{added} added, {changed} changed, {removed} removed"
         ));
     }
 
@@ -304,7 +304,7 @@ impl Engine {
         due.chain(awaited.filter(|until| now < *until)).min()
     }
 
-    /// Finds out what is due at `now`. Then take the [`action`](Engine::action)s.
+    /// Starts the actions that are due at `now`. Then take them from [`action`](Engine::action).
     pub fn advance(&mut self, now: Instant) {
         for entry in &mut self.entries {
             while let Some(due) = entry.schedule.take_due(now) {
@@ -351,7 +351,7 @@ impl Engine {
         }
     }
 
-    /// An attempt has ended, after the time that it `took`. Outcomes of checks that are gone, and late ones, are ignored.
+    /// An attempt has ended, after the time that it `took`. Late outcomes, and those of removed checks, are ignored.
     pub fn end(&mut self, id: Id, outcome: Outcome, now: Instant, took: Duration) {
         let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else {
             return;
@@ -473,10 +473,8 @@ impl Entry {
         self.has_succeeded = result.is_ok();
         self.state.record(result.is_ok(), &self.spec.threshold);
         // Below the threshold of successes, the last reason stands.
-        match result {
-            Err(reason) => self.failure = Some(reason),
-            Ok(()) if self.state.passes() == Some(true) => self.failure = None,
-            Ok(()) => {}
+        if let Err(reason) = result {
+            self.failure = Some(reason);
         }
         self.measured = Some(now);
         self.is_unreported = true;
@@ -527,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_counts_as_it_ended_and_not_as_the_threshold_says() {
+    fn a_run_counts_by_its_own_result_whatever_the_threshold_is() {
         let (mut engine, id) = begun("a=tcp:127.0.0.1:1,period=1s,timeout=1s,failure-threshold=3");
         engine.end(id, Outcome::Pass, at(1), MS);
         engine.advance(at(1000));
@@ -581,5 +579,101 @@ mod tests {
         let (mut engine, id) = begun("a=heartbeat");
         engine.end(id, Outcome::Pass, at(1), MS);
         assert_eq!(runs(&mut engine), Some(([0; 3], 0)));
+    }
+
+    #[test]
+    fn a_new_check_is_awaited_for_ten_seconds_of_its_first_attempt() {
+        let (mut engine, id) = begun("a=tcp:127.0.0.1:1,period=1s,timeout=500ms");
+        assert_eq!(engine.next(at(0)), Some(at(500)));
+        assert_eq!(engine.last_begun(), Some(at(0)));
+        assert!(!engine.is_at_rest() && !engine.has_report());
+        engine.end(id, Outcome::Pass, at(1), MS);
+        assert_eq!(
+            (engine.next(at(1)), engine.last_begun()),
+            (Some(at(1000)), None)
+        );
+        assert!(engine.is_at_rest() && engine.has_report());
+        assert!(engine.report().is_some());
+        let new = "b=file:/b,period=60s,timeout=50s".into();
+        let specs = config::parse(&[new], None).unwrap();
+        engine.replace(specs, at(1));
+        engine.advance(at(1));
+        assert_eq!(
+            (engine.next(at(1)), engine.last_begun()),
+            (Some(at(1000)), Some(at(1)))
+        );
+        // Its result is of no use to the set that is used.
+        assert!(!engine.is_at_rest() && !engine.has_report());
+        let removed = |engine: &mut Engine, now| {
+            engine.advance(now);
+            engine.end(id, Outcome::Pass, now, MS);
+            engine.next(now)
+        };
+        assert_eq!(removed(&mut engine, at(9_500)), Some(at(10_000)));
+        assert_eq!(removed(&mut engine, at(10_000)), Some(at(10_001)));
+        assert!(engine.commit(at(10_000)).is_none());
+        assert_eq!(removed(&mut engine, at(10_001)), Some(at(11_000)));
+        let commit = engine.commit(at(10_001)).unwrap();
+        assert_eq!((commit.generation, engine.generation()), (1, 1));
+        assert_eq!(commit.text, "1 added, 0 changed, 1 removed");
+        assert_eq!(engine.next(at(10_001)), Some(at(50_001)));
+        assert!(engine.commit(at(10_001)).is_none());
+    }
+
+    #[test]
+    fn what_a_replacement_changes_is_counted() {
+        let specs = |checks: &[&str]| {
+            let checks: Vec<_> = checks.iter().map(Into::into).collect();
+            config::parse(&checks, None).unwrap()
+        };
+        let before = specs(&[
+            "a=clock", "b=clock", "c=clock", "d=clock", "e=clock", "f=clock",
+        ]);
+        let mut engine = Engine::new(before, 7, at(0), false);
+        let after = specs(&[
+            "a=clock", "b=memory", "c=memory", "g=memory", "h=clock", "i=clock",
+        ]);
+        engine.replace(after, at(0));
+        engine.advance(at(0));
+        while let Some(action) = engine.action() {
+            if let Action::Begin(id) = action {
+                engine.end(id, Outcome::Pass, at(0), MS);
+            }
+        }
+        let commit = engine.commit(at(0)).unwrap();
+        assert_eq!(commit.text, "3 added, 2 changed, 3 removed");
+        assert_eq!(commit.generation, 8);
+        let kept: Vec<bool> = commit.checks.iter().map(|(_, is_kept)| *is_kept).collect();
+        assert_eq!(kept, [true, false, false, false, false, false]);
+    }
+
+    #[test]
+    fn only_another_outcome_of_what_listens_is_a_change() {
+        let (mut engine, id) = begun("a=heartbeat");
+        let fail = |text: &str| Outcome::Fail(text.to_owned());
+        let change = |engine: &mut Engine, outcome| {
+            engine.change(id, outcome, at(1));
+            engine.report().map(|report| report.failure)
+        };
+        // The first one, whichever it is.
+        assert_eq!(change(&mut engine, fail("a")), Some(Some("a".to_owned())));
+        assert_eq!(change(&mut engine, fail("b")), None);
+        assert_eq!(change(&mut engine, Outcome::Pass), Some(None));
+        assert_eq!(change(&mut engine, Outcome::Pass), None);
+        assert_eq!(change(&mut engine, fail("c")), Some(Some("c".to_owned())));
+    }
+
+    #[test]
+    fn what_is_not_supported_is_warned_of_once() {
+        let (mut engine, id) = begun("a=clock,period=1s,unsupported=warn");
+        for time in [1, 1001] {
+            engine.advance(at(time));
+            let outcome = Outcome::Unsupported("no clock".to_owned());
+            engine.end(id, outcome, at(time), MS);
+            assert_eq!(engine.report().unwrap().failure, None);
+        }
+        let text = "check a passes without being checked: no clock".to_owned();
+        assert_eq!(engine.warning(), Some(Warning(text)));
+        assert_eq!(engine.warning(), None);
     }
 }

@@ -1,8 +1,8 @@
 //! The datagrams between the server's process and the sources processes.
 //!
-//! A `SOCK_SEQPACKET` socket pair keeps the borders of messages and tells each side when the other is gone. Every
-//! message fits into [`MESSAGE_BYTES_MAX`]. The server decodes what a process sent that reads files and runs
-//! programs, so [`decode`] accepts only what is complete and within its bounds, and never panics.
+//! A `SOCK_SEQPACKET` socket pair keeps the borders of messages, and each side sees when the other has closed it. Every
+//! message fits into [`MESSAGE_BYTES_MAX`]. The sender reads files and runs programs, so the server does not trust it:
+//! [`decode`] accepts only complete messages within their bounds, and never panics.
 //!
 //! Numbers are in the byte order of the machine: both ends run the same program.
 
@@ -27,10 +27,10 @@ pub const TEXT_BYTES_MAX: usize = 768;
 /// get no CPU.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// What the sources processes tell the server.
+/// A message of the sources processes to the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// The worker has opened what its checks listen on. The first message after the start.
+    /// The worker has opened the sockets of its checks. The first message after the start.
     Opened,
     Verdict(Verdict<'a>),
     /// The definitions of a set of this many checks follow.
@@ -43,7 +43,7 @@ pub enum Message<'a> {
         index: u16,
         definition: Definition<'a>,
     },
-    /// The set is complete: use it from now on. The text is for the log.
+    /// The set is complete: the server uses it from now on. The text is for the log.
     Commit {
         generation: u32,
         text: &'a str,
@@ -667,7 +667,24 @@ mod tests {
     }
 
     #[test]
-    fn the_last_beat_is_told_to_the_next_worker() {
+    fn unknown_flags_are_refused() {
+        for message in examples() {
+            let (at, unknown) = match message {
+                Message::Verdict(_) => (11, 1 << 3),
+                Message::Define { .. } => (3, 1 << 5),
+                _ => continue,
+            };
+            let mut bytes = encode(&message);
+            bytes[at] |= unknown;
+            assert_eq!(decode(&bytes), None, "{message:?}");
+            // Alone, in what is otherwise valid.
+            bytes[at] = unknown;
+            assert_eq!(decode(&bytes), None, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_beat_is_sent_to_the_next_worker() {
         let beat = Beat {
             age_ms: 41_000,
             limit_ms: 0,
@@ -682,12 +699,14 @@ mod tests {
 
     #[test]
     fn long_texts_are_cut_at_a_character_boundary() {
-        let long = "\u{2603}".repeat(TEXT_BYTES_MAX);
-        let bytes = encode(&Message::Refused(&long));
-        let Some(Message::Refused(text)) = decode(&bytes) else {
-            panic!("refused");
-        };
-        assert!(long.starts_with(text) && TEXT_BYTES_MAX - text.len() < 3);
+        for start in ["", "x", "xx"] {
+            let long = start.to_owned() + &"\u{2603}".repeat(TEXT_BYTES_MAX);
+            let bytes = encode(&Message::Refused(&long));
+            let Some(Message::Refused(text)) = decode(&bytes) else {
+                panic!("refused");
+            };
+            assert!(long.starts_with(text) && TEXT_BYTES_MAX - text.len() < 3);
+        }
     }
 
     #[test]
@@ -706,7 +725,8 @@ mod tests {
         assert_eq!(near.receive(&mut buffer).unwrap(), Some(&b"two"[..]));
         let full = (0..1_000_000).find_map(|_| near.send(b"R").err());
         assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
+        let (near, far) = Link::pair().unwrap();
         drop(far);
-        assert_eq!(near.receive(&mut buffer).unwrap_or(None), None);
+        assert_eq!(near.receive(&mut buffer).unwrap(), None);
     }
 }

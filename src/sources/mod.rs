@@ -1,4 +1,4 @@
-//! Checks of real things: files, services, programs, the kernel's own figures.
+//! Configured checks (`--check` and the check file): of files, services, programs and figures of the kernel.
 //!
 //! They run in processes of their own, because they open files, connect and start programs, which the server's
 //! process must not be able to do. The server starts a *supervisor* before its sandbox, by executing the same

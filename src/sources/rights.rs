@@ -1,8 +1,8 @@
 //! Gives up the rights of the sources processes that no configured check needs.
 //!
-//! No new privileges, no core dumps, and only the capabilities below. The
-//! supervisor calls it first; the worker and the programs that checks run inherit the result. What was given up does
-//! not come back: checks that are added later, when the check file is read again, have to do with what is left.
+//! No new privileges, no core dumps, and only the capabilities below. The supervisor calls it first; the worker and the
+//! programs that checks run inherit the result. A capability that was given up cannot be regained, so checks that are
+//! added later, when the check file is read again, may lack one.
 //!
 //! | capability | kept if there is a check of | because |
 //! |---|---|---|
@@ -33,8 +33,8 @@ pub fn needed(specs: &[Spec]) -> OsString {
     OsString::from(format!("{:x}", capabilities(specs)))
 }
 
-/// Restricts this process to the capabilities that [`needed`] has returned. What the system refuses is not an error:
-/// the checks matter more.
+/// Restricts this process to the capabilities that [`needed`] has returned. Errors of the system are ignored, because
+/// the checks must run even without these restrictions.
 pub fn restrict(needed: &OsStr) {
     use nix::sys::prctl;
     use nix::sys::resource::{Resource, setrlimit};
@@ -79,7 +79,15 @@ mod tests {
         };
         assert_eq!(of(&[]), DAC_READ_SEARCH);
         assert_eq!(of(&["a=disk:/", "b=tcp:127.0.0.1:1"]), DAC_READ_SEARCH);
-        assert_eq!(of(&["a=heartbeat"]), DAC_READ_SEARCH);
+        assert_eq!(of(&["a=heartbeat", "b=fds"]), DAC_READ_SEARCH);
+        for (check, more) in [
+            ("a=unix:/a", DAC_OVERRIDE),
+            ("a=process:exe:a", SYS_PTRACE),
+            ("a=fds:exe:a", SYS_PTRACE),
+            ("a=pressure:io", SYS_RESOURCE),
+        ] {
+            assert_eq!(of(&[check, "b=clock"]), DAC_READ_SEARCH | more, "{check}");
+        }
         let forwarding = of(&["a=heartbeat,forward=/run/systemd/notify"]);
         assert_eq!(forwarding, DAC_READ_SEARCH | SYS_ADMIN | SETUID | SETGID);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! How the attempts of a check have ended that its verdicts have not told yet.
+//! Counts of the attempts of a check that have ended and were not yet sent with a verdict.
 //!
 //! Pure. [`super::engine`] counts them, [`super::link`] carries them, and the daemon adds them to the check of the
 //! server.

@@ -1,4 +1,4 @@
-//! What one check of a real thing is: its kind, its options, how often it runs.
+//! One configured check: its kind, its options, how often it runs.
 //!
 //! Plain data. Made by [`super::config`] from `--check` and from the check file, and read by the worker and
 //! the kinds. Two specs that are equal describe the same check, so a check whose spec has not changed keeps
@@ -10,11 +10,11 @@ use std::time::Duration;
 
 pub use crate::url::Host;
 
-/// Most checks of real things in one configuration. Each costs the server about 1 KiB, and its line in the
+/// Most checks in one configuration. Each costs the server about 1 KiB, and its line in the
 /// answer of every connection.
 pub const SPECS_MAX: usize = 256;
 
-/// One check of a real thing.
+/// One configured check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     /// A valid name of a check (`healthz::Check::is_name`).
@@ -28,7 +28,8 @@ pub struct Spec {
     pub kind: Kind,
 }
 
-/// The endpoints that list a check. Liveness must not depend on other programs, so `livez` has to be asked for.
+/// The endpoints that list a check. Liveness must not depend on other programs, so a check is listed by `livez` only
+/// if that is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     pub healthz: bool,
@@ -67,15 +68,15 @@ pub struct Timing {
 /// How many results change the state of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Threshold {
-    /// So many successes in a row end a failure.
+    /// This many successes in a row end a failure.
     pub success: u32,
-    /// So many failures ...
+    /// This many failures among the last `of_last` results begin a failure.
     pub failures: u32,
-    /// ... among the last so many results begin one. Equal to `failures`: in a row. At most 32.
+    /// At least `failures`, at most 32. If equal, the failures are in a row.
     pub of_last: u32,
 }
 
-/// What is watched, with the options of that kind.
+/// The kind of a check, with the options of that kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     Heartbeat(Heartbeat),
@@ -200,7 +201,7 @@ pub struct Pressure {
     pub resource: Resource,
     /// True: all tasks wait at the same time (`full`). False: some of them.
     pub full: bool,
-    /// The check fails if tasks wait for so long within `window`.
+    /// The check fails if tasks wait for this long within `window`.
     pub stall: Duration,
     /// 500 ms to 10 s.
     pub window: Duration,

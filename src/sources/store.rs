@@ -1,8 +1,8 @@
 //! The text of the last valid check file, kept in memory that the supervisor and each worker share.
 //!
-//! A worker that is started again must use what was in effect, not what the file says now: it may be in the middle of
-//! being edited. The memory is a memfd(2). It begins with a header that says where the text is; a new text is written
-//! elsewhere first, so that a worker that is killed meanwhile leaves the old one.
+//! A worker that is started again must use the text that was in effect. The file may have changed since, and may be
+//! half edited. The memory is a memfd(2). It begins with a header that has the place of the text. A new text is
+//! written to the other place first, so that the old one stays if the worker is killed meanwhile.
 
 use std::fs::File;
 use std::io;
@@ -128,6 +128,18 @@ mod tests {
             let other = Store::from_inherited(store.try_clone().unwrap());
             assert_eq!(other.read().unwrap(), stored);
         }
+    }
+
+    #[test]
+    fn a_new_text_leaves_the_one_before_in_its_place() {
+        let store = Store::new().unwrap();
+        let mut places = Vec::new();
+        for generation in 1..=3 {
+            let text = Some(b"text".to_vec());
+            store.write(&Stored { generation, text }).unwrap();
+            places.push(store.header().unwrap()[1]);
+        }
+        assert_eq!(places, [1, 0, 1]);
     }
 
     /// A worker that was killed after it wrote a text and before it wrote the header.

@@ -1,11 +1,11 @@
 //! The supervisor: starts the worker, starts it again if it ends, and leaves no process behind.
 //!
-//! A process of its own, because the server's sandbox forbids to start programs. It does nothing but wait. It is a
-//! *child subreaper* (prctl(2)): whatever a checked program leaves behind becomes its child when the worker ends,
-//! and it kills that. When the server ends, it kills everything and ends too.
+//! A process of its own, because the server's sandbox forbids to start programs. It only waits for the worker and the
+//! server. It is a *child subreaper* (prctl(2)): processes that the program of a check has left behind become its
+//! children when the worker ends, and it kills them. When the server ends, it kills all its descendants and ends too.
 //!
-//! Signals that ask to stop are ignored, because a service manager sends them to every process of the service, and
-//! the server answers while it drains. Called by `main`.
+//! SIGTERM and SIGINT are ignored, because a service manager sends them to every process of the service, and the checks
+//! must run while the server drains. Called by `main`.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +26,7 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// Longest wait for a worker to end when the server has ended.
 const END_DURATION_MAX: Duration = Duration::from_millis(300);
 
-/// Runs until the server's end of `link` is closed. `start` starts a worker; it is told whether one has run
+/// Runs until the server's end of `link` is closed. `start` starts a worker; its argument is true if one has run
 /// before.
 ///
 /// # Errors
@@ -54,7 +54,7 @@ pub fn run(
             Err(error) => format!("cannot start: {error}"),
         };
         descendants::kill_all();
-        // Fails if the link is full or the server is gone. Then verdicts run out.
+        // Fails if the link is full or the server has ended. Then the checks fail when the last verdicts expire.
         let _ = link.send(&encode(&Message::WorkerEnded(&ended)));
         is_restart = true;
         if began.elapsed() < RUN_DURATION_MIN && is_closed_within(link, RESTART_PAUSE)? {
@@ -66,7 +66,7 @@ pub fn run(
 /// Waits for the worker's end; `None` if the server has ended.
 fn wait(link: &Link, worker: i32) -> io::Result<Option<ExitStatus>> {
     let pidfd: OwnedFd = sys::pidfd_open(worker)?;
-    // The wait may take years.
+    // The wait can take years, so memory is given back first.
     crate::unneeded::give_back();
     loop {
         let mut watched = [

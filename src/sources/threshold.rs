@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn below_the_threshold_the_last_state_stands() {
+    fn below_the_threshold_the_state_stays() {
         assert_eq!(states("1001000011", 1, 3, 3), "1111110011");
         assert_eq!(states("1000110111", 3, 3, 3), "1110000001");
         assert_eq!(states("1011", 1, 1, 1), "1011");
@@ -113,6 +113,21 @@ mod tests {
         assert_eq!(state.passes(), Some(false));
         assert!(!state.record(true, &threshold));
         assert!(state.record(true, &threshold));
+    }
+
+    #[test]
+    fn a_failure_by_force_counts_in_the_window() {
+        let threshold = Threshold {
+            success: 1,
+            failures: 3,
+            of_last: 5,
+        };
+        let mut state = State::default();
+        assert!(state.record(true, &threshold));
+        assert!(state.record(false, &threshold));
+        state.fail();
+        assert!(state.record(true, &threshold));
+        assert!(!state.record(false, &threshold));
     }
 
     #[test]

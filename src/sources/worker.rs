@@ -1,12 +1,12 @@
 //! The worker: runs the checks and sends their verdicts to the server.
 //!
-//! One thread with a mio loop for everything that is readiness, and the threads of [`super::jobs`] for what may block
-//! in the kernel. What is due when is decided by [`super::engine`]. Called by `main`, in a process of its own that the
+//! One thread has a mio loop for all descriptors, and the threads of [`super::jobs`] do the work that may block in the
+//! kernel. [`super::engine`] decides when each check is attempted. Called by `main`, in a process of its own that the
 //! supervisor starts.
 //!
 //! It ends when the server's end of the link is closed. If the supervisor ends, the worker takes its place.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -44,23 +44,27 @@ const CHECKS: usize = 8;
 /// Most messages that wait until the server receives them: a whole set and the log records beside it.
 const OUTBOX_MAX: usize = 2 * super::spec::SPECS_MAX + 64;
 
-/// How often killed programs are looked at until they are gone.
+/// Pause between two calls of waitpid(2) for killed programs, until all have ended.
 const REAP_PERIOD: Duration = Duration::from_millis(400);
 
 /// How long results are held back while other attempts that began with them run, so that the server wakes up once for
 /// all of them.
 const BURST_DURATION_MAX: Duration = Duration::from_millis(50);
 
+/// Memory is given back before a wait of at least this. The page faults when it is used again cost about as much CPU
+/// time as one or two checks.
+const REST_DURATION_MIN: Duration = Duration::from_secs(1);
+
 /// Why the worker has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The server is gone.
+    /// The server has ended.
     ServerClosed,
-    /// The supervisor is gone: this process has to take its place.
+    /// The supervisor has ended: this process must take its place.
     SupervisorEnded,
 }
 
-/// Where the checks are described.
+/// The configuration of the checks.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
     /// The values of `--check`.
@@ -77,7 +81,7 @@ enum Done {
     File(Result<Vec<u8>, Mistake>),
 }
 
-/// What is open for a check.
+/// The open attempt or listener of a check.
 enum Driver {
     Blocking,
     Connecting(Option<Running>),
@@ -94,7 +98,7 @@ struct Running {
     began: time::Instant,
 }
 
-/// What is open, by check. Few enough to search, and a map would be 8 KiB of code.
+/// The drivers by check. There are few, so they are searched; a map would be 8 KiB of code.
 #[derive(Default)]
 struct Drivers(Vec<(Id, Driver)>);
 
@@ -134,11 +138,11 @@ struct Worker {
     drivers: Drivers,
     jobs: Jobs<Done>,
     /// Checks for which a thread connects, maybe since an earlier attempt.
-    opening: BTreeSet<Id>,
+    opening: Vec<Id>,
     programs: Programs,
     /// Until when [`Programs::reap`] has to be called again.
     reap_due: Option<Instant>,
-    /// Messages that the link did not take yet.
+    /// Messages for which the link had no room yet.
     outbox: VecDeque<Vec<u8>>,
     /// The check file is being read; true if it has to be read once more after that.
     reading: Option<bool>,
@@ -146,8 +150,8 @@ struct Worker {
     staged_text: Option<Vec<u8>>,
     /// Listeners that may have more to receive.
     unfinished: Vec<Id>,
-    /// Checks were read since memory was given back.
-    has_read: bool,
+    /// Checks were read, or attempts made, since memory was given back.
+    has_worked: bool,
     /// Since when results are held back.
     held_since: Option<Instant>,
 }
@@ -196,20 +200,20 @@ pub fn run(
         engine,
         drivers: Drivers::default(),
         jobs: Jobs::new(waker),
-        opening: BTreeSet::new(),
+        opening: Vec::new(),
         programs: Programs::launched_by_self(),
         reap_due: None,
         outbox,
         reading: None,
         staged_text: None,
         unfinished: Vec::new(),
-        has_read: true,
+        has_worked: true,
         held_since: None,
     };
     worker.run()
 }
 
-/// The specs of the command line and of the file's text, or what is wrong with them.
+/// The specs of the command line and of the file's text, or the mistakes in them.
 fn parse(origin: &Origin, text: Option<&[u8]>) -> Result<Vec<Spec>, Vec<String>> {
     let file = origin.file.as_deref().zip(text);
     let parsed = config::parse(&origin.checks, file);
@@ -255,7 +259,7 @@ impl Worker {
     fn run(&mut self) -> io::Result<End> {
         let mut events = Events::with_capacity(128);
         let now = self.clock.now();
-        // What is open must be open before the server's messages say what passed.
+        // Listeners must be open before the server's messages with the last beats are handled.
         self.act(now);
         if !self.receive(now) {
             return Ok(End::ServerClosed);
@@ -272,11 +276,8 @@ impl Worker {
             if self.send(now).is_err() {
                 return Ok(End::ServerClosed);
             }
-            if self.has_read && self.engine.is_at_rest() {
-                self.has_read = false;
-                crate::unneeded::give_back();
-            }
             let timeout = self.next(now).map(|next| next.saturating_since(now));
+            self.rest(timeout);
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
                 result => result?,
@@ -294,6 +295,17 @@ impl Worker {
                     token => self.ready(token, now),
                 }
             }
+        }
+    }
+
+    /// Gives back the memory of attempts that have ended, and of a file that was read, before a long wait.
+    fn rest(&mut self, timeout: Option<Duration>) {
+        let is_at_rest = self.engine.is_at_rest();
+        self.has_worked |= !is_at_rest;
+        let is_long = timeout.is_none_or(|timeout| timeout >= REST_DURATION_MIN);
+        if self.has_worked && is_at_rest && is_long {
+            self.has_worked = false;
+            crate::unneeded::give_back();
         }
     }
 
@@ -343,7 +355,7 @@ impl Worker {
 
     /// A thread has connected for a check, or failed to. If the attempt has ended meanwhile, the connection is closed.
     fn opened(&mut self, id: Id, opened: Opened, now: Instant) {
-        self.opening.remove(&id);
+        self.opening.retain(|opening| *opening != id);
         let registry = self.poll.registry();
         if let Some(Driver::Connecting(Some(running))) = self.drivers.get_mut(id) {
             if let Some(outcome) = running.attempt.opened(registry, opened) {
@@ -354,7 +366,7 @@ impl Worker {
         }
     }
 
-    /// Does what the engine says.
+    /// Does the actions of the engine.
     fn act(&mut self, now: Instant) {
         while let Some(action) = self.engine.action() {
             match action {
@@ -410,7 +422,7 @@ impl Worker {
         open.find_map(|(id, _)| owns(id).then_some(*id))
     }
 
-    /// Closes what a check has open, or gives it to the check that waits for it.
+    /// Closes the attempt or listener of a check, or gives it to the check that waits for it.
     fn close(&mut self, id: Id, now: Instant) {
         let closed = self.drivers.remove(id);
         let inherits =
@@ -437,7 +449,7 @@ impl Worker {
             _ => self.listen(&spec, heir, now),
         };
         self.drivers.insert(heir, Driver::Listening(listener));
-        // What has arrived before it was registered again.
+        // Messages may have arrived before the socket was registered again.
         self.unfinished.push(heir);
     }
 
@@ -505,7 +517,8 @@ impl Worker {
             Started::Waiting(attempt) => attempt,
             Started::Opening(attempt, opener) => {
                 // A thread that hangs since an earlier attempt is waited for: a second one would hang too.
-                if self.opening.insert(id) {
+                if !self.opening.contains(&id) {
+                    self.opening.push(id);
                     self.give(now, move || Done::Opened(id, opener.open()));
                 }
                 attempt
@@ -548,7 +561,7 @@ impl Worker {
         self.reap_due = Some(now);
     }
 
-    /// Ends and reaps what programs have left behind, twice a second while there is something.
+    /// Kills and reaps processes that programs have left behind, twice a second while there are any.
     fn reap(&mut self, now: Instant) {
         if self.reap_due.is_some_and(|due| due <= now) {
             let has_more = self.programs.reap() || !self.programs.is_empty();
@@ -595,7 +608,7 @@ impl Worker {
         }
     }
 
-    /// Continues with listeners that have more to receive, and sees which deadlines have passed.
+    /// Continues with listeners that have more to receive, and handles deadlines that have passed.
     fn listeners_due(&mut self, now: Instant) {
         for id in std::mem::take(&mut self.unfinished) {
             self.ready(token(id), now);
@@ -611,7 +624,7 @@ impl Worker {
         }
     }
 
-    /// Receives from the server; false if it is gone.
+    /// Receives from the server; false if it has ended.
     fn receive(&mut self, now: Instant) -> bool {
         let mut buffer = [0; MESSAGE_BYTES_MAX];
         loop {
@@ -689,7 +702,7 @@ impl Worker {
         match parsed {
             Ok((specs, text)) => {
                 self.staged_text = Some(text);
-                self.has_read = true;
+                self.has_worked = true;
                 self.engine.replace(specs, now);
             }
             Err(mistakes) => self.refuse(&mistakes),
@@ -717,7 +730,7 @@ impl Worker {
             generation: set.generation,
             text: self.staged_text.take(),
         };
-        // Before the server learns of it: a worker that is started again must not fall back.
+        // Stored before the set is sent: a worker that is started again must not use the text before it.
         if let Err(error) = self.store.write(&stored) {
             self.log(
                 Level::Warn,
@@ -728,10 +741,10 @@ impl Worker {
         crate::unneeded::trim_heap();
     }
 
-    /// Sends what waits, and then the verdicts that are due.
+    /// Sends the messages that wait, and then the verdicts that are due.
     ///
     /// # Errors
-    /// If the server is gone.
+    /// If the server has ended.
     fn send(&mut self, now: Instant) -> io::Result<()> {
         let had_to_wait = !self.outbox.is_empty();
         let mut is_full = false;
@@ -762,8 +775,8 @@ impl Worker {
             }
         }
         if is_full || had_to_wait {
-            // Readiness to send is only asked for when it is needed: it comes with each datagram that the server
-            // takes.
+            // The registration asks for readiness to send only when it is needed, because an event comes with each
+            // datagram that the server takes.
             let interest = match is_full {
                 true => Interest::READABLE | Interest::WRITABLE,
                 false => Interest::READABLE,

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The test inside the virtual machine of tests/vm.py, started as a service by the init that is tested. It prints
-# `vm: ok WHAT` or `vm: FAIL WHAT: WHY` to the console for each case, and then asks PID 1 to end the machine.
-# All commands here are those of busybox: wget and nc are clients that this project did not write.
+# `vm: ok WHAT` or `vm: FAIL WHAT: WHY` to the console for each result, and then sends a signal to PID 1 to end the
+# machine. All commands are those of busybox.
 HOST=127.0.0.1
 PORT=10248
 STUCK=80
@@ -27,7 +27,7 @@ check() {
     esac
 }
 
-# eventually WHAT EXPECTED COMMAND...: within some 20 s
+# eventually WHAT EXPECTED COMMAND...: the command prints EXPECTED within about 20 s.
 eventually() {
     what=$1 expected=$2 tries=0
     shift 2
@@ -42,7 +42,7 @@ eventually() {
     say "FAIL $what: expected $expected, got $got"
 }
 
-# always WHAT COUNT: so many probes in a row are answered, each within 5 s.
+# always WHAT COUNT: COUNT probes are answered, one after the other, each within 5 s.
 always() {
     tries=0 started=$(uptime)
     while [ $tries -lt $2 ]; do
@@ -67,10 +67,10 @@ usage() {
         $(grep -E '^(Rss|Pss_Anon|Private_Clean|Private_Dirty):' /proc/1/smaps_rollup | tr -s ' \n' ' ')
 }
 
-# The machine stops: probes report it now, and then this service ends like all others.
+# The init stops all services with SIGTERM. Probes must report the stop; then this service exits.
 at_the_end() {
     check "readyz fails while the machine stops" "*process is shutting down*" "$(text /readyz/shutdown)"
-    check "livez does not" ok "$(probe /livez)"
+    check "livez passes while the machine stops" ok "$(probe /livez)"
     exit 0
 }
 trap at_the_end TERM INT
@@ -113,8 +113,8 @@ if grep -q vm=sandbox /proc/cmdline; then
     eventually "the daemon says ok" "*serving*" cat /daemon.log
     check "the sandbox is complete" 0 "$(grep -c 'sandbox is not complete' /daemon.log)"
     threads() { sed -n "s/^$1:[[:space:]]*//p" /proc/$daemon/task/*/status | tr '\n' ' '; }
-    check "every thread is under the filter" "2 2 2 " "$(threads Seccomp)"
-    check "and gets no new privileges" "1 1 1 " "$(threads NoNewPrivs)"
+    check "each thread has the filter" "2 2 2 " "$(threads Seccomp)"
+    check "no thread gets new privileges" "1 1 1 " "$(threads NoNewPrivs)"
     /healthz beat heartbeat || say "FAIL no beat"
     # In a slow machine, 64 of them wait at once; with the connections of the checks, the table is not full.
     summary=$(/healthz probe --count 1000 --interval 5ms --timeout 5m --json http://$HOST:$PORT/livez | tail -n 1)
@@ -123,14 +123,14 @@ if grep -q vm=sandbox /proc/cmdline; then
     for kind in heartbeat file process tcp unix http exec pressure memory disk pids fds clock mount; do
         eventually "the check of kind $kind passes" ok text /healthz/$kind
     done
-    check "a processor without a sensor says so" "*thermal_zone0*" "$(text /healthz/temperature)"
+    check "the check of a missing sensor fails" "*thermal_zone0*" "$(text /healthz/temperature)"
     grep -E '^(Rss|Anonymous)' /proc/$daemon/smaps_rollup | sed 's/^/vm: daemon: /'
     kill -TERM $daemon
     eventually "readyz fails while the daemon drains" "*process is shutting down*" text /readyz/shutdown
     check "livez passes while it drains" ok "$(text /livez)"
     wait $daemon
     code=$?
-    eventually "its last line counts the requests" "*stopped: 10?? requests answered*" cat /daemon.log
+    eventually "the last line counts the requests" "*stopped: 10?? requests answered*" cat /daemon.log
     check "the exit code is 0" 0 $code
     grep -vE ' INFO ' /daemon.log | sed 's/^/vm: log: /'
     PORT=10248
@@ -138,15 +138,15 @@ if grep -q vm=sandbox /proc/cmdline; then
     while :; do sleep 1; done
 fi
 
-check "a service that has just started does not count yet" "*not reported yet*" "$(text /healthz/guest)"
-eventually "a healthy machine says ok" ok probe /healthz
+check "the check of a service that has just started fails" "*not reported yet*" "$(text /healthz/guest)"
+eventually "a healthy machine answers ok" ok probe /healthz
 if [ -e /proc/net/if_inet6 ]; then
-    check "so it does on [::1]" ok "$(probe /healthz '[::1]')"
+    check "a healthy machine answers ok on [::1]" ok "$(probe /healthz '[::1]')"
 else
     say "ok without IPv6"
 fi
 usage "at rest"
-check "no other user writes to /run" "drwxr-xr-x *" "$(ls -ld /run)"
+check "no other user can write to /run" "drwxr-xr-x *" "$(ls -ld /run)"
 mkdir -p "/a blank"
 mount -t tmpfs none "/a blank" || say "FAIL no mount"
 
@@ -155,12 +155,12 @@ if grep -q vm=short /proc/cmdline; then
     while :; do sleep 1; done
 fi
 
-# The machine sleeps for longer than the daemon's loop may stand still and than connections may be idle,
-# and their clock sleeps with it.
+# The machine is suspended for longer than --sync-limit and --idle-timeout. The monotonic clock does not advance during
+# the suspend, so neither may expire.
 if grep -q vm=suspend /proc/cmdline; then
     PORT=10250
     /healthz --listen $HOST:$PORT --sync-period 1s --sync-limit 3s --idle-timeout 5s &
-    eventually "the daemon says ok" ok probe /healthz
+    eventually "the daemon answers ok" ok probe /healthz
     request='GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n'
     { printf "$request"; sleep 3; printf "$request"; sleep 1; } | nc $HOST $PORT >/kept &
     kept=$!
@@ -170,37 +170,37 @@ if grep -q vm=suspend /proc/cmdline; then
     echo mem >/sys/power/state
     slept=$(echo "$before $(uptime)" | awk '{ print ($2 - $1 > 6) ? "yes" : "no, " $2 - $1 " s" }')
     check "the machine was suspended" yes "$slept"
-    check "a loop that stood still with the machine is not late" ok "$(probe /healthz/syncloop)"
+    check "syncloop passes after the suspend" ok "$(probe /healthz/syncloop)"
     PORT=10248
-    check "nor is PID 1's server" ok "$(probe /healthz)"
+    check "PID 1 answers ok after the suspend" ok "$(probe /healthz)"
     wait $kept
-    check "a connection that was idle meanwhile is still there" 2 "$(grep -c 'HTTP/1.1 200 OK' /kept)"
+    check "a connection that was idle during the suspend is open" 2 "$(grep -c 'HTTP/1.1 200 OK' /kept)"
 
-    # The wall clock is set, first back and then far ahead. Nothing but the Date goes by it.
+    # The wall clock is set back, and then far forward. Only the Date uses it.
     PORT=10250
     { printf "$request"; sleep 3; printf "$request"; sleep 1; } | nc $HOST $PORT >/kept &
     kept=$!
     date -s @1000000000 >/dev/null
-    check "a loop is not late because the wall clock goes back" ok "$(probe /healthz/syncloop)"
-    eventually "its Date does too" "*Date: Sun, 09 Sep 2001 *" head_of /healthz
+    check "syncloop passes after the wall clock was set back" ok "$(probe /healthz/syncloop)"
+    eventually "the Date is set back too" "*Date: Sun, 09 Sep 2001 *" head_of /healthz
     date -s @4102444800 >/dev/null
-    check "nor because it leaps" ok "$(probe /healthz/syncloop)"
-    eventually "and so does the Date" "*Date: Fri, 01 Jan 2100 *" head_of /healthz
+    check "syncloop passes after the wall clock was set forward" ok "$(probe /healthz/syncloop)"
+    eventually "the Date is set forward too" "*Date: Fri, 01 Jan 2100 *" head_of /healthz
     wait $kept
-    check "a connection that was idle meanwhile knows nothing of it" 2 "$(grep -c 'HTTP/1.1 200 OK' /kept)"
+    check "a connection that was idle during both changes is open" 2 "$(grep -c 'HTTP/1.1 200 OK' /kept)"
     PORT=10248
-    eventually "the Date of PID 1's server is in that year as well" "*Date: Fri, 01 Jan 2100 *" head_of /healthz
+    eventually "the Date of PID 1's server is set forward too" "*Date: Fri, 01 Jan 2100 *" head_of /healthz
     kill -TERM 1
     while :; do sleep 1; done
 fi
 
-# The daemon has checks of what tests elsewhere cannot change: pressure, a control group, the kernel's clock.
+# Checks of pressure, of a control group and of the kernel's clock, which other tests cannot change.
 if grep -q vm=checks /proc/cmdline; then
     PORT=10250
     cd /sys/fs/cgroup || say "FAIL no cgroups"
     echo +memory >cgroup.subtree_control
     mkdir load
-    # Above `high` a group is slowed down, which is pressure.
+    # The kernel slows down a group above `high`, and counts that as pressure.
     echo 8M >load/memory.high
     echo 24M >load/memory.max
     often=period=1s,timeout=900ms,failure-threshold=1
@@ -211,7 +211,7 @@ if grep -q vm=checks /proc/cmdline; then
         --check "machine=memory,min=4Mi,$often" \
         --check "clock=clock,$often" --check "exact=clock,max-error=100ms,$often" 2>/checks.log &
     for name in cpu stalls group machine; do eventually "its check $name passes" ok text /healthz/$name; done
-    say "ok at rest there is no pressure"
+    say "ok checks of pressure pass without load"
     triggers() { ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c 'rwx.*pressure'; }
     check "each pressure has a trigger" 2 "$(triggers)"
     check "a clock that was never set is not synchronised" "*clock is not synchronised*" "$(text /healthz/clock)"
@@ -223,7 +223,7 @@ if grep -q vm=checks /proc/cmdline; then
     done
     eventually "CPU pressure fails its check" "*some tasks waited for cpu for * of the last *, limit 800 ms within 1 s*" text /healthz/cpu
     kill $spinning
-    eventually "its check passes again" ok text /healthz/cpu
+    eventually "the check of CPU pressure passes again" ok text /healthz/cpu
 
     (
         echo 0 >load/cgroup.procs
@@ -238,7 +238,7 @@ if grep -q vm=checks /proc/cmdline; then
     wait $loaded
     eventually "memory is available again" ok text /healthz/group
     eventually "there is no pressure any more" ok text /healthz/stalls
-    say "ok both pass again without the load"
+    say "ok both checks of the control group pass again without the load"
     rmdir load
     eventually "its pressure is not there" "*does not exist*" text /healthz/stalls
     eventually "its memory is not there" "*does not exist*" text /healthz/group
@@ -246,7 +246,7 @@ if grep -q vm=checks /proc/cmdline; then
 
     /set-clock 500000
     eventually "a synchronised clock passes" ok text /healthz/clock
-    eventually "its error is above a smaller limit" "*clock may be wrong by 50? ms, limit 100 ms*" text /healthz/exact
+    eventually "a synchronised clock fails a check with a limit below its error" "*clock may be wrong by 50? ms, limit 100 ms*" text /healthz/exact
     /set-clock
     eventually "a clock that is not synchronised any more fails" "*clock is not synchronised*" text /healthz/clock
     check "the log has each change of CPU pressure once" 3 "$(grep -c 'check cpu ' /checks.log)"
@@ -257,7 +257,8 @@ if grep -q vm=checks /proc/cmdline; then
     while :; do sleep 1; done
 fi
 
-# A container with every right: PID 1 of its own processes, on file systems that are the machine's.
+# A container with all capabilities: init is PID 1 of a process namespace, and its file systems are those of the
+# machine.
 unshare -p -f -m /init /no/list 127.0.0.1:10249 &
 container=$!
 inner() { pidof init | tr ' ' '\n' | grep -vx 1; }
@@ -265,15 +266,15 @@ listens() { grep -q '0100007F:2809' /proc/net/tcp && echo yes; }
 eventually "a container has its own init" yes listens
 kill -TERM "$(inner)"
 wait $container
-check "which ends without the machine" "" "$(inner)"
-check "and leaves its file systems writable" yes "$(echo yes >/written && cat /written)"
+check "SIGTERM ends the container and not the machine" "" "$(inner)"
+check "the file systems are writable after the container has ended" yes "$(echo yes >/written && cat /written)"
 
 kill -9 "$(pidof httpd)"
 eventually "a killed service fails with its reason" \
     "internal server error: killed by signal 9; restarting in 1 s*" text /healthz/web
-check "and the machine with it" "*-?web failed*" "$(text /healthz)"
-check "but not livez" ok "$(probe /livez)"
-eventually "it is started again" ok probe /healthz
+check "healthz fails with a killed service" "*-?web failed*" "$(text /healthz)"
+check "livez passes with a killed service" ok "$(probe /livez)"
+eventually "the killed service is started again" ok probe /healthz
 
 i=0
 while [ $i -lt $STUCK ]; do
@@ -283,11 +284,11 @@ while [ $i -lt $STUCK ]; do
     done 2>/dev/null &
     i=$((i + 1))
 done
-eventually "the table is full of half heads" yes connections_enough
-always "a probe is answered all the same" 10
+eventually "the table is full of unfinished heads" yes connections_enough
+always "probes are answered while the table is full" 10
 
-# limit NAME FILE VALUE: a fork bomb in a group NAME with this limit. The processor it shares, as one:
-# otherwise wget, which has to be started for each probe, waits for all of it each time.
+# limit NAME FILE VALUE: a fork bomb in a control group NAME with this limit. All its processes together get the CPU
+# time of one process outside. Without that, starting wget for each probe would take too long.
 limit() {
     mkdir "$1"
     echo "$3" >"$1/$2"
@@ -297,7 +298,7 @@ limit() {
         bomb
     ) >/dev/null 2>&1 &
 }
-# counted FILE KEY: whether it has happened.
+# counted FILE KEY: prints yes if the counter is not 0.
 counted() { [ "$(sed -n "s/^$2 //p" "$1")" -gt 0 ] && echo yes; }
 none() { wc -l <"$1/cgroup.procs"; }
 cd /sys/fs/cgroup || say "FAIL no cgroups"
@@ -305,27 +306,27 @@ echo +memory +pids +cpu >cgroup.subtree_control
 
 limit hungry memory.max 8M
 eventually "a fork bomb is denied memory" yes counted hungry/memory.events oom_kill
-always "a probe is answered beside the bomb" 5
+always "probes are answered beside the bomb without memory" 5
 usage "beside the bomb of $(none hungry) processes"
 echo 1 >hungry/cgroup.kill
-eventually "the bomb is over" 0 none hungry
+eventually "the bomb without memory has ended" 0 none hungry
 
 limit many pids.max 20
 eventually "a fork bomb is denied processes" yes counted many/pids.events max
-always "a probe is answered beside this one" 5
+always "probes are answered beside the bomb without processes" 5
 echo 1 >many/cgroup.kill
-eventually "this one is over as well" 0 none many
-eventually "their orphans are buried" 0 zombies
-check "the machine still says ok" ok "$(probe /healthz)"
+eventually "the bomb without processes has ended" 0 none many
+eventually "the orphans of the bombs are reaped" 0 zombies
+check "the machine answers ok after the bombs" ok "$(probe /healthz)"
 
-# No number is left for a process, so none of ours can be made either: what is a command here is the
-# shell's own, and the connection was there before.
+# While no process number is free, this script cannot start a program. So it uses only built-in commands of the shell,
+# and a connection that was opened before.
 httpd=$(pidof httpd)
 mkfifo /asks /hears
 nc $HOST $PORT </asks >/hears &
 exec 3>/asks 4<>/hears
-# told WHAT EXPECTED: a line of an answer, within some 20 s
-told() {
+# answered WHAT EXPECTED: a line of an answer is EXPECTED within about 20 s.
+answered() {
     tries=0
     while [ $tries -lt 20 ]; do
         printf 'GET /healthz/web HTTP/1.1\r\nHost: a\r\n\r\n' >&3
@@ -338,7 +339,7 @@ told() {
     done
     say "FAIL $1: expected $2"
 }
-told "a connection is there" "*HTTP/1.1 200 OK*"
+answered "a connection is open before the process numbers are used up" "*HTTP/1.1 200 OK*"
 # The smallest possible limit. Process numbers start again at 300, so exactly one is left.
 numbers=$(cat /proc/sys/kernel/pid_max)
 echo 301 >/proc/sys/kernel/pid_max
@@ -347,28 +348,28 @@ if ! [ -e /proc/300 ]; then
     last=$!
 fi
 kill -9 "$httpd"
-told "a service that cannot be started without a number says so" "*cannot be started: *"
+answered "without a free process number the check of the service has the error of fork" "*cannot be started: *"
 echo "$numbers" >/proc/sys/kernel/pid_max
 exec 3>&- 4>&-
 [ -z "${last:-}" ] || kill "$last"
-eventually "it is started once there is one" ok probe /healthz
+eventually "the service is started when there is a free process number" ok probe /healthz
 
-# No file is left on the machine for anybody but root (ENFILE): no limit of a process does that.
+# With file-max at 0 only root can open files (ENFILE). A limit of a process gives EMFILE instead.
 PORT=10251
 start-stop-daemon -S -c nobody -x /healthz -- --listen $HOST:$PORT 2>/files.log &
-eventually "a daemon without rights says ok" ok probe /healthz
+eventually "a daemon of the user nobody answers ok" ok probe /healthz
 files=$(cat /proc/sys/fs/file-max)
 echo 0 >/proc/sys/fs/file-max
 probe /healthz >/late &
 late=$!
-eventually "a machine out of files is what it says" \
+eventually "the daemon logs that the system has no free file" \
     "*cannot accept connections: the system has reached its limit of open files (ENFILE)*" cat /files.log
-check "and a client waits" "" "$(cat /late)"
+check "a client waits while the system has no free file" "" "$(cat /late)"
 echo "$files" >/proc/sys/fs/file-max
 wait $late
-check "until there are some again" ok "$(cat /late)"
+check "the client is answered when there are free files" ok "$(cat /late)"
 kill -TERM "$(pidof healthz)"
-eventually "it was out of them once" "*, 1 pauses*" cat /files.log
+eventually "the daemon counts one pause" "*, 1 pauses*" cat /files.log
 PORT=10248
 
 kill -TERM 1

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A client that never comes to the end of its head. Runs with a connection as its stdin and stdout,
-# and ends when the other side does.
+# A client that never sends the end of its head. Its standard input and output are a connection. It exits when the
+# server closes the connection.
 printf 'GET /healthz HTTP/1.1\r\nHost: '
 exec cat >/dev/null

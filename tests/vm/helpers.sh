@@ -1,8 +1,9 @@
-# What the scripts have in common that run in a booted Debian. Prints `vm: ok WHAT`, or `vm: FAIL WHAT: WHY`.
+# Functions of the scripts that run in a booted Debian. `check` and `eventually` print `vm: ok WHAT` or
+# `vm: FAIL WHAT: WHY`.
 
 say() { echo "vm: $*"; }
 
-# text PATH [HOST]: the text of an answer, whatever its status.
+# text PATH [HOST]: the body of an answer with any status.
 text() {
     exec 5<>"/dev/tcp/${2:-127.0.0.1}/$PORT" || return
     printf 'GET %s HTTP/1.0\r\n\r\n' "$1" >&5
@@ -16,7 +17,7 @@ check() {
     if [[ $3 == $2 ]]; then say "ok $1"; else say "FAIL $1: expected $2, got $3"; fi
 }
 
-# is WHAT EXPECTED COMMAND...: within some 20 s
+# is WHAT EXPECTED COMMAND...: the command prints EXPECTED within about 20 s.
 is() {
     local what=$1 expected=$2 got=
     shift 2

@@ -1,6 +1,6 @@
 #!/bin/bash
-# What happens inside the virtual machine of tests/package_debian.py. A unit that is started at boot, with the older
-# package installed; at last it powers the machine off.
+# The test inside the virtual machine of tests/package_debian.py, started as a unit at boot, with the older package
+# installed. It prints `vm: ok WHAT` or `vm: FAIL WHAT: WHY` for each result, and then powers the machine off.
 . /helpers.sh
 PORT=10248
 trap 'systemctl poweroff --no-block' EXIT
@@ -12,12 +12,12 @@ apt() {
     say "FAIL apt-get $*"
     cat /run/apt.log
 }
-# What systemctl prints about the service, in one line.
+# Some lines of systemctl status, as one line.
 summary() {
     systemctl status healthz --no-pager | sed -n 's/^ *\(Loaded\|Active\|Docs\|Status\|Memory\): /\1: /p' | paste -s -d ';'
 }
 pid() { show healthz MainPID; }
-# Prints how many of many requests were not answered with ok, until /run/stop exists.
+# Sends requests until /run/stop exists, and writes to /run/asked how many of them were not answered with ok.
 ask() {
     local all=0 lost=0
     while [[ ! -e /run/stop ]]; do
@@ -33,10 +33,10 @@ check "its socket is not enabled" disabled "$(systemctl is-enabled healthz.socke
 check "/readyz on IPv4" ok "$(text /readyz)"
 check "/readyz on IPv6" ok "$(text /readyz ::1)"
 check "systemd shows its status" "healthz passes" "$(show healthz StatusText)"
-check "systemd watches it" "1min" "$(show healthz WatchdogUSec)"
+check "systemd has its watchdog time" "1min" "$(show healthz WatchdogUSec)"
 say "$(summary)"
 check "no new privileges" 1 "$(awk '/^NoNewPrivs/ { print $2 }' "/proc/$(pid)/status")"
-# The unit's filters, and its own.
+# Those of the unit, and the one of healthz.
 filters=$(awk '/^Seccomp_filters/ { print $2 }' "/proc/$(pid)/status")
 check "system calls are filtered" yes "$([[ $filters -gt 1 ]] && echo yes || echo "$filters filters")"
 check "the kernel has Landlock" "*landlock*" "$(cat /sys/kernel/security/lsm)"
@@ -94,18 +94,14 @@ start=$(awk '{ print $1 }' /proc/uptime)
 stop-thread "$thread" &
 stopper=$!
 is "the thread is traced" "TracerPid:*[1-9]*" grep TracerPid "/proc/$before/task/$thread/status"
-for _ in 1 2 3; do
-    text /livez >/dev/null 2>&1 &
-    sleep 1
-done
-eventually "systemd restarts healthz when its server's thread stops while it works" 1 show healthz NRestarts
+eventually "systemd restarts healthz when the server's thread is stopped while it waits" 1 show healthz NRestarts
 took=$(awk -v start="$start" '{ printf "%.0f", $1 - start }' /proc/uptime)
 say "restarted $took s after its thread was stopped, watchdog 5 s"
 wait $stopper
-eventually "the journal says why" "*server thread stuck for *" journal healthz
-check "because of the watchdog" "*Watchdog timeout*" "$(journalctl -q -o cat -u healthz)"
+eventually "the journal has the stuck thread" "*server thread stuck for *" journal healthz
+check "the journal has the watchdog timeout" "*Watchdog timeout*" "$(journalctl -q -o cat -u healthz)"
 eventually "healthz is active again" active systemctl is-active healthz
-check "its process is another one" yes "$([[ $(pid) != "$before" ]] && echo yes)"
+check "healthz has another process number" yes "$([[ $(pid) != "$before" ]] && echo yes)"
 healthz beat worker
 eventually "/readyz is ok again" ok text /readyz
 
@@ -125,12 +121,12 @@ wait $asker
 check "no request is lost in two restarts and an upgrade" "0 of *" "$(cat /run/asked)"
 say "lost $(cat /run/asked) requests"
 check "healthz is active after the upgrade" active "$(systemctl is-active healthz)"
-check "it is another process" yes "$([[ $(pid) != "$before" ]] && echo yes)"
+check "healthz has another process number after the upgrade" yes "$([[ $(pid) != "$before" ]] && echo yes)"
 check "the changed configuration is kept" "# Changed by the administrator." "$(tail -1 /etc/healthz.toml)"
-check "it is used" "/readyz: *worker*" "/readyz: $(text '/readyz?verbose')"
+check "the changed configuration is used" "/readyz: *worker*" "/readyz: $(text '/readyz?verbose')"
 systemctl disable healthz 2>/dev/null
 apt install --reinstall /new.deb
-check "a service that the administrator disabled stays so" disabled "$(systemctl is-enabled healthz)"
+check "a service that the administrator disabled stays disabled" disabled "$(systemctl is-enabled healthz)"
 
 rm -r /etc/systemd/system/healthz.service.d /etc/healthz.toml.*
 apt remove healthz
@@ -143,7 +139,7 @@ check "systemd knows no unit of it" not-found "$(show healthz LoadState)"
 
 apt install /new.deb
 check "apt installs and starts it" active "$(systemctl is-active healthz)"
-check "it is enabled" enabled "$(systemctl is-enabled healthz)"
+check "apt enables it" enabled "$(systemctl is-enabled healthz)"
 eventually "/readyz is ok" ok text /readyz
 check "healthz probe" "" "$(healthz probe http://localhost:10248/readyz 2>&1)"
 check "healthz status" "*/readyz   pass*" "$(healthz status 2>&1)"

@@ -1,5 +1,5 @@
-/* Tells the kernel what a time daemon would: `set-clock ERROR` that the clock is synchronised and at most ERROR
-   microseconds wrong, and `set-clock` without an argument that it is not synchronised. */
+/* Sets the state of the kernel's clock, as a time daemon does. `set-clock ERROR`: the clock is synchronised and at most
+   ERROR microseconds wrong. `set-clock` without an argument: it is not synchronised. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/timex.h>

@@ -1,6 +1,6 @@
 #!/bin/bash
-# What happens inside the virtual machine of tests/systemd.py. A unit of the systemd under test; prints
-# `vm: ok WHAT`, or `vm: FAIL WHAT: WHY`, and at last powers the machine off.
+# The test inside the virtual machine of tests/systemd.py, started as a unit. It prints `vm: ok WHAT` or
+# `vm: FAIL WHAT: WHY` for each result, and then powers the machine off.
 . /helpers.sh
 PORT=10249
 
@@ -15,7 +15,7 @@ systemctl start forwarding worker || { systemctl status forwarding worker --no-p
 [[ $(show worker NRestarts) == 0 ]] || say "FAIL the worker found no socket when healthz was ready"
 check "healthz is active" active "$(systemctl is-active forwarding)"
 check "the worker is active because READY=1 was forwarded" active "$(systemctl is-active worker)"
-check "its heartbeat passes" ok "$(text /healthz/worker)"
+check "the heartbeat of the worker passes" ok "$(text /healthz/worker)"
 first=$(show worker MainPID)
 before=$(awk '{ print int($1) }' /proc/uptime)
 is "time has passed" yes eval "[ \$(awk '{ print int(\$1) }' /proc/uptime) -gt $((before + 11)) ] && echo yes"
@@ -24,8 +24,8 @@ check "the worker is still active after its watchdog time" "active $first 0" \
 check "systemd shows the status that was forwarded" "42 jobs" "$(show worker StatusText)"
 [[ $first -gt 1 ]] && kill -STOP "$first"
 eventually "a stopped worker fails its check" "*no heartbeat for * s, limit 2 s: 42 jobs*" text /healthz/worker
-eventually "systemd has restarted it, because no message was forwarded" 1 show worker NRestarts
-eventually "its heartbeat passes again" ok text /healthz/worker
+eventually "systemd has restarted the worker, because no message was forwarded" 1 show worker NRestarts
+eventually "the heartbeat of the worker passes again" ok text /healthz/worker
 
 pid=$(show forwarding MainPID)
 printf '[check.here]\nfile = "/etc/hostname"\n' >>/etc/forwarding.toml
@@ -38,7 +38,7 @@ eventually "the mistake is in the journal" "*fle*did you mean file*was not used;
 check "the new check is still there" ok "$(text /healthz/here)"
 check "the process is still the same" "active $pid" "$(systemctl is-active forwarding) $(show forwarding MainPID)"
 
-# judge WHAT: the answers are the expected ones, in `expected`; all others are `ok`.
+# judge UNIT WHAT: each check has the answer in `expected`, or `ok` if it is not there.
 judge() {
     local name got faults=
     PORT=10248
@@ -55,7 +55,7 @@ judge() {
     if [[ -z $faults ]]; then say "ok $2"; else say "FAIL $2$faults"; fi
 }
 systemctl start healthz || { systemctl status healthz --no-pager; journal healthz; }
-# Only root, or a process with CAP_SYS_PTRACE.
+# Only root, or a process with CAP_SYS_PTRACE, can read it.
 denied="*/proc/*/fd: permission denied*"
 declare -A expected=(
     [fds-of]=$denied
@@ -63,12 +63,12 @@ declare -A expected=(
     [clock]="*adjtimex: permission denied*"
     [mounted]="*/data: mounted read-only, must be writable*"
 )
-judge "unit" "in the sandbox of the unit each check says what is expected"
+judge "unit" "in the sandbox of the unit each check has the documented result"
 systemctl stop healthz
 
 mkdir -p /etc/systemd/system/healthz.service.d
 cp /checks.conf /etc/systemd/system/healthz.service.d/
-# What the file has as a comment.
+# checks.conf has this line as a comment.
 printf '[Service]\nReadWritePaths=/data\n' >/etc/systemd/system/healthz.service.d/more.conf
 systemctl daemon-reload
 systemctl start healthz || { systemctl status healthz --no-pager; journal healthz; }
@@ -76,8 +76,8 @@ expected=(
     [fds-of]=$denied
     [temporary]="*/tmp/of-the-machine: does not exist*"
 )
-judge "drop-in" "with the drop-in each check passes that can"
+judge "drop-in" "with the drop-in each check has the documented result"
 systemctl stop healthz
 systemctl stop forwarding worker
 check "healthz has stopped" "inactive success" "$(systemctl is-active healthz) $(show healthz Result)"
-check "no process of it is left" "" "$(pidof healthz)"
+check "no process of healthz is left" "" "$(pidof healthz)"

@@ -16,7 +16,7 @@ pub(super) const LISTENERS: [&str; 2] = ["http://127.0.0.1:1", "unix:/run/a"];
 
 impl Model {
     /// The body of the answer in JSON; `None` if `request` gets the same answer as without Accept. There is no wall
-    /// clock, so no time is told.
+    /// clock, so the answer has no times.
     pub(super) fn json(&self, request: &Generated, now: u64) -> Option<String> {
         if request.method == "PURGE" || !request.unclean.is_empty() || !self.serves(request) {
             return None;

@@ -214,7 +214,7 @@ impl Model {
     }
 
     pub(super) fn answer(&self, request: &Generated, now: u64) -> Answer {
-        // The host is checked before the path, so that nothing is told to a foreign host.
+        // The host is checked before the path, so that requests for a foreign host learn nothing about the paths.
         if !self.serves(request) {
             let body = "421 Misdirected Request: this server does not answer for that host\n";
             return Answer::new("421", body.to_string());
@@ -302,7 +302,7 @@ fn root(endpoint: &str, states: &[&State], query: &str, now: u64) -> Result<Stri
         unmatched.remove(name.as_bytes());
         unmatched.remove(state.group.unwrap_or(name).as_bytes());
     }
-    // The lines are written only if a check fails or they are asked for.
+    // The lines are written only if a check fails or the query has `verbose`.
     if !is_verbose && !has_failed {
         return Ok("ok".to_string());
     }

@@ -1,4 +1,4 @@
-//! `healthz probe`: asks a health endpoint, and says with the exit code whether it is healthy.
+//! `healthz probe`: sends a request to a health endpoint, and reports with the exit code whether it is healthy.
 //!
 //! One probe prints nothing if the answer is healthy. [`series`] sends many, as ping(8) does. No thread is started.
 
@@ -45,7 +45,7 @@ pub fn run(parser: lexopt::Parser) -> Result<ExitCode, UsageError> {
     }
 }
 
-/// Sends one probe. Returns the exit code, which is right even if nothing can be printed.
+/// Sends one probe. Returns the exit code, which is the same if nothing can be printed.
 fn once(options: &Options) -> u8 {
     let Options {
         target, timeout, ..

@@ -16,7 +16,7 @@ const DURATION_MIN: Duration = Duration::from_millis(1);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 const INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// What the command line says to do.
+/// The command to run, with its options.
 #[derive(Debug)]
 pub enum Command {
     Probe(Options),
@@ -45,7 +45,7 @@ pub struct Series {
     pub interval: Duration,
 }
 
-/// For whom the output is.
+/// The form of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Text,

@@ -1,4 +1,4 @@
-//! What a probe has found out, and how it is said in one line.
+//! The result of a probe, and its text in one line.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::client::target::{Address, Target};
 pub enum Verdict {
     /// The status is one of those that the kubelet takes for success (pkg/probe/http).
     Healthy,
-    /// The server says that it fails.
+    /// A status from 500 to 599.
     Unhealthy,
     /// No answer.
     Lost,
@@ -68,7 +68,7 @@ pub struct Outcome {
     pub verdict: Verdict,
     pub status: Option<u16>,
     pub address: Option<Address>,
-    /// What is wrong, from the server or from here; empty if it is healthy. Can be long and have control characters.
+    /// The failing line of the answer, or the error; empty if it is healthy. Can be long and have control characters.
     pub message: String,
     /// What a user can do about it.
     advice: &'static str,

@@ -24,8 +24,8 @@ use crate::units::Shown;
 const IN_FLIGHT_MAX: usize = 64;
 /// The token of signals; those of probes are smaller.
 const SIGNALS: Token = Token(IN_FLIGHT_MAX);
-/// So long before a probe is due, the loop asks the clock instead of sleeping. A thread that sleeps can wake so much
-/// later, which would count as the server's time.
+/// In this time before a probe is due, the loop reads the clock instead of sleeping. A thread that sleeps can wake up
+/// this much later, which would count as the server's time.
 #[cfg(target_os = "linux")]
 const WAKE_DURATION: Duration = Duration::from_micros(200);
 
@@ -143,7 +143,7 @@ fn free_slot<'s, 'a>(
     Some((Token(index), slot))
 }
 
-/// The probe could not be sent while it was wanted.
+/// The failure of a probe that could not be sent within its timeout.
 fn never_sent() -> Failure {
     Failure::Lost {
         tried: "not sent in time, because too many others wait, or this program did not run".into(),
@@ -263,7 +263,7 @@ impl Signals {
     }
 }
 
-/// Prints a line for each probe, at once, in the form that was asked for.
+/// Prints a line for each probe, at once, as text or JSON.
 struct Printer<'a> {
     options: &'a Options,
     has_colours: bool,

@@ -22,13 +22,13 @@ const STEPS: [&[u64]; 5] = [
     &[10],
 ];
 
-/// What many probes have found out.
+/// The results of many probes.
 pub struct Tally {
     healthy: u64,
     unhealthy: u64,
     lost: u64,
     invalid: u64,
-    /// Were sent, and had neither an answer nor their timeout when a signal ended it.
+    /// Probes that had neither an answer nor a timeout when a signal ended the command.
     unanswered: u64,
     /// Of answers; those that were lost have none.
     times: Histogram,
@@ -68,7 +68,7 @@ impl Tally {
         self.healthy + self.unhealthy + self.lost + self.invalid + self.unanswered
     }
 
-    /// What the exit code says: healthy if every probe was, and at least one was sent.
+    /// The verdict for the exit code: healthy if every probe was, and at least one was sent.
     pub fn verdict(&self) -> Verdict {
         match self {
             Tally { unhealthy: 1.., .. } => Verdict::Unhealthy,

@@ -1,6 +1,7 @@
 //! `healthz status [URL]`: what fails, since when and why, as a table for people, as JSON, or as metrics in a file.
 //!
-//! [`report`] makes sense of answers and [`table`] prints them; both are pure. This module asks. Called by [`super`].
+//! [`report`] reads the answers and [`table`] formats them; both are pure. This module sends the requests. Called by
+//! [`super`].
 
 mod report;
 mod table;
@@ -29,9 +30,9 @@ const EXIT_NOT_HEALTH: u8 = 4;
 
 /// The server if no URL is given.
 const URL_DEFAULT: &str = "http://localhost:10248";
-/// What is asked if the URL does not name another path.
+/// The requested paths if the URL does not name another one.
 const PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
-/// For each request. Longer than that of a probe: a person waits, and wants to see more than that it is slow.
+/// For each request. Longer than that of a probe, because a person waits for the reasons.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of an answer: some times that of a server with 1000 checks.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -151,7 +152,7 @@ fn status(options: &Options) -> Result<ExitCode, Error> {
     })
 }
 
-/// Asks for all endpoints, or for the one that the URL names.
+/// Requests all endpoints, or the one that the URL names.
 fn ask(target: &Target) -> Result<Report, Error> {
     let paths: &[&str] = match target.has_path && target.path != "/" {
         true => &[&target.path],
@@ -163,7 +164,7 @@ fn ask(target: &Target) -> Result<Report, Error> {
         let mut response = get(target, path, "Accept: application/health+json\r\n")?;
         let mut endpoint = Endpoint::new(path, &response);
         if report::is_plain(&response) {
-            // Kubernetes tells which checks there are only in this form. Another server may refuse it.
+            // Kubernetes lists its checks only with `verbose`. Another server may refuse it.
             let mark = if path.contains('?') { '&' } else { '?' };
             let verbose = get(target, &format!("{path}{mark}verbose"), "")?;
             if let Some(longer) = Endpoint::new(path, &verbose) {
@@ -269,7 +270,7 @@ fn create_new(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Columns of the terminal if it tells them; otherwise 80.
+/// Columns of the terminal if they are known; otherwise 80.
 fn columns() -> usize {
     let columns = std::env::var("COLUMNS").ok();
     // A format cannot be wider than this type says.

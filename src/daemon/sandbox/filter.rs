@@ -9,9 +9,9 @@
 //! | [`FATAL`], and some arguments of `sendto` and [`MAPPING`] | the process ends | only an intruder makes them |
 //! | all others | ENOSYS | a newer libc then makes an older call |
 //!
-//! A daemon that goes on with an intruder inside could answer `ok` when that is wrong. If its process ends,
-//! the service manager starts it again, and the kernel's audit log names the call. But to end a healthy
-//! daemon for a call that is missing in these lists would be worse than to refuse the call.
+//! A daemon that continued under the control of an intruder could answer `ok` when that is wrong. If its process
+//! ends, the service manager starts it again, and the kernel's audit log names the call. For a call that is in no
+//! list, ending the process would be worse than refusing the call: a healthy daemon may need it.
 //!
 //! The program is written here step by step, and not compiled by seccompiler, which only gives it to the
 //! kernel. A program of seccompiler has one result for all calls that match, so the table above takes two

@@ -32,7 +32,7 @@ mod landlock;
 )))]
 mod filter {
     pub fn apply() -> Result<(), String> {
-        Err("not written for this processor or system".to_owned())
+        Err("not implemented for this processor or system".to_owned())
     }
 }
 #[cfg(not(target_os = "linux"))]

@@ -392,7 +392,7 @@ impl<'a> Episode<'a> {
         if is_beat && self.is_heartbeat {
             self.health.beat(self.now);
         } else if self.health.passes(self.now) {
-            self.health.fail("as the seed says");
+            self.health.fail("chosen by the seed");
         } else {
             self.health.pass();
         }
@@ -418,7 +418,8 @@ impl<'a> Episode<'a> {
             world.accept_error = None;
             world.fault_rate = 0;
         }
-        // Each advance accepts at least one connection. It may take 24 to send a long answer: a client has room for 1 KiB.
+        // Each advance accepts at least one connection. It may take 24 to send a long answer: a client has room for 1
+        // KiB.
         let requests = |id: &usize| self.world.borrow().sockets[*id].client.requests();
         let most = self.open.iter().map(requests).max().unwrap_or(0);
         let advances = 200 + self.open.len();
@@ -585,9 +586,10 @@ fn simulation() {
     }
 }
 
-/// Regression: of two clients that wait to read long answers since the same time, the one that had read last was evicted.
+/// Regression: of two clients that wait to read long answers since the same time, the one that had read last was
+/// evicted.
 #[test]
-fn of_equal_times_the_order_of_waiting_decides_who_loses_a_long_answer() {
+fn of_equal_times_the_order_of_waiting_decides_which_long_answer_is_evicted() {
     for seed in [101_377, 5_003_613, 1_640_480_524] {
         episode(seed, Mutation::None);
     }

@@ -1,8 +1,8 @@
 //! The configuration of checks: from `--check` arguments and the check file to [`Spec`]s.
 //!
-//! One table ([`table`]) says what may be written. One parser reads it, for the command line and for the file. It
-//! collects every mistake, with its place and the name that was probably meant. Opens only the check file.
-//! Called at the start of the server, by the worker when the file is read again, and by `healthz check-config`.
+//! One table ([`table`]) has all kinds and options. One parser uses it, for the command line and for the file. It
+//! collects every mistake, with its place and the nearest name. Opens only the check file. Called at the start of the
+//! server, by the worker when the file is read again, and by `healthz check-config`.
 
 mod build;
 mod command_line;
@@ -245,7 +245,7 @@ struct Entry<'a> {
     value_at: usize,
 }
 
-/// What was understood so far.
+/// The specs and the mistakes so far.
 #[derive(Default)]
 struct Parser {
     specs: Vec<Spec>,
@@ -353,7 +353,7 @@ impl Parser {
                 let key = shown(entry.key);
                 let message = match entry.value {
                     DeValue::String(text) => format!("{key} {}: {expected}", shown(text)),
-                    DeValue::Array(_) if !place.is_file() => format!("{key} is there twice"),
+                    DeValue::Array(_) if !place.is_file() => format!("{key} is given twice"),
                     DeValue::Array(_) => format!("{key}: {expected}"),
                     value => format!("{key}: {expected}, not this {}", value.type_str()),
                 };
@@ -465,7 +465,7 @@ impl Parser {
         }
         // A default must not be refused because of the period.
         let period = match values.get("period") {
-            Some(Parsed::Duration(period)) if !has_timeout => *period,
+            Some(Parsed::Duration(period)) => *period,
             _ => return,
         };
         if let Some(Parsed::Duration(timeout)) = values.get_mut("timeout") {
@@ -483,7 +483,7 @@ impl Parser {
             self.mistake(place, written.at, message);
         } else if let Some((socket, other)) = self.with_socket(&spec) {
             let [socket, other] = [socket, other].map(|text| shown(&text));
-            let message = format!("socket {socket}: the check {other} has it already");
+            let message = format!("socket {socket}: the check {other} uses it already");
             self.mistake(place, at_option(written, "socket"), message);
         } else {
             self.specs.push(spec);

@@ -75,7 +75,7 @@ const fn option(
 const MS: u64 = 1;
 const SECOND: u64 = 1000 * MS;
 const DAY: u64 = 24 * 3600 * SECOND;
-/// A longer time is probably a wrong unit.
+/// A longer time probably has a wrong unit.
 const LONG: u64 = 1000 * DAY;
 
 /// A period of 100 ms for the most checks is 2,560 results a second; less would load the machine.
@@ -105,19 +105,19 @@ pub const GENERIC: &[OptionDef] = &[
         "success-threshold",
         "1",
         Syntax::Number(1, 1000),
-        "so many successes in a row end a failure",
+        "successes in a row that end a failure",
     ),
     option(
         "failure-threshold",
         "3",
         Syntax::Threshold,
-        "so many failures in a row, or as 3/5 among the last results, begin one",
+        "failures in a row that begin a failure; 3/5: 3 failures among the last 5 results",
     ),
     option(
         "endpoints",
         "healthz+readyz",
         Syntax::Endpoints,
-        "where the check is listed: healthz, livez, readyz",
+        "endpoints that list the check: healthz, livez, readyz",
     ),
     option(
         "group",
@@ -135,11 +135,12 @@ pub const GENERIC: &[OptionDef] = &[
         "unsupported",
         "fail",
         Syntax::Choice(&["fail", "warn", "skip"]),
-        "on a system that lacks what is read: fail, log a warning, or pass",
+        "if the system lacks what the check reads: fail, log a warning, or pass",
     ),
 ];
 
-/// A failing file system or pressure must be over for some time, or its state changes with each measurement.
+/// The state of a file system or of pressure can change with each measurement, so a failure ends only after three
+/// successes.
 const STEADY: &[(&str, &str)] = &[("success-threshold", "3")];
 /// The state is known exactly, so that one failure is enough.
 const EXACT: &[(&str, &str)] = &[("failure-threshold", "1")];
@@ -349,13 +350,13 @@ pub const KINDS: &[KindDef] = &[
                 "kind",
                 "some",
                 Syntax::Choice(&["some", "full"]),
-                "some tasks wait, or all of them",
+                "some: at least one task waits; full: all tasks wait",
             ),
             option(
                 "stall",
                 "200ms",
                 Syntax::Duration(MS, 10 * SECOND),
-                "the check fails if tasks wait for so long within the window",
+                "the check fails if tasks wait for this long within the window",
             ),
             option(
                 "window",
@@ -393,13 +394,13 @@ pub const KINDS: &[KindDef] = &[
                 "min",
                 "10%",
                 Syntax::Amount(Unit::Bytes),
-                "least space that users may still take, as a size or a share",
+                "least free space for users, as a size or a share",
             ),
             option(
                 "min-inodes",
                 "5%",
                 Syntax::Amount(Unit::Count),
-                "fewest inodes that users may still take, as a number or a share",
+                "fewest free inodes for users, as a number or a share",
             ),
         ],
         defaults: STEADY,

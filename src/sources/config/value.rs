@@ -23,7 +23,7 @@ const PATH_BYTES_MAX: usize = 4095;
 const SOCKET_BYTES_MAX: usize = 107;
 /// Longest text to search for or to send.
 const TEXT_BYTES_MAX: usize = 1024;
-/// As the bits of a number.
+/// The bits of the number that stores the results.
 const RESULTS_MAX: u64 = 32;
 
 /// What may be written for a value.
@@ -121,7 +121,6 @@ pub fn read(syntax: &Syntax, value: &DeValue) -> Result<Parsed, String> {
 fn scalar<'a>(value: &'a DeValue) -> Option<Cow<'a, str>> {
     Some(match value {
         DeValue::String(text) => Cow::Borrowed(text),
-        DeValue::Integer(number) if number.radix() == 10 => Cow::Borrowed(number.as_str()),
         DeValue::Integer(number) => Cow::Owned(number.to_string()),
         DeValue::Boolean(true) => Cow::Borrowed("true"),
         DeValue::Boolean(false) => Cow::Borrowed("false"),

@@ -36,14 +36,14 @@ use crate::sources::spawn::{self, Launch};
 use crate::sources::spec::{Exec, Outcome};
 use crate::sources::sys;
 
-/// So much of the output is kept, for its first line. The rest is read and dropped, so that a program that
+/// Bytes of the output that are kept, for its first line. The rest is read and dropped, so that a program that
 /// prints more neither waits nor ends by SIGPIPE.
 const OUTPUT_BYTES_MAX: usize = 4096;
 
-/// So much of the output is read in one turn of the loop: what a pipe holds.
+/// Most bytes of the output that are read in one turn of the loop: as many as a pipe holds.
 const TURN_BYTES_MAX: usize = 64 * 1024;
 
-/// A reason is the first line of the output, up to so many bytes. The server cuts it again.
+/// Most bytes of the first line of the output that are kept as the reason. The server cuts it again.
 const REASON_BYTES_MAX: usize = 512;
 
 /// Most groups of a user. The kernel allows 65,536.
@@ -589,8 +589,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_leaves_behind_is_killed() {
-        if !in_own_process("exec::tests::what_a_program_leaves_behind_is_killed", &[]) {
+    fn processes_that_a_program_leaves_behind_are_killed() {
+        if !in_own_process(
+            "exec::tests::processes_that_a_program_leaves_behind_are_killed",
+            &[],
+        ) {
             return;
         }
         set_child_subreaper(true).unwrap();

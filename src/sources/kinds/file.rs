@@ -9,7 +9,7 @@ use super::figures::{bytes, exact_bytes, exact_time, time};
 use super::system::{failed, open, read_start};
 use crate::sources::spec::{File, Outcome};
 
-/// `contains` looks at so many bytes.
+/// Bytes that `contains` searches.
 const CONTENT_BYTES_MAX: usize = 64 * 1024;
 
 /// A file that was modified so far in the future fails `max-age`: it would count as new until then. Less is
@@ -103,7 +103,7 @@ mod tests {
         let path = directory.at("x");
         let missing = format!("{}: does not exist", path.display());
         assert_eq!(reason(file(&path).attempt()), missing);
-        // A link that leads nowhere is as good as none.
+        // A symbolic link without a target counts as missing.
         std::os::unix::fs::symlink(directory.at("y"), &path).unwrap();
         assert_eq!(reason(file(&path).attempt()), missing);
         directory.write("y", "");
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(reason(spec.attempt()), wanted);
         // If the type changes between the two looks, the open does not block either.
         assert_eq!(content_fault(&path, "x"), Some(wanted));
-        // It exists, which is all that is asked for.
+        // It exists, and no option needs more.
         assert_eq!(file(&path).attempt(), Outcome::Pass);
         let spec = File {
             min_size: Some(1),

@@ -1,4 +1,4 @@
-//! Ends the processes that programs have left behind.
+//! Kills the processes that programs have left behind.
 //!
 //! A program can start others that outlive it. If they leave its process group, no signal to the group ends
 //! them. The worker and the supervisor are child subreapers, so such a process becomes their child when its

@@ -1,16 +1,16 @@
 //! Closes descriptors that others have sent.
 //!
-//! close(2) can wait for as long as the sender wants: for a socket with `SO_LINGER` (socket(7)), or for a file of a file
-//! system that does not answer. So only descriptors of which that cannot be true are closed at once, and the others in
-//! a thread. It ends when there is nothing left to close.
+//! The sender can make close(2) wait: for a socket with `SO_LINGER` (socket(7)), or for a file of a file system that
+//! does not answer. So only kinds of descriptors that close without a wait are closed at once, and the others in a
+//! thread. It ends when there is nothing left to close.
 
 use std::os::fd::RawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// So many descriptors may wait for the thread; after that, the kernel drops those that arrive.
+/// Most descriptors that wait for the thread. While there are more, the kernel drops those that arrive.
 const WAITING_MAX: usize = 64;
-/// It only calls close(2). The least that std gives.
+/// The smallest stack of std: the thread only calls close(2).
 const STACK_BYTES: usize = 16 * 1024;
 
 static WAITING: Mutex<Waiting> = Mutex::new(Waiting {

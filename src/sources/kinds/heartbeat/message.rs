@@ -15,7 +15,7 @@ pub const STATUS_BYTES_MAX: usize = 160;
 /// The largest error number of the kernel (`ERRNO_MAX`).
 const ERRNO_MAX: i32 = 4095;
 
-/// What one message says.
+/// The fields of one message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     pub phase: Option<Phase>,
@@ -24,9 +24,9 @@ pub struct Message {
     pub limit: Option<Option<Duration>>,
     /// `EXTEND_TIMEOUT_USEC`.
     pub extend: Option<Duration>,
-    /// Cut to [`STATUS_BYTES_MAX`]. Empty: there is no status any more.
+    /// Cut to [`STATUS_BYTES_MAX`]. Empty: the status is removed.
     pub status: Option<String>,
-    /// 0: there is no error any more.
+    /// 0: the error is removed.
     pub errno: Option<i32>,
     pub main_pid: Option<u32>,
     /// `MONOTONIC_USEC`: when reloading began.

@@ -1,4 +1,4 @@
-//! Programs that say that they are alive: a receiver of sd_notify(3).
+//! The kind `heartbeat`: a receiver of sd_notify(3) messages, by which programs report that they are alive.
 //!
 //! A program sends datagrams to a Unix socket, as it would to systemd. [`message`] reads one, [`state`] says what
 //! they mean, and [`socket`] receives them. Messages of other users are refused and counted.
@@ -26,9 +26,9 @@ use self::state::{Settings, State, sent_at};
 use crate::sources::attempt::Listener;
 use crate::sources::spec::{Heartbeat, Outcome};
 
-/// Most datagrams for one event. The other checks have their turn after that.
+/// Most datagrams that are handled for one event. Then other checks are served.
 const DATAGRAMS_PER_EVENT_MAX: usize = 64;
-/// Most datagrams that are taken before a program is called late: more than a queue holds by default
+/// Most datagrams that are taken before a heartbeat counts as overdue: more than a queue holds by default
 /// (`net.unix.max_dgram_qlen`, 10 to 512).
 const DATAGRAMS_PER_OUTCOME_MAX: usize = 1024;
 /// Shortest time between two warnings.
@@ -86,7 +86,7 @@ pub fn resume(
     now: Instant,
 ) -> io::Result<Box<dyn Listener>> {
     if handover.receiver.name() != spec.socket || !handover.receiver.is_in_place() {
-        // First the old one goes, which may have removed its file.
+        // The old socket is closed first, because that removes its file.
         drop(handover);
         return open(spec, registry, base, now);
     }
@@ -148,7 +148,7 @@ impl Beats {
                 return Ok(false);
             };
             self.handle(&datagram, wall, now);
-            // Its descriptors are closed here, after everything before was handled, as BARRIER=1 asks.
+            // Its descriptors are closed here, after all earlier messages were handled, as BARRIER=1 requires.
         }
         Ok(true)
     }
@@ -188,7 +188,7 @@ impl Beats {
         self.forward(datagram, sender);
     }
 
-    /// Root may do everything anyway.
+    /// Root can send in the name of any user.
     fn may_send(&self, sender: &Sender) -> bool {
         sender.uid == 0 || self.users.contains(&sender.uid)
     }
@@ -201,7 +201,7 @@ impl Beats {
             return;
         };
         let text = match error {
-            // Sent in our own name, the manager would take it for a message of ours.
+            // Without credentials of the sender, the manager would take it for a message of this process.
             Errno::EPERM => {
                 self.may_forward = false;
                 "messages are not forwarded: needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID".into()
@@ -265,7 +265,7 @@ impl Listener for Beats {
     }
 }
 
-/// What happened since the last warning: of each kind the last text, and how often.
+/// The warnings since the last one that was logged: of each kind the last text, and how many.
 #[derive(Default)]
 struct Warnings {
     kinds: [Option<(u64, String)>; 3],
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_is_emptied_before_a_program_is_called_late() {
+    fn the_queue_is_emptied_before_a_heartbeat_counts_as_overdue() {
         let directory = Directory::new("late");
         let poll = Poll::new().unwrap();
         let mut listener = beats(&directory.spec(), &poll);
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abstract_socket_needs_a_user() {
+    fn an_abstract_socket_needs_the_option_uid() {
         let poll = Poll::new().unwrap();
         let directory = Directory::new("abstract");
         let name = format!("healthz-heartbeat-{}", std::process::id());
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_socket_is_said() {
+    fn the_reason_says_that_the_socket_was_removed() {
         let directory = Directory::new("removed");
         let poll = Poll::new().unwrap();
         let mut listener = beats(&directory.spec(), &poll);
@@ -634,7 +634,7 @@ mod tests {
         // As root, systemd-notify sends in the name of its parent, the shell. It waits until its descriptor is
         // closed, so the shell still runs when its message is forwarded.
         let mut command = Command::new("sh");
-        // It says that the barrier fails, because the socket is removed before.
+        // Its error is dropped: the barrier fails, because the socket is removed before.
         command.args(["-c", "systemd-notify --ready 2>/dev/null || exit 1; true"]);
         command.env("NOTIFY_SOCKET", directory.socket());
         if Command::new("systemd-notify")
@@ -691,7 +691,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_notify_is_understood() {
+    fn messages_of_systemd_notify_are_beats() {
         let directory = Directory::new("systemd-notify");
         let mut poll = Poll::new().unwrap();
         let mut listener = beats(&directory.spec(), &poll);
@@ -731,7 +731,7 @@ mod tests {
 
     #[test]
     fn the_sender_is_known_only_with_the_option_of_the_kernel() {
-        // The kernel adds it for every receiver that asks; without it, no message counts.
+        // The kernel adds the sender for each receiver with the option. A message without a sender does not count.
         let directory = Directory::new("sender");
         let poll = Poll::new().unwrap();
         let (receiver, path) = manager(&directory);

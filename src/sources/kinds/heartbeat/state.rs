@@ -199,7 +199,7 @@ impl State {
         }
     }
 
-    /// Forgets what an earlier program said about itself.
+    /// Removes the limit, the status and the error of an earlier program.
     fn forget_program(&mut self) {
         self.last.own_limit = None;
         self.extended_to = None;
@@ -435,7 +435,7 @@ mod tests {
             reason(&[(1, "READY=1"), (2, "EXTEND_TIMEOUT_USEC=1")], 30),
             ""
         );
-        // It ends with the start or reload for which it was asked.
+        // The extension ends with the start or reload for which it was requested.
         assert!(!reason(&[extended[0], extended[1], (21, "READY=1")], 51).is_empty());
     }
 

@@ -12,7 +12,7 @@
 use super::super::text::{append_and_find, quoted};
 use crate::response::{Part, Reader};
 
-/// So many bytes of the body are searched.
+/// Bytes of the body that are searched.
 pub const BODY_BYTES_MAX: usize = 10 * 1024;
 
 /// Reads one response.
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_awaited_is_said() {
+    fn the_awaited_part_is_named() {
         let mut response = Response::new(vec![(200, 399)], Some(b"ready".to_vec()));
         assert_eq!(response.awaited(), "the response head");
         response.receive(b"HTTP/1.1 200 OK\r\n\r\n");
