@@ -116,6 +116,8 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
             return Err(failure);
         }
     };
+    #[cfg(target_os = "linux")]
+    crate::unneeded::share_heap();
     let checks = Checks::new(options);
     let latch = StartLatch::new();
     // Landlock applies only to threads that start later, so the log's thread starts after it. Until then,
@@ -208,6 +210,8 @@ struct Prepared {
 }
 
 impl Prepared {
+    // What it needs of the stack is free when it returns, and not in use as long as the daemon serves.
+    #[inline(never)]
     fn new(
         options: &Options,
         checks: Checks,

@@ -126,6 +126,7 @@ fn sync_limit_default(period: Duration) -> Duration {
 ///
 /// # Errors
 /// The first argument that is wrong.
+#[inline(never)] // What it needs of the stack is free when it returns.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     use lexopt::Arg::{Long, Short, Value};
     let mut parser = lexopt::Parser::from_args(args);

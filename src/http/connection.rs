@@ -416,6 +416,7 @@ impl Connection {
     }
 
     /// The state after `request` is answered: its body, the next head, or the end.
+    #[inline]
     fn state_after(&self, context: &Context<'_>, request: &Request<'_>) -> State {
         let budget = context.limits.body_drain_bytes;
         let stays = request.keep_alive && !request.is_framing_ambiguous && !context.is_last;

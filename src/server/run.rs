@@ -5,6 +5,7 @@
 
 use core::cell::{Ref, RefCell};
 use core::time::Duration;
+use std::boxed::Box;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::string::ToString;
@@ -42,6 +43,7 @@ pub fn now() -> Instant {
 }
 
 /// The same time, not rounded down to milliseconds.
+#[inline]
 fn elapsed_nanoseconds() -> u64 {
     static ORIGIN: OnceLock<u64> = OnceLock::new();
     let origin = *ORIGIN.get_or_init(monotonic_nanoseconds);
@@ -576,7 +578,8 @@ pub fn spawn_with<P: Paths + Send + 'static>(
     on_start: impl FnOnce() + Send + 'static,
     on_exit: impl FnOnce() + Send + 'static,
 ) -> io::Result<ServerThread> {
-    let runner = Runner::new(server)?;
+    // Boxed, because the new thread would move it twice, and then twice its size of the stack is in use for ever.
+    let runner = Box::new(Runner::new(server)?);
     let handle = runner.handle();
     let on_exit = OnDrop(Some(on_exit));
     let thread = std::thread::Builder::new()

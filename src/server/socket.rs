@@ -216,6 +216,7 @@ impl Drop for Listener {
 }
 
 /// Whether this is an address that only this machine can reach.
+#[inline]
 pub(super) fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }

@@ -4,7 +4,6 @@
 //! wants to send, and gives it what arrives. Knows no protocol. Everything is non-blocking, but for [`Opener`].
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -417,12 +416,12 @@ impl Stream {
         }
         let now = Instant::now();
         HALF_CLOSED.with_borrow_mut(|streams| {
-            streams.remove(&base);
-            streams.retain(|_, (closed, stream)| {
-                now.duration_since(*closed) < HALF_CLOSED_DURATION && stream.discard()
+            streams.retain_mut(|(token, closed, stream)| {
+                let is_recent = now.duration_since(*closed) < HALF_CLOSED_DURATION;
+                *token != base && is_recent && stream.discard()
             });
             if self.shutdown() && self.discard() {
-                streams.insert(base, (now, self));
+                streams.push((base, now, self));
             }
         });
     }
@@ -452,8 +451,7 @@ impl Stream {
 
 thread_local! {
     /// Connections that wait for the other side to close, one for each check, and when they began to.
-    static HALF_CLOSED: RefCell<BTreeMap<Token, (Instant, Stream)>> =
-        const { RefCell::new(BTreeMap::new()) };
+    static HALF_CLOSED: RefCell<Vec<(Token, Instant, Stream)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Drop for Stream {
