@@ -1,13 +1,14 @@
 //! The cost of `/metrics`: `cargo bench --bench metrics`.
 //!
 //! Compares the `healthz` program with 64 checks, each on 3 endpoints, with a hyper server that has the same series
-//! in the usual crate, `prometheus-client` (`benches/peers`). Prints the size of the text and the CPU time of each
-//! server process for a scrape. Also prints the latency of probes during a scrape every second, and while other
-//! clients read their text slowly. Both servers take turns in one run. Times depend on the machine; the ratio within
-//! a pair of runs is what can be compared.
+//! in the usual crate, `prometheus-client` (`benches/peers`), and with a loop that sends the same bytes from a
+//! constant buffer: its time is the kernel's part. Prints the size of the text and the CPU time of each server process
+//! for a scrape. Also prints the latency of probes during a scrape every second, and while other clients read their
+//! text slowly. The servers take turns in one run. Times depend on the machine; the ratio within a round is what can be
+//! compared.
 //!
-//! `-- --rounds 31 --scrapes 100 --seconds 3` set the number of pairs, the scrapes of a run, and the length of a run
-//! with probes. On a busy machine the bench makes twice as many pairs with probes, and keeps the least disturbed ones.
+//! `-- --rounds 31 --scrapes 100 --seconds 5` set the number of rounds, the scrapes of each server in one, and the
+//! length of a slice with probes. `--only scrapes`, `--only beside` and `--only slow` measure one part.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -38,6 +39,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use load::{Expected, Mode, Plan, Wait};
+use mio::{Events, Interest, Poll, Token};
 use server::ServerProcess;
 use support::{Checksum, thousands};
 use table::{Table, number};
@@ -62,10 +64,17 @@ const SLOW_SEGMENT: u32 = 536;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("serve-fixed") {
+        let file = std::env::args().nth(2).unwrap();
+        serve_fixed(&fs::read(file).unwrap()).unwrap();
+        return;
+    }
     let is_full = support::is_full();
     let rounds = support::option("--rounds").unwrap_or(if is_full { 31 } else { 1 });
     let scrapes = support::option("--scrapes").unwrap_or(if is_full { 100 } else { 2 });
-    let seconds = support::option("--seconds").unwrap_or(if is_full { 3.0 } else { 0.1 });
+    let seconds = support::option("--seconds").unwrap_or(if is_full { 5.0 } else { 0.1 });
+    let only: Option<String> = support::option("--only");
+    let is_wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
     println!("{}", support::environment());
     let checks: Vec<String> = (0..CONFIGURED_CHECKS)
         .flat_map(|number| {
@@ -78,8 +87,9 @@ fn main() {
     let text = first_text(healthz.address);
     let mut checksum = Checksum::EMPTY;
     checksum.add(series(&text).collect::<String>().as_bytes());
-    let peer = is_full.then(|| exporter(&text));
-    place(&[Some(&healthz), peer.as_ref()]);
+    let fixed = fixed(healthz.address);
+    let peer = (is_full && is_wanted("scrapes")).then(|| exporter(&text));
+    place(&[Some(&healthz), Some(&fixed), peer.as_ref()]);
 
     println!("\nthe text of 64 checks on 3 endpoints\n");
     let mut table = Table::new(&["server", "series", "bytes"]);
@@ -101,9 +111,20 @@ fn main() {
     }
     table.print();
 
-    costs(&healthz, peer.as_ref(), rounds, scrapes);
-    beside_scrapes(&healthz, if is_full { rounds } else { 1 }, seconds);
-    beside_slow_clients(&healthz, seconds);
+    if is_wanted("scrapes") {
+        let servers = [Some(&healthz), Some(&fixed), peer.as_ref()];
+        costs(
+            &servers.into_iter().flatten().collect::<Vec<_>>(),
+            rounds,
+            scrapes,
+        );
+    }
+    if is_wanted("beside") {
+        beside_scrapes(&healthz, rounds, seconds);
+    }
+    if is_wanted("slow") {
+        beside_slow_clients(&healthz, seconds);
+    }
     println!("names of all series: checksum {checksum}");
     if !is_full {
         println!("small run: it shows that the bench works; its figures mean nothing");
@@ -131,6 +152,55 @@ fn first_text(address: SocketAddr) -> String {
 fn series(text: &str) -> impl Iterator<Item = &str> {
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples.filter_map(|line| Some(line.rsplit_once(' ')?.0))
+}
+
+/// Starts this program as a server that sends what healthz answers.
+fn fixed(healthz: SocketAddr) -> ServerProcess {
+    let mut scraper = Scraper::new(healthz);
+    scraper.scrape();
+    let file = std::env::temp_dir().join(format!("healthz-bench-metrics-{}", std::process::id()));
+    fs::write(&file, &scraper.received).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.arg("serve-fixed").arg(&file);
+    let server = ServerProcess::spawn(command);
+    fs::remove_file(file).unwrap();
+    server
+}
+
+/// An epoll loop with one connection at a time that sends `answer` for each read that ends like a head. Prints its
+/// address; the bench kills it.
+fn serve_fixed(answer: &[u8]) -> std::io::Result<()> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    println!("{}", listener.local_addr()?);
+    loop {
+        let (stream, _) = listener.accept()?;
+        stream.set_nonblocking(true)?;
+        let mut stream = mio::net::TcpStream::from_std(stream);
+        let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(16));
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        poll.registry().register(&mut stream, Token(0), interest)?;
+        let mut request = [0; 8192];
+        let mut unsent: &[u8] = &[];
+        'connection: loop {
+            poll.poll(&mut events, None)?;
+            if unsent.is_empty() {
+                match stream.read(&mut request) {
+                    Ok(0) => break 'connection,
+                    Ok(count) if request[..count].ends_with(b"\r\n\r\n") => unsent = answer,
+                    Ok(_) => return Err(ErrorKind::InvalidData.into()),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => break 'connection,
+                }
+            }
+            while !unsent.is_empty() {
+                match stream.write(unsent) {
+                    Ok(count) => unsent = &unsent[count..],
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(_) => break 'connection,
+                }
+            }
+        }
+    }
 }
 
 /// Builds and starts the hyper server with the series of `text`.
@@ -231,9 +301,8 @@ fn lengths(received: &[u8]) -> Option<(usize, usize)> {
     Some((end + 4, length.unwrap().parse().unwrap()))
 }
 
-/// CPU time of each server for a scrape.
-fn costs(healthz: &ServerProcess, peer: Option<&ServerProcess>, rounds: usize, scrapes: u32) {
-    let servers: Vec<&ServerProcess> = [Some(healthz), peer].into_iter().flatten().collect();
+/// CPU time of each server for a scrape: of healthz, of the fixed text, and of the peer if there is one.
+fn costs(servers: &[&ServerProcess], rounds: usize, scrapes: u32) {
     let mut costs = vec![Vec::new(); servers.len()];
     for round in 0..rounds {
         for turn in 0..servers.len() {
@@ -250,16 +319,31 @@ fn costs(healthz: &ServerProcess, peer: Option<&ServerProcess>, rounds: usize, s
         }
     }
     println!(
-        "CPU time of the server process for a scrape, user and system; {rounds} rounds of {scrapes} scrapes each\n"
+        "CPU time of the server process for a scrape, user and system; {rounds} rounds of {scrapes} scrapes each;\n\
+         ratios: to the fixed text, and to hyper in the same round\n"
     );
-    let mut table = Table::new(&["server", "µs", "quartiles", "ratio (0.3)", "quartiles"]);
-    for (name, own) in ["healthz", "hyper"].into_iter().zip(&costs) {
+    let mut table = Table::new(&[
+        "server",
+        "µs",
+        "quartiles",
+        "of fixed",
+        "quartiles",
+        "of hyper (0.3)",
+        "quartiles",
+    ]);
+    for (name, own) in ["healthz", "fixed text", "hyper"].into_iter().zip(&costs) {
+        let ratios = |other: &[f64]| {
+            own.iter()
+                .zip(other)
+                .map(|(own, other)| own / other)
+                .collect()
+        };
         let mut row = vec![name.to_owned()];
-        let ratios = own
-            .iter()
-            .zip(costs.last().unwrap())
-            .map(|(own, peer)| own / peer);
-        for values in [own.clone(), ratios.collect()] {
+        for values in [
+            own.clone(),
+            ratios(&costs[1]),
+            ratios(costs.last().unwrap()),
+        ] {
             let [median, low, high] = quartiles(values);
             row.extend([number(median), format!("{}–{}", number(low), number(high))]);
         }
@@ -318,54 +402,46 @@ fn scrape_every(interval: Duration, address: SocketAddr, is_over: &AtomicBool) -
     times
 }
 
+/// Slices without and with scrapes alternate. A pair is two slices that follow each other.
 fn beside_scrapes(healthz: &ServerProcess, rounds: usize, seconds: f64) {
-    // The 99th percentiles of a pair, and how long the processes waited for a CPU.
-    let mut pairs = Vec::new();
     let address = healthz.address;
-    let waited = || process::waited(healthz.id()) + process::waited(std::process::id());
-    for round in 0..2 * rounds {
-        let before = waited();
-        let run = |has_scrapes: bool| {
-            let beside = |is_over: &AtomicBool| match has_scrapes {
-                true => scrape_every(Duration::from_secs(1), address, is_over).len(),
-                false => 0,
-            };
-            probes(address, seconds, beside).0
+    let slice = |has_scrapes: bool| {
+        let beside = |is_over: &AtomicBool| match has_scrapes {
+            true => scrape_every(Duration::from_secs(1), address, is_over).len(),
+            false => 0,
         };
-        // Each round begins with the other.
-        let first = run(round % 2 == 0);
-        let second = run(round % 2 != 0);
-        let (alone, beside) = if round % 2 == 0 {
-            (second, first)
-        } else {
-            (first, second)
-        };
-        pairs.push((waited() - before, alone, beside));
+        probes(address, seconds, beside).0
+    };
+    // The 99th percentiles of the pairs: alone, beside, and of two slices alone, which shows the noise.
+    let [mut alone, mut beside, mut again] = [const { Vec::new() }; 3];
+    for round in 0..rounds {
+        // Each round begins with another one.
+        for turn in 0..3 {
+            match (round + turn) % 3 {
+                0 => alone.push(slice(false)),
+                1 => beside.push(slice(true)),
+                _ => again.push(slice(false)),
+            }
+        }
     }
-    pairs.sort_by_key(|(waited, ..)| *waited);
-    pairs.truncate(rounds);
-    let median =
-        |of: fn(&(Duration, f64, f64)) -> f64| quartiles(pairs.iter().map(of).collect())[0];
-    let [ratio, low, high] = quartiles(
-        pairs
-            .iter()
-            .map(|(_, alone, beside)| beside / alone)
-            .collect(),
-    );
     println!(
-        "p99 of {} probes a second, alone and beside one scrape a second; the {rounds} least disturbed of {} pairs\n\
-         of runs of {seconds} s\n",
+        "p99 of {} probes a second, alone and beside one scrape a second; {rounds} rounds of slices of {seconds} s\n",
         thousands(RATE.into()),
-        2 * rounds
     );
-    let mut table = Table::new(&["", "alone, µs", "beside, µs", "ratio (1.1)", "quartiles"]);
-    table.row([
-        "healthz".to_owned(),
-        number(median(|pair| pair.1)),
-        number(median(|pair| pair.2)),
-        number(ratio),
-        format!("{}–{}", number(low), number(high)),
-    ]);
+    let mut table = Table::new(&["", "p99, µs", "quartiles", "of alone (1.1)", "quartiles"]);
+    for (name, own) in [
+        ("alone", &alone),
+        ("beside", &beside),
+        ("alone again", &again),
+    ] {
+        let ratios = own.iter().zip(&alone).map(|(own, alone)| own / alone);
+        let mut row = vec![name.to_owned()];
+        for values in [own.clone(), ratios.collect()] {
+            let [median, low, high] = quartiles(values);
+            row.extend([number(median), format!("{}–{}", number(low), number(high))]);
+        }
+        table.row(row);
+    }
     table.print();
 }
 

@@ -579,7 +579,7 @@ int main(void)
 	if (leave_ipv6())
 		a_missing_half_of_localhost_is_named();
 	else
-		untried("no network namespace without IPv6; every half of localhost existed");
+		untried("no network namespace without IPv6; both addresses of localhost existed");
 	printf(failures ? "%d failures\n" : "all passed\n", failures);
 	return failures ? 1 : 0;
 }

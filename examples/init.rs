@@ -77,7 +77,7 @@ const SIGNALS: Token = Token(TOKENS);
 
 static PING: Check = Check::ping(); // healthz
 /// One thread answers probes and does everything else. While it is stuck, probes time out; this check
-/// tells the first probe after that what had happened.
+/// then fails for the first probe after that.
 static SYNCLOOP: Check = Check::heartbeat("syncloop", SYNC_INTERVAL.saturating_mul(3)) // healthz
     .overdue("sync Loop took longer than expected"); // healthz
 /// Fails if the list of services cannot be read completely.
@@ -85,7 +85,7 @@ static LIST: Check = Check::manual("list"); // healthz
 static SHUTDOWN: Check = Check::shutdown(); // healthz
 
 /// Prints one line in one write, so that output of children does not mix with it. `eprintln!` is not used
-/// because it panics when the console is gone, and if PID 1 panics, so does the kernel.
+/// because it panics when the console is closed, and if PID 1 panics, so does the kernel.
 fn put(text: fmt::Arguments<'_>) {
     let mut line = io::Cursor::new([0; 512]);
     // A line that is too long is cut, but always ends with a newline.

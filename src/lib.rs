@@ -66,6 +66,7 @@
 //! # Features
 //!
 //! - none: checks, HTTP and answers. `no_std` without `alloc`; needs 64-bit atomics.
+//! - `portable-atomic`: these atomics for processors that have none; see `docs/embed.md`.
 //! - `server`: sockets and the event loop on mio.
 //! - `capi`: the functions of `capi/healthz.h` for C; see `capi/README.md`.
 //! - `daemon` (default): what the `healthz` program needs in addition. Embedders turn it off:
@@ -73,10 +74,13 @@
 #![no_std]
 #![warn(missing_docs)]
 
-#[cfg(not(target_has_atomic = "64"))]
+#[cfg(not(any(target_has_atomic = "64", feature = "portable-atomic")))]
 compile_error!(
-    "healthz needs 64-bit atomics: the state of a check is one integer that holds a time in milliseconds"
+    "healthz needs 64-bit atomics: the state of a check is one integer that holds a time in milliseconds; \
+    the feature `portable-atomic` brings them to this processor"
 );
+#[cfg(all(feature = "server", not(target_has_atomic = "64")))]
+compile_error!("the feature `server` of healthz needs a processor with 64-bit atomics");
 
 #[cfg(any(feature = "server", test, fuzzing))]
 extern crate std;

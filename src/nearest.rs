@@ -1,4 +1,4 @@
-//! The name that was probably meant by one with a mistake.
+//! Finds the known name that is nearest to a misspelt one.
 //!
 //! Knows no names. Used for commands and options, and for the names in the configuration of checks.
 

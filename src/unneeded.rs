@@ -1,9 +1,9 @@
 //! Gives back memory that only the start needed.
 //!
-//! A process that has parsed its configuration keeps pages of the program's file that it will never use again, and
-//! free pages in the heap. This gives both back to the kernel. If a page of the file is used later, the kernel maps it
-//! again, usually without reading the file. Called once the daemon serves, and by the sources processes before they
-//! wait.
+//! A process that has parsed its configuration keeps pages of the program's file that it will never use again, free
+//! pages in the heap, and pages of the stack that only deeper calls have used. This gives all of them back to the
+//! kernel. If a page of the file is used later, the kernel maps it again, usually without reading the file. Called once
+//! the daemon serves, and by the sources processes before they wait.
 //!
 //! Besides the `sys` modules, the only file of the program that may contain `unsafe`.
 #![allow(unsafe_code)]
@@ -13,11 +13,14 @@
 pub fn give_back() {
     trim_heap();
     #[cfg(target_os = "linux")]
-    unmap_program();
+    {
+        unmap_program();
+        unmap_stack();
+    }
 }
 
 /// From now on, all threads allocate from one heap. Otherwise glibc gives each thread a heap of its own.
-#[cfg(all(feature = "sources", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 pub fn share_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the call takes numbers only.
@@ -30,6 +33,34 @@ pub fn trim_heap() {
     // SAFETY: the call takes a number only, and gives back only memory that is free.
     let _ = unsafe { libc::malloc_trim(0) };
 }
+
+/// Unmaps the part of the main thread's stack that no function uses now.
+#[cfg(target_os = "linux")]
+#[inline(never)]
+fn unmap_stack() {
+    /// The start uses less.
+    const DEPTH_BYTES: usize = 64 * 1024;
+    // SAFETY: both calls take and return numbers only.
+    if unsafe { libc::gettid() != libc::getpid() } {
+        return; // Other stacks can be smaller, with other memory below them.
+    }
+    let local = std::hint::black_box(0_u8);
+    let page = (&raw const local as usize) & !(PAGE_BYTES as usize - 1);
+    // This function and those that it calls may use their own page and the next one.
+    let end = page - PAGE_BYTES as usize;
+    // SAFETY: all frames are above `end`, and nothing reads below its frame what was written before. The kernel keeps
+    // other mappings at least a megabyte away from the stack of the main thread.
+    let _ = unsafe {
+        libc::madvise(
+            (end - DEPTH_BYTES) as *mut _,
+            DEPTH_BYTES,
+            libc::MADV_DONTNEED,
+        )
+    };
+}
+
+#[cfg(target_os = "linux")]
+const PAGE_BYTES: u64 = 4096;
 
 #[cfg(target_os = "linux")]
 fn unmap_program() {
@@ -44,7 +75,6 @@ extern "C" fn unmap(
     _size: libc::size_t,
     _data: *mut libc::c_void,
 ) -> libc::c_int {
-    const PAGE_BYTES: u64 = 4096;
     // SAFETY: dl_iterate_phdr passes a valid structure.
     let Some(info) = (unsafe { info.as_ref() }) else {
         return 0;

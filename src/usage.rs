@@ -238,7 +238,7 @@ pub static CHECK_CONFIG: Command = Command {
     options: &[CHECK, CONFIG],
     notes: &[
         "FILE is another way to write --config FILE. Options of serve are accepted too.",
-        "Errors begin with FILE:LINE:COLUMN and name what was probably meant.",
+        "Errors begin with FILE:LINE:COLUMN and name the nearest known name.",
         "Exit: 0 no errors, 2 errors",
     ],
 };
@@ -300,7 +300,7 @@ pub static STATUS: Command = Command {
     ],
     notes: &[
         "URL is http://HOST[:PORT] or unix:SOCKET; HOST is localhost or an IP address.",
-        "The default is http://localhost:10248. A path asks for that endpoint only.",
+        "The default is http://localhost:10248. A path selects one endpoint.",
         "A server that answers only with text gives no times and no reasons.",
         "Exit: 0 all endpoints pass, warnings included, 1 one fails, 2 wrong usage,",
         "3 no answer, 4 another answer",

@@ -85,6 +85,22 @@ fn modules_import_only_the_modules_below_them() {
     assert!(seen > 20, "only {seen} names were seen");
 }
 
+/// Otherwise the core would not compile where `core` has no such integer, or loom would not see an access.
+#[test]
+fn only_one_file_of_the_core_selects_the_atomics() {
+    let mut selecting = Vec::new();
+    for file in files() {
+        let is_core = ["time", "limits", "check", "http", "answer"].contains(&&*module_of(&file));
+        let names_atomics = tokens(&read(&file))
+            .windows(3)
+            .any(|tokens| matches!(tokens, ["sync", "::", "atomic"] | ["portable_atomic", ..]));
+        if is_core && names_atomics {
+            selecting.push(file);
+        }
+    }
+    assert_eq!(selecting, [PathBuf::from("src/check/atomic.rs")]);
+}
+
 #[test]
 fn every_source_file_is_declared_by_a_mod() {
     let named: BTreeSet<PathBuf> = files().iter().flat_map(|file| named_by(file)).collect();

@@ -9,30 +9,22 @@ One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `s
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
-import argparse
 import csv
 import json
 import os
 import re
 import select
 import shlex
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from support.cases import INSTALL_SECONDS_MAX, ROOT, House, Missing, Skip, Wrong, await_listener, free_port, install
+from support.cases import parse, parser, registry, run_cases, said, short, wait_for, want, want_lack, want_match
 
-# For all cases together, without installing. After this time the remaining cases fail and are not run.
-CASES_SECONDS_MAX = 110
-# For one run of a client. Each client here needs much less than a second on an idle machine.
-CLIENT_SECONDS_MAX = 10
-INSTALL_SECONDS_MAX = 600
 
 # The Debian package of each tool. The optional ones are big: without them their cases are skipped, also with --require.
 PACKAGES = {
@@ -57,184 +49,6 @@ FAILED = "[+]ping ok\n[+]log ok\n[-]syncloop failed: reason withheld\nhealthz ch
 # command runs, the recorded port is replaced by the real one.
 RECORDED_PORT = "20090"
 URL = f"http://127.0.0.1:{RECORDED_PORT}/healthz"
-
-
-class Wrong(Exception):
-    """A client did something else than expected."""
-
-
-class Skip(Exception):
-    """A case cannot run on this machine. The server is not the cause."""
-
-
-def want(what, got, expected):
-    if got != expected:
-        raise Wrong(f"{what}: expected {expected!r}, came {short(got)}")
-
-
-def want_match(what, got, pattern):
-    if not re.search(pattern, got, re.M):
-        raise Wrong(f"{what}: expected /{pattern}/, came {short(got)}")
-
-
-def want_lack(what, got, pattern):
-    if re.search(pattern, got, re.M):
-        raise Wrong(f"{what}: expected no /{pattern}/, came {short(got)}")
-
-
-def short(value):
-    text = repr(value)
-    return text if len(text) <= 400 else f"{text[:300]} .. {text[-90:]}"
-
-
-def wait_for(what, seconds, probe):
-    """Calls `probe` until it returns something true, for at most `seconds`. One call can take longer."""
-    end = time.monotonic() + seconds
-    while True:
-        value = probe()
-        if value:
-            return value
-        if time.monotonic() >= end:
-            raise Wrong(f"{what}: not within {seconds} s")
-        time.sleep(0.05)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-# ---------------------------------------------------------------------------------------------
-# Processes. Each one that is started is ended with the script.
-
-
-class Result:
-    def __init__(self, code, out, err, seconds):
-        self.code, self.out, self.err, self.seconds = code, out, err, seconds
-
-
-class House:
-    """The temporary directory, the processes in it, and the environment they get."""
-
-    def __init__(self, args):
-        self.args = args
-        self.dir = Path(tempfile.mkdtemp(prefix="healthz-clients-"))
-        # Proxies of the environment and the user's own rc files must not change a result.
-        self.env = {
-            "PATH": os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin",
-            "HOME": str(self.dir),
-            "TMPDIR": str(self.dir),
-            "LC_ALL": "C",
-        }
-        self.running = []
-        self.shared = {}
-        self.reasons = {}
-        self.python_requests = None
-        self.end = time.monotonic() + CASES_SECONDS_MAX
-
-    def which(self, tool):
-        return shutil.which(tool, path=self.env["PATH"])
-
-    def remaining(self):
-        left = self.end - time.monotonic()
-        if left <= 0:
-            raise Wrong(f"all cases: expected an end within {CASES_SECONDS_MAX} s")
-        return left
-
-    def run(self, command, seconds=CLIENT_SECONDS_MAX, env=None):
-        """Runs one client until it exits or its time is over. Then its process group is killed."""
-        seconds = min(seconds, self.remaining())
-        start = time.monotonic()
-        p = subprocess.Popen(
-            command,
-            shell=isinstance(command, str),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=self.dir,
-            env=env or self.env,
-            start_new_session=True,
-        )
-        try:
-            out, err = p.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            raise Wrong(f"expected an end within {seconds:.0f} s, came none") from None
-        finally:
-            # This also ends the other processes of a pipeline, and runs also when a signal interrupts this script.
-            if p.poll() is None:
-                os.killpg(p.pid, signal.SIGKILL)
-                p.communicate()
-        text = [b.decode("utf-8", "replace") for b in (out, err)]
-        return Result(p.returncode, *text, time.monotonic() - start)
-
-    def start(self, name, argv, stdout=None):
-        """Starts a process that keeps running. Its output goes to a file, from which failures quote."""
-        log = self.dir / f"{name}.log"
-        with open(log, "ab") as f:
-            p = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout or f,
-                stderr=f,
-                cwd=self.dir,
-                env=self.env,
-                start_new_session=True,
-            )
-        p.log = log
-        self.running.append(p)
-        return p
-
-    def stop(self, p):
-        if p.poll() is None:
-            p.terminate()
-            try:
-                p.wait(3)
-            except subprocess.TimeoutExpired:
-                p.kill()
-                p.wait(3)
-
-    def once(self, name, make):
-        """A proxy serves several cases. The first one starts it. If that fails, all of them fail."""
-        if name not in self.shared:
-            try:
-                self.shared[name] = make(self)
-            except (Wrong, OSError, subprocess.SubprocessError) as e:
-                self.shared[name] = e
-        if isinstance(self.shared[name], Exception):
-            raise Wrong(f"starting {name}: {self.shared[name]}")
-        return self.shared[name]
-
-    def leave(self):
-        for p in reversed(self.running):
-            self.stop(p)
-            if p.stdout:
-                p.stdout.close()
-        shutil.rmtree(self.dir, ignore_errors=True)
-
-
-def said(p, bytes_max=300):
-    return p.log.read_text("utf-8", "replace")[-bytes_max:].strip()
-
-
-def connects(address):
-    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-    with socket.socket(family) as s:
-        s.settimeout(1)
-        try:
-            s.connect(address)
-            return True
-        except OSError:
-            return False
-
-
-def await_listener(p, address, seconds=10):
-    def probe():
-        if p.poll() is not None:
-            raise Wrong(f"expected it to stay, came exit {p.returncode}: {said(p)}")
-        return connects(address)
-
-    wait_for("listening", seconds, probe)
 
 
 class Servers:
@@ -283,24 +97,14 @@ class Servers:
 # ---------------------------------------------------------------------------------------------
 # Cases. A case is a name, the recorded rows it stands for, the tools it needs, and a function.
 
-CASES = []
-
-
-class Case:
-    def __init__(self, name, rows, needs, run):
-        self.name, self.rows, self.needs, self.run = name, rows, needs, run
-
-    @property
-    def optional(self):
-        return any(n in PACKAGES_OPTIONAL or n == "rows" for n in self.needs)
+register, CASES = registry()
+# The recorded rows that have a case.
+ROWS = set()
 
 
 def case(name, *needs, rows=()):
-    def add(run):
-        CASES.append(Case(name, rows, needs, run))
-        return run
-
-    return add
+    ROWS.update(rows)
+    return register(name, *needs)
 
 
 class Says:
@@ -351,7 +155,7 @@ def command(name, recorded, add="", healthy=None, failing=None, row=True, needs=
             port = house.servers.ports[state]
             says.judge(house.run(prepared(house, recorded + add, port)))
 
-        CASES.append(Case(f"{name}, {state}", (recorded,) if row else (), needs, run))
+        case(f"{name}, {state}", *needs, rows=(recorded,) if row else ())(run)
 
 
 # -- curl
@@ -1171,34 +975,25 @@ def recorded_rows(path):
 @case("every recorded row has a case", "rows")
 def _(house):
     keys = recorded_rows(house.args.rows)
-    known = {row for c in CASES for row in c.rows}
-    want("rows without a case", sorted(set(keys) - known), [])
-    want("cases without a row", sorted(known - set(keys)), [])
+    want("rows without a case", sorted(set(keys) - ROWS), [])
+    want("cases whose row is gone", sorted(ROWS - set(keys)), [])
 
 
 # ---------------------------------------------------------------------------------------------
 # Installing, choosing, reporting.
 
 
-def apt_install(house, tools):
-    """Installs all missing tools at once. The cases of a tool that cannot be installed are skipped."""
-    packages = sorted({(PACKAGES | PACKAGES_OPTIONAL)[t] for t in tools})
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for argv in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]):
-        try:
-            p = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=INSTALL_SECONDS_MAX,
-                env=env,
-            )
-        except (OSError, subprocess.SubprocessError) as e:
-            return f"{argv[0]}: {e}"
-        if p.returncode:
-            return f"{' '.join(argv[:2])} ended with {p.returncode}: {p.stdout[-300:].decode(errors='replace')}"
-    return None
+class Clients(House):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.reasons, self.missing = {}, {}
+        self.python_requests = None
+
+    def require(self, needs):
+        for need in needs:
+            if need in self.missing:
+                is_optional = any(n in PACKAGES_OPTIONAL or n == "rows" for n in needs)
+                raise (Skip if is_optional else Missing)(f"{need}: {self.missing[need]}")
 
 
 def find_requests(house):
@@ -1229,70 +1024,34 @@ def find_requests(house):
     return f"{venv}/bin/python"
 
 
-def prepare(house, cases):
-    """-> {tool: why it is not there}"""
-    needed = {n for c in cases for n in c.needs}
+def prepare(house):
+    """Installs what is missing, and notes what cannot be had, and why."""
+    needed = {need for name, needs, _ in CASES if house.args.only in name for need in needs}
     tools = [t for t in (PACKAGES | PACKAGES_OPTIONAL) if t in needed]
     if house.args.install:
         wanted = [t for t in tools if t in PACKAGES or house.args.optional]
         absent = [t for t in wanted if not house.which(t)]
-        problem = apt_install(house, absent) if absent else None
+        problem = install((PACKAGES | PACKAGES_OPTIONAL)[t] for t in absent) if absent else None
         for tool in absent:
             house.reasons[tool] = problem or "still missing after installing it"
-    missing = {t: house.reasons.get(t, "not installed") for t in tools if not house.which(t)}
+    house.missing = {t: house.reasons.get(t, "not installed") for t in tools if not house.which(t)}
     if "requests" in needed:
         house.python_requests = find_requests(house)
         if not house.python_requests:
-            missing["requests"] = house.reasons.get("requests", "not installed")
+            house.missing["requests"] = house.reasons.get("requests", "not installed")
     if not house.args.rows.is_file():
-        missing["rows"] = "no file at the path of --rows"
-    return missing
+        house.missing["rows"] = "no recorded rows at the path of --rows"
 
 
-def report(house, cases, missing):
-    passed = failed = skipped = 0
-    for c in cases:
-        absent = [n for n in c.needs if n in missing]
-        if absent:
-            why = f"{absent[0]}: {missing[absent[0]]}"
-            if house.args.require and not c.optional:
-                failed += 1
-                print(f"FAIL {c.name}: expected to run, was skipped: {why}", flush=True)
-            else:
-                skipped += 1
-                print(f"skip {c.name}: {why}", flush=True)
-            continue
-        try:
-            c.run(house)
-        except Wrong as e:
-            failed += 1
-            text = " ".join(str(e).split())
-            print(f"FAIL {c.name}: {text}", flush=True)
-        except Exception as e:  # An exception in one case must not prevent the others.
-            failed += 1
-            print(f"FAIL {c.name}: expected a verdict, came {type(e).__name__}: {e}", flush=True)
-        else:
-            passed += 1
-            print(f"ok {c.name}", flush=True)
-    print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    return failed == 0 and passed > 0
-
-
-def parse_args():
-    ap = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Prometheus and Go are big and optional: they run when they are installed, --install leaves them "
+def main():
+    ap = parser(__doc__)
+    ap.epilog = (
+        "Prometheus and Go are big and optional: they run when they are installed, --install leaves them "
         "out unless --optional is given too, and --require never asks for them. Installing may start the "
-        "services of the packages it installs, so use it only on machines that are used for tests.",
+        "services of the packages it brings: it is meant for machines that are thrown away."
     )
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
     ap.add_argument("--profile", default=str(ROOT / "target/release/examples/profile"), metavar="PATH")
-    ap.add_argument("--install", action="store_true", help="install missing clients: apt-get, and pip into a venv")
     ap.add_argument("--optional", action="store_true", help="with --install: Prometheus and Go too")
-    ap.add_argument("--require", action="store_true", help="a client that is missing is a failure")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    ap.add_argument("--list", action="store_true", help="print the names of the cases and end")
     ap.add_argument(
         "--rows",
         type=Path,
@@ -1300,32 +1059,17 @@ def parse_args():
         metavar="PATH",
         help="the recorded rows, to check that each has a case (default tests/conformance/clients.jsonl)",
     )
-    return ap.parse_args()
-
-
-def main():
-    args = parse_args()
-    cases = [c for c in CASES if args.only in c.name]
-    if args.list:
-        print("\n".join(c.name for c in cases))
-        return 0
-    for path in (args.daemon, args.profile):
-        if not os.access(path, os.X_OK):
-            print(f"clients.py: {path} is not there: build it first, or name another", file=sys.stderr)
-            return 2
-    args.daemon, args.profile = os.path.abspath(args.daemon), os.path.abspath(args.profile)
-    # A signal raises an exception, so that all processes and files are removed as at a normal end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    house = House(args)
+    args = parse(ap, "profile")
+    house = Clients(args)
     try:
-        missing = prepare(house, cases)
-        house.end = time.monotonic() + CASES_SECONDS_MAX
+        prepare(house)
+        house.begin()
         try:
             house.servers = Servers(house)
         except (Wrong, OSError) as e:
             print(f"clients.py: {e}", file=sys.stderr)
             return 2
-        return 0 if report(house, cases, missing) else 1
+        return run_cases(house, CASES)
     except KeyboardInterrupt:
         return 2
     finally:

@@ -9,14 +9,21 @@ use std::process::Command;
 const SERVER: [&str; 5] = ["httparse", "libc", "log", "mio", "socket2"];
 /// Direct dependencies without any feature.
 const CORE: [&str; 1] = ["httparse"];
+/// The core on a processor without atomic integers of 64 bits.
+const SMALL: [&str; 2] = ["httparse", "portable-atomic"];
 
-/// Names of the crates in a normal build for this machine, without healthz itself. A `depth` of 1 lists
-/// the direct dependencies.
+/// Names of the crates in a normal build, for this machine if `more` names no other, without healthz itself.
+/// A `depth` of 1 lists the direct dependencies.
 fn crates(features: &str, depth: &str) -> BTreeSet<String> {
+    crates_with(features, &["--depth", depth])
+}
+
+fn crates_with(features: &str, more: &[&str]) -> BTreeSet<String> {
     let arguments = "tree --offline --locked --no-default-features --edges normal --prefix none";
     let output = Command::new(env!("CARGO"))
         .args(arguments.split(' '))
-        .args(["--features", features, "--depth", depth])
+        .args(["--features", features])
+        .args(more)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
@@ -41,6 +48,16 @@ fn the_server_feature_brings_only_the_listed_crates() {
 #[test]
 fn without_features_httparse_is_the_only_dependency() {
     assert_eq!(crates("", "99"), CORE.map(ToOwned::to_owned).into());
+}
+
+/// Of a Cortex-M4 and a Cortex-M0. cargo resolves for them without their standard library.
+#[test]
+fn on_a_small_processor_portable_atomic_is_the_only_other_dependency() {
+    let want: BTreeSet<_> = SMALL.map(ToOwned::to_owned).into();
+    for target in ["thumbv7em-none-eabihf", "thumbv6m-none-eabi"] {
+        let more = ["--target", target];
+        assert_eq!(crates_with("portable-atomic", &more), want, "{target}");
+    }
 }
 
 #[test]

@@ -28,7 +28,8 @@ import time
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from support.cases import ROOT, Wrong, install_missing
+
 PORT = 10248
 SECONDS_MAX = 20
 CANNOT_TRY = 3
@@ -39,10 +40,6 @@ COMMAND = re.compile(
 )
 MANIFEST = tomllib.loads((ROOT / "Cargo.toml").read_text())
 CI = (ROOT / ".ci/run").read_text()
-
-
-class Wrong(Exception):
-    """The text says what was expected."""
 
 
 def documents():
@@ -106,7 +103,7 @@ def check_command(command):
             if not any(path.exists() for path in paths):
                 raise Wrong(f"no {kind} {name}")
     alias = (ROOT / ".cargo/config.toml").read_text()
-    known = {"build", "run", "test", "bench", "doc", "install", "fuzz", "update", "add"}
+    known = {"build", "run", "test", "bench", "doc", "install", "fuzz", "update", "add", "package", "publish", "semver-checks"}
     if words and words[0] not in known and not re.search(rf"^{re.escape(words[0])} = ", alias, re.M):
         raise Wrong(f"no command cargo {words[0]}")
 
@@ -231,9 +228,7 @@ def main():
     parser.add_argument("--install", action="store_true", help="install what is missing with apt-get")
     args = parser.parse_args()
     needs = {"unshare": "util-linux", "ip": "iproute2", "curl": "curl"}
-    missing = [package for program, package in needs.items() if not shutil.which(program)]
-    if missing and args.install:
-        subprocess.run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing], check=True)
+    install_missing(args, needs)
     can_run = all(map(shutil.which, needs)) and Path(args.daemon).exists()
     if can_run and IN_NAMESPACE not in os.environ:
         probe = subprocess.run(["unshare", "--map-root-user", "--net", "ip", "link", "set", "lo", "up"])

@@ -11,10 +11,8 @@ not run. Namespaces, mounts and other users need root. Without it, or if the ker
 skipped; with --require they fail.
 """
 
-import argparse
 import contextlib
 import csv
-import errno
 import os
 import pwd
 import re
@@ -25,7 +23,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -33,12 +30,12 @@ from pathlib import Path
 # Otherwise the next import would write a directory of bytecode.
 sys.dont_write_bytecode = True
 
-from clients import ROOT, Skip, Wrong, short, wait_for, want, want_match
+import support.cases
+from support.cases import Missing, Wrong, parse, parser, registry, run_script, short, wait_for, want, want_match
 
 # For all cases together, without installing.
 CASES_SECONDS_MAX = 120
 PROBE_SECONDS = 5
-INSTALL_SECONDS_MAX = 600
 PACKAGES = {"strace": "strace", "ip": "iproute2", "slowhttptest": "slowhttptest"}
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -53,16 +50,15 @@ POST = (
 # The daemon, and requests to it.
 
 
-class House:
+class House(support.cases.House):
     """The temporary directory, and the processes of a case, which are ended with it."""
 
-    def __init__(self, args):
-        self.args = args
-        self.dir = Path(tempfile.mkdtemp(prefix="healthz-faults-"))
-        os.chmod(self.dir, 0o755)
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.dir.chmod(0o755)
         self.count = 0
         self.case = contextlib.ExitStack()
-        help_text = subprocess.run([args.daemon, "--help"], capture_output=True, text=True, timeout=10).stdout
+        help_text = self.run([self.args.daemon, "--help"]).stdout
         # strace replaces a call that it makes fail, and the daemon's filter for system calls would see the other call.
         self.plain = ["--no-sandbox"] if "--no-sandbox" in help_text else []
 
@@ -74,15 +70,18 @@ class House:
     def sh(self, *argv):
         result = self.run(argv)
         if result.returncode:
-            raise Skip(f"{' '.join(argv)}: {result.stderr.strip()}")
+            raise Missing(f"{' '.join(argv)}: {result.stderr.strip()}")
         return result.stdout
 
     def daemon(self, *args, **more):
         return Daemon(self, args, **more)
 
+    def end_case(self):
+        self.case.close()
+
     def leave(self):
         self.case.close()
-        shutil.rmtree(self.dir, ignore_errors=True)
+        super().leave()
 
 
 class Daemon:
@@ -188,15 +187,7 @@ def reset(stream):
 # ---------------------------------------------------------------------------------------------
 # Cases.
 
-CASES = []
-
-
-def case(name, *needs):
-    def add(run):
-        CASES.append((name, needs, run))
-        return run
-
-    return add
+case, CASES = registry()
 
 
 def threads(daemon):
@@ -229,7 +220,7 @@ def injected(daemon, calls, fault, when, thread=None):
         if daemon.process.poll() is not None:
             raise Wrong(f"daemon: expected it to stay, came exit {daemon.process.returncode}: {short(daemon.text())}")
         if tracer.poll() is not None:
-            raise Skip(f"strace cannot attach: {tracer.stderr.read().strip()}")
+            raise Missing(f"strace cannot attach: {tracer.stderr.read().strip()}")
         of = [thread] if thread else threads(daemon)
         states = [Path(f"/proc/{daemon.pid}/task/{t}/status").read_text() for t in of]
         return all(re.search(r"^TracerPid:\s+[1-9]", state, re.M) for state in states)
@@ -552,7 +543,7 @@ def memory_just_too_small(house):
 def executable_copy(house):
     """A copy that another user can run."""
     if os.geteuid() != 0:
-        raise Skip("needs root")
+        raise Missing("needs root")
     program = house.dir / "healthz"
     if not program.exists():
         shutil.copy(house.args.daemon, program)
@@ -675,7 +666,7 @@ def short_reads_and_writes(house):
 @case("the disk of the log is full, and then has space again")
 def full_disk(house):
     if os.geteuid() != 0:
-        raise Skip("needs root")
+        raise Missing("needs root")
     disk = house.dir / "disk"
     disk.mkdir()
     house.sh("mount", "-t", "tmpfs", "-o", "size=64k", "healthz-faults", str(disk))
@@ -726,13 +717,13 @@ class Networks:
 
     def __init__(self, house):
         if os.geteuid() != 0:
-            raise Skip("needs root")
+            raise Missing("needs root")
         self.house = house
         self.names = [f"healthz-{os.getpid()}-{end}" for end in "ab"]
         for name in self.names:
             result = house.run(["ip", "netns", "add", name])
             if result.returncode:
-                raise Skip(f"ip netns add: {result.stderr.strip()}")
+                raise Missing(f"ip netns add: {result.stderr.strip()}")
             house.case.callback(lambda name=name: house.run(["ip", "netns", "del", name]))
 
     def ip(self, end, *argv):
@@ -1014,84 +1005,11 @@ def slow_clients(house):
 # ---------------------------------------------------------------------------------------------
 
 
-def install(missing):
-    packages = [PACKAGES[tool] for tool in missing]
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for argv in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]):
-        p = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=INSTALL_SECONDS_MAX,
-            env=env,
-        )
-        if p.returncode:
-            print(f"faults.py: {' '.join(argv[:2])}: {p.stdout[-300:].decode(errors='replace')}", file=sys.stderr)
-
-
-def which(tool):
-    return shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin")
-
-
-def run_case(house, name, needs, run, end):
-    """-> what to print, and how it is counted"""
-    absent = [tool for tool in needs if not which(tool)]
-    try:
-        if absent and house.args.require:
-            raise Wrong(f"expected to run, but {absent[0]} is not installed")
-        if absent:
-            raise Skip(f"{absent[0]} is not installed")
-        if time.monotonic() > end:
-            raise Wrong(f"all cases: expected an end within {CASES_SECONDS_MAX} s")
-        with contextlib.ExitStack() as house.case:
-            said = run(house)
-    except Skip as e:
-        # With --require a case that cannot run is a failure.
-        if house.args.require:
-            return f"FAIL {name}: expected to run, but {e}", "failed"
-        return f"skip {name}: {e}", "skipped"
-    except Exception as e:  # An exception in one case must not prevent the others.
-        kind = "" if isinstance(e, Wrong) else f"expected a verdict, came {type(e).__name__}: "
-        return f"FAIL {name}: {kind}{' '.join(str(e).split())}", "failed"
-    return f"ok {name}" + (f": {said}" if said else ""), "passed"
-
-
 def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
-    ap.add_argument("--install", action="store_true", help="install missing tools with apt-get")
-    ap.add_argument("--require", action="store_true", help="a case that cannot run is a failure")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
+    ap = parser(__doc__)
     ap.add_argument("--judge-latency", action="store_true", help="for a machine where nothing else runs")
-    ap.add_argument("--list", action="store_true", help="print the names of the cases and end")
-    args = ap.parse_args()
-    cases = [c for c in CASES if args.only in c[0]]
-    if args.list:
-        print("\n".join(name for name, _, _ in cases))
-        return 0
-    if not os.access(args.daemon, os.X_OK):
-        print(f"faults.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
-        return 2
-    args.daemon = os.path.abspath(args.daemon)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    missing = {tool for _, needs, _ in cases for tool in needs if not which(tool)}
-    if missing and args.install:
-        install(sorted(missing))
-    house = House(args)
-    counts = {"passed": 0, "failed": 0, "skipped": 0}
-    try:
-        end = time.monotonic() + CASES_SECONDS_MAX
-        for name, needs, run in cases:
-            line, outcome = run_case(house, name, needs, run, end)
-            counts[outcome] += 1
-            print(line, flush=True)
-    except KeyboardInterrupt:
-        return 2
-    finally:
-        house.leave()
-    print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
-    return 0 if counts["failed"] == 0 and counts["passed"] > 0 else 1
+    args = parse(ap)
+    return run_script(args, PACKAGES, CASES, CASES_SECONDS_MAX, House)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Runs healthz under real service managers, with the files of examples/managers.
 
-s6 and runit supervise it, without being PID 1: they start it, wait until it is ready, start it again after it was
-killed, and stop it with SIGTERM. systemd is not booted. Its tools pass sockets (systemd-socket-activate), send to the
-same socket as healthz (systemd-notify) and check the units (systemd-analyze). For the other cases this script acts as
-the manager: it receives the messages that healthz sends to NOTIFY_SOCKET.
+s6, s6-rc, runit, dinit and OpenRC supervise it, without being PID 1: they start it without root, wait until it is ready,
+start it again after it was killed, send SIGHUP after a change of its checks, and stop it with SIGTERM. finit does the
+same as PID 1 of a namespace. systemd is not booted. Its tools pass sockets (systemd-socket-activate), send to the same
+socket as healthz (systemd-notify) and check the units (systemd-analyze). For the other cases this script acts as the
+manager: it receives the messages that healthz sends to NOTIFY_SOCKET.
+
+Debian 12 has neither s6-rc nor dinit. They are tried if they are in PATH, and reported as untried otherwise.
 
 One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
-import argparse
 import os
 import re
 import shutil
@@ -19,15 +21,14 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-from clients import House, Wrong, await_listener, free_port, said, wait_for, want, want_match
+from support.cases import ROOT, House, Skip, Wrong, ask, await_listener, free_port, parse, parser, registry, run_script
+from support.cases import said, wait_for, want, want_match
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = ROOT / "examples/managers"
-INSTALL_SECONDS_MAX = 600
+# For all cases together.
+CASES_SECONDS_MAX = 300
 # Seconds. On an idle machine each of these waits takes less than one.
 PATIENCE = 20
 # systemd-analyze's own scale, from 0 (safe) to 100 (exposed).
@@ -42,57 +43,86 @@ PACKAGES = {
     "chpst": "runit",
     "runsv": "runit",
     "sv": "runit",
+    "rc-service": "openrc",
+    "supervise-daemon": "openrc",
+    "finit": "finit",
     "systemd-socket-activate": "systemd",
     "systemd-notify": "systemd",
     "systemd-analyze": "systemd",
 }
 
-CASES = []
+# Not in Debian 12. dinit was tried with 0.22.1, s6-rc with 0.5.4.1.
+NOT_PACKAGED = ["dinit", "dinitctl", "dinit-check", "s6-rc", "s6-rc-compile", "s6-rc-init"]
+# Root, and namespaces of mounts and processes; finit also makes control groups.
+NAMESPACES = "namespaces"
+UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+FIRST_CHECK = '[check.first]\nfile = "/"\n'
+SECOND_CHECK = '[check.second]\nfile = "/"\n'
+
+case, CASES = registry()
 
 
-def case(name, *needs):
-    def add(run):
-        CASES.append((name, needs, run))
-        return run
-
-    return add
-
-
-def ask(port, path="/healthz"):
-    """Status and text, or None without an answer."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except OSError:
-        return None
-
-
-def service(house, kind, port):
-    """A service directory from the examples, for this program and port.
+class Service:
+    """A file of examples/managers, for this program, this port, and checks of its own.
 
     As root it runs as the user nobody, because the user healthz may not exist; else as the user of this test."""
-    place = house.dir / kind
-    shutil.copytree(FILES / kind, place)
-    # A copy that the user nobody can execute: the build may be in a directory that only root can enter.
-    house.dir.chmod(0o711)
-    program = shutil.copy(house.args.daemon, house.dir / "healthz")
-    drop_root = r"\1nobody " if os.geteuid() == 0 else ""
-    run, count = re.subn(
-        r"^exec (nice -n -10 s6-setuidgid |nice -n -10 chpst -u )healthz healthz",
-        f"exec {drop_root}{program} --listen 127.0.0.1:{port}",
-        (place / "run").read_text(),
-        flags=re.M,
-    )
-    want(f"{kind}/run starts healthz without root", count, 1)
-    (place / "run").write_text(run)
-    if (place / "check").exists():
-        check = (place / "check").read_text()
-        want(f"{kind}/check runs healthz probe", "\nexec healthz probe " in check, True)
-        check = check.replace("exec healthz ", f"exec {program} ")
-        (place / "check").write_text(check.replace("localhost:10248", f"127.0.0.1:{port}"))
-    return place
+
+    def __init__(self, house, name):
+        self.house, self.port = house, free_port()
+        self.place = house.dir / name
+        self.place.mkdir()
+        # The user nobody can execute this copy: the build may be in a directory that only root can enter.
+        house.dir.chmod(0o711)
+        self.program = shutil.copy(house.args.daemon, self.place / "healthz")
+        self.checks = self.place / "healthz.toml"
+        self.checks.write_text(FIRST_CHECK)
+        self.options = f"--listen 127.0.0.1:{self.port} --config {self.checks}"
+
+    def adapt(self, source, target, *changes):
+        """Copies a file; each change is a pattern, its replacement, and how often it must match."""
+        text = (FILES / source).read_text()
+        for pattern, replacement, expected in changes:
+            text, count = re.subn(pattern, replacement, text, flags=re.M)
+            want(f"{source}: matches of {pattern}", count, expected)
+        target.write_text(text)
+        shutil.copymode(FILES / source, target)
+
+    def copy_run(self, source):
+        """A service directory of s6, s6-rc or runit."""
+        target = self.place / "service"
+        shutil.copytree(FILES / source, target)
+        user = "nobody" if os.geteuid() == 0 else os.environ.get("USER", str(os.geteuid()))
+        drop_root = rf"\1{user} " if os.geteuid() == 0 else ""
+        self.adapt(
+            f"{source}/run",
+            target / "run",
+            (r"^exec (nice -n -10 s6-setuidgid |nice -n -10 chpst -u )healthz healthz",
+             f"exec {drop_root}{self.program} {self.options}", 1),
+            ("-o healthz /run/healthz$", f"-o {user} {self.place}/run", 1),
+        )
+        return target
+
+    def ask(self, path="/healthz"):
+        return ask(self.port, path)
+
+    def pid(self):
+        return pid_of(self.house, self.port)
+
+    def lives(self, is_ready, reload):
+        """It is ready, does not run as root, is started again when it was killed, and reads its checks again."""
+        is_ready()
+        want("an answer as soon as it is ready", self.ask("/readyz"), (200, "ok"))
+        killed_and_started_again(self, is_ready)
+        second = self.pid()
+        want("its checks before", self.ask("/readyz/second") == (200, "ok"), False)
+        self.checks.write_text(FIRST_CHECK + SECOND_CHECK)
+        reload()
+        wait_for("the new check", PATIENCE, lambda: self.ask("/readyz/second") == (200, "ok"))
+        want("the process after the reload", self.pid(), second)
+
+    def is_answering(self):
+        wait_for("an answer", PATIENCE, lambda: self.ask("/readyz") == (200, "ok"))
 
 
 def run_ok(house, what, *command):
@@ -115,32 +145,271 @@ def pid_of(house, port):
     return None
 
 
-def killed_and_started_again(house, port, is_ready):
-    want("an answer", ask(port), (200, "ok"))
-    first = wait_for("its process", PATIENCE, lambda: pid_of(house, port))
+def killed_and_started_again(service, is_ready):
+    first = wait_for("its process", PATIENCE, service.pid)
     users = re.search(r"^Uid:(.*)$", Path(f"/proc/{first}/status").read_text(), re.M).group(1).split()
     want("root is among its users", "0" in users, False)
     os.kill(first, signal.SIGKILL)
-    wait_for("another process", PATIENCE, lambda: pid_of(house, port) not in (None, first))
+    wait_for("another process", PATIENCE, lambda: service.pid() not in (None, first))
     is_ready()
-    want("an answer after the restart", ask(port), (200, "ok"))
+    want("an answer after the restart", service.ask(), (200, "ok"))
 
 
-@case("s6 starts it, waits until it is ready, starts it again and stops it", "s6-supervise", "s6-setuidgid", "s6-svc", "s6-svwait")
+S6 = ["s6-supervise", "s6-setuidgid", "s6-svc", "s6-svwait"]
+
+
+@case("s6 starts it, waits until it is ready, starts it again and stops it", *S6)
 def _(house):
-    port = free_port()
-    place = service(house, "s6", port)
+    under_s6(house, "s6")
+
+
+@case("s6 does the same with the files of s6-rc", *S6)
+def _(house):
+    under_s6(house, "s6-rc/healthz")
+
+
+def under_s6(house, source):
+    service = Service(house, source.replace("/", "-"))
+    place = service.copy_run(source)
     house.start("s6-supervise", ["s6-supervise", str(place)])
     # "ready", which s6 sets after the newline on descriptor 3, and not "up".
     ready = lambda: run_ok(house, "s6-svwait -U", "s6-svwait", "-U", "-t", PATIENCE * 1000, place)  # noqa: E731
     wait_for("s6-supervise", PATIENCE, lambda: (place / "supervise/control").exists())
-    ready()
-    want("an answer as soon as it is ready", ask(port, "/readyz"), (200, "ok"))
-    killed_and_started_again(house, port, ready)
+    service.lives(ready, lambda: run_ok(house, "s6-svc -h", "s6-svc", "-h", place))
     run_ok(house, "s6-svc -d", "s6-svc", "-d", "-wD", "-T", PATIENCE * 1000, place)
     want_match("s6-svstat", run_ok(house, "s6-svstat", "s6-svstat", place), r"^down \(exitcode 0\)")
-    want("an answer when it is down", ask(port), None)
+    want("an answer when it is down", service.ask(), None)
     run_ok(house, "s6-svc -x", "s6-svc", "-x", place)
+
+
+@case("s6-rc starts it, waits until it is ready, starts it again and stops it", "s6-svscan", "s6-svwait", "s6-rc", "s6-rc-compile", "s6-rc-init")
+def _(house):
+    service = Service(house, "s6-rc")
+    source = service.place / "source"
+    source.mkdir()
+    service.copy_run("s6-rc/healthz").rename(source / "healthz")
+    scan, live = service.place / "scan", service.place / "live"
+    scan.mkdir()
+    run_ok(house, "s6-rc-compile", "s6-rc-compile", service.place / "compiled", source)
+    scanner = house.start("s6-svscan", ["s6-svscan", str(scan)])
+    wait_for("s6-svscan", PATIENCE, lambda: (scan / ".s6-svscan/control").exists())
+    run_ok(house, "s6-rc-init", "s6-rc-init", "-l", live, "-c", service.place / "compiled", scan)
+    # It ends when the service is ready.
+    run_ok(house, "s6-rc start", "s6-rc", "-l", live, "-u", "change", "healthz")
+    place = live / "servicedirs/healthz"
+    ready = lambda: run_ok(house, "s6-svwait -U", "s6-svwait", "-U", "-t", PATIENCE * 1000, place)  # noqa: E731
+    service.lives(ready, lambda: run_ok(house, "s6-svc -h", "s6-svc", "-h", place))
+    run_ok(house, "s6-rc stop", "s6-rc", "-l", live, "-d", "change", "healthz")
+    want_match("s6-svstat", run_ok(house, "s6-svstat", "s6-svstat", place), r"^down \(exitcode 0\)")
+    want("an answer when it is down", service.ask(), None)
+    want_match("its log", said(scanner, 3000), r"stopped: \d+ requests answered")
+    run_ok(house, "s6-svscanctl", "s6-svscanctl", "-t", scan)
+    want("exit code of s6-svscan", scanner.wait(PATIENCE), 0)
+
+
+# Those that healthz could use, from dinit-service(5) of 0.22.1.
+DINIT_PROPERTIES = {
+    "type", "command", "run-as", "restart", "smooth-recovery", "restart-delay", "restart-limit-interval",
+    "restart-limit-count", "stop-timeout", "ready-notification", "log-type", "logfile", "nice",
+}
+
+
+@case("the dinit service is well-formed")
+def _(house):
+    lines = [line for line in (FILES / "dinit/healthz").read_text().splitlines() if line[:1] not in ("", "#")]
+    properties = dict(line.split(" = ") for line in lines)
+    want("unknown properties", set(properties) - DINIT_PROPERTIES, set())
+    want("run-as", properties["run-as"], "healthz")
+    descriptor = properties["ready-notification"].removeprefix("pipefd:")
+    want("command", properties["command"], f"/usr/bin/healthz --ready-fd {descriptor}")
+
+
+@case("dinit starts it, waits until it is ready, starts it again and stops it", "dinit", "dinitctl", "dinit-check", "root")
+def _(house):
+    service = Service(house, "dinit")
+    services, control = service.place / "services", service.place / "control"
+    services.mkdir()
+    service.adapt(
+        "dinit/healthz",
+        services / "healthz",
+        ("^command = /usr/bin/healthz ", f"command = {service.program} {service.options} ", 1),
+        ("^run-as = healthz$", "run-as = nobody", 1),
+    )
+    (services / "boot").write_text("type = internal\n")
+    run_ok(house, "dinit-check", "dinit-check", "-d", services, "healthz")
+    manager = house.start("dinit", ["dinit", "--services-dir", str(services), "--socket-path", str(control)])
+    wait_for("dinit", PATIENCE, control.exists)
+    ctl = lambda *words: run_ok(house, f"dinitctl {words[0]}", "dinitctl", "-p", control, *words)  # noqa: E731
+    # It ends when the service is ready.
+    ctl("start", "healthz")
+    want("an answer as soon as it is ready", service.ask("/readyz"), (200, "ok"))
+    service.lives(service.is_answering, lambda: ctl("signal", "HUP", "healthz"))
+    want_match("its state", ctl("status", "healthz"), "State: STARTED")
+    ctl("stop", "healthz")
+    want("an answer when it is down", service.ask(), None)
+    want_match("its log", ctl("catlog", "healthz"), r"stopped: \d+ requests answered")
+    ctl("shutdown")
+    want("exit code of dinit", manager.wait(PATIENCE), 0)
+
+
+def first_process(started):
+    """PID 1 of the namespace that `unshare` made."""
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+    return int(wait_for("a process in the namespace", PATIENCE, lambda: children.read_text().split())[0])
+
+
+# OpenRC keeps its state in /run and finds services in /etc/init.d. `openrc` makes these directories at boot.
+OPENRC = """\
+set -e
+mount -t tmpfs none /run
+mount --bind "$1" /etc/init.d
+cd /run
+mkdir -p lock openrc
+(cd openrc && mkdir started starting stopping inactive wasinactive failed hotplugged daemons options exclusive scheduled tmp)
+touch openrc/softlevel "$1/is-prepared"
+# Reaps the processes of services.
+while :; do sleep 1000 & wait; done
+"""
+
+
+@case("OpenRC starts it, waits until it is ready, starts it again and stops it", "rc-service", "supervise-daemon", NAMESPACES)
+def _(house):
+    service = Service(house, "openrc")
+    services = service.place / "services"
+    services.mkdir()
+    log = service.place / "log"
+    service.adapt(
+        "openrc/healthz",
+        services / "healthz",
+        ("^command=/usr/bin/healthz$", f'command={service.program}\ncommand_args="{service.options}"', 1),
+        ("^command_user=healthz:healthz$", "command_user=nobody:nogroup", 1),
+        ("^url=http://localhost:10248/", f"url=http://127.0.0.1:{service.port}/", 1),
+        ("^error_log=.*$", f"error_log={log}", 1),
+        (r"\bhealthz probe ", f"{service.program} probe ", 2),
+        # So that the case does not take minutes.
+        ("^healthcheck_timer=60$", "healthcheck_timer=1", 1),
+        ("probe --timeout 5s ", "probe --timeout 500ms ", 1),
+        ("^retry=.SIGTERM/10/", 'retry="SIGTERM/1/', 1),
+    )
+    namespace = house.start("openrc", [*UNSHARE, "sh", "-c", OPENRC, "openrc", str(services)])
+    wait_for("OpenRC's directories", PATIENCE, (services / "is-prepared").exists)
+    enter = ["nsenter", "-t", str(first_process(namespace)), "--mount", "--pid"]
+    rc = lambda word: run_ok(house, f"rc-service {word}", *enter, "rc-service", "healthz", word)  # noqa: E731
+    # It ends when the service answers.
+    rc("start")
+    want("an answer as soon as it is ready", service.ask("/readyz"), (200, "ok"))
+    service.lives(service.is_answering, lambda: rc("reload"))
+    want_match("its state", rc("status"), "started")
+    owner = run_ok(house, "stat", *enter, "stat", "--format=%U", "/run/healthz")
+    want("owner of /run/healthz", owner, "nobody\n")
+    # healthcheck notices a process that hangs.
+    hung = service.pid()
+    os.kill(hung, signal.SIGSTOP)
+    wait_for("another process in place of one that hangs", PATIENCE, lambda: service.pid() not in (None, hung))
+    service.is_answering()
+    rc("stop")
+    want("an answer when it is down", service.ask(), None)
+    want_match("its log", log.read_text(), r"stopped: \d+ requests answered")
+    house.stop(namespace)
+
+
+class ControlGroup:
+    """A control group whose name begins as the test's directory, for a manager that makes others below it."""
+
+    def __init__(self, name):
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+        self.root = next(Path(mount[1]) for mount in mounts if mount[2] == "cgroup2")
+        self.place = self.root / name
+        self.place.mkdir()
+        self.enter = ["sh", "-c", f'echo $$ >"{self.place}/cgroup.procs"; exec "$@"', "enter"]
+
+    def remove(self):
+        def is_removed():
+            try:
+                for place, _, _ in os.walk(self.place, topdown=False):
+                    os.rmdir(place)
+            except OSError:
+                # Its last processes are ending.
+                return False
+            return True
+
+        wait_for("the end of all processes of the control group", PATIENCE, is_removed)
+
+
+# Debian keeps it out of PATH.
+INITCTL = ["env", "PATH=/usr/sbin:/usr/bin:/usr/lib/finit", "initctl", "--plain"]
+
+
+# finit mounts what it needs, and ends all processes when it ends; so it gets a root directory and namespaces of its own.
+FINIT = """\
+set -e
+cd "$1"
+mkdir usr proc sys dev tmp root run var var/log
+for name in bin sbin lib lib64; do ln -s usr/$name $name; done
+ln -s ../run var/run
+mount --bind -o ro /usr usr
+mount -t tmpfs none dev
+for name in null zero random urandom; do touch dev/$name; mount --bind /dev/$name dev/$name; done
+touch dev/console etc/fstab
+cp /etc/passwd /etc/group /etc/nsswitch.conf /etc/ld.so.cache etc/
+mount -t proc none proc
+exec chroot . /sbin/finit
+"""
+
+
+@case("finit as PID 1 starts it, starts it again and stops it", "finit", NAMESPACES)
+def _(house):
+    service = Service(house, "finit")
+    (service.place / "etc/finit.d").mkdir(parents=True)
+    # finit gets this root directory. It does not know the name of a service whose program is in /.
+    (service.place / "srv").mkdir()
+    service.program = shutil.move(service.program, service.place / "srv")
+    service.options = f"--listen 127.0.0.1:{service.port} --config /healthz.toml"
+    version = re.search(r"^Finit (\d+)\.(\d+)", run_ok(house, "finit -v", "finit", "-v"))
+    has_notify = (int(version[1]), int(version[2])) >= (4, 4)
+    service.adapt(
+        "finit/healthz.conf",
+        service.place / "etc/finit.d/healthz.conf",
+        ("/usr/bin/healthz ", f"/srv/healthz {service.options} ", 2),
+        ("@healthz:healthz ", "@nobody:nogroup ", 2),
+        ("-o healthz /run/healthz ", "-o nobody /run/healthz ", 1),
+        *([] if has_notify else [("^service ", "# service ", 1), ("^#service ", "service ", 1)]),
+    )
+    (service.place / "etc/finit.conf").write_text("runlevel 2\n")
+    group = ControlGroup(f"{house.dir.name}-finit")
+    spaces = ["--net", "--uts", "--ipc", "--cgroup"]
+    manager = house.start("finit", [*group.enter, *UNSHARE, *spaces, "sh", "-c", FINIT, "finit", str(service.place)])
+    try:
+        under_finit(house, service, manager, has_notify)
+    finally:
+        house.stop(manager)
+        group.remove()
+
+
+def under_finit(house, service, manager, has_notify):
+    enter = ["nsenter", "-t", str(first_process(manager)), "--all", "--root", "--wd=/"]
+    initctl = lambda *words: run_ok(house, f"initctl {words[0]}", *enter, *INITCTL, *words)  # noqa: E731
+
+    def ask_inside(path="/healthz"):
+        """As `ask`; if the answer is not healthy, with the exit code of `healthz probe` in place of the status."""
+        result = house.run([*enter, "/srv/healthz", "probe", "-v", f"http://127.0.0.1:{service.port}{path}"])
+        return (200, result.out.rstrip()) if result.code == 0 else (result.code, result.out)
+
+    service.ask = ask_inside
+    service.is_answering()
+    # finit listens for initctl after it has started the services.
+    wait_for("finit", PATIENCE, lambda: house.run([*enter, *INITCTL, "status"]).code == 0)
+    want_match("its state", initctl("status", "healthz"), r"Status : running")
+    owner = run_ok(house, "stat", *enter, "stat", "--format=%U", "/run/healthz")
+    want("owner of /run/healthz", owner, "nobody\n")
+    if has_notify:
+        want_match("its readiness", initctl("cond", "dump"), r" on +<service/healthz/ready>")
+    service.lives(service.is_answering, lambda: initctl("reload", "healthz"))
+    initctl("stop", "healthz")
+    wait_for("its end", PATIENCE, lambda: "stopped" in initctl("status", "healthz"))
+    # No answer.
+    want("an answer when it is down", service.ask()[0], 3)
+    want_match("its log", said(manager, 3000), r"stopped: \d+ requests answered")
 
 
 @case("s6 considers a service ready when healthz probe in ./data/check exits with 0", "s6-supervise", "s6-notifyoncheck", "s6-svwait")
@@ -172,17 +441,22 @@ def _(house):
 
 @case("runit starts it, checks it, starts it again and stops it", "runsv", "chpst", "sv")
 def _(house):
-    port = free_port()
-    place = service(house, "runit", port)
+    service = Service(house, "runit")
+    place = service.copy_run("runit")
+    service.adapt(
+        "runit/check",
+        place / "check",
+        ("^exec healthz probe ", f"exec {service.program} probe ", 1),
+        ("localhost:10248", f"127.0.0.1:{service.port}", 1),
+    )
     house.start("runsv", ["runsv", str(place)])
     wait_for("runsv", PATIENCE, lambda: (place / "supervise/ok").exists())
     # `check` runs ./check until it ends with 0.
     check = lambda: run_ok(house, "sv check", "sv", "-w", PATIENCE, "check", place)  # noqa: E731
-    check()
-    killed_and_started_again(house, port, check)
-    # This sends SIGTERM. Only `force-stop` would kill the daemon after the timeout.
+    service.lives(check, lambda: run_ok(house, "sv hup", "sv", "hup", place))
+    # SIGTERM; `force-stop` would kill it after the time, and then say so.
     want_match("sv stop", run_ok(house, "sv stop", "sv", "-w", PATIENCE, "stop", place), r"^ok: down")
-    want("an answer when it is down", ask(port), None)
+    want("an answer when it is down", service.ask(), None)
     want_match("its log", said(house.running[-1], 3000), r"stopped: \d+ requests answered")
     run_ok(house, "sv exit", "sv", "exit", place)
 
@@ -332,52 +606,26 @@ def judge_units(house, place):
     want("its exit code", result.code, 0)
 
 
-def install(missing):
-    packages = sorted({PACKAGES[tool] for tool in missing})
-    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
-    ):
-        subprocess.run(command, env=environment, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
+def has_namespaces():
+    command = [*UNSHARE, "--net", "--uts", "--ipc", "--cgroup", "mount", "-t", "tmpfs", "none", "/run"]
+    return os.geteuid() == 0 and subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+class WithNamespaces(House):
+    def require(self, needs):
+        # What a machine with Debian 12 cannot install.
+        lacks = [need for need in needs if need in NOT_PACKAGED and not self.which(need)]
+        if "root" in needs and os.geteuid() != 0:
+            lacks.append("root")
+        if NAMESPACES in needs and not self.once(NAMESPACES, lambda _: [has_namespaces()])[0]:
+            lacks.append(NAMESPACES)
+        if lacks:
+            raise Skip(f"no {', '.join(lacks)}")
+        super().require([need for need in needs if need in PACKAGES])
 
 
 def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
-    ap.add_argument("--install", action="store_true", help="install missing managers with apt-get, as root")
-    ap.add_argument("--require", action="store_true", help="a manager that is missing is a failure")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    args = ap.parse_args()
-    args.daemon = os.path.abspath(args.daemon)
-    if not os.access(args.daemon, os.X_OK):
-        print(f"managers.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    house = House(args)
-    counts = {"ok": 0, "FAIL": 0, "skip": 0}
-    try:
-        missing = [tool for tool in PACKAGES if not house.which(tool)]
-        if missing and args.install and os.geteuid() == 0 and shutil.which("apt-get"):
-            install(missing)
-        for name, needs, run in CASES:
-            if args.only not in name:
-                continue
-            lacks = [tool for tool in needs if not house.which(tool)]
-            verdict, why = "ok", ""
-            if lacks:
-                verdict, why = ("FAIL" if args.require else "skip"), f": {', '.join(lacks)} is not installed"
-            else:
-                try:
-                    run(house)
-                except (Wrong, OSError, subprocess.SubprocessError) as error:
-                    verdict, why = "FAIL", f": {error}"
-            counts[verdict] += 1
-            print(f"{verdict} {name}{why}", flush=True)
-    finally:
-        house.leave()
-    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
-    return 1 if counts["FAIL"] or not counts["ok"] else 0
+    return run_script(parse(parser(__doc__)), PACKAGES, CASES, CASES_SECONDS_MAX, WithNamespaces)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from support.cases import ROOT, install_missing
+
 PAGES = ROOT / "packaging/man"
 COMPLETIONS = ROOT / "packaging/completions"
 # Pages of other packages.
@@ -147,12 +148,7 @@ def main():
     parser.add_argument("--require", action="store_true", help="exit with 3 if a program is missing")
     arguments = parser.parse_args()
     names = ["mandoc", "bash", "zsh", "fish"]
-    missing = [name for name in names if not shutil.which(name)]
-    if missing and arguments.install:
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-q"], env=environment, stdout=subprocess.DEVNULL)
-        words = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing]
-        subprocess.run(words, env=environment, stdout=subprocess.DEVNULL)
+    install_missing(arguments, {name: name for name in names})
     programs = {name: shutil.which(name) for name in names}
     failed = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -6,21 +6,18 @@ One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `s
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
-import argparse
 import os
 import pty
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from clients import House, Wrong, await_listener, free_port, wait_for, want, want_lack, want_match
+from support.cases import House, Missing, await_listener, free_port, parse, parser, registry, run_script
+from support.cases import wait_for, want, want_lack, want_match
 
-ROOT = Path(__file__).resolve().parent.parent
-INSTALL_SECONDS_MAX = 600
 PATIENCE = 20
 STARTS = 200
 
@@ -32,15 +29,7 @@ PACKAGES = {
 # Where Debian has plugins.
 PLUGINS = "/usr/lib/nagios/plugins"
 
-CASES = []
-
-
-def case(name, *needs):
-    def add(run):
-        CASES.append((name, needs, run))
-        return run
-
-    return add
+case, CASES = registry()
 
 
 class Server:
@@ -63,6 +52,8 @@ class Server:
 
 @case("it works in an empty root file system, over TCP and a Unix socket")
 def _(house):
+    if os.geteuid() != 0 or not house.args.static:
+        raise Missing("needs root and --static")
     root = house.dir / "root"
     root.mkdir()
     program = shutil.copy(house.args.static, root / "healthz")
@@ -288,57 +279,18 @@ def _(house):
         want(f"{program}: less than 3 times the CPU time of true", probe < 3 * true, True)
 
 
-def install(missing):
-    packages = sorted({PACKAGES[tool] for tool in missing})
-    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
-    ):
-        subprocess.run(command, env=environment, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
+class WithPlugins(House):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.env["PATH"] += f":{PLUGINS}"
 
 
 def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
+    ap = parser(__doc__)
     ap.add_argument("--static", metavar="PATH", help="the program of `cargo static`, for the empty root")
-    ap.add_argument("--install", action="store_true", help="install missing programs with apt-get, as root")
-    ap.add_argument("--require", action="store_true", help="a case that cannot run is a failure")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    args = ap.parse_args()
-    args.daemon = os.path.abspath(args.daemon)
+    args = parse(ap)
     args.static = args.static and os.path.abspath(args.static)
-    if not os.access(args.daemon, os.X_OK):
-        print(f"probe.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    house = House(args)
-    house.env["PATH"] += f":{PLUGINS}"
-    counts = {"ok": 0, "FAIL": 0, "skip": 0}
-    try:
-        missing = [tool for tool in PACKAGES if not house.which(tool)]
-        if missing and args.install and os.geteuid() == 0 and shutil.which("apt-get"):
-            install(missing)
-        for name, needs, run in CASES:
-            if args.only not in name:
-                continue
-            lacks = [f"{tool} is not installed" for tool in needs if not house.which(tool)]
-            if "empty root" in name and (os.geteuid() != 0 or not args.static):
-                lacks.append("needs root and --static")
-            verdict, why = "ok", ""
-            if lacks:
-                verdict, why = ("FAIL" if args.require else "skip"), f": {', '.join(lacks)}"
-            else:
-                try:
-                    run(house)
-                except (Wrong, OSError, subprocess.SubprocessError) as error:
-                    verdict, why = "FAIL", f": {error}"
-            counts[verdict] += 1
-            print(f"{verdict} {name}{why}", flush=True)
-    finally:
-        house.leave()
-    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
-    return 1 if counts["FAIL"] or not counts["ok"] else 0
+    return run_script(args, PACKAGES, CASES, make=WithPlugins)
 
 
 if __name__ == "__main__":

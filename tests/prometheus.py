@@ -13,15 +13,11 @@ One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `s
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
-import argparse
 import http.client
 import json
 import os
 import re
-import shutil
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -30,13 +26,12 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from clients import House, Skip, Wrong, await_listener, free_port, said, wait_for, want, want_match
+from support.cases import ROOT, House, Skip, Wrong, await_listener, free_port, install_missing, parse, parser
+from support.cases import registry, run_script, wait_for, want, want_match
 
-ROOT = Path(__file__).resolve().parent.parent
 RULES = ROOT / "packaging/prometheus"
 GRAFANA = ROOT / "packaging/grafana"
 DOCUMENT = ROOT / "docs/metrics.md"
-INSTALL_SECONDS_MAX = 600
 # For all cases together.
 CASES_SECONDS_MAX = 300
 # Seconds. On an idle machine these waits take a few scrapes.
@@ -58,15 +53,7 @@ SLIS = {
     "kubernetes_healthchecks_total": "[STABLE] This metric records the results of all healthcheck.",
 }
 
-CASES = []
-
-
-def case(name, *needs):
-    def add(run):
-        CASES.append((name, needs, run))
-        return run
-
-    return add
+case, CASES = registry()
 
 
 def request(port, path):
@@ -544,72 +531,17 @@ def picture(house, path):
 # The script itself
 
 
-def install(missing):
-    # RUNLEVEL: the package of a service does not start it.
-    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
-    packages = sorted({PACKAGES[tool] for tool in missing})
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
-    ):
-        subprocess.run(command, env=environment, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
-
-
-def parse():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
-    ap.add_argument("--install", action="store_true", help="install Prometheus with apt-get, as root")
-    ap.add_argument("--require", action="store_true", help="a case that cannot run is a failure")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    ap.add_argument("--picture", metavar="FILE", help="draw the dashboard after eight minutes, instead of the cases")
-    args = ap.parse_args()
-    args.daemon = os.path.abspath(args.daemon)
-    return args
-
-
-def run_cases(house, args):
-    counts = {"ok": 0, "FAIL": 0, "skip": 0}
-    for name, needs, run in CASES:
-        if args.only not in name:
-            continue
-        lacks = [tool for tool in needs if not house.which(tool)]
-        verdict, why, began = "ok", "", time.monotonic()
-        if lacks:
-            verdict, why = ("FAIL" if args.require else "skip"), f": {', '.join(lacks)} is not installed"
-        else:
-            try:
-                house.remaining()
-                run(house)
-            except Skip as error:
-                verdict, why = "skip", f": {error}"
-            except (Wrong, OSError, subprocess.SubprocessError) as error:
-                verdict, why = "FAIL", f": {error}"
-                logs = [line for p in house.running[-2:] for line in said(p, 2000).splitlines()]
-                print("".join(f"  | {line}\n" for line in logs), end="")
-        counts[verdict] += 1
-        print(f"{verdict} {name}{why} ({time.monotonic() - began:.1f} s)", flush=True)
-    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
-    return 1 if counts["FAIL"] or not counts["ok"] else 0
-
-
 def main():
-    args = parse()
-    if not os.access(args.daemon, os.X_OK):
-        print(f"prometheus.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-    missing = [tool for tool in PACKAGES if not shutil.which(tool)]
-    if missing and args.install and os.geteuid() == 0 and shutil.which("apt-get"):
-        install(missing)
-    house = House(args)
-    house.dir.chmod(0o711)
-    house.end = time.monotonic() + CASES_SECONDS_MAX
+    ap = parser(__doc__)
+    ap.add_argument("--picture", metavar="FILE", help="draw the dashboard after eight minutes, instead of the cases")
+    args = parse(ap)
+    if not args.picture:
+        return run_script(args, PACKAGES, CASES, CASES_SECONDS_MAX)
+    install_missing(args, PACKAGES)
+    house = House(args, PICTURE_SECONDS + CASES_SECONDS_MAX)
     try:
-        if args.picture:
-            house.end += PICTURE_SECONDS
-            picture(house, args.picture)
-            return 0
-        return run_cases(house, args)
+        picture(house, args.picture)
+        return 0
     finally:
         house.leave()
 

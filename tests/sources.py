@@ -15,7 +15,6 @@ no namespaces.
 
 import argparse
 import ctypes
-import json
 import os
 import re
 import shutil
@@ -28,11 +27,9 @@ import threading
 import time
 from pathlib import Path
 
-from clients import House, Wrong, await_listener, free_port, said, wait_for, want, want_match
-from managers import ask
+from support.cases import House, Skip, Wrong, ask, await_listener, free_port, install, parse, parser, registry
+from support.cases import run_script, wait_for, want, want_match
 
-ROOT = Path(__file__).resolve().parent.parent
-INSTALL_SECONDS_MAX = 600
 # For all cases together.
 CASES_SECONDS_MAX = 900
 # Seconds. On an idle machine most of these waits take less than one.
@@ -54,19 +51,7 @@ PACKAGES = {
 # A file, not a program.
 LIBSYSTEMD = Path("/usr/include/systemd/sd-daemon.h")
 
-CASES = []
-
-
-class Skip(Exception):
-    """A case cannot run on this machine."""
-
-
-def case(name, *needs):
-    def add(run):
-        CASES.append((name, needs, run))
-        return run
-
-    return add
+case, CASES = registry()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1197,63 +1182,13 @@ def accept_all(listener):
 # The script itself
 
 
-def install(missing):
-    packages = {package for tool in missing for package in PACKAGES[tool].split()}
-    if not LIBSYSTEMD.exists():
-        packages.add("libsystemd-dev")
-    # RUNLEVEL: the package of a service does not start it.
-    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *sorted(packages)],
-    ):
-        subprocess.run(command, env=environment, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
+class EndsEachCase(House):
+    """Ends the processes of a case with it, also if it failed."""
 
-
-def parse():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--daemon", default=str(ROOT / "target/release/healthz"), metavar="PATH")
-    ap.add_argument("--install", action="store_true", help="install missing programs with apt-get, as root")
-    ap.add_argument("--require", action="store_true", help="a program that is missing is a failure")
-    ap.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    ap.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
-    args = ap.parse_args()
-    args.daemon = os.path.abspath(args.daemon)
-    return args
-
-
-def run_cases(args):
-    house = House(args)
-    house.dir.chmod(0o711)
-    house.end = time.monotonic() + CASES_SECONDS_MAX
-    counts = {"ok": 0, "FAIL": 0, "skip": 0}
-    try:
-        for name, needs, run in CASES:
-            if args.only not in name:
-                continue
-            lacks = [tool for tool in needs if not house.which(tool)]
-            verdict, why, began = "ok", "", time.monotonic()
-            if lacks:
-                verdict, why = ("FAIL" if args.require else "skip"), f": {', '.join(lacks)} is not installed"
-            else:
-                try:
-                    house.remaining()
-                    run(house)
-                except Skip as error:
-                    verdict, why = "skip", f": {error}"
-                except (Wrong, OSError, subprocess.SubprocessError) as error:
-                    verdict, why = "FAIL", f": {error}"
-                    print("".join(f"  | {line}\n" for p in house.running[-3:] for line in said(p, 2000).splitlines()), end="")
-            # The processes of this case, also if it failed.
-            for p in house.running:
-                house.stop(p)
-            house.running.clear()
-            counts[verdict] += 1
-            print(f"{verdict} {name}{why} ({time.monotonic() - began:.1f} s)", flush=True)
-    finally:
-        house.leave()
-    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
-    return 1 if counts["FAIL"] or not counts["ok"] else 0
+    def end_case(self):
+        for p in self.running:
+            self.stop(p)
+        self.running.clear()
 
 
 def as_init(args):
@@ -1263,7 +1198,7 @@ def as_init(args):
         code = 2
         try:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
-            code = run_cases(args)
+            code = run_script(args, {}, CASES, CASES_SECONDS_MAX, EndsEachCase)
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -1276,15 +1211,15 @@ def as_init(args):
 def main():
     if sys.argv[1:2] == [FUSE]:
         return fuse(sys.argv[2])
-    args = parse()
+    ap = parser(__doc__)
+    ap.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
+    args = parse(ap)
     if args.inside:
         return as_init(args)
-    if not os.access(args.daemon, os.X_OK):
-        print(f"sources.py: {args.daemon} is not there: build it first, or name another", file=sys.stderr)
-        return 2
-    missing = [tool for tool in PACKAGES if not shutil.which(tool)]
-    if (missing or not LIBSYSTEMD.exists()) and args.install and os.geteuid() == 0 and shutil.which("apt-get"):
-        install(missing)
+    packages = [word for tool, words in PACKAGES.items() if not shutil.which(tool) for word in words.split()]
+    packages += [] if LIBSYSTEMD.exists() else ["libsystemd-dev"]
+    if packages and args.install:
+        install(packages)
     # When the first process of a namespace ends, the kernel kills the others. SIGTERM kills the first one.
     namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*namespaces, "true"], capture_output=True, check=False).returncode != 0:

@@ -345,7 +345,7 @@ fn replace_endpoints(handle: &ServerHandle, address: SocketAddr) -> u64 {
                     &case("a new check", &[&get(&target)], OK, Last::Closes),
                 );
             }
-            // The last references of this turn are gone here.
+            // This drops the last references of this turn.
             drop(checks);
             if number == 10 || number == 1000 {
                 in_use.push(IN_USE.load(Ordering::SeqCst));

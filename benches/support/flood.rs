@@ -207,7 +207,7 @@ struct Process {
 }
 
 impl Process {
-    /// A server with the nice value that the daemon asks for.
+    /// A server with the nice value of the daemon.
     fn start_server(arguments: &[&str]) -> Process {
         let mut command = Command::new("nice");
         command

@@ -10,7 +10,7 @@ use mio::{Events, Registry};
 
 use crate::{SERVER, put, say};
 
-/// The server, and whether it was told to stop.
+/// The server, and whether it is stopping.
 pub struct HealthServer<'a> {
     server: Server<'a>,
     is_closing: bool,

@@ -2,7 +2,7 @@
 //! in static memory. A client in the same program sends requests over a loopback device.
 //!
 //! `cargo run --example smoltcp` prints the requests and responses and ends. Copy `server.rs` to use it: it
-//! builds for any target with 64-bit atomics, with healthz without features and smoltcp without std.
+//! builds for any target, with healthz without features and smoltcp without std; see `examples/cortex-m`.
 //!
 //! This file uses the standard library only for locks and for printing.
 #![no_std]

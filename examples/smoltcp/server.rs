@@ -190,7 +190,7 @@ impl<'a> HealthServer<'a> {
 }
 
 /// Sends the response, removes the processed bytes from the receive buffer, and closes our direction if
-/// `progress` says so. After that, further bytes from the client are read and discarded.
+/// `progress` requires it. After that, further bytes from the client are read and discarded.
 fn apply(socket: &mut Socket<'_>, tx: &[u8], progress: &Progress) {
     let mut left = progress.consumed;
     // At most two passes, because the buffer is a ring.

@@ -30,7 +30,7 @@ TEXT, FAINT, FRAME = "#24292e", "#6b7280", "#d8d9da"
 
 
 class Prometheus:
-    """Asks the HTTP API. A query that does not parse is a ValueError with Prometheus' words."""
+    """Queries of the HTTP API. A query that does not parse is a ValueError with the message of Prometheus."""
 
     def __init__(self, url, start, end, rate_interval):
         self.url, self.start, self.end = url.rstrip("/"), start, end

@@ -10,7 +10,7 @@
 
 use super::{Paths, Responder};
 use crate::check::{Check, Endpoint, EndpointType, Severity};
-use crate::http::{Answer, BodyWriter, BufferFull, Fields, StatusCode, Writer};
+use crate::http::{Answer, BodyWriter, BufferFull, Fields, Padded, StatusCode, Writer};
 #[cfg(feature = "server")]
 use crate::limits::CHECK_NAME_BYTES_MAX;
 use crate::limits::RESPONSE_HEAD_BYTES_MAX;
@@ -159,28 +159,26 @@ impl MetricsWriter<'_, '_> {
     /// A sample of a check. `end` is what follows the name of the check, up to the value.
     #[inline]
     fn of_check(&mut self, family: &Family, check: &Check, end: &Piece, value: u64) {
-        self.start_of_check(family, check);
-        self.piece(end);
+        self.labelled_check(family, check, end);
         self.whole(value);
     }
 
-    /// The name of a check needs no escaping.
+    /// A sample of a check without its value. The name of a check needs no escaping.
     #[inline]
-    fn start_of_check(&mut self, family: &Family, check: &Check) {
-        self.piece(&family.start);
-        self.body.push_short(check.name_bytes());
+    fn labelled_check(&mut self, family: &Family, check: &Check, end: &Piece) {
+        let (start, end) = (family.start.padded(), end.padded());
+        self.body.push_parts(start, check.name_bytes(), end);
     }
 
     /// A whole number as the value of a sample.
     #[inline]
     fn whole(&mut self, value: u64) {
+        if value < 10 {
+            // Most are 0 or 1.
+            return self.body.push(&[b'0' + value as u8, b'\n']);
+        }
         self.body.push_number(value);
-        self.body.push_padded_piece(b"\n", 1);
-    }
-
-    #[inline]
-    fn piece(&mut self, piece: &Piece) {
-        self.body.push_padded_piece(&piece.bytes, piece.length);
+        self.body.push(b"\n");
     }
 
     fn begin(&mut self, family: &Family) {
@@ -193,7 +191,7 @@ const SUCCESS: Piece = Piece::new(&["\",result=\"success\"} "]);
 const TIMEOUT: Piece = Piece::new(&["\",result=\"timeout\"} "]);
 const ERROR: Piece = Piece::new(&["\",severity=\"error\"} "]);
 const WARNING: Piece = Piece::new(&["\",severity=\"warning\"} "]);
-const TYPE: Piece = Piece::new(&["\",type=\""]);
+const TYPE: &str = "\",type=\"";
 const NO_LABEL: Piece = Piece::new(&["\"} "]);
 
 fn is_escaped(byte: u8) -> bool {
@@ -271,6 +269,14 @@ impl Piece {
             rest = others;
         }
         piece
+    }
+
+    #[inline]
+    fn padded(&self) -> Padded<'_, PIECE_BYTES> {
+        Padded {
+            array: &self.bytes,
+            length: self.length,
+        }
     }
 }
 
@@ -408,26 +414,38 @@ fn bytes_of(
     metrics: &Metrics,
     server_bytes: usize,
 ) -> usize {
-    let family_bytes = |family: &Family| {
-        let marks = "# HELP  \n# TYPE  histogram\n".len();
-        marks + 2 * family.name.len() + family.help.len()
-    };
-    let heads = OF_ENDPOINTS.iter().chain(&OF_CHECKS);
-    let heads: usize = heads.map(|(family, _)| family_bytes(family)).sum();
-    let samples = |families: &[(&Family, usize)], label_bytes: usize| -> usize {
-        let sample_bytes = |(family, count): &(&Family, usize)| {
-            count * (family.name.len() + label_bytes + SAMPLE_BYTES_MAX)
-        };
-        families.iter().map(sample_bytes).sum()
-    };
-    let mut bytes = RESPONSE_HEAD_BYTES_MAX + heads;
+    let mut bytes = const { RESPONSE_HEAD_BYTES_MAX + heads(&OF_ENDPOINTS) + heads(&OF_CHECKS) };
     for (name, path) in lengths {
         // A check in several endpoints has the samples of its own only once, but that is not looked up here.
-        let all = samples(&OF_ENDPOINTS, name + path) + samples(&OF_CHECKS, name);
-        bytes = bytes.saturating_add(all);
+        let names = const { samples(&OF_ENDPOINTS).0 } * (name + path)
+            + const { samples(&OF_CHECKS).0 } * name;
+        bytes = bytes.saturating_add(names);
+        bytes = bytes.saturating_add(const { samples(&OF_ENDPOINTS).1 + samples(&OF_CHECKS).1 });
     }
     let more = metrics.more_bytes_max.saturating_add(server_bytes);
     bytes.saturating_add(more)
+}
+
+/// Bytes of the lines before the samples of `families`.
+const fn heads(mut families: &[(&Family, usize)]) -> usize {
+    let mut bytes = 0;
+    while let [(family, _), rest @ ..] = families {
+        let marks = "# HELP  \n# TYPE  histogram\n".len();
+        bytes += marks + 2 * family.name.len() + family.help.len();
+        families = rest;
+    }
+    bytes
+}
+
+/// The number of samples for a check in `families`, and their most bytes without the names of the check and the type.
+const fn samples(mut families: &[(&Family, usize)]) -> (usize, usize) {
+    let (mut samples, mut bytes) = (0, 0);
+    while let [(family, count), rest @ ..] = families {
+        samples += *count;
+        bytes += *count * (family.name.len() + SAMPLE_BYTES_MAX);
+        families = rest;
+    }
+    (samples, bytes)
 }
 
 /// Bytes of a sample without the names of its family and check, and without the type of an endpoint.
@@ -437,13 +455,17 @@ const SAMPLE_BYTES_MAX: usize =
 fn write_slis(responder: &Responder<'_, impl Paths>, text: &mut MetricsWriter<'_, '_>) {
     text.begin(&HEALTHCHECK);
     for endpoint in responder.endpoints() {
-        // The label can have any length, because an endpoint can have any path.
-        let label = type_label(&endpoint).as_bytes();
+        // An endpoint can have a path of any length, so its label may not fit into a piece.
+        let label = type_label(&endpoint);
+        let parts = [TYPE, label, "\"} "];
+        let is_short = parts.iter().map(|part| part.len()).sum::<usize>() <= PIECE_BYTES;
+        let end = Piece::new(if is_short { &parts } else { &[TYPE] });
         for check in endpoint.checks() {
-            text.start_of_check(&HEALTHCHECK, check);
-            text.piece(&TYPE);
-            text.body.push_short(label);
-            text.piece(&NO_LABEL);
+            text.labelled_check(&HEALTHCHECK, check, &end);
+            if !is_short {
+                text.body.push(label.as_bytes());
+                text.body.push(b"\"} ");
+            }
             let (passes, _) = check.kept_for_rendering();
             text.whole(passes.into());
         }
@@ -513,8 +535,7 @@ fn write_checks(
     text.begin(&LAST_RUN);
     for_each_check(responder, |check| {
         let Some(runs) = check.runs() else { return };
-        text.start_of_check(&LAST_RUN, check);
-        text.piece(&NO_LABEL);
+        text.labelled_check(&LAST_RUN, check, &NO_LABEL);
         let nanoseconds = u64::try_from(runs.last_duration.as_nanos()).unwrap_or(u64::MAX);
         push_seconds(text.body, nanoseconds);
         text.body.push(b"\n");

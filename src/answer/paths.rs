@@ -1,6 +1,6 @@
-//! Paths of an embedder beside those of this crate.
+//! An embedder's own paths.
 //!
-//! Knows no endpoint. [`super`] asks [`Paths`] when a path is none of its own, instead of answering 404.
+//! Knows no endpoint. [`super`] calls [`Paths`] for a path that is none of its own, instead of answering 404.
 
 use super::not_found;
 use crate::http::{Answer, BufferFull, Request, Writer};
@@ -54,8 +54,8 @@ pub trait Paths: Copy {
     /// here unless it is decoded. To HEAD, `writer` sends the head alone.
     ///
     /// # Errors
-    /// The one that `writer` returns. If the answer did not fit, it is called again for the same request with more room,
-    /// up to [`body_bytes_max`](Paths::body_bytes_max). So count a request after the answer was written.
+    /// The one that `writer` returns. If the answer did not fit, it is called again for the same request with more
+    /// room, up to [`body_bytes_max`](Paths::body_bytes_max). So count a request after the answer was written.
     fn respond(
         &self,
         now: Instant,
@@ -63,11 +63,11 @@ pub trait Paths: Copy {
         writer: Writer<'_>,
     ) -> Result<Answer, BufferFull>;
 
-    /// Bytes of the longest body that [`respond`](Paths::respond) writes. It must always return the same number. A longer
-    /// body becomes a 500.
+    /// Bytes of the longest body that [`respond`](Paths::respond) writes. It must always return the same number. A
+    /// longer body becomes a 500.
     ///
-    /// Answers that are longer than all others share two buffers in `server`, so the number does not multiply the memory
-    /// of connections.
+    /// Answers that are longer than all others share two buffers in `server`, so the number does not multiply the
+    /// memory of connections.
     fn body_bytes_max(&self) -> usize;
 }
 

@@ -316,7 +316,7 @@ pub unsafe extern "C" fn healthz_listen(
     }
 }
 
-/// The half of "localhost" that the last successful healthz_listen() left out, because this machine does
+/// The address of "localhost" that the last successful healthz_listen() left out, because this machine does
 /// not have it, and the error of the system: "[::1]:10248: Cannot assign requested address (os error 99)",
 /// for example. NULL if it left out none. Valid until the next healthz_listen() with this server.
 #[unsafe(no_mangle)]

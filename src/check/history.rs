@@ -5,9 +5,8 @@
 
 use core::time::Duration;
 
-// Not loom's atomics: no other memory is published through these.
-use core::sync::atomic::{AtomicU64, Ordering};
-
+// Not loom's: no other memory is published through these.
+use super::atomic::plain::{AtomicU64, Ordering};
 use super::endpoint::EndpointType;
 use crate::time::Instant;
 

@@ -24,6 +24,7 @@
 //! strings are safe), and the clock read for [`Check::beat`] (see `server::now`).
 //! `tests/signals.rs` interrupts updates and queries a thousand times.
 
+mod atomic;
 mod endpoint;
 #[cfg(feature = "server")]
 mod endpoint_set;
@@ -33,12 +34,8 @@ mod reason;
 
 use core::time::Duration;
 
-#[cfg(not(loom))]
-use core::sync::atomic::{AtomicU64, Ordering};
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicU64, Ordering};
-
 use crate::time::{Instant, millis};
+use atomic::{AtomicU64, Ordering};
 pub use endpoint::Endpoint;
 pub(crate) use endpoint::EndpointType;
 #[cfg(feature = "server")]
@@ -68,9 +65,9 @@ const NOT_REPORTED: &str = "not reported yet";
 /// The state of a check at some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Health {
-    /// The last update said that it passes, and is not older than the limit of a heartbeat.
+    /// The last update made it pass. If it is a heartbeat, the update is not older than its limit.
     Passing,
-    /// The last update said that it fails, or a heartbeat is overdue.
+    /// The last update made it fail, or a heartbeat is overdue.
     Failing,
     /// The check was not updated yet. A heartbeat passes in this state, and so does a check with
     /// [`Check::initially_passing`]; all others fail with `not reported yet`. For a heartbeat, the state
@@ -650,47 +647,10 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_passes_after_any_update() {
-        // Neither a builder nor an update changes it.
-        let ping = Check::ping().initially_failing();
-        ping.fail("no");
-        assert!(ping.passes(T0) && ping.passes(Instant::MAX.min(at(u64::MAX - 1))));
-        assert_eq!(ping.health(T0), Health::Passing);
-    }
-
-    #[test]
-    fn a_manual_check_has_the_state_of_its_last_update() {
+    fn a_reason_can_be_formatted() {
         let check = Check::manual("disk");
-        assert_eq!(check.health(T0), Health::Unknown);
-        assert_eq!(reason(&check, T0), "not reported yet");
-        check.pass();
-        assert_eq!(check.health(at(9)), Health::Passing);
-        check.fail("full");
-        assert_eq!(check.health(at(9)), Health::Failing);
-        assert_eq!(reason(&check, at(9)), "full");
         check.fail_fmt(format_args!("{} % full", 99));
-        assert_eq!(reason(&check, at(9)), "99 % full");
-        check.pass();
-        assert_eq!(check.reason(at(9)).map(|t| t.as_str().len()), None);
-    }
-
-    #[test]
-    fn a_failing_check_fails_at_the_origin_of_the_clock() {
-        let check = Check::manual("disk");
-        check.fail("full");
-        for ms in 0..10 {
-            assert!(!check.passes(at(ms)), "at {ms} ms");
-        }
-    }
-
-    #[test]
-    fn a_passing_check_passes_at_the_end_of_time() {
-        let end = Instant::from_millis(u64::MAX);
-        assert!(Check::ping().passes(end));
-        assert!(Check::manual("disk").initially_passing().passes(end));
-        let check = Check::heartbeat("loop", Duration::from_millis(100));
-        check.beat(T0);
-        assert!(!check.passes(end));
+        assert_eq!(reason(&check, T0), "99 % full");
     }
 
     #[test]
@@ -845,32 +805,12 @@ mod tests {
         assert_eq!(check.reason(Instant::ZERO).unwrap().as_str(), "failing");
     }
 
-    #[test]
-    fn a_gate_opens_and_a_shutdown_begins() {
-        let gate = Check::gate("poststarthook/start");
-        assert_eq!(reason(&gate, T0), "not reported yet");
-        gate.open();
-        assert!(gate.passes(T0));
-        let shutdown = Check::shutdown();
-        assert!(shutdown.passes(T0));
-        shutdown.begin_shutdown();
-        assert_eq!(reason(&shutdown, T0), "process is shutting down");
-    }
-
-    #[test]
-    fn the_state_before_the_first_update_can_be_chosen() {
-        assert!(Check::manual("a").initially_passing().passes(T0));
-        assert!(
-            !Check::heartbeat("a", Duration::ZERO)
-                .initially_failing()
-                .passes(T0)
-        );
-    }
-
     /// `docs/embed.md` has this number.
     #[test]
     fn a_check_takes_952_bytes() {
-        assert_eq!(size_of::<Check>(), 952);
+        // Without padding after its pointers, where they have 32 bits.
+        let less = 8 * usize::from(cfg!(target_pointer_width = "32"));
+        assert_eq!(size_of::<Check>(), 952 - less);
     }
 
     /// A check from a file: neither its text nor the check lives for ever.

@@ -103,13 +103,18 @@ mod tests {
             "poststarthook/start-apiextensions",
             "A.b_c-9",
             "...",
+            "x/...",
+            ".a",
+            "a.",
+            "a./x",
             "a/..b",
         ] {
             assert!(is_name(good), "{good}");
         }
         let long = "x".repeat(CHECK_NAME_BYTES_MAX + 1);
         for bad in [
-            "", "/", "/a", "a/", "a//b", ".", "..", "a/./b", "a/..", "a b", "a%", "\u{e4}", &long,
+            "", "/", "/a", "a/", "a//b", ".", "..", "a/./b", "a/..", "./a", "../a", "a/../b",
+            "a b", "a%", "\u{e4}", &long,
         ] {
             assert!(!is_name(bad), "{bad}");
         }

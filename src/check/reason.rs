@@ -15,10 +15,8 @@
 use crate::limits::REASON_BYTES_MAX;
 
 use core::fmt::{self, Write};
-#[cfg(not(loom))]
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+
+use super::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Atomic integers in a slot: the first byte is the length, the text follows. Loom explores every
 /// interleaving of every access, so under loom there are only two, enough for a torn text.

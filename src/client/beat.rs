@@ -96,7 +96,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Parsed, UsageError> {
     let mut socket = None;
     let mut options = Options::default();
     loop {
-        // The parser would not tell the arguments of the command from ours.
+        // The parser would take the arguments of the command for options of `healthz beat`.
         if let Some(rest) = parser.try_raw_args() {
             if rest.peek().is_some_and(|next| next == "--") {
                 options.command = rest.skip(1).collect();

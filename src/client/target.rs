@@ -1,4 +1,4 @@
-//! The endpoint that a command asks: from a URL to addresses and a request.
+//! The endpoint of a command: from a URL to addresses and a request.
 //!
 //! `http://HOST[:PORT][/PATH]` or `unix:SOCKET[:/PATH]`. Resolves no names and opens nothing.
 

@@ -116,6 +116,8 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
             return Err(failure);
         }
     };
+    #[cfg(target_os = "linux")]
+    crate::unneeded::share_heap();
     let checks = Checks::new(options);
     let latch = StartLatch::new();
     // Landlock applies only to threads that start later, so the log's thread starts after it. Until then,
@@ -149,8 +151,8 @@ pub fn print_error(what: &dyn fmt::Display) {
 }
 
 /// Makes a panic in any thread exit the process, because the daemon needs all its threads. [`panic_route`]
-/// selects where its message is written. Writing to standard error may block, so `notifier` first asks the
-/// main thread to exit.
+/// selects where its message is written. Writing to standard error may block, so `notifier` first makes the
+/// main thread exit.
 ///
 /// Call this before other threads start: it replaces the panic output of std. That one allocates, which
 /// fails if a new thread panics because memory is short, and takes a lock that the main thread may need.
@@ -208,6 +210,8 @@ struct Prepared {
 }
 
 impl Prepared {
+    // What it needs of the stack is free when it returns, and not in use as long as the daemon serves.
+    #[inline(never)]
     fn new(
         options: &Options,
         checks: Checks,

@@ -126,6 +126,7 @@ fn sync_limit_default(period: Duration) -> Duration {
 ///
 /// # Errors
 /// The first argument that is wrong.
+#[inline(never)] // What it needs of the stack is free when it returns.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     use lexopt::Arg::{Long, Short, Value};
     let mut parser = lexopt::Parser::from_args(args);
@@ -414,8 +415,8 @@ mod tests {
     fn the_default_sync_limit_of_the_longest_period_can_be_set() {
         let followed = options("--sync-period 24h");
         assert_eq!(followed.sync_limit, SYNC_LIMIT_MAX);
-        let said = options("--sync-period 24h --sync-limit 48h");
-        assert_eq!(said.sync_limit, followed.sync_limit);
+        let given = options("--sync-period 24h --sync-limit 48h");
+        assert_eq!(given.sync_limit, followed.sync_limit);
         assert_eq!(
             error("--sync-limit 49h"),
             "--sync-limit 49h: expected 1ms to 2d, written as 500ms, 10s, 2m or 1h"

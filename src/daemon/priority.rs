@@ -6,7 +6,7 @@
 
 use super::sys;
 
-/// The nice value that the daemon asks for: enough to accept faster than five such programs connect.
+/// The nice value that the daemon sets if it may: enough to accept faster than five such programs connect.
 const NICE: i32 = -10;
 
 /// Sets the nice value to [`NICE`] if it is 0, which means that no other one was chosen, and if the

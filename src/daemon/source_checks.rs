@@ -761,12 +761,12 @@ mod tests {
         let later = T0.saturating_add(Duration::from_secs(2));
         take(&mut sources, &far, &[Message::Restarting("why")], later);
         let mut buffer = [0; MESSAGE_BYTES_MAX];
-        let told = far.receive(&mut buffer).unwrap().unwrap();
+        let message = far.receive(&mut buffer).unwrap().unwrap();
         let expected = Beat {
             age_ms: 2400,
             ..beat
         };
-        assert_eq!(decode_beat(told), Some((0, 0, expected)));
+        assert_eq!(decode_beat(message), Some((0, 0, expected)));
     }
 
     #[test]
@@ -823,6 +823,100 @@ mod tests {
         assert_eq!(reasons(&sources, T0), ["b ok", "c new"]);
     }
 
+    fn begin(generation: u32, count: u16) -> Message<'static> {
+        Message::Begin { generation, count }
+    }
+
+    fn define(index: u16, name: &str) -> Message<'_> {
+        let definition = definition(name);
+        Message::Define { index, definition }
+    }
+
+    fn commit(generation: u32) -> Message<'static> {
+        let text = "";
+        Message::Commit { generation, text }
+    }
+
+    #[test]
+    fn a_set_with_another_number_or_a_gap_is_not_used() {
+        let (mut sources, far) = checks(&["a"]);
+        for set in [
+            &[begin(1, 1), define(0, "b"), commit(2)][..],
+            &[begin(1, 1), define(1, "b"), commit(1)],
+            &[begin(0, 1), define(0, "b"), commit(0)],
+        ] {
+            assert_eq!(take(&mut sources, &far, set, T0), 0, "{set:?}");
+        }
+        // A set that the server has is announced again. Its verdicts are for the checks in use.
+        let known = [begin(0, 1), define(0, "a"), verdict(0, 0, Some("x"))];
+        take(&mut sources, &far, &known, T0);
+        assert_eq!(reasons(&sources, T0), ["a x"]);
+    }
+
+    #[test]
+    fn a_changed_check_has_no_result_and_its_state_is_not_logged_again() {
+        let (mut sources, far) = checks(&["a"]);
+        take(&mut sources, &far, &[verdict(0, 0, Some("x"))], T0);
+        assert!(sources.report_changes(T0));
+        let set = [begin(1, 1), define(0, "a"), commit(1)];
+        assert_eq!(take(&mut sources, &far, &set, T0), 1);
+        assert_eq!(reasons(&sources, T0), ["a not reported yet"]);
+        take(&mut sources, &far, &[verdict(1, 0, Some("y"))], T0);
+        assert!(!sources.report_changes(T0));
+    }
+
+    #[test]
+    fn a_reload_is_answered_or_expires_once() {
+        let (mut sources, far) = checks(&["a"]);
+        let own = Checks::new(&Options::default());
+        assert!(sources.can_reload() && sources.reload(T0));
+        let deadline = T0.saturating_add(RELOAD_DURATION_MAX);
+        assert_eq!(sources.deadline(), Some(deadline));
+        assert!(!sources.has_reload_expired(T0));
+        for message in [begin(1, 1), define(0, "b"), commit(1), Message::RefusedEnd] {
+            let answers = !matches!(message, Message::Begin { .. } | Message::Define { .. });
+            far.send(&encode(&message)).unwrap();
+            let taken = sources.take(&own, T0, None, |_| Ok(())).unwrap();
+            assert_eq!(taken.has_reloaded, answers, "{message:?}");
+        }
+        assert!(!sources.has_reload_expired(deadline));
+        assert!(sources.reload(T0));
+        assert!(sources.has_reload_expired(deadline));
+        assert!(!sources.has_reload_expired(deadline));
+        sources.file = None;
+        assert!(!sources.can_reload() && !sources.reload(T0));
+    }
+
+    #[test]
+    fn a_check_is_listed_at_its_endpoints_only() {
+        for only in ["/healthz", "/livez", "/readyz"] {
+            let (mut sources, _far) = checks(&["a"]);
+            sources.listed[0].endpoints = Endpoints {
+                healthz: only == "/healthz",
+                livez: only == "/livez",
+                readyz: only == "/readyz",
+            };
+            let own = Checks::new(&Options::default());
+            let set = sources.endpoint_set(&own).unwrap();
+            for endpoint in set.endpoints() {
+                let is_listed = endpoint.checks().any(|check| check.name() == "a");
+                assert_eq!(is_listed, endpoint.path() == only, "{only}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_reset_is_lost() {
+        let (mut sources, far) = checks(&["a"]);
+        let own = Checks::new(&Options::default());
+        assert!(sources.reload(T0));
+        // It has not read the request.
+        drop(far);
+        assert!(sources.take(&own, T0, None, |_| Ok(())).is_err());
+        let reason = "a not checked: the sources processes have ended";
+        assert_eq!(reasons(&sources, T0), [reason]);
+    }
+
     #[test]
     fn texts_of_the_sources_processes_are_escaped() {
         let (mut sources, far) = checks(&["a"]);
@@ -837,6 +931,9 @@ mod tests {
             reasons,
             ["a \\u{1b}[31m\\r\\nHTTP/1.1 200 OK \\u{202e} \u{2603}"]
         );
+        // Also in the log, where texts may be longer than in an answer.
+        let long = escaped(&"\u{1b}".repeat(1000)).len();
+        assert!((3 * REASON_BYTES_MAX..3 * REASON_BYTES_MAX + 10).contains(&long));
     }
 
     /// For any messages, a check passes only after a verdict that passes, and there are never too many checks.
@@ -885,10 +982,10 @@ mod tests {
 
     #[test]
     fn durations_have_one_unit() {
-        let said = [0, 41, 119, 120, 7199, 7200, 172_799, 172_800]
+        let texts = [0, 41, 119, 120, 7199, 7200, 172_799, 172_800]
             .map(|s| Seconds(Duration::from_secs(s)).to_string());
         assert_eq!(
-            said,
+            texts,
             [
                 "0 s", "41 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"
             ]

@@ -56,11 +56,11 @@ impl Timer {
 /// beaten. On a machine that is short of CPU time, it may get none for a while.
 const STUCK_DURATION: Duration = Duration::from_secs(2);
 
-/// What the sync loop needs of the server's thread.
+/// The methods of the server's thread that the sync loop calls.
 pub trait Liveness {
-    /// Whether the thread has run lately, or waits.
+    /// Whether the thread waits for events, or has run within the time limit.
     fn is_responsive(&self, now: Instant) -> bool;
-    /// From now on, a thread that waits is responsive only if it runs.
+    /// Wakes the thread. If it waits, it is responsive only until the time limit, or again after it has run.
     fn wake(&self, now: Instant);
 }
 

@@ -1,4 +1,4 @@
-//! Takes over inherited descriptors, sets the nice value, and asks for the size of a file.
+//! Takes over inherited descriptors, sets the nice value, and reads the size of a file.
 //!
 //! The only file of the daemon that may contain `unsafe`. Taking over a descriptor by its number is unsafe,
 //! because the caller must know that nothing else in the process uses that number. setpriority(2) is called

@@ -22,5 +22,5 @@ pub use request::{Method, Request};
 pub use response::{Answer, BodyWriter, BufferFull, Date, Fields, StatusCode, Writer};
 pub use target::{Decoded, Form, Pairs, Target};
 
-pub(crate) use response::TIME_BYTES;
+pub(crate) use response::{Padded, TIME_BYTES};
 pub(crate) use target::{is_host_without_port, strip_prefix, without_port};

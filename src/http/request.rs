@@ -531,18 +531,4 @@ mod tests {
             }
         }
     }
-
-    /// Regression: Node sends a scoped address as it is typed, with a raw zone, and got 400.
-    #[test]
-    fn a_host_with_a_zone_is_accepted_raw_or_encoded() {
-        for host in ["[fe80::1%eth0]", "[fe80::1%25eth0]:10248"] {
-            let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
-            assert_eq!(parsed(&head).unwrap().host(), Some(host.as_bytes()));
-        }
-        // A target is a URI, where the zone must be encoded.
-        for (host, is_valid) in [("[fe80::1%eth0]", false), ("[fe80::1%25eth0]", true)] {
-            let head = format!("GET http://{host}/ HTTP/1.1\r\nHost: a\r\n\r\n");
-            assert_eq!(parsed(&head).is_ok(), is_valid, "{host}");
-        }
-    }
 }

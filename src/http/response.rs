@@ -320,36 +320,31 @@ impl<'t> BodyWriter<'t> {
         }
     }
 
-    /// Appends the first `length` bytes of `padded`. All of it is copied, because a copy of a constant size needs no
-    /// call of memcpy; later pieces overwrite the padding.
+    /// Appends `start`, `name` and `end`. The pieces are copied with their padding, because a copy of a constant size needs
+    /// no call of memcpy; later pieces overwrite the padding.
     #[inline]
-    pub(crate) fn push_padded_piece<const N: usize>(&mut self, padded: &[u8; N], length: usize) {
+    pub(crate) fn push_parts<const N: usize>(
+        &mut self,
+        start: Padded<'_, N>,
+        name: &[u8],
+        end: Padded<'_, N>,
+    ) {
         let free = self.buffer.get_mut(self.length..);
-        match free.and_then(|free| free.first_chunk_mut::<N>()) {
-            Some(free) if !self.is_cut => {
-                *free = *padded;
-                self.length += length.min(N);
-            }
-            // Near the end, there may be room for the piece alone.
-            _ => self.push(padded.get(..length).unwrap_or_default()),
+        let copied = match free {
+            Some(free) if !self.is_cut => copy_parts(free, start, name, end),
+            _ => None,
+        };
+        match copied {
+            Some(bytes) => self.length += bytes,
+            None => self.push_each(&[start.bytes(), name, end.bytes()]),
         }
     }
 
-    /// As [`push`](BodyWriter::push), of a few bytes: two copies of a constant size, which overlap.
-    #[inline]
-    pub(crate) fn push_short(&mut self, bytes: &[u8]) {
-        let end = self.length.saturating_add(bytes.len());
-        let is_copied = match self.buffer.get_mut(self.length..end) {
-            Some(free) if !self.is_cut => match bytes.len() {
-                8..=16 => copy_ends::<8>(free, bytes),
-                17..=32 => copy_ends::<16>(free, bytes),
-                _ => false,
-            },
-            _ => false,
-        };
-        match is_copied {
-            true => self.length = end,
-            false => self.push(bytes),
+    /// For the parts at the end of the buffer, where there may be room without the padding.
+    #[cold]
+    fn push_each(&mut self, parts: &[&[u8]]) {
+        for part in parts {
+            self.push(part);
         }
     }
 
@@ -357,7 +352,7 @@ impl<'t> BodyWriter<'t> {
     #[inline]
     pub fn push_number(&mut self, number: u64) {
         if number < 10 {
-            return self.push_padded_piece(&[b'0' + number as u8], 1);
+            return self.push(&[b'0' + number as u8]);
         }
         let digits = number.checked_ilog10().unwrap_or(0) + 1;
         self.push_padded(number, digits);
@@ -674,19 +669,48 @@ fn escape_html(byte: &[u8; 1]) -> &[u8] {
     }
 }
 
-/// Copies the first and the last `N` of at most `2 * N` bytes; false if there are fewer than `N`.
+/// Bytes at the start of an array.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Padded<'a, const N: usize> {
+    pub(crate) array: &'a [u8; N],
+    pub(crate) length: usize,
+}
+
+impl<'a, const N: usize> Padded<'a, N> {
+    fn bytes(self) -> &'a [u8] {
+        self.array.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// Copies them one after the other. Returns their length, or `None` if there is no room for all of the arrays.
 #[inline]
-fn copy_ends<const N: usize>(to: &mut [u8], from: &[u8]) -> bool {
-    let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) else {
-        return false;
-    };
-    if let Some(to) = to.first_chunk_mut::<N>() {
+fn copy_parts<const N: usize>(
+    to: &mut [u8],
+    start: Padded<'_, N>,
+    name: &[u8],
+    end: Padded<'_, N>,
+) -> Option<usize> {
+    *to.first_chunk_mut()? = *start.array;
+    let rest = to.get_mut(start.length..)?;
+    let (place, rest) = rest.split_at_mut_checked(name.len())?;
+    match name.len() {
+        8..=16 => copy_ends::<8>(place, name),
+        17..=32 => copy_ends::<16>(place, name),
+        _ => place.copy_from_slice(name),
+    }
+    *rest.first_chunk_mut()? = *end.array;
+    Some(start.length + name.len() + end.length)
+}
+
+/// Copies the first and the last `N` of at least `N` and at most `2 * N` bytes, without a call of memcpy.
+#[inline]
+fn copy_ends<const N: usize>(to: &mut [u8], from: &[u8]) {
+    if let (Some(to), Some(first)) = (to.first_chunk_mut::<N>(), from.first_chunk()) {
         *to = *first;
     }
-    if let Some(to) = to.last_chunk_mut::<N>() {
+    if let (Some(to), Some(last)) = (to.last_chunk_mut::<N>(), from.last_chunk()) {
         *to = *last;
     }
-    true
 }
 
 #[cfg(test)]
@@ -698,31 +722,33 @@ mod tests {
         String::from_utf8(Date::from_unix_seconds(seconds).as_bytes().to_vec()).unwrap()
     }
 
-    /// Pieces of every length, in a buffer with room for them and in each smaller one.
+    /// Parts of every length, in a buffer with room for them and in each smaller one.
     #[test]
-    fn pieces_are_appended_whole_or_not_at_all() {
+    fn parts_are_appended_as_if_one_by_one() {
         let piece: [u8; 40] = core::array::from_fn(|index| b'a' + (index % 26) as u8);
         for length in 0..=piece.len() {
-            for room in 0..=length + 41 {
-                let mut buffers = [[0; 100]; 3];
-                let [plain, padded, short] = buffers.each_mut().map(|buffer| &mut buffer[..room]);
-                let mut writers = [plain, padded, short].map(BodyWriter::new);
-                let [plain, padded, short] = &mut writers;
+            for room in 0..=3 * length + 41 {
+                let (mut one, mut other) = ([0; 200], [0; 200]);
+                let mut one = BodyWriter::new(&mut one[..room]);
+                let mut other = BodyWriter::new(&mut other[..room]);
+                let padded = |length| Padded {
+                    array: &piece,
+                    length,
+                };
                 // Between two other pieces.
-                for writer in [&mut *plain, &mut *padded, &mut *short] {
+                for writer in [&mut one, &mut other] {
                     writer.push_number(7);
                 }
-                plain.push(&piece[..length]);
-                padded.push_padded_piece(&piece, length);
-                short.push_short(&piece[..length]);
-                for writer in &mut writers {
+                let name = &piece[..length];
+                one.push_parts(padded(length), name, padded(length / 2));
+                for part in [name, name, &piece[..length / 2]] {
+                    other.push(part);
+                }
+                for writer in [&mut one, &mut other] {
                     writer.push_number(12);
                 }
-                let [plain, others @ ..] = &writers;
-                for other in others {
-                    assert_eq!(plain.as_bytes(), other.as_bytes(), "{length} in {room}");
-                    assert_eq!(plain.is_cut, other.is_cut, "{length} in {room}");
-                }
+                assert_eq!(one.as_bytes(), other.as_bytes(), "{length} in {room}");
+                assert_eq!(one.is_cut, other.is_cut, "{length} in {room}");
             }
         }
     }

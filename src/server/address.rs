@@ -12,7 +12,7 @@ use std::str::FromStr;
 /// network namespace can connect to. `unix:./@x` is a file of that name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// Both loopback addresses, because clients that are told `localhost` try either.
+    /// Both loopback addresses, because a client of `localhost` may use either.
     Localhost(u16),
     /// One address.
     Tcp(SocketAddr),

@@ -149,6 +149,7 @@ impl<'a> Buffers<'a> {
     }
 
     /// Moves `rest` of `rx` to its start.
+    #[inline]
     pub(super) fn compact(&mut self, rest: Range<usize>) {
         if rest.start > 0 && rest.end <= self.head_bytes && !rest.is_empty() {
             self.memory.copy_within(rest, 0);
@@ -157,6 +158,7 @@ impl<'a> Buffers<'a> {
 
     /// Copies the first `received` bytes of `rx`, and the bytes `unsent` of `tx`, to the buffers of connection
     /// `index`.
+    #[inline]
     pub(super) fn keep(&mut self, index: u16, received: usize, unsent: Range<usize>) {
         let head = self.own_head(index);
         debug_assert!(received <= self.head_bytes, "a head is dropped");
@@ -171,6 +173,7 @@ impl<'a> Buffers<'a> {
     }
 
     /// Copies the received bytes of connection `index` back to the start of `rx`.
+    #[inline]
     pub(super) fn restore(&mut self, index: u16, received: usize) {
         let head = self.own_head(index);
         if received > 0 && received <= self.head_bytes {

@@ -35,7 +35,7 @@ pub(super) struct Conn<S> {
     pub(super) is_writing: bool,
     /// The client has ended its side. Bytes before its end may still be unread.
     pub(super) has_ended: bool,
-    /// The process that connected, if the kernel says so. Read when the connection gets a slot.
+    /// The process that connected, if the kernel reports it. Read when the connection gets a slot.
     pub(super) owner: Option<Owner>,
 }
 

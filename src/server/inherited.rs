@@ -1,7 +1,8 @@
 //! Sockets that a service manager passes to the process: `LISTEN_FDS`, sd_listen_fds(3).
 //!
-//! Reads the environment only when asked to, and does not change it. Knows only numbers of descriptors:
-//! [`adopt`](super::adopt) takes one over, and [`super::Listeners`] accepts it. Called by hosts and the daemon.
+//! Reads the environment only in a call of [`ListenFds::from_env`], and does not change it. Knows only numbers of
+//! descriptors: [`adopt`](super::adopt) takes one over, and [`super::Listeners`] accepts it. Called by hosts and the
+//! daemon.
 
 use core::ops::Range;
 use std::ffi::OsStr;

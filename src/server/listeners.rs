@@ -213,8 +213,9 @@ impl Listeners {
     /// # }
     /// ```
     ///
-    /// # Errors If it is not a stream socket, does not listen, is not loopback, or if there are [`LISTENERS_MAX`]
-    /// sockets already.
+    /// # Errors
+    /// If it is not a stream socket, does not listen, is not loopback, or if there are [`LISTENERS_MAX`] sockets
+    /// already.
     pub fn add(&mut self, socket: impl Into<OwnedFd>) -> Result<(), BindError> {
         let no_address = || Address::Unix(PathBuf::new());
         let unusable = |source| BindError {

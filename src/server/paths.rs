@@ -1,7 +1,7 @@
 //! The paths that a listener serves, if it does not serve all.
 //!
 //! Knows no socket. [`super::Listeners`] keeps one for each listener that has such a setting, and [`super::driver`]
-//! asks it before each answer on that listener.
+//! reads it before each answer on that listener.
 
 use std::boxed::Box;
 use std::fmt;

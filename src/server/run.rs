@@ -5,6 +5,7 @@
 
 use core::cell::{Ref, RefCell};
 use core::time::Duration;
+use std::boxed::Box;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::string::ToString;
@@ -42,6 +43,7 @@ pub fn now() -> Instant {
 }
 
 /// The same time, not rounded down to milliseconds.
+#[inline]
 fn elapsed_nanoseconds() -> u64 {
     static ORIGIN: OnceLock<u64> = OnceLock::new();
     let origin = *ORIGIN.get_or_init(monotonic_nanoseconds);
@@ -259,7 +261,7 @@ impl ServerHandle {
     /// `limit`. That takes a few milliseconds, unless its thread gets no CPU time or a system call blocks
     /// that must not. For a watchdog in another thread.
     ///
-    /// A runner that is not polled looks the same as one that waits, unless [`wake`](ServerHandle::wake) was called.
+    /// Also true for a runner that is not polled, unless [`wake`](ServerHandle::wake) was called.
     /// After the whole process was stopped (SIGSTOP), the first call may return false before the
     /// server's thread runs again; act on the second.
     pub fn is_responsive(&self, now: Instant, limit: Duration) -> bool {
@@ -270,10 +272,10 @@ impl ServerHandle {
         }
     }
 
-    /// Wakes the runner if it waits, and counts it as busy from `now` until it has run. So
-    /// [`is_responsive`](ServerHandle::is_responsive) also notices a thread that is stopped while it waits, and a host
-    /// that no longer calls [`Runner::poll_once`]. Costs the server one wake-up: call it as often as the
-    /// watchdog is beaten.
+    /// Wakes the runner if it waits, and counts it as busy from `now` until it has run. After that,
+    /// [`is_responsive`](ServerHandle::is_responsive) also returns false for a thread that is stopped while it waits,
+    /// and for a host that no longer calls [`Runner::poll_once`]. Each call costs the server one wake-up. Call it once
+    /// for each message to the watchdog.
     pub fn wake(&self, now: Instant) {
         let busy_since_ms = &self.0.busy_since_ms;
         let waited = busy_since_ms.compare_exchange(
@@ -576,7 +578,8 @@ pub fn spawn_with<P: Paths + Send + 'static>(
     on_start: impl FnOnce() + Send + 'static,
     on_exit: impl FnOnce() + Send + 'static,
 ) -> io::Result<ServerThread> {
-    let runner = Runner::new(server)?;
+    // Boxed, because the new thread would move it twice, and then twice its size of the stack is in use for ever.
+    let runner = Box::new(Runner::new(server)?);
     let handle = runner.handle();
     let on_exit = OnDrop(Some(on_exit));
     let thread = std::thread::Builder::new()

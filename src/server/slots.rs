@@ -209,6 +209,7 @@ impl<'a, M: SlotMemory> Slots<'a, M> {
 
     /// Moves the slot to the back of a list, even if it is in that list. If `since` is earlier than that of the
     /// last slot there, the later time counts: the order makes the front the next deadline.
+    #[inline]
     pub(super) fn move_to(&mut self, index: u16, queue: WaitReason, since: Instant) {
         let back = self.list(queue).back;
         if back == index {

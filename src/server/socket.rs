@@ -57,7 +57,7 @@ pub(super) trait StreamSocket {
     /// Whether the client is on this machine: it uses a Unix socket, or has a loopback address.
     fn is_local(&self) -> bool;
 
-    /// The process that connected, if the kernel says so.
+    /// The process that connected, if the kernel reports it.
     fn owner(&self) -> Option<Owner>;
 
     /// Sends once, retrying only EINTR; never raises SIGPIPE. If `is_last`, the bytes wait for the
@@ -216,6 +216,7 @@ impl Drop for Listener {
 }
 
 /// Whether this is an address that only this machine can reach.
+#[inline]
 pub(super) fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }

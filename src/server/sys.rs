@@ -112,7 +112,7 @@ pub(super) fn set_level_triggered(
     };
     // SAFETY: both descriptors are open, because they are borrowed for the length of the call;
     // `event` lives on this stack and the kernel only reads it. If the registry is no epoll
-    // instance (mio can be built on poll(2)), the kernel says so and does nothing.
+    // instance (mio can be built on poll(2)), the kernel returns an error and does nothing.
     let result = unsafe {
         libc::epoll_ctl(
             registry.as_fd().as_raw_fd(),
@@ -321,9 +321,9 @@ pub(super) fn accept_tcp(listener: &impl AsFd) -> io::Result<(OwnedFd, IpAddr)> 
     }
 }
 
-/// Accepts a connection of a Unix socket without asking for its address; close-on-exec and non-blocking.
+/// Accepts a connection of a Unix socket without reading its address; close-on-exec and non-blocking.
 ///
-/// mio's accept(2) asks, and panics if the client is bound to a path that fills the address (108 bytes): the kernel
+/// mio's accept(2) reads it, and panics if the client is bound to a path that fills the address (108 bytes): the kernel
 /// then returns one byte more than the address has (unix(7), "Pathname sockets"). So every client could end the
 /// process. socket2's version makes one more system call, which the daemon's filter would have to allow.
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -66,7 +66,7 @@ fn name_beside(path: &Path) -> PathBuf {
 
 /// Removes the file at `path`, a socket on which no process listened a moment ago. Another server may have replaced it
 /// since. So the file is renamed first, which only one process can do, and renamed back if a process listens on it.
-/// (Its inode number would not tell, because numbers of removed files are reused.)
+/// (The inode number does not show that the file was replaced, because numbers of removed files are reused.)
 pub(super) fn remove_stale(path: &Path) -> io::Result<()> {
     let aside = name_beside(path);
     match std::fs::rename(path, &aside) {

@@ -52,7 +52,7 @@ pub struct Entry {
     /// The first attempt begins after the initial delay.
     is_delayed: bool,
     state: State,
-    /// The reason of the last failed attempt, until the check passes.
+    /// The reason of the last failed attempt.
     failure: Option<String>,
     /// Whether the last attempt succeeded.
     has_succeeded: bool,
@@ -473,10 +473,8 @@ impl Entry {
         self.has_succeeded = result.is_ok();
         self.state.record(result.is_ok(), &self.spec.threshold);
         // Below the threshold of successes, the last reason stands.
-        match result {
-            Err(reason) => self.failure = Some(reason),
-            Ok(()) if self.state.passes() == Some(true) => self.failure = None,
-            Ok(()) => {}
+        if let Err(reason) = result {
+            self.failure = Some(reason);
         }
         self.measured = Some(now);
         self.is_unreported = true;
@@ -581,5 +579,101 @@ mod tests {
         let (mut engine, id) = begun("a=heartbeat");
         engine.end(id, Outcome::Pass, at(1), MS);
         assert_eq!(runs(&mut engine), Some(([0; 3], 0)));
+    }
+
+    #[test]
+    fn a_new_check_is_awaited_for_ten_seconds_of_its_first_attempt() {
+        let (mut engine, id) = begun("a=tcp:127.0.0.1:1,period=1s,timeout=500ms");
+        assert_eq!(engine.next(at(0)), Some(at(500)));
+        assert_eq!(engine.last_begun(), Some(at(0)));
+        assert!(!engine.is_at_rest() && !engine.has_report());
+        engine.end(id, Outcome::Pass, at(1), MS);
+        assert_eq!(
+            (engine.next(at(1)), engine.last_begun()),
+            (Some(at(1000)), None)
+        );
+        assert!(engine.is_at_rest() && engine.has_report());
+        assert!(engine.report().is_some());
+        let new = "b=file:/b,period=60s,timeout=50s".into();
+        let specs = config::parse(&[new], None).unwrap();
+        engine.replace(specs, at(1));
+        engine.advance(at(1));
+        assert_eq!(
+            (engine.next(at(1)), engine.last_begun()),
+            (Some(at(1000)), Some(at(1)))
+        );
+        // Its result is of no use to the set that is used.
+        assert!(!engine.is_at_rest() && !engine.has_report());
+        let removed = |engine: &mut Engine, now| {
+            engine.advance(now);
+            engine.end(id, Outcome::Pass, now, MS);
+            engine.next(now)
+        };
+        assert_eq!(removed(&mut engine, at(9_500)), Some(at(10_000)));
+        assert_eq!(removed(&mut engine, at(10_000)), Some(at(10_001)));
+        assert!(engine.commit(at(10_000)).is_none());
+        assert_eq!(removed(&mut engine, at(10_001)), Some(at(11_000)));
+        let commit = engine.commit(at(10_001)).unwrap();
+        assert_eq!((commit.generation, engine.generation()), (1, 1));
+        assert_eq!(commit.text, "1 added, 0 changed, 1 removed");
+        assert_eq!(engine.next(at(10_001)), Some(at(50_001)));
+        assert!(engine.commit(at(10_001)).is_none());
+    }
+
+    #[test]
+    fn what_a_replacement_changes_is_counted() {
+        let specs = |checks: &[&str]| {
+            let checks: Vec<_> = checks.iter().map(Into::into).collect();
+            config::parse(&checks, None).unwrap()
+        };
+        let before = specs(&[
+            "a=clock", "b=clock", "c=clock", "d=clock", "e=clock", "f=clock",
+        ]);
+        let mut engine = Engine::new(before, 7, at(0), false);
+        let after = specs(&[
+            "a=clock", "b=memory", "c=memory", "g=memory", "h=clock", "i=clock",
+        ]);
+        engine.replace(after, at(0));
+        engine.advance(at(0));
+        while let Some(action) = engine.action() {
+            if let Action::Begin(id) = action {
+                engine.end(id, Outcome::Pass, at(0), MS);
+            }
+        }
+        let commit = engine.commit(at(0)).unwrap();
+        assert_eq!(commit.text, "3 added, 2 changed, 3 removed");
+        assert_eq!(commit.generation, 8);
+        let kept: Vec<bool> = commit.checks.iter().map(|(_, is_kept)| *is_kept).collect();
+        assert_eq!(kept, [true, false, false, false, false, false]);
+    }
+
+    #[test]
+    fn only_another_outcome_of_what_listens_is_a_change() {
+        let (mut engine, id) = begun("a=heartbeat");
+        let fail = |text: &str| Outcome::Fail(text.to_owned());
+        let change = |engine: &mut Engine, outcome| {
+            engine.change(id, outcome, at(1));
+            engine.report().map(|report| report.failure)
+        };
+        // The first one, whichever it is.
+        assert_eq!(change(&mut engine, fail("a")), Some(Some("a".to_owned())));
+        assert_eq!(change(&mut engine, fail("b")), None);
+        assert_eq!(change(&mut engine, Outcome::Pass), Some(None));
+        assert_eq!(change(&mut engine, Outcome::Pass), None);
+        assert_eq!(change(&mut engine, fail("c")), Some(Some("c".to_owned())));
+    }
+
+    #[test]
+    fn what_is_not_supported_is_warned_of_once() {
+        let (mut engine, id) = begun("a=clock,period=1s,unsupported=warn");
+        for time in [1, 1001] {
+            engine.advance(at(time));
+            let outcome = Outcome::Unsupported("no clock".to_owned());
+            engine.end(id, outcome, at(time), MS);
+            assert_eq!(engine.report().unwrap().failure, None);
+        }
+        let text = "check a passes without being checked: no clock".to_owned();
+        assert_eq!(engine.warning(), Some(Warning(text)));
+        assert_eq!(engine.warning(), None);
     }
 }

@@ -169,3 +169,103 @@ impl<R> Shared<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use mio::{Events, Poll, Token};
+
+    use super::*;
+
+    const T0: Instant = Instant::from_millis(1000);
+
+    struct Loop {
+        poll: Poll,
+        jobs: Jobs<thread::ThreadId>,
+    }
+
+    impl Loop {
+        fn new() -> Self {
+            let poll = Poll::new().unwrap();
+            let waker = Waker::new(poll.registry(), Token(0)).unwrap();
+            let jobs = Jobs::new(Arc::new(waker));
+            Loop { poll, jobs }
+        }
+
+        /// The thread that ran the next job that ends.
+        fn result(&mut self) -> thread::ThreadId {
+            let mut events = Events::with_capacity(1);
+            loop {
+                if let Some(id) = self.jobs.result() {
+                    return id;
+                }
+                let patience = Duration::from_secs(20);
+                self.poll.poll(&mut events, Some(patience)).unwrap();
+                assert!(!events.is_empty(), "a result wakes the loop");
+            }
+        }
+
+        /// Waits until so many threads exist, and so many of them have nothing to do.
+        fn wait(&self, threads: usize, idle: usize) {
+            let began = std::time::Instant::now();
+            let counts = || {
+                let queue = self.jobs.shared.lock();
+                (queue.threads, queue.idle)
+            };
+            while counts() != (threads, idle) {
+                assert!(began.elapsed().as_secs() < 20, "{:?}", counts());
+                thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_that_do_not_block_share_a_thread() {
+        let mut jobs = Loop::new();
+        let own = || thread::current().id();
+        jobs.jobs.give(T0, own).unwrap();
+        let first = jobs.result();
+        jobs.wait(1, 1);
+        assert_eq!(jobs.jobs.advance(T0).unwrap(), None);
+        for _ in 0..3 {
+            jobs.jobs.give(T0, own).unwrap();
+        }
+        jobs.jobs.advance(T0).unwrap();
+        for _ in 0..3 {
+            assert_eq!(jobs.result(), first);
+        }
+        jobs.wait(1, 1);
+    }
+
+    #[test]
+    fn a_job_that_waits_for_one_that_blocks_gets_another_thread_after_a_while() {
+        let mut jobs = Loop::new();
+        let (begun, has_begun) = mpsc::channel();
+        let (unblock, is_unblocked) = mpsc::channel::<()>();
+        let blocks = move || {
+            begun.send(()).unwrap();
+            let _ = is_unblocked.recv();
+            thread::current().id()
+        };
+        jobs.jobs.give(T0, blocks).unwrap();
+        has_begun.recv().unwrap();
+        let later = |ms| T0.saturating_add(Duration::from_millis(ms));
+        assert_eq!(jobs.jobs.advance(later(500)).unwrap(), None);
+        jobs.jobs
+            .give(later(1000), || thread::current().id())
+            .unwrap();
+        for ms in [1000, 1199] {
+            assert_eq!(jobs.jobs.advance(later(ms)).unwrap(), Some(later(1200)));
+            jobs.wait(1, 0);
+        }
+        assert_eq!(jobs.jobs.advance(later(1200)).unwrap(), Some(later(1400)));
+        let second = jobs.result();
+        jobs.wait(2, 1);
+        assert_eq!(jobs.jobs.advance(later(1200)).unwrap(), None);
+        unblock.send(()).unwrap();
+        assert_ne!(jobs.result(), second);
+        // Of two threads that have nothing to do, one ends.
+        jobs.wait(1, 1);
+    }
+}

@@ -667,6 +667,23 @@ mod tests {
     }
 
     #[test]
+    fn unknown_flags_are_refused() {
+        for message in examples() {
+            let (at, unknown) = match message {
+                Message::Verdict(_) => (11, 1 << 3),
+                Message::Define { .. } => (3, 1 << 5),
+                _ => continue,
+            };
+            let mut bytes = encode(&message);
+            bytes[at] |= unknown;
+            assert_eq!(decode(&bytes), None, "{message:?}");
+            // Alone, in what is otherwise valid.
+            bytes[at] = unknown;
+            assert_eq!(decode(&bytes), None, "{message:?}");
+        }
+    }
+
+    #[test]
     fn the_last_beat_is_sent_to_the_next_worker() {
         let beat = Beat {
             age_ms: 41_000,
@@ -682,12 +699,14 @@ mod tests {
 
     #[test]
     fn long_texts_are_cut_at_a_character_boundary() {
-        let long = "\u{2603}".repeat(TEXT_BYTES_MAX);
-        let bytes = encode(&Message::Refused(&long));
-        let Some(Message::Refused(text)) = decode(&bytes) else {
-            panic!("refused");
-        };
-        assert!(long.starts_with(text) && TEXT_BYTES_MAX - text.len() < 3);
+        for start in ["", "x", "xx"] {
+            let long = start.to_owned() + &"\u{2603}".repeat(TEXT_BYTES_MAX);
+            let bytes = encode(&Message::Refused(&long));
+            let Some(Message::Refused(text)) = decode(&bytes) else {
+                panic!("refused");
+            };
+            assert!(long.starts_with(text) && TEXT_BYTES_MAX - text.len() < 3);
+        }
     }
 
     #[test]
@@ -706,7 +725,8 @@ mod tests {
         assert_eq!(near.receive(&mut buffer).unwrap(), Some(&b"two"[..]));
         let full = (0..1_000_000).find_map(|_| near.send(b"R").err());
         assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
+        let (near, far) = Link::pair().unwrap();
         drop(far);
-        assert_eq!(near.receive(&mut buffer).unwrap_or(None), None);
+        assert_eq!(near.receive(&mut buffer).unwrap(), None);
     }
 }

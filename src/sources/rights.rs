@@ -79,7 +79,15 @@ mod tests {
         };
         assert_eq!(of(&[]), DAC_READ_SEARCH);
         assert_eq!(of(&["a=disk:/", "b=tcp:127.0.0.1:1"]), DAC_READ_SEARCH);
-        assert_eq!(of(&["a=heartbeat"]), DAC_READ_SEARCH);
+        assert_eq!(of(&["a=heartbeat", "b=fds"]), DAC_READ_SEARCH);
+        for (check, more) in [
+            ("a=unix:/a", DAC_OVERRIDE),
+            ("a=process:exe:a", SYS_PTRACE),
+            ("a=fds:exe:a", SYS_PTRACE),
+            ("a=pressure:io", SYS_RESOURCE),
+        ] {
+            assert_eq!(of(&[check, "b=clock"]), DAC_READ_SEARCH | more, "{check}");
+        }
         let forwarding = of(&["a=heartbeat,forward=/run/systemd/notify"]);
         assert_eq!(forwarding, DAC_READ_SEARCH | SYS_ADMIN | SETUID | SETGID);
         assert_eq!(

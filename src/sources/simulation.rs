@@ -86,9 +86,9 @@ struct World {
     server: Vec<Received>,
     generation: u32,
     specs: Vec<Spec>,
-    /// What was read last, until it is committed.
+    /// The set of checks that was read last, until the worker commits it.
     wanted: Option<(Vec<Spec>, Instant)>,
-    /// The checks that had a state when that was asked for.
+    /// The checks that had a state when that set was requested.
     known: Vec<String>,
     commits: u32,
     hangs: u32,
@@ -354,7 +354,7 @@ impl World {
     }
 
     fn receive_set(&mut self, commit: Commit) {
-        let (wanted, since) = self.wanted.take().expect("a set that was not asked for");
+        let (wanted, since) = self.wanted.take().expect("a set that was not requested");
         assert_eq!(commit.generation, self.generation + 1);
         let specs: Vec<&Spec> = commit.checks.iter().map(|(spec, _)| &**spec).collect();
         assert_eq!(

@@ -130,6 +130,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_new_text_leaves_the_one_before_in_its_place() {
+        let store = Store::new().unwrap();
+        let mut places = Vec::new();
+        for generation in 1..=3 {
+            let text = Some(b"text".to_vec());
+            store.write(&Stored { generation, text }).unwrap();
+            places.push(store.header().unwrap()[1]);
+        }
+        assert_eq!(places, [1, 0, 1]);
+    }
+
     /// A worker that was killed after it wrote a text and before it wrote the header.
     #[test]
     fn a_text_without_its_header_leaves_the_old_one() {

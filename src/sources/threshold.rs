@@ -116,6 +116,21 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_by_force_counts_in_the_window() {
+        let threshold = Threshold {
+            success: 1,
+            failures: 3,
+            of_last: 5,
+        };
+        let mut state = State::default();
+        assert!(state.record(true, &threshold));
+        assert!(state.record(false, &threshold));
+        state.fail();
+        assert!(state.record(true, &threshold));
+        assert!(!state.record(false, &threshold));
+    }
+
+    #[test]
     fn the_largest_window_has_all_bits() {
         let results = "1".repeat(40) + &"0".repeat(32);
         assert!(states(&results, 1, 32, 32).ends_with("10"));

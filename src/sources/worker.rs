@@ -6,7 +6,7 @@
 //!
 //! It ends when the server's end of the link is closed. If the supervisor ends, the worker takes its place.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -44,12 +44,16 @@ const CHECKS: usize = 8;
 /// Most messages that wait until the server receives them: a whole set and the log records beside it.
 const OUTBOX_MAX: usize = 2 * super::spec::SPECS_MAX + 64;
 
-/// How often killed programs are looked at until they are gone.
+/// Pause between two calls of waitpid(2) for killed programs, until all have ended.
 const REAP_PERIOD: Duration = Duration::from_millis(400);
 
 /// How long results are held back while other attempts that began with them run, so that the server wakes up once for
 /// all of them.
 const BURST_DURATION_MAX: Duration = Duration::from_millis(50);
+
+/// Memory is given back before a wait of at least this. The page faults when it is used again cost about as much CPU
+/// time as one or two checks.
+const REST_DURATION_MIN: Duration = Duration::from_secs(1);
 
 /// Why the worker has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +138,7 @@ struct Worker {
     drivers: Drivers,
     jobs: Jobs<Done>,
     /// Checks for which a thread connects, maybe since an earlier attempt.
-    opening: BTreeSet<Id>,
+    opening: Vec<Id>,
     programs: Programs,
     /// Until when [`Programs::reap`] has to be called again.
     reap_due: Option<Instant>,
@@ -146,8 +150,8 @@ struct Worker {
     staged_text: Option<Vec<u8>>,
     /// Listeners that may have more to receive.
     unfinished: Vec<Id>,
-    /// Checks were read since memory was given back.
-    has_read: bool,
+    /// Checks were read, or attempts made, since memory was given back.
+    has_worked: bool,
     /// Since when results are held back.
     held_since: Option<Instant>,
 }
@@ -196,14 +200,14 @@ pub fn run(
         engine,
         drivers: Drivers::default(),
         jobs: Jobs::new(waker),
-        opening: BTreeSet::new(),
+        opening: Vec::new(),
         programs: Programs::launched_by_self(),
         reap_due: None,
         outbox,
         reading: None,
         staged_text: None,
         unfinished: Vec::new(),
-        has_read: true,
+        has_worked: true,
         held_since: None,
     };
     worker.run()
@@ -272,11 +276,8 @@ impl Worker {
             if self.send(now).is_err() {
                 return Ok(End::ServerClosed);
             }
-            if self.has_read && self.engine.is_at_rest() {
-                self.has_read = false;
-                crate::unneeded::give_back();
-            }
             let timeout = self.next(now).map(|next| next.saturating_since(now));
+            self.rest(timeout);
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
                 result => result?,
@@ -294,6 +295,17 @@ impl Worker {
                     token => self.ready(token, now),
                 }
             }
+        }
+    }
+
+    /// Gives back the memory of attempts that have ended, and of a file that was read, before a long wait.
+    fn rest(&mut self, timeout: Option<Duration>) {
+        let is_at_rest = self.engine.is_at_rest();
+        self.has_worked |= !is_at_rest;
+        let is_long = timeout.is_none_or(|timeout| timeout >= REST_DURATION_MIN);
+        if self.has_worked && is_at_rest && is_long {
+            self.has_worked = false;
+            crate::unneeded::give_back();
         }
     }
 
@@ -343,7 +355,7 @@ impl Worker {
 
     /// A thread has connected for a check, or failed to. If the attempt has ended meanwhile, the connection is closed.
     fn opened(&mut self, id: Id, opened: Opened, now: Instant) {
-        self.opening.remove(&id);
+        self.opening.retain(|opening| *opening != id);
         let registry = self.poll.registry();
         if let Some(Driver::Connecting(Some(running))) = self.drivers.get_mut(id) {
             if let Some(outcome) = running.attempt.opened(registry, opened) {
@@ -505,7 +517,8 @@ impl Worker {
             Started::Waiting(attempt) => attempt,
             Started::Opening(attempt, opener) => {
                 // A thread that hangs since an earlier attempt is waited for: a second one would hang too.
-                if self.opening.insert(id) {
+                if !self.opening.contains(&id) {
+                    self.opening.push(id);
                     self.give(now, move || Done::Opened(id, opener.open()));
                 }
                 attempt
@@ -689,7 +702,7 @@ impl Worker {
         match parsed {
             Ok((specs, text)) => {
                 self.staged_text = Some(text);
-                self.has_read = true;
+                self.has_worked = true;
                 self.engine.replace(specs, now);
             }
             Err(mistakes) => self.refuse(&mistakes),
@@ -762,8 +775,8 @@ impl Worker {
             }
         }
         if is_full || had_to_wait {
-            // Readiness to send is only asked for when it is needed: it comes with each datagram that the server
-            // takes.
+            // The registration asks for readiness to send only when it is needed, because an event comes with each
+            // datagram that the server takes.
             let interest = match is_full {
                 true => Interest::READABLE | Interest::WRITABLE,
                 false => Interest::READABLE,

@@ -94,7 +94,7 @@ start=$(awk '{ print $1 }' /proc/uptime)
 stop-thread "$thread" &
 stopper=$!
 is "the thread is traced" "TracerPid:*[1-9]*" grep TracerPid "/proc/$before/task/$thread/status"
-eventually "systemd restarts healthz when its server's thread stops while it waits" 1 show healthz NRestarts
+eventually "systemd restarts healthz when the server's thread is stopped while it waits" 1 show healthz NRestarts
 took=$(awk -v start="$start" '{ printf "%.0f", $1 - start }' /proc/uptime)
 say "restarted $took s after its thread was stopped, watchdog 5 s"
 wait $stopper

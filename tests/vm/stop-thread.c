@@ -1,4 +1,4 @@
-/* Stops one thread of another process until it is killed: `stop-thread TID`. SIGSTOP would stop the whole process. */
+/* `stop-thread TID` stops a thread of another process until the thread is killed. SIGSTOP would stop all threads. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +12,6 @@ int main(int argc, char **argv) {
         perror("ptrace");
         return 1;
     }
-    /* It stays stopped until it is killed. Its process ends only when the dead thread was waited for. */
+    /* The thread stays stopped until it is killed. Its process ends only after this wait for the thread. */
     return waitpid(thread, NULL, __WALL) != thread;
 }

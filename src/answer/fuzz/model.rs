@@ -302,7 +302,7 @@ fn root(endpoint: &str, states: &[&State], query: &str, now: u64) -> Result<Stri
         unmatched.remove(name.as_bytes());
         unmatched.remove(state.group.unwrap_or(name).as_bytes());
     }
-    // The lines are written only if a check fails or they are asked for.
+    // The lines are written only if a check fails or the query has `verbose`.
     if !is_verbose && !has_failed {
         return Ok("ok".to_string());
     }

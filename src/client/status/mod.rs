@@ -152,7 +152,7 @@ fn status(options: &Options) -> Result<ExitCode, Error> {
     })
 }
 
-/// Asks for all endpoints, or for the one that the URL names.
+/// Requests all endpoints, or the one that the URL names.
 fn ask(target: &Target) -> Result<Report, Error> {
     let paths: &[&str] = match target.has_path && target.path != "/" {
         true => &[&target.path],
@@ -270,7 +270,7 @@ fn create_new(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Columns of the terminal if it tells them; otherwise 80.
+/// Columns of the terminal if they are known; otherwise 80.
 fn columns() -> usize {
     let columns = std::env::var("COLUMNS").ok();
     // A format cannot be wider than this type says.

@@ -4,6 +4,7 @@
 //! which has the names of checks and whether they pass, but neither times nor reasons.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::client::exchange::Response;
 use crate::client::json::{self, Value};
@@ -35,7 +36,7 @@ pub enum Status {
 
 /// One endpoint.
 pub struct Endpoint {
-    /// Its path, with a query if one was asked for.
+    /// Its path, with the query if the URL had one.
     pub path: String,
     pub status: Status,
     pub checks: Vec<Check>,
@@ -57,8 +58,8 @@ pub struct Check {
     pub since: Since,
     /// Seconds since the last beat.
     pub beat: Option<u64>,
-    /// Seconds that the last run took.
-    pub run: Option<f64>,
+    /// How long the last run took.
+    pub run: Option<Duration>,
     pub reason: Option<String>,
 }
 
@@ -192,7 +193,7 @@ impl Endpoint {
         let passes = passes(status)?;
         let value = Value::parse(body)?;
         let text = |name| value.get(name).and_then(Value::as_str);
-        let said = Status::parse(text("status")?)?;
+        let status = Status::parse(text("status")?)?;
         let listeners = value.get("listeners").map_or(&[][..], Value::elements);
         let listeners = listeners.iter().filter_map(Value::as_str);
         let checks = value.get("checks").map_or(&[][..], Value::members);
@@ -205,7 +206,7 @@ impl Endpoint {
             // A probe reads only the status code, so it is not healthier than that.
             status: match passes {
                 false => Status::Fail,
-                true => said,
+                true => status,
             },
             checks: checks.collect(),
             text: None,
@@ -276,7 +277,7 @@ impl Check {
                 (None, None) => Since::Unknown,
             },
             beat: age("lastBeat"),
-            run: value.get("lastRunSeconds").and_then(Value::as_f64),
+            run: value.get("lastRunSeconds").and_then(seconds),
             reason: text("output").map(String::from),
         })
     }
@@ -303,6 +304,18 @@ impl Check {
             reason: (status != Status::Pass).then(|| said.to_owned()),
         })
     }
+}
+
+/// A number of seconds as a time, without what is less than a microsecond. `None` with a sign or an exponent.
+fn seconds(value: &Value) -> Option<Duration> {
+    let number = value.as_number()?;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let micros = fraction.bytes().chain([b'0'; 6]).take(6);
+    let micros = micros.fold(0, |micros, digit| 10 * micros + u32::from(digit - b'0'));
+    Some(Duration::new(whole.parse().ok()?, 1000 * micros))
 }
 
 /// Seconds since 1970 of a time such as `2026-11-29T02:50:00Z`: RFC 3339 in UTC and whole seconds.
@@ -345,6 +358,27 @@ mod tests {
 
     use super::*;
     use crate::client::target::Address;
+
+    #[test]
+    fn seconds_are_read_without_an_exponent() {
+        for (number, micros) in [
+            ("0.004000", Some(4000)),
+            ("2", Some(2_000_000)),
+            ("1.0000019", Some(1_000_001)),
+            ("0.0000000e9", None),
+            ("1e3", None),
+            ("-1.5", None),
+            ("99999999999999999999", None),
+        ] {
+            let value = Value::Number(number.into());
+            assert_eq!(
+                seconds(&value),
+                micros.map(Duration::from_micros),
+                "{number}"
+            );
+        }
+        assert_eq!(seconds(&Value::Text("1".into())), None);
+    }
 
     fn response(status: u16, media_type: &str, body: &str) -> Response {
         Response {
@@ -411,7 +445,7 @@ mod tests {
         };
         let disk = Check {
             since: Since::Seconds(109),
-            run: Some(0.004),
+            run: Some(Duration::from_millis(4)),
             reason: Some("full".into()),
             ..check("disk", Status::Fail, "error")
         };

@@ -4,11 +4,12 @@
 //! control characters, which could change what a terminal shows.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::report::{Check, Endpoint, Report, Since, Status};
 use crate::client::output::{self, Colour, coloured};
 
-/// Columns of a terminal that does not tell its width.
+/// Columns of a terminal whose width is not known.
 pub const COLUMNS_DEFAULT: usize = 80;
 /// Narrower terminals break lines by themselves.
 pub const COLUMNS_MIN: usize = 60;
@@ -243,11 +244,13 @@ fn age(seconds: u64) -> String {
 }
 
 /// How long a run took: `0.14ms`, `35ms`, `1.5s`.
-fn duration(seconds: f64) -> String {
-    match seconds * 1000.0 {
-        millis if millis < 10.0 => format!("{millis:.2}ms"),
-        millis if millis < 1000.0 => format!("{millis:.0}ms"),
-        _ => format!("{seconds:.1}s"),
+fn duration(time: Duration) -> String {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let rounded = |unit: u64| micros.saturating_add(unit / 2) / unit;
+    match micros / 1000 {
+        0..10 => format!("{}.{:02}ms", rounded(10) / 100, rounded(10) % 100),
+        10..1000 => format!("{}ms", rounded(1000)),
+        _ => format!("{}.{}s", rounded(100_000) / 10, rounded(100_000) % 10),
     }
 }
 
@@ -282,6 +285,21 @@ mod tests {
     const TIME: &str = r#""time":"2026-11-29T02:50:00Z""#;
 
     #[test]
+    fn times_are_rounded_to_what_is_shown() {
+        for (micros, text) in [
+            (4, "0.00ms"),
+            (5, "0.01ms"),
+            (9_994, "9.99ms"),
+            (10_499, "10ms"),
+            (999_499, "999ms"),
+            (1_049_999, "1.0s"),
+            (61_250_000, "61.3s"),
+        ] {
+            assert_eq!(duration(Duration::from_micros(micros)), text);
+        }
+    }
+
+    #[test]
     fn failing_checks_come_first_with_reasons_below_them() {
         let checks = format!(
             r#""ping":[{{"status":"pass","severity":"error",{TIME}}}],
@@ -301,7 +319,7 @@ listens on http://127.0.0.1:10248, http://[::1]:10248
 CHECK   STATE  SEVERITY  SINCE   LAST
 var     fail   error     3m 12s  took 4.00ms
     /var: 3.1% free, needs 10%
-net     fail   excluded  9d 1h   took 1.2s
+net     fail   excluded  9d 1h   took 1.3s
     down
 worker  warn   warning   11s     beat 41s ago
     no heartbeat for 41 s, limit 30 s

@@ -22,7 +22,7 @@ use signal_hook::consts::SIGXFSZ;
 use signal_hook::flag;
 
 use super::start_latch::StartLatch;
-use queue::Queue;
+use queue::{CHUNK_BYTES, Queue};
 use writer::Sink;
 
 /// Stack of the log's thread in bytes: several times its buffer and the calls of std.
@@ -74,6 +74,8 @@ pub fn start(check: &'static Check, latch: StartLatch) -> io::Result<()> {
     // RLIMIT_FSIZE sends SIGXFSZ, which would end the process. With a handler, the write fails instead.
     flag::register(SIGXFSZ, Arc::default())?;
     let mut sink = Sink::new(&io::stderr())?;
+    // In the heap, where only the pages that records have filled are resident. On the stack, all would be.
+    let mut chunk = vec![0; CHUNK_BYTES];
     // The limit counts from now, also if standard error never accepts a byte.
     check.beat(healthz::server::now());
     let thread = std::thread::Builder::new()
@@ -81,7 +83,7 @@ pub fn start(check: &'static Check, latch: StartLatch) -> io::Result<()> {
         .stack_size(STACK_BYTES);
     thread.spawn(move || {
         latch.report_started();
-        writer::run(&QUEUE, &mut sink, check)
+        writer::run(&QUEUE, &mut sink, &mut chunk, check)
     })?;
     Ok(())
 }
@@ -91,7 +93,7 @@ pub fn print_line(text: &dyn fmt::Display) {
     QUEUE.push(format!("healthz: {}\n", OneLine(format_args!("{text}"))).as_bytes());
 }
 
-/// Asks the writer to test whether standard error accepts writes; see [`writer`].
+/// Makes the writer test whether standard error accepts writes; see [`writer`].
 pub fn verify() {
     QUEUE.probe();
 }
@@ -221,7 +223,7 @@ mod tests {
 
     #[test]
     fn verify_requests_a_test_of_the_sink() {
-        use super::queue::{CHUNK_BYTES, Outcome, Task};
+        use super::queue::{Outcome, Task};
         verify();
         let (sender, task) = std::sync::mpsc::channel();
         std::thread::spawn(move || sender.send(QUEUE.next(&mut [0; CHUNK_BYTES])));

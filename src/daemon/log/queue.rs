@@ -41,19 +41,20 @@ pub enum Outcome {
 }
 
 /// See the module. Meant for a `static`: all its bytes are zero, so pages that were never used are not
-/// resident.
+/// resident. The bytes of the ring are at its end: as long as records are written at once, it uses one page.
+#[repr(C)]
 pub struct Queue {
-    ring: Mutex<Ring>,
     /// Signalled when there is a task.
     work: Condvar,
     /// Signalled when a task was finished.
     progress: Condvar,
     /// All records that were dropped since the start. Apart from the ring, so that it is read without the lock.
     dropped: AtomicU64,
+    ring: Mutex<Ring>,
 }
 
+#[repr(C)]
 struct Ring {
-    bytes: [u8; QUEUE_BYTES],
     start: usize,
     length: usize,
     /// Records that were dropped and not reported yet. While there are any, new records are dropped too.
@@ -63,23 +64,24 @@ struct Ring {
     is_probe_requested: bool,
     /// The writer's present task.
     task: Task,
+    bytes: [u8; QUEUE_BYTES],
 }
 
 impl Queue {
     pub const fn new() -> Self {
         Queue {
+            work: Condvar::new(),
+            progress: Condvar::new(),
+            dropped: AtomicU64::new(0),
             ring: Mutex::new(Ring {
-                bytes: [0; QUEUE_BYTES],
                 start: 0,
                 length: 0,
                 dropped: 0,
                 is_failing: false,
                 is_probe_requested: false,
                 task: Task::None,
+                bytes: [0; QUEUE_BYTES],
             }),
-            work: Condvar::new(),
-            progress: Condvar::new(),
-            dropped: AtomicU64::new(0),
         }
     }
 
@@ -103,8 +105,8 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Waits for a task. Only the writer calls this, and then [`finish`](Queue::finish).
-    pub fn next(&self, chunk: &mut [u8; CHUNK_BYTES]) -> Task {
+    /// Waits for a task; `chunk` is where its bytes are copied. Only the writer calls this, and then [`finish`](Queue::finish).
+    pub fn next(&self, chunk: &mut [u8]) -> Task {
         let mut ring = self.lock();
         loop {
             ring.task = ring.next(chunk);
@@ -155,7 +157,7 @@ impl Ring {
         true
     }
 
-    fn next(&mut self, chunk: &mut [u8; CHUNK_BYTES]) -> Task {
+    fn next(&mut self, chunk: &mut [u8]) -> Task {
         if self.length > 0 && !self.is_failing {
             return Task::Write(self.take(chunk));
         }
@@ -172,8 +174,8 @@ impl Ring {
     }
 
     /// Moves as many whole lines into `chunk` as fit, or a part of a line that is longer.
-    fn take(&mut self, chunk: &mut [u8; CHUNK_BYTES]) -> usize {
-        let most = self.length.min(CHUNK_BYTES);
+    fn take(&mut self, chunk: &mut [u8]) -> usize {
+        let most = self.length.min(chunk.len());
         let (wrapped, linear) = self.bytes.split_at(self.start);
         let first = linear.len().min(most);
         copy(chunk.get_mut(..), linear.get(..first).unwrap_or_default());

@@ -11,7 +11,7 @@ use healthz::Check;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use super::queue::{CHUNK_BYTES, Outcome, Queue, Task};
+use super::queue::{Outcome, Queue, Task};
 
 /// The descriptor that is written to: a pipe, a terminal, a file.
 pub struct Sink {
@@ -113,15 +113,14 @@ impl Sink {
 }
 
 /// Runs the tasks of `queue` for ever. Each success beats `check`.
-pub fn run(queue: &Queue, sink: &mut Sink, check: &Check) -> ! {
+pub fn run(queue: &Queue, sink: &mut Sink, chunk: &mut [u8], check: &Check) -> ! {
     loop {
-        run_task(queue, sink, check);
+        run_task(queue, sink, chunk, check);
     }
 }
 
-fn run_task(queue: &Queue, sink: &mut Sink, check: &Check) {
-    let mut chunk = [0; CHUNK_BYTES];
-    let outcome = match queue.next(&mut chunk) {
+fn run_task(queue: &Queue, sink: &mut Sink, chunk: &mut [u8], check: &Check) {
+    let outcome = match queue.next(chunk) {
         Task::None => return,
         Task::Write(length) => {
             let lines = chunk.get(..length).unwrap_or_default();
@@ -159,6 +158,7 @@ fn count_lines(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::queue::CHUNK_BYTES;
     use super::*;
     use healthz::Instant;
     use healthz::server::now;
@@ -174,6 +174,10 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(60);
 
+    fn run_next(queue: &Queue, sink: &mut Sink, check: &Check) {
+        run_task(queue, sink, &mut [0; CHUNK_BYTES], check);
+    }
+
     fn queue() -> Box<Queue> {
         Box::new(Queue::new())
     }
@@ -188,7 +192,7 @@ mod tests {
         let (queue, check) = (queue(), Check::heartbeat("log", LIMIT));
         let mut sink = Sink::new(&sink).unwrap();
         queue.push(b"hello\n");
-        run_task(&queue, &mut sink, &check);
+        run_next(&queue, &mut sink, &check);
         assert!(is_beaten(&check));
         let mut line = [0; 6];
         reader.read_exact(&mut line).unwrap();
@@ -202,7 +206,7 @@ mod tests {
         let mut sink = Sink::new(&sink).unwrap();
         for _ in 0..2 {
             queue.probe();
-            run_task(&queue, &mut sink, &check);
+            run_next(&queue, &mut sink, &check);
             assert!(is_beaten(&check));
         }
         reader.set_nonblocking(true).unwrap();
@@ -225,8 +229,8 @@ mod tests {
             queue.push(b"after\n");
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    run_task(&queue, &mut sink, &check);
-                    run_task(&queue, &mut sink, &check);
+                    run_next(&queue, &mut sink, &check);
+                    run_next(&queue, &mut sink, &check);
                 });
                 assert!(!queue.flush(Duration::from_millis(20)));
                 assert!(!is_beaten(&check));
@@ -246,11 +250,11 @@ mod tests {
         let mut sink = Sink::new(&stream).unwrap();
         drop(reader);
         queue.probe();
-        run_task(&queue, &mut sink, &check);
+        run_next(&queue, &mut sink, &check);
         queue.push(b"one\n");
-        run_task(&queue, &mut sink, &check);
+        run_next(&queue, &mut sink, &check);
         queue.probe();
-        run_task(&queue, &mut sink, &check);
+        run_next(&queue, &mut sink, &check);
         assert!(!is_beaten(&check));
         assert!(!queue.flush(Duration::ZERO), "the record was not written");
     }
@@ -316,7 +320,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 sender.send((gettid(), pthread_self())).unwrap();
-                run_task(&queue, &mut Sink::new(&stream).unwrap(), &check);
+                run_next(&queue, &mut Sink::new(&stream).unwrap(), &check);
             });
             let (id, thread) = ids.recv().unwrap();
             interrupt(id, thread, &WAITS);
@@ -334,17 +338,17 @@ mod tests {
         let (queue, check) = (queue(), Check::heartbeat("log", LIMIT));
         let mut sink = Sink::new(&null).unwrap();
         queue.probe();
-        run_task(&queue, &mut sink, &check);
+        run_next(&queue, &mut sink, &check);
         assert!(is_beaten(&check));
 
         let full = File::options().write(true).open("/dev/full").unwrap();
         let (queue, check) = (self::queue(), Check::heartbeat("log", LIMIT));
         let mut sink = Sink::new(&full).unwrap();
         queue.push(b"one\n");
-        run_task(&queue, &mut sink, &check);
+        run_next(&queue, &mut sink, &check);
         // After a failed write, only a successful write counts.
         queue.probe();
-        run_task(&queue, &mut sink, &check);
+        run_next(&queue, &mut sink, &check);
         assert!(!is_beaten(&check));
         assert!(check.passes(Instant::ZERO), "no beat yet");
     }

@@ -230,8 +230,8 @@ impl Client {
 
     /// Unsent bytes of the next request.
     pub(super) fn size_of_request(&self) -> usize {
-        let said = self.requests.partition_point(|(_, end)| *end <= self.sent);
-        let next = self.requests.get(said);
+        let sent = self.requests.partition_point(|(_, end)| *end <= self.sent);
+        let next = self.requests.get(sent);
         next.map_or(0, |(_, end)| (end - self.sent) as usize)
     }
 

@@ -15,7 +15,7 @@ use crate::server::policy::{self, WaitReason};
 use crate::time::Instant;
 
 impl World {
-    /// The server asks an eviction candidate for unread input. Such calls have their own bound, and do
+    /// The server reads whether an eviction candidate has unread input. Such calls have their own bound, and do
     /// not count as work on the connection.
     pub(super) fn has_input_at_eviction(&mut self, id: usize) -> bool {
         let is_hidden = self.mutation == Mutation::HideInput && self.rng.bool();
@@ -93,8 +93,9 @@ impl World {
         }
     }
 
-    /// A connection whose client does not read may be closed only after its timeout, for a new connection if the table
-    /// is full, or for its buffer: if all buffers for long answers are in use, and it has waited longest of their owners.
+    /// A connection whose client does not read may be closed only after its timeout, for a new connection if the
+    /// table is full, or for its buffer: if all buffers for long answers are in use, and it has waited longest of
+    /// their owners.
     fn check_write_eviction(&mut self, id: usize) {
         let socket = &self.sockets[id];
         let expires = socket.blocked_at.saturating_add(self.limits.idle_duration);

@@ -77,7 +77,7 @@ impl<L: ListenSocket, P: Paths> Table<'_, L, P> {
     }
 
     /// Panics unless each connection is in one list, the right one, in order and not overdue, and what it keeps in
-    /// its buffers has room there. After the clock has gone back, a connection may be overdue before those in front
+    /// its buffers has room there. After the clock went back, a connection may be overdue before those in front
     /// of it, and waits for them. `latest` is the latest time that the clock has shown.
     pub(in crate::server) fn assert_whole(
         &self,

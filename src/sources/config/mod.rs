@@ -465,7 +465,7 @@ impl Parser {
         }
         // A default must not be refused because of the period.
         let period = match values.get("period") {
-            Some(Parsed::Duration(period)) if !has_timeout => *period,
+            Some(Parsed::Duration(period)) => *period,
             _ => return,
         };
         if let Some(Parsed::Duration(timeout)) = values.get_mut("timeout") {

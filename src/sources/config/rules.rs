@@ -21,10 +21,6 @@ pub fn conflict(spec: &Spec) -> Option<(&'static str, String)> {
         );
         return Some(("failure-threshold", message));
     }
-    let endpoints = &spec.endpoints;
-    if !endpoints.healthz && !endpoints.livez && !endpoints.readyz {
-        return Some(("endpoints", "expected an endpoint".to_owned()));
-    }
     match &spec.kind {
         Kind::Heartbeat(heartbeat) => {
             let socket = heartbeat.socket.to_string_lossy();

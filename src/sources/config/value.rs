@@ -121,7 +121,6 @@ pub fn read(syntax: &Syntax, value: &DeValue) -> Result<Parsed, String> {
 fn scalar<'a>(value: &'a DeValue) -> Option<Cow<'a, str>> {
     Some(match value {
         DeValue::String(text) => Cow::Borrowed(text),
-        DeValue::Integer(number) if number.radix() == 10 => Cow::Borrowed(number.as_str()),
         DeValue::Integer(number) => Cow::Owned(number.to_string()),
         DeValue::Boolean(true) => Cow::Borrowed("true"),
         DeValue::Boolean(false) => Cow::Borrowed("false"),

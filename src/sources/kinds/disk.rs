@@ -56,9 +56,16 @@ fn space(figures: &Statvfs) -> (u64, u64) {
 /// The same in inodes; `None` if the file system does not count them (btrfs, vfat).
 #[allow(clippy::useless_conversion, reason = "32 bits wide on some systems")]
 fn inodes(figures: &Statvfs) -> Option<(u64, u64)> {
-    let free = u64::from(figures.files_available());
-    let whole = u64::from(figures.files());
-    let used = whole.saturating_sub(figures.files_free().into());
+    let [whole, unused, free] = [
+        u64::from(figures.files()),
+        u64::from(figures.files_free()),
+        u64::from(figures.files_available()),
+    ];
+    counted(whole, unused, free)
+}
+
+fn counted(whole: u64, unused: u64, free: u64) -> Option<(u64, u64)> {
+    let used = whole.saturating_sub(unused);
     (whole > 0).then(|| (free, free.saturating_add(used)))
 }
 
@@ -98,6 +105,12 @@ mod tests {
         let outcome = disk("/proc", Amount::Share(100), zero).attempt();
         let none = "/proc: its file system has no size".to_owned();
         assert_eq!(outcome, Outcome::Unsupported(none));
+    }
+
+    #[test]
+    fn inodes_for_root_are_no_part_of_the_whole() {
+        assert_eq!(counted(100, 30, 20), Some((20, 90)));
+        assert_eq!(counted(0, 0, 0), None);
     }
 
     #[test]

@@ -123,6 +123,26 @@ mod tests {
     }
 
     #[test]
+    fn every_process_of_a_program_counts() {
+        for (first, second) in [(1_000_000, 1), (1, 1_000_000)] {
+            let directory = Directory::new();
+            for (pid, limit) in [(7, first), (8, second)] {
+                let stat = format!("{pid} (a) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0");
+                directory.write(&format!("{pid}/stat"), stat);
+                let limits = format!("Max open files  {limit}  {limit}  files\n");
+                directory.write(&format!("{pid}/limits"), limits);
+                directory.write(&format!("{pid}/fd/0"), "");
+                std::os::unix::fs::symlink("/bin/a", directory.at(&format!("{pid}/exe"))).unwrap();
+            }
+            let target = Some(ProcessTarget::Exe("a".into()));
+            let usage = usage(Amount::Absolute(1), Amount::Absolute(1_000_000), target);
+            let text = reason(usage.attempt_fds_in(directory.system()));
+            let end = " of 1 (RLIMIT_NOFILE) free, needs 1";
+            assert!(text.ends_with(end), "{text}");
+        }
+    }
+
+    #[test]
     fn old_kernels_have_a_list_of_descriptors() {
         let directory = Directory::new();
         let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files  10  20  files\n";

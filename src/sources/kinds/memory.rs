@@ -259,5 +259,9 @@ mod tests {
         machine.write("a.slice/memory.stat", "anon 1\n");
         let outcome = memory(Amount::Share(1), Scope::Cgroup).attempt_in(machine.system());
         assert!(reason(outcome).ends_with("a.slice/memory.stat: not understood"));
+        std::fs::remove_file(machine.at("a.slice/memory.max")).unwrap();
+        std::fs::create_dir(machine.at("a.slice/memory.max")).unwrap();
+        let outcome = memory(Amount::Share(1), Scope::Cgroup).attempt_in(machine.system());
+        assert!(reason(outcome).ends_with("a.slice/memory.max: Is a directory"));
     }
 }

@@ -94,3 +94,50 @@ pub fn open(
 fn other_kind() -> Outcome {
     Outcome::Fail("a kind that is attempted in another way".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::sources::config;
+
+    fn kind(check: &str) -> Kind {
+        let mut specs = config::parse(&[OsString::from(check)], None).unwrap();
+        specs.remove(0).kind
+    }
+
+    #[test]
+    fn every_kind_is_attempted_in_its_way() {
+        for check in [
+            "x=file:/",
+            "x=process:/missing",
+            "x=memory",
+            "x=disk:/",
+            "x=pids",
+            "x=fds",
+            "x=clock",
+            "x=mount:/",
+            "x=temperature:x",
+        ] {
+            assert_ne!(attempt(&kind(check)), other_kind(), "{check}");
+        }
+        let poll = mio::Poll::new().unwrap();
+        let (registry, base) = (poll.registry(), Token(0));
+        let programs = exec::Programs::new(&["/missing"]);
+        for check in [
+            "x=tcp:127.0.0.1:1",
+            "x=unix:/missing",
+            "x=http:http://127.0.0.1:1/",
+            "x=exec:/missing",
+        ] {
+            if let Started::Done(outcome) = start(&kind(check), registry, base, &programs) {
+                assert_ne!(outcome, other_kind(), "{check}");
+            }
+        }
+        assert!(open(&kind("x=pressure:io"), registry, base, Instant::ZERO).is_ok());
+        let directory = testing::Directory::new();
+        let heartbeat = format!("x=heartbeat,socket={}", directory.at("x").display());
+        assert!(open(&kind(&heartbeat), registry, base, Instant::ZERO).is_ok());
+    }
+}

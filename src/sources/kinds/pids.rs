@@ -190,6 +190,32 @@ mod tests {
     }
 
     #[test]
+    fn threads_of_a_process_are_compared_with_the_limit_of_its_group() {
+        let machine = machine();
+        let stat = "7 (a) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 3 0 1 0 0";
+        machine.write("7/stat", stat);
+        machine.write("7/cgroup", "0::/a\n");
+        let target = Some(ProcessTarget::PidFile(machine.write("pid", "7")));
+        let attempt = |max| usage(Amount::Absolute(0), max, target.clone());
+        let one = attempt(Amount::Share(10)).attempt_pids_in(machine.system());
+        let text = "pids: process 7: 1.5% of 200 (control group /a) used, limit 1%";
+        assert_eq!(reason(one), text);
+        let two = attempt(Amount::Share(15)).attempt_pids_in(machine.system());
+        assert_eq!(two, Outcome::Pass);
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_read_is_a_failure() {
+        let machine = machine();
+        machine.write("self/cgroup", "0::/loadavg\n");
+        let text = reason(usage(TENTH, ALL, None).attempt_pids_in(machine.system()));
+        assert!(
+            text.ends_with("/loadavg/pids.max: Not a directory"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn this_machine_has_process_numbers() {
         let attempt = |min| usage(min, ALL, None).attempt_pids();
         assert_eq!(attempt(Amount::Absolute(1)), Outcome::Pass);

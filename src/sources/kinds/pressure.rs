@@ -77,7 +77,7 @@ impl Listener for Watch {
                 self.opened = Some(opened);
                 outcome
             }
-            // The control group is gone. The next attempt opens its file again.
+            // The control group was removed. The next attempt opens its file again.
             Err(error) => Outcome::Fail(format!("{}: {}", self.name(), error_text(&error))),
         }
     }
@@ -90,11 +90,7 @@ impl Listener for Watch {
 impl Watch {
     fn open(&self, now: Instant) -> Result<Opened, Outcome> {
         let path = self.path()?;
-        let failed = |error: io::Error| match error.kind() {
-            ErrorKind::NotFound | ErrorKind::Unsupported => self.unsupported(),
-            _ if error.raw_os_error() == Some(libc::EOPNOTSUPP) => self.unsupported(),
-            _ => Outcome::Fail(format!("{}: {}", path.display(), error_text(&error))),
-        };
+        let failed = |error| self.failed(&path, &error);
         let (file, has_trigger) = match self.open_with_trigger(&path) {
             Ok(file) => (file, true),
             // Not allowed, not known, or not this window: by kernel version, rights and virtual machine.
@@ -185,6 +181,15 @@ impl Watch {
         let count = file.read_at(&mut buffer, 0)?;
         let text = buffer.get(..count).unwrap_or_default();
         Ok(total(&String::from_utf8_lossy(text), self.some_or_full()))
+    }
+
+    fn failed(&self, path: &Path, error: &io::Error) -> Outcome {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::Unsupported => self.unsupported(),
+            // Not `Unsupported` in Rust 1.85.
+            _ if error.raw_os_error() == Some(libc::EOPNOTSUPP) => self.unsupported(),
+            _ => Outcome::Fail(format!("{}: {}", path.display(), error_text(error))),
+        }
     }
 
     fn unsupported(&self) -> Outcome {
@@ -330,6 +335,30 @@ mod tests {
         let want = "/sys/fs/cgroup/no-such-group: does not exist";
         let outcome = watch(group).outcome(Instant::ZERO);
         assert_eq!(outcome, Outcome::Fail(want.into()));
+        let mut root = spec();
+        root.scope = Scope::CgroupAt("/".into());
+        let is_measured = |root| Path::new(root).join("memory.pressure").exists();
+        if Path::new("/sys/fs/cgroup").exists() && !CGROUP_ROOTS.iter().any(is_measured) {
+            let outcome = watch(root).outcome(Instant::ZERO);
+            assert!(matches!(outcome, Outcome::Unsupported(_)), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_measure_is_told_from_other_errors() {
+        let watch = watch(spec());
+        let failed = |number| {
+            let error = io::Error::from_raw_os_error(number);
+            watch.failed(Path::new("/x"), &error)
+        };
+        let text = "the kernel does not measure memory pressure (some)";
+        for number in [libc::ENOENT, libc::ENOSYS, libc::EOPNOTSUPP] {
+            assert_eq!(failed(number), Outcome::Unsupported(text.into()));
+        }
+        let outcome = Outcome::Fail("/x: permission denied".into());
+        assert_eq!(failed(libc::EACCES), outcome);
+        assert_eq!(watch.deadline(), None);
+        assert!(!watch.is_lost());
     }
 
     #[test]
@@ -378,7 +407,7 @@ mod tests {
         }
     }
 
-    /// Only where the kernel accepts triggers; elsewhere it says so and passes.
+    /// If the kernel accepts no triggers, the test prints that and passes.
     #[test]
     fn a_trigger_fires_while_more_threads_run_than_cpus() {
         use std::sync::atomic::{AtomicBool, Ordering};

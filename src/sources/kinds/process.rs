@@ -427,14 +427,16 @@ mod tests {
     #[test]
     fn processes_are_found_by_their_program() {
         let directory = Directory::new();
-        let path = program(&directory, "a-program-with-a-long-name");
-        let name = "a-program-with-a-long-name";
+        // Another run of this test is not found.
+        let start = format!("a-program-{}", std::process::id());
+        let name = &format!("{start}-with-a-long-name");
+        let path = program(&directory, name);
         let text = reason(by_exe(name, 1).attempt());
         assert_eq!(text, format!("exe:{name}: 0 processes, needs 1"));
         let first = sleeper(&path);
         assert_eq!(by_exe(name, 1).attempt(), Outcome::Pass);
         assert_eq!(by_exe(path.as_os_str(), 1).attempt(), Outcome::Pass);
-        assert_ne!(by_exe("a-program-with", 1).attempt(), Outcome::Pass);
+        assert_ne!(by_exe(&start, 1).attempt(), Outcome::Pass);
         let other = directory.at("other").join(name);
         assert_ne!(by_exe(other, 1).attempt(), Outcome::Pass);
         let text = reason(by_exe(name, 2).attempt());
@@ -448,6 +450,34 @@ mod tests {
         end(first);
         end(second);
         assert_ne!(by_exe(name, 1).attempt(), Outcome::Pass);
+    }
+
+    #[test]
+    fn a_process_without_a_program_is_not_counted() {
+        let directory = Directory::new();
+        let stat = |pid| format!("{pid} (nginx) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0");
+        let attempt = || by_exe("nginx", 1).attempt_in(directory.system());
+        // It ends, and has no memory any more.
+        directory.write("7/stat", stat(7));
+        assert_eq!(reason(attempt()), "exe:nginx: 0 processes, needs 1");
+        directory.write("8/stat", stat(8));
+        std::os::unix::fs::symlink("/usr/sbin/nginx", directory.at("8/exe")).unwrap();
+        assert_eq!(attempt(), Outcome::Pass);
+    }
+
+    /// A file on a tmpfs cannot be older than the machine's start, so the clock was set.
+    #[test]
+    fn an_old_pid_file_on_a_tmpfs_is_that_of_the_process() {
+        let path = PathBuf::from(format!("/dev/shm/healthz-{}.pid", std::process::id()));
+        if fs::write(&path, std::process::id().to_string()).is_err() {
+            untried("/dev/shm is not writable");
+            return;
+        }
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        let outcome = by_file(path.clone()).attempt();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(outcome, Outcome::Pass);
     }
 
     #[test]
@@ -492,7 +522,7 @@ mod tests {
         let text = reason(by_file(path).attempt());
         let end = format!(": process {parent} is hidden by the option hidepid of /proc");
         assert!(text.ends_with(&end), "{text}");
-        // Regression: the reason said only that there is no process of this name.
+        // Regression: the reason was only that there is no process of this name.
         let text = reason(by_exe("not-there", 1).attempt());
         let end = "not-there: 0 processes, needs 1; processes of other users are hidden by the option hidepid of /proc";
         assert!(text.ends_with(end), "{text}");

@@ -4,7 +4,6 @@
 //! wants to send, and gives it what arrives. Knows no protocol. Everything is non-blocking, but for [`Opener`].
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -27,7 +26,7 @@ const HALF_CLOSED_DURATION: Duration = Duration::from_secs(10);
 /// Bytes that one read takes.
 const READ_BYTES: usize = 4096;
 
-/// What is said over a connection. Its reasons have no target; [`Exchange`] puts it before them.
+/// The messages on a connection. Its reasons do not name the target; [`Exchange`] puts it before them.
 pub trait Protocol {
     /// What is sent after connecting.
     fn request(&self) -> &[u8];
@@ -417,12 +416,12 @@ impl Stream {
         }
         let now = Instant::now();
         HALF_CLOSED.with_borrow_mut(|streams| {
-            streams.remove(&base);
-            streams.retain(|_, (closed, stream)| {
-                now.duration_since(*closed) < HALF_CLOSED_DURATION && stream.discard()
+            streams.retain_mut(|(token, closed, stream)| {
+                let is_recent = now.duration_since(*closed) < HALF_CLOSED_DURATION;
+                *token != base && is_recent && stream.discard()
             });
             if self.shutdown() && self.discard() {
-                streams.insert(base, (now, self));
+                streams.push((base, now, self));
             }
         });
     }
@@ -452,8 +451,7 @@ impl Stream {
 
 thread_local! {
     /// Connections that wait for the other side to close, one for each check, and when they began to.
-    static HALF_CLOSED: RefCell<BTreeMap<Token, (Instant, Stream)>> =
-        const { RefCell::new(BTreeMap::new()) };
+    static HALF_CLOSED: RefCell<Vec<(Token, Instant, Stream)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Drop for Stream {
@@ -542,6 +540,27 @@ pub mod testing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The peer reads nothing until its queue is full.
+    #[test]
+    fn a_request_that_does_not_fit_is_sent_in_parts() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let mut stream = Stream::new(Socket::Unix(near));
+        let mut far = std::os::unix::net::UnixStream::from(std::os::fd::OwnedFd::from(far));
+        far.set_nonblocking(true).unwrap();
+        let request = vec![b'x'; 1 << 22];
+        let (mut sent, mut received) = (0, Vec::new());
+        while !send(&mut stream, &mut sent, &request).unwrap() {
+            assert!(sent < request.len());
+            let error = far.read_to_end(&mut received).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            assert_eq!(received.len(), sent);
+        }
+        assert_eq!(sent, request.len());
+        drop(far);
+        let error = send(&mut stream, &mut 0, &request).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    }
 
     #[test]
     fn errors_are_lower_case_and_have_no_number() {

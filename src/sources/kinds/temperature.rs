@@ -194,6 +194,26 @@ mod tests {
     }
 
     #[test]
+    fn temperatures_have_a_sign_and_no_more_digits_than_needed() {
+        let texts = [-1_500, -1, 0, 81_234].map(celsius);
+        assert_eq!(texts, ["-1.5 C", "-0.001 C", "0.0 C", "81.234 C"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let machine = machine();
+        let mut system = machine.system();
+        let file = machine.at("thermal_zone0/temp");
+        system.thermal = &file;
+        let outcome = temperature("acpitz", Amount::Absolute(1)).attempt_in(system);
+        let end = "thermal_zone0/temp: Not a directory";
+        assert!(matches!(outcome, Outcome::Unsupported(text) if text.ends_with(end)));
+        fs::create_dir(machine.at("thermal_zone0/trip_point_0_type")).unwrap();
+        let outcome = temperature("acpitz", Amount::Share(1)).attempt_in(machine.system());
+        assert!(reason(outcome).ends_with("trip_point_0_type: Is a directory"));
+    }
+
+    #[test]
     fn a_sensor_without_a_number_is_a_failure() {
         let machine = machine();
         machine.write("thermal_zone0/temp", "hot\n");

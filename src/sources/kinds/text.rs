@@ -70,6 +70,16 @@ mod tests {
         assert_eq!(quoted(b"+PONG\r\n"), "\"+PONG\\r\\n\"");
         assert_eq!(quoted("gr\u{fc}n".as_bytes()), "\"gr\u{fc}n\"");
         assert_eq!(quoted(b"\xff\x1b"), "\"\\xff\\x1b\"");
+        let long = quoted(&[0xff; 100]);
+        assert_eq!(
+            long,
+            format!("\"{}...\"", "\\xff".repeat(QUOTED_CHARS_MAX / 4))
+        );
+        let fits = quoted(&[0xff; QUOTED_CHARS_MAX / 4]);
+        assert_eq!(
+            fits,
+            format!("\"{}\"", "\\xff".repeat(QUOTED_CHARS_MAX / 4))
+        );
         let long = quoted(&[b'a'; 100]);
         assert_eq!(long, format!("\"{}...\"", "a".repeat(QUOTED_CHARS_MAX)));
         let fits = quoted(&[b'a'; QUOTED_CHARS_MAX]);
@@ -84,6 +94,8 @@ mod tests {
         assert!(append_and_find(&mut received, b"cd", b"abc"));
         assert!(!append_and_find(&mut received, b"ab", b"abc"));
         assert!(append_and_find(&mut Vec::new(), b"", b""));
+        // It was there before.
+        assert!(!append_and_find(&mut b"abc".to_vec(), b"d", b"abc"));
     }
 
     #[test]

@@ -148,7 +148,7 @@ impl Beats {
                 return Ok(false);
             };
             self.handle(&datagram, wall, now);
-            // Its descriptors are closed here, after everything before was handled, as BARRIER=1 asks.
+            // Its descriptors are closed here, after all earlier messages were handled, as BARRIER=1 requires.
         }
         Ok(true)
     }
@@ -731,7 +731,7 @@ mod tests {
 
     #[test]
     fn the_sender_is_known_only_with_the_option_of_the_kernel() {
-        // The kernel adds it for every receiver that asks; without it, no message counts.
+        // The kernel adds the sender for each receiver with the option. A message without a sender does not count.
         let directory = Directory::new("sender");
         let poll = Poll::new().unwrap();
         let (receiver, path) = manager(&directory);

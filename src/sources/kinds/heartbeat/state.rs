@@ -435,7 +435,7 @@ mod tests {
             reason(&[(1, "READY=1"), (2, "EXTEND_TIMEOUT_USEC=1")], 30),
             ""
         );
-        // It ends with the start or reload for which it was asked.
+        // The extension ends with the start or reload for which it was requested.
         assert!(!reason(&[extended[0], extended[1], (21, "READY=1")], 51).is_empty());
     }
 

@@ -215,6 +215,23 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_closes_without_an_answer_fails() {
+        for sent in ["", "HTTP/1.1 200 O"] {
+            let mut case = case(None);
+            case.read_request();
+            case.peer.write_all(sent.as_bytes()).unwrap();
+            case.peer.shutdown(std::net::Shutdown::Write).unwrap();
+            let Outcome::Fail(text) = finish(case.attempt.as_mut(), &mut case.poll) else {
+                panic!("{sent:?}");
+            };
+            assert!(
+                text.starts_with(&format!("{}: closed ", case.url)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn the_answer_of_a_peer_that_closes_without_reading_is_received() {
         let mut case = case(None);
         let response = b"HTTP/1.1 408 Late\r\n\r\n";

@@ -1,0 +1,410 @@
+#!/usr/bin/env python3
+"""Builds the image of packaging/Containerfile, runs it, and checks the manifests in packaging/kubernetes.
+
+buildah builds the image without a daemon. runc runs it with the user, the arguments, the mounts and the rights that the
+Containerfile or a manifest gives it. The manifests are validated offline: kubernetes-validate has the schemas of
+Kubernetes, and cloudcoil those of the Prometheus Operator. Each field is also misspelt once, which must be refused.
+
+One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+`N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
+"""
+
+import copy
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from support.cases import INSTALL_SECONDS_MAX, ROOT, House, Missing, Skip, Wrong, install, parse, parser, registry
+from support.cases import run_cases, said, wait_for, want, want_match
+
+PACKAGING = ROOT / "packaging"
+WORKLOADS = ["daemonset.yaml", "sidecar.yaml"]
+CASES_SECONDS_MAX = 300
+PATIENCE = 20
+
+PACKAGES = {"buildah": "buildah", "runc": "runc"}
+VALIDATORS = ["kubernetes-validate==1.37.0", "cloudcoil-models-prometheus-operator==0.80.1.0"]
+# A Python with these validators; and a runtime that can make containers here.
+VALIDATION, RUNTIME = "validators of PyPI", "runc that works"
+
+# The port that the kubelet has on a node.
+KUBELET_PORT = 10248
+KIBI = {"Ki": 1, "Mi": 1024, "Gi": 1024 * 1024}
+
+case, CASES = registry()
+
+
+def run_ok(house, what, *command, seconds=PATIENCE):
+    result = house.run([str(word) for word in command], seconds=seconds)
+    if result.code != 0:
+        raise Wrong(f"{what}: exit code {result.code}: {result.out.strip()} {result.err.strip()}")
+    return result.out
+
+
+class Image:
+    """What `packaging/Containerfile` makes of the static program."""
+
+    def __init__(self, house):
+        self.house = house
+        context = house.dir / "context"
+        context.mkdir()
+        shutil.copy(house.args.daemon, context / "healthz")
+        containerfile = PACKAGING / "Containerfile"
+        self.buildah("build", "--isolation", "chroot", "--format", "docker", "-f", containerfile, "-t", "healthz", context)
+        image = json.loads(self.buildah("inspect", "--type", "image", "healthz"))
+        self.config = image["Docker"]["config"]
+        self.container = self.buildah("from", "healthz").strip()
+        self.root = Path(self.buildah("mount", self.container).strip())
+
+    def buildah(self, *words):
+        state = ["--root", self.house.dir / "images", "--runroot", self.house.dir / "images-run", "--storage-driver", "vfs"]
+        return run_ok(self.house, f"buildah {words[0]}", "buildah", *state, *words)
+
+
+def image(house):
+    return house.once("image", Image)
+
+
+class Container:
+    """A running container of the image."""
+
+    def __init__(self, house, name, args=(), mounts=(), is_read_only=True):
+        self.house, self.name = house, f"{house.dir.name}-{name}"
+        self.runc = ["runc", "--root", str(house.dir / "runc")]
+        config = image(house).config
+        uid, gid = config["User"].split(":")
+        bundle = house.dir / f"bundle-{name}"
+        bundle.mkdir()
+        standard = [("/proc", "proc"), ("/dev", "tmpfs")]
+        (bundle / "config.json").write_text(json.dumps({
+            "ociVersion": "1.0.2",
+            "process": {
+                "args": config["Entrypoint"] + list(args), "env": config["Env"], "cwd": "/",
+                "user": {"uid": int(uid), "gid": int(gid)},
+                "capabilities": {}, "noNewPrivileges": True,
+            },
+            "root": {"path": str(image(house).root), "readonly": is_read_only},
+            "mounts": [{"destination": at, "type": kind, "source": kind} for at, kind in standard] + list(mounts),
+            "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
+        }))
+        self.process = house.start(name, [*self.runc, "run", "--bundle", str(bundle), self.name])
+
+    def exec(self, *command):
+        """Exit code and output of a command in the container; it has the container's user."""
+        result = self.house.run([*self.runc, "exec", self.name, *command], seconds=PATIENCE)
+        return result.code, result.out + result.err
+
+    def probe(self, port, path):
+        return self.exec("/healthz", "probe", "-v", f"http://127.0.0.1:{port}{path}")
+
+    def wait_for(self, *command):
+        wait_for(f"exit code 0 of {command}", PATIENCE, lambda: self.exec(*command)[0] == 0)
+
+    def processes(self):
+        return [int(pid) for pid in json.loads(run_ok(self.house, "runc ps", *self.runc, "ps", "-f", "json", self.name))]
+
+    def first(self):
+        return json.loads(run_ok(self.house, "runc state", *self.runc, "state", self.name))["pid"]
+
+    def stop(self):
+        run_ok(self.house, "runc kill", *self.runc, "kill", self.name, "TERM")
+        want("exit code", self.process.wait(PATIENCE), 0)
+        want_match("its log", said(self.process, 3000), r"stopped: \d+ requests answered")
+
+
+def status(pid, key):
+    return re.search(rf"^{key}:\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.M)[1].split()
+
+
+@case("the image has the static program and nothing else", "buildah")
+def _(house):
+    config = image(house).config
+    want("files", sorted(os.listdir(image(house).root)), ["healthz"])
+    want("the program is static", b"/lib64/ld-linux" in (image(house).root / "healthz").read_bytes(), False)
+    want_match("user", config["User"], r"^[1-9]\d+:[1-9]\d+$")
+    want("published ports", config.get("ExposedPorts"), None)
+    want("entry point", config["Entrypoint"], ["/healthz"])
+    want("health check", config["Healthcheck"]["Test"][:3], ["CMD", "/healthz", "probe"])
+
+
+@case("the container answers its HEALTHCHECK, is not root, and stops", RUNTIME, "buildah")
+def _(house):
+    healthcheck = image(house).config["Healthcheck"]["Test"][1:]
+    container = Container(house, "default")
+    container.wait_for(*healthcheck)
+    first = container.first()
+    want("its number in the container", status(first, "NSpid")[1:], ["1"])
+    want("its users", set(status(first, "Uid")), {"65532"})
+    want("its capabilities", status(first, "CapEff"), ["0000000000000000"])
+    # A server that hangs is not healthy.
+    os.kill(first, signal.SIGSTOP)
+    want("exit code of the check", container.exec(*healthcheck)[0], 1)
+    os.kill(first, signal.SIGCONT)
+    container.wait_for(*healthcheck)
+    container.stop()
+
+
+@case("the container answers from outside with the arguments of docs/install.md", RUNTIME, "buildah")
+def _(house):
+    text = (ROOT / "docs/install.md").read_text()
+    arguments = re.search(r"^ +podman run .* localhost/healthz (--listen .*)$", text, re.M)[1].split()
+    container = Container(house, "outside", arguments)
+    container.wait_for(*image(house).config["Healthcheck"]["Test"][1:])
+    # 127.0.0.2 is no address of the default: only a server on all addresses answers there.
+    want("the answer", container.exec("/healthz", "probe", "-v", "http://127.0.0.2:10248/readyz"), (0, "ok\n"))
+    container.stop()
+
+
+# ---------------------------------------------------------------------------------------------
+# Kubernetes
+
+
+def in_venv(house, code, documents):
+    """What a program says about these documents, in the Python that has the validators."""
+    path = house.dir / "documents.json"
+    path.write_text(json.dumps(documents))
+    return run_ok(house, "validation", house.venv_python, "-c", code, path, seconds=CASES_SECONDS_MAX)
+
+
+def read_manifest(house, name):
+    code = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))"
+    return json.loads(run_ok(house, name, house.venv_python, "-c", code, PACKAGING / "kubernetes" / name))
+
+
+# Maps whose keys are names of one's own.
+FREE_NAMES = {"data", "labels", "matchLabels", "requests", "limits"}
+
+
+def misspelt(document, value=None, path=()):
+    """For each field of a document, where it is, and a copy in which its name lacks the last letter."""
+    value = document if value is None else value
+    entries = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else ()
+    for key, inner in entries:
+        if isinstance(value, dict) and (not path or path[-1] not in FREE_NAMES):
+            # Without these two there is no schema to look for.
+            if path or key not in ("apiVersion", "kind"):
+                wrong = copy.deepcopy(document)
+                place = wrong
+                for step in path:
+                    place = place[step]
+                place[key[:-1]] = place.pop(key)
+                yield "/".join(map(str, (*path, key))), wrong
+        yield from misspelt(document, inner, (*path, key))
+
+
+# One line for each document: "valid", or the error.
+VALIDATE = """
+import functools, json, sys
+import kubernetes_validate
+from kubernetes_validate import utils
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor
+
+# Without this it reads 2 MB of schemas for each document.
+utils.schema_contents = functools.lru_cache(utils.schema_contents)
+for document in json.load(open(sys.argv[1])):
+    try:
+        if document["kind"] == "PodMonitor":
+            known = PodMonitor.model_validate(document).model_dump_json(by_alias=True, exclude_unset=True)
+            # Unknown fields are no error, but they are lost.
+            if json.loads(known) != document:
+                raise ValueError(f"unknown fields; known are {known}")
+        else:
+            kubernetes_validate.validate(document, "1.37", strict=True)
+        print("valid")
+    except Exception as error:
+        print(" ".join(str(error).split())[:300])
+"""
+
+
+@case("the manifests have no unknown field and no wrong value", VALIDATION)
+def _(house):
+    count = 0
+    for name in (*WORKLOADS, "podmonitor.yaml"):
+        documents = read_manifest(house, name)
+        for document, verdict in zip(documents, in_venv(house, VALIDATE, documents).splitlines(), strict=True):
+            want(f"{name}: {document['kind']}", verdict, "valid")
+        wrong = [pair for document in documents for pair in misspelt(document)]
+        verdicts = in_venv(house, VALIDATE, [document for _, document in wrong]).splitlines()
+        for (where, _), verdict in zip(wrong, verdicts, strict=True):
+            want(f"{name}: {where} misspelt: accepted", verdict == "valid", False)
+        count += len(wrong)
+    print(f"   {count} misspelt fields were refused")
+
+
+class Workload:
+    """A manifest with a ConfigMap and pods."""
+
+    def __init__(self, house, name):
+        by_kind = {document["kind"]: document for document in read_manifest(house, name)}
+        self.checks = by_kind["ConfigMap"]["data"]["healthz.toml"]
+        self.config_map = by_kind["ConfigMap"]["metadata"]["name"]
+        self.object = next(document for kind, document in by_kind.items() if kind in ("DaemonSet", "Deployment"))
+        self.template = self.object["spec"]["template"]
+        self.pod = self.template["spec"]
+        self.containers = self.pod.get("initContainers", []) + self.pod["containers"]
+        self.healthz = next(container for container in self.containers if container["name"] == "healthz")
+
+    def start(self, house, name):
+        """healthz as the kubelet starts it, but with empty file systems for all volumes but the ConfigMap."""
+        config = house.dir / f"config-{name}"
+        config.mkdir()
+        config.chmod(0o755)
+        (config / "healthz.toml").write_text(self.checks)
+        volumes = {volume["name"]: volume for volume in self.pod["volumes"]}
+        mounts = []
+        for mount in self.healthz["volumeMounts"]:
+            is_config = volumes[mount["name"]].get("configMap", {}).get("name") == self.config_map
+            access = ["ro"] if mount.get("readOnly") else ["rw", "mode=0777"]
+            mounts.append({
+                "destination": mount["mountPath"],
+                "type": "bind" if is_config else "tmpfs",
+                "source": str(config) if is_config else "tmpfs",
+                "options": ["rbind", "ro"] if is_config else access,
+            })
+        is_read_only = self.healthz["securityContext"]["readOnlyRootFilesystem"]
+        return Container(house, name, self.healthz["args"], mounts, is_read_only)
+
+
+@case("all containers in the manifests have this version and the rights of the level restricted", VALIDATION, "buildah")
+def _(house):
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+    for name in WORKLOADS:
+        workload = Workload(house, name)
+        user = int(image(house).config["User"].split(":")[0])
+        expected = {
+            "runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        want(f"{name}: securityContext of the pod", workload.pod["securityContext"], expected)
+        expected = {
+            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+        }
+        for container in workload.containers:
+            want(f"{name}: {container['name']}", container["securityContext"], expected)
+        want(f"{name}: image", workload.healthz["image"], f"registry.example/healthz:{version}")
+        labels = workload.template["metadata"]["labels"]
+        want(f"{name}: selector", workload.object["spec"]["selector"]["matchLabels"], labels)
+
+
+@case("the DaemonSet answers the kubelet and Prometheus, and sees the kubelet", VALIDATION, RUNTIME, "buildah")
+def _(house):
+    workload = Workload(house, "daemonset.yaml")
+    container = workload.start(house, "daemonset")
+    liveness = workload.healthz["livenessProbe"]["httpGet"]
+    container.wait_for("/healthz", "probe", f"http://{liveness['host']}:{liveness['port']}{liveness['path']}")
+
+    monitor = read_manifest(house, "podmonitor.yaml")[0]
+    want("namespace", monitor["metadata"]["namespace"], workload.object["metadata"]["namespace"])
+    want("selector", monitor["spec"]["selector"]["matchLabels"], workload.template["metadata"]["labels"])
+    endpoint = monitor["spec"]["podMetricsEndpoints"][0]
+    ports = {port["name"]: port["containerPort"] for port in workload.healthz["ports"]}
+    want("the PodMonitor's port is one of the DaemonSet", endpoint["port"] in ports, True)
+    port = ports[endpoint["port"]]
+    code, text = container.probe(port, endpoint["path"])
+    want("exit code for the metrics", code, 0)
+    want_match("metrics", text, r'^kubernetes_healthcheck\{name="kubelet",type="readyz"\} 0$')
+    want("exit code for other paths there: another answer", container.probe(port, "/livez")[0], 4)
+
+    # In the node's network, the kubelet has this port.
+    want("kubelet", container.probe(KUBELET_PORT, "/healthz")[0], 3)
+    code, text = container.probe(port, "/readyz")
+    want("exit code without a kubelet", code, 1)
+    want_match("the answer", text, r"^\[-\]kubelet failed: reason withheld$")
+    used = sum(int(status(pid, "VmHWM")[0]) for pid in container.processes())
+    limit = re.fullmatch(r"(\d+)(\w+)", workload.healthz["resources"]["limits"]["memory"])
+    print(f"   {used} KiB resident in all processes of the container, the limit is {limit[0]}")
+    want("half of the limit is enough", used < int(limit[1]) * KIBI[limit[2]] / 2, True)
+
+    kubelet = ["/healthz", "--listen", f"127.0.0.1:{KUBELET_PORT}"]
+    house.start("kubelet", [*container.runc, "exec", container.name, *kubelet])
+    container.wait_for("/healthz", "probe", f"http://127.0.0.1:{port}/readyz")
+    container.stop()
+
+
+@case("the sidecar takes heartbeats and answers the probes of both containers", VALIDATION, RUNTIME, "buildah")
+def _(house):
+    workload = Workload(house, "sidecar.yaml")
+    container = workload.start(house, "sidecar")
+    container.wait_for(*workload.healthz["livenessProbe"]["exec"]["command"])
+    worker = next(container for container in workload.containers if container["name"] == "worker")
+    probes = [worker[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
+    want("ports", {probe["port"] for probe in probes}, {port["containerPort"] for port in workload.healthz["ports"]})
+    for probe in probes:
+        want(f"{probe['path']} before the first heartbeat", container.probe(probe["port"], probe["path"])[0], 1)
+    environment = {variable["name"]: variable["value"] for variable in worker["env"]}
+    want("heartbeat", container.exec("/healthz", "beat", "worker", "--socket", environment["NOTIFY_SOCKET"]), (0, ""))
+    want_match("limit", workload.checks, rf'^limit = "{int(environment["WATCHDOG_USEC"]) // 1_000_000}s"$')
+    for probe in probes:
+        container.wait_for("/healthz", "probe", f"http://127.0.0.1:{probe['port']}{probe['path']}")
+    container.stop()
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def install_all(house):
+    missing = [PACKAGES[tool] for tool in PACKAGES if not house.which(tool)]
+    if missing:
+        install([*missing, "python3-venv"])
+    if not has_validators(house):
+        for command in (
+            [sys.executable, "-m", "venv", str(house.venv_python.parent.parent)],
+            [str(house.venv_python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *VALIDATORS],
+        ):
+            subprocess.run(command, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
+
+
+def has_validators(house):
+    command = [str(house.venv_python), "-c", "import kubernetes_validate, cloudcoil.models.prometheus_operator.v1"]
+    return house.venv_python.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def has_runtime(house):
+    if os.geteuid() != 0 or not house.which("runc"):
+        return False
+    container = Container(house, "trial")
+    try:
+        container.wait_for("/healthz", "--version")
+    except Wrong as wrong:
+        print(f"   runc: {wrong}: {said(container.process)}")
+        return False
+    container.stop()
+    return True
+
+
+class Containers(House):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.venv_python = Path(self.args.tools).absolute() / "bin/python"
+
+    def require(self, needs):
+        if VALIDATION in needs and not self.once(VALIDATION, lambda house: [has_validators(house)])[0]:
+            raise Missing(f"no {VALIDATION}")
+        super().require([need for need in needs if need in PACKAGES])
+        # Not every machine lets a test make containers.
+        if RUNTIME in needs and not self.once(RUNTIME, lambda house: [has_runtime(house)])[0]:
+            raise Skip(f"no {RUNTIME}")
+
+
+def main():
+    # The program of `cargo static`.
+    ap = parser(__doc__, ROOT / "target/x86_64-unknown-linux-gnu/release/healthz")
+    ap.add_argument("--tools", default=str(ROOT / "target/tools/kubernetes"), metavar="PATH", help="a venv with the validators")
+    args = parse(ap)
+    house = Containers(args, CASES_SECONDS_MAX)
+    try:
+        if args.install:
+            install_all(house)
+        house.begin()
+        return run_cases(house, CASES)
+    finally:
+        house.leave()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
