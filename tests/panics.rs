@@ -307,8 +307,8 @@ const SLICE_CALLS: [(&str, usize, &str); 4] = [
     ),
     (
         "src/http/response.rs",
-        5,
-        "push, overwrite and head cut both slices to one length; finish rotates and moves parts of the bytes already written",
+        6,
+        "push, copy_parts, overwrite and head cut both slices to one length; finish rotates and moves parts of the bytes already written",
     ),
     (
         "src/server/buffers.rs",
