@@ -722,6 +722,26 @@ mod tests {
     }
 
     #[test]
+    fn an_incomplete_head_gets_408_and_an_idle_connection_no_answer() {
+        let mut tx = [0; 512];
+        let late = |client: &mut TestConnection, ms: u64, tx: &mut [u8]| {
+            client.connection.expire(&at(ms), &client.rx, tx)
+        };
+        let mut client = TestConnection::new();
+        client.send(0, b"GET");
+        assert_eq!(late(&mut client, 9_999, &mut tx).next, Next::Read);
+        let progress = late(&mut client, 10_000, &mut tx);
+        assert!(tx[..progress.written].starts_with(b"HTTP/1.1 408 "));
+        assert_eq!(progress.next, Next::Close { lingers: false });
+        let mut silent = TestConnection::new();
+        let progress = late(&mut silent, 60_000, &mut tx);
+        assert_eq!(
+            (progress.written, progress.next),
+            (0, Next::Close { lingers: false })
+        );
+    }
+
+    #[test]
     fn the_next_request_begins_where_a_chunked_body_ends() {
         let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         for (body, statuses, is_open) in [
