@@ -306,10 +306,11 @@ fn an_error_names_the_missing_limit_or_capability() {
 }
 
 /// System calls that a tracer makes the daemon execute, as an attacker in the process would.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod intruder {
     use super::*;
     use nix::errno::Errno;
+    use nix::libc::{c_long, user_regs_struct as Registers};
     use nix::sys::ptrace;
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
     use nix::unistd::Pid;
@@ -317,6 +318,66 @@ mod intruder {
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
     use std::process::Command;
+
+    /// The system call instruction: its length, and the bits of a word that it takes.
+    #[cfg(target_arch = "x86_64")]
+    const INSTRUCTION: (u64, i64, i64) = (2, 0xffff, 0x050f);
+    #[cfg(target_arch = "aarch64")]
+    const INSTRUCTION: (u64, i64, i64) = (4, 0xffff_ffff, 0xd400_0001);
+
+    /// The number of the system call that the thread is in.
+    fn number_in(registers: &Registers) -> c_long {
+        #[cfg(target_arch = "x86_64")]
+        return registers.orig_rax as c_long;
+        #[cfg(target_arch = "aarch64")]
+        return registers.regs[8] as c_long;
+    }
+
+    fn set_call(registers: &mut Registers, number: c_long, arguments: [u64; 6]) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            registers.rax = number as u64;
+            [registers.rdi, registers.rsi, registers.rdx, ..] = arguments;
+            [.., registers.r10, registers.r8, registers.r9] = arguments;
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            registers.regs[8] = number as u64;
+            registers.regs[..6].copy_from_slice(&arguments);
+        }
+    }
+
+    /// Prevents a restart of the interrupted system call.
+    fn prevent_restart(registers: &mut Registers) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            registers.orig_rax = u64::MAX;
+        }
+        // The kernel does not restart a call if the tracer has changed the program counter.
+        #[cfg(target_arch = "aarch64")]
+        let _ = registers;
+    }
+
+    fn result_in(registers: &Registers) -> i64 {
+        #[cfg(target_arch = "x86_64")]
+        return registers.rax as i64;
+        #[cfg(target_arch = "aarch64")]
+        return registers.regs[0] as i64;
+    }
+
+    fn program_counter(registers: &mut Registers) -> &mut u64 {
+        #[cfg(target_arch = "x86_64")]
+        return &mut registers.rip;
+        #[cfg(target_arch = "aarch64")]
+        return &mut registers.pc;
+    }
+
+    fn stack_pointer(registers: &mut Registers) -> &mut u64 {
+        #[cfg(target_arch = "x86_64")]
+        return &mut registers.rsp;
+        #[cfg(target_arch = "aarch64")]
+        return &mut registers.sp;
+    }
 
     /// Stops the daemon's main thread. Reports the test as skipped if that is not possible.
     fn seize(daemon: &Daemon) -> Option<()> {
@@ -337,8 +398,12 @@ mod intruder {
             // waitpid(2) needs this flag for a thread that is not the first of its process.
             waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
             let registers = ptrace::getregs(thread).unwrap();
-            let waits = [nix::libc::SYS_epoll_wait, nix::libc::SYS_epoll_pwait];
-            let is_waiting = waits.contains(&(registers.orig_rax as i64));
+            let waits = [
+                #[cfg(target_arch = "x86_64")]
+                nix::libc::SYS_epoll_wait,
+                nix::libc::SYS_epoll_pwait,
+            ];
+            let is_waiting = waits.contains(&number_in(&registers));
             (!is_waiting).then(|| ptrace::cont(thread, None).unwrap());
             is_waiting.then_some(())
         });
@@ -354,28 +419,23 @@ mod intruder {
         let pid = daemon.pid();
         let before = ptrace::getregs(pid).unwrap();
         let mut registers = before;
-        // The thread is in epoll_wait, so the instruction before the next one is `syscall`.
-        registers.rip -= 2;
-        let instruction = ptrace::read(pid, registers.rip as ptrace::AddressType).unwrap();
-        assert_eq!(
-            instruction & 0xffff,
-            0x050f,
-            "the instruction is not `syscall`"
-        );
-        registers.rax = call as u64;
-        // Prevents a restart of the interrupted system call.
-        registers.orig_rax = u64::MAX;
+        // The thread is in epoll_wait, so the instruction before the next one is the system call.
+        let (length, bits, instruction) = INSTRUCTION;
+        let counter = program_counter(&mut registers);
+        *counter -= length;
+        let word = ptrace::read(pid, *counter as ptrace::AddressType).unwrap();
+        assert_eq!(word & bits, instruction, "not a system call");
+        prevent_restart(&mut registers);
         let mut all = [0; 6];
         all[..COUNT].copy_from_slice(&arguments);
-        [registers.rdi, registers.rsi, registers.rdx, ..] = all;
-        [.., registers.r10, registers.r8, registers.r9] = all;
+        set_call(&mut registers, call, all);
         ptrace::setregs(pid, registers).unwrap();
         ptrace::step(pid, None).unwrap();
         match waitpid(pid, None).unwrap() {
             WaitStatus::Stopped(_, Signal::SIGTRAP) | WaitStatus::PtraceEvent(..) => {}
             ended => return Err(ended),
         }
-        let result = ptrace::getregs(pid).unwrap().rax as i64;
+        let result = result_in(&ptrace::getregs(pid).unwrap());
         ptrace::setregs(pid, before).unwrap();
         Ok(result)
     }
@@ -387,7 +447,8 @@ mod intruder {
 
     /// As above, for any bytes, with a zero byte after them.
     fn put_bytes(daemon: &Daemon, bytes: &[u8]) -> u64 {
-        let at = ptrace::getregs(daemon.pid()).unwrap().rsp - 4096;
+        let mut registers = ptrace::getregs(daemon.pid()).unwrap();
+        let at = *stack_pointer(&mut registers) - 4096;
         let mut bytes = bytes.to_vec();
         bytes.resize(bytes.len() / 8 * 8 + 8, 0);
         for (index, word) in bytes.chunks_exact(8).enumerate() {
@@ -422,6 +483,7 @@ mod intruder {
         let at_cwd = nix::libc::AT_FDCWD as u64;
         for (number, arguments) in [
             (nix::libc::SYS_openat, [at_cwd, here, 0]),
+            #[cfg(target_arch = "x86_64")]
             (nix::libc::SYS_open, [here, 0, 0]),
             (nix::libc::SYS_kill, [1, 0, 0]),
             (nix::libc::SYS_tgkill, [1, 1, 0]),
@@ -431,10 +493,12 @@ mod intruder {
             (nix::libc::SYS_sendmsg, [0, here, 0]),
             (nix::libc::SYS_sendmmsg, [0, here, 1]),
             (nix::libc::SYS_mremap, [here, 4096, 4096]),
+            #[cfg(target_arch = "x86_64")]
             (nix::libc::SYS_unlink, [here, 0, 0]),
             (nix::libc::SYS_unlinkat, [at_cwd, here, 0]),
             (nix::libc::SYS_statx, [at_cwd, here, 0]),
             (nix::libc::SYS_newfstatat, [at_cwd, here, 0]),
+            #[cfg(target_arch = "x86_64")]
             (nix::libc::SYS_lstat, [here, here, 0]),
             (nix::libc::SYS_io_uring_setup, [1, here, 0]),
             (
@@ -461,7 +525,8 @@ mod intruder {
         daemon.lines().wait("serving");
         let Some(()) = seize(&daemon) else { return };
         let here = put(&daemon, Path::new("/dev/null"));
-        let opened = call(&daemon, nix::libc::SYS_open, [here, 0, 0]);
+        let at_cwd = nix::libc::AT_FDCWD as u64;
+        let opened = call(&daemon, nix::libc::SYS_openat, [at_cwd, here, 0]);
         assert!(opened.is_ok_and(|descriptor| descriptor > 2), "{opened:?}");
         let socket = call(&daemon, nix::libc::SYS_socket, [1, 1, 0]);
         assert!(socket.is_ok_and(|descriptor| descriptor > 2), "{socket:?}");
@@ -475,7 +540,9 @@ mod intruder {
             (nix::libc::SYS_execve, [0, 0, 0]),
             (nix::libc::SYS_socket, [1, 1, 0]),
             (nix::libc::SYS_connect, [0, 0, 0]),
+            #[cfg(target_arch = "x86_64")]
             (nix::libc::SYS_fork, [0, 0, 0]),
+            (nix::libc::SYS_clone, [Signal::SIGCHLD as u64, 0, 0]),
             (nix::libc::SYS_mmap, [0, 4096, executable]),
         ] {
             let Some(daemon) = started() else { return };
@@ -609,8 +676,9 @@ mod intruder {
             };
             // Moves the stack pointer below the stack, so that the thread touches the guard page next.
             let mut registers = ptrace::getregs(thread).unwrap();
-            registers.rsp = bottom(&daemon, registers.rsp) - 1024;
-            registers.orig_rax = u64::MAX;
+            let stack = stack_pointer(&mut registers);
+            *stack = bottom(&daemon, *stack) - 1024;
+            prevent_restart(&mut registers);
             ptrace::setregs(thread, registers).unwrap();
             ptrace::detach(thread, None).unwrap();
             assert_eq!(daemon.wait().signal(), Some(Signal::SIGABRT as i32));
@@ -661,9 +729,12 @@ mod intruder {
             }
             let at = put(&daemon, file);
             for (number, arguments) in [
+                #[cfg(target_arch = "x86_64")]
                 (nix::libc::SYS_unlink, [at, 0, 0]),
                 (nix::libc::SYS_unlinkat, [at_cwd, at, 0]),
+                #[cfg(target_arch = "x86_64")]
                 (nix::libc::SYS_rename, [at, at, 0]),
+                (nix::libc::SYS_renameat2, [at_cwd, at, at_cwd]),
                 (nix::libc::SYS_newfstatat, [at_cwd, at, at]),
                 (nix::libc::SYS_statx, [at_cwd, at, 0]),
             ] {

@@ -10,6 +10,9 @@ for each result. This script builds the machine, boots it four times and checks 
 3. The machine is suspended to RAM while the daemon runs, and its wall clock is set.
 4. The daemon has checks of pressure, of a control group and of the clock, which fail and pass.
 
+With `--architecture arm64`, qemu emulates another processor. The boots are others: the daemon in its sandbox with a check
+of each kind, or the tests in `--tests`. .ci/arm builds the programs.
+
 Fails on a panic, on a line with FAIL, on an expected line that is missing, and on a boot that takes too long. qemu exits
 with code 0 after a kernel panic and after a power-off, so the test reads the console.
 
@@ -29,13 +32,36 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 GUEST = ROOT / "tests/vm"
-TARGET = "x86_64-unknown-linux-gnu"
+
+
+class Machine(NamedTuple):
+    """A processor, and what the test needs for it."""
+
+    target: str
+    qemu: str
+    # Where Debian has that, and the options without which it starts no kernel.
+    qemu_package: str
+    options: tuple
+    console: str
+    cc: str
+    # The command of .cargo/config.toml that builds the static program.
+    build: str
+
+
+MACHINES = {
+    "amd64": Machine("x86_64-unknown-linux-gnu", "qemu-system-x86_64", "qemu-system-x86", (), "ttyS0", "cc",
+                     "static"),
+    "arm64": Machine("aarch64-unknown-linux-gnu", "qemu-system-aarch64", "qemu-system-arm",
+                     ("-M", "virt", "-cpu", "cortex-a53", "-smp", "2"), "ttyAMA0", "aarch64-linux-gnu-gcc",
+                     "static-arm64"),
+}
 
 # For one boot without KVM, on a machine whose processors are shared.
-BOOT_SECONDS_MAX = 180
+BOOT_SECONDS_MAX = 500
 INSTALL_SECONDS_MAX = 600
 BUILD_SECONDS_MAX = 900
 MEMORY_MIB = 128
@@ -58,6 +84,10 @@ STOPPED = [
     "init: /a blank is unmounted",
     "init: / is read-only",
 ]
+# Without the file system that the script mounts later.
+STOPPED_EARLY = [*STOPPED[:-2], STOPPED[-1]]
+# Checks of real things that can pass in the machine. It has no sensor of temperature.
+KINDS = "heartbeat file process tcp unix http exec pressure memory disk pids fds clock mount".split()
 BOOTS = {
     "everything": (
         "",
@@ -154,6 +184,27 @@ BOOTS = {
         ],
     ),
 }
+# The boots of a machine with another processor.
+OTHER_BOOTS = {
+    "sandbox": (
+        "vm=sandbox",
+        [
+            *BOOTED[:2],
+            "vm: ok the sandbox is complete",
+            "vm: ok each thread has the filter",
+            "vm: ok no thread gets new privileges",
+            "vm: ok 1000 of 1000 probes are answered",
+            *(f"vm: ok the check of kind {kind} passes" for kind in KINDS),
+            "vm: ok the check of a missing sensor fails",
+            "vm: ok readyz fails while the daemon drains",
+            "vm: ok livez passes while it drains",
+            "vm: ok the last line counts the requests",
+            "vm: ok the exit code is 0",
+            *STOPPED_EARLY,
+            "reboot: Power down",
+        ],
+    ),
+}
 
 
 class Missing(Exception):
@@ -167,25 +218,37 @@ def main():
     try:
         if platform.machine() != "x86_64":
             raise Missing(f"this machine is {platform.machine()}; the kernel is for x86_64")
-        qemu = find_qemu(arguments.install)
-        kernel = arguments.kernel or find_in_package(work, "kernel", arguments.install)
-        busybox = arguments.busybox or find_in_package(work, "busybox", arguments.install)
-        init = arguments.init or build()
-        daemon = arguments.daemon or build_daemon()
-        clock = build_clock(work)
+        architecture = arguments.architecture
+        qemu = find_qemu(arguments.install, architecture)
+        kernel = arguments.kernel or find_in_package(work, "kernel", arguments.install, architecture)
+        busybox = arguments.busybox or find_in_package(work, "busybox", arguments.install, architecture)
+        init = arguments.init or build(MACHINES[architecture].target)
+        daemon = arguments.daemon or build_daemon(MACHINES[architecture])
+        clock = build_clock(work, MACHINES[architecture].cc)
     except Missing as missing:
         print(f"skip: {missing}")
         return 3 if arguments.require else 0
     initrd = work / "initrd.gz"
     entries = files(init, daemon, busybox, clock)
+    if arguments.tests:
+        more = test_files(work, arguments)
+        entries = [entry for entry in entries if entry[0] != "bin/sh"] + more
     initrd.write_bytes(gzip.compress(archive(entries), 6))
     size = sum(len(content) for _, _, content in entries)
+    if arguments.tests:
+        # The kernel has the archive and the files at the same time, and files take at most half of the memory.
+        global MEMORY_MIB
+        MEMORY_MIB += size * 4 >> 20
     print(f"init {init.stat().st_size >> 10} KiB, {size >> 10} KiB of files in all")
 
-    failed, boots = [], {name: boot for name, boot in BOOTS.items() if arguments.only in name}
+    boots = BOOTS if architecture == "amd64" else OTHER_BOOTS
+    if arguments.tests:
+        expected = [f"vm: ok the tests of {program.stem.rpartition('-')[0]}" for program in arguments.tests]
+        boots = {"tests": ("vm=tests", [*BOOTED[:2], *expected, *STOPPED_EARLY, "reboot: Power down"])}
+    failed, boots = [], {name: boot for name, boot in boots.items() if arguments.only in name}
     for name, (append, expected) in boots.items():
         started = time.monotonic()
-        console = boot(qemu, kernel, initrd, f"{append} {arguments.append}")
+        console = boot(qemu, kernel, initrd, f"{append} {arguments.append}", architecture)
         (work / f"console-{name.replace(' ', '-')}.txt").write_text(console)
         problem = judge(console, expected)
         seconds = time.monotonic() - started
@@ -198,58 +261,81 @@ def main():
             for line in console.splitlines():
                 if re.match("(init|vm): ", line) and not re.match("vm: ok", line):
                     print(f"  | {line}")
+            report_untried(console)
     print(f"{len(boots) - len(failed)} boots passed, {len(failed)} failed")
     return 1 if failed else 0
+
+
+def report_untried(console):
+    """Tests that could not run in the machine are listed with those that could not run here."""
+    if "HEALTHZ_UNTRIED" in os.environ:
+        with open(os.environ["HEALTHZ_UNTRIED"], "a", encoding="utf-8") as file:
+            file.writelines(f"in the machine, {line}\n" for line in re.findall("^vm: untried: (.*)", console, re.M))
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--install", action="store_true", help="get what is missing with apt-get (as root)")
     parser.add_argument("--require", action="store_true", help="exit with 3 instead of skipping")
+    parser.add_argument("--architecture", choices=MACHINES, default="amd64", help="of the machine and the binaries")
     parser.add_argument("--init", type=Path, help="a static binary instead of examples/init.rs")
     parser.add_argument("--daemon", type=Path, help="a static binary instead of that of `cargo static`")
     parser.add_argument("--kernel", type=Path, help="a bzImage with devtmpfs, cgroups and a serial console")
     parser.add_argument("--busybox", type=Path, help="a static busybox")
     parser.add_argument("--only", default="", metavar="TEXT", help="boots whose name contains this")
+    parser.add_argument("--tests", type=Path, nargs="*", default=[], metavar="FILE",
+                        help="static binaries with tests, which run in the machine instead of all else")
+    parser.add_argument("--tested", type=Path, help="the program that they test, at its place here")
     parser.add_argument("--append", default="", help="more for the kernel's command line")
     work = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "vm"
     parser.add_argument("--work", type=Path, default=work, help="where files and consoles are kept")
     return parser.parse_args()
 
 
-def find_qemu(may_install):
-    if not shutil.which("qemu-system-x86_64") and may_install and os.geteuid() == 0:
+def find_qemu(may_install, architecture="amd64"):
+    machine = MACHINES[architecture]
+    if not shutil.which(machine.qemu) and may_install and os.geteuid() == 0:
         update()
-        command(["apt-get", "install", "-q", "-y", "--no-install-recommends", "qemu-system-x86"])
-    qemu = shutil.which("qemu-system-x86_64")
+        command(["apt-get", "install", "-q", "-y", "--no-install-recommends", machine.qemu_package])
+    qemu = shutil.which(machine.qemu)
     if not qemu:
-        raise Missing("no qemu-system-x86_64: apt-get install qemu-system-x86, or --install as root")
+        raise Missing(f"no {machine.qemu}: apt-get install {machine.qemu_package}, or --install as root")
     return qemu
 
 
 # The package of each file, and its path in the package.
 IN_PACKAGES = {
-    "kernel": ("linux-image-[0-9.-]*-cloud-amd64", "boot/vmlinuz-*"),
+    "kernel": ("linux-image-[0-9.-]*-cloud-{}", "boot/vmlinuz-*"),
     "busybox": ("busybox-static", "bin/busybox"),
+    "dash": ("dash", "bin/dash"),
+    "setpriv": ("util-linux", "usr/bin/setpriv"),
+    "libcap-ng": ("libcap-ng0", "lib/*/libcap-ng.so.0"),
 }
 
 
-def find_in_package(work, what, may_install):
+def find_in_package(work, what, may_install, architecture="amd64"):
     """A file of a Debian package. The package is unpacked and not installed, so no root is needed."""
     pattern, inside = IN_PACKAGES[what]
+    # The lists of packages of another architecture are in a folder of their own (as in .ci/debian-rust).
+    lists, options = work / f"apt-{architecture}", []
+    if architecture != "amd64":
+        options = [f"-oAPT::Architecture={architecture}", f"-oAPT::Architectures={architecture}",
+                   f"-oDir::State::lists={lists}/lists", f"-oDir::Cache={lists}/cache"]
     directory = work / what
     found = sorted(directory.glob(inside))
     if not found and may_install and shutil.which("apt-get"):
         directory.mkdir(exist_ok=True)
-        update()
+        if options:
+            (lists / "lists/partial").mkdir(parents=True, exist_ok=True)
+            (lists / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
+        update(*options)
+        package = pattern
         if what == "kernel":
             # The package without a version in its name depends on the one with it.
-            depends = command(["apt-cache", "depends", "linux-image-cloud-amd64"])
-            package = re.search(f"Depends: ({pattern})", depends)
+            depends = command(["apt-cache", *options, "depends", f"linux-image-cloud-{architecture}"])
+            package = re.search(f"Depends: ({pattern.format(architecture)})", depends or "")
             package = package and package[1]
-        else:
-            package = pattern
-        if package and command(["apt-get", "download", "-q", package], directory) is not None:
+        if package and command(["apt-get", *options, "download", "-q", package], directory) is not None:
             for deb in directory.glob("*.deb"):
                 command(["dpkg", "-x", deb, directory])
                 deb.unlink()
@@ -260,10 +346,10 @@ def find_in_package(work, what, may_install):
 
 
 @functools.cache
-def update():
+def update(*options):
     """Runs apt-get update once, before the first package is downloaded."""
     if os.geteuid() == 0:
-        command(["apt-get", "update", "-q"])
+        command(["apt-get", *options, "update", "-q"])
 
 
 def command(words, directory=None):
@@ -282,29 +368,29 @@ def command(words, directory=None):
     return done.stdout
 
 
-def build():
+def build(target):
     """The init as one static binary. `cargo static` builds the daemon in the same way, for small size."""
     flags = '["-Ctarget-feature=+crt-static", "-Crelocation-model=static"]'
-    words = ["cargo", "build", "--quiet", "--release", "--example", "init", "--target", TARGET,
+    words = ["cargo", "build", "--quiet", "--release", "--example", "init", "--target", target,
              "--no-default-features", "--features", "server",
-             "--config", f"target.{TARGET}.rustflags = {flags}"]
+             "--config", f"target.{target}.rustflags = {flags}"]
     subprocess.run(words, cwd=ROOT, check=True, timeout=BUILD_SECONDS_MAX)
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    return ROOT / target / TARGET / "release/examples/init"
+    folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    return ROOT / folder / target / "release/examples/init"
 
 
-def build_daemon():
-    subprocess.run(["cargo", "static", "--quiet"], cwd=ROOT, check=True, timeout=BUILD_SECONDS_MAX)
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    return ROOT / target / TARGET / "release/healthz"
+def build_daemon(machine):
+    subprocess.run(["cargo", machine.build, "--quiet"], cwd=ROOT, check=True, timeout=BUILD_SECONDS_MAX)
+    folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    return ROOT / folder / machine.target / "release/healthz"
 
 
-def build_clock(work):
+def build_clock(work, cc="cc"):
     """A static program that sets the state of the kernel's clock: synchronised or not."""
     program = work / "set-clock"
-    words = ["cc", "-static", "-Os", "-Wall", "-Werror", "-o", program, GUEST / "set-clock.c"]
+    words = [cc, "-static", "-Os", "-Wall", "-Werror", "-o", program, GUEST / "set-clock.c"]
     if command(words) is None:
-        raise Missing("no C compiler that makes static programs: apt-get install gcc libc6-dev")
+        raise Missing(f"{cc} is no C compiler that makes static programs: apt-get install gcc libc6-dev")
     return program
 
 
@@ -314,8 +400,8 @@ DIRECTORY, SYMLINK, PROGRAM, PLAIN = 0o040755, 0o120777, 0o100755, 0o100644
 def files(init, daemon, busybox, clock):
     """(path, mode, content) of each file in the initramfs. The init makes its own mount points."""
     commands = (
-        "awk cat date dd echo grep head httpd kill ls mkdir mkfifo mount nc pidof printf rmdir sed sh sleep sort"
-        " start-stop-daemon timeout tr unshare wc wget"
+        "awk cat cp date dd echo grep head httpd kill ls mkdir mkfifo mount nc pidof printf rmdir sed sh sleep sort"
+        " start-stop-daemon tail timeout tr true unshare wc wget"
     )
     return [
         ("bin", DIRECTORY, b""),
@@ -330,6 +416,30 @@ def files(init, daemon, busybox, clock):
         ("set-clock", PROGRAM, clock.read_bytes()),
         ("init", PROGRAM, init.read_bytes()),
     ]
+
+
+def test_files(work, arguments):
+    """The tests, the program that they test, and what they read and start."""
+    programs = {name: find_in_package(work, name, arguments.install, arguments.architecture).read_bytes()
+                for name in ("dash", "setpriv", "libcap-ng")}
+    libraries = Path("/usr/aarch64-linux-gnu/lib")
+    found = [
+        ("lib", DIRECTORY, b""),
+        ("etc/services", PLAIN, b"http 80/tcp\n"),
+        # The shell of busybox runs its own setpriv, which cannot drop capabilities.
+        ("bin/sh", PROGRAM, programs["dash"]),
+        ("bin/setpriv", PROGRAM, programs["setpriv"]),
+        ("lib/libcap-ng.so.0", PROGRAM, programs["libcap-ng"]),
+        *((f"lib/{name}", PROGRAM, (libraries / name).read_bytes()) for name in ("ld-linux-aarch64.so.1", "libc.so.6")),
+        ("tests", DIRECTORY, b""),
+        *((f"tests/{program.stem.rpartition('-')[0]}", PROGRAM, program.read_bytes()) for program in arguments.tests),
+    ]
+    for file in [arguments.tested, *(ROOT / "tests/conformance").glob("*")]:
+        path = file.resolve().relative_to("/")
+        known = {path for path, _, _ in found}
+        found += [(str(folder), DIRECTORY, b"") for folder in reversed(path.parents) if str(folder) not in {*known, "."}]
+        found.append((str(path), PROGRAM, file.read_bytes()))
+    return found
 
 
 def archive(entries):
@@ -349,13 +459,14 @@ def archive(entries):
     return bytes(out)
 
 
-def boot(qemu, kernel, initrd, append):
+def boot(qemu, kernel, initrd, append, architecture="amd64"):
     """The output of the console until the machine stops, prints a fatal text, or the time is over."""
+    machine = MACHINES[architecture]
     words = [
-        qemu, "-accel", "tcg", "-m", str(MEMORY_MIB), "-nodefaults", "-nic", "none", "-no-reboot",
+        qemu, *machine.options, "-accel", "tcg", "-m", str(MEMORY_MIB), "-nodefaults", "-nic", "none", "-no-reboot",
         "-display", "none", "-serial", "stdio",
         "-kernel", kernel, "-initrd", initrd,
-        "-append", f"console=ttyS0 panic=-1 loglevel=4 {append}",
+        "-append", f"console={machine.console} panic=-1 loglevel=4 {append}",
     ]
     deadline = time.monotonic() + BOOT_SECONDS_MAX
     console = bytearray()

@@ -44,9 +44,13 @@ pub fn prepare() {
             .ok()
             .flatten()
             .and_then(|bytes| u64::try_from(bytes).ok()),
+        #[allow(
+            clippy::useless_conversion,
+            reason = "it has 32 bits where the processor has"
+        )]
         fds_max: getrlimit(Resource::RLIMIT_NOFILE)
             .ok()
-            .map(|(soft, _)| soft),
+            .map(|(soft, _)| soft.into()),
         start: time(ClockId::CLOCK_BOOTTIME).map(|boot_time| Start {
             boot_time,
             unix_millis: AtomicU64::new(0),
