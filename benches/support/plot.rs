@@ -47,7 +47,7 @@ pub struct Mark {
 const WIDTH: f64 = 980.0;
 /// Where the names of the rows end and the axis begins.
 const LEFT: f64 = 150.0;
-const PLOT_WIDTH: f64 = 410.0;
+const PLOT_WIDTH: f64 = 380.0;
 const COLUMNS_LEFT: f64 = LEFT + PLOT_WIDTH + 60.0;
 const TOP: f64 = 104.0;
 const ROW: f64 = 26.0;
@@ -228,7 +228,7 @@ fn draw(svg: &mut String, chart: &Chart, panel: &Panel, scale: &Scale, top: f64)
         }
         for (index, cell) in row.cells.iter().enumerate() {
             let at = [column(index, chart.columns.len()), y + 9.0];
-            text(svg, at, weight, &format!("{END} font-size=\"12\""), cell);
+            text(svg, at, weight, &format!("{END} font-size=\"11.5\""), cell);
         }
     }
 }
