@@ -258,23 +258,29 @@ fn a_daemon_that_stops_continues_without_the_sources_processes() {
 fn leaving_programs(dir: &Path) -> [String; 2] {
     fs::create_dir_all(dir).unwrap();
     let script = dir.join("leave.sh");
-    write(&script, "setsid sleep 4321 & sleep 4321 & exit 0\n");
+    let sleep = format!("sleep {}", sleep_seconds());
+    write(&script, &format!("setsid {sleep} & {sleep} & exit 0\n"));
     [
         format!(
             "leaves=exec:/bin/sh {},period=1s,timeout=1s",
             script.display()
         ),
-        "hangs=exec:/bin/sleep 4321,period=60s,timeout=60s".to_owned(),
+        format!("hangs=exec:/bin/{sleep},period=60s,timeout=60s"),
     ]
 }
 
+/// Different in each run, so that a run finds no process of another one.
+fn sleep_seconds() -> String {
+    format!("4321.{}", std::process::id())
+}
+
 fn sleepers() -> Vec<Pid> {
+    let end = format!("sleep\0{}\0", sleep_seconds());
     let processes = fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let is_sleeper = |pid: &i32| {
-        fs::read(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|line| line.ends_with(b"sleep\x004321\0"))
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(end.as_bytes()))
     };
     processes.filter(is_sleeper).map(Pid::from_raw).collect()
 }
