@@ -449,8 +449,9 @@ def memory_limited(house):
     daemon = house.daemon(*small)
     besides = daemon.status("VmData") * 1024 - promised(house, *small)
     daemon.stop()
-    # Two allocations are rounded up to pages. The start also needs a part of the heap, and frees it.
-    enough = besides + promised(house, *large) + 2 * resource.getpagesize() + (128 << 10)
+    # Two allocations are rounded up to pages. The start also tries whether the heap can grow by 132 KiB, and gives back
+    # what only the start needs of the heap.
+    enough = besides + promised(house, *large) + 2 * resource.getpagesize() + (192 << 10)
     refused = house.run(
         [house.args.daemon, "--listen", "127.0.0.1:0", *large], preexec_fn=limit_data(enough - (1 << 20))
     )
