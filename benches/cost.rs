@@ -113,12 +113,7 @@ fn measure() -> Result<(), String> {
             continue;
         };
         let title = format!("{}, {}", load.name, thousands(load.rate.into()));
-        let with_results: Vec<(&Program, &Pairs)> = programs
-            .iter()
-            .zip(&results)
-            .filter(|(_, pairs)| pairs.failure.is_none())
-            .collect();
-        for (index, (program, pairs)) in with_results.iter().enumerate() {
+        for (index, (program, pairs)) in results.iter().enumerate() {
             let [median, low, high] = pairs.ratio(Run::cost).map(number);
             table.row([
                 if index == 0 {
@@ -138,9 +133,9 @@ fn measure() -> Result<(), String> {
         }
         panels.push(Panel {
             title: format!("{title} probes a second"),
-            rows: with_results
+            rows: results
                 .into_iter()
-                .map(|(program, pairs)| row(program, pairs))
+                .map(|(program, pairs)| row(program, &pairs))
                 .collect(),
         });
     }

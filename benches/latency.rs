@@ -5,9 +5,15 @@
 //! not measured. Each run of a server is directly beside a run of the base (`--pair`, usually the best C loop). Times
 //! depend on the machine; the ratio within a pair is what can be compared.
 //!
-//! `-- --seconds 0.3 --rounds 11 --keep-alive 8 --rate 5000 --tries 2` set the length of a run, the number of pairs, the
-//! number of connections, the probes per second, and the factor for more pairs on a busy machine. Writes
-//! `target/bench/latency.svg`.
+//! Options, with their defaults:
+//!
+//! - `--seconds 0.3`: the length of a run
+//! - `--rounds 11`: the number of pairs
+//! - `--keep-alive 8`: the number of connections with keep-alive
+//! - `--rate 5000`: probes per second
+//! - `--tries 2`: on a busy machine, up to so many times as many pairs
+//!
+//! Writes `target/bench/latency.svg`.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -144,12 +150,7 @@ fn measure() -> Result<(), String> {
         let Some(results) = pairs::compare(load, &mut programs, base, plan) else {
             continue;
         };
-        let with_results: Vec<(&Program, &Pairs)> = programs
-            .iter()
-            .zip(&results)
-            .filter(|(_, pairs)| pairs.failure.is_none())
-            .collect();
-        for (index, (program, pairs)) in with_results.iter().enumerate() {
+        for (index, (program, pairs)) in results.iter().enumerate() {
             let ratios = [pairs.ratio(median), pairs.ratio(p99)].map(|ratio| ratio.map(number));
             let [[half, half_low, half_high], [tail, tail_low, tail_high]] = ratios;
             table.row([
@@ -171,9 +172,9 @@ fn measure() -> Result<(), String> {
         }
         panels.push(Panel {
             title: format!("{}, {} probes a second", load.name, thousands(rate.into())),
-            rows: with_results
+            rows: results
                 .into_iter()
-                .map(|(program, pairs)| row(program, pairs))
+                .map(|(program, pairs)| row(program, &pairs))
                 .collect(),
         });
     }

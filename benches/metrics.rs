@@ -1,8 +1,8 @@
 //! The cost of `/metrics`: `cargo bench --bench metrics`.
 //!
-//! Compares the `healthz` program with 64 checks, each on 3 endpoints, with a hyper server that has the same series
-//! in the usual crate, `prometheus-client` (`benches/peers`), and with a loop that sends the same bytes from a
-//! constant buffer: its time is the kernel's part. Prints the size of the text and the CPU time of each server process
+//! Compares the `healthz` program with two other servers (`benches/peers`). It has 64 checks, each on 3 endpoints. A
+//! hyper server has the same series in the usual crate, `prometheus-client`. A loop sends the same bytes from a constant
+//! buffer: its time is the kernel's part. Prints the size of the text and the CPU time of each server process
 //! for a scrape. Also prints the latency of probes during a scrape every second, and while other clients read their
 //! text slowly. The servers take turns in one run. Times depend on the machine; the ratio within a round is what can be
 //! compared.

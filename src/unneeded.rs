@@ -1,9 +1,9 @@
 //! Gives back memory that only the start needed.
 //!
-//! A process that has parsed its configuration keeps pages of the program's file that it will never use again, free
-//! pages in the heap, and pages of the stack that only deeper calls have used. This gives all of them back to the
-//! kernel. If a page of the file is used later, the kernel maps it again, usually without reading the file. Called once
-//! the daemon serves, and by the sources processes before they wait.
+//! After the start, a process has three kinds of pages that it does not need: pages of the program's file that only the
+//! start used, free pages of the heap, and pages of the stack that only deeper calls have used. This gives them back to
+//! the kernel. If a page of the file is used later, the kernel maps it again, usually without reading the file. Called
+//! once the daemon serves, and by the sources processes before they wait.
 //!
 //! Besides the `sys` modules, the only file of the program that may contain `unsafe`.
 #![allow(unsafe_code)]

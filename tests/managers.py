@@ -72,7 +72,7 @@ class Service:
         self.house, self.port = house, free_port()
         self.place = house.dir / name
         self.place.mkdir()
-        # The user nobody can execute this copy: the build may be in a directory that only root can enter.
+        # The services run this copy, because the build may be in a directory that only root can enter.
         house.dir.chmod(0o711)
         self.program = shutil.copy(house.args.daemon, self.place / "healthz")
         self.checks = self.place / "healthz.toml"

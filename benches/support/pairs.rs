@@ -56,8 +56,8 @@ pub struct Pairs {
     pairs: Vec<Pair>,
     /// Number of undisturbed pairs.
     quiet: usize,
-    /// Why the server is left out under this load.
-    pub failure: Option<String>,
+    /// The server failed under this load.
+    is_left_out: bool,
 }
 
 impl Pairs {
@@ -132,16 +132,16 @@ fn place(load: &Load, programs: &[Program]) -> bool {
     true
 }
 
-/// Runs all pairs with a load. The result has one entry per program; `None` if the load needs more CPUs.
+/// Runs all pairs with a load. The result has the programs that were not left out; `None` if the load needs more CPUs.
 ///
 /// # Panics
 /// If a server of ours fails. Another one is left out.
-pub fn compare(
+pub fn compare<'p>(
     load: &Load,
-    programs: &mut [Program],
+    programs: &'p mut [Program],
     base: usize,
     plan: Plan,
-) -> Option<Vec<Pairs>> {
+) -> Option<Vec<(&'p Program, Pairs)>> {
     if !place(load, programs) {
         return None;
     }
@@ -150,7 +150,7 @@ pub fn compare(
         .map(|_| Pairs {
             pairs: Vec::new(),
             quiet: 0,
-            failure: None,
+            is_left_out: false,
         })
         .collect();
     let bound = load.waited_max(plan.seconds) * 2.0;
@@ -159,7 +159,7 @@ pub fn compare(
             // Each round begins with another server.
             let index = (round + turn) % programs.len();
             let pairs = &mut all[index];
-            if pairs.quiet >= plan.rounds || pairs.failure.is_some() {
+            if pairs.quiet >= plan.rounds || pairs.is_left_out {
                 continue;
             }
             match pair(load, programs, [index, base], plan.seconds, round % 2 == 0) {
@@ -169,7 +169,7 @@ pub fn compare(
                 }
                 Err(why) if index != base && !programs[index].is_ours() => {
                     println!("{}: left out: {why}\n", load.name);
-                    pairs.failure = Some(why);
+                    pairs.is_left_out = true;
                 }
                 Err(why) => panic!("{}: {why}", load.name),
             }
@@ -181,7 +181,8 @@ pub fn compare(
             .sort_by(|a, b| a.waited().total_cmp(&b.waited()));
         pairs.pairs.truncate(plan.rounds);
     }
-    Some(all)
+    let results = programs.iter().zip(all);
+    Some(results.filter(|(_, pairs)| !pairs.is_left_out).collect())
 }
 
 impl Pair {

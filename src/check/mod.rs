@@ -654,6 +654,37 @@ mod tests {
     }
 
     #[test]
+    fn the_state_that_a_check_starts_with_is_no_change() {
+        let check = Check::manual("disk").initially_passing();
+        assert!(check.observe(T0, Some(1)));
+        assert_eq!((check.changes(), check.last_change()), (0, None));
+        check.fail("full");
+        assert!(!check.observe(T0, Some(2)));
+        check.pass();
+        assert!(check.observe(T0, Some(3)));
+        assert_eq!((check.changes(), check.last_change()), (2, Some(3)));
+    }
+
+    #[test]
+    fn the_last_beat_is_that_of_the_program_or_the_one_reported_for_it() {
+        let check = Check::heartbeat("loop", Duration::from_secs(9));
+        assert_eq!(check.last_beat(), None);
+        check.beat(at(5000));
+        assert_eq!(check.last_beat(), Some(at(5000)));
+        assert_eq!(check.last_beat_unix_seconds(at(7000), Some(100)), Some(98));
+        let check = Check::heartbeat("loop", Duration::from_secs(9)).with_reported_beats();
+        check.beat(at(5000));
+        check.record_beat(90);
+        assert_eq!(check.last_beat(), None);
+        assert_eq!(check.last_beat_unix_seconds(at(7000), Some(100)), Some(90));
+    }
+
+    #[test]
+    fn a_name_for_the_constructors_can_be_tested_first() {
+        assert!(Check::is_name("disk/var") && !Check::is_name("disk var"));
+    }
+
+    #[test]
     fn a_heartbeat_passes_while_the_last_beat_is_younger_than_its_limit() {
         let check = Check::heartbeat("loop", Duration::from_millis(100)).overdue("stuck");
         assert_eq!(check.health(at(1_000_000)), Health::Unknown);
