@@ -384,7 +384,7 @@ fn a_start_without_enough_memory_fails_and_says_how_much_is_needed() {
     let server = failures.iter().rfind(|(_, lines)| is_told(lines));
     for ((status, lines), expected) in [
         (server.unwrap(), " KiB that 64 connections need;"),
-        (failures.last().unwrap(), " 512 KiB that threads need;"),
+        (failures.last().unwrap(), " 364 KiB that threads need;"),
     ] {
         lines.wait(expected);
         assert_eq!(status.code(), Some(1));
