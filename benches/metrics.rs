@@ -381,18 +381,21 @@ fn probes<T: Send>(
         let results = results.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(results.answered, results.sent, "answered probes");
         is_over.store(true, Ordering::Relaxed);
+        beside.thread().unpark();
         (results.ms(0.99) * 1000.0, beside.join().unwrap())
     })
 }
 
-/// Scrapes until `is_over` is true. Returns the duration of each scrape in ms.
+/// Scrapes until `is_over` is true, for which the thread is unparked. Returns the duration of each scrape in ms.
 fn scrape_every(interval: Duration, address: SocketAddr, is_over: &AtomicBool) -> Vec<f64> {
     let mut scraper = Scraper::new(address);
     let mut times = Vec::new();
     let started = Instant::now();
     while !is_over.load(Ordering::Relaxed) {
-        if started.elapsed() < interval * times.len() as u32 {
-            std::thread::sleep(Duration::from_millis(1));
+        // One sleep until the next scrape: more wake-ups would delay the prober, which runs on the same CPU.
+        let pause = (interval * times.len() as u32).saturating_sub(started.elapsed());
+        if !pause.is_zero() {
+            std::thread::park_timeout(pause);
             continue;
         }
         let began = Instant::now();
