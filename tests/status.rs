@@ -646,24 +646,24 @@ fn output_that_cannot_be_written_is_an_error_with_a_text() {
 fn an_answer_with_many_checks_or_a_long_word_takes_no_long_time() {
     let file = socket_path();
     let into_file = format!("> {}", file.display());
-    let lines: String = (0..200_000).map(|n| format!("[+]{n} ok\n")).collect();
+    let lines: String = (0..50_000).map(|n| format!("[+]{n} ok\n")).collect();
     let lines: &str = Box::leak(lines.into_boxed_str());
     let paths = ["/healthz", "/healthz?verbose", "/livez", "/livez?verbose"];
     let url = server(Vec::leak(paths.map(|path| (path, 200, TEXT, lines)).into()));
     let output = redirected(&url, &into_file);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = fs::read_to_string(&file).unwrap();
-    assert!(text.contains("/healthz  pass  200000 checks\n"));
-    assert_eq!(text.lines().count(), 6 + 200_000);
+    assert!(text.contains("/healthz  pass  50000 checks\n"));
+    assert_eq!(text.lines().count(), 6 + 50_000);
 
-    let line = format!("[-]a {}\n", "x".repeat(4_000_000));
+    let line = format!("[-]a {}\n", "x".repeat(1_000_000));
     let line: &str = Box::leak(line.into_boxed_str());
     let paths = ["/healthz", "/healthz?verbose"];
     let url = server(Vec::leak(paths.map(|path| (path, 500, TEXT, line)).into()));
     let output = redirected(&url, &into_file);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let text = fs::read_to_string(&file).unwrap();
-    assert_eq!(text.matches('x').count(), 4_000_000);
+    assert_eq!(text.matches('x').count(), 1_000_000);
 }
 
 #[test]
