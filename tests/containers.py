@@ -2,7 +2,7 @@
 """Builds the image of packaging/Containerfile, runs it, and checks the manifests in packaging/kubernetes.
 
 buildah builds the image without a daemon. runc runs it with the user, the arguments, the mounts and the rights that the
-Containerfile or a manifest gives it. The manifests are validated offline: kubernetes-validate has the schemas of
+Containerfile or a manifest gives it. Docker builds it too, and acts on its HEALTHCHECK. The manifests are validated offline: kubernetes-validate has the schemas of
 Kubernetes, and cloudcoil those of the Prometheus Operator. Each field is also misspelt once, which must be refused.
 
 One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
@@ -28,7 +28,7 @@ WORKLOADS = ["daemonset.yaml", "sidecar.yaml"]
 CASES_SECONDS_MAX = 300
 PATIENCE = 20
 
-PACKAGES = {"buildah": "buildah", "runc": "runc"}
+PACKAGES = {"buildah": "buildah", "runc": "runc", "dockerd": "docker.io"}
 VALIDATORS = ["kubernetes-validate==1.37.0", "cloudcoil-models-prometheus-operator==0.80.1.0"]
 # A Python with these validators; and a runtime that can make containers here.
 VALIDATION, RUNTIME = "validators of PyPI", "runc that works"
@@ -159,6 +159,72 @@ def _(house):
     # 127.0.0.2 is no address of the default: only a server on all addresses answers there.
     want("the answer", container.exec("/healthz", "probe", "-v", "http://127.0.0.2:10248/readyz"), (0, "ok\n"))
     container.stop()
+
+
+class Docker:
+    """A Docker daemon with its own images and containers."""
+
+    def __init__(self, house):
+        self.house, place = house, house.dir / "docker"
+        place.mkdir()
+        # The builder that Docker 20.10 has; the other one is a program of its own.
+        self.env = {**house.env, "DOCKER_HOST": f"unix://{place}/socket", "DOCKER_BUILDKIT": "0"}
+        # It changes neither the network of this machine nor its firewall.
+        self.process = house.start("dockerd", [
+            "dockerd", "--host", self.env["DOCKER_HOST"], "--pidfile", place / "pid", "--data-root", place / "data",
+            "--exec-root", place / "exec", "--storage-driver", "vfs",
+            "--bridge", "none", "--iptables=false", "--ip6tables=false",
+        ])
+
+    def is_up(self):
+        if self.process.poll() is not None:
+            raise Skip(f"dockerd does not run here: {said(self.process)}")
+        return self("version").code == 0
+
+    def __call__(self, *words):
+        return self.house.run(["docker", *map(str, words)], seconds=PATIENCE, env=self.env)
+
+    def ok(self, *words):
+        result = self(*words)
+        want(f"docker {words[0]}: exit code and errors", (result.code, result.err), (0, ""))
+        return result.out.strip()
+
+    def inspect(self, key):
+        return json.loads(self.ok("inspect", "--format", f"{{{{json .State.{key}}}}}", "healthz"))
+
+    def wait_for(self, state):
+        wait_for(f"{state} in Docker", PATIENCE, lambda: self.inspect("Health")["Status"] == state)
+
+
+@case("Docker finds the container healthy, unhealthy while it hangs, and stops it", "dockerd")
+def _(house):
+    docker = Docker(house)
+    wait_for("the Docker daemon", PATIENCE, docker.is_up)
+    context = house.dir / "docker-context"
+    context.mkdir()
+    shutil.copy(house.args.daemon, context / "healthz")
+    # It writes to its standard error that its builder is an old one.
+    built = docker("build", "--quiet", "--tag", "healthz", "--file", PACKAGING / "Containerfile", context)
+    want("exit code of docker build", built.code, 0)
+    docker.ok(
+        "run", "--detach", "--name", "healthz", "--network", "none", "--read-only", "--cap-drop", "ALL",
+        "--health-interval", "1s", "--health-retries", "1", "healthz",
+    )
+    try:
+        docker.wait_for("healthy")
+        want("what the probe prints", docker.inspect("Health")["Log"][-1]["Output"], "")
+        docker.ok("kill", "--signal", "STOP", "healthz")
+        docker.wait_for("unhealthy")
+        log = docker.inspect("Health")["Log"]
+        want("exit code of the probe", log[-1]["ExitCode"], 1)
+        want_match("what it prints", log[-1]["Output"], r"^127\.0\.0\.1:10248 accepted, but sent no answer within 1s$")
+        docker.ok("kill", "--signal", "CONT", "healthz")
+        docker.wait_for("healthy")
+        docker.ok("stop", "healthz")
+        want("exit code", docker.inspect("ExitCode"), 0)
+        want_match("its log", docker("logs", "healthz").err, r"stopped: \d+ requests answered")
+    finally:
+        docker("rm", "--force", "healthz")
 
 
 # ---------------------------------------------------------------------------------------------
