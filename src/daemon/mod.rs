@@ -60,8 +60,11 @@ pub const EXIT_USAGE: u8 = 2;
 
 /// Longest wait for the last log records at the end, if standard error blocks.
 const FLUSH_DURATION_MAX: Duration = Duration::from_secs(1);
-/// How much longer than the drain timeout the server's thread may take to exit. More is a bug.
+/// How much longer than the drain timeout the server's thread may take to exit.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
+/// How long the daemon waits after that: the thread may not have run, because the process was stopped (SIGSTOP, or a
+/// frozen cgroup) or the machine is busy. If it takes longer, that is a bug.
+const SECOND_EXIT_GRACE: Duration = Duration::from_secs(5);
 
 /// The server's thread handles the events of one poll within milliseconds. If it takes longer than this, it counts as
 /// unresponsive. After 2 s of that, the sync loop logs it and stops beating the watchdog.
@@ -489,9 +492,9 @@ impl Main<'_> {
         }
         let grace = options.config.limits.drain_duration + EXIT_GRACE;
         let drained = match self.run_until(server::now().saturating_add(grace))? {
-            // If the process was stopped meanwhile (SIGSTOP, or a frozen cgroup), the clock went on but the
-            // server did not run. So it gets the grace period once more.
-            DrainEnd::TimedOut => self.run_until(server::now().saturating_add(EXIT_GRACE))?,
+            DrainEnd::TimedOut => {
+                self.run_until(server::now().saturating_add(SECOND_EXIT_GRACE))?
+            }
             drained => drained,
         };
         match drained {
