@@ -72,7 +72,7 @@ struct healthz_check;
 /* Limits of a server. 0 selects the default, so a structure that is all zero is a good choice. */
 struct healthz_options {
   /* Most open connections, 1 to 65,535 (default 64). When all are in use, a new connection replaces
-   * the one that has been idle longest.
+   * an old one, usually the one that has been idle longest.
    */
   uint32_t connections;
   /* Longest request head in bytes, 512 to 65,535 (default 8,192). */
@@ -242,8 +242,9 @@ enum healthz_result healthz_poll_once(struct healthz *server,
                                       int timeout_ms,
                                       size_t *events);
 
-/* From now on `/readyz` fails with "process is shutting down"; all other answers stay as they were. Call
- * it at SIGTERM, some time before healthz_stop(), so that load balancers stop sending requests.
+/* From now on the check `shutdown` fails, with the reason "process is shutting down". So `/readyz` fails, and
+ * `OPTIONS /`, which is HAProxy's default check; all other answers stay as they were. Call it at SIGTERM, some
+ * time before healthz_stop(), so that load balancers stop sending requests.
  */
 enum healthz_result healthz_shutdown(struct healthz *server);
 

@@ -17,9 +17,10 @@
 //! The list has one service per line, `NAME PROGRAM ARGUMENT...`: words separated by spaces, without
 //! quoting; `#` starts a comment. NAME is also the name of the check, so it is unique and consists of
 //! `A-Z a-z 0-9 . _ / -`. PROGRAM stays in the foreground. It leads a process group in the session of
-//! this init, reads `/dev/null`, writes to the output of this init, and inherits its environment. That of a
-//! kernel has `HOME=/`, `TERM=linux` and words with `=`, but no `PATH`. When it ends, the rest of its
-//! group is killed and it is started again after 1 s. The delay doubles each time that it ends soon.
+//! this init, reads `/dev/null`, writes to the output of this init, and inherits its environment. A kernel
+//! gives PID 1 an environment with `HOME=/`, `TERM=linux` and words with `=`, but without `PATH`. When the
+//! program ends, the rest of its group is killed and it is started again after 1 s. The delay doubles each
+//! time that it ends soon.
 //!
 //! The health server is in `init/health.rs`; lines of this file that it needs end in `// healthz`. It
 //! allocates nothing after its start, does a bounded amount of work per turn, and its errors do not end
@@ -131,7 +132,7 @@ fn arguments() -> (PathBuf, String) {
         match word.to_str() {
             Some(text) if text.contains(':') => address = text.into(),
             _ if word.as_encoded_bytes().contains(&b'/') => list = word,
-            _ => say!("{word:?} is neither a path nor an address, and passed over"),
+            _ => say!("{word:?} is neither a path nor an address; ignored"),
         }
     }
     (list.into(), address)

@@ -61,7 +61,7 @@
 //!
 //! The library never exits, changes signal handlers, reads the environment, writes to a standard stream
 //! or starts a thread, unless its caller asks for that. No input from outside makes it panic. Functions
-//! that panic on invalid arguments have a section `# Panics`; all of them are called at startup.
+//! that panic on invalid arguments have a section `# Panics`; a server calls none of them for a request.
 //!
 //! # Features
 //!
@@ -69,7 +69,8 @@
 //! - `portable-atomic`: these atomics for processors that have none; see `docs/embed.md`.
 //! - `server`: sockets and the event loop on mio.
 //! - `capi`: the functions of `capi/healthz.h` for C; see `capi/README.md`.
-//! - `daemon` (default): what the `healthz` program needs in addition. Embedders turn it off:
+//! - `daemon`, `sources`, `client` (default): the `healthz` program, its configured checks, and its commands such
+//!   as `healthz probe`. Embedders turn them off:
 //!   `healthz = { version = "0.1", default-features = false, features = ["server"] }`.
 #![no_std]
 #![warn(missing_docs)]

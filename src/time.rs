@@ -15,7 +15,7 @@ use core::time::Duration;
 /// (`CLOCK_MONOTONIC` on Linux): on a suspended machine the loop that beats did not run either.
 ///
 /// A counter that wraps around must be extended to 64 bits first. (32 bits of milliseconds wrap after
-/// 49.7 days.) After a wrap, a heartbeat from before it would pass for as long again.
+/// 49.7 days.) After a wrap, the last heartbeat before it would pass for another 49.7 days.
 ///
 /// Arithmetic saturates at both ends and cannot panic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -323,7 +323,7 @@ pub static BEAT: Command = Command {
         Opt::new(
             "limit",
             "TIME",
-            "the limit of the check; COMMAND gets it too",
+            "WATCHDOG_USEC for COMMAND; use the limit of NAME",
         )
         .default("30s"),
     ],
@@ -582,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_and_texts_begin_alike() {
+    fn names_are_unique_and_texts_have_no_full_stop() {
         for command in COMMANDS {
             assert!(find(OsStr::new(command.name)).is_some_and(|found| found.is(command)));
             let mut names: Vec<_> = command.options.iter().chain(COMMON).collect();

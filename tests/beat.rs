@@ -168,7 +168,7 @@ fn a_program_runs_without_a_socket_and_standard_error_says_so() {
     assert!(first.starts_with(&format!("healthz: no such check a: {path} does not exist")));
     assert_eq!(
         second,
-        "healthz: running the command; its messages before that are lost\n"
+        "healthz: running the command; its messages are lost until healthz can receive them\n"
     );
 }
 

@@ -129,7 +129,7 @@ BOOTS = {
     "without IPv6": (
         "ipv6.disable=1 vm=short splash",
         [
-            'init: "splash" is neither a path nor an address, and passed over',
+            'init: "splash" is neither a path nor an address; ignored',
             "init: no health server on [::1]:10248",
             *BOOTED[:-1],
             "vm: ok without IPv6",

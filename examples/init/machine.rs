@@ -56,7 +56,8 @@ fn is_mounted(target: &Path) -> bool {
     target.parent().and_then(device) != device(target)
 }
 
-/// Writes all files to disk, then powers off or restarts. Returns only in a container, which may not.
+/// Writes all files to disk, then powers off or restarts. Returns only in a container, where powering off is
+/// not permitted.
 pub fn end(how: RebootMode) {
     sync();
     // In a container the file systems belong to the host: making them read-only would affect it too.

@@ -70,7 +70,7 @@ complete -c healthz -n '__healthz_is status' -s V -l version -d 'print the versi
 complete -c healthz -n '__healthz_is beat' -l status -x -d 'shown in the reason if no other beat comes in time'
 complete -c healthz -n '__healthz_is beat' -l fail -x -d 'make the check fail until the next beat'
 complete -c healthz -n '__healthz_is beat' -l socket -r -F -d 'the socket of the check'
-complete -c healthz -n '__healthz_is beat' -l limit -x -d 'the limit of the check; COMMAND gets it too'
+complete -c healthz -n '__healthz_is beat' -l limit -x -d 'WATCHDOG_USEC for COMMAND; use the limit of NAME'
 complete -c healthz -n '__healthz_is beat' -s h -l help -d 'explain options'
 complete -c healthz -n '__healthz_is beat' -s V -l version -d 'print the version'
 complete -c healthz -n '__healthz_is help' -s h -l help -d 'explain options'

@@ -24,10 +24,10 @@
 //! | `excluded` * | `true`: `?exclude` names the check or its group, and its status does not count | if it counts |
 //! | `since` * | when the last change of its status was noticed | if there was none |
 //! | `time` | when the answer was made | without a wall clock |
-//! | `lastBeat` * | when it was last beaten | if it is not a heartbeat, and before the first beat |
+//! | `lastBeat` * | the time of its last beat | if it is not a heartbeat, and before the first beat |
 //! | `output` | the reason of the failure | if it passes |
-//! | `runs` * | an object: how often it was tested with the result `success`, `failure` and `timeout` | if no run was recorded |
-//! | `lastRunSeconds` * | how long the last test took | if no run was recorded |
+//! | `runs` * | an object: how many runs had the result `success`, `failure` and `timeout` | if no run was recorded |
+//! | `lastRunSeconds` * | how long the last run took | if no run was recorded |
 //!
 //! Times are in UTC as RFC 3339 writes them, in whole seconds.
 

@@ -5,8 +5,8 @@
 //!
 //! `kubernetes_healthcheck` and `kubernetes_healthchecks_total` are those of Kubernetes
 //! (`k8s.io/component-base/metrics/prometheus/slis`), with one difference: Kubernetes sets the gauge when an endpoint
-//! is requested, and here it is the state at the scrape. So an alert fires even without probes. Both are for the
-//! endpoints as a whole, not for requests that name one check; checks that a request excludes are not counted.
+//! is requested, and here it is the state at the scrape. So an alert fires even without probes. The counter is
+//! of requests for a whole endpoint, not of those that name one check; checks that a request excludes are not counted.
 
 use super::{Paths, Responder};
 use crate::check::{Check, Endpoint, EndpointType, Severity};

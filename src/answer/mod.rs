@@ -14,6 +14,8 @@
 //! | `/` | OPTIONS | as the endpoint with a failing [`Check::shutdown`](crate::Check::shutdown), which is `/readyz`; else as the first endpoint. HAProxy's `option httpchk` sends this, and must stop routing to a node that fails or drains | HAProxy 2.6 |
 //! | `*` | OPTIONS | an empty 200: the target is the server, not a resource | RFC 9110 9.3.7, as Go |
 //! | `//healthz`, `/./healthz`, `/healthz/../livez` | any | 307 to the clean path; a query is kept unless it is empty | Go `http.ServeMux` |
+//! | `/metrics`, `/metrics/slis`, with [`Responder::with_metrics`] | GET, HEAD, OPTIONS, POST; 405 for others | metrics for Prometheus | ours, with the families of Kubernetes |
+//! | a path of [`Responder::with_paths`] | any | that of its [`Paths`] | ours |
 //! | anything else | any | 404 `404 page not found` | Go `http.NotFound` |
 //! | an endpoint and `/healthz/NAME`, if a local client accepts `application/health+json` and nothing else | GET, HEAD, OPTIONS, POST | JSON with the same status; see [`Responder::respond_health_json`] | ours, in the form of draft-inadarei-api-health-check-06 |
 //! | a Host that is not in the list of [`Responder::allow_hosts`] | any | 421 | RFC 9110 15.5.20 |
@@ -67,7 +69,7 @@ pub use paths::{NoPaths, Paths};
 pub struct Responder<'a, P = NoPaths> {
     endpoints: &'a [Endpoint<'a>],
     /// Searched after `endpoints`, which are empty if there is a set. A field of its own, so that servers without a set
-    /// need no further instruction.
+    /// execute no additional instruction.
     #[cfg(feature = "server")]
     set: Option<&'a EndpointSet>,
     allow_hosts: &'a [&'a str],
@@ -214,7 +216,7 @@ impl<'a, P: Paths> Responder<'a, P> {
         }
     }
 
-    /// Writes the answer to `request`, with the states of the checks at `now`. Returns its size.
+    /// Writes the answer to `request`, with the states of the checks at `now`. Returns its size and status.
     ///
     /// # Errors
     /// [`BufferFull`] if the writer's buffer has no room for it; at most

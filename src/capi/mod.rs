@@ -79,7 +79,7 @@ pub const HEALTHZ_MEMORY_ALIGN: u32 = 64;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HealthzOptions {
     /// Most open connections, 1 to 65,535 (default 64). When all are in use, a new connection replaces
-    /// the one that has been idle longest.
+    /// an old one, usually the one that has been idle longest.
     pub connections: u32,
     /// Longest request head in bytes, 512 to 65,535 (default 8,192).
     pub head_bytes: u32,
@@ -181,7 +181,7 @@ pub extern "C" fn healthz_strerror(result: c_int) -> *const c_char {
     let text: &CStr = match result {
         0 => c"success",
         1 => c"invalid argument, or not allowed at this time",
-        2 => c"memory too small or not aligned",
+        2 => c"not enough memory, or memory that is not aligned",
         3 => c"refused by the system",
         4 => c"bug in healthz; the server no longer answers",
         _ => c"unknown result",
@@ -424,8 +424,9 @@ pub unsafe extern "C" fn healthz_poll_once(
     }
 }
 
-/// From now on `/readyz` fails with "process is shutting down"; all other answers stay as they were. Call
-/// it at SIGTERM, some time before healthz_stop(), so that load balancers stop sending requests.
+/// From now on the check `shutdown` fails, with the reason "process is shutting down". So `/readyz` fails, and
+/// `OPTIONS /`, which is HAProxy's default check; all other answers stay as they were. Call it at SIGTERM, some
+/// time before healthz_stop(), so that load balancers stop sending requests.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_shutdown(server: *mut Healthz) -> HealthzResult {
     // SAFETY: C promises a server, used by no other thread now.

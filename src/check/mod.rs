@@ -1,9 +1,9 @@
 //! Checks and endpoints: what is known about the health of the process or the node.
 //!
 //! Knows no HTTP, no socket and no clock. Your code updates a [`Check`] from any thread, and
-//! [`crate::answer`] reads it for each request. An update stores one atomic integer;
-//! [`Check::fail`] first copies its reason into the check. A request loads one atomic integer per check.
-//! Neither waits for the other, and a request never runs a check.
+//! [`crate::answer`] reads it for each request. An update stores the state as one atomic integer.
+//! [`Check::fail`] first copies its reason into the check, and [`Check::beat`] stores its time for metrics. A
+//! request loads one atomic integer per check. Neither waits for the other, and a request never runs a check.
 //!
 //! The integer of a check is the time *until which it passes*. A check that passes until further
 //! notice holds the largest integer, a failing check holds a small one, and a heartbeat holds
@@ -13,7 +13,8 @@
 //!
 //! All updates and queries may be called from a signal handler. They are loads and stores of lock-free
 //! atomics and a copy of at most 255 bytes on the stack. They do not wait, allocate or make a system
-//! call. The interrupted code may be using the same check:
+//! call. (With the feature `portable-atomic`, a processor without such atomics may need a lock: `docs/embed.md`.)
+//! The interrupted code may be using the same check:
 //!
 //! - If the handler interrupts an update, that update continues after the handler returns. It ends
 //!   later, so its state remains. If both called [`Check::fail`], the reason is that of one of them, never
@@ -69,9 +70,9 @@ pub enum Health {
     Passing,
     /// The last update made it fail, or a heartbeat is overdue.
     Failing,
-    /// The check was not updated yet. A heartbeat passes in this state, and so does a check with
-    /// [`Check::initially_passing`]; all others fail with `not reported yet`. For a heartbeat, the state
-    /// also ends when the server begins to serve; see [`Check::heartbeat`].
+    /// The check was not updated yet. A heartbeat without [`Check::initially_failing`] passes in this state,
+    /// and so does a check with [`Check::initially_passing`]; all others fail with `not reported yet`. For a
+    /// heartbeat, the state also ends when the server begins to serve; see [`Check::heartbeat`].
     Unknown,
 }
 

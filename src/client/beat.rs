@@ -35,8 +35,9 @@ const LIMIT_DEFAULT: Duration = Duration::from_secs(30);
 const LIMITS: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(1000 * 24 * 3600);
 
-/// As env(1): the command was found but cannot be run, and it was not found.
+/// As env(1): the command was found, but cannot be run.
 const EXIT_NOT_EXECUTABLE: u8 = 126;
+/// As env(1): the command was not found.
 const EXIT_NOT_FOUND: u8 = 127;
 const EXIT_UNREACHABLE: u8 = 3;
 
@@ -70,7 +71,9 @@ pub fn run(parser: lexopt::Parser) -> Result<ExitCode, UsageError> {
             // A service must start even if healthz does not run yet.
             if let Err(error) = connect(&options.socket) {
                 super::print_error(&unreachable(&options, &error).text);
-                super::print_error(&"running the command; its messages before that are lost");
+                super::print_error(
+                    &"running the command; its messages are lost until healthz can receive them",
+                );
             }
             Err(exec(&options, program, arguments))
         }

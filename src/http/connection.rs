@@ -6,7 +6,7 @@
 //! ```text
 //!             bytes                whole head: answer at once        body drained
 //!   Idle ------------------> Head ---------------------------> Body -------------> Idle
-//!    | nothing for            | nothing whole for               | too late,
+//!    | nothing for            | no whole head within            | too late,
 //!    | idle_duration          | head_duration: 408              | too long, malformed
 //!    v                        v                                 v
 //!   close                  Closing: no further answer; input is discarded until the client closes
@@ -17,7 +17,7 @@
 //! |---|---|---|
 //! | a head that announces a body | answered before the body comes | no probe waits for a body |
 //! | a body of at most `body_drain_bytes` | discarded, then the next request | RFC 9112 9.3 |
-//! | a longer body, a chunk whose size says that it is longer, or `Expect: 100-continue` | answered, closed | RFC 9110 10.1.1 |
+//! | a longer body, a chunk whose size says that it is longer, or a body with `Expect: 100-continue` | answered, closed | RFC 9110 10.1.1 |
 //! | a malformed chunk (see `body`) after the answer | closed without another answer | RFC 9112 7.1, 8 |
 //! | `Connection: close`, HTTP/1.0 without keep-alive | the last answer; later bytes are never read as a request | RFC 9112 9.6 |
 //! | empty lines before a request | up to [`LEADING_EMPTY_LINES_MAX`] ignored | RFC 9112 2.2 |
@@ -44,9 +44,9 @@ pub struct Context<'a> {
     pub limits: &'a Limits,
     /// True if the server is stopping: the next answer is the last of its connection.
     pub is_last: bool,
-    /// The longest `tx` that the caller can provide, in bytes; 0 if every `tx` is as long as that. If an answer does not
-    /// fit into an empty `tx` that is shorter, the result is [`Next::Write`] with nothing written. Call again with a
-    /// `tx` of this size. So a caller can share a few buffers for long answers between its connections.
+    /// The longest `tx` that the caller can provide, in bytes; 0 if it has none that is longer than the `tx` of this call.
+    /// If an answer does not fit into an empty `tx` that is shorter, the result is [`Next::Write`] with nothing written.
+    /// Call again with a `tx` of this size. So a caller can share a few buffers for long answers between its connections.
     pub tx_bytes_max: usize,
 }
 
@@ -57,7 +57,7 @@ pub enum Phase {
     Idle,
     /// Part of a head was received.
     Head,
-    /// The request was answered; part of its body is missing.
+    /// The request was answered; part of its body has not arrived.
     Body,
     /// The last request was answered; further input is discarded.
     Closing,

@@ -17,7 +17,7 @@
 //! | lone CR, NUL, controls, a folded line, space before the colon | 400 | RFC 9112 2.2, 5.1, 5.2 |
 //! | Content-Length twice, a list, not digits, 2^63 or more | 400 | RFC 9112 6.3; stricter than the text for equal values |
 //! | Transfer-Encoding other than exactly `chunked`, or twice | 501 | RFC 9112 6.1 |
-//! | Transfer-Encoding and Content-Length, or HTTP/1.0 | answered, then closed | RFC 9112 6.1 |
+//! | Transfer-Encoding together with Content-Length, or in HTTP/1.0 | answered, then closed | RFC 9112 6.1 |
 //! | Expect: empty, or a list of nothing but `100-continue` in one field or several | accepted | RFC 9110 5.6.1.2, 10.1.1, as Go |
 //! | Expect with another member | 417; Go accepts a list that also has `100-continue` | RFC 9110 10.1.1 |
 //! | Expect in HTTP/1.0 | ignored | RFC 9110 10.1.1 |

@@ -105,9 +105,9 @@ impl StatusCode {
 /// The header fields that describe the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fields {
-    /// Plain text with `nosniff`: the answers of endpoints and errors in Kubernetes.
+    /// Plain text with `nosniff`, as Kubernetes sends the answers of endpoints and errors.
     Text,
-    /// Plain text without `nosniff`: the answer of a single check that passes in Kubernetes.
+    /// Plain text without `nosniff`, as Kubernetes sends the answer of a single check that passes.
     TextSniffed,
     /// As [`Fields::Text`], with the Allow field.
     TextAllow,
@@ -497,7 +497,7 @@ impl<'t> Writer<'t> {
     ///
     /// # Errors
     /// [`BufferFull`], as [`Writer::fixed`].
-    // Always, because its callers make the most frequent answer.
+    // Always inlined, because its callers make the most frequent answer.
     #[inline(always)]
     pub fn ok(self) -> Result<Answer, BufferFull> {
         // The prepared head contains the Date.
@@ -682,7 +682,8 @@ impl<'a, const N: usize> Padded<'a, N> {
     }
 }
 
-/// Copies them one after the other. Returns their length, or `None` if there is no room for all of the arrays.
+/// Copies `start`, `name` and `end` one after the other. Returns their length, or `None` if `to` has no room for them and
+/// their padding.
 #[inline]
 fn copy_parts<const N: usize>(
     to: &mut [u8],

@@ -1,6 +1,6 @@
-//! The server of `examples/smoltcp` on a Cortex-M, without an operating system. `tests/small` runs it in qemu.
+//! The server of `examples/smoltcp` on a Cortex-M, without an operating system. `.ci/small` runs it in qemu.
 //!
-//! `main` answers probes of a client in the same program. A timer interrupts it some thousand times a second, and
+//! `main` answers probes of a client in the same program. A timer interrupts it 25,000 times a second, and
 //! updates both checks, so that some interrupts come while `main` reads them. The clock of the network is simulated.
 #![no_std]
 #![no_main]

@@ -273,7 +273,7 @@ fn create_new(path: &Path) -> io::Result<File> {
 /// Columns of the terminal if they are known; otherwise 80.
 fn columns() -> usize {
     let columns = std::env::var("COLUMNS").ok();
-    // A format cannot be wider than this type says.
+    // The width in a format string is a u16.
     let columns = columns.and_then(|columns| columns.parse::<u16>().ok());
     columns
         .map_or(table::COLUMNS_DEFAULT, usize::from)

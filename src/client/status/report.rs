@@ -203,7 +203,7 @@ impl Endpoint {
         });
         Some(Endpoint {
             path: path.into(),
-            // A probe reads only the status code, so it is not healthier than that.
+            // A probe reads only the status code. If that is a failure, the JSON cannot make it a success.
             status: match passes {
                 false => Status::Fail,
                 true => status,
