@@ -119,7 +119,7 @@ struct healthz_counters {
   uint64_t aborted;
   /* Connections to a loopback address from a non-loopback address; closed without reading. */
   uint64_t non_loopback;
-  /* How often accepting was paused because the system had no descriptors or memory left. */
+  /* How often accepting was paused because descriptors or memory were short or accept(2) kept failing. */
   uint64_t accept_pauses;
   /* Connections open now. */
   uint64_t open;

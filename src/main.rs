@@ -1,7 +1,8 @@
 //! The healthz program: finds the command, runs it, and chooses the exit code.
 //!
-//! Without a command it serves. 0: stopped by a signal, or printed help or the version. 1: failed while running.
-//! 2: wrong usage or configuration. The commands in `client` have their own exit codes; wrong usage is always 2.
+//! Without a command it serves. Its exit codes: 0 if a signal stopped it, or if it printed help or the version; 1 if it
+//! failed while running; 2 for wrong usage or configuration. The commands in `client` have their own exit codes, but
+//! wrong usage is always 2.
 
 #![deny(unsafe_code)]
 
@@ -62,7 +63,7 @@ fn run_client(
     run(lexopt::Parser::from_args(arguments))
 }
 
-/// Prints the help of the command that `arguments` names, or of all.
+/// Prints the help of the command that `arguments` names, or the overview of all commands if they name none.
 fn help(mut arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, UsageError> {
     let command = match arguments.next() {
         None => None,

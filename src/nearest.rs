@@ -2,7 +2,8 @@
 //!
 //! Knows no names. Used for commands and options, and for the names in the configuration of checks.
 
-/// The one of `known` that is nearest to `name`. At most one letter of three may be different, and two of six.
+/// The one of `known` that is nearest to `name`. One edit is allowed in a known name of 3 to 5 bytes, two in a longer
+/// one, and none in a shorter one; see [`distance`].
 pub fn nearest<'a>(name: &str, mut known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     nearest_of(name, &mut known)
 }
@@ -10,7 +11,7 @@ pub fn nearest<'a>(name: &str, mut known: impl Iterator<Item = &'a str>) -> Opti
 // One copy in the program, instead of one for each type of iterator.
 fn nearest_of<'a>(name: &str, known: &mut dyn Iterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = |known: &str| (known.len() / 3).min(2);
-    // The distance is at least the difference of the lengths. So long text costs nothing.
+    // The distance is at least the difference of the lengths, so it is not computed for much longer text.
     let meant = known
         .filter(|known| known.len().abs_diff(name.len()) <= allowed(known))
         .map(|known| (distance(name, known), known));
@@ -22,7 +23,8 @@ fn nearest_of<'a>(name: &str, known: &mut dyn Iterator<Item = &'a str>) -> Optio
 /// into `to`, if no byte is edited twice.
 fn distance(from: &str, to: &str) -> usize {
     let to = to.as_bytes();
-    // The distances of the beginnings of `from` from all beginnings of `to`: of the last three beginnings of `from`.
+    // A row has the distances of one prefix of `from` to all prefixes of `to`. The loop makes `row` from the last two
+    // rows: `above`, and `before` that one.
     let mut before: Vec<usize> = Vec::new();
     let mut above: Vec<usize> = (0..=to.len()).collect();
     let mut last = None;

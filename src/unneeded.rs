@@ -27,7 +27,7 @@ pub fn share_heap() {
     let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Gives back free pages of the heap: after the check file was read again, those of the checks before.
+/// Gives back free pages of the heap, for example those of the previous checks after the check file was read again.
 pub fn trim_heap() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: the call takes a number only, and gives back only memory that is free.
@@ -38,7 +38,7 @@ pub fn trim_heap() {
 #[cfg(target_os = "linux")]
 #[inline(never)]
 fn unmap_stack() {
-    /// The start uses less.
+    /// How far below this frame pages are given back. The start uses less.
     const DEPTH_BYTES: usize = 64 * 1024;
     // SAFETY: both calls take and return numbers only.
     if unsafe { libc::gettid() != libc::getpid() } {

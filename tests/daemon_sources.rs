@@ -758,8 +758,9 @@ fn a_valid_file_takes_effect_at_sighup_and_unchanged_checks_keep_their_state() {
 
 #[test]
 fn reloads_are_counted_and_kept_checks_keep_their_counts() {
+    // On a busy machine too, no three attempts in a row take this timeout.
     let here =
-        "[check.here]\nfile = \"/proc/self/stat\"\nperiod = \"100ms\"\ntimeout = \"100ms\"\n";
+        "[check.here]\nfile = \"/proc/self/stat\"\nperiod = \"500ms\"\ntimeout = \"500ms\"\n";
     let (file, daemon) = with_file(here);
     let address = daemon.address();
     let value = |sample: &str| metric(address, sample);
@@ -772,7 +773,7 @@ fn reloads_are_counted_and_kept_checks_keep_their_counts() {
         ]
         .map(|count| count.unwrap())
     };
-    eventually("some runs", || runs().filter(|runs| *runs >= 5.0));
+    eventually("some runs", || runs().filter(|runs| *runs >= 3.0));
     assert_eq!(counts(), [0.0, 0.0, 1.0]);
     let mut known = runs();
     for (text, line, expected) in [

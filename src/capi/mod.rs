@@ -123,7 +123,7 @@ pub struct HealthzCounters {
     pub aborted: u64,
     /// Connections to a loopback address from a non-loopback address; closed without reading.
     pub non_loopback: u64,
-    /// How often accepting was paused because the system had no descriptors or memory left.
+    /// How often accepting was paused because descriptors or memory were short or accept(2) kept failing.
     pub accept_pauses: u64,
     /// Connections open now.
     pub open: u64,

@@ -21,7 +21,7 @@ use crate::units::{self, Shown};
 /// - A command line that is accepted has the same meaning when it is written out again. The error of another
 ///   is one line that names the argument.
 /// - The same for durations, addresses, `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES` and `WATCHDOG_USEC`.
-/// - A line of /proc/net that is accepted contains the socket number and the address that were parsed.
+/// - A line of /proc/net that is accepted contains the inode and the address that were parsed.
 pub fn options(data: &[u8]) {
     // Arguments and environment variables cannot contain NUL.
     let texts: Vec<&OsStr> = data

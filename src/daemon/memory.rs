@@ -15,7 +15,7 @@ const THREADS_BYTES: usize = 1024 * 1024;
 const PROGRAM_BYTES: usize = 6 * 1024 * 1024;
 
 /// What two threads allocate when they start: their stacks, std's alternate signal stacks of up to 16 KiB with a guard
-/// page, and 132 KiB for the heap that all threads share ([`crate::unneeded::share_heap`]): so much glibc adds when a
+/// page, and 132 KiB for the heap that all threads share ([`crate::unneeded::share_heap`]): glibc adds that much when a
 /// heap is full.
 const START_BYTES: usize = THREAD_STACK_BYTES + log::STACK_BYTES + 2 * (16 + 4) * 1024 + 132 * 1024;
 

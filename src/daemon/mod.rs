@@ -3,7 +3,7 @@
 //! Three threads: *main* runs the sync loop and waits for signals, *healthz* runs the server, and *log*
 //! writes log records. Main waits until the others have started, and at the end until they have exited. A thread that
 //! panics waits for at most a second until its message is written. All files and sockets are opened before the threads
-//! start; after that, [`sandbox`] forbids to open others. Called by `main`.
+//! start; after that, [`sandbox`] forbids opening others. Called by `main`.
 
 pub mod checks;
 #[cfg(target_os = "linux")]
@@ -240,8 +240,6 @@ impl Prepared {
         let responder = set.as_ref().map_or(own, |set| own.with_endpoint_set(set));
         let bytes = |config: &Config| config.memory_bytes_max(&responder);
         let can_reload = sources.as_ref().is_some_and(SourceChecks::can_reload);
-        // Checked for the configured number of connections, even if fewer fit into the descriptor limit:
-        // a configuration that needs too much memory is an error.
         let mut config = options.config;
         if can_reload {
             // The check file can be read again, so there is room for all checks that it can have. Pages of it that no
@@ -250,6 +248,8 @@ impl Prepared {
             config.response_bytes_min = Responder::response_bytes_of(checks, &config.limits);
             config.long_response_bytes_min = config.long_response_bytes_of(&responder, checks);
         }
+        // Checked for the configured number of connections, even if fewer fit into the descriptor limit:
+        // a configuration that needs too much memory is an error.
         check_memory(options, bytes(&config))?;
         config.connections = fit_descriptors(config.connections);
         let bytes = bytes(&config);
@@ -414,17 +414,15 @@ impl Main<'_> {
     fn round(&mut self, now: Instant) -> Instant {
         // Before the round too: if it is late, `syncloop` fails until the round beats it.
         self.observe(now);
-        let mut next = self.sync.round(now, self.sources.as_mut());
+        let next = self.sync.round(now, self.sources.as_mut());
         self.observe(now);
-        if let Some(sources) = &mut self.sources {
-            if sources.has_reload_expired(now) {
-                self.manager
-                    .notify_ready(&sync::status(self.checks, self.sources.as_ref(), now));
-            } else if let Some(deadline) = sources.deadline() {
-                next = next.min(deadline);
-            }
+        let sources = self.sources.as_mut();
+        if sources.is_some_and(|sources| sources.has_reload_expired(now)) {
+            self.manager
+                .notify_ready(&sync::status(self.checks, self.sources.as_ref(), now));
         }
-        next
+        let deadline = self.sources.as_ref().and_then(SourceChecks::deadline);
+        next.min(deadline.unwrap_or(next))
     }
 
     /// Counts changes of checks, so that they are known although no request shows them.
@@ -636,6 +634,37 @@ mod tests {
         assert_eq!(panic_route("main", true), PanicRoute::Log);
         assert_eq!(panic_route(log::THREAD, true), PanicRoute::Stderr);
         assert_eq!(panic_route("healthz", false), PanicRoute::Stderr);
+    }
+
+    /// Regression: the round in which the reload had expired did not see when the check expires, so its failure was
+    /// logged a whole period later.
+    #[cfg(all(feature = "sources", target_os = "linux"))]
+    #[test]
+    fn a_round_after_an_expired_reload_comes_when_a_check_expires() {
+        let checks = Checks::new(&Options::default());
+        let (sources, far) = source_checks::tests::checks(&["a"]);
+        let server = Server::new(
+            checks.responder(),
+            server::Listeners::new(),
+            Config::default(),
+        );
+        let runner = server::Runner::new(server).unwrap();
+        let (manager, handle) = (ServiceManager::from_env(), runner.handle());
+        let hour = Duration::from_secs(3600);
+        let mut main = Main {
+            waiter: EventWaiter::new().unwrap(),
+            sync: SyncLoop::new(checks, &manager, hour, hour, &handle),
+            checks,
+            manager: &manager,
+            handle: handle.clone(),
+            sources: Some(sources),
+        };
+        let sources = main.sources.as_mut().unwrap();
+        assert!(sources.reload(source_checks::tests::T0));
+        let expired = sources.deadline().unwrap();
+        source_checks::tests::pass(sources, &far, expired);
+        let fails = expired.saturating_add(Duration::from_secs(13));
+        assert_eq!(main.round(expired), fails);
     }
 
     /// Runs itself once more in a process that panics.

@@ -170,8 +170,8 @@ pub(super) fn connect(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
 /// Half of the service manager's limit, so that one late beat is not fatal. At least the clock's resolution,
 /// or the sync loop would never sleep.
 pub(super) fn watchdog(limit_us: Option<OsString>, pid: Option<OsString>) -> Option<Duration> {
-    let us = std::process::id().to_string();
-    if pid.is_some_and(|pid| pid != OsStr::new(&us)) {
+    let own_pid = std::process::id().to_string();
+    if pid.is_some_and(|pid| pid != OsStr::new(&own_pid)) {
         return None;
     }
     let limit_us: u64 = limit_us?.to_str()?.parse().ok()?;
@@ -190,9 +190,12 @@ mod tests {
     fn the_watchdog_is_beaten_at_half_its_limit_if_it_is_for_this_process() {
         let of =
             |limit: &str, pid: Option<&str>| watchdog(Some(limit.into()), pid.map(OsString::from));
-        let us = std::process::id().to_string();
+        let own_pid = std::process::id().to_string();
         assert_eq!(of("3000000", None), Some(Duration::from_millis(1500)));
-        assert_eq!(of("3000000", Some(&us)), Some(Duration::from_millis(1500)));
+        assert_eq!(
+            of("3000000", Some(&own_pid)),
+            Some(Duration::from_millis(1500))
+        );
         assert_eq!(of("3000000", Some("1")), None);
         assert_eq!(of("0", None), None);
         assert_eq!(of("2000", None), Some(PERIOD_MIN));

@@ -42,7 +42,7 @@ const _: () = assert!(SYNC_PERIOD_DEFAULT.as_millis() < SYNC_LIMIT_DEFAULT_MIN.a
 #[derive(Debug)]
 pub enum Command {
     Serve(Options),
-    /// Print the help of a command, or of all if no command was named; with the memory for these options.
+    /// Print the help of a command, or the overview if no command was named; with the memory for these options.
     Help(Option<&'static usage::Command>, Options),
     Version,
     /// Print the configured checks with all defaults.
@@ -350,8 +350,8 @@ fn adjustment(option: &str, value: &OsStr) -> Result<i32, UsageError> {
     }
 }
 
-/// The help of a command, or of all if it is `None`. It fits a screen of 24 lines of 80 characters. `memory_bytes` is
-/// the most that connections can take with the given options.
+/// The help of a command, or the overview if it is `None`. It fits a screen of 24 lines of 80 characters.
+/// `memory_bytes` is the most that connections can take with the given options.
 pub fn help(command: Option<&usage::Command>, memory_bytes: usize) -> String {
     let mut text = command.map_or_else(usage::overview, usage::details);
     if command.is_none_or(|command| command.is(&usage::SERVE)) {

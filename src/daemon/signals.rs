@@ -158,7 +158,8 @@ impl EventWaiter {
             .register(&mut source, MESSAGES, Interest::READABLE)
     }
 
-    /// The next wait returns [`Wakeup::Message`], because the descriptor was not read to its end.
+    /// The next wait does not block. It returns [`Wakeup::Message`], unless a signal or an exit comes first. For a
+    /// descriptor that was not read until it would block.
     pub fn expect_message(&mut self) {
         self.has_message = true;
     }

@@ -514,7 +514,7 @@ impl SourceChecks {
             }
             is_changed = true;
             let name = listed.check.name();
-            let duration = Seconds(now.saturating_since(listed.log.since));
+            let duration = OneUnit(now.saturating_since(listed.log.since));
             match (reason, listed.log.is_failing) {
                 (Some(reason), None) => log::warn!("check {name} fails: {}", reason.as_str()),
                 (Some(reason), Some(_)) => {
@@ -553,7 +553,8 @@ fn endpoint_set(listed: &[Listed], own: &Checks) -> Result<EndpointSet, Endpoint
     })
 }
 
-/// `text` without characters that control a terminal, and no longer than a reason can be.
+/// `text` without characters that control a terminal, and cut. The limit is above that of a reason, which the check cuts
+/// again.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
@@ -570,10 +571,11 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// A duration in its largest unit, rounded: `41 s`, `12 min`, `3 h`, `9 d`.
-struct Seconds(Duration);
+/// A duration in the largest unit of which it has at least two, or in seconds; rounded down: `41 s`, `12 min`, `3 h`,
+/// `9 d`.
+struct OneUnit(Duration);
 
-impl std::fmt::Display for Seconds {
+impl std::fmt::Display for OneUnit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0.as_secs() {
             seconds @ 0..120 => write!(f, "{seconds} s"),
@@ -585,14 +587,14 @@ impl std::fmt::Display for Seconds {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::sources::link::{Verdict, decode_beat, encode};
 
-    const T0: Instant = Instant::from_millis(100_000);
+    pub const T0: Instant = Instant::from_millis(100_000);
 
     /// Checks with these names, and the other end of their link.
-    fn checks(names: &[&str]) -> (SourceChecks, Link) {
+    pub fn checks(names: &[&str]) -> (SourceChecks, Link) {
         let (link, far) = Link::pair().unwrap();
         let listed = names.iter().map(|name| Listed::new(&definition(name), T0));
         let sources = SourceChecks {
@@ -651,6 +653,11 @@ mod tests {
         };
         sources.take(own, now, Some(unix(now)), replace).unwrap();
         replaced
+    }
+
+    /// Lets the first check pass.
+    pub fn pass(sources: &mut SourceChecks, far: &Link, now: Instant) {
+        take(sources, far, &[verdict(0, 0, None)], now);
     }
 
     fn reasons(sources: &SourceChecks, now: Instant) -> Vec<String> {
@@ -983,7 +990,7 @@ mod tests {
     #[test]
     fn durations_have_one_unit() {
         let texts = [0, 41, 119, 120, 7199, 7200, 172_799, 172_800]
-            .map(|s| Seconds(Duration::from_secs(s)).to_string());
+            .map(|s| OneUnit(Duration::from_secs(s)).to_string());
         assert_eq!(
             texts,
             [

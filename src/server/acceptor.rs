@@ -68,7 +68,7 @@ pub(super) struct Acceptor<L> {
     ended: ListenerSet,
     /// Listeners that are paused, because their accepts keep failing.
     failing: ListenerSet,
-    /// When the present pause of all listeners began, because the system is short of something.
+    /// When the present pause of all listeners began, because the system is short of descriptors or memory.
     short_since: Option<Instant>,
     /// Such a pause began, and accepting has not succeeded since.
     is_short: bool,
@@ -189,7 +189,7 @@ impl<L: ListenSocket> Acceptor<L> {
                 }
             }
         }
-        // Each accept of the round has returned a connection.
+        // No accept of the round has found the queue empty.
         if round.accepts_max > 1 {
             self.is_flooded = !round.load.is_stopping;
         }
@@ -385,7 +385,7 @@ impl<L: ListenSocket> Acceptor<L> {
         }
     }
 
-    /// Pauses all listeners, because the system is short of something.
+    /// Pauses all listeners, because the system is short of descriptors or memory.
     #[cold]
     fn pause_for_shortage(
         &mut self,

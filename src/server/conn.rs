@@ -1,6 +1,6 @@
 //! One open connection: its socket, its HTTP state, and what it has in its own buffers.
 //!
-//! Made by [`super::table`], which keeps it in a slot; changed by [`super::driver`].
+//! Made by [`super::table`], which keeps it in a slot. Changed there and by [`super::driver`].
 
 use core::ops::Range;
 
@@ -29,7 +29,7 @@ pub(super) struct Conn<S> {
     pub(super) received: usize,
     /// These bytes may hold whole requests, which are answered before more is read.
     pub(super) is_behind: bool,
-    /// Unsent bytes of answers in the connection's own buffer.
+    /// Unsent bytes of answers: in the connection's own buffer, or in the buffer for a long answer that it owns.
     pub(super) unsent: Range<usize>,
     /// Registered for writing too, because sending was blocked once.
     pub(super) is_writing: bool,

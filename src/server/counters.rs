@@ -32,8 +32,8 @@ pub struct Counters {
     /// Connections to a loopback address from another address, perhaps of another machine. They are closed unread;
     /// see [`Listeners::allow_remote`](super::Listeners::allow_remote).
     pub non_loopback: u64,
-    /// How often accepting was paused because the system was short of something, or accept(2) kept failing. Pauses
-    /// that follow each other for the same reason count once.
+    /// How often accepting was paused because the system was short of descriptors or memory, or accept(2) kept failing.
+    /// Pauses that follow each other for the same reason count once.
     pub accept_pauses: u64,
     /// Connections open now.
     pub open: u64,

@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::address::Address;
 use super::paths::ListenerPaths;
 use super::socket::{File, FileId, Listener, Peers, is_loopback, try_option};
-use super::unix::{is_stale, listen_unix, remove_stale};
+use super::unix::{is_socket, is_stale, listen_unix, remove_stale};
 use crate::limits::LISTENERS_MAX;
 
 /// Most connections that wait to be accepted at a TCP socket. The kernel lowers it to `net.core.somaxconn` (4,096 by
@@ -31,7 +31,7 @@ const DEFER_ACCEPT_SECONDS: i32 = 1;
 pub enum BindErrorKind {
     /// Other machines can reach it, and [`Listeners::allow_remote`] was not called.
     NotLoopback,
-    /// Another socket listens there.
+    /// Another socket listens there, or the path of a Unix socket belongs to another kind of file; see the source.
     InUse,
     /// There are already [`LISTENERS_MAX`] listeners.
     TooMany,
@@ -100,6 +100,9 @@ impl fmt::Display for BindError {
         match (self.kind, &self.source) {
             (BindErrorKind::NotLoopback, _) => {
                 write!(f, "{address} can be reached from other machines")
+            }
+            (BindErrorKind::InUse, Some(source)) if is_other_file(source) => {
+                write!(f, "cannot listen on {address}: {source}")
             }
             (BindErrorKind::InUse, _) => write!(f, "{address} is in use by another process"),
             (BindErrorKind::TooMany, _) => {
@@ -344,9 +347,11 @@ impl Listeners {
         let address = || Address::Unix(path.to_path_buf());
         self.check_count(&address())?;
         let listener = match listen_unix(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_stale(path) => {
-                remove_stale(path).and_then(|()| listen_unix(path))
-            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match is_stale(path) {
+                true => remove_stale(path).and_then(|()| listen_unix(path)),
+                false if matches!(is_socket(path), Ok(false)) => Err(other_file()),
+                false => Err(error),
+            },
             result => result,
         };
         let listener = listener.map_err(|source| BindError::io(address(), source))?;
@@ -387,6 +392,16 @@ impl Listeners {
 pub(super) struct ListenerParts<L> {
     pub(super) sockets: [Option<L>; LISTENERS_MAX],
     pub(super) paths: [Option<ListenerPaths>; LISTENERS_MAX],
+}
+
+/// The error if a file that is not a socket has the path of a Unix socket. It has no errno, unlike that of link(2).
+fn other_file() -> io::Error {
+    let text = "a file that is not a socket has this path";
+    io::Error::new(io::ErrorKind::AlreadyExists, text)
+}
+
+fn is_other_file(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AlreadyExists && error.raw_os_error().is_none()
 }
 
 /// Sets the options of a passed-in socket to those of a socket that was bound here.
@@ -560,6 +575,24 @@ mod tests {
         assert!(is_stale(&path));
         std::fs::remove_file(&path).unwrap();
         assert_eq!(bound.unwrap_err().kind(), BindErrorKind::InUse);
+    }
+
+    /// Regression: the error said that another process uses the path.
+    #[test]
+    fn a_file_that_is_not_a_socket_is_named_in_the_error() {
+        let path = std::env::temp_dir().join(std::format!("healthz-text-{}", std::process::id()));
+        std::fs::write(&path, "text").unwrap();
+        let bound = Listeners::new().bind(&Address::Unix(path.clone()));
+        let text = std::fs::read_to_string(&path);
+        std::fs::remove_file(&path).unwrap();
+        let error = bound.unwrap_err();
+        assert_eq!(error.kind(), BindErrorKind::InUse);
+        let expected = std::format!(
+            "cannot listen on unix:{}: a file that is not a socket has this path",
+            path.display()
+        );
+        assert_eq!(std::string::ToString::to_string(&error), expected);
+        assert_eq!(text.unwrap(), "text", "the file is unchanged");
     }
 
     /// Regression: the second server waited until the first one accepted a connection.

@@ -97,7 +97,7 @@ impl Durations {
     }
 
     fn write(&self, text: &mut MetricsWriter<'_, '_>) {
-        const HELP: &str = "Duration of a turn of the event loop in which requests were answered. Measured at most once a millisecond.";
+        const HELP: &str = "Duration of an iteration of the event loop in which requests were answered. Measured at most once a millisecond.";
         const BUCKET: &str = "healthz_probe_duration_seconds_bucket";
         text.family(
             "healthz_probe_duration_seconds",
@@ -160,7 +160,7 @@ pub(super) fn write(counters: &LiveCounters, text: &mut MetricsWriter<'_, '_>) {
         "Connections that wait for a request, for the rest of one or for their client to read.";
     text.family("healthz_connections_open", MetricType::Gauge, open);
     text.sample("healthz_connections_open", &[], now.open);
-    let pauses = "How often accepting was paused because the system was short of something.";
+    let pauses = "How often accepting was paused, because descriptors or memory were short or accept(2) kept failing.";
     text.family("healthz_accept_pauses_total", MetricType::Counter, pauses);
     text.sample("healthz_accept_pauses_total", &[], now.accept_pauses);
 }

@@ -20,9 +20,9 @@
 //!   that connects as fast as it can evicts its own connections. For a TCP socket the process is not known.
 //! - The work of each call is bounded: a number of accepts, and for each connection one buffer of requests or of
 //!   answers. The rest waits in a queue, behind new connections.
-//! - If accept(2) fails because the system is short of something, accepting pauses for [`ACCEPT_PAUSE`]. If it fails 16
-//!   times in a row for another reason, that listener pauses as long. Open connections are still served. No error
-//!   stops a server.
+//! - If accept(2) fails because the system is short of descriptors or memory, accepting pauses for [`ACCEPT_PAUSE`]. If
+//!   it fails 16 times in a row for another reason, that listener pauses as long. Open connections are still served. No
+//!   error stops a server.
 
 mod acceptor;
 mod address;
@@ -365,7 +365,7 @@ impl<'a, P: Paths> Server<'a, P> {
     /// it was. The limit of heartbeats that were never beaten starts at `now`; checks that are in both sets keep their
     /// states. The other settings of the [`Responder`] stay.
     ///
-    /// The set before is freed here, if there is no other `Arc` of it. For a server in a [`Runner`], use
+    /// The previous set is freed here, if there is no other `Arc` of it. For a server in a [`Runner`], use
     /// [`ServerHandle::replace_endpoints`].
     ///
     /// # Errors

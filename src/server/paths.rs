@@ -91,9 +91,9 @@ fn check<'p>(mut paths: impl Iterator<Item = &'p str>) -> Result<(), ListenerPat
 }
 
 fn is_valid(path: &str) -> bool {
-    // `/` alone would cover only paths that begin with `//`, and no path that is served does.
-    let is_closed = path.ends_with('/') || path.contains('%');
-    !is_closed
+    // `/` would cover itself and what begins with `//`, but not `/healthz` or any other path below it.
+    let is_excluded = path.ends_with('/') || path.contains('%');
+    !is_excluded
         && Target::parse(path.as_bytes()).is_some_and(|target| {
             target.form() == Form::Origin && target.query().is_none() && !target.is_unclean()
         })

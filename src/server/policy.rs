@@ -18,8 +18,8 @@ const ACCEPTS_PER_TABLE: usize = 2;
 /// Rounds of accepting from one listener when the server stops: as many connections as the longest queue holds by
 /// default (`net.core.somaxconn`). A connection that is still in the queue when the listener closes is reset.
 pub(super) const ACCEPT_ROUNDS_AT_STOP: usize = 4096 / ACCEPTS_MAX;
-/// Connections of the run queue that are served in one call of `advance`. Only one if the table is full, so that new
-/// connections do not wait.
+/// Connections of the run queue that are served in one call of `advance`. Only one if the table is full, or if more
+/// connections wait to be accepted than one call accepts, so that new connections do not wait.
 const RUNNABLES_MAX: usize = 4;
 /// Most reads from one connection each time it is served. There is more than one, because requests that are left in the
 /// buffer are answered first, and the client's end is read after its last bytes. The quantum of a connection is one
@@ -83,7 +83,9 @@ pub(super) struct Owner {
 }
 
 /// How many connections to accept from a listener now. `connections`: the size of the table. `is_armed`: epoll reports
-/// the listener as long as connections wait. `is_last`: the server stops, and epoll reports nothing more.
+/// the listener as long as connections wait. `is_crowded`: no slot is free, or the run queue is not empty. `is_last`:
+/// the server stops, and epoll reports nothing more.
+///
 /// An accept(2) that finds no connection is expensive for a probe; but with many waiting connections a poll for
 /// each is more expensive, and a probe may wait behind a thousand others.
 #[inline]
@@ -102,10 +104,11 @@ pub(super) fn accepts_max(
     (connections / ACCEPTS_PER_TABLE).clamp(1, ACCEPTS_MAX)
 }
 
-/// How many connections of the run queue to serve now.
+/// How many connections of the run queue to serve now. `is_full_or_flooded`: no slot is free, or more connections wait
+/// to be accepted than one call accepts.
 #[inline]
-pub(super) fn runnables_max(is_crowded: bool) -> usize {
-    match is_crowded {
+pub(super) fn runnables_max(is_full_or_flooded: bool) -> usize {
+    match is_full_or_flooded {
         true => 1,
         false => RUNNABLES_MAX,
     }

@@ -47,7 +47,7 @@ pub fn now() -> Instant {
 fn elapsed_nanoseconds() -> u64 {
     static ORIGIN: OnceLock<u64> = OnceLock::new();
     let origin = *ORIGIN.get_or_init(monotonic_nanoseconds);
-    // If the clock goes back, as on faulty hardware, the result is zero, as in std.
+    // If the clock goes back to before the origin, as on faulty hardware, the result is zero, as in std.
     monotonic_nanoseconds().saturating_sub(origin)
 }
 
@@ -189,8 +189,8 @@ pub struct ServerHandle(Arc<Shared>);
 
 /// What a [`Runner`] and its handles share.
 struct Shared {
-    /// A sum of [`STOP`] and [`ENDPOINTS`].
-    requests: AtomicU32,
+    /// What the runner has to do: the bits [`STOP`] and [`ENDPOINTS`].
+    commands: AtomicU32,
     waker: Waker,
     /// When the poll returned whose events are being handled, in milliseconds; or one of the two values
     /// below.
@@ -199,9 +199,9 @@ struct Shared {
     endpoints: Mailbox,
 }
 
-/// Request: stop. It is never removed.
+/// Command: stop. It is never removed.
 const STOP: u32 = 1;
-/// Request: take the endpoints from the mailbox.
+/// Command: take the endpoints from the mailbox.
 const ENDPOINTS: u32 = 2;
 
 /// The runner waits for events.
@@ -213,26 +213,27 @@ impl ServerHandle {
     /// Asks the server to stop as [`Server::stop`] does, and returns at once. The runner does so in its
     /// next [`poll_once`](Runner::poll_once); the descriptor of its [`AsFd`] becomes readable for that.
     pub fn stop(&self) {
-        self.request(STOP);
+        self.command(STOP);
     }
 
     /// Gives the server other endpoints, and returns at once. The runner takes them at the beginning of its next
     /// [`poll_once`](Runner::poll_once), before it answers a request; the descriptor of its [`AsFd`] becomes readable
     /// for that. Otherwise as [`Server::replace_endpoints`].
     ///
-    /// Requests that the server's thread is handling now are still answered with the endpoints before. If `set`
+    /// Requests that the server's thread is handling now are still answered with the previous endpoints. If `set`
     /// comes before the runner has taken the last one, only `set` is used. If two threads call this at the same
-    /// time, the server may answer some more requests with the endpoints before both.
+    /// time, the server may answer some more requests with the endpoints that it had before both calls.
     ///
     /// The server's thread frees no set. The next call frees the one that was replaced, or
     /// [`free_replaced_endpoints`](ServerHandle::free_replaced_endpoints) does, or the last handle when it is
-    /// dropped. Waits for other threads that call this, never for the server. Not for signal handlers.
+    /// dropped. It does not wait until the server takes `set`. It may wait for a short time for another thread that
+    /// calls this, or for the server's thread while it takes an earlier set. Not for signal handlers.
     ///
     /// # Errors
     /// As [`Server::replace_endpoints`].
     pub fn replace_endpoints(&self, set: Arc<EndpointSet>) -> Result<(), EndpointsTooLarge> {
         self.0.endpoints.put(set)?;
-        self.request(ENDPOINTS);
+        self.command(ENDPOINTS);
         Ok(())
     }
 
@@ -243,9 +244,9 @@ impl ServerHandle {
         self.0.endpoints.free_old()
     }
 
-    /// Adds `what` to the requests, and wakes the runner.
-    fn request(&self, what: u32) {
-        self.0.requests.fetch_or(what, Ordering::Release);
+    /// Adds `what` to the commands, and wakes the runner.
+    fn command(&self, what: u32) {
+        self.0.commands.fetch_or(what, Ordering::Release);
         let woken = loop {
             match self.0.waker.wake() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -285,7 +286,7 @@ impl ServerHandle {
             Ordering::Relaxed,
         );
         if waited.is_ok() {
-            self.request(0);
+            self.command(0);
         }
     }
 
@@ -313,7 +314,7 @@ impl<'a, P: Paths> Runner<'a, P> {
         let endpoints = Mailbox::new(server.room());
         // The first call of the clock, which may block.
         let now = now();
-        // The first turn may come much later, with the first connection.
+        // The first poll may return much later, with the first connection.
         server.begin(now);
         Ok(Runner {
             registry,
@@ -326,7 +327,7 @@ impl<'a, P: Paths> Runner<'a, P> {
                 now,
             }),
             handle: ServerHandle(Arc::new(Shared {
-                requests: AtomicU32::new(0),
+                commands: AtomicU32::new(0),
                 waker,
                 busy_since_ms: AtomicU64::new(WAITING),
                 counters,
@@ -440,9 +441,9 @@ impl<P: Paths> Loop<'_, P> {
         let is_measured = self.now != now;
         self.now = now;
         self.set_date(now, wall_clock);
-        // Loaded once: a request that comes later also wakes the next poll.
-        let requests = handle.0.requests.load(Ordering::Acquire);
-        if requests & ENDPOINTS != 0 {
+        // Loaded once: a command that comes later also wakes the next poll.
+        let commands = handle.0.commands.load(Ordering::Acquire);
+        if commands & ENDPOINTS != 0 {
             self.take_endpoints(handle, now);
         }
         let counters = &handle.0.counters;
@@ -460,7 +461,7 @@ impl<P: Paths> Loop<'_, P> {
             counters.durations.record(nanoseconds);
         }
         // Without listeners, the connections that exist are served to their end.
-        if !self.is_stopping && (requests & STOP != 0 || self.server.is_abandoned()) {
+        if !self.is_stopping && (commands & STOP != 0 || self.server.is_abandoned()) {
             self.is_stopping = true;
             self.server.stop(self.poll.registry(), now);
         }
@@ -477,11 +478,11 @@ impl<P: Paths> Loop<'_, P> {
     /// Takes the endpoints that another thread has put into the mailbox.
     #[cold]
     fn take_endpoints(&mut self, handle: &ServerHandle, now: Instant) {
-        // Cleared before the mailbox is locked, so that a set that is put later is requested again.
-        handle.0.requests.fetch_and(!ENDPOINTS, Ordering::Acquire);
+        // Cleared before the mailbox is locked, so that a set that is put later gives the command again.
+        handle.0.commands.fetch_and(!ENDPOINTS, Ordering::Acquire);
         if self.server.deliver(&handle.0.endpoints, now).is_err() {
             // The thread that has the lock may not wake this one, so the next poll must not wait.
-            handle.request(ENDPOINTS);
+            handle.command(ENDPOINTS);
         }
     }
 
@@ -705,7 +706,7 @@ mod tests {
         let handle = runner.handle();
         let poll = || runner.poll_once(Some(Duration::ZERO)).unwrap();
         let mailbox = &handle.0.endpoints;
-        // Without a request, the mailbox is left alone.
+        // Without a command, the mailbox is left alone.
         mailbox.while_locked(|| assert_eq!([poll(), poll()], [0, 0]));
         let set = Arc::new(EndpointSet::new([]).unwrap());
         handle.replace_endpoints(set).unwrap();
@@ -714,7 +715,7 @@ mod tests {
         assert!(!handle.free_replaced_endpoints());
         assert_eq!(poll(), 1);
         assert!(handle.free_replaced_endpoints());
-        assert_eq!(handle.0.requests.load(Ordering::Relaxed), 0);
+        assert_eq!(handle.0.commands.load(Ordering::Relaxed), 0);
         assert_eq!(poll(), 0);
     }
 

@@ -42,8 +42,9 @@ impl core::error::Error for EndpointsTooLarge {}
 pub(super) struct Room {
     pub(super) limits: Limits,
     pub(super) response_bytes: usize,
-    /// Bytes for each long answer, and the metrics, which may need them.
+    /// Bytes for each long answer.
     pub(super) long_bytes: usize,
+    /// What `/metrics` answers, which may be long; `None` if it is not served.
     pub(super) metrics: Option<Metrics>,
 }
 
@@ -140,6 +141,7 @@ impl<'a, P: Paths> Served<'a, P> {
         self.responder.respond_not_served(request, writer)
     }
 
+    /// Answers a request whose path is not of a fixed endpoint: with an endpoint of the set, the metrics or 404.
     // Not inlined: it would cost instructions in each answer of a fixed endpoint.
     #[inline(never)]
     fn respond_elsewhere(
@@ -199,7 +201,7 @@ impl<'a, P: Paths> Served<'a, P> {
 
 /// Passes a set from any thread to the server's thread.
 ///
-/// The server's thread waits for no other thread and frees nothing. It locks the mailbox only after a request, gives up
+/// The server's thread waits for no other thread and frees nothing. It locks the mailbox only after a command, gives up
 /// if another thread has the lock, and puts the set that it has used so far into the mailbox. Other threads free that
 /// set. The mailbox never has a new and an old set at once.
 pub(super) struct Mailbox {
@@ -224,7 +226,7 @@ impl Mailbox {
         }
     }
 
-    /// Puts a set into the mailbox, and replaces one that the server has not taken. The caller sends the request
+    /// Puts a set into the mailbox, and replaces one that the server has not taken. The caller gives the command
     /// afterwards, when the lock is free.
     pub(super) fn put(&self, set: Arc<EndpointSet>) -> Result<(), EndpointsTooLarge> {
         self.room.check(&set)?;

@@ -41,7 +41,7 @@ impl fmt::Debug for Slot {
     }
 }
 
-/// The memory of one slot. [`Slot`] is a type of its own, so that embedders see no type of the server.
+/// The memory of one slot. [`Slot`] wraps a [`Node`], so that the public API has no private type.
 pub(super) trait SlotMemory {
     /// What the slot holds.
     type Content;

@@ -221,12 +221,12 @@ pub(super) fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
-/// The error for a connection that is not from loopback. It has no number, so no system call returns it.
+/// The error for a connection that is not from loopback. It has no errno, so no system call returns it.
 fn non_loopback() -> io::Error {
     io::ErrorKind::PermissionDenied.into()
 }
 
-/// Ignores the error of a socket option that the system does not have.
+/// Logs the error of a socket option, which the system may not have. The server goes on without it.
 pub(super) fn try_option(name: &str, result: io::Result<()>) {
     if let Err(error) = result {
         log::debug!("{name} of a listener: {error}");
@@ -246,7 +246,7 @@ pub(super) enum AcceptError {
     NonLoopback,
     /// The listener was shut down.
     Dead,
-    /// The system is short of something. Accepting must wait until connections end.
+    /// The system is short of descriptors or memory. Accepting must wait until connections end.
     Pause,
 }
 
@@ -419,7 +419,7 @@ fn accept_unix(listener: &UnixListener) -> io::Result<UnixStream> {
     Ok(UnixStream::from_std(stream.into()))
 }
 
-/// socket2 does not parse the path either.
+/// Not the accept(2) of mio, which parses the address of the client: see `accept_unix` in `sys.rs`.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn accept_unix(listener: &UnixListener) -> io::Result<UnixStream> {
     let (stream, _) = socket2::SockRef::from(listener).accept()?;

@@ -1,5 +1,5 @@
-//! System calls that mio, socket2 and std do not wrap, or not well: socket options, level-triggered listeners, calls
-//! for each request without points of cancellation, accept(2) without an address, and taking over inherited
+//! System calls that mio, socket2 and std do not wrap, or not well: socket options, level-triggered listeners, the
+//! calls for each request without cancellation points, accept(2) without an address, and taking over inherited
 //! descriptors.
 //!
 //! Apart from the C API, the only file of the library that may contain `unsafe`. Used by [`super::socket`] and
@@ -124,7 +124,7 @@ pub(super) fn set_level_triggered(
     check(result)
 }
 
-/// The functions of libc for each request, without points of cancellation.
+/// The functions of libc for each request, without cancellation points (pthreads(7)).
 ///
 /// In a process with threads, the functions of glibc prepare for pthread_cancel(3) before the system call and undo that
 /// after it. That takes about 45 instructions a call. Cancelling a thread that runs Rust is undefined behaviour, so

@@ -125,8 +125,8 @@ impl<'a, L: ListenSocket, P: Paths> Table<'a, L, P> {
     pub(super) fn advance(&mut self, registry: &RegistryOf<L>, now: Instant) {
         self.begin(now);
         // A connection that enters the run queue meanwhile is served in the next call.
-        let is_crowded = self.slots.is_full() || self.acceptor.is_flooded();
-        let runnables_max = policy::runnables_max(is_crowded);
+        let is_full_or_flooded = self.slots.is_full() || self.acceptor.is_flooded();
+        let runnables_max = policy::runnables_max(is_full_or_flooded);
         for _ in 0..self.slots.runnable_count().min(runnables_max) {
             if let Some(index) = self.slots.pop_run_queue() {
                 self.serve(registry, index, now);

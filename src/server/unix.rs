@@ -87,17 +87,22 @@ pub(super) fn remove_stale(path: &Path) -> io::Result<()> {
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
+/// Whether the file with this path is a socket.
+pub(super) fn is_socket(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::FileTypeExt;
+    Ok(std::fs::symlink_metadata(path)?.file_type().is_socket())
+}
+
 /// True if `path` is a Unix socket on which no process listens.
 pub(super) fn is_stale(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     // Non-blocking: with a full queue, connect(2) would wait for ever.
     let connect = || {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.connect(&SockAddr::unix(path)?)
     };
-    is_socket && connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    is_socket(path).unwrap_or(false)
+        && connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]

@@ -180,7 +180,7 @@ fn work(link: Link, store: Store, arguments: &[OsString]) -> io::Result<()> {
 /// The parent process, if it is still the one with this number.
 ///
 /// # Errors
-/// If the system has no pidfds, or `number` is none.
+/// If the system has no pidfds, or `number` is not a number.
 fn parent_of(number: &OsStr) -> io::Result<Option<OwnedFd>> {
     let expected = number.to_str().and_then(|number| number.parse().ok());
     let expected = expected.ok_or(io::ErrorKind::InvalidInput)?;

@@ -79,11 +79,11 @@ pub struct Report {
     /// Why the check fails; `None` if it passes.
     pub failure: Option<String>,
     pub measured: Instant,
-    /// Attempts that have ended since the report before.
+    /// Attempts that have ended since the previous report.
     pub runs: Runs,
 }
 
-/// A set of checks that replaces the one before.
+/// A set of checks that replaces the previous one.
 #[derive(Clone, Debug)]
 pub struct Commit {
     pub generation: u32,
@@ -207,7 +207,7 @@ impl Engine {
         });
     }
 
-    /// The set that replaces the one before, when it is ready.
+    /// The set that replaces the previous one, when it is ready.
     pub fn commit(&mut self, now: Instant) -> Option<Commit> {
         if self.entries.iter().any(|entry| entry.is_awaited(now)) {
             return None;

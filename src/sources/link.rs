@@ -72,7 +72,7 @@ pub struct Verdict<'a> {
     pub failure: Option<&'a str>,
     /// Of a heartbeat.
     pub beat: Option<Beat>,
-    /// Attempts that have ended since the verdict before.
+    /// Attempts that have ended since the previous verdict.
     pub runs: Runs,
 }
 
@@ -95,7 +95,7 @@ pub struct Definition<'a> {
     pub severity: Severity,
     /// Milliseconds for which a verdict holds.
     pub holds_ms: u32,
-    /// Same spec as the check of this name in the set before: it keeps its state.
+    /// Same spec as the check of this name in the previous set: it keeps its state.
     pub is_kept: bool,
 }
 

@@ -5,7 +5,7 @@
 //! program; the supervisor starts the *worker*, which runs the checks, and starts it again if it ends. The worker
 //! sends each result to the server as one datagram ([`link`]).
 //!
-//! Knows no HTTP and nothing of the server. Called by `main` and by the daemon.
+//! Knows nothing of the server and its HTTP. Called by `main` and by the daemon.
 
 pub mod attempt;
 mod clock;

@@ -4,7 +4,7 @@
 //! period share a wake-up. A check has at most one attempt at a time: while one hangs in the kernel, no other
 //! begins.
 //!
-//! Called by the worker, and by the simulation.
+//! Called by [`super::engine`].
 
 use std::time::Duration;
 

@@ -67,7 +67,7 @@ impl Received {
 #[derive(Debug)]
 struct Running {
     nature: Nature,
-    /// When the present attempt will end, with what, and whether it was cancelled.
+    /// When the present attempt will end, and whether it succeeds.
     attempt: Option<(Instant, bool)>,
     /// The results that count, in order, for the model of the threshold.
     results: Vec<bool>,

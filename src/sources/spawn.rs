@@ -82,7 +82,7 @@ pub fn replace_self(program: &OsStr, arguments: &[&OsStr]) -> io::Error {
     }
 }
 
-/// For the kernel.
+/// `text` as a C string, for a system call.
 pub fn text(text: &OsStr) -> io::Result<CString> {
     CString::new(text.as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 pub use crate::url::Host;
 
-/// Most checks in one configuration. Each costs the server about 1 KiB, and its line in the
-/// answer of every connection.
+/// Most checks in one configuration. Each costs the server about 1 KiB, and room for one line in the answer buffer of
+/// each connection.
 pub const SPECS_MAX: usize = 256;
 
 /// One configured check.

@@ -1,11 +1,11 @@
 //! The supervisor: starts the worker, starts it again if it ends, and leaves no process behind.
 //!
-//! A process of its own, because the server's sandbox forbids to start programs. It only waits for the worker and the
+//! A process of its own, because the server's sandbox forbids starting programs. It only waits for the worker and the
 //! server. It is a *child subreaper* (prctl(2)): processes that the program of a check has left behind become its
 //! children when the worker ends, and it kills them. When the server ends, it kills all its descendants and ends too.
 //!
-//! SIGTERM and SIGINT are ignored, because a service manager sends them to every process of the service, and the checks
-//! must run while the server drains. Called by `main`.
+//! SIGTERM, SIGINT, SIGHUP and SIGQUIT have no effect, because a service manager sends SIGTERM to every process of the
+//! service, and the checks must run while the server drains. Called by [`super::command`].
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,6 +1,6 @@
 //! System calls that no crate of the daemon wraps.
 //!
-//! The only file of this module that may contain `unsafe`. Called by the kinds of checks.
+//! The only file of this module that may contain `unsafe`. Called by all processes of the sources, and by the daemon.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -53,7 +53,7 @@ pub fn since_boot() -> io::Result<Duration> {
     Ok(Duration::new(seconds, nanos))
 }
 
-/// A descriptor that becomes readable when the child `pid` has ended: pidfd_open(2). It is close-on-exec.
+/// A descriptor that becomes readable when the process `pid` has ended: pidfd_open(2). It is close-on-exec.
 ///
 /// # Errors
 /// If there is no such process, the kernel is older than 5.3, or a filter denies it.
@@ -67,7 +67,7 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     }
 }
 
-/// Lets SIGPIPE end this process, as programs expect it. std has it ignored.
+/// Lets SIGPIPE end this process, as programs expect it. std ignores that signal.
 pub fn end_by_sigpipe() {
     // SAFETY: the default action replaces no handler of this program: there is none for this signal.
     let _ = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };

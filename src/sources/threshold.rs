@@ -1,6 +1,6 @@
 //! How many results in which order change the state of a check.
 //!
-//! Pure: results in, state out. Called by the worker, and by the simulation.
+//! Pure: results in, state out. Called by [`super::engine`].
 
 use super::spec::Threshold;
 

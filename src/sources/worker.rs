@@ -1,8 +1,8 @@
 //! The worker: runs the checks and sends their verdicts to the server.
 //!
 //! One thread has a mio loop for all descriptors, and the threads of [`super::jobs`] do the work that may block in the
-//! kernel. [`super::engine`] decides when each check is attempted. Called by `main`, in a process of its own that the
-//! supervisor starts.
+//! kernel. [`super::engine`] decides when each check is attempted. Called by [`super::command`], in a process of its
+//! own that the supervisor starts.
 //!
 //! It ends when the server's end of the link is closed. If the supervisor ends, the worker takes its place.
 
@@ -41,7 +41,8 @@ const SUPERVISOR: Token = Token(2);
 /// Tokens of checks begin here.
 const CHECKS: usize = 8;
 
-/// Most messages that wait until the server receives them: a whole set and the log records beside it.
+/// If this many messages wait until the server receives them, further log records are dropped. A whole set and some log
+/// records fit.
 const OUTBOX_MAX: usize = 2 * super::spec::SPECS_MAX + 64;
 
 /// Pause between two calls of waitpid(2) for killed programs, until all have ended.
@@ -140,7 +141,7 @@ struct Worker {
     /// Checks for which a thread connects, maybe since an earlier attempt.
     opening: Vec<Id>,
     programs: Programs,
-    /// Until when [`Programs::reap`] has to be called again.
+    /// When [`Programs::reap`] has to be called again.
     reap_due: Option<Instant>,
     /// Messages for which the link had no room yet.
     outbox: VecDeque<Vec<u8>>,
@@ -185,7 +186,7 @@ pub fn run(
     let waker = Arc::new(Waker::new(registry, JOBS)?);
     let clock = Clock::new();
     let mut engine = Engine::new(specs, stored.generation, clock.now(), is_restart);
-    // Sent after the first turn of the loop, which opens everything.
+    // Sent after the first iteration of the loop, which opens everything.
     let mut outbox = VecDeque::from([encode(&Message::Opened)]);
     if is_restart {
         // The server may have got no set from the worker before, although its text was stored.
@@ -561,7 +562,7 @@ impl Worker {
         self.reap_due = Some(now);
     }
 
-    /// Kills and reaps processes that programs have left behind, twice a second while there are any.
+    /// Kills and reaps processes that programs have left behind, once in each [`REAP_PERIOD`] while there are any.
     fn reap(&mut self, now: Instant) {
         if self.reap_due.is_some_and(|due| due <= now) {
             let has_more = self.programs.reap() || !self.programs.is_empty();

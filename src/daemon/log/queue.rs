@@ -263,7 +263,7 @@ mod tests {
         for number in 0..5000 {
             queue.push(&line(number));
             pushed.extend(line(number));
-            // Two in, one chunk out: the ring is never empty and wraps around.
+            // 72 lines are about one chunk, so later some lines stay in the ring, and it wraps around.
             if number % 72 == 71 {
                 let (_, bytes) = next(&queue);
                 assert!(bytes.ends_with(b"\n"));

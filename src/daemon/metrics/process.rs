@@ -173,7 +173,7 @@ fn open_fds(directory: &File) -> Option<u64> {
 }
 
 /// The virtual and the resident memory in pages. (/proc/self/stat has them too, but the kernel does not add up all
-/// counters for it, and some hundred KiB can be missing.)
+/// counters for it, and a few hundred KiB can be missing.)
 fn memory_pages(statm: &File) -> Option<[u64; 2]> {
     // Seven numbers.
     let mut buffer = [0; 160];

@@ -143,7 +143,8 @@ fn program(process: Process) -> Vec<sock_filter> {
     program
 }
 
-/// Rejects flags that are not in [`SEND_FLAGS`]. The kernel uses only the lower half of an `int`.
+/// Rejects flags that are not in [`SEND_FLAGS`]. They are an `int`, so the kernel uses only the lower half of this
+/// argument.
 const SENDTO: &[sock_filter] = &[
     load(argument_at(3)),
     if_any_bit(!SEND_FLAGS),

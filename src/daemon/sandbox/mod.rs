@@ -2,7 +2,7 @@
 //! with it.
 //!
 //! It takes two steps. [`Sandbox::begin`] is called after everything is open and before other threads start,
-//! because Landlock binds only the calling thread and threads that start later. [`Sandbox::complete`] is
+//! because Landlock restricts only the calling thread and threads that start later. [`Sandbox::complete`] is
 //! called when all threads run, because the filter does not allow the calls that start a thread.
 //!
 //! - No new privileges: a set-user-ID program would run without its rights.

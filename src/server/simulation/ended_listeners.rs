@@ -173,7 +173,7 @@ impl Episode<'_> {
         self.table.is_abandoned() && self.world.borrow_mut().rng.u8(..STEPS_AFTER_ALL) == 0
     }
 
-    /// An event of a listener that the server has closed since must change nothing: its slot is empty.
+    /// An event of a listener that the server has closed since must change nothing: its entry is empty.
     pub(super) fn send_late_listener_event(&mut self, now: Instant) {
         let index = {
             let world = &mut *self.world.borrow_mut();
@@ -209,8 +209,8 @@ impl Episode<'_> {
         }
     }
 
-    /// `is_abandoned` must be true exactly if all listeners were closed before `stop`: the run loop
-    /// stops and finishes by it.
+    /// `is_abandoned` must be true exactly if all listeners were closed before `stop`: because of it, the run
+    /// loop stops the server and ends.
     pub(super) fn assert_abandoned(&self) {
         let is_abandoned = match self.is_stopped {
             true => self.was_abandoned,

@@ -17,7 +17,7 @@ use crate::time::Instant;
 /// Most calls for serving one connection once: the reads of one advance with a send for each, the
 /// earlier unsent bytes, a shutdown, a close or a registration, and an eviction for a long answer.
 const CALLS_PER_SERVE_MAX: usize = READS_MAX * (1 + 1) + 4;
-/// Most calls for one listener: arm, disarm, close, and two evictions for want of a descriptor.
+/// Most calls for one listener: arm, disarm, close, and two evictions because no descriptor is free.
 const CALLS_PER_LISTENER_MAX: usize = 1 + 1 + 1 + 2;
 
 impl Episode<'_> {
@@ -40,12 +40,12 @@ impl Episode<'_> {
     /// The connections of the run queue must keep their order at its front, so that each is served after
     /// a bounded number of advances.
     pub(super) fn assert_run_queue_order(&self, before: &[u16]) -> Vec<u16> {
-        let line: Vec<u16> = self.table.run_queue().collect();
+        let run_queue: Vec<u16> = self.table.run_queue().collect();
         assert!(
-            line.starts_with(before),
-            "{before:?} are not at the front of the run queue {line:?}"
+            run_queue.starts_with(before),
+            "{before:?} are not at the front of the run queue {run_queue:?}"
         );
-        line
+        run_queue
     }
 
     /// Most connections of the run queue that this advance may serve.

@@ -317,8 +317,8 @@ impl<'a> Episode<'a> {
             self.table
                 .handle(&(), event.token, event.is_read_closed, now);
         }
-        let line = self.assert_run_queue_order(&before);
-        let (served, rest) = line.split_at(line.len().min(self.runs_max()));
+        let run_queue = self.assert_run_queue_order(&before);
+        let (served, rest) = run_queue.split_at(run_queue.len().min(self.runs_max()));
         self.give_reasons(self.table.streams_at(served));
         self.table.advance(&(), now);
         self.assert_run_queue_order(rest);

@@ -385,7 +385,7 @@ fn when_the_pause_of_one_listener_ends_another_stays_paused() {
 
 /// Only a free descriptor lets accept(2) succeed after EMFILE. Memory may come from elsewhere.
 #[test]
-fn a_connection_is_evicted_for_want_of_a_descriptor_but_not_of_memory() {
+fn a_connection_is_evicted_if_descriptors_are_short_but_not_if_memory_is() {
     let ping = Check::ping();
     let checks = [&ping];
     let endpoints = Endpoint::kubernetes(&checks);

@@ -360,8 +360,8 @@ pub fn parts(kind: &Kind) -> Parts {
             let options = vec![bytes("min", disk.min), count("min-inodes", disk.min_inodes)];
             ("disk", path(&disk.path), options)
         }
-        Kind::Pids(usage) => ("pids", user(usage), usage_parts(usage)),
-        Kind::Fds(usage) => ("fds", user(usage), usage_parts(usage)),
+        Kind::Pids(usage) => ("pids", usage_target(usage), usage_parts(usage)),
+        Kind::Fds(usage) => ("fds", usage_target(usage), usage_parts(usage)),
         Kind::Clock(Clock { max_error }) => {
             ("clock", None, vec![("max-error", duration(*max_error))])
         }
@@ -463,7 +463,7 @@ fn usage_parts(usage: &Usage) -> Options {
     vec![count("min", usage.min), count("max", usage.max)]
 }
 
-fn user(usage: &Usage) -> Option<Parsed> {
+fn usage_target(usage: &Usage) -> Option<Parsed> {
     usage.process.clone().map(Parsed::Target)
 }
 

@@ -45,7 +45,7 @@ pub fn read(parser: &mut Parser, path: &Path, bytes: &[u8]) {
         parser.mistake(&place, at, one_line(error.message()));
     }
     parser.is_broken = !errors.is_empty();
-    // A line that is no TOML has a value that was not written.
+    // For a line that is not TOML, the parser makes up a value. Of the mistakes in it, only the syntax error is kept.
     let broken = parser.mistakes.get(before..).unwrap_or_default();
     let broken: Vec<usize> = broken.iter().map(|mistake| mistake.position.0).collect();
     read_root(parser, &place, root.get_ref());

@@ -17,7 +17,7 @@ use super::super::spec::{SPECS_MAX, Spec};
 /// - Specs that are accepted are equal after `check-config` printed them and the output was parsed. They have
 ///   valid names, each once, and values within their bounds.
 /// - Every mistake is one line without control characters, and names its argument or the file.
-/// - What is wrong alone is wrong together.
+/// - Arguments or a file that are refused alone are also refused together.
 pub fn checkfile(data: &[u8]) {
     let mut pieces: Vec<&[u8]> = data.split(|byte| *byte == 0).collect();
     let file = pieces.pop().unwrap_or_default();

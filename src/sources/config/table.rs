@@ -81,7 +81,7 @@ const LONG: u64 = 1000 * DAY;
 /// A period of 100 ms for the most checks is 2,560 results a second; less would load the machine.
 const PERIOD_MIN: u64 = 100 * MS;
 
-/// Options of every kind. Their names and meaning are those of the Kubernetes `Probe`.
+/// Options of every kind. The first five have the names and the meaning of the fields of the Kubernetes `Probe`.
 pub const GENERIC: &[OptionDef] = &[
     option(
         "initial-delay",
@@ -179,7 +179,8 @@ const USAGE: &[OptionDef] = &[
         "most that may be used, as a number or a share of the lowest limit",
     ),
 ];
-const USER: Argument = Argument {
+/// The process whose usage is checked.
+const USAGE_TARGET: Argument = Argument {
     name: "PIDFILE or exe:NAME",
     syntax: Syntax::Target,
     is_required: false,
@@ -409,7 +410,7 @@ pub const KINDS: &[KindDef] = &[
     },
     KindDef {
         name: "pids",
-        argument: USER,
+        argument: USAGE_TARGET,
         options: USAGE,
         defaults: &[],
         help: "processes and threads, below their limit",
@@ -417,7 +418,7 @@ pub const KINDS: &[KindDef] = &[
     },
     KindDef {
         name: "fds",
-        argument: USER,
+        argument: USAGE_TARGET,
         options: USAGE,
         defaults: &[],
         help: "open files, below their limit",

@@ -156,7 +156,7 @@ fn what_check_config_prints_parses_to_the_same_specs() {
     assert_eq!(file(&printed), Ok(specs));
 }
 
-/// Where several forms are read, one is printed. So the values are those that were written.
+/// Where several forms of a value are accepted, one is printed, and the value stays the same.
 #[test]
 fn values_are_printed_in_one_form() {
     for (check, line) in [

@@ -506,7 +506,7 @@ pub fn quote(text: &str) -> String {
             '\n' => write!(quoted, "\\n"),
             '\r' => write!(quoted, "\\r"),
             '\t' => write!(quoted, "\\t"),
-            // A quote is printable, but `escape_debug` escapes it.
+            // An apostrophe is printable, but `escape_debug` escapes it.
             '\'' => write!(quoted, "'"),
             _ if character.escape_debug().len() == 1 => write!(quoted, "{character}"),
             _ => write!(quoted, "\\U{:08X}", u32::from(character)),

@@ -40,8 +40,8 @@ use crate::sources::sys;
 /// prints more neither waits nor ends by SIGPIPE.
 const OUTPUT_BYTES_MAX: usize = 4096;
 
-/// Most bytes of the output that are read in one turn of the loop: as many as a pipe holds.
-const TURN_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes of the output that are read for one event: as many as a pipe holds.
+const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// Most bytes of the first line of the output that are kept as the reason. The server cuts it again.
 const REASON_BYTES_MAX: usize = 512;
@@ -259,10 +259,10 @@ impl Running {
         Ok(())
     }
 
-    /// Reads what has been printed, at most [`TURN_BYTES_MAX`]. Breaks if there may be more.
+    /// Reads what has been printed, at most [`READ_BYTES_MAX`]. Breaks if there may be more.
     fn read_output(&mut self) -> ControlFlow<()> {
         let mut buffer = [0; OUTPUT_BYTES_MAX];
-        for _ in 0..TURN_BYTES_MAX / OUTPUT_BYTES_MAX {
+        for _ in 0..READ_BYTES_MAX / OUTPUT_BYTES_MAX {
             let Some(output) = &mut self.output else {
                 return ControlFlow::Continue(());
             };
@@ -489,7 +489,7 @@ mod tests {
         }
     }
 
-    /// Handles events until `end` has something or the attempt has its outcome.
+    /// Handles events until the attempt has its outcome.
     fn drive(poll: &mut Poll, attempt: &mut dyn Attempt) -> Outcome {
         let mut events = Events::with_capacity(8);
         let start = Instant::now();

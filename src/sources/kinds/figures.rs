@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(share(100, 1000), None);
         assert_eq!(share(u64::MAX, u64::MAX), None);
         assert_eq!(share(0, u64::MAX).unwrap(), "0.0% free, needs 10%");
-        // Nothing of nothing is missing.
+        // No share of zero is missing.
         assert_eq!(share(0, 0), None);
         let min = Amount::Absolute(100 << 20);
         assert_eq!(

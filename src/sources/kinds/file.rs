@@ -1,4 +1,5 @@
-//! The kind `file`: a file must exist, and be young, long enough or contain a text.
+//! The kind `file`: a file must exist. With options, it must also have been modified recently, have a least size, or
+//! contain a text.
 //!
 //! Without the option `contains` the file is not opened.
 

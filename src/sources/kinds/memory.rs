@@ -1,8 +1,8 @@
 //! The kind `memory`: memory that is available on the machine or in a control group.
 //!
 //! On the machine it is MemAvailable of /proc/meminfo. In a control group it is
-//! `memory.max - (memory.current - inactive_file)`, as the kubelet counts: pages of files that were not used of
-//! late can be dropped. Each group above counts too, and so does the machine, because their limits hold as well.
+//! `memory.max - (memory.current - inactive_file)`, as the kubelet counts: pages of files that were not used
+//! recently can be dropped. Each group above counts too, and so does the machine, because their limits hold as well.
 
 use std::ffi::OsStr;
 use std::io;

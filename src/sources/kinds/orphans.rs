@@ -25,7 +25,7 @@ const CHILDREN_MAX: usize = 1024;
 /// them, and reaps those of the groups that have ended. Returns true if there were any: their own children may
 /// follow, so call it again soon. Does not wait.
 ///
-/// Bounded work: at most 1,024 children in a call, and the list of all processes at most.
+/// Bounded work: at most 1,024 children in a call, and at most one pass over the list of all processes.
 ///
 /// # Errors
 /// If children cannot be listed.
@@ -77,7 +77,7 @@ fn own_pid() -> i32 {
 }
 
 /// Reaps the child `pid` if it has ended, without waiting. Returns true if it is no longer a child.
-// For size: it makes a system call each time, and six places call it.
+// For size: it makes a system call each time, and several places call it.
 #[inline(never)]
 pub fn reap(pid: i32) -> bool {
     match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {

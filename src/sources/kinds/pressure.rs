@@ -225,8 +225,8 @@ fn has_fired(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Whether tasks that were `stalled` for part of the time `elapsed` were so for more than the share `stall` of
-/// `window`. Stalls in less than a window count as all of that window.
+/// Whether `stalled` is at least the share of `elapsed` that `stall` is of `window`. If less than a window has elapsed,
+/// a whole window counts instead.
 fn is_over(stalled: Duration, elapsed: Duration, stall: Duration, window: Duration) -> bool {
     let elapsed = elapsed.max(window);
     stalled.as_micros() * window.as_micros() >= stall.as_micros() * elapsed.as_micros()

@@ -124,7 +124,7 @@ impl ProcessTarget {
     }
 }
 
-/// What to add if a process was not found although it may exist.
+/// What to add to the reason if a process was not found although it may exist.
 pub(super) fn hidden_others(system: System<'_>) -> &'static str {
     // The first process always exists, but not in the directory of a test.
     let is_real = system.proc == Path::new("/proc");
@@ -136,7 +136,7 @@ pub(super) fn hidden_others(system: System<'_>) -> &'static str {
     }
 }
 
-/// True if a process of another user exists.
+/// True if process `pid` exists, although /proc does not show it: it runs as another user.
 fn is_hidden(pid: i32) -> bool {
     kill(Pid::from_raw(pid), None) == Err(Errno::EPERM)
 }
@@ -186,7 +186,8 @@ fn earlier(earliest: &Mutex<Option<SystemTime>>, boot: SystemTime) -> SystemTime
     *earliest.insert(boot)
 }
 
-/// True if a process that started so long after `boot` is not the one of a pid file that was last `written` then.
+/// True if a process that started `start` after `boot` cannot be the one of a pid file that was last modified at
+/// `written`.
 ///
 /// A file on a tmpfs is lost at a restart. If it seems older than the machine's start, the clock was set after it
 /// was written, as on a machine without a battery for its clock. Then the times cannot be compared.

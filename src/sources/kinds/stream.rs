@@ -20,7 +20,7 @@ use crate::sources::spec::Outcome;
 /// Most bytes of received data that are discarded at a time.
 const DISCARD_BYTES_MAX: usize = 64 * 1024;
 
-/// So long may a peer take to close its side.
+/// Longest time that a peer may take to close its side.
 const HALF_CLOSED_DURATION: Duration = Duration::from_secs(10);
 
 /// Bytes that one read takes.

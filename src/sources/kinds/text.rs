@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-/// Longest text of bytes in a reason.
+/// Most characters that a reason quotes.
 const QUOTED_CHARS_MAX: usize = 60;
 
 /// Bytes in quotes, escaped and cut.

@@ -269,7 +269,7 @@ impl Listener for Beats {
 #[derive(Default)]
 struct Warnings {
     kinds: [Option<(u64, String)>; 3],
-    /// No other warning before.
+    /// Until then, no other warning is logged.
     quiet_until: Instant,
 }
 

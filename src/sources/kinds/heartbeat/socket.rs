@@ -58,7 +58,7 @@ impl Receiver {
     pub fn bind(name: &OsStr, mode: u32) -> io::Result<Receiver> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket::socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
-        // Before the socket has a name: every datagram is to have both.
+        // Before the socket has a name, so that every datagram comes with its sender and its time.
         socket::setsockopt(&fd, sockopt::PassCred, &true)?;
         socket::setsockopt(&fd, sockopt::ReceiveTimestampns, &true)?;
         let mut receiver = Receiver {

@@ -54,6 +54,7 @@ pub struct Settings {
     pub passes_until_ready: bool,
 }
 
+/// The state of the program, as its messages say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
     /// Before `READY=1` and the first beat.
@@ -171,7 +172,7 @@ impl State {
         self.due()
     }
 
-    /// The verdict is a failure from then on; `None` if no time counts.
+    /// When the verdict becomes a failure; `None` if it does not depend on the time.
     fn due(&self) -> Option<Instant> {
         match self.phase {
             Life::Starting if self.settings.passes_until_ready => self.extended_to,
@@ -228,9 +229,9 @@ impl State {
     }
 }
 
-/// When a message was sent: its time on the wall clock, on the clock of `now`.
+/// When a message was sent, on the clock of `now`. `sent` is the same time on the wall clock.
 ///
-/// `wall` is the wall clock at `now`, and `drained` the time when the queue was last empty, so the message is younger.
+/// `wall` is the wall clock at `now`. `drained` is when the queue was last empty, so the message was sent after that.
 /// If the wall clock was set in between, the result is still within these bounds.
 pub fn sent_at(sent: Option<Duration>, wall: Duration, now: Instant, drained: Instant) -> Instant {
     let age = sent.map_or(Duration::ZERO, |sent| wall.saturating_sub(sent));

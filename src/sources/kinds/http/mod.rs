@@ -245,5 +245,15 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_text_is_refused() {}
+    fn an_empty_text_is_refused() {
+        use crate::sources::config;
+        let parse = |text: &str| {
+            let check = format!("a=http:http://127.0.0.1/,contains={text}");
+            config::parse(&[check.into()], None)
+        };
+        assert!(parse("x").is_ok());
+        let mistakes = parse("").unwrap_err();
+        let want = "--check a: contains \"\": expected a text of 1 to 1024 bytes";
+        assert_eq!(mistakes[0].to_string(), want);
+    }
 }
