@@ -221,11 +221,15 @@ def injected(daemon, calls, fault, when, thread=None):
             raise Wrong(f"daemon: expected it to keep running, got exit {daemon.process.returncode}: {short(daemon.text())}")
         if tracer.poll() is not None:
             raise Missing(f"strace cannot attach: {tracer.stderr.read().strip()}")
-        of = [thread] if thread else threads(daemon)
-        states = [Path(f"/proc/{daemon.pid}/task/{t}/status").read_text() for t in of]
-        return all(re.search(r"^TracerPid:\s+[1-9]", state, re.M) for state in states)
+        tasks = [thread] if thread else threads(daemon)
+        states = [Path(f"/proc/{daemon.pid}/task/{task}/status").read_text() for task in tasks]
+        # strace stops each thread once. The kernel would deliver a signal to another thread than a stopped one.
+        return all(re.search(r"(?s)^State:\s+[^t].*^TracerPid:\s+[1-9]", state, re.M) for state in states)
 
     try:
+        wait_for("strace attaching", 10, is_attached)
+        # A thread can be seized and not yet stopped.
+        time.sleep(0.1)
         wait_for("strace attaching", 10, is_attached)
         yield
     finally:
