@@ -29,8 +29,8 @@ import threading
 import time
 from pathlib import Path
 
-from support.cases import Harness, Skip, Wrong, ask, await_listener, free_port, install, parse, parser, registry
-from support.cases import expect, expect_match, run_script, wait_for
+from support.cases import Harness, Missing, Skip, Wrong, ask, await_listener, expect, expect_match, free_port, install
+from support.cases import parse, parser, registry, run_script, wait_for
 
 # For all cases together.
 CASES_SECONDS_MAX = 900
@@ -379,7 +379,7 @@ int main(int argc, char **argv) {
 
 def build_beat(harness):
     if not LIBSYSTEMD.exists():
-        raise Wrong("libsystemd-dev is not installed")
+        raise Missing("libsystemd-dev is not installed")
     source, program = harness.dir / "beat.c", harness.dir / "beat"
     source.write_text(BEAT_C)
     result = harness.run(["gcc", "-Wall", "-Werror", "-o", str(program), str(source), "-lsystemd"], seconds=PATIENCE * 4)
