@@ -52,7 +52,7 @@ fn update(check: &Check, now: Instant, reason: &str) {
     check.begin_shutdown();
 }
 
-/// A panic that `.ci/panics` must find; otherwise it would find none.
+/// A panic that `.ci/panics` must find, which proves that the search works.
 #[inline(never)]
 fn canary(bytes: &[u8], at: usize) -> u8 {
     #[expect(clippy::indexing_slicing, reason = "the panic is planted")]

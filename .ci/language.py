@@ -3,10 +3,11 @@
 
 For each top-level directory (or each PATH that is given) it prints the number of sentences, the words
 per sentence, the share of sentences with more than 30 words, and the plain comment lines per 100 lines
-of code. With -v it also prints each long sentence and each line with a word that house style avoids.
+of code. With -v it also prints each long sentence and each line with a word of the list AVOIDED.
 
 Reads doc comments and plain comments of Rust, C, shell and Python, and the prose of Markdown. Code
-blocks and tables are left out: they are not sentences. Paths are relative to the repository.
+blocks and tables are left out: they are not sentences. Files without an extension, such as most scripts
+in .ci, are not read. Paths are relative to the repository.
 """
 import os
 import re

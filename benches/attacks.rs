@@ -125,7 +125,7 @@ fn measure() {
         "attack",
         "connections made",
         "evicted",
-        "beside probes",
+        "evicted during probes",
         "unanswered",
         "p50",
         "p99",
@@ -177,21 +177,21 @@ fn beside(
     let counted = server.stop();
     // At most the attackers that had connected before the probes can have been evicted before them.
     let evicted_beside = counted.evicted.saturating_sub(made_before);
-    let mut complain = |text: String| wrong.push(format!("{what}: {text}"));
+    let mut report = |text: String| wrong.push(format!("{what}: {text}"));
     let (unanswered, p99) = (results.unanswered(), results.ms(0.99));
-    if unanswered > 0 || results.unclosed > 0 {
-        let (reset, lost) = (results.unclosed, &results.lost);
-        complain(format!(
+    if unanswered > 0 || results.wrong_ends > 0 {
+        let (reset, lost) = (results.wrong_ends, &results.lost);
+        report(format!(
             "{unanswered} probes unanswered, {reset} not closed in order: {lost:?}"
         ));
     }
     let is_slow = sizes.is_full && p99 >= P99_MAX.as_secs_f64() * 1000.0;
     if is_slow {
-        complain(format!("a p99 of {p99:.2} ms"));
+        report(format!("a p99 of {p99:.2} ms"));
     }
     if is_slow || unanswered > 0 {
         let late = results.late.value_at_quantile(0.99) as f64 / 1e6;
-        complain(format!(
+        report(format!(
             "the server waited {:.1} s for a CPU; the client's p99 of being late was {late:.1} ms; \
              {dropped} packets found a listener's queue full",
             waited.as_secs_f64()
@@ -203,13 +203,13 @@ fn beside(
         // that connection.
         if made < sizes.attackers as u64 || counted.accepted + dropped < all {
             let accepted = counted.accepted;
-            complain(format!(
+            report(format!(
                 "{made} attackers connected, but {accepted} connections were accepted, those of probes included"
             ));
         }
-        let is_tame = evicted_beside < EVICTED_MIN;
-        if sizes.is_full && attack.is_occupying() && is_tame {
-            complain(format!(
+        let is_weak = evicted_beside < EVICTED_MIN;
+        if sizes.is_full && attack.is_occupying() && is_weak {
+            report(format!(
                 "only {evicted_beside} connections were evicted during the probes"
             ));
         }

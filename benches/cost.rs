@@ -5,8 +5,13 @@
 //! fixed schedule, so a slow server gets as many as a fast one. Times depend on the machine; the ratio within a
 //! pair is what can be compared.
 //!
-//! `-- --seconds 0.2 --rounds 17 --tries 1` set the length of a run, the number of pairs, and the factor for more
-//! pairs on a busy machine. Writes `target/bench/cost.svg`.
+//! Options, with their defaults:
+//!
+//! - `--seconds 0.2`: the length of a run
+//! - `--rounds 17`: the number of pairs
+//! - `--tries 1`: on a busy machine, up to so many times as many pairs
+//!
+//! Writes `target/bench/cost.svg`.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

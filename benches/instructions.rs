@@ -330,8 +330,8 @@ fn server(report: &Report, traces: bool) {
     report.text("The whole server with one client, per request; goals in brackets:");
     let mut table = Table::new(&["", "instructions", "", "system calls", ""]);
     for (name, heads, is_kept, goals) in [
-        ("keep-alive", Heads::Same, true, ["(1,700)", "(3)"]),
-        ("close", Heads::Same, false, ["(2,500)", "(6)"]),
+        ("keep-alive", Heads::Same, true, ["(1,500)", "(3)"]),
+        ("close", Heads::Same, false, ["(1,400)", "(6)"]),
         ("keep-alive-changing", Heads::Changing, true, ["", ""]),
         ("close-changing", Heads::Changing, false, ["", ""]),
     ] {

@@ -7,8 +7,8 @@
 //! text slowly. The servers take turns in one run. Times depend on the machine; the ratio within a round is what can be
 //! compared.
 //!
-//! `-- --rounds 31 --scrapes 100 --seconds 5` set the number of rounds, the scrapes of each server in one, and the
-//! length of a slice with probes. `--only scrapes`, `--only beside` and `--only slow` measure one part.
+//! `-- --rounds 31 --scrapes 100 --seconds 5` set the number of rounds, the scrapes of each server in a round, and how
+//! long each run of probes takes. `--only scrapes`, `--only beside` and `--only slow` measure one part.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -320,7 +320,7 @@ fn costs(servers: &[&ServerProcess], rounds: usize, scrapes: u32) {
     }
     println!(
         "CPU time of the server process for a scrape, user and system; {rounds} rounds of {scrapes} scrapes each;\n\
-         ratios: to the fixed text, and to hyper in the same round\n"
+         ratios: to the fixed text, and to hyper in the same round; goal in brackets\n"
     );
     let mut table = Table::new(&[
         "server",
@@ -405,30 +405,32 @@ fn scrape_every(interval: Duration, address: SocketAddr, is_over: &AtomicBool) -
     times
 }
 
-/// Slices without and with scrapes alternate. A pair is two slices that follow each other.
+/// Each round has a run of probes alone, one beside scrapes, and a second one alone. The ratios are to the first run alone
+/// of the same round.
 fn beside_scrapes(healthz: &ServerProcess, rounds: usize, seconds: f64) {
     let address = healthz.address;
-    let slice = |has_scrapes: bool| {
+    let run = |has_scrapes: bool| {
         let beside = |is_over: &AtomicBool| match has_scrapes {
             true => scrape_every(Duration::from_secs(1), address, is_over).len(),
             false => 0,
         };
         probes(address, seconds, beside).0
     };
-    // The 99th percentiles of the pairs: alone, beside, and of two slices alone, which shows the noise.
+    // The 99th percentile of each run. The ratio of the two runs alone shows the noise.
     let [mut alone, mut beside, mut again] = [const { Vec::new() }; 3];
     for round in 0..rounds {
-        // Each round begins with another one.
+        // Each round begins with another kind of run.
         for turn in 0..3 {
             match (round + turn) % 3 {
-                0 => alone.push(slice(false)),
-                1 => beside.push(slice(true)),
-                _ => again.push(slice(false)),
+                0 => alone.push(run(false)),
+                1 => beside.push(run(true)),
+                _ => again.push(run(false)),
             }
         }
     }
     println!(
-        "p99 of {} probes a second, alone and beside one scrape a second; {rounds} rounds of slices of {seconds} s\n",
+        "p99 of {} probes a second, alone and beside one scrape a second; {rounds} rounds of runs of {seconds} s; \
+         goal in brackets\n",
         thousands(RATE.into()),
     );
     let mut table = Table::new(&["", "p99, µs", "quartiles", "of alone (1.1)", "quartiles"]);

@@ -251,7 +251,7 @@ fn run_clients_during(
     let crowds: Vec<(Attack, Crowd)> = attacks.iter().map(start).collect();
     let is_over = AtomicBool::new(false);
     let plan = plan(daemon, sizes, Mode::Close, expected);
-    let explain = |error: &dyn std::fmt::Display| -> ! { panic!("{attacks:?}: {error}") };
+    let fail = |error: &dyn std::fmt::Display| -> ! { panic!("{attacks:?}: {error}") };
     std::thread::scope(|scope| {
         let run = |address| keep_alive::run(address, &plan.expected, sizes.timeout, &is_over);
         let [tcp, unix] = addresses
@@ -263,7 +263,7 @@ fn run_clients_during(
         for kept in [tcp, unix] {
             match kept.join().unwrap() {
                 Ok(kept) => totals.kept.add(kept),
-                Err(error) => explain(&error),
+                Err(error) => fail(&error),
             }
         }
         match results {
@@ -271,7 +271,7 @@ fn run_clients_during(
                 totals.connections += results.answered;
                 totals.probes.add(&results);
             }
-            Err(error) => explain(&error),
+            Err(error) => fail(&error),
         }
     });
     for (attack, mut crowd) in crowds {
@@ -505,7 +505,7 @@ fn problems(
     same(
         "connections not closed in order",
         0,
-        totals.probes.unclosed as usize,
+        totals.probes.wrong_ends as usize,
     );
     same("pauses", 0, counters.other("pauses") as usize);
     let mut at_least = |what: &str, more: u64, less: u64| {

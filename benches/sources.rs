@@ -7,7 +7,7 @@
 //! Without it the bench leaves it out.
 //!
 //! - `-- --seconds 60`: how long they are observed.
-//! - `-- --program FILE`: another program.
+//! - `-- --program FILE`: measures this program instead.
 //! - `-- --starts 31`: the number of starts of each.
 //! - `-- --json` prints only the wake-ups, as one JSON object per line. `.ci/guard` compares them with `limits.toml`.
 //!
@@ -41,7 +41,7 @@ use server::{ServerProcess, Setup};
 use support::thousands;
 use table::{Table, number};
 
-/// Two rounds of the checks, after which memory has stopped to grow.
+/// Two rounds of the checks, after which memory has stopped growing.
 const SETTLE_SECONDS: u64 = 25;
 const OBSERVE_SECONDS: u64 = 60;
 /// After the first round, and between two later ones.

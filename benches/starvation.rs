@@ -107,7 +107,7 @@ fn report(load: &str, name: &str, results: &Results, checksum: &mut Checksum) {
             "probes that healthz answered under load {load}"
         );
         assert_eq!(
-            results.unclosed, 0,
+            results.wrong_ends, 0,
             "connections that healthz did not close in order"
         );
         checksum.add(results.checksum.to_string().as_bytes());

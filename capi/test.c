@@ -274,7 +274,7 @@ static void null_pointers_are_refused(void)
 	healthz_destroy(NULL);
 	for (int result = -1; result < 6; result++) {
 		CHECK(strlen(healthz_strerror(result)) > 0);
-		// Only those that are no result have the same text.
+		// Each result has its own text. Numbers that are no result share one.
 		for (int other = 0; other < 5; other++)
 			CHECK(result == other || strcmp(healthz_strerror(result), healthz_strerror(other)));
 	}
@@ -502,7 +502,7 @@ static void a_closed_connection_raises_no_sigpipe(void)
 	signal(SIGPIPE, before);
 }
 
-// As tests/support/untried.rs: the file of that name is read by .ci/run.
+// Like tests/support/untried.rs: appends the reason to a file that .ci/run prints.
 static void untried(const char *reason)
 {
 	const char *path = getenv("HEALTHZ_UNTRIED");
@@ -524,7 +524,7 @@ static int can_bind_ipv6_loopback(void)
 	return result == 0;
 }
 
-static void a_missing_half_of_localhost_is_named(void)
+static void a_missing_address_of_localhost_is_named(void)
 {
 	struct healthz *server = create(NULL);
 	CHECK(healthz_missing(server) == NULL);
@@ -575,9 +575,9 @@ int main(void)
 	time_limits_are_those_of_the_options();
 	checks_are_set_from_threads_and_signal_handlers();
 	a_closed_connection_raises_no_sigpipe();
-	a_missing_half_of_localhost_is_named();
+	a_missing_address_of_localhost_is_named();
 	if (leave_ipv6())
-		a_missing_half_of_localhost_is_named();
+		a_missing_address_of_localhost_is_named();
 	else
 		untried("no network namespace without IPv6; both addresses of localhost existed");
 	printf(failures ? "%d failures\n" : "all passed\n", failures);

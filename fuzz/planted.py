@@ -32,7 +32,7 @@ TESTS = {
     "checkfile": [".", "--bin=healthz", "corpus_of_checkfile_has_no_finding"],
     "response": [".", "--bin=healthz", "corpus_of_response_has_no_finding"],
     "notify": [".", "--bin=healthz", "corpus_of_notify_has_no_finding"],
-    "differential": ["fuzz", "--lib", "kept_streams_are_read_alike"],
+    "differential": ["fuzz", "--lib", "corpus_of_streams_has_no_finding"],
 }
 
 
@@ -88,9 +88,9 @@ BUGS = [
     Bug("connection", "accepts a size line that ends in an open quoted string", "src/http/body.rs",
         "Extension::Name | Extension::Token | Extension::QuotedEnd\n        )",
         "Extension::Name | Extension::Token | Extension::QuotedEnd | Extension::Quoted\n        )"),
+    # Request targets.
     Bug("target", "accepts a port that overflows", "src/http/target.rs",
         "port.checked_mul(10)?.checked_add", "port.wrapping_mul(10).checked_add"),
-    # Request targets.
     Bug("target", "treats a percent-encoded slash as a separator", "src/http/target.rs",
         "if byte != want || byte == b'/' {", "if byte != want {"),
     Bug("target", "accepts a query pair with a semicolon", "src/http/target.rs",

@@ -171,10 +171,10 @@ fn imports_and_unsafe_are_found_in_code_and_not_in_comments_or_literals() {
     "###;
     let names: Vec<String> = imported_by(&code(text), 1).into_iter().collect();
     // In a nested module of a file at depth 1, `super::super` is the crate root.
-    let want = [
+    let expected = [
         "five", "four", "nine", "one", "seven", "six", "three", "two",
     ];
-    assert_eq!(names, want);
+    assert_eq!(names, expected);
     assert!(!words(&code("// unsafe\n\"unsafe\" unsafe_code")).contains(&"unsafe"));
     assert!(words(&code("let x = unsafe { 'a' };")).contains(&"unsafe"));
 }

@@ -13,12 +13,12 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use support::{
-    Daemon, TempPath, complaint, end_of, eventually, get, healthz, run, shell, socket_path,
+    Daemon, TempPath, end_of, error_line, eventually, get, healthz, run, shell, temp_path,
 };
 
 /// A daemon with a heartbeat check named `worker`, and the path of its socket.
 fn daemon(options: &str) -> (Daemon, SocketAddr, TempPath) {
-    let socket = socket_path();
+    let socket = temp_path();
     let check = format!("worker=heartbeat,socket={}{options}", socket.display());
     let daemon = Daemon::start(&["--check", &check]);
     let address = daemon.address();
@@ -58,7 +58,7 @@ fn wait_for_reason(address: SocketAddr, reason: &str) {
 #[track_caller]
 fn fails(output: &Output, code: i32, error: &str) {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
-    assert_eq!(complaint(output), error);
+    assert_eq!(error_line(output), error);
     assert!(output.stdout.is_empty());
 }
 
@@ -110,10 +110,10 @@ fn a_status_is_in_the_reason_when_no_other_beat_comes() {
 }
 
 #[test]
-fn a_program_gets_the_socket_and_the_time_and_keeps_the_process() {
+fn beat_becomes_the_program_with_the_socket_and_the_watchdog_time_in_its_environment() {
     let (_daemon, address, socket) = daemon(",limit=1h");
     let path = socket.to_str().unwrap();
-    // Its own messages come from a child, because a shell cannot send them.
+    // The shell cannot send messages itself, so a child sends them.
     let script = "echo \"$NOTIFY_SOCKET $WATCHDOG_USEC $((WATCHDOG_PID - $$)) $*\"
         \"$HEALTHZ\" beat any --socket \"$NOTIFY_SOCKET\" --status 'from the program'
         exit 7";
@@ -122,7 +122,7 @@ fn a_program_gets_the_socket_and_the_time_and_keeps_the_process() {
         "sh", "--socket", path, "--limit", "1m30s", "--", "sh", "-c", script,
     ]);
     command.args(["sh", "--", "--help", "a b"]);
-    // Both are of another program.
+    // Values for another program, which are replaced.
     command
         .env("NOTIFY_SOCKET", "/nowhere")
         .env("WATCHDOG_PID", "1");
@@ -136,7 +136,7 @@ fn a_program_gets_the_socket_and_the_time_and_keeps_the_process() {
 
 #[test]
 fn a_program_gets_a_relative_socket_as_an_absolute_path() {
-    let directory = socket_path();
+    let directory = temp_path();
     fs::create_dir(&directory).unwrap();
     let mut command = healthz(&[
         "beat",
@@ -158,7 +158,7 @@ fn a_program_gets_a_relative_socket_as_an_absolute_path() {
 /// A service starts even if healthz does not run yet.
 #[test]
 fn a_program_runs_without_a_socket_and_standard_error_says_so() {
-    let socket = socket_path();
+    let socket = temp_path();
     let path = socket.to_str().unwrap();
     let output = run(&["beat", "a", "--socket", path, "--", "sh", "-c", "echo ran"]);
     assert_eq!(output.status.code(), Some(0));
@@ -174,9 +174,9 @@ fn a_program_runs_without_a_socket_and_standard_error_says_so() {
 
 #[test]
 fn a_program_that_cannot_be_run_has_the_exit_code_of_env() {
-    let socket = socket_path();
+    let socket = temp_path();
     let _receiver = UnixDatagram::bind(&socket).unwrap();
-    let program = socket_path();
+    let program = temp_path();
     let output = beat(&socket, &["--", program.to_str().unwrap()]);
     let error = format!(
         "healthz: cannot run {}: no such file or directory",
@@ -203,7 +203,7 @@ fn the_default_socket_has_the_name_of_the_check() {
 #[test]
 fn a_socket_that_cannot_be_used_is_an_error_that_says_why() {
     // No process listens.
-    let socket = socket_path();
+    let socket = temp_path();
     drop(UnixDatagram::bind(&socket).unwrap());
     let path = socket.display();
     let error = format!(
@@ -212,7 +212,7 @@ fn a_socket_that_cannot_be_used_is_an_error_that_says_why() {
     );
     fails(&beat(&socket, &[]), 3, &error);
     // The queue is full, because its owner does not read.
-    let full = socket_path();
+    let full = temp_path();
     let receiver = UnixDatagram::bind(&full).unwrap();
     let sender = UnixDatagram::unbound().unwrap();
     sender.set_nonblocking(true).unwrap();
@@ -226,7 +226,7 @@ fn a_socket_that_cannot_be_used_is_an_error_that_says_why() {
     assert!(started.elapsed() >= Duration::from_secs(1));
     drop(receiver);
     // A stream socket.
-    let stream = socket_path();
+    let stream = temp_path();
     let _listener = std::os::unix::net::UnixListener::bind(&stream).unwrap();
     let error = format!(
         "healthz: check worker: {}: protocol wrong type for socket",
@@ -237,7 +237,7 @@ fn a_socket_that_cannot_be_used_is_an_error_that_says_why() {
     let long = "/tmp/".to_owned() + &"a".repeat(200);
     let output = beat(Path::new(&long), &[]);
     assert_eq!(output.status.code(), Some(3));
-    assert!(complaint(&output).starts_with(&format!("healthz: check worker: {long}: ")));
+    assert!(error_line(&output).starts_with(&format!("healthz: check worker: {long}: ")));
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn a_user_without_the_right_to_send_gets_an_error_that_says_so() {
     }
     let (_daemon, _, socket) = daemon("");
     // The program must be in a directory that the other user can enter.
-    let program = socket_path();
+    let program = temp_path();
     // By another process: a child that another test starts would inherit the descriptor, and a program that is open for
     // writing cannot be run (ETXTBSY).
     let copied = Command::new("cp")

@@ -11,7 +11,7 @@ mod daemon;
 
 use std::process::Output;
 
-use daemon::{run, socket_path};
+use daemon::{run, temp_path};
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
@@ -43,7 +43,7 @@ fn it_prints_arguments_and_the_file_with_all_defaults_and_accepts_what_it_printe
     let arguments = ["check-config", "--check", "c=clock,max-error=1s"];
     assert_output(&run(&arguments), 0, CLOCK, "");
 
-    let path = socket_path();
+    let path = temp_path();
     std::fs::write(&path, CLOCK).unwrap();
     let name = path.to_str().unwrap();
     assert_output(&run(&["check-config", name]), 0, CLOCK, "");
@@ -56,28 +56,28 @@ fn it_prints_arguments_and_the_file_with_all_defaults_and_accepts_what_it_printe
 
 #[test]
 fn it_prints_every_mistake_with_its_place_and_exits_with_2() {
-    let path = socket_path();
+    let path = temp_path();
     std::fs::write(
         &path,
         "[check.a]\ndisk = \"/\"\nperod = \"5s\"\n[check.log]\nclock = 1\n",
     )
     .unwrap();
     let name = path.to_str().unwrap();
-    let want = format!(
+    let expected = format!(
         "--check b: unknown kind tmp; did you mean tcp?\n\
          {name}:3:1: unknown option perod of a disk check; did you mean period?\n\
          {name}:4:8: log: the daemon has a check of this name\n\
          {name}:5:9: a clock check has no argument: expected true\n"
     );
     let output = run(&["check-config", name, "--check", "b=tmp"]);
-    assert_output(&output, 2, "", &want);
+    assert_output(&output, 2, "", &expected);
 }
 
 #[test]
 fn a_file_that_cannot_be_read_is_named_and_the_exit_code_is_2() {
     let missing = "/nonexistent/checks.toml";
-    let want = format!("{missing}: No such file or directory (os error 2)\n");
-    assert_output(&run(&["check-config", missing]), 2, "", &want);
+    let expected = format!("{missing}: No such file or directory (os error 2)\n");
+    assert_output(&run(&["check-config", missing]), 2, "", &expected);
     let directory = run(&["check-config", "/"]);
     assert_output(&directory, 2, "", "/: not a regular file\n");
 }

@@ -5,7 +5,7 @@ The conformance rows have the bytes that each client sends. They do not show wha
 answer: whether it ends, its exit code, and whether it reports the server as up. So this script runs the
 clients, against one program that serves passing checks and one that serves failing checks.
 
-One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: expected .., got ..`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
@@ -22,8 +22,9 @@ import time
 import urllib.request
 from pathlib import Path
 
-from support.cases import INSTALL_SECONDS_MAX, ROOT, House, Missing, Skip, Wrong, await_listener, free_port, install
-from support.cases import parse, parser, registry, run_cases, said, short, wait_for, want, want_lack, want_match
+from support.cases import INSTALL_SECONDS_MAX, ROOT, Harness, Missing, Skip, Wrong, await_listener, free_port, install
+from support.cases import end_of_log, expect, expect_match, expect_no_match, parse, parser, registry, run_cases, short
+from support.cases import wait_for
 
 
 # The Debian package of each tool. The optional ones are big: without them their cases are skipped, also with --require.
@@ -54,13 +55,13 @@ URL = f"http://127.0.0.1:{RECORDED_PORT}/healthz"
 class Servers:
     """The passing daemon on TCP and on a Unix socket, and the failing example."""
 
-    def __init__(self, house):
-        self.house = house
+    def __init__(self, harness):
+        self.harness = harness
         self.ports = {}
         # Another process may take the port between the search and the bind: try again.
         for attempt in (1, 2, 3):
             port = free_port()
-            self.daemon = house.start("daemon", [house.args.daemon, "--listen", f"127.0.0.1:{port}"])
+            self.daemon = harness.start("daemon", [harness.args.daemon, "--listen", f"127.0.0.1:{port}"])
             try:
                 await_listener(self.daemon, ("127.0.0.1", port))
                 break
@@ -68,12 +69,12 @@ class Servers:
                 if attempt == 3:
                     raise
         self.ports["healthy"] = port
-        self.unix = str(house.dir / "healthz.sock")
-        self.daemon_unix = house.start("daemon-unix", [house.args.daemon, "--listen", f"unix:{self.unix}"])
+        self.unix = str(harness.dir / "healthz.sock")
+        self.daemon_unix = harness.start("daemon-unix", [harness.args.daemon, "--listen", f"unix:{self.unix}"])
         await_listener(self.daemon_unix, self.unix)
-        self.profile = house.start(
+        self.profile = harness.start(
             "profile",
-            [house.args.profile, "kubelet", json.dumps(FAILING)],
+            [harness.args.profile, "kubelet", json.dumps(FAILING)],
             stdout=subprocess.PIPE,
         )
         self.ports["failing"] = self.read_port()
@@ -84,13 +85,13 @@ class Servers:
         while not line.endswith(b"\n"):
             left = end - time.monotonic()
             if left <= 0 or not select.select([self.profile.stdout], [], [], left)[0]:
-                raise Wrong(f"profile: expected its port within 10 s, came {line!r}")
+                raise Wrong(f"profile: expected its port within 10 s, got {line!r}")
             byte = os.read(self.profile.stdout.fileno(), 1)
             if not byte:
-                raise Wrong(f"profile: expected its port, came its end: {said(self.profile)}")
+                raise Wrong(f"profile: expected its port, got its end: {end_of_log(self.profile)}")
             line += byte
         if not re.fullmatch(rb"[0-9]{1,5}\n", line):
-            raise Wrong(f"profile: expected its port, came {line!r}")
+            raise Wrong(f"profile: expected its port, got {line!r}")
         return int(line)
 
 
@@ -107,7 +108,7 @@ def case(name, *needs, rows=()):
     return register(name, *needs)
 
 
-class Says:
+class Expected:
     """What a run of a client must print. `out` is the whole stdout; `has` and `lacks` are searched for in it."""
 
     def __init__(self, out=None, code=0, has=(), lacks=(), err=(), seconds=None, check=None):
@@ -117,29 +118,29 @@ class Says:
     def judge(self, result):
         codes = self.code if isinstance(self.code, tuple) else (self.code,)
         if result.code not in codes:
-            raise Wrong(f"exit code: expected {self.code}, came {result.code}, {short(result.err.strip())}")
+            raise Wrong(f"exit code: expected {self.code}, got {result.code}, {short(result.err.strip())}")
         if self.out is not None:
-            want("output", result.out, self.out)
+            expect("output", result.out, self.out)
         for pattern in self.has:
-            want_match("output", result.out, pattern)
+            expect_match("output", result.out, pattern)
         for pattern in self.lacks:
-            want_lack("output", result.out, pattern)
+            expect_no_match("output", result.out, pattern)
         for pattern in self.err:
-            want_match("stderr", result.err, pattern)
+            expect_match("stderr", result.err, pattern)
         if self.seconds and result.seconds > self.seconds:
-            raise Wrong(f"time: expected at most {self.seconds} s, came {result.seconds:.1f} s")
+            raise Wrong(f"time: expected at most {self.seconds} s, got {result.seconds:.1f} s")
         if self.check:
             self.check(result)
 
 
-def prepared(house, command, port):
+def prepared(harness, command, port):
     """The recorded command, with the ports and paths of this run."""
-    upload = house.dir / "upload"
+    upload = harness.dir / "upload"
     if not upload.exists():
         upload.write_text("abc")
     text = command.replace(RECORDED_PORT, str(port)).replace("/etc/hostname", str(upload))
     if text.startswith("python3 "):
-        python = house.python_requests if "import requests" in text else sys.executable
+        python = harness.python_requests if "import requests" in text else sys.executable
         text = shlex.quote(python) + text[len("python3") :]
     return text
 
@@ -151,9 +152,9 @@ def command(name, recorded, add="", healthy=None, failing=None, row=True, needs=
         if says is None:
             continue
 
-        def run(house, state=state, says=says):
-            port = house.servers.ports[state]
-            says.judge(house.run(prepared(house, recorded + add, port)))
+        def run(harness, state=state, says=says):
+            port = harness.servers.ports[state]
+            says.judge(harness.run(prepared(harness, recorded + add, port)))
 
         case(f"{name}, {state}", *needs, rows=(recorded,) if row else ())(run)
 
@@ -161,16 +162,16 @@ def command(name, recorded, add="", healthy=None, failing=None, row=True, needs=
 # -- curl
 
 # Printed after each transfer: the status, and the number of new connections.
-TELL = " -w '|%{http_code} %{num_connects}|'"
+WRITE_OUT = " -w '|%{http_code} %{num_connects}|'"
 
 
-def curl(name, recorded, add=TELL, row=True, healthy=f"{PASSED}|200 1|", failing=f"{FAILED}|500 1|", **both):
+def curl(name, recorded, add=WRITE_OUT, row=True, healthy=f"{PASSED}|200 1|", failing=f"{FAILED}|500 1|", **both):
     command(
         f"curl {name}",
         recorded,
         add,
-        Says(healthy, **both) if healthy is not None else None,
-        Says(failing, **both) if failing is not None else None,
+        Expected(healthy, **both) if healthy is not None else None,
+        Expected(failing, **both) if failing is not None else None,
         row,
         ("curl",),
     )
@@ -186,8 +187,8 @@ curl(
 command(
     "curl HEAD",
     f"curl -sS -I {URL}",
-    healthy=Says(has=(r"\AHTTP/1\.1 200 ", r"(?i)^content-length: 2\r$", r"\r\n\r\n\Z")),
-    failing=Says(has=(r"\AHTTP/1\.1 500 ", rf"(?i)^content-length: {len(FAILED)}\r$", r"\r\n\r\n\Z")),
+    healthy=Expected(has=(r"\AHTTP/1\.1 200 ", r"(?i)^content-length: 2\r$", r"\r\n\r\n\Z")),
+    failing=Expected(has=(r"\AHTTP/1\.1 500 ", rf"(?i)^content-length: {len(FAILED)}\r$", r"\r\n\r\n\Z")),
 )
 curl("HTTP/1.0", f"curl -sS -0 {URL}")
 curl(
@@ -208,7 +209,7 @@ for _state in ("healthy", "failing"):
     command(
         "curl HTTP/2 preface is refused",
         f"curl -sS --http2-prior-knowledge {URL}",
-        **{_state: Says("", code=(1, 16, 52, 56), seconds=3)},
+        **{_state: Expected("", code=(1, 16, 52, 56), seconds=3)},
     )
 curl("offering compression", f"curl -sS --compressed {URL}")
 curl("Connection: close", f"curl -sS -H 'Connection: close' {URL}")
@@ -217,7 +218,7 @@ curl("POST with three bytes", f"curl -sS -d a=b {URL}")
 curl(
     "POST, then GET on the same connection",
     f"curl -sS -d a=b {URL} --next {URL}",
-    TELL,
+    WRITE_OUT,
     row=False,
     # -w belongs to the transfers after --next.
     healthy=f"{PASSED}{PASSED}|200 0|",
@@ -254,8 +255,8 @@ command(
     "curl PUT with Expect gets 405 at once",
     f"curl -sS -T /etc/hostname {URL}",
     " --expect100-timeout 8 -D - -o /dev/null",
-    Says(has=(r"\AHTTP/1\.1 405 ", r"(?i)^allow: .*GET"), lacks=(r"100 Continue",), seconds=4),
-    Says(has=(r"\AHTTP/1\.1 405 ",), seconds=4),
+    Expected(has=(r"\AHTTP/1\.1 405 ", r"(?i)^allow: .*GET"), lacks=(r"100 Continue",), seconds=4),
+    Expected(has=(r"\AHTTP/1\.1 405 ",), seconds=4),
 )
 # `*` is about the server, not about a resource: an empty 200, whatever the checks say.
 curl("OPTIONS *", "curl -sS -X OPTIONS --request-target '*' http://127.0.0.1:20090", healthy="|200 1|", failing="|200 1|")
@@ -266,7 +267,7 @@ for _state in ("healthy", "failing"):
         "curl /healthz/../livez is sent to /livez",
         "curl -sS --path-as-is http://127.0.0.1:20090/healthz/../livez -w '|%{http_code}'",
         " -o /dev/null -w '%{http_code} %{redirect_url}'",
-        **{_state: Says(has=(r"\A307 http://127\.0\.0\.1:\d+/livez\Z",))},
+        **{_state: Expected(has=(r"\A307 http://127\.0\.0\.1:\d+/livez\Z",))},
     )
 _WARNING = 'warn: some health checks cannot be excluded: no matches for "a b\\"c"\n'
 curl(
@@ -282,20 +283,20 @@ for _state in ("healthy", "failing"):
         "curl PROXY protocol gets 400",
         f"curl -sS --haproxy-protocol {URL}",
         " -o /dev/null -w '%{http_code}'",
-        **{_state: Says("400", seconds=3)},
+        **{_state: Expected("400", seconds=3)},
     )
     command(
         "curl HTTP/1.1 without Host gets 400",
         f"curl -sS -H 'Host:' {URL}",
         " -o /dev/null -w '%{http_code}'",
-        **{_state: Says("400", seconds=3)},
+        **{_state: Expected("400", seconds=3)},
     )
 curl("as the kubelet's prober", f"curl -sS --no-keepalive -A kube-probe/1.36 {URL}")
 command(
     "curl -f decides by exit code",
     f"curl -fsS {URL}",
-    healthy=Says(PASSED),
-    failing=Says("", code=22, err=(r"500",)),
+    healthy=Expected(PASSED),
+    failing=Expected("", code=22, err=(r"500",)),
     row=False,
 )
 # The server listens only on 127.0.0.1, and most machines resolve localhost to [::1] first.
@@ -324,55 +325,55 @@ curl(
 
 
 @case("curl over a Unix socket, healthy", "curl")
-def _(house):
-    sock = shlex.quote(house.servers.unix)
-    got = house.run(f"curl -sS --unix-socket {sock} http://localhost/healthz http://localhost/healthz{TELL}")
-    Says(f"{PASSED}|200 1|{PASSED}|200 0|").judge(got)
+def _(harness):
+    sock = shlex.quote(harness.servers.unix)
+    got = harness.run(f"curl -sS --unix-socket {sock} http://localhost/healthz http://localhost/healthz{WRITE_OUT}")
+    Expected(f"{PASSED}|200 1|{PASSED}|200 0|").judge(got)
 
 
 # -- wget and busybox
 
 # wget counts an error answer as "server issued an error response" and prints nothing of it.
-command("wget", f"wget -q -O - {URL}", healthy=Says(PASSED), failing=Says("", code=8))
+command("wget", f"wget -q -O - {URL}", healthy=Expected(PASSED), failing=Expected("", code=8))
 command(
     "wget HEAD",
     f"wget -S --spider {URL}",
-    healthy=Says(err=(r"HTTP/1\.1 200 OK",)),
-    failing=Says(code=8, err=(r"HTTP/1\.1 500 ",)),
+    healthy=Expected(err=(r"HTTP/1\.1 200 OK",)),
+    failing=Expected(code=8, err=(r"HTTP/1\.1 500 ",)),
 )
 command(
     "wget without keep-alive",
     f"wget -q -O - --no-http-keep-alive {URL}",
-    healthy=Says(PASSED),
-    failing=Says("", code=8),
+    healthy=Expected(PASSED),
+    failing=Expected("", code=8),
 )
 command(
     "wget two at a time",
     f"wget -q -O - {URL} {URL}?verbose",
-    healthy=Says(PASSED + PASSED_VERBOSE),
-    failing=Says("", code=8),
+    healthy=Expected(PASSED + PASSED_VERBOSE),
+    failing=Expected("", code=8),
 )
 command(
     "wget reuses its connection",
     f"wget -O - {URL} {URL}?verbose",
-    healthy=Says(PASSED + PASSED_VERBOSE, err=(r"Reusing existing connection",)),
+    healthy=Expected(PASSED + PASSED_VERBOSE, err=(r"Reusing existing connection",)),
     # wget may close the connection instead of reading the body of an error answer.
-    failing=Says("", code=8, err=(r"ERROR 500",)),
+    failing=Expected("", code=8, err=(r"ERROR 500",)),
     row=False,
 )
 command(
     "busybox wget",
     f"busybox wget -q -O - {URL}",
-    healthy=Says(PASSED),
-    failing=Says("", code=1, err=(r"500 Internal Server Error",)),
+    healthy=Expected(PASSED),
+    failing=Expected("", code=1, err=(r"500 Internal Server Error",)),
 )
 # nc shuts down its sending side after its input. The server must still answer, and then close.
 _NC = "printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' | busybox nc 127.0.0.1 20090"
 command(
     "busybox nc",
     _NC,
-    healthy=Says(has=(r"\AHTTP/1\.[01] 200 OK\r$", r"\r\n\r\nok\Z"), seconds=5),
-    failing=Says(has=(r"\AHTTP/1\.[01] 500 Internal Server Error\r$", r"healthz check failed\n\Z"), seconds=5),
+    healthy=Expected(has=(r"\AHTTP/1\.[01] 200 OK\r$", r"\r\n\r\nok\Z"), seconds=5),
+    failing=Expected(has=(r"\AHTTP/1\.[01] 500 Internal Server Error\r$", r"healthz check failed\n\Z"), seconds=5),
     needs=("busybox",),
 )
 
@@ -386,8 +387,8 @@ def ab(name, recorded, count, keep=False, row=True):
     command(
         f"ab {name}",
         recorded,
-        healthy=Says(has=has, lacks=(r"^Non-2xx", r"^Write errors")),
-        failing=Says(has=[*has, rf"^Non-2xx responses: +{count}$"]),
+        healthy=Expected(has=has, lacks=(r"^Non-2xx", r"^Write errors")),
+        failing=Expected(has=[*has, rf"^Non-2xx responses: +{count}$"]),
         row=row,
     )
 
@@ -405,8 +406,8 @@ def wrk_counts(failing):
         total = re.search(r"(\d+) requests in ", result.out)
         bad = re.search(r"Non-2xx or 3xx responses: (\d+)", result.out)
         if not total or int(total.group(1)) == 0:
-            raise Wrong(f"requests: expected some, came {short(result.out)}")
-        want("non-2xx", bad and bad.group(1), total.group(1) if failing else None)
+            raise Wrong(f"requests: expected some, got {short(result.out)}")
+        expect("non-2xx", bad and bad.group(1), total.group(1) if failing else None)
 
     return check
 
@@ -418,8 +419,8 @@ for _name, _recorded, _row in (
     command(
         f"wrk {_name}",
         _recorded,
-        healthy=Says(lacks=(r"Socket errors",), check=wrk_counts(False)),
-        failing=Says(lacks=(r"Socket errors",), check=wrk_counts(True)),
+        healthy=Expected(lacks=(r"Socket errors",), check=wrk_counts(False)),
+        failing=Expected(lacks=(r"Socket errors",), check=wrk_counts(True)),
         row=_row,
     )
 
@@ -431,8 +432,8 @@ r=c.getresponse(); print(r.status,r.read()); c.request('GET','/livez'); r=c.getr
 command(
     "python http.client",
     f'python3 -c "{_PY}"',
-    healthy=Says("200 b'ok'\n200 b'ok'\n"),
-    failing=Says(f"500 {FAILED.encode()}\n500 {FAILED.replace('healthz', 'livez').encode()}\n"),
+    healthy=Expected("200 b'ok'\n200 b'ok'\n"),
+    failing=Expected(f"500 {FAILED.encode()}\n500 {FAILED.replace('healthz', 'livez').encode()}\n"),
     needs=("python3",),
 )
 command(
@@ -440,16 +441,16 @@ command(
     "python3 -c \"import http.client as h; c=h.HTTPConnection('127.0.0.1',20090); p=[]\n"
     "for m in ('GET','HEAD','POST'): c.request(m,'/healthz'); p.append(c.sock.getsockname()); "
     "r=c.getresponse(); print(r.status,len(r.read()))\nprint(len(set(p)))\"",
-    healthy=Says("200 2\n200 0\n200 2\n1\n"),
-    failing=Says(f"500 {len(FAILED)}\n500 0\n500 {len(FAILED)}\n1\n"),
+    healthy=Expected("200 2\n200 0\n200 2\n1\n"),
+    failing=Expected(f"500 {len(FAILED)}\n500 0\n500 {len(FAILED)}\n1\n"),
     row=False,
     needs=("python3",),
 )
 command(
     "python urllib",
     "python3 -c \"import urllib.request as u; r=u.urlopen('http://127.0.0.1:20090/healthz'); print(r.status,r.read())\"",
-    healthy=Says("200 b'ok'\n"),
-    failing=Says("", code=1, err=(r"HTTP Error 500: Internal Server Error",)),
+    healthy=Expected("200 b'ok'\n"),
+    failing=Expected("", code=1, err=(r"HTTP Error 500: Internal Server Error",)),
     needs=("python3",),
 )
 _REQUESTS = """import requests; s=requests.Session(); print(s.get('http://127.0.0.1:20090/healthz').text, \
@@ -457,8 +458,8 @@ s.get('http://127.0.0.1:20090/healthz?verbose').text, requests.__version__)"""
 command(
     "python requests",
     f'python3 -c "{_REQUESTS}"',
-    healthy=Says(has=(rf"\Aok {re.escape(PASSED_VERBOSE)} [0-9.]+\n\Z",)),
-    failing=Says(has=(rf"\A{re.escape(FAILED)} {re.escape(FAILED)} [0-9.]+\n\Z",)),
+    healthy=Expected(has=(rf"\Aok {re.escape(PASSED_VERBOSE)} [0-9.]+\n\Z",)),
+    failing=Expected(has=(rf"\A{re.escape(FAILED)} {re.escape(FAILED)} [0-9.]+\n\Z",)),
     needs=("requests",),
 )
 command(
@@ -467,8 +468,8 @@ command(
     "r=[s.get(u), s.get(u), s.head(u), s.post(u, data=b'x' * 100)]; "
     "p=s.get_adapter(u).poolmanager.pools; "
     "print([x.status_code for x in r], [p[k].num_connections for k in p.keys()])\"",
-    healthy=Says("[200, 200, 200, 200] [1]\n"),
-    failing=Says("[500, 500, 500, 500] [1]\n"),
+    healthy=Expected("[200, 200, 200, 200] [1]\n"),
+    failing=Expected("[500, 500, 500, 500] [1]\n"),
     row=False,
     needs=("requests",),
 )
@@ -478,15 +479,15 @@ console.log(r.status,await r.text())}})()"""
 command(
     "node fetch",
     f'node -e "{_FETCH}"',
-    healthy=Says("200 ok\n200 ok\n", seconds=8),
-    failing=Says(f"500 {FAILED}\n500 {FAILED}\n", seconds=8),
+    healthy=Expected("200 ok\n200 ok\n", seconds=8),
+    failing=Expected(f"500 {FAILED}\n500 {FAILED}\n", seconds=8),
 )
 _GET = """require('http').get('http://127.0.0.1:20090/healthz',r=>{r.on('data',d=>console.log(r.statusCode,''+d))})"""
 command(
     "node http.get",
     f'node -e "{_GET}"',
-    healthy=Says("200 ok\n", seconds=8),
-    failing=Says(f"500 {FAILED}\n", seconds=8),
+    healthy=Expected("200 ok\n", seconds=8),
+    failing=Expected(f"500 {FAILED}\n", seconds=8),
 )
 _AGENT = """const h=require('http'),agent=new h.Agent({keepAlive:true,maxSockets:1});let n=0;\
 const go=()=>{const q=h.get('http://127.0.0.1:20090/healthz',{agent},r=>{console.log(r.statusCode,q.reusedSocket);\
@@ -494,8 +495,8 @@ r.resume();r.on('end',()=>++n<3?setImmediate(go):agent.destroy())})};go()"""
 command(
     "node http.Agent reuses its connection",
     f'node -e "{_AGENT}"',
-    healthy=Says("200 false\n200 true\n200 true\n"),
-    failing=Says("500 false\n500 true\n500 true\n"),
+    healthy=Expected("200 false\n200 true\n200 true\n"),
+    failing=Expected("500 false\n500 true\n500 true\n"),
     row=False,
 )
 
@@ -566,8 +567,8 @@ HAPROXY_CHECKS = [
 
 
 class Haproxy:
-    def __init__(self, house):
-        self.stats = str(house.dir / "haproxy.stats")
+    def __init__(self, harness):
+        self.stats = str(harness.dir / "haproxy.stats")
         lines = [
             "global",
             f"  stats socket {self.stats} mode 600",
@@ -582,20 +583,20 @@ class Haproxy:
         for index, (_, _, config, _, _) in enumerate(HAPROXY_CHECKS):
             lines.append(f"backend check{index}")
             lines += [f"  {line}" for line in config]
-            for state, port in house.servers.ports.items():
+            for state, port in harness.servers.ports.items():
                 lines.append(f"  server {state} 127.0.0.1:{port} check inter 200ms fall 1 rise 1")
-        for state, port in house.servers.ports.items():
+        for state, port in harness.servers.ports.items():
             lines += [
                 f"frontend healthz-{state}",
-                f"  bind {house.dir}/haproxy.{state}",
+                f"  bind {harness.dir}/haproxy.{state}",
                 f"  use_backend proxy-{state}",
                 f"backend proxy-{state}",
                 "  http-reuse always",
                 f"  server {state} 127.0.0.1:{port}",
             ]
-        config = house.dir / "haproxy.cfg"
+        config = harness.dir / "haproxy.cfg"
         config.write_text("\n".join(lines) + "\n")
-        self.process = house.start("haproxy", [house.which("haproxy"), "-db", "-f", str(config)])
+        self.process = harness.start("haproxy", [harness.which("haproxy"), "-db", "-f", str(config)])
         await_listener(self.process, self.stats)
         self.started = time.monotonic()
         wait_for("a verdict on every server", 10, self.all_judged)
@@ -635,13 +636,13 @@ def haproxy_case(index, state):
         return
 
     @case(f"haproxy {name}, {state}", "haproxy", rows=(row,) if row else ())
-    def _(house):
-        *got, stats = house.once("haproxy", Haproxy).verdict(index, state)
+    def _(harness):
+        *got, stats = harness.once("haproxy", Haproxy).verdict(index, state)
         for what, value, wanted in zip(("status", "check", "code"), got, expected):
             if wanted is not None and not re.fullmatch(wanted, value):
-                raise Wrong(f"{what}: expected {wanted}, came {' '.join(got)}, {stats['last_chk']!r}")
+                raise Wrong(f"{what}: expected {wanted}, got {' '.join(got)}, {stats['last_chk']!r}")
         if expected is UP:
-            want("failed checks in 1.5 s", stats["chkfail"], "0")
+            expect("failed checks in 1.5 s", stats["chkfail"], "0")
 
 
 for _index in range(len(HAPROXY_CHECKS)):
@@ -651,20 +652,20 @@ for _index in range(len(HAPROXY_CHECKS)):
 
 def haproxy_proxy_case(state, body, status):
     @case(f"haproxy mode http proxy, {state}", "haproxy", "curl", rows=("haproxy mode http proxy",))
-    def _(house):
-        proxy = house.once("haproxy", Haproxy)
-        sock = shlex.quote(str(house.dir / f"haproxy.{state}"))
+    def _(harness):
+        proxy = harness.once("haproxy", Haproxy)
+        sock = shlex.quote(str(harness.dir / f"haproxy.{state}"))
         verbose = PASSED_VERBOSE if state == "healthy" else FAILED
         for option in ("", " -0"):
-            got = house.run(
+            got = harness.run(
                 f"curl -sS{option} --unix-socket {sock} http://127.0.0.1/healthz http://127.0.0.1/healthz?verbose"
                 " -w '|%{http_code}|'"
             )
-            Says(f"{body}|{status}|{verbose}|{status}|").judge(got)
+            Expected(f"{body}|{status}|{verbose}|{status}|").judge(got)
         row = proxy.table()[f"proxy-{state}", state]
-        want("errors towards the server", (row["econ"], row["eresp"]), ("0", "0"))
+        expect("errors towards the server", (row["econ"], row["eresp"]), ("0", "0"))
         if int(row["reuse"]) < 1:
-            raise Wrong(f"connections reused: expected some, came {row['reuse']}, opened {row['connect']}")
+            raise Wrong(f"connections reused: expected some, got {row['reuse']}, opened {row['connect']}")
 
 
 haproxy_proxy_case("healthy", PASSED, 200)
@@ -674,15 +675,15 @@ haproxy_proxy_case("failing", FAILED, 500)
 # -- nginx
 
 class Nginx:
-    def __init__(self, house):
-        d = house.dir / "nginx"
+    def __init__(self, harness):
+        d = harness.dir / "nginx"
         d.mkdir()
         self.errors = d / "error.log"
         paths = "".join(
             f"{kind}_temp_path {d}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         servers = ""
-        for state, port in house.servers.ports.items():
+        for state, port in harness.servers.ports.items():
             servers += f"""
             upstream kept-{state} {{ server 127.0.0.1:{port}; keepalive 4; }}
             server {{
@@ -702,31 +703,31 @@ class Nginx:
             "events { worker_connections 64; }\n"
             f"http {{ access_log off; default_type text/html; {paths} {servers}\n}}\n"
         )
-        argv = [house.which("nginx"), "-p", str(d), "-e", str(self.errors), "-c", str(config)]
-        self.process = house.start("nginx", argv)
-        for state in house.servers.ports:
+        argv = [harness.which("nginx"), "-p", str(d), "-e", str(self.errors), "-c", str(config)]
+        self.process = harness.start("nginx", argv)
+        for state in harness.servers.ports:
             await_listener(self.process, f"{d}/{state}")
 
 
 def nginx_case(name, row, prefix, state):
     @case(f"nginx {name}, {state}", "nginx", "curl", rows=(row,))
-    def _(house):
-        nginx = house.once("nginx", Nginx)
+    def _(harness):
+        nginx = harness.once("nginx", Nginx)
         before = len(nginx.errors.read_text())
         base = f"http://127.0.0.1{prefix}/healthz"
-        command = f"curl -sS -i --unix-socket {shlex.quote(f'{house.dir}/nginx/{state}')} {base}"
+        command = f"curl -sS -i --unix-socket {shlex.quote(f'{harness.dir}/nginx/{state}')} {base}"
         status, plain, verbose = (200, PASSED, PASSED_VERBOSE) if state == "healthy" else (500, FAILED, FAILED)
         for query, body in (("", plain), ("?verbose", verbose), ("", plain)):
-            Says(
+            Expected(
                 has=(
                     rf"\AHTTP/1\.1 {status} ",
                     rf"(?i)^content-length: {len(body)}\r$",
                     r"(?i)^content-type: text/plain; charset=utf-8\r$",
                     rf"\r\n\r\n{re.escape(body)}\Z",
                 )
-            ).judge(house.run(command + query))
+            ).judge(harness.run(command + query))
         # Also problems that nginx only logs, such as a truncated answer.
-        want_lack("error log", nginx.errors.read_text()[before:], r"upstream")
+        expect_no_match("error log", nginx.errors.read_text()[before:], r"upstream")
 
 
 for _state in ("healthy", "failing"):
@@ -750,8 +751,8 @@ MONIT_CHECKS = [
 class Monit:
     """Polls every second; the results are what `monit status` prints."""
 
-    def __init__(self, house):
-        d = house.dir / "monit"
+    def __init__(self, harness):
+        d = harness.dir / "monit"
         d.mkdir()
         lines = [
             "set daemon 1",
@@ -761,20 +762,20 @@ class Monit:
             f"set httpd unixsocket {d}/socket allow probe:probe",
         ]
         for index, (_, _, test) in enumerate(MONIT_CHECKS):
-            for state, port in house.servers.ports.items():
+            for state, port in harness.servers.ports.items():
                 lines.append(f"check host {state}{index} with address 127.0.0.1")
                 lines.append(f"  if failed port {port} {test} with timeout 3 seconds then alert")
         config = d / "monitrc"
         config.write_text("\n".join(lines) + "\n")
         config.chmod(0o600)
-        self.house, self.config = house, str(config)
-        self.process = house.start("monit", [house.which("monit"), "-I", "-c", self.config])
+        self.harness, self.config = harness, str(config)
+        self.process = harness.start("monit", [harness.which("monit"), "-I", "-c", self.config])
         await_listener(self.process, f"{d}/socket")
         wait_for("a status of every host", 15, self.all_judged)
 
     def status(self):
         """-> {name: {field: value}}"""
-        result = self.house.run([self.house.which("monit"), "-B", "-c", self.config, "status"])
+        result = self.harness.run([self.harness.which("monit"), "-B", "-c", self.config, "status"])
         hosts = {}
         for block in re.split(r"^Remote Host '", result.out, flags=re.M)[1:]:
             name, _, rest = block.partition("'")
@@ -791,14 +792,14 @@ def monit_case(index, state):
     name, row, _ = MONIT_CHECKS[index]
 
     @case(f"monit {name}, {state}", "monit", rows=(row,))
-    def _(house):
-        host = house.once("monit", Monit).status()[f"{state}{index}"]
+    def _(harness):
+        host = harness.once("monit", Monit).status()[f"{state}{index}"]
         if state == "healthy":
-            want("status", host["status"], "OK")
-            want_match("response time", host["port response time"], r"^[0-9.]+ ms to .* protocol HTTP$")
+            expect("status", host["status"], "OK")
+            expect_match("response time", host["port response time"], r"^[0-9.]+ ms to .* protocol HTTP$")
         else:
-            want("status", host["status"], "Connection failed")
-            want_match("response time", host["port response time"], r"^FAILED to ")
+            expect("status", host["status"], "Connection failed")
+            expect_match("response time", host["port response time"], r"^FAILED to ")
 
 
 for _index in range(len(MONIT_CHECKS)):
@@ -811,23 +812,23 @@ for _index in range(len(MONIT_CHECKS)):
 class Prometheus:
     PATHS = {"healthz": "/healthz", "slis": "/metrics/slis"}
 
-    def __init__(self, house):
+    def __init__(self, harness):
         self.port = free_port()
-        targets = ", ".join(f'"127.0.0.1:{port}"' for port in house.servers.ports.values())
+        targets = ", ".join(f'"127.0.0.1:{port}"' for port in harness.servers.ports.values())
         jobs = "".join(
             f"  - job_name: {job}\n    metrics_path: {path}\n    static_configs: [{{targets: [{targets}]}}]\n"
             for job, path in self.PATHS.items()
         )
-        config = house.dir / "prometheus.yml"
+        config = harness.dir / "prometheus.yml"
         config.write_text(f"global: {{scrape_interval: 1s, scrape_timeout: 900ms}}\nscrape_configs:\n{jobs}")
         argv = [
-            house.which("prometheus"),
+            harness.which("prometheus"),
             f"--config.file={config}",
-            f"--storage.tsdb.path={house.dir}/prometheus",
+            f"--storage.tsdb.path={harness.dir}/prometheus",
             f"--web.listen-address=127.0.0.1:{self.port}",
             "--log.level=warn",
         ]
-        self.process = house.start("prometheus", argv)
+        self.process = harness.start("prometheus", argv)
         await_listener(self.process, ("127.0.0.1", self.port), 15)
         self.targets = wait_for("a scrape of every target", 15, self.all_scraped)
 
@@ -841,23 +842,23 @@ class Prometheus:
         known = {(t["labels"]["job"], t["labels"]["instance"]): t for t in active if t["health"] != "unknown"}
         return known if len(known) == 4 else None
 
-    def target(self, house, job, state):
-        return self.targets[job, f"127.0.0.1:{house.servers.ports[state]}"]
+    def target(self, harness, job, state):
+        return self.targets[job, f"127.0.0.1:{harness.servers.ports[state]}"]
 
 
 # /healthz is not in the format of Prometheus, so both targets are down. The error for a passing answer must be
 # about the text, not about the connection; for a failing answer it must be about the status.
 @case("prometheus scrape /healthz, healthy", "prometheus", rows=("prometheus scrape /healthz",))
-def _(house):
-    target = house.once("prometheus", Prometheus).target(house, "healthz", "healthy")
-    want("health", target["health"], "down")
-    want_match("error", target["lastError"], r'INVALID|expected .* got|unexpected|"ok"')
+def _(harness):
+    target = harness.once("prometheus", Prometheus).target(harness, "healthz", "healthy")
+    expect("health", target["health"], "down")
+    expect_match("error", target["lastError"], r'INVALID|expected .* got|unexpected|"ok"')
 
 
 @case("prometheus scrape /healthz, failing", "prometheus", rows=("prometheus scrape /healthz",))
-def _(house):
-    target = house.once("prometheus", Prometheus).target(house, "healthz", "failing")
-    want_match("error", target["lastError"], r"HTTP status 500 Internal Server Error")
+def _(harness):
+    target = harness.once("prometheus", Prometheus).target(harness, "healthz", "failing")
+    expect_match("error", target["lastError"], r"HTTP status 500 Internal Server Error")
 
 
 # The daemon serves it, so its target is up. The example that fails has no metrics, and answers 404.
@@ -868,10 +869,11 @@ for _state in ("healthy", "failing"):
         "prometheus",
         rows=("prometheus scrape /metrics/slis (sample exposition)",),
     )
-    def _(house, state=_state):
-        target = house.once("prometheus", Prometheus).target(house, "slis", state)
-        if target["health"] != "up":
-            want_match("error", target["lastError"], r"HTTP status 404 Not Found")
+    def _(harness, state=_state):
+        target = harness.once("prometheus", Prometheus).target(harness, "slis", state)
+        expect("health", target["health"], "up" if state == "healthy" else "down")
+        if state == "failing":
+            expect_match("error", target["lastError"], r"HTTP status 404 Not Found")
 
 
 # -- Go's net/http: the kubelet's prober and the default client
@@ -921,26 +923,26 @@ func main() {
 """
 
 
-def go_program(house):
-    source, program = house.dir / "client.go", house.dir / "goclient"
+def go_program(harness):
+    source, program = harness.dir / "client.go", harness.dir / "goclient"
     source.write_text(GO_SOURCE)
-    env = house.env | {"GO111MODULE": "off", "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local"}
-    env |= {"GOPATH": f"{house.dir}/go", "GOCACHE": f"{house.dir}/go-build"}
+    env = harness.env | {"GO111MODULE": "off", "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local"}
+    env |= {"GOPATH": f"{harness.dir}/go", "GOCACHE": f"{harness.dir}/go-build"}
     env |= {k: os.environ[k] for k in ("GOROOT",) if k in os.environ}
-    Says().judge(house.run([house.which("go"), "build", "-o", str(program), str(source)], 60, env))
+    Expected().judge(harness.run([harness.which("go"), "build", "-o", str(program), str(source)], 60, env))
     return str(program)
 
 
 def go_case(name, row, kind, state, reused):
     @case(f"go {name}, {state}", "go", rows=(row,))
-    def _(house):
-        program = house.once("go", go_program)
-        url = f"http://127.0.0.1:{house.servers.ports[state]}/healthz"
+    def _(harness):
+        program = harness.once("go", go_program)
+        url = f"http://127.0.0.1:{harness.servers.ports[state]}/healthz"
         body, status = (PASSED, 200) if state == "healthy" else (FAILED, 500)
         line = "{} {} <nil> {}\n"
         text = json.dumps(body)
         expected = line.format(status, "false", text) + line.format(status, reused, text)
-        Says(expected).judge(house.run([program, url, kind]))
+        Expected(expected).judge(harness.run([program, url, kind]))
 
 
 for _state in ("healthy", "failing"):
@@ -951,13 +953,13 @@ for _state in ("healthy", "failing"):
 # -- after all clients
 
 @case("the servers still run after all clients", "python3")
-def _(house):
-    servers = house.servers
+def _(harness):
+    servers = harness.servers
     for name in ("daemon", "daemon_unix", "profile"):
         p = getattr(servers, name)
         if p.poll() is not None:
-            raise Wrong(f"{name}: expected it to run, came exit {p.returncode}: {said(p)}")
-        want_lack(f"{name} said", p.log.read_text("utf-8", "replace"), r"panicked|RUST_BACKTRACE")
+            raise Wrong(f"{name}: expected it to run, got exit {p.returncode}: {end_of_log(p)}")
+        expect_no_match(f"the log of {name}", p.log.read_text("utf-8", "replace"), r"panicked|RUST_BACKTRACE")
 
 
 def recorded_rows(path):
@@ -973,17 +975,17 @@ def recorded_rows(path):
 
 
 @case("every recorded row has a case", "rows")
-def _(house):
-    keys = recorded_rows(house.args.rows)
-    want("rows without a case", sorted(set(keys) - ROWS), [])
-    want("cases whose row is gone", sorted(ROWS - set(keys)), [])
+def _(harness):
+    keys = recorded_rows(harness.args.rows)
+    expect("rows without a case", sorted(set(keys) - ROWS), [])
+    expect("cases whose row is gone", sorted(ROWS - set(keys)), [])
 
 
 # ---------------------------------------------------------------------------------------------
 # Installing, choosing, reporting.
 
 
-class Clients(House):
+class Clients(Harness):
     def __init__(self, *args):
         super().__init__(*args)
         self.reasons, self.missing = {}, {}
@@ -996,18 +998,18 @@ class Clients(House):
                 raise (Skip if is_optional else Missing)(f"{need}: {self.missing[need]}")
 
 
-def find_requests(house):
+def find_requests(harness):
     """A Python that has requests: this one, Debian's, or a new venv in the temporary directory."""
-    for python in filter(None, (sys.executable, house.which("python3"), "/usr/bin/python3")):
+    for python in filter(None, (sys.executable, harness.which("python3"), "/usr/bin/python3")):
         try:
-            p = subprocess.run([python, "-c", "import requests"], env=house.env, capture_output=True, timeout=30)
+            p = subprocess.run([python, "-c", "import requests"], env=harness.env, capture_output=True, timeout=30)
         except (OSError, subprocess.SubprocessError):
             continue
         if p.returncode == 0:
             return python
-    if not house.args.install:
+    if not harness.args.install:
         return None
-    venv = house.dir / "venv"
+    venv = harness.dir / "venv"
     for argv in (
         [sys.executable, "-m", "venv", str(venv)],
         [f"{venv}/bin/python", "-m", "pip", "install", "-q", "requests"],
@@ -1015,32 +1017,32 @@ def find_requests(house):
         try:
             p = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=INSTALL_SECONDS_MAX)
         except (OSError, subprocess.SubprocessError) as e:
-            house.reasons["requests"] = str(e)
+            harness.reasons["requests"] = str(e)
             return None
         if p.returncode:
             text = (p.stdout + p.stderr)[-300:].decode(errors="replace").strip()
-            house.reasons["requests"] = f"ended with {p.returncode}: {text}"
+            harness.reasons["requests"] = f"ended with {p.returncode}: {text}"
             return None
     return f"{venv}/bin/python"
 
 
-def prepare(house):
+def prepare(harness):
     """Installs what is missing, and notes what cannot be had, and why."""
-    needed = {need for name, needs, _ in CASES if house.args.only in name for need in needs}
+    needed = {need for name, needs, _ in CASES if harness.args.only in name for need in needs}
     tools = [t for t in (PACKAGES | PACKAGES_OPTIONAL) if t in needed]
-    if house.args.install:
-        wanted = [t for t in tools if t in PACKAGES or house.args.optional]
-        absent = [t for t in wanted if not house.which(t)]
+    if harness.args.install:
+        wanted = [t for t in tools if t in PACKAGES or harness.args.optional]
+        absent = [t for t in wanted if not harness.which(t)]
         problem = install((PACKAGES | PACKAGES_OPTIONAL)[t] for t in absent) if absent else None
         for tool in absent:
-            house.reasons[tool] = problem or "still missing after installing it"
-    house.missing = {t: house.reasons.get(t, "not installed") for t in tools if not house.which(t)}
+            harness.reasons[tool] = problem or "still missing after installing it"
+    harness.missing = {t: harness.reasons.get(t, "not installed") for t in tools if not harness.which(t)}
     if "requests" in needed:
-        house.python_requests = find_requests(house)
-        if not house.python_requests:
-            house.missing["requests"] = house.reasons.get("requests", "not installed")
-    if not house.args.rows.is_file():
-        house.missing["rows"] = "no recorded rows at the path of --rows"
+        harness.python_requests = find_requests(harness)
+        if not harness.python_requests:
+            harness.missing["requests"] = harness.reasons.get("requests", "not installed")
+    if not harness.args.rows.is_file():
+        harness.missing["rows"] = "no recorded rows at the path of --rows"
 
 
 def main():
@@ -1060,20 +1062,20 @@ def main():
         help="the recorded rows, to check that each has a case (default tests/conformance/clients.jsonl)",
     )
     args = parse(ap, "profile")
-    house = Clients(args)
+    harness = Clients(args)
     try:
-        prepare(house)
-        house.begin()
+        prepare(harness)
+        harness.begin()
         try:
-            house.servers = Servers(house)
+            harness.servers = Servers(harness)
         except (Wrong, OSError) as e:
             print(f"clients.py: {e}", file=sys.stderr)
             return 2
-        return run_cases(house, CASES)
+        return run_cases(harness, CASES)
     except KeyboardInterrupt:
         return 2
     finally:
-        house.leave()
+        harness.clean_up()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ buildah builds the image without a daemon. runc runs it with the user, the argum
 Containerfile or a manifest gives it. Docker builds it too, and acts on its HEALTHCHECK. The manifests are validated offline: kubernetes-validate has the schemas of
 Kubernetes, and cloudcoil those of the Prometheus Operator. Each field is also misspelt once, which must be refused.
 
-One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: expected .., got ..`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
@@ -20,8 +20,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-from support.cases import INSTALL_SECONDS_MAX, ROOT, House, Missing, Skip, Wrong, install, parse, parser, registry
-from support.cases import run_cases, said, wait_for, want, want_match
+from support.cases import INSTALL_SECONDS_MAX, ROOT, Harness, Missing, Skip, Wrong, install, parse, parser, registry
+from support.cases import end_of_log, expect, expect_match, run_cases, wait_for
 
 PACKAGING = ROOT / "packaging"
 WORKLOADS = ["daemonset.yaml", "sidecar.yaml"]
@@ -40,8 +40,8 @@ KIBI = {"Ki": 1, "Mi": 1024, "Gi": 1024 * 1024}
 case, CASES = registry()
 
 
-def run_ok(house, what, *command, seconds=PATIENCE):
-    result = house.run([str(word) for word in command], seconds=seconds)
+def run_ok(harness, what, *command, seconds=PATIENCE):
+    result = harness.run([str(word) for word in command], seconds=seconds)
     if result.code != 0:
         raise Wrong(f"{what}: exit code {result.code}: {result.out.strip()} {result.err.strip()}")
     return result.out
@@ -50,11 +50,11 @@ def run_ok(house, what, *command, seconds=PATIENCE):
 class Image:
     """What `packaging/Containerfile` makes of the static program."""
 
-    def __init__(self, house):
-        self.house = house
-        context = house.dir / "context"
+    def __init__(self, harness):
+        self.harness = harness
+        context = harness.dir / "context"
         context.mkdir()
-        shutil.copy(house.args.daemon, context / "healthz")
+        shutil.copy(harness.args.daemon, context / "healthz")
         containerfile = PACKAGING / "Containerfile"
         self.buildah("build", "--isolation", "chroot", "--format", "docker", "-f", containerfile, "-t", "healthz", context)
         image = json.loads(self.buildah("inspect", "--type", "image", "healthz"))
@@ -63,23 +63,24 @@ class Image:
         self.root = Path(self.buildah("mount", self.container).strip())
 
     def buildah(self, *words):
-        state = ["--root", self.house.dir / "images", "--runroot", self.house.dir / "images-run", "--storage-driver", "vfs"]
-        return run_ok(self.house, f"buildah {words[0]}", "buildah", *state, *words)
+        images = self.harness.dir / "images"
+        state = ["--root", images, "--runroot", self.harness.dir / "images-run", "--storage-driver", "vfs"]
+        return run_ok(self.harness, f"buildah {words[0]}", "buildah", *state, *words)
 
 
-def image(house):
-    return house.once("image", Image)
+def image(harness):
+    return harness.once("image", Image)
 
 
 class Container:
     """A running container of the image."""
 
-    def __init__(self, house, name, args=(), mounts=(), is_read_only=True):
-        self.house, self.name = house, f"{house.dir.name}-{name}"
-        self.runc = ["runc", "--root", str(house.dir / "runc")]
-        config = image(house).config
+    def __init__(self, harness, name, args=(), mounts=(), is_read_only=True):
+        self.harness, self.name = harness, f"{harness.dir.name}-{name}"
+        self.runc = ["runc", "--root", str(harness.dir / "runc")]
+        config = image(harness).config
         uid, gid = config["User"].split(":")
-        bundle = house.dir / f"bundle-{name}"
+        bundle = harness.dir / f"bundle-{name}"
         bundle.mkdir()
         standard = [("/proc", "proc"), ("/dev", "tmpfs")]
         (bundle / "config.json").write_text(json.dumps({
@@ -89,15 +90,15 @@ class Container:
                 "user": {"uid": int(uid), "gid": int(gid)},
                 "capabilities": {}, "noNewPrivileges": True,
             },
-            "root": {"path": str(image(house).root), "readonly": is_read_only},
+            "root": {"path": str(image(harness).root), "readonly": is_read_only},
             "mounts": [{"destination": at, "type": kind, "source": kind} for at, kind in standard] + list(mounts),
             "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
         }))
-        self.process = house.start(name, [*self.runc, "run", "--bundle", str(bundle), self.name])
+        self.process = harness.start(name, [*self.runc, "run", "--bundle", str(bundle), self.name])
 
     def exec(self, *command):
         """Exit code and output of a command in the container; it has the container's user."""
-        result = self.house.run([*self.runc, "exec", self.name, *command], seconds=PATIENCE)
+        result = self.harness.run([*self.runc, "exec", self.name, *command], seconds=PATIENCE)
         return result.code, result.out + result.err
 
     def probe(self, port, path):
@@ -107,15 +108,17 @@ class Container:
         wait_for(f"exit code 0 of {command}", PATIENCE, lambda: self.exec(*command)[0] == 0)
 
     def processes(self):
-        return [int(pid) for pid in json.loads(run_ok(self.house, "runc ps", *self.runc, "ps", "-f", "json", self.name))]
+        listed = run_ok(self.harness, "runc ps", *self.runc, "ps", "-f", "json", self.name)
+        return [int(pid) for pid in json.loads(listed)]
 
-    def first(self):
-        return json.loads(run_ok(self.house, "runc state", *self.runc, "state", self.name))["pid"]
+    def first_pid(self):
+        """The number of the container's first process."""
+        return json.loads(run_ok(self.harness, "runc state", *self.runc, "state", self.name))["pid"]
 
     def stop(self):
-        run_ok(self.house, "runc kill", *self.runc, "kill", self.name, "TERM")
-        want("exit code", self.process.wait(PATIENCE), 0)
-        want_match("its log", said(self.process, 3000), r"stopped: \d+ requests answered")
+        run_ok(self.harness, "runc kill", *self.runc, "kill", self.name, "TERM")
+        expect("exit code", self.process.wait(PATIENCE), 0)
+        expect_match("its log", end_of_log(self.process, 3000), r"stopped: \d+ requests answered")
 
 
 def status(pid, key):
@@ -123,54 +126,54 @@ def status(pid, key):
 
 
 @case("the image has the static program and nothing else", "buildah")
-def _(house):
-    config = image(house).config
-    want("files", sorted(os.listdir(image(house).root)), ["healthz"])
-    want("the program is static", b"/lib64/ld-linux" in (image(house).root / "healthz").read_bytes(), False)
-    want_match("user", config["User"], r"^[1-9]\d+:[1-9]\d+$")
-    want("published ports", config.get("ExposedPorts"), None)
-    want("entry point", config["Entrypoint"], ["/healthz"])
-    want("health check", config["Healthcheck"]["Test"][:3], ["CMD", "/healthz", "probe"])
+def _(harness):
+    config = image(harness).config
+    expect("files", sorted(os.listdir(image(harness).root)), ["healthz"])
+    expect("the program is static", b"/lib64/ld-linux" in (image(harness).root / "healthz").read_bytes(), False)
+    expect_match("user", config["User"], r"^[1-9]\d+:[1-9]\d+$")
+    expect("published ports", config.get("ExposedPorts"), None)
+    expect("entry point", config["Entrypoint"], ["/healthz"])
+    expect("health check", config["Healthcheck"]["Test"][:3], ["CMD", "/healthz", "probe"])
 
 
 @case("the container answers its HEALTHCHECK, is not root, and stops", RUNTIME, "buildah")
-def _(house):
-    healthcheck = image(house).config["Healthcheck"]["Test"][1:]
-    container = Container(house, "default")
+def _(harness):
+    healthcheck = image(harness).config["Healthcheck"]["Test"][1:]
+    container = Container(harness, "default")
     container.wait_for(*healthcheck)
-    first = container.first()
-    want("its number in the container", status(first, "NSpid")[1:], ["1"])
-    want("its users", set(status(first, "Uid")), {"65532"})
-    want("its capabilities", status(first, "CapEff"), ["0000000000000000"])
+    first = container.first_pid()
+    expect("its number in the container", status(first, "NSpid")[1:], ["1"])
+    expect("its users", set(status(first, "Uid")), {"65532"})
+    expect("its capabilities", status(first, "CapEff"), ["0000000000000000"])
     # A server that hangs is not healthy.
     os.kill(first, signal.SIGSTOP)
-    want("exit code of the check", container.exec(*healthcheck)[0], 1)
+    expect("exit code of the check", container.exec(*healthcheck)[0], 1)
     os.kill(first, signal.SIGCONT)
     container.wait_for(*healthcheck)
     container.stop()
 
 
 @case("the container answers from outside with the arguments of docs/install.md", RUNTIME, "buildah")
-def _(house):
+def _(harness):
     text = (ROOT / "docs/install.md").read_text()
     arguments = re.search(r"^ +podman run .* localhost/healthz (--listen .*)$", text, re.M)[1].split()
-    container = Container(house, "outside", arguments)
-    container.wait_for(*image(house).config["Healthcheck"]["Test"][1:])
+    container = Container(harness, "outside", arguments)
+    container.wait_for(*image(harness).config["Healthcheck"]["Test"][1:])
     # 127.0.0.2 is no address of the default: only a server on all addresses answers there.
-    want("the answer", container.exec("/healthz", "probe", "-v", "http://127.0.0.2:10248/readyz"), (0, "ok\n"))
+    expect("the answer", container.exec("/healthz", "probe", "-v", "http://127.0.0.2:10248/readyz"), (0, "ok\n"))
     container.stop()
 
 
 class Docker:
     """A Docker daemon with its own images and containers."""
 
-    def __init__(self, house):
-        self.house, place = house, house.dir / "docker"
+    def __init__(self, harness):
+        self.harness, place = harness, harness.dir / "docker"
         place.mkdir()
         # The builder that Docker 20.10 has; the other one is a program of its own.
-        self.env = {**house.env, "DOCKER_HOST": f"unix://{place}/socket", "DOCKER_BUILDKIT": "0"}
+        self.env = {**harness.env, "DOCKER_HOST": f"unix://{place}/socket", "DOCKER_BUILDKIT": "0"}
         # It changes neither the network of this machine nor its firewall.
-        self.process = house.start("dockerd", [
+        self.process = harness.start("dockerd", [
             "dockerd", "--host", self.env["DOCKER_HOST"], "--pidfile", place / "pid", "--data-root", place / "data",
             "--exec-root", place / "exec", "--storage-driver", "vfs",
             "--bridge", "none", "--iptables=false", "--ip6tables=false",
@@ -178,15 +181,15 @@ class Docker:
 
     def is_up(self):
         if self.process.poll() is not None:
-            raise Skip(f"dockerd does not run here: {said(self.process)}")
+            raise Skip(f"dockerd does not run here: {end_of_log(self.process)}")
         return self("version").code == 0
 
     def __call__(self, *words):
-        return self.house.run(["docker", *map(str, words)], seconds=PATIENCE, env=self.env)
+        return self.harness.run(["docker", *map(str, words)], seconds=PATIENCE, env=self.env)
 
     def ok(self, *words):
         result = self(*words)
-        want(f"docker {words[0]}: exit code and errors", (result.code, result.err), (0, ""))
+        expect(f"docker {words[0]}: exit code and errors", (result.code, result.err), (0, ""))
         return result.out.strip()
 
     def inspect(self, key):
@@ -197,32 +200,32 @@ class Docker:
 
 
 @case("Docker finds the container healthy, unhealthy while it hangs, and stops it", "dockerd")
-def _(house):
-    docker = Docker(house)
+def _(harness):
+    docker = Docker(harness)
     wait_for("the Docker daemon", PATIENCE, docker.is_up)
-    context = house.dir / "docker-context"
+    context = harness.dir / "docker-context"
     context.mkdir()
-    shutil.copy(house.args.daemon, context / "healthz")
+    shutil.copy(harness.args.daemon, context / "healthz")
     # It writes to its standard error that its builder is an old one.
     built = docker("build", "--quiet", "--tag", "healthz", "--file", PACKAGING / "Containerfile", context)
-    want("exit code of docker build", built.code, 0)
+    expect("exit code of docker build", built.code, 0)
     docker.ok(
         "run", "--detach", "--name", "healthz", "--network", "none", "--read-only", "--cap-drop", "ALL",
         "--health-interval", "1s", "--health-retries", "1", "healthz",
     )
     try:
         docker.wait_for("healthy")
-        want("what the probe prints", docker.inspect("Health")["Log"][-1]["Output"], "")
+        expect("what the probe prints", docker.inspect("Health")["Log"][-1]["Output"], "")
         docker.ok("kill", "--signal", "STOP", "healthz")
         docker.wait_for("unhealthy")
         log = docker.inspect("Health")["Log"]
-        want("exit code of the probe", log[-1]["ExitCode"], 1)
-        want_match("what it prints", log[-1]["Output"], r"^127\.0\.0\.1:10248 accepted, but sent no answer within 1s$")
+        expect("exit code of the probe", log[-1]["ExitCode"], 1)
+        expect_match("what it prints", log[-1]["Output"], r"^127\.0\.0\.1:10248 accepted, but sent no answer within 1s$")
         docker.ok("kill", "--signal", "CONT", "healthz")
         docker.wait_for("healthy")
         docker.ok("stop", "healthz")
-        want("exit code", docker.inspect("ExitCode"), 0)
-        want_match("its log", docker("logs", "healthz").err, r"stopped: \d+ requests answered")
+        expect("exit code", docker.inspect("ExitCode"), 0)
+        expect_match("its log", docker("logs", "healthz").err, r"stopped: \d+ requests answered")
     finally:
         docker("rm", "--force", "healthz")
 
@@ -231,16 +234,16 @@ def _(house):
 # Kubernetes
 
 
-def in_venv(house, code, documents):
+def in_venv(harness, code, documents):
     """What a program says about these documents, in the Python that has the validators."""
-    path = house.dir / "documents.json"
+    path = harness.dir / "documents.json"
     path.write_text(json.dumps(documents))
-    return run_ok(house, "validation", house.venv_python, "-c", code, path, seconds=CASES_SECONDS_MAX)
+    return run_ok(harness, "validation", harness.venv_python, "-c", code, path, seconds=CASES_SECONDS_MAX)
 
 
-def read_manifest(house, name):
+def read_manifest(harness, name):
     code = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))"
-    return json.loads(run_ok(house, name, house.venv_python, "-c", code, PACKAGING / "kubernetes" / name))
+    return json.loads(run_ok(harness, name, harness.venv_python, "-c", code, PACKAGING / "kubernetes" / name))
 
 
 # Maps whose keys are names of one's own.
@@ -289,16 +292,16 @@ for document in json.load(open(sys.argv[1])):
 
 
 @case("the manifests have no unknown field and no wrong value", VALIDATION)
-def _(house):
+def _(harness):
     count = 0
     for name in (*WORKLOADS, "podmonitor.yaml"):
-        documents = read_manifest(house, name)
-        for document, verdict in zip(documents, in_venv(house, VALIDATE, documents).splitlines(), strict=True):
-            want(f"{name}: {document['kind']}", verdict, "valid")
+        documents = read_manifest(harness, name)
+        for document, verdict in zip(documents, in_venv(harness, VALIDATE, documents).splitlines(), strict=True):
+            expect(f"{name}: {document['kind']}", verdict, "valid")
         wrong = [pair for document in documents for pair in misspelt(document)]
-        verdicts = in_venv(house, VALIDATE, [document for _, document in wrong]).splitlines()
+        verdicts = in_venv(harness, VALIDATE, [document for _, document in wrong]).splitlines()
         for (where, _), verdict in zip(wrong, verdicts, strict=True):
-            want(f"{name}: {where} misspelt: accepted", verdict == "valid", False)
+            expect(f"{name}: {where} misspelt: accepted", verdict == "valid", False)
         count += len(wrong)
     print(f"   {count} misspelt fields were refused")
 
@@ -306,8 +309,8 @@ def _(house):
 class Workload:
     """A manifest with a ConfigMap and pods."""
 
-    def __init__(self, house, name):
-        by_kind = {document["kind"]: document for document in read_manifest(house, name)}
+    def __init__(self, harness, name):
+        by_kind = {document["kind"]: document for document in read_manifest(harness, name)}
         self.checks = by_kind["ConfigMap"]["data"]["healthz.toml"]
         self.config_map = by_kind["ConfigMap"]["metadata"]["name"]
         self.object = next(document for kind, document in by_kind.items() if kind in ("DaemonSet", "Deployment"))
@@ -316,9 +319,9 @@ class Workload:
         self.containers = self.pod.get("initContainers", []) + self.pod["containers"]
         self.healthz = next(container for container in self.containers if container["name"] == "healthz")
 
-    def start(self, house, name):
+    def start(self, harness, name):
         """healthz as the kubelet starts it, but with empty file systems for all volumes but the ConfigMap."""
-        config = house.dir / f"config-{name}"
+        config = harness.dir / f"config-{name}"
         config.mkdir()
         config.chmod(0o755)
         (config / "healthz.toml").write_text(self.checks)
@@ -334,77 +337,77 @@ class Workload:
                 "options": ["rbind", "ro"] if is_config else access,
             })
         is_read_only = self.healthz["securityContext"]["readOnlyRootFilesystem"]
-        return Container(house, name, self.healthz["args"], mounts, is_read_only)
+        return Container(harness, name, self.healthz["args"], mounts, is_read_only)
 
 
 @case("all containers in the manifests have this version and the rights of the level restricted", VALIDATION, "buildah")
-def _(house):
+def _(harness):
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
     for name in WORKLOADS:
-        workload = Workload(house, name)
-        user = int(image(house).config["User"].split(":")[0])
+        workload = Workload(harness, name)
+        user = int(image(harness).config["User"].split(":")[0])
         expected = {
             "runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "seccompProfile": {"type": "RuntimeDefault"},
         }
-        want(f"{name}: securityContext of the pod", workload.pod["securityContext"], expected)
+        expect(f"{name}: securityContext of the pod", workload.pod["securityContext"], expected)
         expected = {
             "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
         }
         for container in workload.containers:
-            want(f"{name}: {container['name']}", container["securityContext"], expected)
-        want(f"{name}: image", workload.healthz["image"], f"registry.example/healthz:{version}")
+            expect(f"{name}: {container['name']}", container["securityContext"], expected)
+        expect(f"{name}: image", workload.healthz["image"], f"registry.example/healthz:{version}")
         labels = workload.template["metadata"]["labels"]
-        want(f"{name}: selector", workload.object["spec"]["selector"]["matchLabels"], labels)
+        expect(f"{name}: selector", workload.object["spec"]["selector"]["matchLabels"], labels)
 
 
 @case("the DaemonSet answers the kubelet and Prometheus, and sees the kubelet", VALIDATION, RUNTIME, "buildah")
-def _(house):
-    workload = Workload(house, "daemonset.yaml")
-    container = workload.start(house, "daemonset")
+def _(harness):
+    workload = Workload(harness, "daemonset.yaml")
+    container = workload.start(harness, "daemonset")
     liveness = workload.healthz["livenessProbe"]["httpGet"]
     container.wait_for("/healthz", "probe", f"http://{liveness['host']}:{liveness['port']}{liveness['path']}")
 
-    monitor = read_manifest(house, "podmonitor.yaml")[0]
-    want("namespace", monitor["metadata"]["namespace"], workload.object["metadata"]["namespace"])
-    want("selector", monitor["spec"]["selector"]["matchLabels"], workload.template["metadata"]["labels"])
+    monitor = read_manifest(harness, "podmonitor.yaml")[0]
+    expect("namespace", monitor["metadata"]["namespace"], workload.object["metadata"]["namespace"])
+    expect("selector", monitor["spec"]["selector"]["matchLabels"], workload.template["metadata"]["labels"])
     endpoint = monitor["spec"]["podMetricsEndpoints"][0]
     ports = {port["name"]: port["containerPort"] for port in workload.healthz["ports"]}
-    want("the PodMonitor's port is one of the DaemonSet", endpoint["port"] in ports, True)
+    expect("the PodMonitor's port is one of the DaemonSet", endpoint["port"] in ports, True)
     port = ports[endpoint["port"]]
     code, text = container.probe(port, endpoint["path"])
-    want("exit code for the metrics", code, 0)
-    want_match("metrics", text, r'^kubernetes_healthcheck\{name="kubelet",type="readyz"\} 0$')
-    want("exit code for other paths there: another answer", container.probe(port, "/livez")[0], 4)
+    expect("exit code for the metrics", code, 0)
+    expect_match("metrics", text, r'^kubernetes_healthcheck\{name="kubelet",type="readyz"\} 0$')
+    expect("exit code for other paths there: another answer", container.probe(port, "/livez")[0], 4)
 
     # In the node's network, the kubelet has this port.
-    want("kubelet", container.probe(KUBELET_PORT, "/healthz")[0], 3)
+    expect("kubelet", container.probe(KUBELET_PORT, "/healthz")[0], 3)
     code, text = container.probe(port, "/readyz")
-    want("exit code without a kubelet", code, 1)
-    want_match("the answer", text, r"^\[-\]kubelet failed: reason withheld$")
+    expect("exit code without a kubelet", code, 1)
+    expect_match("the answer", text, r"^\[-\]kubelet failed: reason withheld$")
     used = sum(int(status(pid, "VmHWM")[0]) for pid in container.processes())
     limit = re.fullmatch(r"(\d+)(\w+)", workload.healthz["resources"]["limits"]["memory"])
     print(f"   {used} KiB resident in all processes of the container, the limit is {limit[0]}")
-    want("half of the limit is enough", used < int(limit[1]) * KIBI[limit[2]] / 2, True)
+    expect("half of the limit is enough", used < int(limit[1]) * KIBI[limit[2]] / 2, True)
 
     kubelet = ["/healthz", "--listen", f"127.0.0.1:{KUBELET_PORT}"]
-    house.start("kubelet", [*container.runc, "exec", container.name, *kubelet])
+    harness.start("kubelet", [*container.runc, "exec", container.name, *kubelet])
     container.wait_for("/healthz", "probe", f"http://127.0.0.1:{port}/readyz")
     container.stop()
 
 
 @case("the sidecar takes heartbeats and answers the probes of both containers", VALIDATION, RUNTIME, "buildah")
-def _(house):
-    workload = Workload(house, "sidecar.yaml")
-    container = workload.start(house, "sidecar")
+def _(harness):
+    workload = Workload(harness, "sidecar.yaml")
+    container = workload.start(harness, "sidecar")
     container.wait_for(*workload.healthz["livenessProbe"]["exec"]["command"])
     worker = next(container for container in workload.containers if container["name"] == "worker")
     probes = [worker[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
-    want("ports", {probe["port"] for probe in probes}, {port["containerPort"] for port in workload.healthz["ports"]})
+    expect("ports", {probe["port"] for probe in probes}, {port["containerPort"] for port in workload.healthz["ports"]})
     for probe in probes:
-        want(f"{probe['path']} before the first heartbeat", container.probe(probe["port"], probe["path"])[0], 1)
+        expect(f"{probe['path']} before the first heartbeat", container.probe(probe["port"], probe["path"])[0], 1)
     environment = {variable["name"]: variable["value"] for variable in worker["env"]}
-    want("heartbeat", container.exec("/healthz", "beat", "worker", "--socket", environment["NOTIFY_SOCKET"]), (0, ""))
-    want_match("limit", workload.checks, rf'^limit = "{int(environment["WATCHDOG_USEC"]) // 1_000_000}s"$')
+    expect("heartbeat", container.exec("/healthz", "beat", "worker", "--socket", environment["NOTIFY_SOCKET"]), (0, ""))
+    expect_match("limit", workload.checks, rf'^limit = "{int(environment["WATCHDOG_USEC"]) // 1_000_000}s"$')
     for probe in probes:
         container.wait_for("/healthz", "probe", f"http://127.0.0.1:{probe['port']}{probe['path']}")
     container.stop()
@@ -413,47 +416,47 @@ def _(house):
 # ---------------------------------------------------------------------------------------------
 
 
-def install_all(house):
-    missing = [PACKAGES[tool] for tool in PACKAGES if not house.which(tool)]
+def install_all(harness):
+    missing = [PACKAGES[tool] for tool in PACKAGES if not harness.which(tool)]
     if missing:
         install([*missing, "python3-venv"])
-    if not has_validators(house):
+    if not has_validators(harness):
         for command in (
-            [sys.executable, "-m", "venv", str(house.venv_python.parent.parent)],
-            [str(house.venv_python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *VALIDATORS],
+            [sys.executable, "-m", "venv", str(harness.venv_python.parent.parent)],
+            [str(harness.venv_python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *VALIDATORS],
         ):
             subprocess.run(command, timeout=INSTALL_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False)
 
 
-def has_validators(house):
-    command = [str(house.venv_python), "-c", "import kubernetes_validate, cloudcoil.models.prometheus_operator.v1"]
-    return house.venv_python.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
+def has_validators(harness):
+    command = [str(harness.venv_python), "-c", "import kubernetes_validate, cloudcoil.models.prometheus_operator.v1"]
+    return harness.venv_python.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def has_runtime(house):
-    if os.geteuid() != 0 or not house.which("runc"):
+def has_runtime(harness):
+    if os.geteuid() != 0 or not harness.which("runc"):
         return False
-    container = Container(house, "trial")
+    container = Container(harness, "trial")
     try:
         container.wait_for("/healthz", "--version")
     except Wrong as wrong:
-        print(f"   runc: {wrong}: {said(container.process)}")
+        print(f"   runc: {wrong}: {end_of_log(container.process)}")
         return False
     container.stop()
     return True
 
 
-class Containers(House):
+class Containers(Harness):
     def __init__(self, *args):
         super().__init__(*args)
         self.venv_python = Path(self.args.tools).absolute() / "bin/python"
 
     def require(self, needs):
-        if VALIDATION in needs and not self.once(VALIDATION, lambda house: [has_validators(house)])[0]:
+        if VALIDATION in needs and not self.once(VALIDATION, lambda harness: [has_validators(harness)])[0]:
             raise Missing(f"no {VALIDATION}")
         super().require([need for need in needs if need in PACKAGES])
         # Not every machine lets a test make containers.
-        if RUNTIME in needs and not self.once(RUNTIME, lambda house: [has_runtime(house)])[0]:
+        if RUNTIME in needs and not self.once(RUNTIME, lambda harness: [has_runtime(harness)])[0]:
             raise Skip(f"no {RUNTIME}")
 
 
@@ -462,14 +465,14 @@ def main():
     ap = parser(__doc__, ROOT / "target/x86_64-unknown-linux-gnu/release/healthz")
     ap.add_argument("--tools", default=str(ROOT / "target/tools/kubernetes"), metavar="PATH", help="a venv with the validators")
     args = parse(ap)
-    house = Containers(args, CASES_SECONDS_MAX)
+    harness = Containers(args, CASES_SECONDS_MAX)
     try:
         if args.install:
-            install_all(house)
-        house.begin()
-        return run_cases(house, CASES)
+            install_all(harness)
+        harness.begin()
+        return run_cases(harness, CASES)
     finally:
-        house.leave()
+        harness.clean_up()
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ fn while_more_connections_wait_than_one_call_accepts_each_is_served_only_in_part
     assert_eq!(answered_when_accepted(&mut harness), PIPELINED);
 }
 
-/// There, one call accepts one connection, and cannot tell whether more wait.
+/// With two slots, one call accepts one connection, and cannot tell whether more wait.
 #[test]
 fn in_a_table_of_two_slots_each_connection_is_served_in_full() {
     let mut harness = Harness::new(2);

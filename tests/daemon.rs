@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::Duration;
 
 use daemon::{
-    Daemon, TIMEOUT, complaint, end_of, eventually, get, get_unix, metric, run, shell, socket_path,
+    Daemon, TIMEOUT, end_of, error_line, eventually, get, get_unix, metric, run, shell, temp_path,
     try_get, untried,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -125,7 +125,7 @@ fn an_address_with_paths_serves_only_these() {
     assert_eq!(get(some), [404, 200, 200, 404, 200]);
     let output = run(&["--listen", "127.0.0.1:0,paths=metrics"]);
     assert_eq!(output.status.code(), Some(2));
-    let text = complaint(&output);
+    let text = error_line(&output);
     assert!(
         text.contains("--listen 127.0.0.1:0,paths=metrics: the path \"metrics\" cannot be served"),
         "{text}"
@@ -239,7 +239,7 @@ fn wrong_usage_prints_one_line_and_exits_2() {
         ),
     ] {
         let output = run(args);
-        assert_eq!(complaint(&output), expected);
+        assert_eq!(error_line(&output), expected);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
     }
 }
@@ -265,7 +265,7 @@ fn a_wrong_rust_log_is_logged_as_a_warning() {
     assert!(line.ends_with("; logging at info"), "{line}");
     assert_eq!(daemon.get("/healthz").0, 200);
 
-    let path = socket_path();
+    let path = temp_path();
     let script = format!(
         "RUST_LOG=a/b/c exec \"$HEALTHZ\" --listen unix:{} 2>/dev/full",
         path.display()
@@ -304,7 +304,7 @@ fn a_ready_fd_that_cannot_be_written_is_refused() {
         command.stdin(fd.try_clone().unwrap());
         let output = end_of(command);
         assert_eq!(
-            complaint(&output),
+            error_line(&output),
             "healthz: --ready-fd 3: nothing can be written there now; expected the writing end of a pipe"
         );
         assert_eq!(output.status.code(), Some(2));
@@ -316,7 +316,7 @@ fn a_ready_fd_that_cannot_be_written_is_refused() {
 #[test]
 fn a_probe_is_answered_if_there_are_fewer_descriptors_than_connections() {
     for (limit, is_raised) in [("-S -n 60", true), ("-n 60", false)] {
-        let path = socket_path();
+        let path = temp_path();
         let listen = path.display();
         let mut daemon = Daemon::start_as(shell(&format!(
             "ulimit {limit}; exec \"$HEALTHZ\" --listen unix:{listen} --connections 100"
@@ -328,9 +328,9 @@ fn a_probe_is_answered_if_there_are_fewer_descriptors_than_connections() {
         assert_eq!((code, body.as_str()), (200, "ok"), "{limit}");
         drop(silent);
         let lines = daemon.lines().all();
-        let is_told =
+        let is_logged =
             |line: &String| line.contains("RLIMIT_NOFILE is 60: enough for 25 connections");
-        assert_eq!(lines.iter().any(is_told), !is_raised, "{lines:?}");
+        assert_eq!(lines.iter().any(is_logged), !is_raised, "{lines:?}");
         // A limit that could be raised far enough is not logged.
         let is_mentioned = lines.iter().any(|line| line.contains("RLIMIT_NOFILE"));
         assert_eq!(is_mentioned, !is_raised, "{lines:?}");
@@ -377,11 +377,11 @@ fn a_start_without_enough_memory_fails_and_says_how_much_is_needed() {
     // for the threads.
     let limits = (2048..=65536).step_by(256);
     let failures: Vec<_> = limits.map_while(start).collect();
-    let is_told = |lines: &daemon::Lines| {
+    let is_logged = |lines: &daemon::Lines| {
         let lines = lines.all();
         lines.iter().any(|line| line.contains(" connections need;"))
     };
-    let server = failures.iter().rfind(|(_, lines)| is_told(lines));
+    let server = failures.iter().rfind(|(_, lines)| is_logged(lines));
     for ((status, lines), expected) in [
         (server.unwrap(), " KiB that 64 connections need;"),
         (failures.last().unwrap(), " 364 KiB that threads need;"),
@@ -439,7 +439,7 @@ fn an_address_of_an_interface_that_is_down_is_logged_as_unreachable() {
 /// Regression: each failed watchdog beat was logged.
 #[test]
 fn a_manager_that_cannot_be_notified_is_logged_once_until_it_can_be_again() {
-    let path = socket_path();
+    let path = temp_path();
     let mut command = daemon::healthz(&["--listen", "127.0.0.1:0"]);
     command.env("NOTIFY_SOCKET", &path);
     command.env("WATCHDOG_USEC", "200000");
@@ -485,7 +485,7 @@ fn the_error_for_an_address_in_use_names_the_process_and_exits_1() {
     let name = std::fs::read_to_string("/proc/self/comm").unwrap();
     let holder = format!("{} (pid {})", name.trim_end(), std::process::id());
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-    let path = socket_path();
+    let path = temp_path();
     let _unix = UnixListener::bind(&path).unwrap();
     let addresses = [
         tcp.local_addr().unwrap().to_string(),
@@ -495,7 +495,7 @@ fn the_error_for_an_address_in_use_names_the_process_and_exits_1() {
         let output = run(&["--listen", &address]);
         let expected =
             format!("healthz: {address} is in use by {holder}; stop it or pass --listen");
-        assert_eq!(complaint(&output), expected);
+        assert_eq!(error_line(&output), expected);
         assert_eq!(output.status.code(), Some(1));
     }
     std::fs::remove_file(path).unwrap();
@@ -506,13 +506,13 @@ fn a_localhost_port_in_use_in_one_family_is_an_error() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = tcp.local_addr().unwrap().port();
     let output = run(&["--listen", &format!("localhost:{port}")]);
-    assert!(complaint(&output).starts_with(&format!("healthz: 127.0.0.1:{port} is in use by ")));
+    assert!(error_line(&output).starts_with(&format!("healthz: 127.0.0.1:{port} is in use by ")));
     assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]
 fn a_stale_unix_socket_is_replaced_and_without_a_sandbox_removed_at_the_end() {
-    let path = socket_path();
+    let path = temp_path();
     drop(UnixListener::bind(&path).unwrap());
     let address = format!("unix:{}", path.display());
     let args = ["--listen", &address, "--no-sandbox"];
@@ -547,13 +547,13 @@ fn a_restart_binds_its_port_while_old_connections_are_in_time_wait() {
 /// /proc/net/unix lists a socket with the path to which it was bound.
 #[test]
 fn another_healthz_on_a_unix_socket_is_named() {
-    let path = socket_path();
+    let path = temp_path();
     let address = format!("unix:{}", path.display());
     let daemon = Daemon::start_as(daemon::healthz(&["--listen", &address]));
     daemon.lines().wait("serving");
     let output = run(&["--listen", &address]);
     let holder = format!("is in use by healthz (pid {});", daemon.pid());
-    assert!(complaint(&output).contains(&holder), "{output:?}");
+    assert!(error_line(&output).contains(&holder), "{output:?}");
     assert_eq!(output.status.code(), Some(1));
     drop(daemon);
     std::fs::remove_file(path).unwrap();
@@ -562,7 +562,7 @@ fn another_healthz_on_a_unix_socket_is_named() {
 /// Regression: the error named the first process with a socket of that relative path, in any directory.
 #[test]
 fn the_holder_of_a_relative_path_is_the_one_in_the_same_directory() {
-    let folders = [socket_path(), socket_path()];
+    let folders = [temp_path(), temp_path()];
     let [there, here] = &folders;
     let at = |folder: &std::path::Path| {
         let mut command = daemon::healthz(&["--listen", "unix:h.sock"]);
@@ -588,9 +588,9 @@ fn the_holder_of_a_relative_path_is_the_one_in_the_same_directory() {
     for folder in &folders {
         std::fs::remove_dir_all(folder).unwrap();
     }
-    let line = complaint(&unknown);
+    let line = error_line(&unknown);
     assert!(line.contains(" is in use by another process;"), "{line}");
-    let line = complaint(&known);
+    let line = error_line(&known);
     let name = format!(" is in use by healthz (pid {});", owner.pid());
     assert!(line.contains(&name), "{line}");
 }
@@ -598,7 +598,7 @@ fn the_holder_of_a_relative_path_is_the_one_in_the_same_directory() {
 /// Otherwise clients could not reach the new daemon.
 #[test]
 fn a_daemon_that_stops_does_not_remove_the_socket_of_its_successor() {
-    let path = socket_path();
+    let path = temp_path();
     let listen = format!("unix:{}", path.display());
     let args = ["--listen", &listen, "--no-sandbox"];
     let mut first = Daemon::start_as(daemon::healthz(&args));
@@ -615,10 +615,10 @@ fn a_daemon_that_stops_does_not_remove_the_socket_of_its_successor() {
 
 #[test]
 fn a_file_that_is_not_a_socket_is_not_replaced() {
-    let path = socket_path();
+    let path = temp_path();
     std::fs::write(&path, "precious").unwrap();
     let output = run(&["--listen", &format!("unix:{}", path.display())]);
-    assert!(complaint(&output).starts_with("healthz: cannot listen on unix:"));
+    assert!(error_line(&output).starts_with("healthz: cannot listen on unix:"));
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     std::fs::remove_file(path).unwrap();

@@ -230,7 +230,7 @@ fn a_stderr_pipe_without_a_reader_fails_log_and_does_not_end_the_daemon() {
 #[test]
 fn log_passes_if_stderr_is_closed_or_dev_null() {
     for redirection in ["2>&-", "2>/dev/null"] {
-        let path = daemon::socket_path();
+        let path = daemon::temp_path();
         let script = format!(
             "exec \"$HEALTHZ\" --listen unix:{} --log-limit 100ms {redirection}",
             path.display()
@@ -253,7 +253,7 @@ fn log_passes_if_stderr_is_closed_or_dev_null() {
 
 #[test]
 fn a_full_disk_fails_log() {
-    let path = daemon::socket_path();
+    let path = daemon::temp_path();
     let script = format!(
         "exec \"$HEALTHZ\" --listen unix:{} --log-limit 100ms 2>/dev/full",
         path.display()
@@ -270,7 +270,7 @@ fn a_full_disk_fails_log() {
 /// Regression: SIGXFSZ ended the daemon when its log file reached the size limit.
 #[test]
 fn a_log_file_at_its_size_limit_fails_log_and_does_not_end_the_daemon() {
-    let (path, file) = (daemon::socket_path(), daemon::socket_path());
+    let (path, file) = (daemon::temp_path(), daemon::temp_path());
     let script = format!(
         "ulimit -f 8; exec \"$HEALTHZ\" --listen unix:{} --log-limit 100ms --sync-period 1ms \
          --log-level trace 2>{}",
@@ -291,7 +291,7 @@ fn a_log_file_at_its_size_limit_fails_log_and_does_not_end_the_daemon() {
 /// The limit counts from the start of the server, so a sync loop that is never entered fails as well.
 #[test]
 fn a_sync_loop_that_is_never_entered_fails_syncloop() {
-    let path = daemon::socket_path();
+    let path = daemon::temp_path();
     // The daemon waits for the tracer while main is its only thread.
     let script = format!(
         "kill -STOP $$; exec \"$HEALTHZ\" --listen unix:{} --sync-period 10ms --sync-limit 300ms",

@@ -12,7 +12,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use daemon::{Daemon, TIMEOUT, TempPath, eventually, get, get_unix, shell, socket_path};
+use daemon::{Daemon, TIMEOUT, TempPath, eventually, get, get_unix, shell, temp_path};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
@@ -36,7 +36,7 @@ fn activate(
 fn inherited_sockets_replace_the_default_listeners() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
-    let path = socket_path();
+    let path = temp_path();
     let unix = UnixListener::bind(&path).unwrap();
     let mut daemon = Daemon::start_as(activate(tcp, unix, "LISTEN_FDS=2 LISTEN_PID=$$", ""));
     let line = daemon.lines().wait("serving");
@@ -170,7 +170,7 @@ struct Manager {
 
 impl Manager {
     fn new() -> Self {
-        let path = socket_path();
+        let path = temp_path();
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         Manager { socket, path }
@@ -196,7 +196,7 @@ impl Manager {
         loop {
             match self.next() {
                 beat if beat == "WATCHDOG=1" => {}
-                word => return word,
+                message => return message,
             }
         }
     }
@@ -326,7 +326,7 @@ fn the_status_names_the_failing_check_and_reports_recovery() {
 #[test]
 fn a_daemon_serves_if_the_managers_socket_does_not_exist() {
     let mut command = daemon::healthz(&["--listen", "127.0.0.1:0"]);
-    command.env("NOTIFY_SOCKET", socket_path());
+    command.env("NOTIFY_SOCKET", temp_path());
     let daemon = Daemon::start_as(command);
     daemon
         .lines()

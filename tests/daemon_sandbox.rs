@@ -12,8 +12,8 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 
 use daemon::{
-    Daemon, TIMEOUT, complaint, eventually, get_unix, healthz, kernel, metric, run, shell,
-    socket_path, untried,
+    Daemon, TIMEOUT, error_line, eventually, get_unix, healthz, kernel, metric, run, shell,
+    temp_path, untried,
 };
 use nix::sys::signal::Signal;
 
@@ -119,7 +119,7 @@ fn a_socket_file_left_by_the_sandbox_refuses_clients_and_is_replaced_at_the_next
         untried("this kernel has nothing that keeps the file from being removed");
         return;
     }
-    let path = socket_path();
+    let path = temp_path();
     let address = format!("unix:{}", path.display());
     for _ in 0..2 {
         let mut daemon = Daemon::start_as(healthz(&["--listen", &address]));
@@ -151,7 +151,7 @@ fn both_core_dump_limits_are_at_most_one_byte() {
 
 #[test]
 fn a_crash_leaves_no_core_dump() {
-    let directory = socket_path();
+    let directory = temp_path();
     std::fs::create_dir(&directory).unwrap();
     let crash = |option: &str| {
         let at = directory.display();
@@ -203,7 +203,7 @@ fn the_oom_score_is_set_as_the_option_says() {
         assert_eq!(output.status.code(), Some(2));
         let expected =
             format!("--oom-score-adj {value}: expected a whole number from -1000 to 1000");
-        assert!(complaint(&output).ends_with(&expected));
+        assert!(error_line(&output).ends_with(&expected));
     }
 }
 
@@ -612,7 +612,7 @@ mod intruder {
     /// A datagram socket can send to any address that sendto names.
     #[test]
     fn nothing_is_sent_to_an_address_without_a_service_manager() {
-        let path = socket_path();
+        let path = temp_path();
         let manager = UnixDatagram::bind(&path).unwrap();
         let family = (nix::libc::AF_UNIX as u16).to_ne_bytes();
         let address = [&family, path.as_os_str().as_bytes()].concat();
@@ -713,7 +713,7 @@ mod intruder {
     /// Regression: with a Unix socket in `/run` every file below `/run` could be removed.
     #[test]
     fn no_file_can_be_read_or_removed_not_even_in_the_directory_of_its_socket() {
-        let directory = socket_path();
+        let directory = temp_path();
         let below = directory.join("below");
         std::fs::create_dir_all(&below).unwrap();
         let socket = directory.join("s");

@@ -10,7 +10,6 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
-include!("support/untried.rs");
 
 use std::fs;
 use std::io::{Read, Write};
@@ -20,7 +19,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use daemon::{Daemon, TempPath, complaint, eventually, get, healthz, metric, run, socket_path};
+use daemon::{Daemon, TempPath, error_line, eventually, get, healthz, metric, run, temp_path};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -98,7 +97,7 @@ fn unix_seconds() -> f64 {
 /// No probe is sent.
 #[test]
 fn the_metrics_show_runs_and_changes_of_a_check_without_a_probe() {
-    let file = socket_path();
+    let file = temp_path();
     write(&file, "x");
     let check = format!(
         "file=file:{},period=100ms,timeout=100ms,failure-threshold=2",
@@ -288,7 +287,7 @@ fn sleepers() -> Vec<Pid> {
 /// One test for all cases, because each of them searches for the same processes.
 #[test]
 fn no_process_is_left_however_the_daemon_ends() {
-    let dir = socket_path();
+    let dir = temp_path();
     let checks = leaving_programs(&dir);
     let start = || {
         let daemon = Daemon::start(&["--check", &checks[0], "--check", &checks[1]]);
@@ -382,7 +381,7 @@ fn the_sources_processes_run_while_the_server_drains() {
 /// A FIFO stands for a file system that does not answer: open(2) waits until a process opens its other end.
 #[test]
 fn a_file_that_hangs_delays_neither_other_checks_nor_the_exit() {
-    let fifo = socket_path();
+    let fifo = temp_path();
     nix::unistd::mkfifo(&*fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let (_listener, check) = service("1s");
     let file = format!(
@@ -411,7 +410,7 @@ impl Hanging {
         let mut options = fs::File::options();
         let device = options.read(true).write(true).open("/dev/fuse");
         let device = device.map_err(|_| nix::errno::Errno::ENODEV)?;
-        let root = socket_path();
+        let root = temp_path();
         fs::create_dir(&*root).unwrap();
         let data = format!(
             "fd={},rootmode=40000,user_id=0,group_id=0",
@@ -506,7 +505,7 @@ fn a_run_that_hangs_is_one_timeout_however_long_it_hangs() {
 
 #[test]
 fn a_service_that_accepts_and_never_answers_fails_at_the_timeout() {
-    let path = socket_path();
+    let path = temp_path();
     let listener = UnixListener::bind(&*path).unwrap();
     let check = format!(
         "silent=unix:{},send=PING,expect=+PONG,period=1s,timeout=500ms,failure-threshold=1",
@@ -540,7 +539,7 @@ fn beat(path: &Path) {
 /// Regression: the new worker did not know of beats before it, and the check failed until the next one.
 #[test]
 fn a_heartbeat_keeps_its_state_when_the_worker_or_the_supervisor_is_killed() {
-    let socket = socket_path();
+    let socket = temp_path();
     let check = format!(
         "worker=heartbeat,limit=1h,socket={},period=1s",
         socket.display()
@@ -560,7 +559,7 @@ fn a_heartbeat_keeps_its_state_when_the_worker_or_the_supervisor_is_killed() {
     eventually("another worker", || children(worker).first().copied());
     wait_for(address, "/healthz/worker", "ok");
     // A check without a beat has no state that a new worker could keep.
-    let silent = socket_path();
+    let silent = temp_path();
     let check = format!(
         "silent=heartbeat,limit=1h,socket={},period=1s",
         silent.display()
@@ -590,7 +589,7 @@ fn a_heartbeat_whose_socket_cannot_be_made_says_which_socket() {
 /// Regression: a socket whose file was removed failed its check until healthz was started again.
 #[test]
 fn a_heartbeat_whose_socket_was_removed_gets_another_one() {
-    let socket = socket_path();
+    let socket = temp_path();
     let check = format!(
         "worker=heartbeat,limit=1s,socket={},period=1s",
         socket.display()
@@ -611,7 +610,7 @@ fn a_heartbeat_whose_socket_was_removed_gets_another_one() {
 #[test]
 fn when_the_daemon_is_ready_it_receives_heartbeats() {
     for _ in 0..5 {
-        let path = socket_path();
+        let path = temp_path();
         let daemon = Daemon::start(&[
             "--check",
             &format!("worker=heartbeat,socket={}", path.display()),
@@ -626,7 +625,7 @@ fn when_the_daemon_is_ready_it_receives_heartbeats() {
 /// The time of the last beat is the one at which it was sent, also after verdicts and workers that come later.
 #[test]
 fn the_metrics_show_when_the_last_beat_was_sent() {
-    let socket = socket_path();
+    let socket = temp_path();
     let check = format!(
         "worker=heartbeat,limit=1h,socket={},period=100ms",
         socket.display()
@@ -669,7 +668,7 @@ fn the_metrics_show_when_the_last_beat_was_sent() {
 /// Regression: each restart of the worker gave a heartbeat another whole limit, so a program that had ended passed.
 #[test]
 fn a_heartbeat_fails_at_its_limit_however_often_the_worker_is_killed() {
-    let socket = socket_path();
+    let socket = temp_path();
     let check = format!(
         "worker=heartbeat,limit=4s,socket={},period=1s",
         socket.display()
@@ -696,7 +695,7 @@ fn a_heartbeat_fails_at_its_limit_however_often_the_worker_is_killed() {
 
 /// A check file, and a daemon that reads it.
 fn with_file(text: &str) -> (TempPath, Daemon) {
-    let file = socket_path();
+    let file = temp_path();
     write(file.as_ref(), text);
     let daemon = Daemon::start(&["--config", file.to_str().unwrap()]);
     (file, daemon)
@@ -704,7 +703,7 @@ fn with_file(text: &str) -> (TempPath, Daemon) {
 
 #[test]
 fn a_valid_file_takes_effect_at_sighup_and_unchanged_checks_keep_their_state() {
-    let socket = socket_path();
+    let socket = temp_path();
     let worker = format!(
         "[check.worker]\nheartbeat = true\nlimit = \"1h\"\nsocket = \"{}\"\n",
         socket.display()
@@ -900,11 +899,11 @@ fn without_proc_the_daemon_says_that_it_is_not_mounted() {
         unshare.arg(env!("CARGO_BIN_EXE_healthz")).output()
     };
     if !unshare("true").is_ok_and(|output| output.status.success()) {
-        return untried("no mount namespace");
+        return daemon::untried("no mount namespace");
     }
     let output = unshare("\"$0\" --listen 127.0.0.1:0 --check web=tcp:127.0.0.1:1").unwrap();
     let expected = "cannot start the sources process: /proc is not mounted";
-    assert!(complaint(&output).contains(expected), "{output:?}");
+    assert!(error_line(&output).contains(expected), "{output:?}");
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -913,13 +912,13 @@ fn a_mistake_in_the_configuration_is_refused_before_anything_starts() {
     let output = run(&["--check", "web=htpp:http://127.0.0.1:1/"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        complaint(&output).contains("did you mean http"),
+        error_line(&output).contains("did you mean http"),
         "{output:?}"
     );
     let output = run(&["--config", "/nonexistent/healthz.toml"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        complaint(&output).contains("/nonexistent/healthz.toml: No such file"),
+        error_line(&output).contains("/nonexistent/healthz.toml: No such file"),
         "{output:?}"
     );
 }
@@ -968,12 +967,12 @@ fn the_sources_processes_have_no_rights_that_no_check_needs() {
             .find(|line| line.starts_with("Max core file size"))
             .unwrap();
         assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
-        // The process has no listener, and not the daemon's end of the link.
-        let tcp = fs::read_dir(format!("/proc/{pid}/fd"))
+        // The process has none of the daemon's listeners.
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()
             .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
         let listeners = listening_sockets(pid);
-        for target in tcp {
+        for target in descriptors {
             let target = target.to_string_lossy().into_owned();
             let is_listener = listeners
                 .iter()

@@ -37,11 +37,11 @@ fn crates_with(features: &str, more: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn the_server_feature_brings_only_the_listed_crates() {
-    let want = SERVER.map(ToOwned::to_owned).into();
-    assert_eq!(crates("server", "1"), want);
+    let expected = SERVER.map(ToOwned::to_owned).into();
+    assert_eq!(crates("server", "1"), expected);
     // On Linux, mio, socket2 and log depend on no crate that is not in the list.
     if cfg!(target_os = "linux") {
-        assert_eq!(crates("server", "99"), want);
+        assert_eq!(crates("server", "99"), expected);
     }
 }
 
@@ -50,13 +50,13 @@ fn without_features_httparse_is_the_only_dependency() {
     assert_eq!(crates("", "99"), CORE.map(ToOwned::to_owned).into());
 }
 
-/// Of a Cortex-M4 and a Cortex-M0. cargo resolves for them without their standard library.
+/// The targets are a Cortex-M4 and a Cortex-M0. cargo resolves for them without their standard library.
 #[test]
 fn on_a_small_processor_portable_atomic_is_the_only_other_dependency() {
-    let want: BTreeSet<_> = SMALL.map(ToOwned::to_owned).into();
+    let expected: BTreeSet<_> = SMALL.map(ToOwned::to_owned).into();
     for target in ["thumbv7em-none-eabihf", "thumbv6m-none-eabi"] {
         let more = ["--target", target];
-        assert_eq!(crates_with("portable-atomic", &more), want, "{target}");
+        assert_eq!(crates_with("portable-atomic", &more), expected, "{target}");
     }
 }
 

@@ -11,7 +11,7 @@
 - A command in text or in an indented block (`cargo`, `make`, a script of this repository) must exist, and a
   step of .ci/run must run it.
 
-One line for each check: `ok WHERE`, `FAIL WHERE: what was expected, what came`; at the end
+One line for each check: `ok WHERE`, `FAIL WHERE: expected .., got ..`; at the end
 `N passed, N failed`. Exit code 1 if a check failed, 2 if the script could not run, 3 if it could not try the
 sessions.
 """

@@ -1,5 +1,4 @@
-//! Which connection is evicted from a full table, and which never is: a connection that has just sent a
-//! request, and one with a started request when the server stops.
+//! Which connection is evicted from a full table, while the server serves and while it stops.
 #![cfg(feature = "server")]
 #![cfg(test)]
 
@@ -10,10 +9,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use harness::{ENDPOINTS, GET, Harness, LAST, answer, listening, rest};
+use harness::{BASE, ENDPOINTS, GET, Harness, LAST, answer, listening, rest};
 use healthz::server::{Address, Config};
 use healthz::{Limits, Responder};
-use mio::Token;
 
 const HALF: &[u8] = b"GET /healthz HTTP/1.1\r\nHos";
 const OTHER_HALF: &[u8] = b"t: a\r\n\r\n";
@@ -51,7 +49,7 @@ fn the_longest_idle_connection_is_not_evicted_if_it_has_just_sent_a_request() {
     oldest.write_all(GET).unwrap();
     let events = harness.events(8);
     // Handle the event of the listener before all others.
-    let (first, others): (Vec<_>, Vec<_>) = events.iter().partition(|e| e.token() == Token(7));
+    let (first, others): (Vec<_>, Vec<_>) = events.iter().partition(|e| e.token() == BASE);
     assert_eq!((first.len(), others.len()), (1, 1));
     let events = first.into_iter().chain(others);
     events.for_each(|event| harness.handle(event));
@@ -73,7 +71,7 @@ fn the_longest_idle_connection_is_evicted_if_its_client_has_just_ended() {
     let [oldest, others @ ..] = &mut idle;
     oldest.shutdown(std::net::Shutdown::Write).unwrap();
     let events = harness.events(8);
-    let listener = events.iter().find(|event| event.token() == Token(7));
+    let listener = events.iter().find(|event| event.token() == BASE);
     harness.handle(listener.unwrap());
     assert_eq!(harness.server.counters().evicted, 1);
     harness.work();
@@ -95,7 +93,7 @@ fn the_longest_idle_connection_is_evicted_if_every_connection_has_just_sent_a_re
         stream.write_all(GET).unwrap();
     }
     for event in &harness.events(1) {
-        assert_eq!(event.token(), Token(7));
+        assert_eq!(event.token(), BASE);
         harness.handle(event);
     }
     assert_eq!(harness.server.counters().evicted, 1);
@@ -114,7 +112,7 @@ fn the_longest_idle_connection_is_evicted_if_every_connection_has_just_sent_a_re
 #[test]
 fn the_search_for_an_idle_connection_to_evict_reads_the_eight_oldest() {
     for (requesting, evicted) in [(7, 7), (8, 0)] {
-        let (mut harness, path) = on_unix("looks", 24);
+        let (mut harness, path) = on_unix("searched", 24);
         let mut idle = [0; 24].map(|_| idle(&mut harness, &path));
         let mut new_client = UnixStream::connect(&path).unwrap();
         new_client.write_all(GET).unwrap();
@@ -122,7 +120,7 @@ fn the_search_for_an_idle_connection_to_evict_reads_the_eight_oldest() {
             stream.write_all(GET).unwrap();
         }
         for event in &harness.events(1) {
-            assert_eq!(event.token(), Token(7));
+            assert_eq!(event.token(), BASE);
             harness.handle(event);
         }
         harness.work();

@@ -527,7 +527,7 @@ fn deadlines_are_exact_to_the_millisecond() {
     } = Limits::DEFAULT;
     for (sent, limit, last) in [
         ("", idle_duration, None),
-        // Empty lines do not start a head.
+        // Empty lines have the deadline of a head, but do not start one, so there is no 408.
         ("\r\n", head_duration, None),
         ("G", head_duration, Some(408)),
         (&GET[..GET.len() - 1], head_duration, Some(408)),

@@ -14,7 +14,7 @@ use healthz::server::{Config, Server};
 use healthz::{Check, Endpoint, EndpointSet, Responder};
 use serde_json::Value;
 
-/// The last request of a connection that accepts JSON only.
+/// The answer to a request that accepts JSON only, after which the connection closes.
 fn ask(harness: &mut Harness, path: &str) -> String {
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: a\r\nAccept: application/health+json\r\nConnection: close\r\n\r\n"

@@ -154,8 +154,8 @@ fn the_rest_of_a_group_is_killed_before_its_service_is_started_again() {
     let init = Init::start("leaving", &list, "127.0.0.1:0");
     init.line("leaving: exited with code 1", 0);
     let pid = pid_in(&left);
-    // The init also reaps it: orphans become its children even if it is not PID 1.
-    until("end of it", || match kill(pid, None) {
+    // The init also reaps the orphan: orphans become its children even if it is not PID 1.
+    until("the end of the orphan", || match kill(pid, None) {
         Err(Errno::ESRCH) => Ok(()),
         other => Err(format!("{other:?}")),
     });

@@ -7,7 +7,7 @@
 
 The contents follow from the tables of options, which `cargo test --bin healthz manual` compares.
 
-One line for each check: `ok WHAT` or `FAIL WHAT: what was expected, what came`. Exit code 1 if a check failed, 2 if
+One line for each check: `ok WHAT` or `FAIL WHAT: expected .., got ..`. Exit code 1 if a check failed, 2 if
 the script could not run, 3 if a program is missing and `--require` was given.
 """
 

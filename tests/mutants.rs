@@ -26,7 +26,9 @@ fn line_error(line: &str, source: impl Fn(&str) -> Option<String>) -> Option<Str
         return Some("there is no `FILE: ` before the mutant".into());
     };
     if !file.starts_with("src/") || !file.ends_with(".rs") {
-        return Some(format!("`{file}` is not src/...rs: no line, no column"));
+        return Some(format!(
+            "`{file}` is not src/...rs, without line and column"
+        ));
     }
     if !change.starts_with("replace ") && !change.starts_with("delete ") {
         return Some(format!("`{change}` is not what cargo-mutants prints"));

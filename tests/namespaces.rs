@@ -54,8 +54,8 @@ fn in_a_namespace(name: &str, setup: &str, test: fn()) {
     );
 }
 
-/// The addresses of the sockets: IPv4 and IPv6.
-fn families(listeners: &Listeners) -> Vec<bool> {
+/// For each socket, whether its address is of IPv6.
+fn are_ipv6(listeners: &Listeners) -> Vec<bool> {
     let addresses = listeners.local_addresses();
     let is_ipv6 = addresses.map(|address| match address {
         Address::Tcp(address) => address.is_ipv6(),
@@ -73,7 +73,7 @@ fn both_addresses_of_localhost_are_bound_while_the_loopback_interface_is_down() 
             let mut listeners = Listeners::new();
             let bound = listeners.bind(&LOCALHOST).unwrap();
             assert!(bound.missing.is_none(), "{:?}", bound.missing);
-            assert_eq!(families(&listeners), [false, true]);
+            assert_eq!(are_ipv6(&listeners), [false, true]);
         },
     );
 }
@@ -89,7 +89,7 @@ fn without_ipv6_the_other_address_of_localhost_is_served_and_the_missing_one_is_
             let (missing, error) = bound.missing.unwrap();
             assert_eq!(missing.ip(), IpAddr::V6(Ipv6Addr::LOCALHOST));
             assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
-            assert_eq!(families(&listeners), [false]);
+            assert_eq!(are_ipv6(&listeners), [false]);
             // The missing address has the port of the other one.
             let served = listeners.local_addresses().next().unwrap();
             assert_eq!(

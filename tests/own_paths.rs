@@ -163,9 +163,9 @@ fn an_own_answer_that_is_longer_than_all_others_takes_a_shared_buffer() {
 #[test]
 fn an_own_answer_longer_than_its_declared_maximum_becomes_a_500() {
     #[derive(Clone, Copy)]
-    struct Liar;
+    struct TooLong;
 
-    impl Paths for Liar {
+    impl Paths for TooLong {
         fn respond(
             &self,
             _: Instant,
@@ -180,7 +180,7 @@ fn an_own_answer_longer_than_its_declared_maximum_becomes_a_500() {
         }
     }
 
-    let responder = Responder::new(&ENDPOINTS).with_paths(Liar);
+    let responder = Responder::new(&ENDPOINTS).with_paths(TooLong);
     let mut harness = Harness::on(responder, localhost(), Config::default());
     let got = rest(&mut harness.send(b"GET /x HTTP/1.0\r\n\r\n"));
     assert_eq!(status(&got), "500");

@@ -2,7 +2,7 @@
 """Runs `healthz probe` in an empty root file system, on a terminal, under strace, and as a plugin of Nagios. The tests in
 Rust cannot do these.
 
-One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: expected .., got ..`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.cases import House, Missing, await_listener, free_port, parse, parser, registry, run_script
-from support.cases import wait_for, want, want_lack, want_match
+from support.cases import Harness, Missing, await_listener, free_port, parse, parser, registry, run_script
+from support.cases import expect, expect_match, expect_no_match, wait_for
 
 PATIENCE = 20
 STARTS = 200
@@ -35,30 +35,30 @@ case, CASES = registry()
 class Server:
     """A daemon with one check, which fails until its file is there."""
 
-    def __init__(self, house, name, *more):
+    def __init__(self, harness, name, *more):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/healthz"
-        self.file = house.dir / f"{name}.file"
+        self.file = harness.dir / f"{name}.file"
         check = f"{name}=file:{self.file},period=100ms"
-        command = [house.args.daemon, "--listen", f"127.0.0.1:{self.port}", "--check", check, *more]
-        self.process = house.start(name, command)
+        command = [harness.args.daemon, "--listen", f"127.0.0.1:{self.port}", "--check", check, *more]
+        self.process = harness.start(name, command)
         await_listener(self.process, ("127.0.0.1", self.port))
-        wait_for("the check to fail", PATIENCE, lambda: house.run([house.args.daemon, "probe", self.url]).code == 1)
+        wait_for("the check to fail", PATIENCE, lambda: harness.run([harness.args.daemon, "probe", self.url]).code == 1)
 
-    def pass_(self, house):
+    def pass_(self, harness):
         self.file.touch()
-        wait_for("the check to pass", PATIENCE, lambda: house.run([house.args.daemon, "probe", self.url]).code == 0)
+        wait_for("the check to pass", PATIENCE, lambda: harness.run([harness.args.daemon, "probe", self.url]).code == 0)
 
 
 @case("it works in an empty root file system, over TCP and a Unix socket")
-def _(house):
-    if os.geteuid() != 0 or not house.args.static:
+def _(harness):
+    if os.geteuid() != 0 or not harness.args.static:
         raise Missing("needs root and --static")
-    root = house.dir / "root"
+    root = harness.dir / "root"
     root.mkdir()
-    program = shutil.copy(house.args.static, root / "healthz")
-    want("the program is static", b"/lib64/ld-linux" in Path(program).read_bytes(), False)
-    server = Server(house, "empty", "--listen", f"unix:{root}/healthz.sock")
+    program = shutil.copy(harness.args.static, root / "healthz")
+    expect("the program is static", b"/lib64/ld-linux" in Path(program).read_bytes(), False)
+    server = Server(harness, "empty", "--listen", f"unix:{root}/healthz.sock")
 
     def probe(*args):
         result = subprocess.run(
@@ -67,27 +67,27 @@ def _(house):
         )
         return result.returncode, result.stdout, result.stderr
 
-    want("failing", probe(server.url), (1, "[-]empty failed: reason withheld\n", ""))
-    want("with --flat", probe("--flat", server.url)[0], 1)
-    server.pass_(house)
-    want("passing", probe(server.url), (0, "", ""))
-    want("Unix socket", probe("-v", "unix:/healthz.sock:/livez"), (0, "ok\n", ""))
+    expect("failing", probe(server.url), (1, "[-]empty failed: reason withheld\n", ""))
+    expect("with --flat", probe("--flat", server.url)[0], 1)
+    server.pass_(harness)
+    expect("passing", probe(server.url), (0, "", ""))
+    expect("Unix socket", probe("-v", "unix:/healthz.sock:/livez"), (0, "ok\n", ""))
     code, out, _ = probe("--count", "3", "--interval", "1ms", server.url)
-    want("a series", (code, "3 sent, 3 healthy" in out), (0, True))
-    want("no file was made", sorted(os.listdir(root)), ["healthz", "healthz.sock"])
+    expect("a series", (code, "3 sent, 3 healthy" in out), (0, True))
+    expect("no file was made", sorted(os.listdir(root)), ["healthz", "healthz.sock"])
 
 
 @case("it starts no thread and no process", "strace")
-def _(house):
-    server = Server(house, "threads")
-    server.pass_(house)
+def _(harness):
+    server = Server(harness, "threads")
+    server.pass_(harness)
     for more in ([], ["--count", "3", "--interval", "1ms"]):
-        trace = house.dir / "trace"
-        command = ["strace", "-f", "-o", str(trace), house.args.daemon, "probe", *more, server.url]
-        want("exit code", house.run(command, seconds=PATIENCE).code, 0)
+        trace = harness.dir / "trace"
+        command = ["strace", "-f", "-o", str(trace), harness.args.daemon, "probe", *more, server.url]
+        expect("exit code", harness.run(command, seconds=PATIENCE).code, 0)
         text = trace.read_text()
-        want_match("a call", text, r"connect\(")
-        want_lack("calls", text, r"\b(clone|clone3|fork|vfork)\(")
+        expect_match("a call", text, r"connect\(")
+        expect_no_match("calls", text, r"\b(clone|clone3|fork|vfork)\(")
 
 
 def on_terminal(command, env):
@@ -107,44 +107,44 @@ def on_terminal(command, env):
 
 
 @case("colours are printed only on a terminal without NO_COLOR, and blocks only with UTF-8")
-def _(house):
-    server = Server(house, "colours")
-    command = [house.args.daemon, "probe", "--count", "2", "--interval", "1ms", server.url]
-    plain = dict(house.env, TERM="xterm")
+def _(harness):
+    server = Server(harness, "colours")
+    command = [harness.args.daemon, "probe", "--count", "2", "--interval", "1ms", server.url]
+    plain = dict(harness.env, TERM="xterm")
     text, code = on_terminal(command, plain)
-    want("exit code", code, 1)
-    want_match("red", text, r"^\x1b\[31m500\x1b\[0m from .*: seq=1 ")
-    want_match("bars of a terminal without UTF-8", text, r" ms  #+ \d$")
-    server.pass_(house)
+    expect("exit code", code, 1)
+    expect_match("red", text, r"^\x1b\[31m500\x1b\[0m from .*: seq=1 ")
+    expect_match("bars of a terminal without UTF-8", text, r" ms  #+ \d$")
+    server.pass_(harness)
     text, code = on_terminal(command, dict(plain, LC_ALL="C.UTF-8"))
-    want("exit code", code, 0)
-    want_match("green", text, r"^\x1b\[32m200\x1b\[0m from ")
-    want_match("bars", text, " ms  \u2588+ \\d$")
-    want("columns", max(len(re.sub(r"\x1b\[\d+m", "", line)) for line in text.splitlines()) < 80, True)
-    want_lack("with NO_COLOR", on_terminal(command, dict(plain, NO_COLOR="1"))[0], r"\x1b")
-    want_match("with NO_COLOR empty", on_terminal(command, dict(plain, NO_COLOR=""))[0], r"\x1b\[32m")
-    want_lack("TERM=dumb", on_terminal(command, dict(plain, TERM="dumb"))[0], r"\x1b")
+    expect("exit code", code, 0)
+    expect_match("green", text, r"^\x1b\[32m200\x1b\[0m from ")
+    expect_match("bars", text, " ms  \u2588+ \\d$")
+    expect("columns", max(len(re.sub(r"\x1b\[\d+m", "", line)) for line in text.splitlines()) < 80, True)
+    expect_no_match("with NO_COLOR", on_terminal(command, dict(plain, NO_COLOR="1"))[0], r"\x1b")
+    expect_match("with NO_COLOR empty", on_terminal(command, dict(plain, NO_COLOR=""))[0], r"\x1b\[32m")
+    expect_no_match("TERM=dumb", on_terminal(command, dict(plain, TERM="dumb"))[0], r"\x1b")
 
 
 @case("negate of the monitoring plugins accepts its output and exit code", "negate")
-def _(house):
-    server = Server(house, "negated")
+def _(harness):
+    server = Server(harness, "negated")
 
     def negated(*args):
-        result = house.run(["negate", "-t", "10", *args], seconds=PATIENCE)
+        result = harness.run(["negate", "-t", "10", *args], seconds=PATIENCE)
         return result.code, result.out
 
-    plugin = [house.args.daemon, "probe", "--nagios"]
+    plugin = [harness.args.daemon, "probe", "--nagios"]
     data = r" \| time=0\.\d{6}s;;;0;1\.000000$"
     code, out = negated("-s", "-c", "OK", *plugin, server.url)
-    want("failing, CRITICAL as OK", code, 0)
-    want_match("text", out, r"^HEALTHZ OK - \[-\]negated failed: reason withheld" + data)
-    server.pass_(house)
+    expect("failing, CRITICAL as OK", code, 0)
+    expect_match("text", out, r"^HEALTHZ OK - \[-\]negated failed: reason withheld" + data)
+    server.pass_(harness)
     code, out = negated("-s", *plugin, server.url)
-    want("passing, OK as CRITICAL", code, 2)
-    want_match("text", out, r"^HEALTHZ CRITICAL - 200" + data)
+    expect("passing, OK as CRITICAL", code, 2)
+    expect_match("text", out, r"^HEALTHZ CRITICAL - 200" + data)
     code, out = negated("-u", "WARNING", *plugin, f"http://127.0.0.1:{server.port}/frob")
-    want("another answer, UNKNOWN as WARNING", code, 1)
+    expect("another answer, UNKNOWN as WARNING", code, 1)
 
 
 NAGIOS = """\
@@ -218,24 +218,24 @@ define service {{
 
 
 @case("Nagios runs it as a plugin", "nagios4")
-def _(house):
-    server = Server(house, "nagios")
-    place = house.dir / "nagios"
+def _(harness):
+    server = Server(harness, "nagios")
+    place = harness.dir / "nagios"
     (place / "results").mkdir(parents=True)
     user = "nobody" if os.geteuid() == 0 else os.environ.get("USER", "nobody")
     group = "nogroup"
     # A copy that the user of Nagios can execute.
-    house.dir.chmod(0o711)
-    plugin = shutil.copy(house.args.daemon, house.dir / "healthz")
+    harness.dir.chmod(0o711)
+    plugin = shutil.copy(harness.args.daemon, harness.dir / "healthz")
     (place / "nagios.cfg").write_text(NAGIOS.format(dir=place, user=user, group=group))
     (place / "objects.cfg").write_text(OBJECTS.format(plugin=plugin, url=server.url))
     (place / "resource.cfg").write_text("")
     if os.geteuid() == 0:
         for path in (place, *place.rglob("*")):
             shutil.chown(path, user, group)
-    verdict = house.run(["nagios4", "-v", str(place / "nagios.cfg")], seconds=PATIENCE)
-    want_match("nagios4 -v", verdict.out, r"Total Errors:\s+0$")
-    house.start("nagios-run", ["nagios4", str(place / "nagios.cfg")])
+    verdict = harness.run(["nagios4", "-v", str(place / "nagios.cfg")], seconds=PATIENCE)
+    expect_match("nagios4 -v", verdict.out, r"Total Errors:\s+0$")
+    harness.start("nagios-run", ["nagios4", str(place / "nagios.cfg")])
 
     def status(state):
         try:
@@ -247,19 +247,19 @@ def _(house):
         return keys if keys.get("current_state") == state and keys.get("has_been_checked") == "1" else None
 
     keys = wait_for("CRITICAL", PATIENCE, lambda: status("2"))
-    want("text", keys["plugin_output"], "HEALTHZ CRITICAL - [-]nagios failed: reason withheld")
-    want_match("performance data", keys["performance_data"], r"^time=0\.\d{6}s;;;0;1\.000000$")
-    server.pass_(house)
-    want("text", wait_for("OK", PATIENCE, lambda: status("0"))["plugin_output"], "HEALTHZ OK - 200")
+    expect("text", keys["plugin_output"], "HEALTHZ CRITICAL - [-]nagios failed: reason withheld")
+    expect_match("performance data", keys["performance_data"], r"^time=0\.\d{6}s;;;0;1\.000000$")
+    server.pass_(harness)
+    expect("text", wait_for("OK", PATIENCE, lambda: status("0"))["plugin_output"], "HEALTHZ OK - 200")
 
 
-def processor_seconds(house, command):
+def processor_seconds(harness, command):
     """The CPU time of one run, in user and kernel mode. The least of some rounds, because other programs disturb it."""
     rounds = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         for _ in range(STARTS // 5):
-            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=house.env)
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=harness.env)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         rounds.append(used / (STARTS // 5))
@@ -267,19 +267,19 @@ def processor_seconds(house, command):
 
 
 @case("it takes less than 3 times the CPU time of true")
-def _(house):
-    server = Server(house, "fast")
-    server.pass_(house)
-    true = processor_seconds(house, [shutil.which("true")])
-    programs = [house.args.daemon] + ([house.args.static] if house.args.static else [])
+def _(harness):
+    server = Server(harness, "fast")
+    server.pass_(harness)
+    true = processor_seconds(harness, [shutil.which("true")])
+    programs = [harness.args.daemon] + ([harness.args.static] if harness.args.static else [])
     for program in programs:
-        probe = processor_seconds(house, [program, "probe", server.url])
+        probe = processor_seconds(harness, [program, "probe", server.url])
         print(f"   {program}: {probe * 1e6:.0f} us of a CPU, true: {true * 1e6:.0f} us, ratio {probe / true:.2f}")
         # The limit finds a start that became slow, such as one that reads a file or starts a thread.
-        want(f"{program}: less than 3 times the CPU time of true", probe < 3 * true, True)
+        expect(f"{program}: less than 3 times the CPU time of true", probe < 3 * true, True)
 
 
-class WithPlugins(House):
+class WithPlugins(Harness):
     def __init__(self, *args):
         super().__init__(*args)
         self.env["PATH"] += f":{PLUGINS}"

@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use daemon::{Daemon, TIMEOUT, end_of, eventually, healthz, run, socket_path, untried};
+use daemon::{Daemon, TIMEOUT, end_of, eventually, healthz, run, temp_path, untried};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const FAILING: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 82\r\n\r\n\
@@ -94,7 +94,7 @@ fn a_healthy_daemon_is_silent_and_verbose_prints_the_body() {
 
 #[test]
 fn a_unix_socket_has_a_path_after_a_colon() {
-    let path = socket_path();
+    let path = temp_path();
     let socket = format!("unix:{}", path.display());
     let daemon = Daemon::start(&["--listen", &socket]);
     daemon.lines().wait("serving ");
@@ -279,16 +279,16 @@ fn localhost_is_both_addresses() {
 
 #[test]
 fn each_failure_to_connect_has_its_own_advice() {
-    let file = socket_path();
+    let file = temp_path();
     std::fs::write(&file, "").unwrap();
     let url = format!("unix:{}", file.display());
     let output = probe(&[&url]);
     let (code, stdout, stderr) = result(&output);
     assert_eq!((code, stdout), (3, ""), "{stderr}");
-    let want = format!(
+    let expected = format!(
         " on {url}; this is not a socket; pass the path of the one on which the server listens\n"
     );
-    assert!(stderr.ends_with(&want), "{stderr}");
+    assert!(stderr.ends_with(&expected), "{stderr}");
     // The fourth descriptor is that of epoll, and none is left for the connection.
     let mut shell = std::process::Command::new("/bin/sh");
     let program = env!("CARGO_BIN_EXE_healthz");
@@ -371,7 +371,7 @@ fn the_timeout_holds_against_a_server_that_never_answers_or_accepts() {
     let text = format!("{address} did not accept a connection within 100ms; look whether");
     times_out(&format!("http://{address}"), &text);
 
-    let path = socket_path();
+    let path = temp_path();
     let full = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     full.bind(&SockAddr::unix(&*path).unwrap()).unwrap();
     full.listen(0).unwrap();
@@ -393,7 +393,7 @@ fn the_timeout_holds_against_a_server_that_never_answers_or_accepts() {
 
 #[test]
 fn a_full_queue_of_a_unix_socket_is_tried_again() {
-    let path = socket_path();
+    let path = temp_path();
     let listener = UnixListener::bind(&*path).unwrap();
     // As small as it can be: from now on there is room for one.
     nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
@@ -624,13 +624,6 @@ fn a_series_prints_a_line_a_probe_and_a_summary() {
             .find(|text| text.starts_with(&line(200)) || text.starts_with(&line(500)));
         assert!(found.is_some(), "{stdout}");
     }
-    assert_eq!(
-        lines[1..4]
-            .iter()
-            .filter(|line| line.ends_with("[-]disk failed: /var..."))
-            .count(),
-        0
-    );
     assert!(
         lines[1..4]
             .iter()

@@ -9,7 +9,7 @@ The script uses prometheus and promtool from PATH. Versions 2.42 (Debian 12) and
 
 `--picture FILE` runs no cases. It runs the daemon for some minutes and draws the dashboard as SVG.
 
-One line for each case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line for each case: `ok NAME`, `FAIL NAME: expected .., got ..`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run.
 """
 
@@ -26,8 +26,8 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from support.cases import ROOT, House, Skip, Wrong, await_listener, free_port, install_missing, parse, parser
-from support.cases import registry, run_script, wait_for, want, want_match
+from support.cases import ROOT, Harness, Skip, Wrong, await_listener, free_port, install_missing, parse, parser
+from support.cases import expect, expect_match, registry, run_script, wait_for
 
 RULES = ROOT / "packaging/prometheus"
 GRAFANA = ROOT / "packaging/grafana"
@@ -67,7 +67,7 @@ def request(port, path):
 def fetch(port, path):
     """The text of a 200."""
     head, body = request(port, path)
-    want_match(f"the status of {path}", head.decode(), r"^HTTP/1\.1 200 OK\r")
+    expect_match(f"the status of {path}", head.decode(), r"^HTTP/1\.1 200 OK\r")
     return body.decode()
 
 
@@ -76,9 +76,9 @@ class Node:
 
     count = 0
 
-    def __init__(self, house, *more):
+    def __init__(self, harness, *more):
         Node.count += 1
-        self.dir = house.dir / f"node-{Node.count}"
+        self.dir = harness.dir / f"node-{Node.count}"
         self.dir.mkdir()
         self.file = self.dir / "backup"
         self.file.touch()
@@ -92,8 +92,8 @@ class Node:
             "root=disk:/,min=1%,period=1s",
             "memory=memory,min=1Mi,period=1s",
         ]
-        words = [house.args.daemon, "--listen", f"127.0.0.1:{self.port}", *more]
-        self.process = house.start(f"node-{Node.count}", words + [w for c in checks for w in ("--check", c)])
+        words = [harness.args.daemon, "--listen", f"127.0.0.1:{self.port}", *more]
+        self.process = harness.start(f"node-{Node.count}", words + [w for c in checks for w in ("--check", c)])
         await_listener(self.process, ("127.0.0.1", self.port), PATIENCE)
         self.is_over = threading.Event()
         # Daemon threads, so that a failed case cannot keep the script alive.
@@ -125,27 +125,27 @@ class Node:
         except Wrong:
             raise Wrong("; ".join(differences(self.port))) from None
 
-    def end(self, house):
+    def end(self, harness):
         self.is_over.set()
-        house.stop(self.process)
-        want("the daemon's exit code", self.process.returncode, 0)
+        harness.stop(self.process)
+        expect("the daemon's exit code", self.process.returncode, 0)
 
 
 class Prometheus:
     """A running Prometheus with this configuration."""
 
-    def __init__(self, house, name, config, *flags, is_agent=False):
+    def __init__(self, harness, name, config, *flags, is_agent=False):
         self.port = free_port()
-        place = house.dir / name
+        place = harness.dir / name
         place.mkdir()
         path = place / "prometheus.yml"
         path.write_text(config)
-        version = house.run(["prometheus", "--version"])
+        version = harness.run(["prometheus", "--version"])
         is_3 = re.search(r"version 3\.", version.out + version.err)
         storage = "--storage.agent.path" if is_agent else "--storage.tsdb.path"
         agent = [] if not is_agent else ["--agent"] if is_3 else ["--enable-feature=agent"]
         words = ["prometheus", f"--config.file={path}", f"{storage}={place}/data", *agent, *flags]
-        self.process = house.start(name, [*words, f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"])
+        self.process = harness.start(name, [*words, f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"])
         await_listener(self.process, ("127.0.0.1", self.port), PATIENCE)
 
     def url(self):
@@ -174,7 +174,7 @@ class Prometheus:
             found = [t for t in answer["activeTargets"] if t["labels"]["job"] == job] if answer else []
             bad = [t["lastError"] for t in found if t["health"] == "down"]
             if bad:
-                raise Wrong(f"target of {job}: expected up, came {bad}")
+                raise Wrong(f"target of {job}: expected up, got {bad}")
             return len(found) == count and all(t["health"] == "up" for t in found)
 
         wait_for(f"{count} targets of {job}", PATIENCE, targets)
@@ -184,16 +184,16 @@ class Prometheus:
         return [a for a in answer["alerts"] if a["labels"]["alertname"] == name] if answer else []
 
 
-def short_rules(house):
+def short_rules(harness):
     """The rules of packaging/, with `for: 2s` in each."""
     text, count = re.subn(r"^( +for:) \w+$", r"\1 2s", (RULES / "healthz.rules.yml").read_text(), flags=re.M)
-    want("rules with a time", count > 3, True)
-    path = house.dir / "healthz.rules.yml"
+    expect("rules with a time", count > 3, True)
+    path = harness.dir / "healthz.rules.yml"
     path.write_text(text)
     return path
 
 
-def server(house, targets, labels="labels: {}"):
+def server(harness, targets, labels="labels: {}"):
     """A Prometheus with the rules of packaging/ that scrapes every second and accepts pushes of agents."""
     jobs = "".join(
         f"  - job_name: {job}\n    metrics_path: {path}\n"
@@ -202,18 +202,18 @@ def server(house, targets, labels="labels: {}"):
     )
     config = (
         "global: {scrape_interval: 1s, scrape_timeout: 900ms, evaluation_interval: 1s}\n"
-        f"rule_files: ['{short_rules(house)}']\nscrape_configs:\n{jobs}"
+        f"rule_files: ['{short_rules(harness)}']\nscrape_configs:\n{jobs}"
     )
-    return Prometheus(house, f"prometheus-{len(house.running)}", config, "--web.enable-remote-write-receiver")
+    return Prometheus(harness, f"prometheus-{len(harness.running)}", config, "--web.enable-remote-write-receiver")
 
 
 class Scraped:
     """A node and the Prometheus that scrapes it, for several cases."""
 
-    def __init__(self, house):
-        self.node = Node(house)
+    def __init__(self, harness):
+        self.node = Node(harness)
         jobs = [("healthz", "/metrics", self.node.port), ("slis", "/metrics/slis", self.node.port)]
-        self.prometheus = server(house, jobs)
+        self.prometheus = server(harness, jobs)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def families(text):
         else:
             sample = re.fullmatch(r'([a-z_]+)(?:\{((?:[a-z]+="[^"\\]*",?)*)\})? [-+.0-9eInf]+', line)
             if not sample:
-                raise Wrong(f"a sample, came {line!r}")
+                raise Wrong(f"a sample, got {line!r}")
             family = sample[1] if sample[1] in found else re.sub("_(bucket|sum|count)$", "", sample[1])
             labels = re.findall(r'([a-z]+)="', sample[2] or "")
             if kind == "histogram":
@@ -253,66 +253,66 @@ def differences(port):
     """The families that differ from the document."""
     found, wanted = families(fetch(port, "/metrics")), documented()
     return [
-        f"{name}: expected {wanted.get(name)}, came {found.get(name)}"
+        f"{name}: expected {wanted.get(name)}, got {found.get(name)}"
         for name in sorted({*found, *wanted})
         if found.get(name, [])[:2] != wanted.get(name)
     ]
 
 
 @case("/metrics has the families of docs/metrics.md, /metrics/slis those of Kubernetes")
-def _(house):
-    node = Node(house)
+def _(harness):
+    node = Node(harness)
     node.await_families()
     for path in ("/metrics", "/metrics/slis"):
         found = families(fetch(node.port, path))
-        want(f"help texts of {path}", {name: found[name][2] for name in SLIS}, SLIS)
-    want("families of /metrics/slis", list(found), list(SLIS))
-    node.end(house)
+        expect(f"help texts of {path}", {name: found[name][2] for name in SLIS}, SLIS)
+    expect("families of /metrics/slis", list(found), list(SLIS))
+    node.end(harness)
 
 
 @case("the content type is exactly that of the text format 0.0.4")
-def _(house):
-    node = Node(house)
+def _(harness):
+    node = Node(harness)
     for path in ("/metrics", "/metrics/slis"):
         head, body = request(node.port, path)
         lines = head.split(b"\r\n")
-        want(f"{path}: status", lines[0], b"HTTP/1.1 200 OK")
+        expect(f"{path}: status", lines[0], b"HTTP/1.1 200 OK")
         types = [line for line in lines if line.lower().startswith(b"content-type")]
-        want(f"{path}: content type", types, [CONTENT_TYPE])
-        want(f"{path}: its length is sent", b"Content-Length: %d" % len(body) in lines, True)
-        want(f"{path}: the last byte", body[-1:], b"\n")
-    node.end(house)
+        expect(f"{path}: content type", types, [CONTENT_TYPE])
+        expect(f"{path}: its length is sent", b"Content-Length: %d" % len(body) in lines, True)
+        expect(f"{path}: the last byte", body[-1:], b"\n")
+    node.end(harness)
 
 
 @case("promtool accepts /metrics and /metrics/slis without a warning", "promtool")
-def _(house):
-    node = Node(house)
+def _(harness):
+    node = Node(harness)
     for path in ("/metrics", "/metrics/slis"):
-        text = house.dir / "text"
+        text = harness.dir / "text"
         text.write_text(fetch(node.port, path))
-        result = house.run(f"promtool check metrics < {text}")
-        want(f"promtool check metrics of {path}", (result.code, result.out + result.err), (0, ""))
-    node.end(house)
+        result = harness.run(f"promtool check metrics < {text}")
+        expect(f"promtool check metrics of {path}", (result.code, result.out + result.err), (0, ""))
+    node.end(harness)
 
 
 @case("--no-metrics: both paths get 404")
-def _(house):
-    node = Node(house, "--no-metrics")
+def _(harness):
+    node = Node(harness, "--no-metrics")
     for path in ("/metrics", "/metrics/slis"):
-        want(path, request(node.port, path)[0].split(b"\r\n")[0], b"HTTP/1.1 404 Not Found")
-    node.end(house)
+        expect(path, request(node.port, path)[0].split(b"\r\n")[0], b"HTTP/1.1 404 Not Found")
+    node.end(harness)
 
 
 @case("a listener with paths=/metrics serves nothing else")
-def _(house):
+def _(harness):
     port = free_port()
-    node = Node(house, "--listen", f"127.0.0.1:{port},paths=/metrics")
+    node = Node(harness, "--listen", f"127.0.0.1:{port},paths=/metrics")
     for path in ("/metrics", "/metrics/slis"):
         fetch(port, path)
     for path in ("/healthz", "/livez", "/readyz", "/healthz/ping", "/", "/metricsx", "/metrics/x"):
-        want(path, request(port, path)[0].split(b"\r\n")[0], b"HTTP/1.1 404 Not Found")
-    want_match("the other listener", fetch(node.port, "/livez"), "^ok$")
-    node.end(house)
+        expect(path, request(port, path)[0].split(b"\r\n")[0], b"HTTP/1.1 404 Not Found")
+    expect_match("the other listener", fetch(node.port, "/livez"), "^ok$")
+    node.end(harness)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -320,36 +320,36 @@ def _(house):
 
 
 @case("promtool accepts the rules, their tests and the sample configurations", "promtool")
-def _(house):
+def _(harness):
     for words in (
         ["check", "rules", "healthz.rules.yml"],
         ["test", "rules", "healthz.rules.test.yml"],
         ["check", "config", "scrape.yml"],
         ["check", "config", "--agent", "agent.yml"],
     ):
-        result = house.run(["sh", "-c", 'cd "$0" && exec promtool "$@"', str(RULES), *words], seconds=PATIENCE)
-        want(f"promtool {' '.join(words)}: exit code, {result.out}{result.err}", result.code, 0)
-        want_match("its output", result.out, "SUCCESS")
+        result = harness.run(["sh", "-c", 'cd "$0" && exec promtool "$@"', str(RULES), *words], seconds=PATIENCE)
+        expect(f"promtool {' '.join(words)}: exit code, {result.out}{result.err}", result.code, 0)
+        expect_match("its output", result.out, "SUCCESS")
 
 
 @case("an alert fires when a file is removed, and resolves when the file is there again", "prometheus")
-def _(house):
-    scraped = house.once("scraped", Scraped)
+def _(harness):
+    scraped = harness.once("scraped", Scraped)
     node, prometheus = scraped.node, scraped.prometheus
     prometheus.is_up("healthz")
     prometheus.is_up("slis")
     # This check fails from the start, with severity warning.
     wait_for("the warning", PATIENCE, lambda: is_firing(prometheus.alerts("HealthzCheckWarning"), "spool"))
-    want("alerts of errors", prometheus.alerts("HealthzCheckFailing"), [])
+    expect("alerts of errors", prometheus.alerts("HealthzCheckFailing"), [])
     node.file.unlink()
     wait_for("the alert", PATIENCE, lambda: is_firing(prometheus.alerts("HealthzCheckFailing"), "backup"))
     [alert] = prometheus.alerts("HealthzCheckFailing")
-    want("its summary", alert["annotations"]["summary"], f"Check backup fails on 127.0.0.1:{node.port}.")
-    want("its severity", alert["labels"]["severity"], "critical")
+    expect("its summary", alert["annotations"]["summary"], f"Check backup fails on 127.0.0.1:{node.port}.")
+    expect("its severity", alert["labels"]["severity"], "critical")
     node.file.touch()
     wait_for("the end of the alert", PATIENCE, lambda: not prometheus.alerts("HealthzCheckFailing"))
     others = [a["labels"] for a in prometheus.ask("alerts")["alerts"] if a["labels"].get("name") != "spool"]
-    want("other alerts", others, [])
+    expect("other alerts", others, [])
 
 
 def is_firing(alerts, check):
@@ -357,8 +357,8 @@ def is_firing(alerts, check):
 
 
 @case("Prometheus has each family of docs/metrics.md", "prometheus")
-def _(house):
-    prometheus = house.once("scraped", Scraped).prometheus
+def _(harness):
+    prometheus = harness.once("scraped", Scraped).prometheus
     prometheus.is_up("healthz")
     for name, (kind, _) in documented().items():
         series = name + ("_count" if kind == "histogram" else "")
@@ -366,8 +366,8 @@ def _(house):
 
 
 @case("each query of the dashboard returns data", "prometheus")
-def _(house):
-    prometheus = house.once("scraped", Scraped).prometheus
+def _(harness):
+    prometheus = harness.once("scraped", Scraped).prometheus
     prometheus.is_up("healthz")
     dashboard = json.loads((GRAFANA / "healthz.json").read_text())
 
@@ -375,7 +375,7 @@ def _(house):
         text = target["expr"]
         for variable, value in (("$__rate_interval", "4s"), ("$job", "healthz"), ("$instance", ".*")):
             text = text.replace(variable, value)
-        want(f"variables in {text}", "$" in text, False)
+        expect(f"variables in {text}", "$" in text, False)
         return text
 
     for panel in dashboard["panels"]:
@@ -383,37 +383,37 @@ def _(house):
             wait_for(f"data of {panel['title']!r}", PATIENCE, lambda t=target: prometheus.query(expression(t)))
     # This check has failed since the start, so its state has never changed.
     [failing] = prometheus.query(expression(dashboard["panels"][0]["targets"][0]))
-    want("what fails now", (failing["metric"]["name"], failing["metric"]["severity"]), ("spool", "warning"))
+    expect("what fails now", (failing["metric"]["name"], failing["metric"]["severity"]), ("spool", "warning"))
     since = time.time() - float(failing["value"][1]) / 1000
-    want(f"since {since:.0f} s", 0 < since < CASES_SECONDS_MAX, True)
+    expect(f"since {since:.0f} s", 0 < since < CASES_SECONDS_MAX, True)
     for variable in dashboard["templating"]["list"]:
         if variable["type"] == "query":
             series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
             found = prometheus.ask("series", **{"match[]": series.replace("$job", ".*")})
-            want(f"values of {variable['name']}", {s[label] for s in found} != set(), True)
+            expect(f"values of {variable['name']}", {s[label] for s in found} != set(), True)
 
 
 @case("draw.py draws each panel", "prometheus")
-def _(house):
-    prometheus = house.once("scraped", Scraped).prometheus
+def _(harness):
+    prometheus = harness.once("scraped", Scraped).prometheus
     prometheus.is_up("healthz")
-    path = house.dir / "dashboard.svg"
-    draw(house, prometheus, path, 0.5, "4s")
+    path = harness.dir / "dashboard.svg"
+    draw(harness, prometheus, path, 0.5, "4s")
     svg = path.read_text()
     for panel in json.loads((GRAFANA / "healthz.json").read_text())["panels"]:
-        want(f"{panel['title']!r} is drawn", f">{panel['title']}</text>" in svg, True)
-    want_match("the failing check", svg, ">spool</text>")
+        expect(f"{panel['title']!r} is drawn", f">{panel['title']}</text>" in svg, True)
+    expect_match("the failing check", svg, ">spool</text>")
 
 
-def draw(house, prometheus, path, minutes, rate_interval):
+def draw(harness, prometheus, path, minutes, rate_interval):
     words = [str(GRAFANA / "draw.py"), "--prometheus", prometheus.url(), "--minutes", str(minutes)]
-    result = house.run([sys.executable, *words, "--rate-interval", rate_interval, str(path)])
-    want("draw.py", (result.code, result.out + result.err), (0, ""))
+    result = harness.run([sys.executable, *words, "--rate-interval", rate_interval, str(path)])
+    expect("draw.py", (result.code, result.out + result.err), (0, ""))
 
 
 @case("an agent on the node pushes to Prometheus", "prometheus")
-def _(house):
-    scraped = house.once("scraped", Scraped)
+def _(harness):
+    scraped = harness.once("scraped", Scraped)
     prometheus = scraped.prometheus
     prometheus.is_up("healthz")
     text = (RULES / "agent.yml").read_text()
@@ -422,9 +422,9 @@ def _(house):
         ("https://prometheus.example", prometheus.url()),
         ("scrape_interval: 15s", "scrape_interval: 1s"),
     ):
-        want(f"{sample} in agent.yml", sample in text, True)
+        expect(f"{sample} in agent.yml", sample in text, True)
         text = text.replace(sample, own)
-    agent = Prometheus(house, "agent", text, is_agent=True)
+    agent = Prometheus(harness, "agent", text, is_agent=True)
     pushed = 'healthz_build_info{instance="node1.example", job="healthz"}'
     wait_for("series of the agent", PATIENCE, lambda: prometheus.query(pushed))
 
@@ -433,20 +433,20 @@ def _(house):
         return [alert for alert in found if alert["labels"]["instance"] == "node1.example"]
 
     wait_for("an alert of the node", PATIENCE, lambda: is_firing(alerts_of_node(), "spool"))
-    house.stop(agent.process)
+    harness.stop(agent.process)
 
 
 @case("node_exporter has the metrics that status wrote to a file", "prometheus-node-exporter")
-def _(house):
-    node = Node(house)
+def _(harness):
+    node = Node(harness)
     node.await_families()
-    place = house.dir / "textfiles"
+    place = harness.dir / "textfiles"
     place.mkdir()
     written = ["status", "--prometheus", "--output", str(place / "healthz.prom"), f"http://127.0.0.1:{node.port}"]
-    result = house.run([house.args.daemon, *written])
-    want("healthz status", (result.code, result.out + result.err), (0, ""))
+    result = harness.run([harness.args.daemon, *written])
+    expect("healthz status", (result.code, result.out + result.err), (0, ""))
     port = free_port()
-    exporter = house.start("node-exporter", [
+    exporter = harness.start("node-exporter", [
         "prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{port}", "--collector.disable-defaults",
         "--collector.textfile", f"--collector.textfile.directory={place}",
     ])
@@ -455,12 +455,12 @@ def _(house):
     exposed = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     exposed.request("GET", "/metrics")
     text = exposed.getresponse().read().decode()
-    want_match("node_exporter read the file without an error", text, r"^node_textfile_scrape_error 0$")
+    expect_match("node_exporter read the file without an error", text, r"^node_textfile_scrape_error 0$")
     for name in documented():
         if not name.startswith("process_"):
-            want_match("the text of node_exporter", text, rf"^# TYPE {name} ")
-    house.stop(exporter)
-    node.end(house)
+            expect_match("the text of node_exporter", text, rf"^# TYPE {name} ")
+    harness.stop(exporter)
+    node.end(harness)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -479,12 +479,12 @@ type Of<O, F> = Omit<Panel<O, F>, 'type' | 'options' | 'targets'> & { options: O
 
 
 @case("Grafana's types accept the dashboard")
-def _(house):
-    if not (house.which("npm") and house.which("node")):
+def _(harness):
+    if not (harness.which("npm") and harness.which("node")):
         raise Skip("npm is not installed")
     dashboard = json.loads((GRAFANA / "healthz.json").read_text())
     panels = dashboard.pop("panels")
-    want("the numbers of panels", len({panel["id"] for panel in panels}), len(panels))
+    expect("the numbers of panels", len({panel["id"] for panel in panels}), len(panels))
     source = TYPES_HEAD + f"export const dashboard: Json<Omit<Dashboard, 'panels'>> = {json.dumps(dashboard)};\n"
     for kind, name in TYPE_OF.items():
         place = kind.replace("-", "")
@@ -494,25 +494,25 @@ def _(house):
         name = TYPE_OF[panel.pop("type")]
         panel_type = f"Json<Of<{name}.Options, {name}.FieldConfig>>"
         source += f"export const panel{panel['id']}: {panel_type} = {json.dumps(panel)};\n"
-    place = house.dir / "types"
+    place = harness.dir / "types"
     place.mkdir()
     (place / "package.json").write_text("{}")
     (place / "dashboard.ts").write_text(source)
     install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(place), *TYPES]
     # npm settings of the user, such as a registry.
-    environment = dict(os.environ, PATH=house.env["PATH"])
-    result = house.run(install, seconds=60, env=environment)
+    environment = dict(os.environ, PATH=harness.env["PATH"])
+    result = harness.run(install, seconds=60, env=environment)
     if result.code != 0:
         raise Skip(f"npm cannot install Grafana's types: {result.err.strip()[-200:]}")
     tsc = [str(place / "node_modules/.bin/tsc"), "--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext"]
-    result = house.run([*tsc, str(place / "dashboard.ts")], seconds=60)
-    want("tsc", (result.code, result.out[:2000]), (0, ""))
+    result = harness.run([*tsc, str(place / "dashboard.ts")], seconds=60)
+    expect("tsc", (result.code, result.out[:2000]), (0, ""))
 
 
-def picture(house, path):
+def picture(harness, path):
     """The dashboard after some minutes in which a check failed and a client sent wrong requests."""
-    node = Node(house)
-    prometheus = server(house, [("healthz", "/metrics", node.port)], labels="labels: {instance: node1}")
+    node = Node(harness)
+    prometheus = server(harness, [("healthz", "/metrics", node.port)], labels="labels: {instance: node1}")
     began = time.monotonic()
     # Seconds after the start at which the file is removed or comes back.
     for at, is_there in ((120, False), (210, True), (PICTURE_SECONDS - 50, False), (PICTURE_SECONDS, False)):
@@ -523,8 +523,8 @@ def picture(house, path):
                 request(node.port, "/admin")
             time.sleep(1)
         node.file.touch() if is_there else node.file.unlink(missing_ok=True)
-    draw(house, prometheus, Path(path).absolute(), PICTURE_SECONDS / 60 - 0.2, "15s")
-    node.end(house)
+    draw(harness, prometheus, Path(path).absolute(), PICTURE_SECONDS / 60 - 0.2, "15s")
+    node.end(harness)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -538,12 +538,12 @@ def main():
     if not args.picture:
         return run_script(args, PACKAGES, CASES, CASES_SECONDS_MAX)
     install_missing(args, PACKAGES)
-    house = House(args, PICTURE_SECONDS + CASES_SECONDS_MAX)
+    harness = Harness(args, PICTURE_SECONDS + CASES_SECONDS_MAX)
     try:
-        picture(house, args.picture)
+        picture(harness, args.picture)
         return 0
     finally:
-        house.leave()
+        harness.clean_up()
 
 
 if __name__ == "__main__":

@@ -149,16 +149,16 @@ fn exchange(address: &Address, segments: &[Segment], wanted: &Outcome) -> (Vec<u
 /// Replaces every Date with the Date that `Wire` uses.
 fn with_wire_date(stream: &[u8]) -> Vec<u8> {
     const FIELD: &[u8] = b"\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
-    let mut undated = stream.to_vec();
+    let mut dated = stream.to_vec();
     for at in 0..stream.len() {
         if !stream[at..].starts_with(&FIELD[.."\r\nDate: ".len()]) {
             continue;
         }
-        if let Some(field) = undated.get_mut(at..at + FIELD.len()) {
+        if let Some(field) = dated.get_mut(at..at + FIELD.len()) {
             field.copy_from_slice(FIELD);
         }
     }
-    undated
+    dated
 }
 
 fn replay(servers: &Servers, row: &Row) -> Result<(), String> {

@@ -34,7 +34,7 @@ static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&DISK, &LOOP, &GATE]);
 /// Calls of the handler that have returned.
 static HANDLED: AtomicU64 = AtomicU64::new(0);
 /// Calls of the handler that interrupted an update of the same check.
-static IN_THE_WAY: AtomicU64 = AtomicU64::new(0);
+static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
 /// Reasons read, by the handler or by another thread, that no update set.
 static TORN: AtomicU64 = AtomicU64::new(0);
 /// Calls of the allocator in a handler.
@@ -97,7 +97,7 @@ extern "C" fn update(_signal: i32) {
     let reason = DISK.reason(now());
     let text = reason.as_ref().map_or("", |reason| reason.as_str());
     TORN.fetch_add((!is_whole(text)).into(), Ordering::Relaxed);
-    IN_THE_WAY.fetch_add((text == "failing").into(), Ordering::Relaxed);
+    INTERRUPTED.fetch_add((text == "failing").into(), Ordering::Relaxed);
     IS_HANDLING.set(false);
     HANDLED.store(number + 1, Ordering::Release);
 }
@@ -152,7 +152,7 @@ fn a_handler_updates_the_checks_that_its_thread_is_updating() {
     assert_eq!(TORN.load(Ordering::Relaxed), 0);
     assert_eq!(CALLS.load(Ordering::Relaxed), 0, "calls of the allocator");
     // The case under test did happen.
-    let count = IN_THE_WAY.load(Ordering::Relaxed);
+    let count = INTERRUPTED.load(Ordering::Relaxed);
     println!("{count} of {SIGNALS} handlers interrupted an update of the same check");
     assert!(count > 0);
     // The next reason is stored as usual.

@@ -67,8 +67,8 @@ fn the_command_becomes_the_user() {
         return;
     }
     let id = ["--user", "nobody", "--", "/usr/bin/id"];
-    let want = "uid=65534(nobody) gid=65534(nogroup) groups=65534(nogroup)\n";
-    assert_eq!(result(&id), (Some(0), want.to_owned()));
+    let expected = "uid=65534(nobody) gid=65534(nogroup) groups=65534(nogroup)\n";
+    assert_eq!(result(&id), (Some(0), expected.to_owned()));
     // All user and group numbers of the process, capabilities and groups.
     let status = [
         "--user",
@@ -81,41 +81,43 @@ fn the_command_becomes_the_user() {
     ];
     let ids = "54321\t54321\t54321\t54321";
     let none = "0000000000000000";
-    let want =
+    let expected =
         format!("Uid:\t{ids}\nGid:\t{ids}\nGroups:\t54321 \nCapPrm:\t{none}\nCapEff:\t{none}\n");
-    assert_eq!(result(&status), (Some(0), want));
+    assert_eq!(result(&status), (Some(0), expected));
     let unknown = ["--user", "no-such-user", "--", "/bin/true"];
     let text = "user no-such-user: not in /etc/passwd\n".to_owned();
     assert_eq!(result(&unknown), (Some(127), text));
 }
 
 #[test]
-fn another_user_has_no_right_to_change() {
-    if nix::unistd::geteuid().is_root() {
-        let own = ["--user", "root", "--", "/bin/true"];
-        assert_eq!(result(&own), (Some(0), String::new()));
-        // Run by the user `nobody`, the program starts itself once more.
-        let path = env!("CARGO_BIN_EXE_healthz");
-        let again = [
-            "--user",
-            "nobody",
-            "--",
-            path,
-            "sources",
-            "exec",
-            "--user",
-            "root",
-            "--",
-            "/bin/true",
-        ];
-        let (code, text) = result(&again);
-        if text.contains(path) {
-            untried("the program is where other users cannot run it");
-            return;
-        }
-        assert_eq!(
-            (code, text.as_str()),
-            (Some(127), "user root: permission denied\n")
-        );
+fn only_root_can_run_a_program_as_another_user() {
+    if !nix::unistd::geteuid().is_root() {
+        untried("only root can become another user");
+        return;
     }
+    let own = ["--user", "root", "--", "/bin/true"];
+    assert_eq!(result(&own), (Some(0), String::new()));
+    // Run by the user `nobody`, the program starts itself once more.
+    let path = env!("CARGO_BIN_EXE_healthz");
+    let again = [
+        "--user",
+        "nobody",
+        "--",
+        path,
+        "sources",
+        "exec",
+        "--user",
+        "root",
+        "--",
+        "/bin/true",
+    ];
+    let (code, text) = result(&again);
+    if text.contains(path) {
+        untried("the program is where other users cannot run it");
+        return;
+    }
+    assert_eq!(
+        (code, text.as_str()),
+        (Some(127), "user root: permission denied\n")
+    );
 }

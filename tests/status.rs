@@ -12,7 +12,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use support::{Daemon, TIMEOUT, complaint, end_of, eventually, get, healthz, run, socket_path};
+use support::{Daemon, TIMEOUT, end_of, error_line, eventually, get, healthz, run, temp_path};
 
 const JSON: &str = "Accept: application/health+json\r\n";
 
@@ -62,7 +62,7 @@ fn wait_for(address: SocketAddr, path: &str, body: &str) {
 
 /// A daemon with a heartbeat that was beaten, a file that does not exist, and one of severity warning.
 fn busy_daemon(options: &[&str]) -> Daemon {
-    let socket = socket_path();
+    let socket = temp_path();
     let worker = format!("worker=heartbeat,limit=1h,socket={}", socket.display());
     let checks = [
         "--check",
@@ -163,7 +163,7 @@ fn any_other_accept_gets_the_text_of_kubernetes() {
 
 #[test]
 fn a_unix_client_gets_json_and_a_client_of_the_network_does_not() {
-    let path = socket_path();
+    let path = temp_path();
     let listen = format!("unix:{}", path.display());
     let daemon = busy_daemon(&[
         "--listen",
@@ -307,7 +307,7 @@ fn a_server_that_passes_has_exit_code_0_and_one_endpoint_can_be_selected() {
 
 #[test]
 fn json_has_the_answers_of_all_endpoints() {
-    let path = socket_path();
+    let path = temp_path();
     let listen = format!("unix:{}", path.display());
     let daemon = busy_daemon(&["--listen", &listen]);
     let (output, text) = status(&[&listen, "--json"]);
@@ -338,14 +338,14 @@ fn metrics_are_printed_or_put_into_a_file_without_those_of_the_process() {
         "text/plain; version=0.0.4; charset=utf-8",
         METRICS,
     )]);
-    let want = "# HELP a A.\n# TYPE a gauge\na{b=\"process_c\"} 1\n";
+    let expected = "# HELP a A.\n# TYPE a gauge\na{b=\"process_c\"} 1\n";
     let (output, text) = status(&[&url, "--prometheus"]);
     assert_eq!(
         (output.status.code(), text.as_str()),
-        (Some(0), want),
+        (Some(0), expected),
         "{output:?}"
     );
-    let directory = socket_path();
+    let directory = temp_path();
     fs::create_dir(&directory).unwrap();
     let file = directory.join("healthz.prom");
     fs::write(&file, "old").unwrap();
@@ -356,7 +356,7 @@ fn metrics_are_printed_or_put_into_a_file_without_those_of_the_process() {
         (Some(0), ""),
         "{output:?}"
     );
-    assert_eq!(fs::read_to_string(&file).unwrap(), want);
+    assert_eq!(fs::read_to_string(&file).unwrap(), expected);
     // No other file is left.
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
     let missing = directory.join("none/healthz.prom");
@@ -366,7 +366,7 @@ fn metrics_are_printed_or_put_into_a_file_without_those_of_the_process() {
         "healthz: cannot write {}: no such file or directory",
         missing.display()
     );
-    assert_eq!(complaint(&output), error);
+    assert_eq!(error_line(&output), error);
 }
 
 const METRICS: &str = "# HELP a A.\n# TYPE a gauge\na{b=\"process_c\"} 1\n# HELP process_d D.\n# TYPE process_d gauge\n\
@@ -375,7 +375,7 @@ const METRICS: &str = "# HELP a A.\n# TYPE a gauge\na{b=\"process_c\"} 1\n# HELP
 #[test]
 fn a_link_at_the_temporary_name_of_the_output_is_not_followed() {
     let url = server(&[("/metrics", 200, TEXT, METRICS)]);
-    let directory = socket_path();
+    let directory = temp_path();
     fs::create_dir(&directory).unwrap();
     let victim = directory.join("victim");
     fs::write(&victim, "kept").unwrap();
@@ -413,7 +413,7 @@ fn metrics_of_the_daemon_are_about_its_checks() {
 
 #[test]
 fn a_server_without_metrics_keeps_the_file() {
-    let file = socket_path();
+    let file = temp_path();
     fs::write(&file, "old").unwrap();
     for answers in [
         &[][..],
@@ -424,7 +424,7 @@ fn a_server_without_metrics_keeps_the_file() {
         let (output, text) = status(&[&url, "--prometheus", "--output", file.to_str().unwrap()]);
         assert_eq!((output.status.code(), text.as_str()), (Some(4), ""));
         assert!(
-            complaint(&output)
+            error_line(&output)
                 .ends_with("to /metrics, not metrics; was healthz started with --no-metrics?")
         );
         assert_eq!(fs::read_to_string(&file).unwrap(), "old");
@@ -488,11 +488,11 @@ fn a_plain_endpoint_of_kubernetes_shows_the_content_of_its_text() {
     ]);
     let (output, text) = status(&[&url]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let want = format!(
+    let expected = format!(
         "{url}\n\n/healthz  pass  2 checks\n/readyz   fail  2 checks, 1 failing\n\nCHECK     STATE\n\
          etcd      fail\n    failed: reason withheld\nping      pass\nsyncloop  pass\n"
     );
-    assert_eq!(text, want);
+    assert_eq!(text, expected);
     let (_, text) = status(&[&url, "--json"]);
     let value: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
@@ -584,7 +584,7 @@ fn other_servers_are_not_health_endpoints() {
         assert_eq!(output.status.code(), Some(4), "{output:?}");
         assert!(text.is_empty());
         assert!(
-            complaint(&output).ends_with(", which is not a health endpoint; pass the URL of one")
+            error_line(&output).ends_with(", which is not a health endpoint; pass the URL of one")
         );
     }
     // Not HTTP.
@@ -597,12 +597,12 @@ fn other_servers_are_not_health_endpoints() {
     });
     let (output, _) = status(&[&url]);
     assert_eq!(output.status.code(), Some(4), "{output:?}");
-    complaint(&output);
+    error_line(&output);
     thread.join().unwrap();
 }
 
 #[test]
-fn json_that_passes_does_not_count_against_its_status_code() {
+fn a_failing_status_code_counts_although_the_json_passes() {
     const PASS: &str = r#"{"status":"pass","checks":{}}"#;
     for (answer, code) in [
         (&[("/x", 404, "application/health+json", PASS)], 4),
@@ -635,16 +635,16 @@ fn output_that_cannot_be_written_is_an_error_with_a_text() {
     ] {
         let output = redirected(&url, redirection);
         assert_eq!(output.status.code(), Some(1), "{redirection}");
-        let want = "healthz: cannot write to standard output: no space left on device";
-        assert_eq!(complaint(&output), want, "{redirection}");
+        let expected = "healthz: cannot write to standard output: no space left on device";
+        assert_eq!(error_line(&output), expected, "{redirection}");
     }
 }
 
 /// The time limit of a command ends it if the time grows with the square of the number of checks, or of the length of
 /// a word.
 #[test]
-fn an_answer_with_many_checks_or_a_long_word_takes_no_long_time() {
-    let file = socket_path();
+fn an_answer_with_many_checks_or_a_long_word_is_printed_in_time() {
+    let file = temp_path();
     let into_file = format!("> {}", file.display());
     let lines: String = (0..50_000).map(|n| format!("[+]{n} ok\n")).collect();
     let lines: &str = Box::leak(lines.into_boxed_str());
@@ -677,10 +677,10 @@ fn a_server_that_is_not_there_has_exit_code_3() {
         let url = format!("http://{address}");
         let (output, text) = status(&[&[url.as_str()], format].concat());
         assert_eq!((output.status.code(), text.as_str()), (Some(3), ""));
-        let want = format!(
+        let expected = format!(
             "healthz: connection refused on {address}; is healthz running? pass the URL if it listens elsewhere"
         );
-        assert_eq!(complaint(&output), want);
+        assert_eq!(error_line(&output), expected);
     }
 }
 
@@ -691,7 +691,7 @@ fn status_runs_as_a_user_without_rights() {
         return;
     }
     let daemon = Daemon::start(&[]);
-    let program = socket_path();
+    let program = temp_path();
     // By another process: a child that another test starts would inherit the descriptor, and a program that is open for
     // writing cannot be run (ETXTBSY).
     let copied = Command::new("cp")
@@ -743,7 +743,7 @@ fn wrong_usage_has_exit_code_2_and_says_what_is_wrong() {
             "{args:?}"
         );
         assert!(
-            complaint(&output).starts_with(&format!("healthz: {error}")),
+            error_line(&output).starts_with(&format!("healthz: {error}")),
             "{output:?}"
         );
     }

@@ -120,7 +120,7 @@ fn after(kind: &Kind, update: Update) -> Verdict {
 
 fn assert_is(check: &Check, verdict: Verdict, what: &str) {
     for time in TIMES {
-        // Near 0 and u64::MAX the stored word uses some values for other states, so a beat there may end
+        // Near 0 and u64::MAX the stored integer has some values for other states, so a beat there may end
         // a few milliseconds early or late. No real clock has these values.
         let is_at_an_end = |until: u64| until <= 3 || until >= u64::MAX - 3;
         let (health, reason) = match verdict {

@@ -43,8 +43,9 @@ class Machine(NamedTuple):
 
     target: str
     qemu: str
-    # Where Debian has that, and the options without which it starts no kernel.
+    # The Debian package of that program.
     qemu_package: str
+    # The options of qemu without which no kernel starts.
     options: tuple
     console: str
     cc: str
@@ -107,11 +108,11 @@ BOOTS = {
             "vm: ok probes are answered while the table is full",
             "Memory cgroup out of memory: Killed process",
             "vm: ok a fork bomb is denied memory",
-            "vm: ok probes are answered beside the bomb without memory",
-            "vm: ok the bomb without memory has ended",
+            "vm: ok probes are answered while the bomb is denied memory",
+            "vm: ok the bomb that was denied memory has ended",
             "vm: ok a fork bomb is denied processes",
-            "vm: ok probes are answered beside the bomb without processes",
-            "vm: ok the bomb without processes has ended",
+            "vm: ok probes are answered while the bomb is denied processes",
+            "vm: ok the bomb that was denied processes has ended",
             "vm: ok the orphans of the bombs are reaped",
             "vm: ok the machine answers ok after the bombs",
             "vm: ok a connection is open before the process numbers are used up",
@@ -267,7 +268,7 @@ def main():
 
 
 def report_untried(console):
-    """Tests that could not run in the machine are listed with those that could not run here."""
+    """.ci/run lists the tests that could not run in the machine with those that could not run outside."""
     if "HEALTHZ_UNTRIED" in os.environ:
         with open(os.environ["HEALTHZ_UNTRIED"], "a", encoding="utf-8") as file:
             file.writelines(f"in the machine, {line}\n" for line in re.findall("^vm: untried: (.*)", console, re.M))

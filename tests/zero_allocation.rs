@@ -1,7 +1,7 @@
 //! After its first request, the server thread never calls the allocator again, for any request and any end of
 //! a connection.
 //!
-//! Allocator calls are counted on every thread that starts after the test, unless the thread calls
+//! Allocator calls are counted on every thread that starts after the test has begun, unless the thread calls
 //! `set_server(false)`. So the thread that [`spawn`] starts is counted without a change to it.
 #![cfg(feature = "server")]
 #![cfg(test)]
@@ -345,7 +345,7 @@ fn replace_endpoints(handle: &ServerHandle, address: SocketAddr) -> u64 {
                     &case("a new check", &[&get(&target)], OK, Last::Closes),
                 );
             }
-            // This drops the last references of this turn.
+            // This drops the last references of this round.
             drop(checks);
             if number == 10 || number == 1000 {
                 in_use.push(IN_USE.load(Ordering::SeqCst));

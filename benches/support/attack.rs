@@ -143,8 +143,8 @@ impl FromStr for Attack {
     }
 }
 
-/// Attacks `address` with `count` connections at once until `is_over`. An attack that repeats has
-/// [`LOOP_OPEN`] at once, one after the other. `made` counts connections that were established: once it has
+/// Attacks `address` with `count` connections at once until `is_over`. An attack that repeats keeps
+/// at most [`LOOP_OPEN`] connections open. `made` counts connections that were established: once it has
 /// reached `count`, all attackers are connected.
 ///
 /// If the server ends a connection, the attacker connects again after the time `again`.

@@ -23,10 +23,10 @@ use super::process;
 /// Probes before the measured ones.
 const WARM_UP: u64 = 100;
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// In which a server must answer after its start.
+/// A server must answer within this time after its start.
 const START_MAX: Duration = Duration::from_secs(10);
 
-/// The names of the servers that are always there. The first two are healthz.
+/// The names of the servers of this repository. The first two are healthz.
 pub const DAEMON: &str = "healthz";
 pub const LIBRARY: &str = "healthz library";
 pub const BEST: &str = "best C loop";
@@ -69,9 +69,9 @@ impl Run {
     }
 }
 
-/// Starts the servers to compare: those of the options `--server 'NAME=COMMAND {port}'`, and ours. With that
-/// option, of ours only healthz and the one named `pair`. The mio loop is there only as `pair`. In a small run without
-/// those that are seldom installed.
+/// Starts the servers to compare: those of the options `--server 'NAME=COMMAND {port}'`, and ours. With such an
+/// option, only healthz and the server named `pair` of ours are started. The mio loop is started only if it is `pair`,
+/// nginx and Go only if `is_full`.
 ///
 /// # Errors
 /// If a command cannot be started or does not answer.
@@ -242,11 +242,11 @@ impl Program {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             let last: Vec<&str> = text.lines().rev().take(5).collect();
             let last: Vec<&str> = last.into_iter().rev().collect();
-            let said = match last.is_empty() {
+            let printed = match last.is_empty() {
                 true => "It printed nothing.".into(),
                 false => format!("It printed:\n{}", last.join("\n")),
             };
-            format!("server {name} {why}\nIts command: {command}\n{said}")
+            format!("server {name} {why}\nIts command: {command}\n{printed}")
         })?;
         Ok(program)
     }
@@ -274,7 +274,7 @@ impl Program {
             Ok(results) if results.answered == 1 => Ok(()),
             Ok(_) => Err(format!("did not answer on {address}")),
             Err(error) => Err(format!(
-                "gave a wrong answer (--path asks for another path): {error}"
+                "gave a wrong answer (use --path for another path): {error}"
             )),
         }
     }
@@ -358,10 +358,10 @@ impl Program {
 
     fn run_plan(&self, plan: &Plan) -> Result<Results, String> {
         let results = load::run(plan).map_err(|error| format!("{}: {error}", self.name))?;
-        if results.answered != plan.count || results.unclosed > 0 {
+        if results.answered != plan.count || results.wrong_ends > 0 {
             return Err(format!(
                 "{}: {} of {} probes were answered in time, and {} connections were not closed as requested",
-                self.name, results.answered, plan.count, results.unclosed
+                self.name, results.answered, plan.count, results.wrong_ends
             ));
         }
         Ok(results)

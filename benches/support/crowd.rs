@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::attack::{self, Attack};
 
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// `--child attack NAME ADDRESS COUNT AGAIN`, where AGAIN is in seconds. Prints a line when all attackers are
 /// connected, and at the end how many connections they made.
@@ -26,7 +26,7 @@ pub fn serve(name: &str, address: &str, count: &str, again: &str) {
     let (seen, ended) = (made.clone(), is_over.clone());
     std::thread::spawn(move || {
         while seen.load(Ordering::Relaxed) < count as u64 {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         println!("connected");
         for _ in io::stdin().lines() {

@@ -83,7 +83,7 @@ const PIPELINED: usize = 100;
 const OPEN: usize = 256;
 /// Connections after which a flooder updates its count.
 const ROUND: u64 = 64;
-/// The user without rights, as Linux reserves it.
+/// The user `nobody`.
 const UNPRIVILEGED: u32 = 65534;
 
 /// Where the server listens.
@@ -218,7 +218,7 @@ impl Process {
         Process::of(command.spawn().unwrap())
     }
 
-    /// A flooder without rights, if this process can change its user.
+    /// A flooder as the user `nobody`, if this process can change its user.
     fn start_flooder(arguments: &[&str]) -> Process {
         let command = |is_unprivileged: bool| {
             let mut command = Command::new(std::env::current_exe().unwrap());

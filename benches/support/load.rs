@@ -75,7 +75,7 @@ pub struct Plan {
     pub count: u64,
     /// A probe that is not answered within this time after its scheduled time counts as unanswered.
     pub timeout: Duration,
-    /// What to ask for: [`PATH`].
+    /// The path to request.
     pub path: String,
     pub expected: Expected,
 }
@@ -87,7 +87,7 @@ pub struct Results {
     pub answered: u64,
     /// Connections that the server reset, did not close when it should have, or closed when it should not
     /// have.
-    pub unclosed: u64,
+    pub wrong_ends: u64,
     /// In `Mode::Close`, a description of each probe that was not answered in time. Its times between
     /// connect(2) and the response show whether the client or the server was slow.
     pub lost: Vec<String>,
@@ -106,7 +106,7 @@ impl Results {
         Results {
             sent: 0,
             answered: 0,
-            unclosed: 0,
+            wrong_ends: 0,
             lost: Vec::new(),
             latency: histogram(3),
             late: histogram(1),
@@ -118,7 +118,7 @@ impl Results {
     pub fn add(&mut self, other: &Results) {
         self.sent += other.sent;
         self.answered += other.answered;
-        self.unclosed += other.unclosed;
+        self.wrong_ends += other.wrong_ends;
         self.lost.extend_from_slice(&other.lost);
         self.latency.add(&other.latency).unwrap();
         self.late.add(&other.late).unwrap();
@@ -286,7 +286,9 @@ impl<'a> Client<'a> {
                 conn.is_unsent = true;
                 conn.connect_time = due + late;
                 self.write(index)?;
-                let is_unsent = self.conns[index].as_ref().is_some_and(|l| l.is_unsent);
+                let is_unsent = self.conns[index]
+                    .as_ref()
+                    .is_some_and(|conn| conn.is_unsent);
                 let interest = match is_unsent {
                     true => Interest::READABLE | Interest::WRITABLE,
                     false => Interest::READABLE,
@@ -375,7 +377,10 @@ impl<'a> Client<'a> {
 
     /// Reads and checks responses.
     fn serve(&mut self, index: usize) -> io::Result<()> {
-        if self.conns[index].as_ref().is_some_and(|l| l.is_unsent) {
+        if self.conns[index]
+            .as_ref()
+            .is_some_and(|conn| conn.is_unsent)
+        {
             self.write(index)?;
         }
         loop {
@@ -469,7 +474,7 @@ impl<'a> Client<'a> {
         }
         let should_stay = matches!(self.plan.mode, Mode::KeepAlive(_));
         if !in_order || should_stay {
-            self.results.unclosed += 1;
+            self.results.wrong_ends += 1;
         }
         Ok(())
     }

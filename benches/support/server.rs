@@ -63,7 +63,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// The checks of the kubelet, and default limits.
+    /// As many checks as the kubelet has, and the default number of connections.
     pub const KUBELET: Setup = Setup {
         connections: healthz::limits::CONNECTIONS_DEFAULT,
         checks: 3,

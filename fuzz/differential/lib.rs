@@ -95,7 +95,7 @@ impl differences::Case<'_> {
 mod tests {
     /// Runs the corpus without a fuzzer: `cargo test` in `fuzz/`.
     #[test]
-    fn kept_streams_are_read_alike() {
+    fn corpus_of_streams_has_no_finding() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/differential");
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();

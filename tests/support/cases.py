@@ -2,7 +2,7 @@
 
 A script makes `case, CASES = registry()`, and ends with `sys.exit(run_script(..))` or with the parts of it.
 
-One line a case: `ok NAME`, `FAIL NAME: what was expected, what came`, `skip NAME: why`; at the end
+One line a case: `ok NAME`, `FAIL NAME: expected .., got ..`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed or none passed, 2 when the script could not run.
 """
 
@@ -39,19 +39,19 @@ class Missing(Skip):
     """A case cannot run because a tool or a right is missing. With --require this is a failure."""
 
 
-def want(what, got, expected):
+def expect(what, got, expected):
     if got != expected:
-        raise Wrong(f"{what}: expected {expected!r}, came {short(got)}")
+        raise Wrong(f"{what}: expected {expected!r}, got {short(got)}")
 
 
-def want_match(what, got, pattern):
+def expect_match(what, got, pattern):
     if not re.search(pattern, got, re.M):
-        raise Wrong(f"{what}: expected /{pattern}/, came {short(got)}")
+        raise Wrong(f"{what}: expected /{pattern}/, got {short(got)}")
 
 
-def want_lack(what, got, pattern):
+def expect_no_match(what, got, pattern):
     if re.search(pattern, got, re.M):
-        raise Wrong(f"{what}: expected no /{pattern}/, came {short(got)}")
+        raise Wrong(f"{what}: expected no /{pattern}/, got {short(got)}")
 
 
 def short(value):
@@ -86,7 +86,7 @@ class Result:
         self.code, self.out, self.err, self.seconds = code, out, err, seconds
 
 
-class House:
+class Harness:
     """The temporary directory, the processes in it, and the environment they get."""
 
     def __init__(self, args, seconds=CASES_SECONDS_MAX):
@@ -115,8 +115,8 @@ class House:
 
     def require(self, programs):
         """Raises if a program that a case needs is missing."""
-        if lacks := [program for program in programs if not self.which(program)]:
-            raise Missing(f"{', '.join(lacks)} is not installed")
+        if missing := [program for program in programs if not self.which(program)]:
+            raise Missing(f"{', '.join(missing)} is not installed")
 
     def remaining(self):
         left = self.end - time.monotonic()
@@ -141,7 +141,7 @@ class House:
         try:
             out, err = p.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            raise Wrong(f"expected an end within {seconds:.0f} s, came none") from None
+            raise Wrong(f"expected an end within {seconds:.0f} s, got none") from None
         finally:
             # This also ends the other processes of a pipeline, and runs also when a signal interrupts this script.
             if p.poll() is None:
@@ -151,7 +151,7 @@ class House:
         return Result(p.returncode, *text, time.monotonic() - start)
 
     def start(self, name, argv, stdout=None):
-        """Starts a process that keeps running. Its output goes to a file, from which failures quote."""
+        """Starts a process that keeps running. Its output goes to a file. A failure prints the end of it."""
         log = self.dir / f"{name}.log"
         with open(log, "ab") as f:
             p = subprocess.Popen(
@@ -190,7 +190,7 @@ class House:
     def end_case(self):
         """Called after each case."""
 
-    def leave(self):
+    def clean_up(self):
         for p in reversed(self.running):
             self.stop(p)
             if p.stdout:
@@ -198,7 +198,7 @@ class House:
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
-def said(p, bytes_max=300):
+def end_of_log(p, bytes_max=300):
     return p.log.read_text("utf-8", "replace")[-bytes_max:].strip()
 
 
@@ -216,7 +216,7 @@ def connects(address):
 def await_listener(p, address, seconds=10):
     def probe():
         if p.poll() is not None:
-            raise Wrong(f"expected it to stay, came exit {p.returncode}: {said(p)}")
+            raise Wrong(f"expected it to keep running, got exit {p.returncode}: {end_of_log(p)}")
         return connects(address)
 
     wait_for("listening", seconds, probe)
@@ -303,19 +303,19 @@ def install_missing(args, programs, find=shutil.which):
         install(packages)
 
 
-def verdict_of(house, name, needs, run):
+def verdict_of(harness, name, needs, run):
     """Runs a case. Returns its result and the reason or the figures."""
     try:
-        house.require(needs)
-        house.remaining()
-        return "ok", run(house) or ""
+        harness.require(needs)
+        harness.remaining()
+        return "ok", run(harness) or ""
     except Skip as why:
-        is_wrong = house.args.require and isinstance(why, Missing)
-        return ("FAIL", f"expected to run, but {why}") if is_wrong else ("skip", why)
+        is_failure = harness.args.require and isinstance(why, Missing)
+        return ("FAIL", f"expected to run, but {why}") if is_failure else ("skip", why)
     except Wrong as why:
         return "FAIL", " ".join(str(why).split())
     except Exception as why:  # An exception in one case must not prevent the others.
-        return "FAIL", f"expected a verdict, came {type(why).__name__}: {why}"
+        return "FAIL", f"expected a verdict, got {type(why).__name__}: {why}"
 
 
 def report_untried(name, why):
@@ -325,18 +325,18 @@ def report_untried(name, why):
             file.write(f"{Path(sys.argv[0]).stem}: {name}: {why}\n")
 
 
-def run_cases(house, cases):
+def run_cases(harness, cases):
     """Runs the cases that are chosen. Returns the exit code."""
     counts = {"ok": 0, "FAIL": 0, "skip": 0}
     for name, needs, run in cases:
-        if house.args.only not in name:
+        if harness.args.only not in name:
             continue
         began = time.monotonic()
-        verdict, why = verdict_of(house, name, needs, run)
+        verdict, why = verdict_of(harness, name, needs, run)
         if verdict == "FAIL":
-            for line in (line for p in house.running[-3:] for line in said(p, 2000).splitlines()):
+            for line in (line for p in harness.running[-3:] for line in end_of_log(p, 2000).splitlines()):
                 print(f"  | {line}")
-        house.end_case()
+        harness.end_case()
         if verdict == "skip":
             report_untried(name, why)
         counts[verdict] += 1
@@ -345,14 +345,14 @@ def run_cases(house, cases):
     return 1 if counts["FAIL"] or not counts["ok"] else 0
 
 
-def run_script(args, programs, cases, seconds=CASES_SECONDS_MAX, make=House):
+def run_script(args, programs, cases, seconds=CASES_SECONDS_MAX, make=Harness):
     """Installs, runs the cases, and cleans up. Returns the exit code."""
-    house = make(args, seconds)
+    harness = make(args, seconds)
     try:
-        install_missing(args, programs, house.which)
-        house.begin()
-        return run_cases(house, cases)
+        install_missing(args, programs, harness.which)
+        harness.begin()
+        return run_cases(harness, cases)
     except KeyboardInterrupt:
         return 2
     finally:
-        house.leave()
+        harness.clean_up()

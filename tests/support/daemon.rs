@@ -71,7 +71,7 @@ pub fn end_of(mut command: Command) -> Output {
 }
 
 /// The error message on stderr: exactly one line, returned without its line feed.
-pub fn complaint(output: &Output) -> &str {
+pub fn error_line(output: &Output) -> &str {
     let text = std::str::from_utf8(&output.stderr).unwrap();
     let line = text.strip_suffix('\n').unwrap();
     assert!(!line.contains('\n'), "more than one line: {text}");
@@ -95,8 +95,8 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 /// remove its own socket file.
 pub struct TempPath(PathBuf);
 
-/// A path for a socket.
-pub fn socket_path() -> TempPath {
+/// Such a path, in the directory for temporary files.
+pub fn temp_path() -> TempPath {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("healthz-test-{}-{count}", std::process::id());

@@ -20,6 +20,8 @@ pub static ENDPOINTS: [Endpoint; 3] = Endpoint::kubernetes(&[&PING]);
 
 pub const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
 pub const LAST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+/// The first token of the server, which is that of its first listener.
+pub const BASE: Token = Token(7);
 /// Far more calls than any test needs until the server is idle.
 const ADVANCES_MAX: usize = 100_000;
 
@@ -66,7 +68,7 @@ impl<P: Paths> Harness<P> {
 
     pub fn of(mut server: Server<'static, P>) -> Self {
         let poll = Poll::new().unwrap();
-        server.register(poll.registry(), Token(7)).unwrap();
+        server.register(poll.registry(), BASE).unwrap();
         let mut harness = Harness {
             poll,
             server,

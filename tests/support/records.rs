@@ -34,7 +34,7 @@ pub fn begin() {
     });
 }
 
-/// Takes the records of this thread that healthz has logged at `level`.
+/// Takes all records of this thread, and returns those at `level`.
 pub fn records(level: Level) -> Vec<String> {
     let records = RECORDS.take().into_iter();
     let at_level = records.filter(|(at, _)| *at == level);

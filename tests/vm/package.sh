@@ -36,7 +36,7 @@ check "systemd shows its status" "healthz passes" "$(show healthz StatusText)"
 check "systemd has its watchdog time" "1min" "$(show healthz WatchdogUSec)"
 say "$(summary)"
 check "no new privileges" 1 "$(awk '/^NoNewPrivs/ { print $2 }' "/proc/$(pid)/status")"
-# Those of the unit, and the one of healthz.
+# systemd installs filters for the unit, and healthz adds one.
 filters=$(awk '/^Seccomp_filters/ { print $2 }' "/proc/$(pid)/status")
 check "system calls are filtered" yes "$([[ $filters -gt 1 ]] && echo yes || echo "$filters filters")"
 check "the kernel has Landlock" "*landlock*" "$(cat /sys/kernel/security/lsm)"

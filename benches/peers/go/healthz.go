@@ -1,5 +1,5 @@
 // Command healthz serves /healthz with Go's net/http and three checks, with the texts of the Kubernetes
-// handler. The bench `cost` measures it. It prints its address and serves until its standard input ends.
+// handler. The benches `cost` and `latency` measure it. It prints its address and serves until its standard input ends.
 package main
 
 import (

@@ -83,7 +83,7 @@ fn registry(text: &str) -> Result<Registry, Box<dyn Error>> {
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         if let Some(help) = line.strip_prefix("# HELP ") {
-            let (name, help) = help.split_once(' ').ok_or("a help text")?;
+            let (name, help) = help.split_once(' ').ok_or("expected a help text")?;
             helps.insert(name, help);
             continue;
         }

@@ -137,11 +137,11 @@ fn request(lines: &[&[u8]]) -> Option<Request> {
         .map(|option| trim(option).to_ascii_lowercase())
         .collect();
     let has = |option: &str| options.iter().any(|value| value == option.as_bytes());
-    let is_doubtful = is_chunked && (length.is_some() || is_http10);
+    let is_ambiguous = is_chunked && (length.is_some() || is_http10);
     let runs_checks: [&[u8]; 4] = [b"GET", b"HEAD", b"OPTIONS", b"POST"];
     Some(Request {
         is_probe: is_endpoint && runs_checks.contains(&method),
-        closes: has("close") || is_doubtful || is_http10 && !has("keep-alive"),
+        closes: has("close") || is_ambiguous || is_http10 && !has("keep-alive"),
         length: length.unwrap_or(0),
         is_chunked,
     })

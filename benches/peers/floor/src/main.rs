@@ -1,5 +1,5 @@
-//! A loop on mio that sends a fixed answer and closes: `floor PORT`. It reads no HTTP and has no limits, so it is no
-//! server to use. `cargo bench --bench sources` compares how long it and healthz take from start to first answer.
+//! A loop on mio that sends a fixed answer and closes: `floor PORT`. It parses no HTTP and has no limits, so it is
+//! not for use as a server. `cargo bench --bench sources` compares how long it and healthz take from start to first answer.
 
 use std::io::{self, Read, Write};
 
