@@ -10,7 +10,7 @@ use healthz::server::{Address, Config, Listeners, Server, spawn};
 use healthz::{Check, EndpointSet, Limits, Responder};
 use std::sync::Arc;
 
-/// More checks are refused: the server takes no more memory than this needs.
+/// The server reserves memory for so many checks with the longest names. A list that needs more is refused.
 const CHECKS_MAX: usize = 100;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let line = line?; // yours
         let names = line.split_whitespace().filter(|name| Check::is_name(name));
         let wanted: Vec<Arc<Check>> = names.map(|name| named(name, &checks)).collect();
-        // An invalid list is reported, and the server goes on with the checks before.
+        // A list with one name twice, or too long, is reported, and the server goes on with the checks before.
         match EndpointSet::kubernetes(&wanted) {
             Ok(set) => match server.replace_endpoints(Arc::new(set)) {
                 Ok(()) => checks = wanted,

@@ -8,7 +8,7 @@
 //!  your code, other threads, signal handlers                   probes: kubelet, curl, HAProxy, monit
 //!         | pass / fail(reason) / beat                                  | TCP on loopback, Unix sockets
 //!         v                                                             v
-//!   check::Check (one atomic each) --load--> answer <--Request-- http::Connection <--bytes, time-- server
+//!   check::Check (atomics) ----------load--> answer <--Request-- http::Connection <--bytes, time-- server
 //!                                              '-----Response--->'            '---bytes, deadline--->'
 //! ```
 //!

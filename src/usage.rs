@@ -135,7 +135,7 @@ pub static SERVE: Command = Command {
         Opt::new(
             "listen",
             "ADDR",
-            "IP:PORT, localhost:PORT or unix:PATH; up to 16 times",
+            "IP:PORT, localhost:PORT or unix:PATH; repeatable",
         )
         .in_overview(),
         Opt::new("allow-remote", "", "allow clients on other machines").in_overview(),
@@ -238,7 +238,7 @@ pub static CHECK_CONFIG: Command = Command {
     options: &[CHECK, CONFIG],
     notes: &[
         "FILE is another way to write --config FILE. Options of serve are accepted too.",
-        "Errors begin with FILE:LINE:COLUMN and name the nearest known name.",
+        "Errors in a file begin with FILE:LINE:COLUMN and name the nearest known name.",
         "Exit: 0 no errors, 2 errors",
     ],
 };

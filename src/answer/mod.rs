@@ -10,7 +10,7 @@
 //! | `/healthz/NAME` | the same | `ok`, or 500 `internal server error: REASON` | Kubernetes `adaptCheckToHandler` |
 //! | an endpoint of which only checks of severity [`Warning`](crate::Severity::Warning) fail | the same | `ok`; with `verbose` the line `[!]NAME warning: reason withheld`, and the last line says passed | ours: Kubernetes has no warnings |
 //! | `/healthz/NAME` of such a check | the same | `ok` | ours |
-//! | both | others | 405 with Allow; Kubernetes runs the check for any token | RFC 9110 15.5.6 |
+//! | an endpoint and `/healthz/NAME` | others | 405 with Allow; Kubernetes runs the check for any token | RFC 9110 15.5.6 |
 //! | `/` | OPTIONS | as the endpoint with a failing [`Check::shutdown`](crate::Check::shutdown), which is `/readyz`; else as the first endpoint. HAProxy's `option httpchk` sends this, and must stop routing to a node that fails or drains | HAProxy 2.6 |
 //! | `*` | OPTIONS | an empty 200: the target is the server, not a resource | RFC 9110 9.3.7, as Go |
 //! | `//healthz`, `/./healthz`, `/healthz/../livez` | any | 307 to the clean path; a query is kept unless it is empty | Go `http.ServeMux` |

@@ -113,7 +113,7 @@ pub struct HealthzCounters {
     pub refused: u64,
     /// Connections that their client or the protocol closed, or the server when it stopped.
     pub closed: u64,
-    /// Connections closed to make room for a new one.
+    /// Connections closed to make room for a new one, or for a long answer to another one.
     pub evicted: u64,
     /// Connections closed because a deadline passed.
     pub expired: u64,
@@ -295,7 +295,8 @@ pub unsafe extern "C" fn healthz_add_heartbeat(
 
 /// Listens on `address`: "127.0.0.1:10248", "[::1]:10248", "unix:/path" or "localhost:10248" (IPv4 and
 /// IPv6, or the one that this machine has; healthz_missing() names the other). Port 0 selects a free port,
-/// see healthz_port(). Call it before healthz_start(), up to 16 times.
+/// see healthz_port(). Call it before healthz_start(). A server can have up to 16
+/// addresses, of which "localhost" is two.
 ///
 /// It fails, for example, if the address is in use. Check the result: healthz_start() only fails if no
 /// address at all could be used.

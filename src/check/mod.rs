@@ -72,7 +72,8 @@ pub enum Health {
     Failing,
     /// The check was not updated yet. A heartbeat without [`Check::initially_failing`] passes in this state,
     /// and so does a check with [`Check::initially_passing`]; all others fail with `not reported yet`. For a
-    /// heartbeat, the state also ends when the server begins to serve; see [`Check::heartbeat`].
+    /// heartbeat with neither of the two, the state also ends when the server begins to serve; see
+    /// [`Check::heartbeat`].
     Unknown,
 }
 
@@ -382,7 +383,8 @@ impl Check {
     }
 
     /// Starts the limit of a heartbeat that was never updated: from now on it passes until its limit
-    /// after `now`. No effect on other checks, after any update, and after the first call.
+    /// after `now`. No effect on other checks, on one with [`initially_passing`](Check::initially_passing) or
+    /// [`initially_failing`](Check::initially_failing), after any update, and after the first call.
     ///
     /// [`Responder::begin`](crate::Responder::begin) calls this for every check that it serves.
     pub fn begin(&self, now: Instant) {

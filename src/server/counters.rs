@@ -20,7 +20,8 @@ pub struct Counters {
     pub refused: u64,
     /// Connections that ended because their client or the protocol closed them, or because the server stopped.
     pub closed: u64,
-    /// Connections closed because the table was full or the process had no free descriptor.
+    /// Connections closed because the table was full, the process had no free descriptor, or both buffers for long
+    /// answers were in use.
     pub evicted: u64,
     /// Connections closed because a deadline passed.
     pub expired: u64,

@@ -302,9 +302,9 @@ impl<'a, P: Paths> Server<'a, P> {
         }
     }
 
-    /// Registers the listeners with tokens from `base` on. The server uses the numbers from `base.0` to
-    /// `base.0 + `[`TOKENS`] in the low 20 bits of a token, and all bits above. The caller's own tokens must be below
-    /// 2^20 and out of that range.
+    /// Registers the listeners with tokens from `base` on. The server uses [`TOKENS`] numbers from `base.0` on in the
+    /// low 20 bits of a token, and all bits above. The caller's own tokens must be below 2^20 and none of those
+    /// numbers.
     ///
     /// # Errors
     /// If the system cannot register a socket.
