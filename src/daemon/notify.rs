@@ -28,6 +28,8 @@ pub struct ServiceManager {
     is_ready_pending: Cell<bool>,
     /// The last status could not be sent, so the service manager shows an old one.
     is_status_pending: Cell<bool>,
+    /// `STOPPING=1` was sent, or could not be sent.
+    is_stopping: Cell<bool>,
 }
 
 impl ServiceManager {
@@ -40,6 +42,7 @@ impl ServiceManager {
             outage: Outage::default(),
             is_ready_pending: Cell::new(false),
             is_status_pending: Cell::new(false),
+            is_stopping: Cell::new(false),
         }
     }
 
@@ -61,6 +64,7 @@ impl ServiceManager {
             outage: Outage::default(),
             is_ready_pending: Cell::new(false),
             is_status_pending: Cell::new(false),
+            is_stopping: Cell::new(false),
         }
     }
 
@@ -70,8 +74,12 @@ impl ServiceManager {
     }
 
     /// Sends `READY=1` and the status. If that fails it is pending: a service manager that does not get it in
-    /// time ends the daemon.
+    /// time ends the daemon. After [`notify_stopping`](ServiceManager::notify_stopping) only the status is sent: a
+    /// reload can also end then.
     pub fn notify_ready(&self, status: &str) {
+        if self.is_stopping.get() {
+            return self.notify_status(status);
+        }
         let is_sent = self.notify(&format!("READY=1\n{status}"));
         self.is_ready_pending.set(self.is_pending(is_sent));
         self.is_status_pending.set(false);
@@ -110,6 +118,7 @@ impl ServiceManager {
 
     /// Sends `STOPPING=1`. From now on `READY=1` is not sent any more.
     pub fn notify_stopping(&self) {
+        self.is_stopping.set(true);
         self.is_ready_pending.set(false);
         self.is_status_pending.set(false);
         self.notify("STOPPING=1\nSTATUS=shutting down");
@@ -259,6 +268,30 @@ mod tests {
             assert_eq!(states.collect::<Vec<_>>(), expected);
             std::fs::remove_file(&path).unwrap();
         }
+    }
+
+    /// Regression: a reload that was given up while the daemon drained sent `READY=1`.
+    #[test]
+    fn a_daemon_that_stops_is_not_ready_again() {
+        let path = std::env::temp_dir().join(format!("healthz-stopped-{}", std::process::id()));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let manager = ServiceManager::named(path.as_os_str(), None);
+        manager.notify_reloading();
+        manager.notify_stopping();
+        manager.notify_ready("STATUS=fails");
+        let mut state = [0; 64];
+        let states = std::iter::from_fn(|| {
+            let length = socket.recv(&mut state).ok()?;
+            Some(String::from_utf8(state[..length].to_vec()).unwrap())
+        });
+        let states: Vec<_> = states.collect();
+        assert!(
+            states.iter().all(|state| !state.contains("READY=1")),
+            "{states:?}"
+        );
+        assert_eq!(states.last().unwrap(), "STATUS=fails");
+        std::fs::remove_file(&path).unwrap();
     }
 
     /// The send has a timeout, so the kernel does not continue it after a signal.
