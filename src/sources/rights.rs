@@ -8,14 +8,14 @@
 //! |---|---|---|
 //! | DAC_READ_SEARCH | any kind | files that only their owner can read |
 //! | DAC_OVERRIDE | unix | connecting to a socket is writing to its file |
-//! | SYS_PTRACE | process, fds | the executables and descriptors of other users' processes |
+//! | SYS_PTRACE | process, fds, pids of `exe:` | the executables and descriptors of other users' processes |
 //! | SYS_RESOURCE | pressure | triggers with any window |
 //! | SYS_ADMIN, SETUID, SETGID | heartbeat with `forward` | the sender's credentials |
 //! | all | exec | the program may need them; with `user` on every such check only SETUID, SETGID and KILL |
 
 use std::ffi::{OsStr, OsString};
 
-use super::spec::{Kind, Spec};
+use super::spec::{Kind, ProcessTarget, Spec};
 use super::sys;
 
 const DAC_OVERRIDE: u64 = 1 << 1;
@@ -58,6 +58,7 @@ fn needs(kind: &Kind) -> u64 {
         Kind::Unix(_) => DAC_OVERRIDE,
         Kind::Process(_) => SYS_PTRACE,
         Kind::Fds(usage) if usage.process.is_some() => SYS_PTRACE,
+        Kind::Pids(usage) if matches!(usage.process, Some(ProcessTarget::Exe(_))) => SYS_PTRACE,
         Kind::Pressure(_) => SYS_RESOURCE,
         Kind::Heartbeat(heartbeat) if heartbeat.forward.is_some() => SYS_ADMIN | SETUID | SETGID,
         Kind::Exec(exec) if exec.user.is_some() => SETUID | SETGID | KILL,
@@ -84,6 +85,8 @@ mod tests {
             ("a=unix:/a", DAC_OVERRIDE),
             ("a=process:exe:a", SYS_PTRACE),
             ("a=fds:exe:a", SYS_PTRACE),
+            ("a=pids:exe:a", SYS_PTRACE),
+            ("a=pids", 0),
             ("a=pressure:io", SYS_RESOURCE),
         ] {
             assert_eq!(of(&[check, "b=clock"]), DAC_READ_SEARCH | more, "{check}");
