@@ -55,6 +55,8 @@ const BURST_DURATION_MAX: Duration = Duration::from_millis(50);
 /// Memory is given back before a wait of at least this. The page faults when it is used again cost about as much CPU
 /// time as one or two checks.
 const REST_DURATION_MIN: Duration = Duration::from_secs(1);
+/// Most mistakes of a refused check file that are sent to the server.
+const REFUSED_MAX: usize = 16;
 
 /// Why the worker has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -711,13 +713,10 @@ impl Worker {
     }
 
     fn refuse(&mut self, mistakes: &[String]) {
-        const LINES_MAX: usize = 16;
-        for mistake in mistakes.iter().take(LINES_MAX) {
+        for mistake in mistakes.iter().take(REFUSED_MAX) {
             self.outbox.push_back(encode(&Message::Refused(mistake)));
         }
-        let rest = mistakes.len().saturating_sub(LINES_MAX);
-        if rest > 0 {
-            let text = format!("and {rest} more mistakes");
+        if let Some(text) = rest(mistakes.len()) {
             self.outbox.push_back(encode(&Message::Refused(&text)));
         }
         self.outbox.push_back(encode(&Message::RefusedEnd));
@@ -816,4 +815,31 @@ fn token(id: Id) -> Token {
 fn id(token: Token) -> Option<Id> {
     let number = token.0.checked_sub(CHECKS)? / TOKENS_PER_CHECK;
     u32::try_from(number).ok().map(Id)
+}
+
+/// The line after the first [`REFUSED_MAX`] of so many mistakes. Beyond [`MISTAKES_MAX`](config::MISTAKES_MAX), the
+/// last of them counts the others.
+fn rest(mistakes: usize) -> Option<String> {
+    let (known, more_than) = match mistakes > config::MISTAKES_MAX {
+        true => (config::MISTAKES_MAX, "more than "),
+        false => (mistakes, ""),
+    };
+    match known.saturating_sub(REFUSED_MAX) {
+        0 => None,
+        rest => Some(format!("and {more_than}{rest} more mistakes")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: the line that counts the mistakes beyond the first 100 was counted as one mistake.
+    #[test]
+    fn the_mistakes_that_are_not_sent_are_counted() {
+        assert_eq!(rest(0), None);
+        assert_eq!(rest(REFUSED_MAX), None);
+        assert_eq!(rest(100).unwrap(), "and 84 more mistakes");
+        assert_eq!(rest(101).unwrap(), "and more than 84 more mistakes");
+    }
 }

@@ -48,7 +48,7 @@ pub const FILE_DEFAULT: &str = "/etc/healthz.toml";
 /// Largest check file: 1 KiB for each of the most checks.
 pub const FILE_BYTES_MAX: usize = 256 * 1024;
 /// Most mistakes that are reported.
-const MISTAKES_MAX: usize = 100;
+pub const MISTAKES_MAX: usize = 100;
 /// Most mistakes that are sorted by their place. More are only counted, because a large file without sense would
 /// take long.
 const MISTAKES_SORTED_MAX: usize = 1000;
