@@ -96,7 +96,7 @@ fn a_blocked_stderr_fails_log_and_delays_nothing_else() {
                 || line.contains("Z INFO  healthz: ")
                 || line.ends_with("Z WARN  healthz: check log fails: logging blocked")
                 || (line.contains("Z WARN  healthz: ")
-                    && line.ends_with(" dropped while standard error was blocked")),
+                    && line.ends_with(" dropped while standard error was blocked or failed")),
             "{line}"
         );
     }

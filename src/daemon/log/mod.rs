@@ -116,7 +116,7 @@ fn dropped_report(count: u64) -> String {
     } else {
         "records were"
     };
-    format!("{prefix}{count} log {were} dropped while standard error was blocked\n")
+    format!("{prefix}{count} log {were} dropped while standard error was blocked or failed\n")
 }
 
 /// The target of env_logger: each write is one whole record.
@@ -235,11 +235,12 @@ mod tests {
     #[test]
     fn the_report_says_how_many_records_were_dropped() {
         assert!(dropped_report(1).ends_with(
-            " WARN  healthz: 1 log record was dropped while standard error was blocked\n"
+            " WARN  healthz: 1 log record was dropped while standard error was blocked or failed\n"
         ));
         assert!(
-            dropped_report(7)
-                .ends_with(" 7 log records were dropped while standard error was blocked\n")
+            dropped_report(7).ends_with(
+                " 7 log records were dropped while standard error was blocked or failed\n"
+            )
         );
     }
 }
