@@ -1,7 +1,7 @@
 //! Quantities in text: durations (`500ms`, `10s`, `2m`, `1h`, `1m30s`, `7d`), sizes (`100Mi`, `2Gi`) and shares
 //! (`10%`, `2.5%`).
 //!
-//! Knows nothing of options. Used by the command line of the daemon and by the configuration of checks, to parse
+//! Knows nothing of options. Used by the command lines of the program and by the configuration of checks, to parse
 //! and to print.
 
 use std::fmt;

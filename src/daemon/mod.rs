@@ -1,9 +1,9 @@
 //! The daemon: everything around the server when healthz runs as a program of its own.
 //!
 //! Three threads: *main* runs the sync loop and waits for signals, *healthz* runs the server, and *log*
-//! writes log records. Main waits until the others have started, and at the end until they have exited. A thread that
-//! panics waits for at most a second until its message is written. All files and sockets are opened before the threads
-//! start; after that, [`sandbox`] forbids opening others. Called by `main`.
+//! writes log records. Main waits until the others have started, and at the end until the server's thread has exited
+//! and the log is written. A thread that panics waits for at most a second until its message is written. All files and
+//! listeners are opened before the threads start; after that, [`sandbox`] forbids opening others. Called by `main`.
 
 pub mod checks;
 #[cfg(target_os = "linux")]

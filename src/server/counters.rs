@@ -1,7 +1,7 @@
 //! What a server counts.
 //!
-//! Counted by [`super::driver`] and [`super::table`]. Read by hosts, also from other threads while the server runs
-//! ([`super::ServerHandle`]).
+//! Counted by [`super::driver`], [`super::acceptor`] and [`super::table`]. Read by hosts, also from other threads while
+//! the server runs ([`super::ServerHandle`]).
 
 use core::ops::Deref;
 use std::sync::Arc;

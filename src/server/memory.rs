@@ -1,6 +1,7 @@
 //! Memory that belongs to the server or to its caller.
 //!
-//! Knows nothing of its content. Used by [`super::Server`], [`super::slots`] and [`super::buffers`].
+//! Knows nothing of its content. Used by [`super::Server`], [`super::driver`], [`super::slots`] and
+//! [`super::buffers`].
 
 use core::ops::{Deref, DerefMut};
 use std::boxed::Box;

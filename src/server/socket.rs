@@ -1,8 +1,8 @@
 //! Sockets as the server uses them.
 //!
-//! [`ListenSocket`] and [`StreamSocket`] are all that the table and the driver know of sockets, so that the simulation
-//! can replace them. [`Listener`] and [`Stream`] are the kernel's, TCP or Unix. Used by [`super::table`],
-//! [`super::driver`] and [`super::listeners`].
+//! [`ListenSocket`] and [`StreamSocket`] are all that the table, the acceptor and the driver know of sockets, so that
+//! the simulation can replace them. [`Listener`] and [`Stream`] are the kernel's, TCP or Unix. Used by
+//! [`super::table`], [`super::acceptor`], [`super::driver`] and [`super::listeners`].
 
 use std::fmt;
 use std::io;

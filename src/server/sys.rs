@@ -2,8 +2,9 @@
 //! calls for each request without cancellation points, accept(2) without an address, and taking over inherited
 //! descriptors.
 //!
-//! Apart from the C API, the only file of the library that may contain `unsafe`. Used by [`super::socket`] and
-//! [`super::listeners`]. If the system refuses an option, the server goes on without it.
+//! Apart from the C API, the only file of the library that may contain `unsafe`. Used by [`super::socket`],
+//! [`super::listeners`], [`super::unix`] and [`super::run`]. If the system refuses an option, the server goes on
+//! without it.
 #![allow(unsafe_code)]
 
 use std::io;

@@ -1,7 +1,9 @@
-//! The commands that healthz runs itself: `healthz sources supervisor ...` and `healthz sources worker ...`.
+//! The commands that healthz runs itself: `healthz sources supervisor ...`, `healthz sources worker ...` and
+//! `healthz sources exec ...`.
 //!
-//! Standard input is the link to the server, and standard output the store. The program is started as
-//! /proc/self/exe, so that all processes have the same version, also if its file was replaced.
+//! Of the first two, standard input is the link to the server, and standard output the store. The third becomes a
+//! program that a check runs ([`exec::launch`]). The program is started as /proc/self/exe, so that all processes have
+//! the same version, also if its file was replaced.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};

@@ -138,7 +138,7 @@ impl Outcome {
             "" => String::new(),
             advice => format!("; {advice}"),
         };
-        // Longer than any message from here.
+        // Cuts only the text of a server: messages of this program are shorter.
         line(&self.message, 10 * LINE_BYTES_MAX) + &advice
     }
 

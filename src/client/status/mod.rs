@@ -34,7 +34,7 @@ const URL_DEFAULT: &str = "http://localhost:10248";
 const PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 /// For each request. Longer than that of a probe, because a person waits for the reasons.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Most bytes of an answer: some times that of a server with 1000 checks.
+/// Most bytes of an answer: several times that of a server with 1000 checks.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Clone, Copy, PartialEq, Eq)]

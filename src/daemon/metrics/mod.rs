@@ -1,7 +1,8 @@
 //! What the daemon counts beside its checks and its server, for `/metrics`: the log, the check file, the process.
 //!
 //! The server's thread calls [`write`] for each scrape, inside the sandbox. So nothing here opens a file, allocates or
-//! waits: what is read then is opened by [`prepare`]. Used by [`super::checks`].
+//! waits: what is read then is opened by [`prepare`]. Used by [`super::checks`],
+//! [`super::serve`] and [`super::source_checks`].
 
 #[cfg(target_os = "linux")]
 mod process;

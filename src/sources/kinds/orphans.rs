@@ -4,7 +4,7 @@
 //! them. The worker and the supervisor are child subreapers, so such a process becomes their child when its
 //! parent ends. Each child that they did not start themselves is one, and is killed.
 //!
-//! Knows no checks. Called by [`super::exec`] and by the supervisor.
+//! Knows no checks. Called by [`super::exec`], and by [`super::super::descendants`] for the supervisor and the worker.
 
 use std::fs;
 use std::io;
