@@ -225,7 +225,7 @@ pub static SERVE: Command = Command {
         Opt::new("no-sandbox", "", "run without the sandbox").in_overview(),
     ],
     notes: &[
-        "--listen 0.0.0.0:9100,paths=/metrics+/readyz serves only these paths there.",
+        "--listen 0.0.0.0:9249,paths=/metrics+/readyz serves only these paths there.",
         "TIME is 500ms, 10s, 2m or 1h. Exit: 0 stopped, 1 failed, 2 wrong usage",
     ],
 };
