@@ -3,9 +3,13 @@
 //! Starts the static `healthz` program with 16 checks of mixed kinds every 10 s, without checks, and Debian's monit
 //! with the same 16, as far as monit has them. Prints memory, wake-ups and CPU time of all their processes at rest.
 //! Then it prints how long each takes from its start to its first answer. A static loop on mio (`benches/peers/floor`) is
-//! started directly before or after each start. monit is installed with apt-get if it is missing (Debian, as root).
-//! Without it the bench leaves it out.
+//! started directly before or after each start, when all processes of the start before have ended. monit is installed
+//! with apt-get if it is missing (Debian, as root). Without it the bench leaves it out.
 //!
+//! The CPU time at rest is mostly that of waking up. Between two virtual machines it differed by a factor of 6 to 36, with
+//! the same programs. So a thread of the bench wakes up once a second meanwhile, and the row has its CPU time too.
+//!
+//! - `-- --only rest`, `-- --only starts`: one of the two parts.
 //! - `-- --seconds 60`: how long they are observed.
 //! - `-- --program FILE`: measures this program instead.
 //! - `-- --starts 31`: the number of starts of each.
@@ -53,6 +57,8 @@ const ROUND: Duration = Duration::from_secs(10);
 const STARTS: usize = 31;
 /// The target of `cargo static`.
 const STATIC: &str = "x86_64-unknown-linux-gnu";
+/// Longer than the processes of checks take to end after the server.
+const END_MAX: Duration = Duration::from_secs(1);
 /// Longer than a start takes on a busy machine.
 const START_MAX: Duration = Duration::from_secs(20);
 
@@ -318,7 +324,7 @@ fn is_answered(port: u16) -> bool {
         && answer == *b"HTTP/"
 }
 
-/// A started program. It gets SIGTERM when this is dropped.
+/// A started program. It gets SIGTERM when this is dropped, which waits until all its processes have ended.
 struct Running(Child);
 
 impl Running {
@@ -330,9 +336,16 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        let processes = self.processes();
         let process = nix::unistd::Pid::from_raw(self.0.id() as i32);
         let _ = nix::sys::signal::kill(process, nix::sys::signal::SIGTERM);
         let _ = self.0.wait();
+        // The others end a little later. They would take CPU time from what is measured next.
+        let ended = Instant::now();
+        let exists = |process: &u32| Path::new(&format!("/proc/{process}")).exists();
+        while processes.iter().any(exists) && ended.elapsed() < END_MAX {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -361,7 +374,38 @@ fn sums(running: &[Running], of: fn(u32) -> u64) -> Vec<u64> {
     running.iter().map(sum).collect()
 }
 
+/// Sleeps so many seconds, and wakes up once in each. Returns the CPU time that this takes.
+fn wake_each_second(seconds: u64) -> Duration {
+    let cpu = || {
+        let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        let nanos = text.split_whitespace().next().unwrap();
+        Duration::from_nanos(nanos.parse().unwrap())
+    };
+    let before = cpu();
+    for _ in 0..seconds {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    cpu() - before
+}
+
 fn measure(peers: &[Peer], floor: Option<&Peer>, is_full: bool) {
+    let only: Option<String> = support::option("--only");
+    let is_wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    let names = peers.iter().map(|peer| peer.name);
+    let headings: Vec<&str> = std::iter::once("all processes, at rest")
+        .chain(names)
+        .collect();
+    let mut table = Table::new(&headings);
+    if is_wanted("rest") {
+        measure_rest(&mut table, peers, is_full);
+    }
+    if is_wanted("starts") {
+        measure_starts(&mut table, peers, floor, is_full);
+    }
+    table.print();
+}
+
+fn measure_rest(table: &mut Table, peers: &[Peer], is_full: bool) {
     let (settle, observe) = match is_full {
         true => (
             SETTLE_SECONDS,
@@ -374,15 +418,10 @@ fn measure(peers: &[Peer], floor: Option<&Peer>, is_full: bool) {
     let sums = |of| sums(&running, of);
     let cpu = |process| process::cpu_time(process).as_nanos() as u64;
     let before = (sums(wakeups), sums(cpu));
-    std::thread::sleep(Duration::from_secs(observe));
+    let empty = wake_each_second(observe);
     let after = (sums(wakeups), sums(cpu));
     let per_second = |(after, before): (&u64, &u64)| (after - before) as f64 / observe as f64;
 
-    let names = peers.iter().map(|peer| peer.name);
-    let headings: Vec<&str> = std::iter::once("all processes, at rest")
-        .chain(names)
-        .collect();
-    let mut table = Table::new(&headings);
     let mut row = |name: &str, cells: Vec<String>| {
         table.row(std::iter::once(name.to_owned()).chain(cells));
     };
@@ -405,12 +444,16 @@ fn measure(peers: &[Peer], floor: Option<&Peer>, is_full: bool) {
         "wake-ups a second (0.6; none: 0.15)",
         rates.map(number).collect(),
     );
+    let per_minute = |nanos_per_second: f64| number(nanos_per_second * 60.0 / 1e6);
+    let empty = per_minute(empty.as_nanos() as f64 / observe as f64);
     let rates = after.1.iter().zip(&before.1).map(per_second);
     row(
-        "CPU, ms a minute",
-        rates.map(|rate| number(rate * 60.0 / 1e6)).collect(),
+        &format!("CPU, ms a minute; of 60 empty wake-ups: {empty}"),
+        rates.map(per_minute).collect(),
     );
-    drop(running);
+}
+
+fn measure_starts(table: &mut Table, peers: &[Peer], floor: Option<&Peer>, is_full: bool) {
     let starts = match is_full {
         true => support::option("--starts").unwrap_or(STARTS),
         false => 1,
@@ -427,12 +470,9 @@ fn measure(peers: &[Peer], floor: Option<&Peer>, is_full: bool) {
     .into_iter()
     .enumerate()
     {
-        row(
-            name,
-            starts.iter().map(|cells| cells[index].clone()).collect(),
-        );
+        let cells = starts.iter().map(|cells| cells[index].clone());
+        table.row(std::iter::once(name.to_owned()).chain(cells));
     }
-    table.print();
 }
 
 /// Starts it `count` times, each time beside a start of the floor. Returns the median time in milliseconds, and the

@@ -19,7 +19,9 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use daemon::{Daemon, TempPath, error_line, eventually, get, healthz, metric, run, temp_path};
+use daemon::{
+    Daemon, TempPath, error_line, eventually, get, healthz, metric, run, shell, temp_path,
+};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -980,6 +982,44 @@ fn the_sources_processes_have_no_rights_that_no_check_needs() {
             assert!(!is_listener, "{pid} has {target}");
         }
     }
+}
+
+/// The soft limit of open files, the adjustment for the OOM killer and the nice value.
+fn limits(pid: impl std::fmt::Display) -> [String; 3] {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    let limits = read("limits");
+    let files = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    // proc_pid_stat(5): the nice value is field 19, and the second field ends in a parenthesis.
+    let stat = read("stat");
+    let nice = stat.rsplit(')').next().unwrap().split(' ').nth(17);
+    let score = read("oom_score_adj");
+    [
+        files.unwrap().split_whitespace().next().unwrap(),
+        score.trim(),
+        nice.unwrap(),
+    ]
+    .map(str::to_owned)
+}
+
+#[test]
+fn the_sources_processes_have_the_limits_that_the_daemon_was_started_with() {
+    let daemon = Daemon::start_as(shell(
+        "ulimit -S -n 256; exec \"$HEALTHZ\" --listen 127.0.0.1:0 --connections 300 --oom-score-adj 321 \
+         --check 'passwd=file:/etc/passwd'",
+    ));
+    let (supervisor, worker) = sources(&daemon);
+    wait_for(daemon.address(), "/healthz/passwd", "ok");
+    let [files, score, _] = limits(daemon.pid());
+    assert!(files.parse::<u32>().unwrap() > 300, "{files}");
+    assert_eq!(score, "321");
+    let [_, score, nice] = limits("self");
+    let expected = ["256".to_owned(), score, nice];
+    assert_eq!(
+        (limits(supervisor), limits(worker)),
+        (expected.clone(), expected)
+    );
 }
 
 /// The numbers of all TCP sockets that listen.

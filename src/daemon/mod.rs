@@ -3,7 +3,8 @@
 //! Three threads: *main* runs the sync loop and waits for signals, *healthz* runs the server, and *log*
 //! writes log records. Main waits until the others have started, and at the end until the server's thread has exited
 //! and the log is written. A thread that panics waits for at most a second until its message is written. All files and
-//! listeners are opened before the threads start; after that, [`sandbox`] forbids opening others. Called by `main`.
+//! listeners are opened before the threads start; after that, [`sandbox`] forbids opening others. If checks are
+//! configured, main first starts their processes, while the server's thread already answers. Called by `main`.
 
 pub mod checks;
 #[cfg(target_os = "linux")]
@@ -201,8 +202,8 @@ fn panic_route(thread: &str, have_all_started: bool) -> PanicRoute {
     }
 }
 
-/// The first part of the start: everything that must happen before other threads exist, and then the
-/// server's thread, so that it answers as early as possible.
+/// The first part of the start: everything that must happen before other threads exist, then the server's thread, so
+/// that it answers as early as possible, and then what the server does not need.
 struct Prepared {
     waiter: EventWaiter,
     urls: Vec<String>,
@@ -225,8 +226,8 @@ impl Prepared {
         let waiter = EventWaiter::new().map_err(failed("cannot set up signals"))?;
         exit_on_panic(latch.clone(), waiter.exit_notifier());
         let (listeners, ready) = listen::open(options, inherited)?;
-        let sources = configured
-            .map(|configured| configured.start(server::now()))
+        let mut sources = configured
+            .map(|configured| configured.prepare(server::now()))
             .transpose()?;
         let set = sources
             .as_ref()
@@ -254,11 +255,9 @@ impl Prepared {
         config.connections = fit_descriptors(config.connections);
         let bytes = bytes(&config);
         memory::apply(options, bytes)?;
-        priority::raise();
         if options.metrics {
             metrics::prepare();
         }
-        let sandbox = Sandbox::begin(options);
         let server = match set {
             Some(set) => Server::with_endpoint_set(own, set, listeners, config),
             None => Server::new(own, listeners, config),
@@ -268,12 +267,25 @@ impl Prepared {
         // its limit.
         checks.syncloop.beat(server::now());
         let (started, notifier) = (latch.clone(), waiter.exit_notifier());
-        let on_start = move || started.report_started();
+        let mut sandbox = Sandbox::new(options);
+        let restrict = sandbox.for_thread();
+        let on_start = move || {
+            priority::raise();
+            restrict();
+            started.report_started();
+        };
         let on_exit = move || notifier.notify_server_exit();
         let server = server::spawn_with(server, on_start, on_exit)
             .map_err(failed("cannot start the server"))?;
         // On a busy CPU, let the server's thread run before the rest of the start.
         std::thread::yield_now();
+        // Not before the server answers, because it takes as long as all of the above. The nice value and Landlock
+        // would be inherited.
+        if let Some(sources) = &mut sources {
+            sources.start()?;
+        }
+        priority::raise();
+        sandbox.begin();
         Ok(Prepared {
             waiter,
             urls,

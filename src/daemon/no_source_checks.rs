@@ -29,12 +29,16 @@ impl Configured {
         Ok(None)
     }
 
-    pub fn start(self, _now: Instant) -> Result<SourceChecks, Failure> {
+    pub fn prepare(self, _now: Instant) -> Result<SourceChecks, Failure> {
         match self {}
     }
 }
 
 impl SourceChecks {
+    pub fn start(&mut self) -> Result<(), Failure> {
+        match *self {}
+    }
+
     pub fn as_raw_fd(&self) -> RawFd {
         match *self {}
     }

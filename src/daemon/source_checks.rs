@@ -5,6 +5,7 @@
 //! texts are escaped before they get into an answer or the log. Uses only descriptors that are open, so it needs no
 //! right that the sandbox takes away. Called by [`super::serve`] on the main thread.
 
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -20,14 +21,14 @@ use super::checks::Checks;
 use super::metrics;
 use super::options::Options;
 use super::{Failure, failed};
-use crate::sources::command;
+use crate::sources::command::Supervisor;
 use crate::sources::config;
 use crate::sources::link::{
     Beat, Definition, Link, MESSAGE_BYTES_MAX, Message, RELOAD, Verdict, decode, encode_beat,
 };
+use crate::sources::rights;
 use crate::sources::runs::Runs;
 use crate::sources::spec::{self, Endpoints, Spec};
-use crate::sources::store::{Store, Stored};
 use crate::sources::sys;
 use crate::sources::worker::Origin;
 
@@ -39,6 +40,8 @@ const MESSAGES_MAX: usize = 512;
 const RELOAD_DURATION_MAX: Duration = Duration::from_secs(15);
 /// Longest wait for the sources processes before the daemon reports that it is ready. They take some milliseconds.
 const OPEN_DURATION_MAX: Duration = Duration::from_secs(2);
+
+const CANNOT_START: &str = "cannot start the sources process";
 
 /// A check and the endpoints that list it.
 #[derive(Clone)]
@@ -82,6 +85,8 @@ pub struct Taken {
 /// The checks that the sources processes report on.
 pub struct SourceChecks {
     link: Link,
+    /// Before it is started.
+    supervisor: Option<Supervisor>,
     generation: u32,
     listed: Vec<Listed>,
     incoming: Option<Incoming>,
@@ -96,10 +101,13 @@ pub struct Configured {
     origin: Origin,
     specs: Vec<Spec>,
     text: Option<Vec<u8>>,
+    /// Of the sources processes.
+    rights: OsString,
 }
 
 impl Configured {
-    /// Reads the check file and the values of `--check`; `None` if no check and no file is configured.
+    /// Reads the check file and the values of `--check`; `None` if no check and no file is configured. The sources
+    /// processes will have the limits that this process has now.
     ///
     /// # Errors
     /// Every mistake, one a line.
@@ -119,8 +127,9 @@ impl Configured {
         match config::parse(&origin.checks, file) {
             Ok(specs) => Ok(Some(Configured {
                 origin,
-                specs,
                 text,
+                rights: rights::needed(&specs, options.oom_score_adj.is_some()),
+                specs,
             })),
             Err(mistakes) => {
                 let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
@@ -129,36 +138,31 @@ impl Configured {
         }
     }
 
-    /// Starts the sources processes.
+    /// Makes the checks. They fail until [`SourceChecks::start`] has started the sources processes.
     ///
     /// # Errors
-    /// If the system does not start a process.
-    pub fn start(self, now: Instant) -> Result<SourceChecks, Failure> {
-        let started = self.try_start(now);
-        started.map_err(failed("cannot start the sources process"))
+    /// If the system lacks what they need.
+    pub fn prepare(self, now: Instant) -> Result<SourceChecks, Failure> {
+        let prepared = self.try_prepare(now);
+        prepared.map_err(failed(CANNOT_START))
     }
 
-    fn try_start(self, now: Instant) -> io::Result<SourceChecks> {
+    fn try_prepare(self, now: Instant) -> io::Result<SourceChecks> {
         let (link, far) = Link::pair()?;
-        let store = Store::new()?;
-        store.write(&Stored {
-            generation: 0,
-            text: self.text,
-        })?;
-        // The process is never waited for. When it ends, the link is closed, and the kernel reaps it.
-        let _ = command::start(far, &store, &self.origin, &self.specs)?;
-        sys::reap_children()?;
         let file = self.origin.file.as_ref();
+        let file = file.map(|file| file.display().to_string());
+        let supervisor = Supervisor::new(far, self.origin, self.text, self.rights)?;
         let listed = self
             .specs
             .iter()
             .map(|spec| Listed::new(&Definition::new(spec), now));
         Ok(SourceChecks {
             link,
+            supervisor: Some(supervisor),
             generation: 0,
             listed: listed.collect(),
             incoming: None,
-            file: file.map(|file| file.display().to_string()),
+            file,
             reload_deadline: None,
         })
     }
@@ -243,6 +247,19 @@ fn record_runs(check: &Check, runs: &Runs) {
 }
 
 impl SourceChecks {
+    /// Starts the sources processes. Call this once, in a thread that may start programs.
+    ///
+    /// # Errors
+    /// If the system does not start a process.
+    pub fn start(&mut self) -> Result<(), Failure> {
+        let Some(supervisor) = self.supervisor.take() else {
+            return Ok(());
+        };
+        // The process is never waited for. When it ends, the link is closed, and the kernel reaps it.
+        let started = supervisor.start().and_then(|()| sys::reap_children());
+        started.map_err(failed(CANNOT_START))
+    }
+
     /// For the main thread's poll.
     pub fn as_raw_fd(&self) -> RawFd {
         self.link.as_raw_fd()
@@ -599,6 +616,7 @@ pub mod tests {
         let listed = names.iter().map(|name| Listed::new(&definition(name), T0));
         let sources = SourceChecks {
             link,
+            supervisor: None,
             generation: 0,
             listed: listed.collect(),
             incoming: None,

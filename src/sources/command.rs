@@ -17,8 +17,7 @@ use nix::unistd::{Pid, chdir, getpid, getppid};
 use super::kinds::exec;
 use super::link::{Link, Message, encode};
 use super::spawn::{self, Launch};
-use super::spec::Spec;
-use super::store::Store;
+use super::store::{Store, Stored};
 use super::worker::{self, End, Origin};
 use super::{descendants, rights, supervisor, sys};
 
@@ -33,31 +32,68 @@ const AGAIN: &str = "again";
 /// Becomes a program that a check runs.
 const PROGRAM: &str = "exec";
 
-/// Starts the supervisor. `link` is the far end.
-///
-/// # Errors
-/// If the system does not start a process.
-pub fn start(link: OwnedFd, store: &Store, origin: &Origin, specs: &[Spec]) -> io::Result<i32> {
-    // Without pidfds, the two processes could not see that another one has ended.
-    let own = i32::try_from(std::process::id()).unwrap_or(0);
-    if let Err(error) = sys::pidfd_open(own) {
-        let message = format!("they need pidfd_open(2), which Linux 5.3 and newer have: {error}");
-        return Err(io::Error::other(message));
+/// The supervisor, before it is started.
+pub struct Supervisor {
+    link: OwnedFd,
+    origin: Origin,
+    /// The text of the check file.
+    text: Option<Vec<u8>>,
+    rights: OsString,
+}
+
+impl Supervisor {
+    /// `link` is the far end, and `rights` are from [`rights::needed`].
+    ///
+    /// # Errors
+    /// If the system lacks what the supervisor needs.
+    pub fn new(
+        link: OwnedFd,
+        origin: Origin,
+        text: Option<Vec<u8>>,
+        rights: OsString,
+    ) -> io::Result<Self> {
+        // Without pidfds, the two processes could not see that another one has ended.
+        let own = i32::try_from(std::process::id()).unwrap_or(0);
+        if let Err(error) = sys::pidfd_open(own) {
+            let message =
+                format!("they need pidfd_open(2), which Linux 5.3 and newer have: {error}");
+            return Err(io::Error::other(message));
+        }
+        Ok(Supervisor {
+            link,
+            origin,
+            text,
+            rights,
+        })
     }
-    let capabilities = rights::needed(specs);
-    let store = store.try_clone()?;
-    let started = spawn::spawn(&Launch {
-        program: OsStr::new(PROGRAM_FILE),
-        arguments: &words(SUPERVISOR, &[&capabilities], origin),
-        environment: &[],
-        streams: [Some(link.as_fd()), Some(store.as_fd()), None],
-        // Signals of a terminal are for the server. The other processes end when the server ends.
-        has_own_group: true,
-    });
-    started.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => io::Error::other("/proc is not mounted"),
-        _ => error,
-    })
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// If the system does not start a process.
+    pub fn start(self) -> io::Result<()> {
+        let store = Store::new()?;
+        store.write(&Stored {
+            generation: 0,
+            text: self.text,
+        })?;
+        let store = store.into_fd();
+        let started = spawn::spawn(&Launch {
+            program: OsStr::new(PROGRAM_FILE),
+            arguments: &words(SUPERVISOR, &[&self.rights], &self.origin),
+            environment: &[],
+            streams: [Some(self.link.as_fd()), Some(store.as_fd()), None],
+            // Signals of a terminal are for the server. The other processes end when the server ends.
+            has_own_group: true,
+        });
+        match started {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(io::Error::other("/proc is not mounted"))
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// The arguments of one of the commands.
@@ -121,13 +157,13 @@ fn origin(arguments: &[OsString]) -> Origin {
 }
 
 fn supervise(link: &Link, arguments: &[OsString]) -> io::Result<()> {
-    let [capabilities, arguments @ ..] = arguments else {
+    let [rights, arguments @ ..] = arguments else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     // A worker that takes the place of its supervisor has given up its rights already.
-    let is_restart = capabilities == AGAIN;
+    let is_restart = rights == AGAIN;
     if !is_restart {
-        rights::restrict(capabilities);
+        rights::restrict(rights);
     }
     let origin = origin(arguments);
     prepare()?;

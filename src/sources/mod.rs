@@ -1,7 +1,7 @@
 //! Configured checks (`--check` and the check file): of files, services, programs and figures of the kernel.
 //!
 //! They run in processes of their own, because they open files, connect and start programs, which the server's
-//! process must not be able to do. The server starts a *supervisor* before its sandbox, by executing the same
+//! process must not be able to do. Its main thread starts a *supervisor* before its sandbox, by executing the same
 //! program; the supervisor starts the *worker*, which runs the checks, and starts it again if it ends. The worker
 //! sends each result to the server as one datagram ([`link`]).
 //!
@@ -16,14 +16,14 @@ mod engine;
 mod jobs;
 mod kinds;
 pub mod link;
-mod rights;
+pub mod rights;
 pub mod runs;
 mod schedule;
 #[cfg(test)]
 mod simulation;
 mod spawn;
 pub mod spec;
-pub mod store;
+mod store;
 mod supervisor;
 pub mod sys;
 mod threshold;

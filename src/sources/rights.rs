@@ -2,7 +2,8 @@
 //!
 //! No new privileges, no core dumps, and only the capabilities below. The supervisor calls it first; the worker and the
 //! programs that checks run inherit the result. A capability that was given up cannot be regained, so checks that are
-//! added later, when the check file is read again, may lack one.
+//! added later, when the check file is read again, may lack one. The server raises its own limit of open files and changes
+//! its adjustment for the OOM killer; the supervisor gets both back as they were.
 //!
 //! | capability | kept if there is a check of | because |
 //! |---|---|---|
@@ -14,6 +15,10 @@
 //! | all | exec | the program may need them; with `user` on every such check only SETUID, SETGID and KILL |
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::spec::{Kind, ProcessTarget, Spec};
 use super::sys;
@@ -28,21 +33,37 @@ const SYS_ADMIN: u64 = 1 << 21;
 const SYS_RESOURCE: u64 = 1 << 24;
 const ALL: u64 = u64::MAX;
 
-/// The capabilities that `specs` need, for [`restrict`] in another process.
-pub fn needed(specs: &[Spec]) -> OsString {
-    OsString::from(format!("{:x}", capabilities(specs)))
+const SCORE_FILE: &str = "/proc/self/oom_score_adj";
+
+/// For [`restrict`] in another process: the capabilities that `specs` need, and what this process has now and changes
+/// for itself before it starts that one: the limit of open files and, if `has_score`, the adjustment for the OOM
+/// killer.
+pub fn needed(specs: &[Spec], has_score: bool) -> OsString {
+    let files = getrlimit(Resource::RLIMIT_NOFILE);
+    let files = files.map_or(String::new(), |(soft, _)| soft.to_string());
+    let score = match has_score {
+        true => fs::read_to_string(SCORE_FILE).unwrap_or_default(),
+        false => String::new(),
+    };
+    format!("{:x},{files},{}", capabilities(specs), score.trim_end()).into()
 }
 
-/// Restricts this process to the capabilities that [`needed`] has returned. Errors of the system are ignored, because
-/// the checks must run even without these restrictions.
+/// Restricts this process to what [`needed`] has returned. Errors of the system are ignored, because the checks must
+/// run even without these restrictions.
 pub fn restrict(needed: &OsStr) {
-    use nix::sys::prctl;
-    use nix::sys::resource::{Resource, setrlimit};
+    let mut parts = needed.to_str().unwrap_or_default().split(',');
+    let kept = parts
+        .next()
+        .and_then(|bits| u64::from_str_radix(bits, 16).ok());
+    if let Some(files) = parts.next().and_then(|files| files.parse().ok()) {
+        let _ = getrlimit(Resource::RLIMIT_NOFILE)
+            .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, files, hard));
+    }
+    if let Some(score) = parts.next().filter(|score| !score.is_empty()) {
+        let _ = fs::write(SCORE_FILE, score);
+    }
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let _ = prctl::set_no_new_privs();
-    let kept = needed
-        .to_str()
-        .and_then(|bits| u64::from_str_radix(bits, 16).ok());
     let _ = sys::keep_capabilities(kept.unwrap_or(ALL));
 }
 

@@ -44,11 +44,8 @@ impl Store {
     }
 
     /// The descriptor, for a process that is started.
-    ///
-    /// # Errors
-    /// If the system has no descriptors.
-    pub fn try_clone(&self) -> io::Result<OwnedFd> {
-        Ok(self.0.try_clone()?.into())
+    pub fn into_fd(self) -> OwnedFd {
+        self.0.into()
     }
 
     /// Stores a text of at most [`FILE_BYTES_MAX`] bytes.
@@ -125,7 +122,7 @@ mod tests {
                 text: text.map(|text| text.as_bytes().to_vec()),
             };
             store.write(&stored).unwrap();
-            let other = Store::from_inherited(store.try_clone().unwrap());
+            let other = Store(store.0.try_clone().unwrap());
             assert_eq!(other.read().unwrap(), stored);
         }
     }

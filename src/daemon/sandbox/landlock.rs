@@ -1,7 +1,7 @@
 //! Landlock: denies files, TCP ports, and signals to other processes.
 //!
-//! Descriptors that are already open are not affected. Called once, by [`super::Sandbox`], before other
-//! threads start.
+//! Descriptors that are already open are not affected. Called by [`super::Sandbox`], in the
+//! server's thread and in the main thread.
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CreateRulesetError, LandlockStatus,

@@ -1,9 +1,10 @@
 //! Gives up every right that the daemon does not need after its start, so that an intruder can do little
 //! with it.
 //!
-//! It takes two steps. [`Sandbox::begin`] is called after everything is open and before other threads start,
-//! because Landlock restricts only the calling thread and threads that start later. [`Sandbox::complete`] is
-//! called when all threads run, because the filter does not allow the calls that start a thread.
+//! Landlock binds only the calling thread and threads that start later. The server's thread calls
+//! [`Sandbox::for_thread`] before it accepts a connection, and the main thread calls [`Sandbox::begin`] when it has
+//! started the sources processes, which Landlock forbids. [`Sandbox::complete`] is called when all threads run, because
+//! the filter does not allow the calls that start a thread.
 //!
 //! - No new privileges: a set-user-ID program would run without its rights.
 //! - No core dumps, which would fill a disk if the daemon crashes again and again.
@@ -42,34 +43,61 @@ mod landlock {
     }
 }
 
+use std::sync::{Arc, OnceLock};
+
 use super::options::Options;
 
-/// A sandbox between its two steps.
+/// A sandbox between its steps.
 #[must_use]
 pub struct Sandbox {
     is_wanted: bool,
     /// What this system does not provide, for the log.
     missing: String,
+    /// The results of Landlock in the main thread and in the server's.
+    landlock: Result<(), String>,
+    in_server: Arc<OnceLock<Result<(), String>>>,
 }
 
 impl Sandbox {
-    /// The first step, before other threads start. From now on no file or socket can be opened by name;
-    /// what is open stays open.
-    pub fn begin(options: &Options) -> Self {
-        let mut sandbox = Sandbox {
+    /// Restricts nothing yet.
+    pub fn new(options: &Options) -> Self {
+        Sandbox {
             is_wanted: options.sandbox,
             missing: String::new(),
-        };
-        if sandbox.is_wanted {
-            sandbox.note("core dumps stay on", limit_core_dumps());
-            sandbox.note("no Landlock", landlock::restrict());
+            landlock: Ok(()),
+            in_server: Arc::default(),
         }
-        sandbox
     }
 
-    /// The second step, for all threads. Logs what is missing.
+    /// The first step of the server's thread, which starts before [`begin`](Sandbox::begin). From then on, that thread
+    /// cannot open a file or socket by name; what is open stays open.
+    pub fn for_thread(&self) -> impl FnOnce() + Send + use<> {
+        let (is_wanted, result) = (self.is_wanted, Arc::clone(&self.in_server));
+        move || {
+            if is_wanted {
+                let _ = result.set(landlock::restrict());
+            }
+        }
+    }
+
+    /// The first step of the main thread, for the threads that it starts from now on as well.
+    pub fn begin(&mut self) {
+        if self.is_wanted {
+            self.note("core dumps stay on", limit_core_dumps());
+            self.landlock = landlock::restrict();
+        }
+    }
+
+    /// The last step, for all threads. Logs what is missing.
     pub fn complete(mut self) {
         if self.is_wanted {
+            let in_server = self.in_server.get().cloned();
+            let missing = || Err("not in the server's thread".to_owned());
+            let landlock = std::mem::replace(&mut self.landlock, Ok(()));
+            self.note(
+                "no Landlock",
+                landlock.and(in_server.unwrap_or_else(missing)),
+            );
             self.note("no filter for system calls", filter::apply());
         }
         if !self.missing.is_empty() {
@@ -116,11 +144,28 @@ fn manager() -> Option<u8> {
 mod tests {
     use super::*;
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_servers_thread_is_restricted_before_the_main_thread() {
+        let sandbox = Sandbox::new(&Options::default());
+        let restrict = sandbox.for_thread();
+        let opens = || std::fs::File::open("/proc/self/status").is_ok();
+        let in_thread = move || {
+            restrict();
+            opens()
+        };
+        let opened = std::thread::spawn(in_thread).join().unwrap();
+        let is_restricted = sandbox.in_server.get().unwrap().is_ok();
+        assert_eq!((opened, opens()), (!is_restricted, true));
+    }
+
     #[test]
     fn what_is_missing_is_logged_with_its_reason() {
         let mut sandbox = Sandbox {
             is_wanted: true,
             missing: String::new(),
+            landlock: Ok(()),
+            in_server: Arc::default(),
         };
         sandbox.note("this", Ok(()));
         assert_eq!(sandbox.missing, "");

@@ -36,6 +36,10 @@ macro_rules! take {
 }
 
 impl Values {
+    pub fn with_capacity(count: usize) -> Self {
+        Values(Vec::with_capacity(count))
+    }
+
     pub fn insert(&mut self, name: &'static str, value: Parsed) {
         self.0.push((name, value));
     }

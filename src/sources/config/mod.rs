@@ -19,6 +19,7 @@ mod table;
 mod tests;
 mod value;
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::OpenOptions;
@@ -292,7 +293,11 @@ impl Parser {
             self.mistake(place, at, message);
         }
         self.names.push(name.to_owned());
-        let mut values = Values::default();
+        let own = written
+            .kind
+            .as_ref()
+            .map_or(0, |(def, _)| def.options.len());
+        let mut values = Values::with_capacity(GENERIC.len() + own + 1);
         for entry in &written.options {
             self.option(written, entry, &mut values);
         }
@@ -416,25 +421,22 @@ impl Parser {
 
     fn default_duration(&self, place: &Place<'_>, def: &KindDef, name: &str) -> Duration {
         let option = table::find(GENERIC, name);
-        match option.and_then(|option| self.default_value(place, "", def, option)) {
+        let value = |option| self.default_value(place, option, def.default_of(option));
+        match option.and_then(value) {
             Some(Parsed::Duration(time)) => time,
             _ => Duration::ZERO,
         }
     }
 
-    /// The value of an option that is not written in the check.
-    fn default_value(
-        &self,
-        place: &Place<'_>,
-        name: &str,
-        def: &KindDef,
-        option: &OptionDef,
-    ) -> Option<Parsed> {
+    /// The value of an option that is not written in the check. `text` is its default.
+    fn default_value(&self, place: &Place<'_>, option: &OptionDef, text: &str) -> Option<Parsed> {
         let shared = self.defaults.get(option.name);
         if let Some(value) = shared.filter(|_| place.is_file()) {
             return Some(value.clone());
         }
-        let text = default_text(name, def, option);
+        if text.is_empty() {
+            return None;
+        }
         value::read(&option.syntax, &DeValue::String(text.into())).ok()
     }
 
@@ -449,7 +451,7 @@ impl Parser {
                 continue;
             }
             let text = default_text(name, def, option);
-            match self.default_value(place, name, def, option) {
+            match self.default_value(place, option, &text) {
                 Some(value) => values.insert(option.name, value),
                 None if text.is_empty() => {}
                 // A long name makes a long path.
@@ -511,10 +513,13 @@ fn at_option(written: &Written<'_>, option: &str) -> usize {
 }
 
 /// The default of an option, as it is written on the command line. Empty if there is none.
-fn default_text(name: &str, def: &KindDef, option: &OptionDef) -> String {
-    // A name with a slash would be a path.
-    def.default_of(option)
-        .replace("NAME", &name.replace('/', "-"))
+fn default_text(name: &str, def: &KindDef, option: &OptionDef) -> Cow<'static, str> {
+    let text = def.default_of(option);
+    match option.syntax {
+        // A name with a slash would be a path.
+        Syntax::Socket => Cow::Owned(text.replace("NAME", &name.replace('/', "-"))),
+        _ => Cow::Borrowed(text),
+    }
 }
 
 fn unknown_option(def: &KindDef, key: &str) -> String {

@@ -34,7 +34,8 @@ pub struct Argument {
 /// One option.
 pub struct OptionDef {
     pub name: &'static str,
-    /// As it is written on the command line; empty if there is no default. `NAME` is the name of the check.
+    /// As it is written on the command line; empty if there is no default. In that of a socket, `NAME`
+    /// is the name of the check.
     pub default: &'static str,
     pub syntax: Syntax,
     #[allow(
