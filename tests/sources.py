@@ -966,7 +966,8 @@ def _(harness):
     status, text = daemon.ask("large")
     expect("the length of the reason is limited", len(text) < 1024, True)
     expect("the length of the record is limited", max(map(len, daemon.log().splitlines())) < 2048, True)
-    # The children of programs are killed within 1 s, also those with a session of their own.
+    # The children of programs are killed within 1 s, also those with a session of their own. On a busy machine it takes
+    # longer.
     sleepers = lambda: [pid for n in range(98761, 98766) for pid in processes_of(str(n))]  # noqa: E731
     oldest = {}
     zombies = {}
@@ -980,7 +981,7 @@ def _(harness):
         zombies = {pid: zombies.get(pid, now) for pid in dead}
         for what, known in (("child", oldest), ("zombie", zombies)):
             age = max((now - since for since in known.values()), default=0)
-            expect(f"the oldest {what} is gone within 1 s, after {age:.1f} s so far", age <= 1, True)
+            expect(f"the oldest {what} is gone within 3 s, after {age:.1f} s so far", age <= 3, True)
         time.sleep(0.05)
     daemon.end()
     wait_for("the end of all programs", PATIENCE, lambda: not sleepers())
