@@ -7,7 +7,7 @@
 //!
 //! Each table is followed by its slope: the cost of one more check, connection or request. Instructions and
 //! system calls are the difference of two runs that differ in the number of requests. Without valgrind, checks
-//! are measured in CPU time. `-- --rounds 5` makes fewer rounds with idle connections. These need 12,000 open
+//! are measured in CPU time. `-- --rounds 5` makes fewer rounds with idle connections. These need 11,200 open
 //! files; with a lower limit there are fewer connections.
 #![allow(
     clippy::unwrap_used,

@@ -437,7 +437,7 @@ static void *update(void *reason)
 	return NULL;
 }
 
-static void on_alarm(int signal)
+static void on_signal(int signal)
 {
 	(void)signal;
 	healthz_fail(shared, "from the handler");
@@ -446,10 +446,10 @@ static void on_alarm(int signal)
 static void checks_are_set_from_threads_and_signal_handlers(void)
 {
 	struct healthz *server = create(NULL);
-	CHECK(healthz_add_heartbeat(server, "shared", 1000, 0, &shared) == HEALTHZ_OK);
+	CHECK(healthz_add_heartbeat(server, "shared", 3600000, 0, &shared) == HEALTHZ_OK);
 	CHECK(healthz_listen(server, "127.0.0.1:0") == HEALTHZ_OK);
 	CHECK(healthz_start(server) == HEALTHZ_OK);
-	struct sigaction action = {.sa_handler = on_alarm};
+	struct sigaction action = {.sa_handler = on_signal};
 	sigaction(SIGUSR1, &action, NULL);
 	pthread_t threads[2];
 	char *reasons[] = {"from thread 1", "from thread 2"};

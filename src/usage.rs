@@ -135,7 +135,7 @@ pub static SERVE: Command = Command {
         Opt::new(
             "listen",
             "ADDR",
-            "IP:PORT, localhost:PORT or unix:PATH; repeatable",
+            "IP:PORT, localhost:PORT or unix:PATH; up to 16",
         )
         .in_overview(),
         Opt::new("allow-remote", "", "allow clients on other machines").in_overview(),

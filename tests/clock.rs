@@ -76,7 +76,7 @@ fn a_clock_that_goes_back_delays_deadlines_and_requests_are_answered() {
         harness.assert_probe_is_answered();
         assert!(is_silent(&mut half), "at {now}");
     }
-    // As if it had begun at zero, like a counter that wraps around.
+    // The clock passes the deadline that was set before it went back.
     harness.now = Instant::from_millis((1 << 40) + 3_600_000);
     harness.work();
     assert!(rest(&mut half).starts_with("HTTP/1.1 408 "));

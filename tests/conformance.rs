@@ -138,8 +138,7 @@ fn judge_outcome(row: &Row, outcome: &Outcome) -> Result<(), String> {
 fn the_judge_rejects_a_wrong_answer_to_every_row() {
     let mut states = States::default();
     let mut seen = 0;
-    let files = ["kubernetes.jsonl", "anomalies.jsonl"];
-    for row in files.into_iter().flat_map(rows::read) {
+    for row in FILES.into_iter().flat_map(rows::read) {
         let expect = &row.expect;
         if expect.anything_valid {
             continue;

@@ -179,7 +179,7 @@ fn a_flood_is_over_when_slots_are_free() {
     let mut idle = [(); 4].map(|()| harness.idle());
     let _waiting = [(); 2].map(|()| pipelining(&harness));
     assert_eq!(answered_when_accepted(&mut harness), 2 * PIPELINED);
-    // Every accept succeeded, so more connections may wait. A client ends, and frees a slot.
+    // Every accept succeeded, so more connections may wait. Clients end, and free slots.
     for client in &mut idle {
         client.shutdown(std::net::Shutdown::Both).unwrap();
     }

@@ -260,12 +260,20 @@ fn the_watchdog_gets_a_beat_at_half_of_its_limit() {
 fn no_watchdog_beats_are_sent_with_another_watchdog_pid() {
     let manager = Manager::new();
     let mut command = daemon::healthz(&["--listen", "127.0.0.1:0", "--sync-period", "5ms"]);
-    command.env("NOTIFY_SOCKET", &manager.path);
+    command
+        .args(["--log-level", "trace"])
+        .env("NOTIFY_SOCKET", &manager.path);
     command
         .env("WATCHDOG_USEC", "2000")
         .env("WATCHDOG_PID", "1");
     let mut daemon = Daemon::start_as(command);
     assert_eq!(manager.next(), READY);
+    // Each round logs a line. A daemon that beats would have sent some messages by then.
+    eventually("some rounds of the sync loop", || {
+        let lines = daemon.lines().all().into_iter();
+        let rounds = lines.filter(|line| line.contains(" TRACE "));
+        (rounds.count() >= 20).then_some(())
+    });
     daemon.signal(Signal::SIGTERM);
     assert_eq!(manager.next(), STOPPING);
     assert_eq!(daemon.wait().code(), Some(0));

@@ -599,7 +599,7 @@ mod intruder {
             let flags = nix::libc::MSG_FASTOPEN | nix::libc::MSG_DONTWAIT;
             send(&daemon, *socket, flags, &address)
         });
-        // Without the filter the listener gave EINPROGRESS, and the other one was connected.
+        // Without the filter the listener gave EINPROGRESS, and was connected to `other`.
         assert_eq!(sent.next(), Some(Err(killed(&daemon))));
         // The first step, the shutdown, is refused as well.
         let refused = Ok(-i64::from(Errno::ENOSYS as i32));

@@ -102,7 +102,7 @@ fn the_metrics_show_runs_and_changes_of_a_check_without_a_probe() {
     let file = temp_path();
     write(&file, "x");
     let check = format!(
-        "file=file:{},period=100ms,timeout=100ms,failure-threshold=2",
+        "file=file:{},period=500ms,timeout=500ms,failure-threshold=2",
         file.display()
     );
     let began = unix_seconds().floor();
@@ -1022,7 +1022,7 @@ fn the_sources_processes_have_the_limits_that_the_daemon_was_started_with() {
     );
 }
 
-/// The numbers of all TCP sockets that listen.
+/// The inode numbers of all IPv4 sockets that listen.
 fn listening_sockets(pid: Pid) -> Vec<String> {
     let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
     let sockets = table

@@ -8,8 +8,8 @@
 - A `rust` block with a main function must be a file of examples/; tests/examples.rs runs those.
 - A `c` block may be only in capi/README.md, where capi/check compiles and runs it.
 - A `toml` block must parse, and may name only features that exist. `healthz check-config` accepts one with checks.
-- A command in text or in an indented block (`cargo`, `make`, a script of this repository) must exist, and a
-  step of .ci/run must run it.
+- A command in text or in an indented block (`cargo`, `make`, a script of this repository) must exist. A step of
+  .ci/run must run each script, and capi/check runs `make`.
 
 One line for each check: `ok WHERE`, `FAIL WHERE: expected .., got ..`; at the end
 `N passed, N failed`. Exit code 1 if a check failed, 2 if the script could not run, 3 if it could not try the
@@ -83,7 +83,7 @@ def commands(text):
 
 
 def check_command(command):
-    """The command exists, and CI runs it."""
+    """The command exists, and CI runs it if it is a script."""
     program, rest = COMMAND.match(command).groups()
     words = [word for word in rest.split() if not word.startswith("+")]
     if program != "cargo":

@@ -181,7 +181,7 @@ fn in_a_poll(client: &Client) -> Added {
     added
 }
 
-/// Asserts also that creating, serving and dropping the server does not call the allocator.
+/// Asserts also that serving and dropping the server does not call the allocator.
 fn in_a_poll_from_statics(client: &Client) -> Added {
     let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(16));
     let before = Before::now();

@@ -61,7 +61,7 @@ fn the_longest_idle_connection_is_not_evicted_if_it_has_just_sent_a_request() {
     assert_eq!(harness.server.counters().evicted, 1);
 }
 
-/// The end of its side is no request.
+/// The end of the client's sending side is no request.
 #[test]
 fn the_longest_idle_connection_is_evicted_if_its_client_has_just_ended() {
     let (mut harness, path) = on_unix("ended", 4);

@@ -507,7 +507,7 @@ def start_within(harness, limit, size, env):
             start_new_session=True,
             preexec_fn=lambda: resource.setrlimit(limit, (size, size)),
         )
-    end = time.monotonic() + 3
+    end = time.monotonic() + 10
     has_served = False
     while process.poll() is None and time.monotonic() < end:
         if not has_served and b"serving /" in log.read_bytes():

@@ -38,15 +38,15 @@ fn tcp_unix_and_abstract_sockets_are_served_by_one_server() {
     let _ = std::fs::remove_file(&path);
     let (first, second) = (tcp(), tcp());
     let addresses = [&first, &second].map(|listener| listener.local_addr().unwrap());
-    let named = UnixListener::bind(&path).unwrap();
+    let at_path = UnixListener::bind(&path).unwrap();
     let name = format!("healthz-{}", std::process::id());
     let name = SocketAddr::from_abstract_name(name).unwrap();
-    let nameless = UnixListener::bind_addr(&name).unwrap();
+    let in_abstract = UnixListener::bind_addr(&name).unwrap();
     let mut listeners = Listeners::new();
     listeners.add(first).unwrap();
     listeners.add(OwnedFd::from(second)).unwrap();
-    listeners.add(named).unwrap();
-    listeners.add(OwnedFd::from(nameless)).unwrap();
+    listeners.add(at_path).unwrap();
+    listeners.add(OwnedFd::from(in_abstract)).unwrap();
     listeners.bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
     let texts: Vec<_> = listeners
         .local_addresses()

@@ -148,7 +148,8 @@ fn a_request_that_differs_in_one_byte_gets_the_same_answer_however_it_is_split()
     }
 }
 
-/// One byte of each kind that has a meaning in a head, and two that no head may have.
+/// One byte of each kind that has a meaning in a head, NUL, which no head may have, and one that is not ASCII, which only
+/// a field value may have.
 const SIGNIFICANT: [u8; 12] = *b"G/ \t\r\n:1,;\0\x80";
 
 /// Every sequence of up to `most` of these bytes, the empty one first.
@@ -426,7 +427,7 @@ fn a_head_too_long_for_the_cache_is_answered_like_a_cached_one() {
         assert_eq!(
             exchange(&Limits::DEFAULT, &request).0,
             [200],
-            "one request at a time, so its head is cached"
+            "one request at a time, so its head is cached if it is short enough"
         );
     }
 }

@@ -142,7 +142,7 @@ fn unknown_arguments_are_ignored() {
 }
 
 #[test]
-fn the_rest_of_a_group_is_killed_before_its_service_is_started_again() {
+fn the_rest_of_a_group_is_killed_when_its_service_has_ended() {
     let (script, left) = (path("leaving.sh"), path("leaving.pid"));
     let _ = std::fs::remove_file(&left);
     let text = format!(

@@ -113,7 +113,7 @@ def tools(may_install):
 def build():
     result = subprocess.run([BUILD], capture_output=True, text=True, timeout=BUILD_SECONDS_MAX)
     if result.returncode:
-        raise Missing(f"packaging/debian/build failed:\n{result.stderr}")
+        sys.exit(f"FAIL package: packaging/debian/build failed:\n{result.stderr}")
     return Path(result.stdout.strip().splitlines()[-1])
 
 

@@ -30,7 +30,7 @@ from vm import archive, boot, command, find_in_package, find_qemu, judge
 
 FILES = ROOT / "examples/managers"
 MEMORY_MIB = 1200
-# For a machine whose processors are shared. An idle machine needs half of it.
+# For a machine whose processors are shared.
 BOOT_SECONDS_MAX = 360
 PACKAGES = "systemd,systemd-sysv,udev"
 # Folders that are not needed in the machine.

@@ -165,7 +165,7 @@ impl ServerProcess {
         ServerProcess::spawn(program)
     }
 
-    /// Starts a server with `command`, which ends with [`Setup::arguments`].
+    /// Starts a server with `command`. The first line that it prints must be its address.
     pub fn spawn(mut command: Command) -> ServerProcess {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();

@@ -27,7 +27,7 @@ complete -c healthz -n __healthz_is_first -a beat -d 'send a heartbeat from a sc
 complete -c healthz -n __healthz_is_first -a help -d 'explain a command and all its options'
 complete -c healthz -n '__healthz_is serve' -l check -x -d 'add a check, such as var=disk:/var,min=10%; repeatable'
 complete -c healthz -n '__healthz_is serve' -l config -r -F -d 'file with checks (/etc/healthz.toml if it exists)'
-complete -c healthz -n '__healthz_is serve' -l listen -x -d 'IP:PORT, localhost:PORT or unix:PATH; repeatable'
+complete -c healthz -n '__healthz_is serve' -l listen -x -d 'IP:PORT, localhost:PORT or unix:PATH; up to 16'
 complete -c healthz -n '__healthz_is serve' -l allow-remote -d 'allow clients on other machines'
 complete -c healthz -n '__healthz_is serve' -l no-metrics -d 'no /metrics'
 complete -c healthz -n '__healthz_is serve' -l allow-host -x -d 'answer 421 to requests for other hosts; repeatable'

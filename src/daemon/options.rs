@@ -704,7 +704,7 @@ mod tests {
             listen
                 .unwrap()
                 .text
-                .ends_with(&format!("up to {LISTENERS_MAX} times"))
+                .ends_with(&format!("up to {LISTENERS_MAX}"))
         );
     }
 

@@ -279,7 +279,7 @@ def install(packages):
     skipped."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return "needs root and apt-get"
-    # RUNLEVEL: the package of a service does not start it.
+    # RUNLEVEL: the package of a service does not start it, unless systemd runs.
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     words = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *sorted(set(packages))]
     for argv in (["apt-get", "update", "-q"], words):

@@ -1,5 +1,5 @@
-//! Starts the real daemon and sends it requests. There are no fixed sleeps: a test polls for the
-//! condition it needs, for at most [`TIMEOUT`].
+//! Starts the real daemon and sends it requests. [`eventually`] polls for the condition that a test needs, for
+//! at most [`TIMEOUT`].
 #![allow(dead_code, reason = "no test uses all of it")]
 
 #[path = "timeout.rs"]

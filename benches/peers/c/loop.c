@@ -1,4 +1,4 @@
-/* The servers that healthz is compared with in `cargo bench --bench cost`: an epoll loop that sends fixed bytes.
+/* Two servers that healthz is compared with in the benches `cost` and `latency`: an epoll loop that sends fixed bytes.
  *
  * It parses no HTTP, and has no checks, deadlines, limits or sandbox. It expects that a request arrives whole, as
  * the bench sends it. So it is no server to use; it shows what a probe costs at least.
