@@ -417,14 +417,20 @@ def _(harness):
     expect("the file of the socket after the end", path.exists(), False)
 
 
-@case("a program linked to libsystemd is ready, beats, says its status, triggers and stops", "gcc")
-def _(harness):
+def ready_worker(harness, name, limit):
+    """A program linked to libsystemd, its socket, and a daemon that has got READY=1 from it."""
     beat = harness.once("beat", build_beat)
-    path = harness.dir / "beat.sock"
-    daemon = Daemon(harness, f"worker=heartbeat,socket={path},limit=2s")
+    path = harness.dir / f"{name}.sock"
+    daemon = Daemon(harness, f"worker=heartbeat,socket={path},limit={limit}")
     daemon.fails("worker", "not ready yet")
     notify_ok(harness, path, beat, "READY=1\nMAINPID=1", "barrier")
     daemon.passes("worker")
+    return beat, path, daemon
+
+
+@case("a program linked to libsystemd is ready, beats, says its status, triggers and stops", "gcc")
+def _(harness):
+    beat, path, daemon = ready_worker(harness, "beat", "2s")
     daemon.fails("worker", r"no heartbeat for \d+ s, limit 2 s")
     notify_ok(harness, path, beat, "WATCHDOG=1\nSTATUS=42 jobs")
     daemon.passes("worker")
@@ -502,12 +508,7 @@ def _(harness):
 
 @case("descriptors that a program sends are closed", "gcc")
 def _(harness):
-    beat = harness.once("beat", build_beat)
-    path = harness.dir / "descriptors.sock"
-    daemon = Daemon(harness, f"worker=heartbeat,socket={path},limit=1h")
-    daemon.fails("worker", "not ready yet")
-    notify_ok(harness, path, beat, "READY=1", "barrier")
-    daemon.passes("worker")
+    beat, path, daemon = ready_worker(harness, "descriptors", "1h")
     _, worker = daemon.sources()
     before = descriptors(worker)
     # The barrier is answered when everything before it was handled.

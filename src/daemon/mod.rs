@@ -434,7 +434,7 @@ impl Main<'_> {
                 .notify_ready(&sync::status(self.checks, self.sources.as_ref(), now));
         }
         let deadline = self.sources.as_ref().and_then(SourceChecks::deadline);
-        next.min(deadline.unwrap_or(next))
+        deadline.map_or(next, |deadline| next.min(deadline))
     }
 
     /// Counts changes of checks, so that they are known although no request shows them.
