@@ -566,7 +566,7 @@ def as_unprivileged_user(tasks):
     return become
 
 
-@case("the daemon ends if a thread cannot start, and serves when no process number is left")
+@case("the daemon ends if a thread cannot start, and serves when no process ID is left")
 def no_thread(harness):
     program = executable_copy(harness)
     seen = []

@@ -5,8 +5,8 @@ that are full or hang, programs that behave badly.
 Each case starts the daemon with some checks, changes the services or files that they check, and reads the log of the
 daemon, where each change of a state is one record with its reason, and the answers of its endpoints.
 
-Runs as root in its own namespaces for mounts and process numbers, which it creates first. So the kernel removes all
-its mounts and processes when it ends, and it can choose process numbers.
+Runs as root in its own namespaces for mounts and process IDs, which it creates first. So the kernel removes all
+its mounts and processes when it ends, and it can choose process IDs.
 
 One line for each case: `ok NAME`, `FAIL NAME: expected .., got ..`, `skip NAME: why`; at the end
 `N passed, N failed, N skipped`. Exit code 1 when a case failed, 2 when the script could not run, 3 when there are
@@ -863,7 +863,7 @@ def next_number(number):
     Path("/proc/sys/kernel/ns_last_pid").write_text(str(number - 1))
 
 
-@case("a process number that another process has now fails its check, and so does a zombie", "sleep")
+@case("a process ID that another process has now fails its check, and so does a zombie", "sleep")
 def _(harness):
     first = subprocess.Popen(["sleep", "4321"], stdin=subprocess.DEVNULL)
     file = harness.dir / "service.pid"

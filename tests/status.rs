@@ -379,7 +379,7 @@ fn a_link_at_the_temporary_name_of_the_output_is_not_followed() {
     fs::create_dir(&directory).unwrap();
     let victim = directory.join("victim");
     fs::write(&victim, "kept").unwrap();
-    // The shell's process number becomes that of the program.
+    // The shell's process ID becomes that of the program.
     let mut shell = Command::new("/bin/sh");
     let line = "ln -s victim file.$$.tmp && exec \"$0\" status --prometheus --output file \"$1\"";
     shell.args(["-c", line, env!("CARGO_BIN_EXE_healthz"), &url]);

@@ -321,7 +321,7 @@ eventually "the bomb that was denied processes has ended" 0 processes_in many
 eventually "the orphans of the bombs are reaped" 0 zombies
 check "the machine answers ok after the bombs" ok "$(probe /healthz)"
 
-# While no process number is free, this script cannot start a program. So it uses only built-in commands of the shell,
+# While no process ID is free, this script cannot start a program. So it uses only built-in commands of the shell,
 # and a connection that was opened before.
 httpd=$(pidof httpd)
 mkfifo /requests /answers
@@ -341,8 +341,8 @@ answered() {
     done
     say "FAIL $1: expected $2"
 }
-answered "a connection is open before the process numbers are used up" "*HTTP/1.1 200 OK*"
-# The smallest possible limit. Process numbers start again at 300, so exactly one is left.
+answered "a connection is open before the process IDs are used up" "*HTTP/1.1 200 OK*"
+# The smallest possible limit. Process IDs start again at 300, so exactly one is left.
 numbers=$(cat /proc/sys/kernel/pid_max)
 echo 301 >/proc/sys/kernel/pid_max
 if ! [ -e /proc/300 ]; then
@@ -350,11 +350,11 @@ if ! [ -e /proc/300 ]; then
     last=$!
 fi
 kill -9 "$httpd"
-answered "without a free process number the check of the service has the error of fork" "*cannot be started: *"
+answered "without a free process ID the check of the service has the error of fork" "*cannot be started: *"
 echo "$numbers" >/proc/sys/kernel/pid_max
 exec 3>&- 4>&-
 [ -z "${last:-}" ] || kill "$last"
-eventually "the service is started when there is a free process number" ok probe /healthz
+eventually "the service is started when there is a free process ID" ok probe /healthz
 
 # With file-max at 0 only root can open files (ENFILE). A limit of a process gives EMFILE instead.
 PORT=10251

@@ -102,7 +102,7 @@ wait $stopper
 eventually "the journal has the stuck thread" "*server thread stuck for *" journal healthz
 check "the journal has the watchdog timeout" "*Watchdog timeout*" "$(journalctl -q -o cat -u healthz)"
 eventually "healthz is active again" active systemctl is-active healthz
-check "healthz has another process number" yes "$([[ $(pid) != "$before" ]] && echo yes)"
+check "healthz has another process ID" yes "$([[ $(pid) != "$before" ]] && echo yes)"
 healthz beat worker
 eventually "/readyz is ok again" ok text /readyz
 
@@ -122,7 +122,7 @@ wait $asker
 check "no request is lost in two restarts and an upgrade" "0 of *" "$(cat /run/asked)"
 say "lost $(cat /run/asked) requests"
 check "healthz is active after the upgrade" active "$(systemctl is-active healthz)"
-check "healthz has another process number after the upgrade" yes "$([[ $(pid) != "$before" ]] && echo yes)"
+check "healthz has another process ID after the upgrade" yes "$([[ $(pid) != "$before" ]] && echo yes)"
 check "the changed configuration is kept" "# Changed by the administrator." "$(tail -1 /etc/healthz.toml)"
 check "the changed configuration is used" "/readyz: *worker*" "/readyz: $(text '/readyz?verbose')"
 systemctl disable healthz 2>/dev/null

@@ -1,4 +1,4 @@
-//! The kind `pids`: process numbers in use, of the machine or of one process (its threads).
+//! The kind `pids`: process IDs in use, of the machine or of one process (its threads).
 //!
 //! A thread uses a number too. The numbers are limited by `kernel.pid_max` and `kernel.threads-max`, and by
 //! `pids.max` of the control group and the groups above it (version 2 only).
@@ -16,7 +16,7 @@ use super::usage::Count;
 use crate::sources::spec::{Outcome, ProcessTarget, Usage};
 
 impl Usage {
-    /// Checks the process numbers once.
+    /// Checks the process IDs once.
     pub fn attempt_pids(&self) -> Outcome {
         self.attempt_pids_in(System::new())
     }

@@ -152,7 +152,7 @@ fn pid_file(path: &Path) -> Result<(i32, SystemTime), String> {
     match procfs::pid_file(&text) {
         Some(pid) => Ok((pid, written)),
         None => Err(format!(
-            "{}: no process number in its first line",
+            "{}: no process ID in its first line",
             path.display()
         )),
     }
@@ -329,7 +329,7 @@ mod tests {
             "99999999999999999999",
         ] {
             directory.write("pid", content);
-            let want = format!("{}: no process number in its first line", path.display());
+            let want = format!("{}: no process ID in its first line", path.display());
             assert_eq!(text(), want, "{content:?}");
         }
         // A directory, and a FIFO without a writer.
@@ -338,7 +338,7 @@ mod tests {
         let fifo = directory.at("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let text = reason(by_file(fifo).attempt());
-        assert!(text.ends_with("no process number in its first line"));
+        assert!(text.ends_with("no process ID in its first line"));
     }
 
     #[test]
@@ -384,7 +384,7 @@ mod tests {
         file.set_modified(SystemTime::now() - minutes).unwrap();
         let last = (pid - 1).to_string();
         if fs::write("/proc/sys/kernel/ns_last_pid", last).is_err() {
-            untried("process numbers cannot be chosen here");
+            untried("process IDs cannot be chosen here");
             return;
         }
         let second = sleeper(Path::new("/bin/sleep"));

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-/// The highest process number of any kernel, `PID_MAX_LIMIT`.
+/// The highest process ID of any kernel, `PID_MAX_LIMIT`.
 pub const PID_MAX: i32 = 4_194_304;
 
 /// A decimal number with nothing but white space around it.
@@ -150,7 +150,7 @@ pub fn stat(text: &[u8]) -> Option<Stat<'_>> {
     })
 }
 
-/// Process numbers, from /proc/self/task/TID/children. Stops at what is not a number.
+/// Process IDs, from /proc/self/task/TID/children. Stops at what is not a number.
 pub fn children(text: &[u8]) -> impl Iterator<Item = i32> + '_ {
     fields(text).map_while(pid)
 }
