@@ -5,9 +5,9 @@ For each top-level directory (or each PATH that is given) it prints the number o
 per sentence, the share of sentences with more than 30 words, and the plain comment lines per 100 lines
 of code. With -v it also prints each long sentence and each line with a word of the list AVOIDED.
 
-Reads doc comments and plain comments of Rust, C, shell and Python, and the prose of Markdown. Code
-blocks and tables are left out: they are not sentences. Files without an extension, such as most scripts
-in .ci, are not read. Paths are relative to the repository.
+Reads doc comments and plain comments of Rust, comments of C (only `//`), shell, Python and TOML, and
+the prose of Markdown. Code blocks and tables are left out: they are not sentences. Files without an
+extension, such as most scripts in .ci, are not read. Paths are relative to the repository.
 """
 import os
 import re
@@ -30,7 +30,7 @@ DOC = ("///", "//!")
 
 
 def files(paths):
-    """The files under version control below `paths`, generated and recorded data left out."""
+    """The files under version control below `paths` whose names end as in MARKERS, or in .md."""
     listed = subprocess.run(["git", "ls-files", "-z", "--"] + paths, cwd=ROOT, stdout=subprocess.PIPE, check=True)
     for name in listed.stdout.decode().split("\0"):
         if os.path.splitext(name)[1] in list(MARKERS) + [".md"] and os.path.isfile(os.path.join(ROOT, name)):

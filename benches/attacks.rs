@@ -14,9 +14,9 @@
 //! is not mistaken for a slow server. The bench also fails if the attack was too weak: if fewer than 1,000
 //! connections were evicted during the probes, or if the server did not accept all attackers.
 //!
-//! `-- --only half` runs one attack. `-- --connections 2000` makes fewer attackers, which need fewer open files.
-//! With `-- --again 10`, evicted attackers connect again after ten seconds. Under `cargo test --benches` all sizes
-//! are small, and no measured time can fail it.
+//! `-- --only half` runs only the attack `half` and the floods `half`. `-- --connections 2000` makes fewer attackers,
+//! which need fewer open files. With `-- --again 10`, evicted attackers connect again after ten seconds. Under
+//! `cargo test --benches` all sizes are small, and no measured time can fail it.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

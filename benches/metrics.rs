@@ -1,11 +1,11 @@
 //! The cost of `/metrics`: `cargo bench --bench metrics`.
 //!
-//! Compares the `healthz` program with two other servers (`benches/peers`). It has 64 checks, each on 3 endpoints. A
-//! hyper server has the same series in the usual crate, `prometheus-client`. A loop sends the same bytes from a constant
-//! buffer: its time is the kernel's part. Prints the size of the text and the CPU time of each server process
-//! for a scrape. Also prints the latency of probes during a scrape every second, and while other clients read their
-//! text slowly. The servers take turns in one run. Times depend on the machine; the ratio within a round is what can be
-//! compared.
+//! Compares the `healthz` program with two other servers. The program has 64 checks, each on 3 endpoints. A hyper
+//! server (`benches/peers`) has the same series in the usual crate, `prometheus-client`. A loop in this bench sends the
+//! same bytes from a constant buffer: its time is the kernel's part. Prints the size of the text and the CPU time of
+//! each server process for a scrape. Also prints the latency of probes during a scrape every second, and while other
+//! clients read their text slowly. The servers take turns in one run. Times depend on the machine; the ratio within a
+//! round is what can be compared.
 //!
 //! `-- --rounds 31 --scrapes 100 --seconds 5` set the number of rounds, the scrapes of each server in a round, and how
 //! long each run of probes takes. `--only scrapes`, `--only beside` and `--only slow` measure one part.
@@ -46,7 +46,7 @@ use table::{Table, number};
 
 /// With `ping`, `log` and `syncloop` of the daemon: 64.
 const CONFIGURED_CHECKS: usize = 61;
-/// The head of Prometheus 2.42, and of 3 with a longer `Accept`.
+/// The request of Prometheus 2.42. Prometheus 3 sends the same with a longer `Accept`.
 const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost:10248\r\nUser-Agent: Prometheus/2.42.0\r\n\
     Accept: application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
     text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\nAccept-Encoding: gzip\r\n\

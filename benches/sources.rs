@@ -182,8 +182,8 @@ fn checks(watched: SocketAddr, directory: &Path) -> Vec<String> {
     texts.into()
 }
 
-/// The same for monit. What it cannot check (a heartbeat, the clock, pressure, descriptors, processes) is a
-/// check of a file instead.
+/// The same for monit. What it cannot check (a heartbeat, the clock, pressure, the machine's descriptors and process
+/// IDs) is a check of a file instead.
 fn monitrc(watched: SocketAddr, directory: &Path, port: u16) -> String {
     let at = directory.display();
     let (ip, service) = (watched.ip(), watched.port());

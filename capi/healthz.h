@@ -85,8 +85,8 @@ struct healthz_options {
    * 60,000).
    */
   uint32_t idle_ms;
-  /* Longest time for requests in progress to finish after healthz_stop(), in milliseconds (default
-   * 2,000).
+  /* Longest time for a request body to arrive after its answer, for a client to close after the server,
+   * and for requests in progress to finish after healthz_stop(), in milliseconds (default 2,000).
    */
   uint32_t drain_ms;
   /* If not 0, addresses that other machines can reach are allowed too. There is no
@@ -115,7 +115,9 @@ struct healthz_counters {
   uint64_t expired;
   /* Connections that ended with a socket error, such as a reset by the client. */
   uint64_t failed;
-  /* Connections that the client had already ended when they were accepted. */
+  /* Connections that had failed before they were accepted: reset by the client, refused by a firewall,
+   * or lost with the network.
+   */
   uint64_t aborted;
   /* Connections to a loopback address from a non-loopback address; closed without reading. */
   uint64_t non_loopback;
@@ -138,8 +140,8 @@ const char *healthz_strerror(int result);
 /* How much memory a server with these options takes, in bytes; 0 if an option is out of range.
  * `options` may be NULL, for the defaults.
  *
- * The size depends on the options alone: nothing that clients do changes it. The server writes to a
- * page of it only when a connection needs that page, so an idle server uses few pages.
+ * The size depends on the options alone: nothing that clients do changes it. The server writes to a page of
+ * its buffers only when a connection needs that page, so an idle server uses few pages.
  */
 size_t healthz_memory_bytes(const struct healthz_options *options);
 
@@ -150,8 +152,9 @@ enum healthz_result healthz_create(const struct healthz_options *options,
                                    struct healthz **server);
 
 /* Creates a server in `memory`, which is `bytes` long: at least healthz_memory_bytes(), and aligned to
- * HEALTHZ_MEMORY_ALIGN. It need not be zeroed. The server owns it until healthz_destroy(). Only
- * healthz_start() takes memory from the heap: a few KiB for the list of events.
+ * HEALTHZ_MEMORY_ALIGN. It need not be zeroed. The server owns it until healthz_destroy(). On the heap it
+ * keeps a few KiB for the list of events, from healthz_start(), and the path of each Unix socket.
+ * healthz_listen() and errors of the system take a little more until the call returns.
  */
 enum healthz_result healthz_create_in(const struct healthz_options *options,
                                       void *memory,
@@ -193,8 +196,8 @@ enum healthz_result healthz_add_heartbeat(struct healthz *server,
  * see healthz_port(). Call it before healthz_start(). A server can have up to 16
  * addresses, of which "localhost" is two.
  *
- * It fails, for example, if the address is in use. Check the result: healthz_start() only fails if no
- * address at all could be used.
+ * It fails, for example, if the address is in use. Check the result: if any other address could be used,
+ * healthz_start() does not fail because of this one.
  */
 enum healthz_result healthz_listen(struct healthz *server,
                                    const char *address);
@@ -206,7 +209,8 @@ enum healthz_result healthz_listen(struct healthz *server,
 const char *healthz_missing(const struct healthz *server);
 
 /* Serves on a socket that already listens, for example one from a service manager. The server owns `fd`
- * from now on, even if this call fails, unless `fd` is not open or is 0, 1 or 2.
+ * from now on, even if this call fails, unless `fd` is not open or is 0, 1 or 2, or the server is NULL or
+ * broken.
  */
 enum healthz_result healthz_listen_fd(struct healthz *server,
                                       int fd);

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes the initial inputs of every fuzz target into DIRECTORY/TARGET: fuzz/seeds.py DIRECTORY
+"""Writes initial inputs of fuzz targets into DIRECTORY/TARGET: fuzz/seeds.py DIRECTORY
 
 They come from the requests in tests/conformance and from the texts below. The fuzzer starts from
-them and from fuzz/corpus.
+them and from fuzz/corpus. The targets `checks` and `link` have none of these, only fuzz/corpus.
 """
 import hashlib
 import json

@@ -45,7 +45,8 @@ pub const BODY_DRAIN_BYTES_DEFAULT: u64 = 256 * 1024;
 pub const HEAD_DURATION_DEFAULT: Duration = Duration::from_secs(10);
 /// Longest time from the last answer (or the accept) to the next byte.
 pub const IDLE_DURATION_DEFAULT: Duration = Duration::from_secs(60);
-/// Longest time for a body to arrive after its answer, and for a client to close after the server.
+/// Longest time for a body to arrive after its answer, for a client to close after the server, and for the
+/// requests in progress after the server was told to stop.
 pub const DRAIN_DURATION_DEFAULT: Duration = Duration::from_secs(2);
 
 /// Default number of open connections; a further one evicts another (see `server`).
@@ -88,7 +89,8 @@ pub struct Limits {
     pub head_duration: Duration,
     /// Longest time without a request.
     pub idle_duration: Duration,
-    /// Longest time for a body to arrive after its answer, or for the client to close after the server.
+    /// Longest time for a body to arrive after its answer, for the client to close after the server, or for a
+    /// request in progress after the server was told to stop.
     pub drain_duration: Duration,
 }
 

@@ -38,7 +38,7 @@ pub enum UrlError {
     UserName,
     /// The port is not a number from 1 to 65535.
     Port,
-    /// The host is a name.
+    /// The host is neither `localhost` nor an IP address; it may be empty.
     Name,
 }
 

@@ -29,7 +29,8 @@ fn while_the_clock_stands_still_requests_are_answered_and_no_deadline_passes() {
         for _ in 0..200 {
             harness.assert_probe_is_answered();
         }
-        // At the largest value no deadline can lie ahead, so an unfinished head may be ended there.
+        // At the largest value no deadline can lie ahead, and at the one before only by 1 ms, so an unfinished head
+        // may be ended there.
         if now < u64::MAX - 1 {
             assert!(is_silent(&mut half), "at {now}");
             half.write_all(LAST.get(7..).unwrap()).unwrap();

@@ -772,7 +772,7 @@ fn a_daemon_that_is_suspended_while_draining_still_exits_0() {
     daemon.signal(Signal::SIGTERM);
     daemon.lines().wait("stopping: ");
     daemon.signal(Signal::SIGSTOP);
-    // Longer than the daemon waits for its server.
+    // Longer than the drain timeout and the first second of grace. After these the daemon waits once more.
     std::thread::sleep(Duration::from_millis(2500));
     daemon.signal(Signal::SIGCONT);
     assert_eq!(daemon.wait().code(), Some(0));

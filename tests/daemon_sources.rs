@@ -331,8 +331,9 @@ fn no_process_is_left_however_the_daemon_ends() {
             &format!("nothing to be left after a stop of {stopped:?}"),
         );
     }
-    // Regression: Landlock forbids the daemon, when it ends, the signal that would continue the stopped processes. In
-    // most runs the kernel continued them for another reason, but not if they were stopped after the kernel did so.
+    // Regression: processes that were stopped just before the daemon was killed stayed. The kernel sends a parent-death
+    // signal, here SIGCONT, in the name of the parent, and Landlock forbids the daemon to signal other processes.
+    // Several rounds, because in most of them the kernel continued the processes for another reason.
     for _ in 0..10 {
         let (mut daemon, supervisor, worker) = start();
         kill(worker, Signal::SIGSTOP).unwrap();

@@ -12,12 +12,12 @@ const CORE: [&str; 1] = ["httparse"];
 /// The core on a processor without atomic integers of 64 bits.
 const SMALL: [&str; 2] = ["httparse", "portable-atomic"];
 
-/// Names of the crates in a normal build, for this machine if `more` names no other, without healthz itself.
-/// A `depth` of 1 lists the direct dependencies.
+/// Names of the crates in a normal build for this machine. A `depth` of 1 lists the direct dependencies.
 fn crates(features: &str, depth: &str) -> BTreeSet<String> {
     crates_with(features, &["--depth", depth])
 }
 
+/// Names of the crates in a normal build, without healthz itself. `more` are further options of `cargo tree`.
 fn crates_with(features: &str, more: &[&str]) -> BTreeSet<String> {
     let arguments = "tree --offline --locked --no-default-features --edges normal --prefix none";
     let output = Command::new(env!("CARGO"))

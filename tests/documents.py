@@ -5,11 +5,11 @@
   the lines below. `...` stands for any lines. `<!-- run: PROGRAM ARGUMENTS -->` above a block starts a
   program for it: `healthz`, or an example. Sessions run in a network namespace of their own, so that the
   default port is free.
-- A `rust` block with a main function must be a file of examples/; tests/examples.rs runs those.
+- A `rust` block must be a whole file of examples/ that has a main function.
 - A `c` block may be only in capi/README.md, where capi/check compiles and runs it.
 - A `toml` block must parse, and may name only features that exist. `healthz check-config` accepts one with checks.
-- A command in text or in an indented block (`cargo`, `make`, a script of this repository) must exist. A step of
-  .ci/run must run each script, and capi/check runs `make`.
+- A command in a code span, or on a line of an indented or fenced block (`cargo`, `make`, a script of this repository),
+  must exist. A step of .ci/run must run each script, and capi/check runs `make`.
 
 One line for each check: `ok WHERE`, `FAIL WHERE: expected .., got ..`; at the end
 `N passed, N failed`. Exit code 1 if a check failed, 2 if the script could not run, 3 if it could not try the
@@ -69,7 +69,7 @@ def blocks(text):
 
 
 def commands(text):
-    """Each command in a code span or in an indented block, with its line."""
+    """Each command in a code span, or on a line of an indented or fenced block, with the number of its line."""
     is_fenced = False
     for number, line in enumerate(text.split("\n"), 1):
         if line.startswith("```"):

@@ -1,4 +1,7 @@
-//! Starts each example program as a user does, sends it requests, and ends it.
+//! Starts example programs as a user does, sends them requests, and ends them.
+//!
+//! Some are elsewhere: `init` in tests/init.rs, `profile` in tests/clients.py, `quickstart` in tests/documents.py, and
+//! the server of `smoltcp` in tests/smoltcp.rs.
 #![cfg(feature = "server")]
 #![cfg(test)]
 

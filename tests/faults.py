@@ -566,7 +566,7 @@ def as_unprivileged_user(tasks):
     return become
 
 
-@case("the daemon ends if a thread cannot start, and serves when no process ID is left")
+@case("the daemon ends if a thread cannot start, and serves with the least RLIMIT_NPROC at which it starts")
 def no_thread(harness):
     program = executable_copy(harness)
     seen = []
@@ -898,7 +898,8 @@ def slow_descriptor(harness):
             raise Wrong("a descriptor in a message: expected EPERM, got no error")
         daemon.probe(3)
         daemon.stop()
-        # The daemon does not remove the file. Replacing it would set the option on a second socket.
+        # The daemon does not remove the file. If it were there, the next daemon would make two sockets, one before and
+        # one after it removes the file, and strace would make SO_PASSRIGHTS fail only for the first.
         os.unlink(path)
     # As on an older kernel: the third setsockopt is the one that refuses descriptors, and it fails.
     tracer = ["strace", "-D", "-f", "-qq", "-o", str(harness.dir / "rights.log"), "-e", "trace=setsockopt"]

@@ -1,4 +1,5 @@
-//! What an embedder can read: whether a listener is bound, why a bind failed, and the poll timeout.
+//! Listeners as an embedder uses them: binding and its errors, the poll timeout, tokens, and listeners that serve only
+//! some paths.
 #![cfg(feature = "server")]
 #![cfg(test)]
 

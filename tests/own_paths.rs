@@ -127,7 +127,7 @@ fn hosts_and_listeners_are_checked_before_own_paths() {
 }
 
 #[test]
-fn an_own_answer_that_is_longer_than_all_others_takes_a_shared_buffer() {
+fn an_own_answer_that_does_not_fit_in_the_shared_buffer_takes_a_larger_one() {
     let limits = Limits::DEFAULT;
     let without = Responder::new(&ENDPOINTS);
     let config = Config::default();

@@ -1,6 +1,6 @@
-//! Every row of `tests/conformance` over a real TCP or Unix socket, against servers on their own threads.
-//! The answer must be what the row expects. Apart from the Date, it must also be byte for byte what a
-//! connection without sockets sends, and the server must close the connection in the same cases.
+//! Every row of `tests/conformance` with an expected answer, over a real TCP or Unix socket, against servers on
+//! their own threads. The answer must be what the row expects. Apart from the Date, it must also be byte for byte
+//! what a connection without sockets sends, and the server must close the connection in the same cases.
 #![cfg(feature = "server")]
 #![cfg(test)]
 

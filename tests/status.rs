@@ -640,8 +640,8 @@ fn output_that_cannot_be_written_is_an_error_with_a_text() {
     }
 }
 
-/// The time limit of a command ends it if the time grows with the square of the number of checks, or of the length of
-/// a word.
+/// The test would wait longer than [`TIMEOUT`] if the time grew with the square of the number of checks, or of the
+/// length of a word.
 #[test]
 fn an_answer_with_many_checks_or_a_long_word_is_printed_in_time() {
     let file = temp_path();

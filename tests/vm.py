@@ -370,7 +370,7 @@ def command(words, directory=None):
 
 
 def build(target):
-    """The init as one static binary. `cargo static` builds the daemon in the same way, for small size."""
+    """The init as one static binary: the flags of `cargo static` that make it static, without those for small size."""
     flags = '["-Ctarget-feature=+crt-static", "-Crelocation-model=static"]'
     words = ["cargo", "build", "--quiet", "--release", "--example", "init", "--target", target,
              "--no-default-features", "--features", "server",

@@ -2,7 +2,7 @@
 //!
 //! A flooder never waits: if the kernel does not establish a connection at once, the flooder closes it and opens
 //! the next. It keeps the last [`OPEN`] connections open, so that the server ends most of them. If the bench runs
-//! as root, a flooder runs as another user. Knows nothing of the table; `attacks.rs` calls it.
+//! as root, a flooder runs as another user. Prints no table; `attacks.rs` calls it.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};

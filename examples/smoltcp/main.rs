@@ -4,7 +4,7 @@
 //! `cargo run --example smoltcp` prints the requests and responses and ends. Copy `server.rs` to use it: it
 //! builds for any target, with healthz without features and smoltcp without std; see `examples/cortex-m`.
 //!
-//! This file uses the standard library only for locks and for printing.
+//! This file uses the standard library only for locks, for printing and for the error of `main`.
 #![no_std]
 
 extern crate std;

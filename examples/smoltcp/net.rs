@@ -1,5 +1,5 @@
 //! The network of the example: a loopback device in static memory, an interface on it, and a simulated
-//! clock. `main.rs` and `tests/smoltcp.rs` use it.
+//! clock. `main.rs`, `tests/smoltcp.rs` and `examples/cortex-m` use it.
 //!
 //! On a real board the device is a radio or an Ethernet controller, and the time comes from a timer. The
 //! loopback device of smoltcp itself is not used because it allocates its packets.

@@ -10,7 +10,7 @@ use crate::check::Check;
 use crate::http::{BodyWriter, BufferFull, Decoded, Target};
 use crate::limits::EXCLUDES_MAX;
 
-/// The text before and after the names that match nothing.
+/// The text before the names that match nothing.
 const NO_MATCHES: &[u8] = b"warn: some health checks cannot be excluded: no matches for ";
 /// Bytes that [`Excludes::warn`] writes besides the names.
 pub(super) const WARNING_BYTES: usize = NO_MATCHES.len() + "\n".len();

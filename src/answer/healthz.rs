@@ -23,7 +23,7 @@ pub(super) fn root(
     writer: Writer<'_>,
 ) -> Result<Answer, BufferFull> {
     match request.target().query() {
-        // Nearly every request ends here: one load per check, and a prepared answer.
+        // Nearly every request ends here: each check is loaded and counted, and the answer is prepared.
         None if endpoint.count_if_all_pass(now) => {
             let answer = writer.ok();
             if answer.is_err() {

@@ -52,7 +52,8 @@ impl Metrics {
     }
 
     /// Adds the families that `write` writes, at most `bytes_max` bytes. It is called for each request of `/metrics`,
-    /// on the server's thread, so it must neither wait nor take long. If it writes more, the answer is a 500.
+    /// on the server's thread, so it must neither wait nor take long. If it writes more, the answer is a 500. A second
+    /// call replaces the function of the first.
     #[must_use]
     pub const fn and(self, write: fn(&mut MetricsWriter<'_, '_>), bytes_max: usize) -> Self {
         Metrics {
@@ -473,7 +474,7 @@ fn write_slis(responder: &Responder<'_, impl Paths>, text: &mut MetricsWriter<'_
     text.begin(&HEALTHCHECKS);
     for endpoint in responder.endpoints() {
         let endpoint_type = endpoint.endpoint_type();
-        // Results are counted only for the three endpoints of Kubernetes.
+        // All other endpoints of a check share one count, which is not shown.
         if endpoint_type == EndpointType::Other {
             continue;
         }

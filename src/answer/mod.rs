@@ -94,8 +94,8 @@ impl<'a> Responder<'a> {
     }
 
     /// True if `host` can be in the list of [`allow_hosts`](Responder::allow_hosts): a name of letters,
-    /// digits and `-._~`, an IPv4 address, or an IPv6 address in brackets, without port. A list with
-    /// anything else would never match a request.
+    /// digits and `-._~`, an IPv4 address, or an IPv6 address in brackets, without port. Anything
+    /// else, with a port or a pattern for example, matches no request that usual clients send.
     pub fn is_host(host: &str) -> bool {
         crate::http::is_host_without_port(host.as_bytes())
     }
@@ -434,8 +434,9 @@ impl<'a, P: Paths> Responder<'a, P> {
             .map_or(0, |metrics| metrics::bytes_max(self, metrics, server_bytes))
     }
 
-    /// As [`long_response_bytes_with`](Responder::long_response_bytes_with), of any three endpoints of Kubernetes
-    /// with at most this many checks each.
+    /// As [`long_response_bytes_with`](Responder::long_response_bytes_with), for the three endpoints of Kubernetes
+    /// with at most this many checks each, of any names. Not 0 if no answer is longer than
+    /// [`response_bytes_max`](Responder::response_bytes_max).
     #[cfg(feature = "server")]
     pub(crate) fn long_response_bytes_of(&self, checks: usize, server_bytes: usize) -> usize {
         let metrics = self.metrics.as_ref().map_or(0, |metrics| {

@@ -1,15 +1,15 @@
 //! A server and everything that it needs, in one block of memory.
 //!
 //! ```text
-//! Healthz | checks | lists of checks | endpoints | slots | heads | bytes for heads and answers
+//! Healthz | checks | lists of checks | endpoints | slots | head cache | bytes for heads and answers
 //! ```
 //!
-//! This module computes the layout, writes the parts and creates the server from them. It does not parse C
-//! arguments; `guard` does that and calls it.
+//! This module checks the options, computes the layout, writes the parts and creates the server from them. It
+//! does not read strings from C or write results to C; `guard` and `capi` do, and call it.
 //!
-//! References to the parts behind the [`Healthz`] are `'static`, because the library requires it. That is
-//! sound: only the block's own content refers to the block, and C promises not to use the server or its
-//! checks after `healthz_destroy`, which frees the block.
+//! References to the parts behind the [`Healthz`] are `'static`, because a structure cannot name the lifetime of
+//! the block that it is in. That is sound: only the block's own content refers to the block, and C promises not to
+//! use the server or its checks after `healthz_destroy`, which frees the block.
 
 use core::alloc::Layout;
 use core::ffi::CStr;

@@ -1,8 +1,8 @@
 //! Argument checks and panic handling for the functions of the C API.
 //!
-//! Pointers may be null and strings may contain any bytes; both become an error instead of undefined
-//! behaviour. Panics are caught here, so that they do not unwind into C. The functions of `capi` call this
-//! module; it knows nothing about what each of them does.
+//! Pointers may be null and strings may contain any bytes; neither causes undefined behaviour. Panics are
+//! caught here, so that they do not unwind into C. The functions of `capi` call this module; it knows nothing
+//! about what each of them does.
 
 use core::ffi::{CStr, c_char};
 use core::fmt;

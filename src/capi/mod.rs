@@ -90,8 +90,8 @@ pub struct HealthzOptions {
     /// Longest time that a connection may stay open without a request, in milliseconds (default
     /// 60,000).
     pub idle_ms: u32,
-    /// Longest time for requests in progress to finish after healthz_stop(), in milliseconds (default
-    /// 2,000).
+    /// Longest time for a request body to arrive after its answer, for a client to close after the server,
+    /// and for requests in progress to finish after healthz_stop(), in milliseconds (default 2,000).
     pub drain_ms: u32,
     /// If not 0, addresses that other machines can reach are allowed too. There is no
     /// authentication.
@@ -119,7 +119,8 @@ pub struct HealthzCounters {
     pub expired: u64,
     /// Connections that ended with a socket error, such as a reset by the client.
     pub failed: u64,
-    /// Connections that the client had already ended when they were accepted.
+    /// Connections that had failed before they were accepted: reset by the client, refused by a firewall,
+    /// or lost with the network.
     pub aborted: u64,
     /// Connections to a loopback address from a non-loopback address; closed without reading.
     pub non_loopback: u64,
@@ -192,8 +193,8 @@ pub extern "C" fn healthz_strerror(result: c_int) -> *const c_char {
 /// How much memory a server with these options takes, in bytes; 0 if an option is out of range.
 /// `options` may be NULL, for the defaults.
 ///
-/// The size depends on the options alone: nothing that clients do changes it. The server writes to a
-/// page of it only when a connection needs that page, so an idle server uses few pages.
+/// The size depends on the options alone: nothing that clients do changes it. The server writes to a page of
+/// its buffers only when a connection needs that page, so an idle server uses few pages.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_memory_bytes(options: *const HealthzOptions) -> usize {
     let bytes = || {
@@ -216,8 +217,9 @@ pub unsafe extern "C" fn healthz_create(
 }
 
 /// Creates a server in `memory`, which is `bytes` long: at least healthz_memory_bytes(), and aligned to
-/// HEALTHZ_MEMORY_ALIGN. It need not be zeroed. The server owns it until healthz_destroy(). Only
-/// healthz_start() takes memory from the heap: a few KiB for the list of events.
+/// HEALTHZ_MEMORY_ALIGN. It need not be zeroed. The server owns it until healthz_destroy(). On the heap it
+/// keeps a few KiB for the list of events, from healthz_start(), and the path of each Unix socket.
+/// healthz_listen() and errors of the system take a little more until the call returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_create_in(
     options: *const HealthzOptions,
@@ -298,8 +300,8 @@ pub unsafe extern "C" fn healthz_add_heartbeat(
 /// see healthz_port(). Call it before healthz_start(). A server can have up to 16
 /// addresses, of which "localhost" is two.
 ///
-/// It fails, for example, if the address is in use. Check the result: healthz_start() only fails if no
-/// address at all could be used.
+/// It fails, for example, if the address is in use. Check the result: if any other address could be used,
+/// healthz_start() does not fail because of this one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_listen(
     server: *mut Healthz,
@@ -328,7 +330,8 @@ pub unsafe extern "C" fn healthz_missing(server: *const Healthz) -> *const c_cha
 }
 
 /// Serves on a socket that already listens, for example one from a service manager. The server owns `fd`
-/// from now on, even if this call fails, unless `fd` is not open or is 0, 1 or 2.
+/// from now on, even if this call fails, unless `fd` is not open or is 0, 1 or 2, or the server is NULL or
+/// broken.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn healthz_listen_fd(server: *mut Healthz, fd: c_int) -> HealthzResult {
     // SAFETY: C promises a server, and that it hands over the descriptor.

@@ -1,4 +1,4 @@
-//! Selects whose atomic integers the core uses. No other file of the core names one of the three crates.
+//! Selects the crate whose atomic integers the core uses. No other file of the core takes them from a crate.
 //!
 //! - `core`: on processors with atomic integers of 64 bits.
 //! - `portable_atomic` (feature `portable-atomic`): the same types on all processors. Where the processor has atomic

@@ -3,7 +3,8 @@
 //! Knows no HTTP, no socket and no clock. Your code updates a [`Check`] from any thread, and
 //! [`crate::answer`] reads it for each request. An update stores the state as one atomic integer.
 //! [`Check::fail`] first copies its reason into the check, and [`Check::beat`] stores its time for metrics. A
-//! request loads one atomic integer per check. Neither waits for the other, and a request never runs a check.
+//! request for an endpoint loads the state of each check, and counts the result in another atomic integer.
+//! Neither waits for the other, and a request never runs a check.
 //!
 //! The integer of a check is the time *until which it passes*. A check that passes until further
 //! notice holds the largest integer, a failing check holds a small one, and a heartbeat holds
@@ -461,9 +462,11 @@ impl Check {
     /// Compares the state at `now` with the one that was observed before, and counts a change. Returns true if the
     /// check passes.
     ///
-    /// The server observes a check when it answers with its state (except a plain `ok` of the whole endpoint) and at
-    /// each scrape of its metrics. A change that is undone before it is observed is not counted. Call this if you
-    /// need to know of changes earlier. `unix_seconds` is the time of the wall clock, if it is known.
+    /// The server observes a check when a request for a whole endpoint gets another answer than a plain `ok` (unless
+    /// the request excludes the check), when an answer in JSON has the check, and at each scrape of the metrics. An
+    /// answer in text about this check alone (`/healthz/NAME`) does not observe it. A change that is undone before it
+    /// is observed is not counted. Call this if you need to know of changes earlier. `unix_seconds` is the time of the
+    /// wall clock, if it is known.
     pub fn observe(&self, now: Instant, unix_seconds: Option<u64>) -> bool {
         self.history.observe(|| self.passes(now), unix_seconds)
     }

@@ -79,7 +79,7 @@ impl fmt::Display for Seconds {
 }
 
 /// A time in milliseconds with three decimals, rounded: `0.123`.
-// For size: seven places call it.
+// For size: otherwise the compiler copies it into each of its callers.
 #[inline(never)]
 pub fn milliseconds(time: Duration) -> String {
     let micros = (time.as_nanos() + 500) / 1000;

@@ -82,8 +82,8 @@ impl Target {
             UrlError::Port => "expected a port from 1 to 65535",
             UrlError::Name => "names are not resolved; expected an IP address or localhost",
         })?;
-        let authority = text.split_once("//").map_or("", |(_, rest)| rest);
-        let has_path = authority.contains(['/', '?']);
+        let after_scheme = text.split_once("//").map_or("", |(_, rest)| rest);
+        let has_path = after_scheme.contains(['/', '?']);
         Ok(Target {
             addresses: url
                 .host

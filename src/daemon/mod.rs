@@ -124,8 +124,8 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     crate::unneeded::share_heap();
     let checks = Checks::new(options);
     let latch = StartLatch::new();
-    // Landlock applies only to threads that start later, so the log's thread starts after it. Until then,
-    // records wait in the queue.
+    // Landlock applies only to the thread that calls it and to those that this thread starts later. So the log's thread
+    // starts after the main thread has called it. Until then, records wait in the queue.
     let prepared = log::collect(options.log_level)
         .map_err(failed("cannot start the log"))
         .and_then(|()| Prepared::new(options, checks, inherited, &latch));
@@ -470,13 +470,13 @@ impl Main<'_> {
             replaced.map_err(|error| error.to_string())
         };
         let taken = sources.take(&self.checks, now, unix_seconds(), replace)?;
-        if taken.has_reloaded {
+        if taken.has_reload_ended {
             crate::unneeded::trim_heap();
         }
         if taken.has_more {
             self.waiter.expect_message();
         }
-        if taken.has_reloaded && is_ready {
+        if taken.has_reload_ended && is_ready {
             self.manager
                 .notify_ready(&sync::status(self.checks, self.sources.as_ref(), now));
         }

@@ -21,7 +21,7 @@ pub enum SourceChecks {}
 /// See `source_checks`.
 pub struct Taken {
     pub has_more: bool,
-    pub has_reloaded: bool,
+    pub has_reload_ended: bool,
 }
 
 impl Configured {

@@ -33,7 +33,8 @@ pub enum Wakeup {
     Panicked,
     /// The descriptor of [`EventWaiter::watch`] has become readable.
     Message,
-    /// The timeout has passed, or nearly.
+    /// Nothing has happened: the timeout has passed, or the wait has ended early, as after a signal that was counted
+    /// before.
     Timeout,
 }
 

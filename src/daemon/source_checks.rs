@@ -78,8 +78,8 @@ struct Incoming {
 pub struct Taken {
     /// There may be more messages.
     pub has_more: bool,
-    /// The answer to a request to read the check file again has come.
-    pub has_reloaded: bool,
+    /// The answer to a request to read the check file again has come: its checks are in use, or they were refused.
+    pub has_reload_ended: bool,
 }
 
 /// The checks that the sources processes report on.
@@ -301,7 +301,8 @@ impl SourceChecks {
         }
     }
 
-    /// Sends the request to read the check file again. Returns false if there is no check file.
+    /// Sends the request to read the check file again. Returns false if there is no check file, or if the request
+    /// cannot be sent.
     pub fn reload(&mut self, now: Instant) -> bool {
         let Some(file) = &self.file else {
             log::info!("received SIGHUP: there is no check file to read again");
@@ -359,7 +360,7 @@ impl SourceChecks {
             };
             match message {
                 Some(Message::Commit { generation, text }) => {
-                    taken.has_reloaded |= self.commit(generation, text, own, &mut replace);
+                    taken.has_reload_ended |= self.commit(generation, text, own, &mut replace);
                 }
                 Some(Message::RefusedEnd) => {
                     let file = self.file.as_deref().unwrap_or_default();
@@ -368,7 +369,7 @@ impl SourceChecks {
                     if self.reload_deadline.take().is_some() {
                         metrics::count_reload(false);
                     }
-                    taken.has_reloaded = true;
+                    taken.has_reload_ended = true;
                 }
                 Some(message) => self.apply(&message, now, unix_seconds),
                 None => log::warn!("the sources process sent a message that is not valid"),
@@ -902,7 +903,7 @@ pub mod tests {
             let answers = !matches!(message, Message::Begin { .. } | Message::Define { .. });
             far.send(&encode(&message)).unwrap();
             let taken = sources.take(&own, T0, None, |_| Ok(())).unwrap();
-            assert_eq!(taken.has_reloaded, answers, "{message:?}");
+            assert_eq!(taken.has_reload_ended, answers, "{message:?}");
         }
         assert!(!sources.has_reload_expired(deadline));
         assert!(sources.reload(T0));

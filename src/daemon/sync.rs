@@ -1,8 +1,9 @@
 //! The sync loop: reports changes of checks, verifies the log, and beats the service manager's watchdog.
 //! Entering it beats the check `syncloop`.
 //!
-//! Reads no clock and waits for nothing: [`SyncLoop::round`] gets the time, and returns when it must be
-//! called next. Called by [`super::serve`] on the main thread.
+//! Reads no clock: [`SyncLoop::round`] gets the time, and returns when it must be called next. It waits only for a
+//! service manager whose queue is full, for at most a second for each message ([`super::notify`]). Called by
+//! [`super::serve`] on the main thread.
 
 use std::time::Duration;
 

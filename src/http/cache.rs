@@ -16,8 +16,8 @@ use crate::limits::{HEAD_CACHE_ENTRIES, HEAD_CACHE_HEAD_BYTES};
 #[derive(Clone, Copy, Debug, Default)]
 struct Span(u16, u16);
 
-/// A request with spans of its head instead of references. Its target is in origin-form, and it has no
-/// body and no Expect field: other heads are not cached.
+/// A request with spans of its head instead of references. Its target is in origin-form, it
+/// has no body, and it does not expect `100-continue`: other heads are not cached.
 #[derive(Clone, Copy, Debug)]
 struct CachedRequest {
     method: Method,

@@ -59,7 +59,7 @@ pub enum Phase {
     Head,
     /// The request was answered; part of its body has not arrived.
     Body,
-    /// The last request was answered; further input is discarded.
+    /// No further request is answered; further input is discarded.
     Closing,
 }
 
@@ -113,7 +113,7 @@ enum State {
         chunk: Chunk,
         budget: u64,
     },
-    /// The last request was answered; `lingers` if the client is probably still sending.
+    /// No further request is answered; `lingers` if the client is probably still sending.
     Closing {
         lingers: bool,
     },
@@ -248,7 +248,7 @@ impl Connection {
 
     /// The client has ended its side: no more bytes will come. An incomplete head is answered with 400.
     pub fn receive_end(&mut self, context: &Context<'_>, rx: &[u8], tx: &mut [u8]) -> Progress {
-        // In the other states the last request was answered already.
+        // In the other states no request waits for an answer.
         let is_cut = matches!(self.state, State::Head { .. }) && !rx.is_empty();
         let refusal = Refusal {
             status: StatusCode::BAD_REQUEST,

@@ -225,7 +225,8 @@ impl<'a, P: Paths> Driver<'a, P> {
                     })
                 }
                 Next::Close { .. } if was_closing => None,
-                // `lingers` is about the bytes in `rx` only. After a short read the socket has no others.
+                // `lingers` is about the bytes in `rx` only. After a short read the socket has no others, unless the
+                // read ended at a mark in the stream (see `serve`). Then the close resets the connection.
                 Next::Close { lingers } => {
                     conn.stream.shutdown();
                     let has_read_all = matches!(step, ReadStep::Drained | ReadStep::BeforeEnd);

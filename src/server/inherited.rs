@@ -68,7 +68,7 @@ impl ListenFds {
         )
     }
 
-    /// Parses the values of `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` for the process with number `own_pid`.
+    /// Parses the values of `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` for the process with ID `own_pid`.
     /// The result is empty if they are not set or are for another process.
     ///
     /// # Errors

@@ -404,7 +404,8 @@ fn is_other_file(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AlreadyExists && error.raw_os_error().is_none()
 }
 
-/// Sets the options of a passed-in socket to those of a socket that was bound here.
+/// Makes a passed-in socket non-blocking, and resets the options that would delay its connections. Other options, such
+/// as `TCP_DEFER_ACCEPT`, stay as they are.
 fn prepare(socket: &Socket, is_tcp: bool) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     try_option("SO_LINGER", socket.set_linger(None));

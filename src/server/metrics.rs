@@ -33,7 +33,7 @@ impl Answers {
         self.add(answer.subject(), answer.status());
     }
 
-    /// Counts an answer to a head without a valid path.
+    /// Counts the answer to a refused head. Its path is not known here, even if it was valid.
     pub(super) fn count_refusal(&self, status: StatusCode) {
         self.add(0, status);
     }
@@ -79,7 +79,7 @@ const BOUNDS: [(u64, &str); 9] = [
     (1_048_576_000, "1.048576"),
 ];
 
-/// How long answers took.
+/// How long each iteration of the event loop took in which requests were answered.
 #[derive(Default)]
 pub(super) struct Durations {
     /// By the first bound that is not smaller; the last one has no bound.

@@ -15,14 +15,16 @@
 //!   arrived. If connections that are not idle hold half of the table, one of those is evicted: first one whose client
 //!   does not read its answers, then one whose request was answered, then the one that has been sending its head
 //!   longest.
-//! - On Linux, the server can read from a Unix socket which process has connected. It reads that of the first 16
-//!   connections of the list from which it evicts, and evicts one of the process that has most of these 16. So a process
-//!   that connects as fast as it can evicts its own connections. For a TCP socket the process is not known.
+//! - On Linux, the server reads from a Unix socket which process has connected, when the connection enters the table.
+//!   It compares the processes of the first 16 connections of the list from which it evicts, and evicts one of the
+//!   process that has most of these 16. So a process that connects as fast as it can evicts its own connections. For a
+//!   TCP socket the process is not known.
 //! - The work of each call is bounded: a number of accepts, and for each connection one buffer of requests or of
 //!   answers. The rest waits in a queue, behind new connections.
 //! - If accept(2) fails because the system is short of descriptors or memory, accepting pauses for [`ACCEPT_PAUSE`]. If
-//!   it fails 16 times in a row for another reason, that listener pauses as long. Open connections are still served. No
-//!   error stops a server.
+//!   it fails 16 times in a row because each new connection has failed, that listener pauses as long. Open connections
+//!   are still served. No client can stop a server. If every listener was shut down by another process or an
+//!   administrator, or if epoll fails, [`Runner::run`] ends with an error.
 
 mod acceptor;
 mod address;

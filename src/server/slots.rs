@@ -1,9 +1,10 @@
 //! A fixed number of slots for connections, in lists by what they wait for.
 //!
 //! Knows no socket: a slot holds what the caller puts there. Every occupied slot is in one list, ordered by
-//! when it entered the list. All members of a list have the same time to live, so the front of a list is both its
-//! next deadline and its next connection to evict, and nothing here searches. Slots with more work than one
-//! quantum are also in the run queue, each at most once. Used by [`super::table`].
+//! when it entered the list. All members of a list have the same time to live, so the front of a list has its next
+//! deadline, and nothing here searches. A connection to evict is chosen among the first ones of a list
+//! ([`super::policy`]). Slots with more work than one quantum are also in the run queue, each at most once. Used by
+//! [`super::table`].
 
 use std::boxed::Box;
 use std::fmt;
@@ -76,7 +77,7 @@ pub(super) struct Node<T> {
     generation: u32,
     /// When the slot entered its list.
     since: Instant,
-    /// The list that it is in. When the content changes, it stays there until it is moved.
+    /// The list that it is in.
     queue: WaitReason,
     /// It is in the run queue.
     is_in_run_queue: bool,

@@ -87,7 +87,7 @@ pub(super) type RegistryOf<L> = <<L as ListenSocket>::Stream as StreamSocket>::R
 /// Whether the file of a Unix socket was made here, and so is removed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum File {
-    /// Made by the process with this number. Its children do not remove it.
+    /// Made by the process with this ID. Its children do not remove it.
     Ours {
         id: Option<FileId>,
         process: u32,

@@ -37,7 +37,7 @@ pub(super) fn listen_unix(path: &Path) -> io::Result<UnixListener> {
         ));
     }
     let temporary = name_beside(path);
-    // An earlier process with the same number may have left it.
+    // An earlier process with the same ID may have left it.
     let _ = std::fs::remove_file(&temporary);
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;

@@ -89,7 +89,7 @@ pub struct Commit {
     pub generation: u32,
     /// The checks in order; true if the spec is the same as before.
     pub checks: Vec<(Arc<Spec>, bool)>,
-    /// Results of checks that are new, or all results.
+    /// The results of all checks that have one.
     pub reports: Vec<Report>,
     /// What has changed, for the log.
     pub text: String,

@@ -1,8 +1,9 @@
 //! Threads for work that can block in the kernel: files, file systems, the check file.
 //!
 //! One thread is enough while nothing blocks. If jobs wait although a thread has had one for [`STUCK_DURATION`], the
-//! worker starts another thread. There are never more threads than jobs, and a check has at most one job, so the number
-//! of checks bounds the number of threads. All but one of the threads end when they have no job.
+//! worker starts another thread. A check has at most one job at a time, and all but one of the threads end when they
+//! have no job. So there are at most as many threads as checks, and one for the check file, until the file is read
+//! again: a job that hangs keeps its thread, even if its check was removed or changed.
 //!
 //! Knows no checks. Called by the worker's event loop, which a finished job wakes.
 

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | DAC_READ_SEARCH | any kind | files that only their owner can read |
 //! | DAC_OVERRIDE | unix | connecting to a socket is writing to its file |
-//! | SYS_PTRACE | process, fds, pids of `exe:` | the executables and descriptors of other users' processes |
+//! | SYS_PTRACE | process; fds of a process; pids of `exe:` | executables and descriptors of other users' processes |
 //! | SYS_RESOURCE | pressure | triggers with any window |
 //! | SYS_ADMIN, SETUID, SETGID | heartbeat with `forward` | the sender's credentials |
 //! | all | exec | the program may need them; with `user` on every such check only SETUID, SETGID and KILL |

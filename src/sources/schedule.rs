@@ -25,8 +25,8 @@ enum Phase {
     Waiting(Instant),
     /// An attempt runs since this time.
     Running(Instant),
-    /// The attempt that began at `since` has taken too long, and could not be cancelled. At `reported` it was
-    /// last reported.
+    /// The attempt that began at `since` has taken longer than the timeout: it is about to be cancelled, or it cannot
+    /// be cancelled and is waited for. At `reported` it was last reported.
     Hanging { since: Instant, reported: Instant },
 }
 

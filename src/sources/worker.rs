@@ -45,7 +45,7 @@ const CHECKS: usize = 8;
 /// records fit.
 const OUTBOX_MAX: usize = 2 * super::spec::SPECS_MAX + 64;
 
-/// Pause between two calls of waitpid(2) for killed programs, until all have ended.
+/// Pause between two calls of [`Programs::reap`], while a program runs, or a killed process has not ended yet.
 const REAP_PERIOD: Duration = Duration::from_millis(400);
 
 /// How long results are held back while other attempts that began with them run, so that the server wakes up once for
@@ -564,7 +564,8 @@ impl Worker {
         self.reap_due = Some(now);
     }
 
-    /// Kills and reaps processes that programs have left behind, once in each [`REAP_PERIOD`] while there are any.
+    /// Kills and reaps processes that programs have left behind, if it is due. Then it is due again after
+    /// [`REAP_PERIOD`], as long as a program runs, or a killed process has not ended yet.
     fn reap(&mut self, now: Instant) {
         if self.reap_due.is_some_and(|due| due <= now) {
             let has_more = self.programs.reap() || !self.programs.is_empty();

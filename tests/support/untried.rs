@@ -1,4 +1,4 @@
-// Included by tests of the daemon in tests/ and in src/. A test that this machine cannot run reports it here.
+// Included by tests in tests/ and in src/. A test that this machine cannot run reports it here.
 
 /// Reports that the calling test was skipped, or ran only in part. `.ci/run` lists `reason` at its end. It
 /// reads the file named by `HEALTHZ_UNTRIED`, because the output of a test that passes is not shown.

@@ -1,8 +1,9 @@
 //! A hyper server with metrics, for the bench `metrics`: `exporter FILE`.
 //!
-//! FILE is a text for Prometheus. The server has the same series, with the same labels and values, in a registry of the
-//! crate `prometheus-client`, and encodes them for each request of `/metrics`, as the example of that crate does.
-//! It has one thread, as healthz. It prints its address and ends when its standard input ends.
+//! FILE is a text for Prometheus. The server has the same series, with the same labels, and except for histograms with
+//! the same values, in a registry of the crate `prometheus-client`. It encodes them for each request of `/metrics`, as
+//! the example of that crate does. It has one thread, as healthz. It prints its address and ends when its standard
+//! input ends.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -33,8 +33,9 @@ const NOW_MAX: u64 = u64::MAX / 2;
 
 /// - A check has the state of its last update, at any later time. Its reason is as much of the text as
 ///   fits, cut between characters.
-/// - An answer equals that of Kubernetes for the same checks, byte for byte, apart from warnings. It fits in a buffer of
-///   [`Responder::response_bytes_max`] bytes.
+/// - The status and the body of an answer are those of the model, byte for byte, apart from the body of a redirect.
+///   The model has the differences from Kubernetes that the table in [`crate::answer`] lists. The answer fits in a
+///   buffer of [`Responder::response_bytes_max`] bytes.
 /// - For a client that accepts JSON only, the answer of an endpoint has the same status, and its body is the JSON of
 ///   the model, byte for byte. It fits in a buffer of [`Responder::health_json_bytes_max`] bytes.
 pub fn checks(data: &[u8]) {

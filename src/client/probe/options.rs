@@ -33,7 +33,8 @@ pub struct Options {
     /// Print the body.
     pub is_verbose: bool,
     pub form: Form,
-    /// Exit with 1 for every failure, and print at most 80 bytes.
+    /// Exit with 1 for every failure. A single probe prints any failure to standard output: as text and without the
+    /// body, one line of at most 80 bytes.
     pub is_flat: bool,
 }
 

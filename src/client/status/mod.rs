@@ -23,6 +23,8 @@ use crate::usage::{STATUS, UsageError};
 
 /// An endpoint fails.
 const EXIT_UNHEALTHY: u8 = 1;
+/// The file of `--output` cannot be written.
+const EXIT_NOT_WRITTEN: u8 = 1;
 /// No answer.
 const EXIT_UNREACHABLE: u8 = 3;
 /// An answer, but not that of a health endpoint.
@@ -222,7 +224,7 @@ fn metrics(options: &Options) -> Result<ExitCode, Error> {
             output.display(),
             exchange::error_text(&error)
         ),
-        code: EXIT_UNHEALTHY,
+        code: EXIT_NOT_WRITTEN,
     })?;
     Ok(ExitCode::SUCCESS)
 }

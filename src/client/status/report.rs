@@ -89,7 +89,8 @@ impl Status {
     }
 }
 
-/// Whether `response` is of a server that does not know the JSON. The answer to `?verbose` says more then.
+/// Whether `response` is of a health endpoint, and not the JSON of healthz: the server does not know that, or does not
+/// give it to this client. The answer to `?verbose` says more then.
 pub fn is_plain(response: &Response) -> bool {
     response.media_type != HEALTH_JSON && passes(response.status).is_some()
 }

@@ -1,10 +1,11 @@
 //! Gives up every right that the daemon does not need after its start, so that an intruder can do little
 //! with it.
 //!
-//! Landlock binds only the calling thread and threads that start later. The server's thread calls
-//! [`Sandbox::for_thread`] before it accepts a connection, and the main thread calls [`Sandbox::begin`] when it has
-//! started the sources processes, which Landlock forbids. [`Sandbox::complete`] is called when all threads run, because
-//! the filter does not allow the calls that start a thread.
+//! Landlock restricts only the calling thread, and the threads and processes that this thread starts later. The
+//! server's thread calls the function of [`Sandbox::for_thread`] before it accepts a connection. The main thread calls
+//! [`Sandbox::begin`] when it has started the sources processes, because Landlock would forbid that.
+//! [`Sandbox::complete`] is called when all threads run, because the filter does not allow the calls that start a
+//! thread.
 //!
 //! - No new privileges: a set-user-ID program would run without its rights.
 //! - No core dumps, which would fill a disk if the daemon crashes again and again.

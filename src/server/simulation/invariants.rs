@@ -179,9 +179,10 @@ impl Episode<'_> {
         let is_due = match client.kind {
             // `evictions` checks a close before that.
             ClientKind::Late => {
-                let receive = socket.token.is_some() && socket.pending.is_none();
+                // It is registered, and no event of it is queued.
+                let has_no_event = socket.token.is_some() && socket.pending.is_none();
                 assert!(
-                    socket.has_been_read() || !receive || socket.to_server.is_empty(),
+                    socket.has_been_read() || !has_no_event || socket.to_server.is_empty(),
                     "input of connection {id} will never be read"
                 );
                 socket.has_been_read()

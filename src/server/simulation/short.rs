@@ -62,16 +62,20 @@ struct Script {
 
 type SharedScript = Rc<RefCell<Script>>;
 
-struct ScriptedListener(Rc<RefCell<VecDeque<SharedScript>>>, Rc<AcceptFailure>);
+struct ScriptedListener(Rc<RefCell<VecDeque<SharedScript>>>, Rc<ListenerScript>);
 
-/// The error of every accept(2), if any, and the number of calls. Whether epoll reports the listener as long as
-/// connections wait, if it can, and how often that was set.
+/// How one listener behaves, and what the server has done with it.
 #[derive(Default)]
-struct AcceptFailure {
+struct ListenerScript {
+    /// The error of every accept(2), if any.
     code: Cell<Option<i32>>,
+    /// Calls of accept(2).
     calls: Cell<u32>,
+    /// epoll can report the listener as long as connections wait.
     can_arm: Cell<bool>,
+    /// epoll does so now.
     is_armed: Cell<bool>,
+    /// Calls of `arm`.
     arms: Cell<u32>,
 }
 
@@ -82,7 +86,7 @@ impl ListenSocket for ScriptedListener {
     type Slot = Node<Conn<ScriptedStream>>;
 
     fn accept(&self) -> io::Result<ScriptedStream> {
-        let AcceptFailure { code, calls, .. } = &*self.1;
+        let ListenerScript { code, calls, .. } = &*self.1;
         calls.set(calls.get() + 1);
         if let Some(code) = code.get() {
             return Err(io::Error::from_raw_os_error(code));
@@ -201,10 +205,10 @@ impl Drop for ScriptedStream {
 struct TestServer<'a> {
     table: Table<'a, ScriptedListener>,
     backlog: Rc<RefCell<VecDeque<SharedScript>>>,
-    failure: Rc<AcceptFailure>,
+    listener: Rc<ListenerScript>,
     /// The same of another listener.
     second_backlog: Rc<RefCell<VecDeque<SharedScript>>>,
-    second_failure: Rc<AcceptFailure>,
+    second_listener: Rc<ListenerScript>,
 }
 
 impl<'a> TestServer<'a> {
@@ -220,13 +224,13 @@ impl<'a> TestServer<'a> {
     fn on(responder: Responder<'a>, limits: Limits, connections: usize, can_arm: bool) -> Self {
         let backlog = Rc::new(RefCell::new(VecDeque::new()));
         let mut sockets: [Option<ScriptedListener>; LISTENERS_MAX] = core::array::from_fn(|_| None);
-        let failure = Rc::new(AcceptFailure::default());
-        sockets[0] = Some(ScriptedListener(backlog.clone(), failure.clone()));
+        let listener = Rc::new(ListenerScript::default());
+        sockets[0] = Some(ScriptedListener(backlog.clone(), listener.clone()));
         let second_backlog = Rc::new(RefCell::new(VecDeque::new()));
-        let second_failure = Rc::new(AcceptFailure::default());
+        let second_listener = Rc::new(ListenerScript::default());
         sockets[1] = Some(ScriptedListener(
             second_backlog.clone(),
-            second_failure.clone(),
+            second_listener.clone(),
         ));
         let response_bytes = responder.response_bytes_max(&limits);
         let long_bytes = responder.long_response_bytes_with(&limits, metrics::BYTES_MAX);
@@ -234,8 +238,8 @@ impl<'a> TestServer<'a> {
         let buffers = Buffers::new(connections, head_bytes, response_bytes, long_bytes);
         let heads = Managed::Own(std::boxed::Box::new(HeadCache::new()));
         let driver = Driver::new(responder, limits, buffers, heads);
-        failure.can_arm.set(can_arm);
-        second_failure.can_arm.set(can_arm);
+        listener.can_arm.set(can_arm);
+        second_listener.can_arm.set(can_arm);
         let listeners = ListenerParts {
             sockets,
             paths: [const { None }; LISTENERS_MAX],
@@ -245,9 +249,9 @@ impl<'a> TestServer<'a> {
         TestServer {
             table,
             backlog,
-            failure,
+            listener,
             second_backlog,
-            second_failure,
+            second_listener,
         }
     }
 
@@ -310,9 +314,9 @@ fn accepts_that_keep_failing_are_paused() {
         libc::EOPNOTSUPP,
     ] {
         with_server(|mut server, expected| {
-            let failure = server.failure.clone();
-            failure.calls.set(0);
-            failure.code.set(Some(code));
+            let listener = server.listener.clone();
+            listener.calls.set(0);
+            listener.code.set(Some(code));
             let backlog = Rc::new(RefCell::new(Script {
                 available: INPUT.len(),
                 room: usize::MAX,
@@ -321,7 +325,7 @@ fn accepts_that_keep_failing_are_paused() {
             server.backlog.borrow_mut().push_back(backlog.clone());
             server.table.handle(&(), Token(0), false, NOW);
             server.advance_until_idle();
-            assert_eq!(failure.calls.get(), ACCEPT_FAILURES);
+            assert_eq!(listener.calls.get(), ACCEPT_FAILURES);
             let mut now = NOW;
             for pauses in 1..30 {
                 now = now.saturating_add(ACCEPT_PAUSE);
@@ -331,9 +335,9 @@ fn accepts_that_keep_failing_are_paused() {
                 for _ in 0..2 * ACCEPT_FAILURES {
                     server.table.handle(&(), Token(0), false, now);
                 }
-                assert_eq!(failure.calls.get(), ACCEPT_FAILURES * (1 + pauses));
+                assert_eq!(listener.calls.get(), ACCEPT_FAILURES * (1 + pauses));
             }
-            failure.code.set(None);
+            listener.code.set(None);
             now = now.saturating_add(ACCEPT_PAUSE);
             server.table.advance(&(), now);
             for _ in 0..10 {
@@ -359,13 +363,13 @@ fn when_the_pause_of_one_listener_ends_another_stays_paused() {
     let connections = 2 * ACCEPT_FAILURES as usize;
     let responder = Responder::new(&endpoints);
     let mut server = TestServer::on(responder, Limits::DEFAULT, connections, true);
-    let (first, second) = (server.failure.clone(), server.second_failure.clone());
+    let (first, second) = (server.listener.clone(), server.second_listener.clone());
     let armed = || [&first, &second].map(|listener| listener.is_armed.get());
     let arms = || [&first, &second].map(|listener| listener.arms.get());
     assert_eq!((armed(), arms()), ([true, true], [1, 1]));
     let half = NOW.saturating_add(ACCEPT_PAUSE / 2);
-    for (number, failure, at) in [(0, &first, NOW), (1, &second, half)] {
-        failure.code.set(Some(libc::EPERM));
+    for (number, listener, at) in [(0, &first, NOW), (1, &second, half)] {
+        listener.code.set(Some(libc::EPERM));
         for _ in 0..ACCEPT_FAILURES {
             server.table.handle(&(), Token(number), false, at);
         }
@@ -397,7 +401,7 @@ fn a_connection_is_evicted_if_descriptors_are_short_but_not_if_memory_is() {
     ] {
         let mut server = TestServer::with(Responder::new(&endpoints), Limits::DEFAULT, 4);
         let idle = server.connect(Script::default());
-        server.failure.code.set(Some(code));
+        server.listener.code.set(Some(code));
         server.table.handle(&(), Token(0), false, NOW);
         assert_eq!(server.counters().evicted, 0, "before a pause");
         let later = NOW.saturating_add(ACCEPT_PAUSE);
@@ -419,8 +423,8 @@ fn a_listener_whose_accepts_fail_does_not_pause_another() {
     // In a table of this size, one call may accept 16 times from one listener.
     let connections = 2 * ACCEPT_FAILURES as usize;
     let mut server = TestServer::with(Responder::new(&endpoints), Limits::DEFAULT, connections);
-    let failure = server.failure.clone();
-    failure.code.set(Some(libc::EPERM));
+    let listener = server.listener.clone();
+    listener.code.set(Some(libc::EPERM));
     let mut now = NOW;
     for round in 1..=3 {
         let script = SharedScript::default();
@@ -431,7 +435,7 @@ fn a_listener_whose_accepts_fail_does_not_pause_another() {
             server.table.advance(&(), now);
         }
         assert!(script.borrow().token.is_some(), "round {round}");
-        assert_eq!(failure.calls.get(), round * ACCEPT_FAILURES);
+        assert_eq!(listener.calls.get(), round * ACCEPT_FAILURES);
         now = now.saturating_add(ACCEPT_PAUSE);
         assert_eq!(server.table.deadline(), Some(now), "the pause ends");
     }
@@ -440,14 +444,14 @@ fn a_listener_whose_accepts_fail_does_not_pause_another() {
 #[test]
 fn a_few_failed_accepts_do_not_pause() {
     with_server(|mut server, _| {
-        let failure = server.failure.clone();
+        let listener = server.listener.clone();
         for _ in 0..3 {
-            failure.code.set(Some(libc::EPERM));
+            listener.code.set(Some(libc::EPERM));
             for _ in 1..ACCEPT_FAILURES {
                 server.table.handle(&(), Token(0), false, NOW);
             }
             // EAGAIN ends the series of failures.
-            failure.code.set(None);
+            listener.code.set(None);
             server.table.handle(&(), Token(0), false, NOW);
         }
         assert_eq!(server.counters().accept_pauses, 0);

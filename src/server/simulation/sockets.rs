@@ -41,7 +41,7 @@ impl ListenSocket for SimulatedListener {
 
     fn accept(&self) -> io::Result<SimulatedStream> {
         let mut world = self.world.borrow_mut();
-        world.is_out_of_descriptors = false;
+        world.has_accept_failed = false;
         world.listeners[self.index].accepts += 1;
         world.listeners[self.index].found_empty = false;
         // Checked before the queue, as in the kernel.
@@ -49,7 +49,7 @@ impl ListenSocket for SimulatedListener {
         let error = world.accept_error;
         if let Some(code) = error.filter(|code| *code != libc::EMFILE || is_full) {
             world.coverage.record(Situation::of_accept(code));
-            world.is_out_of_descriptors = true;
+            world.has_accept_failed = true;
             world.accept_failed_at = world.now;
             return Err(io::Error::from_raw_os_error(code));
         }
@@ -320,8 +320,8 @@ impl Drop for SimulatedStream {
     fn drop(&mut self) {
         let mut world = self.world.borrow_mut();
         world.calls += 1;
-        let is_out_of_descriptors = core::mem::take(&mut world.is_out_of_descriptors);
-        if is_out_of_descriptors {
+        let has_accept_failed = core::mem::take(&mut world.has_accept_failed);
+        if has_accept_failed {
             world.coverage.record(Situation::EvictedForDescriptors);
             let has_made_room = core::mem::replace(&mut world.has_made_room, true);
             assert!(
@@ -332,7 +332,7 @@ impl Drop for SimulatedStream {
         }
         let socket = &world.sockets[self.id];
         let is_gone = socket.client_ended || socket.client_reset || socket.had_fault;
-        let is_gone = is_gone || is_out_of_descriptors && !socket.unsent.is_empty();
+        let is_gone = is_gone || has_accept_failed && !socket.unsent.is_empty();
         if !(is_gone || std::thread::panicking()) {
             world.on_close(self.id);
         }

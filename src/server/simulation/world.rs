@@ -126,7 +126,7 @@ pub(super) struct World {
     pub(super) can_arm: bool,
     /// The error that accept(2) fails with.
     pub(super) accept_error: Option<i32>,
-    /// EMFILE fails only if this many streams are held; any other error always.
+    /// accept(2) fails with EMFILE only if this many streams are held, and with any other error always.
     pub(super) descriptors: usize,
     /// Of 256 calls, this many fail.
     pub(super) fault_rate: u8,
@@ -143,8 +143,9 @@ pub(super) struct World {
     pub(super) accepted: u64,
     /// When accept(2) last failed with `accept_error`.
     pub(super) accept_failed_at: Instant,
-    /// The last call was an accept(2) that failed with `accept_error`.
-    pub(super) is_out_of_descriptors: bool,
+    /// The last call was an accept(2) that failed with `accept_error`. A stream that is dropped next was evicted for
+    /// its descriptor.
+    pub(super) has_accept_failed: bool,
     /// A connection was evicted in this advance for its descriptor, and none was accepted since.
     pub(super) has_made_room: bool,
     /// The last registration of a stream failed.
@@ -202,7 +203,7 @@ impl World {
             held: Vec::new(),
             accepted: 0,
             accept_failed_at: Instant::ZERO,
-            is_out_of_descriptors: false,
+            has_accept_failed: false,
             has_made_room: false,
             is_unwatched: false,
             now: Instant::ZERO,
@@ -390,7 +391,7 @@ impl World {
         self.is_advancing = true;
         self.calls = 0;
         self.reasons = 0;
-        self.is_out_of_descriptors = false;
+        self.has_accept_failed = false;
         self.has_made_room = false;
         for listener in &mut self.listeners {
             // Once in `Table::handle`, once in the advance itself.
@@ -410,7 +411,7 @@ impl World {
     /// Records a call of the server on a connection. It must have a reason, so that an advance stays short.
     pub(super) fn record_call(&mut self, id: usize) {
         self.calls += 1;
-        self.is_out_of_descriptors = false;
+        self.has_accept_failed = false;
         let socket = &mut self.sockets[id];
         assert!(
             !self.is_advancing || socket.reason_in == self.advances,

@@ -142,7 +142,7 @@ fn example_line(line: &str) -> Option<&str> {
     (line.starts_with('[') || line.contains(" = ")).then_some(line)
 }
 
-/// The heading of each kind in messages and in the documents.
+/// The table of kinds in docs/checks.md has each kind.
 #[test]
 fn every_kind_has_a_row() {
     let text = checks_document();

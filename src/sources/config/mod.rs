@@ -95,7 +95,8 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Reads the configuration for `healthz check-config`, where no check at all is a mistake.
+/// Reads the configuration for `healthz check-config`. There it is a mistake if there is neither a check file nor
+/// `--check`.
 ///
 /// # Errors
 /// Every mistake. Never empty.

@@ -1,7 +1,7 @@
 //! The option table: every kind of check, its argument, its options, their defaults and one line of help.
 //!
-//! Data. The parser, its messages, `check-config` and the test of the documents read it; a new option is a line
-//! here and a field in [`super::build`].
+//! Data. The parser, its messages, `check-config` and the test of the documents read it. A new option needs a line
+//! here, a field in [`super::super::spec`], and a line in each half of [`super::build`].
 
 use super::super::spec::Kind;
 use super::build::{self, Values};
@@ -14,10 +14,7 @@ pub struct KindDef {
     pub options: &'static [OptionDef],
     /// Defaults of options in [`GENERIC`] that are different for this kind.
     pub defaults: &'static [(&'static str, &'static str)],
-    #[allow(
-        dead_code,
-        reason = "for manual pages; a test compares docs/checks.md with it"
-    )]
+    #[allow(dead_code, reason = "for manual pages, which only tests write")]
     pub help: &'static str,
     /// Makes the kind of the values; `None` if one that it needs is missing.
     pub build: fn(&mut Values) -> Option<Kind>,

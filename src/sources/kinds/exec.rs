@@ -83,8 +83,7 @@ impl Programs {
     }
 
     /// Reaps killed programs, and kills and reaps what programs have left behind, without waiting. Returns true if
-    /// there may be more: then call it again within half a second. Call it also when SIGCHLD has arrived
-    /// and after each attempt.
+    /// there may be more: then call it again within half a second. Call it also after each attempt.
     ///
     /// Every child of this process that is not in the list is killed.
     pub fn reap(&self) -> bool {
@@ -605,7 +604,7 @@ mod tests {
             "sleep 1000 & echo $! > $F",
             // In a group and a session of its own.
             "setsid sh -c 'echo $$ > $F; exec sleep 1000' &",
-            // Twice removed, ignores signals, and closes the output.
+            // A grandchild that ignores signals and closes the output.
             "sh -c 'trap \"\" TERM HUP; setsid sh -c \"echo \\$\\$ > $F; exec sleep 1000\" >/dev/null 2>&1 &'",
         ] {
             let _ = std::fs::remove_file(&file);

@@ -414,7 +414,7 @@ mod tests {
 
         let mut spec = spec();
         spec.resource = Resource::Cpu;
-        // A multiple of 2 s: others need a right since Linux 6.5.
+        // The window stays 2 s: since Linux 6.5, one that is no multiple of 2 s needs CAP_SYS_RESOURCE.
         spec.stall = 50 * MILLISECOND;
         let watch = watch(spec);
         let Ok(opened) = watch.open(Instant::ZERO) else {

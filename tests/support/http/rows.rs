@@ -38,7 +38,7 @@ pub enum End {
 pub struct Expect {
     pub strict: Option<Strict>,
     pub anything_valid: bool,
-    /// No answer yet is valid as well.
+    /// It is also valid to have sent no answer yet.
     pub or_silence: bool,
     pub statuses: Option<Vec<u16>>,
     pub statuses_prefix_of: Option<Vec<u16>>,
@@ -166,7 +166,7 @@ fn segment(segment: &Value) -> Segment {
 
 fn expect(row: &Map<String, Value>, name: &str) -> Expect {
     let strict = row.get("strict_status").map(|status| Strict {
-        // `null` in the list means that no answer is valid as well.
+        // `null` in the list: it is also valid to send no answer.
         status: numbers(status),
         responses: row
             .get("strict_responses")

@@ -54,7 +54,8 @@ fn result(pieces: &[&[u8]], text: Option<&[u8]>) -> (usize, Result<(), String>) 
     let mut response = Response::new(vec![(200, 399)], text.map(Vec::from));
     let mut at = 0;
     for piece in pieces {
-        // Whole pieces, so that the number is the same for every cut.
+        // `receive` does not say after which byte of the piece the result was known. To find it, a copy gets the piece
+        // again, byte by byte.
         let mut copy = Response::clone(&response);
         if let Some(result) = response.receive(piece) {
             let known = (1..=piece.len()).find(|end| copy_receives(&mut copy, piece, *end));
