@@ -166,7 +166,7 @@ fn build(is_static: bool) -> PathBuf {
     // target/release/deps/memory-0123
     let target = bench.ancestors().nth(3).unwrap();
     let (arguments, directory): (&[&str], _) = match is_static {
-        true => (&["static"], target.join("x86_64-unknown-linux-gnu")),
+        true => (&["static"], target.join("x86_64-unknown-linux-musl")),
         false => (
             &["build", "--release", "--bin", "healthz"],
             target.to_path_buf(),

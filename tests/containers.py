@@ -462,7 +462,7 @@ class Containers(Harness):
 
 def main():
     # The program of `cargo static`.
-    ap = parser(__doc__, ROOT / "target/x86_64-unknown-linux-gnu/release/healthz")
+    ap = parser(__doc__, ROOT / "target/x86_64-unknown-linux-musl/release/healthz")
     ap.add_argument("--tools", default=str(ROOT / "target/tools/kubernetes"), metavar="PATH", help="a venv with the validators")
     args = parse(ap)
     harness = Containers(args, CASES_SECONDS_MAX)

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use daemon::{Daemon, TIMEOUT, TempPath, eventually, get, get_unix, shell, temp_path};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
@@ -95,6 +96,10 @@ fn inherited_descriptors_that_cannot_serve_end_the_daemon_with_2() {
     let not_loopback = format!(
         "LISTEN_FDS: descriptor 3: {address} is reachable from outside this machine; pass --allow-remote if that is intended"
     );
+    let not_socket = format!(
+        "LISTEN_FDS: descriptor 3: cannot use the socket: {}",
+        std::io::Error::from(Errno::ENOTSOCK)
+    );
     let datagram = UnixDatagram::unbound().unwrap();
     for (socket, environment, args, expected) in [
         (
@@ -113,7 +118,7 @@ fn inherited_descriptors_that_cannot_serve_end_the_daemon_with_2() {
             null(),
             "LISTEN_FDS=1 LISTEN_PID=$$",
             "",
-            "LISTEN_FDS: descriptor 3: cannot use the socket: Socket operation on non-socket",
+            not_socket.as_str(),
         ),
         (
             null(),

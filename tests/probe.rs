@@ -298,7 +298,8 @@ fn each_failure_to_connect_has_its_own_advice() {
     let (code, stdout, stderr) = result(&output);
     assert_eq!((code, stdout), (3, ""), "{stderr}");
     assert!(
-        stderr.contains("too many open files on 127.0.0.1:"),
+        stderr.contains("files on 127.0.0.1:")
+            || stderr.contains("descriptors available on 127.0.0.1:"),
         "{stderr}"
     );
     assert!(

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use allocations::Counting;
 use healthz::server::{Address, Config, Listeners, Runner, Server, ServerHandle, now};
 use healthz::{Check, Endpoint, Health, Limits, Responder};
-use nix::sys::pthread::{pthread_kill, pthread_self};
+use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use timeout::TIMEOUT;
 
@@ -125,7 +125,8 @@ fn a_handler_updates_the_checks_that_its_thread_is_updating() {
     assert_eq!(DISK.health(now()), Health::Failing);
     assert!(LOOP.passes(now()) && GATE.passes(now()));
 
-    let this = pthread_self();
+    // As a number, because with musl it is a pointer, which cannot be sent to another thread.
+    let this = pthread_self() as usize;
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let sender = scope.spawn(|| {
@@ -161,9 +162,9 @@ fn a_handler_updates_the_checks_that_its_thread_is_updating() {
 }
 
 /// Sends one signal after the other and reads the check meanwhile. False if one is not handled in time.
-fn send(to: nix::sys::pthread::Pthread) -> bool {
+fn send(to: usize) -> bool {
     for count in 1..=SIGNALS {
-        pthread_kill(to, Signal::SIGUSR1).unwrap();
+        pthread_kill(to as Pthread, Signal::SIGUSR1).unwrap();
         let sent = Instant::now();
         while HANDLED.load(Ordering::Acquire) != count + 1 {
             if sent.elapsed() > TIMEOUT {
@@ -185,8 +186,8 @@ fn a_handler_stops_a_server_that_its_thread_runs() {
     let runner = Runner::new(server).unwrap();
     assert!(HANDLE.set(runner.handle()).is_ok());
     install(Signal::SIGUSR2, stop);
-    let this = pthread_self();
-    let sender = thread::spawn(move || pthread_kill(this, Signal::SIGUSR2));
+    let this = pthread_self() as usize;
+    let sender = thread::spawn(move || pthread_kill(this as Pthread, Signal::SIGUSR2));
     runner.run().unwrap();
     sender.join().unwrap().unwrap();
     assert!(runner.server().is_finished());
@@ -222,7 +223,7 @@ fn signals_do_not_keep_deadlines_from_passing() {
     let mut answer = [0; 1024];
     let started = Instant::now();
     let size = loop {
-        pthread_kill(thread.as_pthread_t(), Signal::SIGURG).unwrap();
+        pthread_kill(thread.as_pthread_t() as Pthread, Signal::SIGURG).unwrap();
         if let Ok(size) = client.read(&mut answer) {
             break size;
         }

@@ -49,16 +49,17 @@ class Machine(NamedTuple):
     options: tuple
     console: str
     cc: str
-    # The command of .cargo/config.toml that builds the static program.
+    # The command of .cargo/config.toml that builds the static program, and its target.
     build: str
+    static: str
 
 
 MACHINES = {
     "amd64": Machine("x86_64-unknown-linux-gnu", "qemu-system-x86_64", "qemu-system-x86", (), "ttyS0", "cc",
-                     "static"),
+                     "static", "x86_64-unknown-linux-musl"),
     "arm64": Machine("aarch64-unknown-linux-gnu", "qemu-system-aarch64", "qemu-system-arm",
                      ("-M", "virt", "-cpu", "cortex-a53", "-smp", "2"), "ttyAMA0", "aarch64-linux-gnu-gcc",
-                     "static-arm64"),
+                     "static-arm64", "aarch64-unknown-linux-musl"),
 }
 
 # For one boot without KVM, on a machine whose processors are shared.
@@ -383,7 +384,7 @@ def build(target):
 def build_daemon(machine):
     subprocess.run(["cargo", machine.build, "--quiet"], cwd=ROOT, check=True, timeout=BUILD_SECONDS_MAX)
     folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    return ROOT / folder / machine.target / "release/healthz"
+    return ROOT / folder / machine.static / "release/healthz"
 
 
 def build_clock(work, cc="cc"):

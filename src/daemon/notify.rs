@@ -308,7 +308,7 @@ mod tests {
             std::thread::scope(|scope| {
                 let notifying = scope.spawn(|| {
                     let manager = ServiceManager::named(path.as_os_str(), None);
-                    sender.send((gettid(), pthread_self())).unwrap();
+                    sender.send((gettid(), pthread_self() as usize)).unwrap();
                     manager.notify("READY=1")
                 });
                 let (id, thread) = ids.recv().unwrap();

@@ -29,14 +29,15 @@ fn await_call(id: nix::unistd::Pid, calls: &[libc::c_long]) {
     });
 }
 
-/// Waits until the thread `id` is in one of these system calls, and until it has handled a signal there.
+/// Waits until the thread `id` is in one of these system calls, and until it has handled a signal there. `thread` is its
+/// pthread_t as a number, because with musl that is a pointer, which cannot be sent from the thread.
 #[allow(dead_code, reason = "not every test uses it")]
-fn interrupt(id: nix::unistd::Pid, thread: nix::sys::pthread::Pthread, calls: &[libc::c_long]) {
+fn interrupt(id: nix::unistd::Pid, thread: usize, calls: &[libc::c_long]) {
     use std::sync::atomic::{AtomicBool, Ordering};
     let is_handled = std::sync::Arc::new(AtomicBool::new(false));
     let signal = signal_hook::consts::SIGUSR1;
     signal_hook::flag::register(signal, is_handled.clone()).unwrap();
     await_call(id, calls);
-    nix::sys::pthread::pthread_kill(thread, nix::sys::signal::Signal::SIGUSR1).unwrap();
+    nix::sys::pthread::pthread_kill(thread as _, nix::sys::signal::Signal::SIGUSR1).unwrap();
     eventually(|| is_handled.load(Ordering::Relaxed));
 }

@@ -319,7 +319,7 @@ mod tests {
         let (sender, ids) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                sender.send((gettid(), pthread_self())).unwrap();
+                sender.send((gettid(), pthread_self() as usize)).unwrap();
                 run_next(&queue, &mut Sink::new(&stream).unwrap(), &check);
             });
             let (id, thread) = ids.recv().unwrap();

@@ -123,7 +123,8 @@ fn program(process: Process) -> Vec<sock_filter> {
         (ALLOWED, &[finish(ALLOW)]),
         (FATAL, &[finish(KILL)]),
         (&MAPPING, &[load(argument_at(2)), is_executable, finish(KILL), finish(ALLOW)]),
-        // abort(3) sends a signal to its own process.
+        // abort(3) sends a signal to its own process. That of musl makes another call, which names only the thread: that is
+        // refused, and then abort(3) ends the process by SIGSEGV.
         (&[libc::SYS_tgkill], &[load(argument_at(0)), is_this, finish(ALLOW), finish(REFUSE)]),
     ];
     let mut program = vec![

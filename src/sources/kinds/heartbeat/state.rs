@@ -453,11 +453,11 @@ mod tests {
 
     #[test]
     fn the_status_is_replaced_and_removed() {
-        let status = |text| [(1, "READY=1\nSTATUS=a\nERRNO=5"), (2, text)];
+        let status = |text| [(1, "READY=1\nSTATUS=a\nERRNO=13"), (2, text)];
         let late = "no heartbeat for 30 s, limit 30 s";
         assert_eq!(
             reason(&status("STATUS=b"), 31),
-            format!("{late}: b (errno 5, Input/output error)")
+            format!("{late}: b (errno 13, Permission denied)")
         );
         assert_eq!(reason(&status("STATUS=\nERRNO=0"), 31), late);
     }
