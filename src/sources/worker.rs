@@ -45,6 +45,10 @@ const CHECKS: usize = 8;
 /// records fit.
 const OUTBOX_MAX: usize = 2 * super::spec::SPECS_MAX + 64;
 
+/// Most threads for work that can hang in the kernel: one for each check of a set and of the set that replaces it, and
+/// one to read the check file. So a file without the checks that hang can be read even if all of them do.
+const THREADS_MAX: usize = 2 * super::spec::SPECS_MAX + 1;
+
 /// Pause between two calls of [`Programs::reap`], while a program runs, or a killed process has not ended yet.
 const REAP_PERIOD: Duration = Duration::from_millis(400);
 
@@ -217,7 +221,7 @@ pub fn run(
         origin,
         engine,
         drivers: Drivers::default(),
-        jobs: Jobs::new(waker),
+        jobs: Jobs::new(waker, THREADS_MAX),
         opening: Vec::new(),
         programs: Programs::launched_by_self(),
         reap_due: None,
