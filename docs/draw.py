@@ -5,7 +5,7 @@
 
 The commands run in a network namespace of their own, so that the default port is free. Each gets a terminal of 80
 columns, so that it prints its colours. Every line of a picture is a command line, or a line that was printed. Exit
-code 1 if a command does not end as expected, 2 if there is no namespace.
+code 1 if a command does not end as expected, 2 if the script could not run, 3 if there is no namespace.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import time
 from html import escape
 from pathlib import Path
 
+CANNOT_TRY = 3
 IN_NAMESPACE = "HEALTHZ_DRAW_IN_NAMESPACE"
 NAMESPACE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 COLUMNS, SECONDS_MAX = 80, 20
@@ -194,7 +195,7 @@ def main():
     if IN_NAMESPACE not in os.environ:
         if shutil.which("ip") is None or subprocess.run([*NAMESPACE, "true"]).returncode != 0:
             print("draw.py: no network namespace; install util-linux and iproute2, or run it as root", file=sys.stderr)
-            return 2
+            return CANNOT_TRY
         words = [*NAMESPACE, sys.executable, *sys.argv]
         return subprocess.run(words, env={**os.environ, IN_NAMESPACE: "1"}).returncode
     daemon = shutil.which(args.daemon)

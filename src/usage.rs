@@ -266,7 +266,7 @@ pub static PROBE: Command = Command {
         Opt::new(
             "flat",
             "",
-            "every failure exits with 1 and prints 80 bytes at most",
+            "every failure exits with 1; prints 80 bytes at most",
         ),
         Opt::new("nagios", "", "exit code and output of a Nagios plugin"),
     ],
@@ -274,6 +274,7 @@ pub static PROBE: Command = Command {
         "URL is http://HOST[:PORT][/PATH] or unix:SOCKET[:/PATH]; HOST is localhost or",
         "an IP address. The default is http://localhost:10248/healthz.",
         "Prints nothing if the answer is healthy, which is a status from 200 to 399.",
+        "--flat limits only the text of a single probe without -v.",
         "Exit: 0 healthy, 1 unhealthy (status 500 to 599), 2 wrong usage, 3 no answer,",
         "4 another answer. Of many probes: 0 if all are healthy, else 1, 3 or 4, in",
         "this order. With --nagios: 0 healthy, 2 unhealthy or no answer, 3 otherwise.",
@@ -302,8 +303,8 @@ pub static STATUS: Command = Command {
         "URL is http://HOST[:PORT] or unix:SOCKET; HOST is localhost or an IP address.",
         "The default is http://localhost:10248. A path selects one endpoint.",
         "A server that answers only with text gives no times and no reasons.",
-        "Exit: 0 all endpoints pass, warnings included, 1 one fails, 2 wrong usage,",
-        "3 no answer, 4 another answer",
+        "Exit: 0 all endpoints pass, warnings included, 1 one fails, or the output",
+        "cannot be written, 2 wrong usage, 3 no answer, 4 another answer",
     ],
 };
 
@@ -318,7 +319,11 @@ pub static BEAT: Command = Command {
             "TEXT",
             "shown in the reason if no other beat comes in time",
         ),
-        Opt::new("fail", "REASON", "make the check fail until the next beat"),
+        Opt::new(
+            "fail",
+            "REASON",
+            "make the check fail until READY=1 or healthz beat NAME",
+        ),
         Opt::new("socket", "PATH", "the socket of the check").default("/run/healthz/NAME.sock"),
         Opt::new(
             "limit",

@@ -360,6 +360,18 @@ def _(harness):
         expect(f"{name}: selector", workload.object["spec"]["selector"]["matchLabels"], labels)
 
 
+# Regression: the operator named the job NAMESPACE/NAME, so HealthzDown had no series and never fired.
+@case("the PodMonitor gives its series the job of the alert HealthzDown", VALIDATION)
+def _(harness):
+    rules = (PACKAGING / "prometheus/healthz.rules.yml").read_text()
+    expr = re.search(r"^ +- alert: HealthzDown\n +expr: (.*)$", rules, re.M)[1]
+    labels = Workload(harness, "daemonset.yaml").template["metadata"]["labels"]
+    monitor = read_manifest(harness, "podmonitor.yaml")[0]
+    # The name of the job is the value of this label of the pod.
+    job = labels.get(monitor["spec"].get("jobLabel"))
+    expect("the expression of the alert", expr, f'up{{job="{job}"}} == 0')
+
+
 @case("the DaemonSet answers the kubelet and Prometheus, and sees the kubelet", VALIDATION, RUNTIME, "buildah")
 def _(harness):
     workload = Workload(harness, "daemonset.yaml")

@@ -758,6 +758,35 @@ fn a_valid_file_takes_effect_at_sighup_and_unchanged_checks_keep_their_state() {
     assert_eq!(get(address, "/healthz/web").0, 404);
 }
 
+/// Regression: after a reload, the daemon had no last beat of a heartbeat until its next verdict. If the worker was
+/// killed before that, the check failed until the program's next beat.
+#[test]
+fn a_heartbeat_keeps_its_state_when_the_worker_is_killed_after_a_reload() {
+    let sockets = [temp_path(), temp_path()];
+    let [kept, changed] = [("kept", &sockets[0]), ("changed", &sockets[1])].map(|(name, socket)| {
+        let socket = socket.display();
+        format!(
+            "[check.{name}]\nheartbeat = true\nlimit = \"2h\"\nperiod = \"1h\"\nsocket = \"{socket}\"\n"
+        )
+    });
+    let (file, daemon) = with_file(&format!("{kept}{changed}"));
+    let address = daemon.address();
+    for socket in &sockets {
+        beat(socket);
+    }
+    wait_for(address, "/healthz", "ok");
+    write(&file, &format!("{changed}group = \"g\"\n{kept}"));
+    daemon.signal(Signal::SIGHUP);
+    daemon
+        .lines()
+        .wait("checks in use: 2 (0 added, 1 changed, 0 removed)");
+    kill(sources(&daemon).1, Signal::SIGKILL).unwrap();
+    daemon.lines().wait("the sources process has ended");
+    for name in ["kept", "changed"] {
+        wait_for(address, &format!("/healthz/{name}"), "ok");
+    }
+}
+
 #[test]
 fn reloads_are_counted_and_kept_checks_keep_their_counts() {
     // On a busy machine too, no three attempts in a row take this timeout.

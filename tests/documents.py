@@ -10,6 +10,7 @@
 - A `toml` block must parse, and may name only features that exist. `healthz check-config` accepts one with checks.
 - A command in a code span, or on a line of an indented or fenced block (`cargo`, `make`, a script of this repository),
   must exist. A step of .ci/run must run each script, and capi/check runs `make`.
+- docs/draw.py, which draws the pictures, must not fail with the exit code that .ci/run takes as skipped.
 
 One line for each check: `ok WHERE`, `FAIL WHERE: expected .., got ..`; at the end
 `N passed, N failed`. Exit code 1 if a check failed, 2 if the script could not run, 3 if it could not try the
@@ -219,6 +220,18 @@ def checks(environment, can_run):
                 yield where, lambda: (_ for _ in ()).throw(Wrong("C only where capi/check compiles it"))
         for number, command in commands(text):
             yield f"{name}:{number}: {command}", lambda command=command: check_command(command)
+    if can_run:
+        yield "docs/draw.py: exit codes", check_codes_of_pictures
+
+
+def check_codes_of_pictures():
+    """Regression: without the program it exited with the code for no namespace, and CI skipped it."""
+    skipped = int(re.search(r"allow_skip (\d+) .*\\\n.* docs/draw\.py ", CI)[1])
+    for arguments in (["--daemon", "/nonexistent"], []):
+        command = [sys.executable, ROOT / "docs/draw.py", *arguments]
+        code = subprocess.run(command, capture_output=True, timeout=SECONDS_MAX, check=False).returncode
+        if code in (0, skipped):
+            raise Wrong(f"an exit code of a failure for {arguments}, got {code}")
 
 
 def main():

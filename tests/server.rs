@@ -396,6 +396,18 @@ fn a_request_with_an_urgent_byte_in_its_head_is_answered_at_once() {
     assert!(rest(&mut stream).ends_with("\r\n\r\nok"));
 }
 
+/// The kernel resets this connection, because the urgent byte is unread when the server closes it. The answer and the
+/// end of the stream come before that.
+#[test]
+fn a_last_request_before_an_urgent_byte_gets_its_whole_answer() {
+    let mut harness = Harness::new(4);
+    let mut stream = harness.connect();
+    stream.write_all(LAST).unwrap();
+    SockRef::from(&stream).send_out_of_band(b"!").unwrap();
+    harness.work();
+    assert!(rest(&mut stream).ends_with("\r\n\r\nok"));
+}
+
 #[test]
 fn a_client_that_shuts_down_its_sending_side_still_gets_its_answers() {
     let mut harness = Harness::new(4);

@@ -226,7 +226,8 @@ impl<'a, P: Paths> Driver<'a, P> {
                 }
                 Next::Close { .. } if was_closing => None,
                 // `lingers` is about the bytes in `rx` only. After a short read the socket has no others, unless the
-                // read ended at a mark in the stream (see `serve`). Then the close resets the connection.
+                // read ended at a mark in the stream (see `serve`). Then the close resets the connection, after the
+                // answer and the end were sent. To find the mark would be a system call for each connection.
                 Next::Close { lingers } => {
                     conn.stream.shutdown();
                     let has_read_all = matches!(step, ReadStep::Drained | ReadStep::BeforeEnd);

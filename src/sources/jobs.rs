@@ -3,7 +3,9 @@
 //! One thread is enough while nothing blocks. If jobs wait although a thread has had one for [`STUCK_DURATION`], the
 //! worker starts another thread. A check has at most one job at a time, and all but one of the threads end when they
 //! have no job. So there are at most as many threads as checks, and one for the check file, until the file is read
-//! again: a job that hangs keeps its thread, even if its check was removed or changed.
+//! again: a job that hangs keeps its thread, even if its check was removed or changed. So that reloads cannot add
+//! threads without end, there is a largest number of them. If all of these hang, other jobs wait, also the one that
+//! reads the check file. So the number of jobs that wait is bounded too.
 //!
 //! Knows no checks. Called by the worker's event loop, which a finished job wakes.
 
@@ -29,6 +31,9 @@ pub struct Jobs<R> {
     shared: Arc<Shared<R>>,
     /// When the first job of the queue was given, or the last thread was started for it.
     waits_since: Option<Instant>,
+    threads_max: usize,
+    /// [`advance`](Jobs::advance) has said that all threads hang, and the first job still waits.
+    has_warned: bool,
 }
 
 struct Shared<R> {
@@ -46,8 +51,8 @@ struct Queue<R> {
 }
 
 impl<R: Send + 'static> Jobs<R> {
-    /// Results wake `waker`.
-    pub fn new(waker: Arc<Waker>) -> Self {
+    /// Results wake `waker`. There are never more threads than `threads_max`.
+    pub fn new(waker: Arc<Waker>, threads_max: usize) -> Self {
         let queue = Queue {
             jobs: VecDeque::new(),
             results: VecDeque::new(),
@@ -61,6 +66,8 @@ impl<R: Send + 'static> Jobs<R> {
                 waker,
             }),
             waits_since: None,
+            threads_max,
+            has_warned: false,
         }
     }
 
@@ -93,16 +100,18 @@ impl<R: Send + 'static> Jobs<R> {
     /// Starts another thread if a job has waited for [`STUCK_DURATION`]. Returns when to call it again.
     ///
     /// # Errors
-    /// If the system does not start a thread. Call it again later.
+    /// If the system does not start a thread. Call it again later. If there are as many threads as allowed, and none of
+    /// them takes the jobs that wait; only once, until one does.
     pub fn advance(&mut self, now: Instant) -> io::Result<Option<Instant>> {
         let queue = self.shared.lock();
-        let (is_empty, idle) = (queue.jobs.is_empty(), queue.idle);
+        let (is_empty, idle, threads) = (queue.jobs.is_empty(), queue.idle, queue.threads);
         drop(queue);
         if !is_empty && idle > 0 {
             self.shared.is_filled.notify_one();
         }
         let Some(since) = self.waits_since.filter(|_| !is_empty) else {
             self.waits_since = None;
+            self.has_warned = false;
             return Ok(None);
         };
         let due = since.saturating_add(STUCK_DURATION);
@@ -110,6 +119,13 @@ impl<R: Send + 'static> Jobs<R> {
             return Ok(Some(due));
         }
         self.waits_since = Some(now);
+        if idle == 0 && threads >= self.threads_max {
+            return match std::mem::replace(&mut self.has_warned, true) {
+                // The first thread whose job ends takes the next one, without a call of this function.
+                true => Ok(None),
+                false => Err(io::Error::other(format!("{threads} threads hang already"))),
+            };
+        }
         if idle == 0 {
             self.start_thread()?;
         }
@@ -180,6 +196,7 @@ mod tests {
     use super::*;
 
     const T0: Instant = Instant::from_millis(1000);
+    const THREADS_MAX: usize = 3;
 
     struct Loop {
         poll: Poll,
@@ -190,7 +207,7 @@ mod tests {
         fn new() -> Self {
             let poll = Poll::new().unwrap();
             let waker = Waker::new(poll.registry(), Token(0)).unwrap();
-            let jobs = Jobs::new(Arc::new(waker));
+            let jobs = Jobs::new(Arc::new(waker), THREADS_MAX);
             Loop { poll, jobs }
         }
 
@@ -268,5 +285,44 @@ mod tests {
         assert_ne!(jobs.result(), second);
         // Of two threads that have nothing to do, one ends.
         jobs.wait(1, 1);
+    }
+
+    /// Regression: each reload during one hang could add as many threads as there are checks.
+    #[test]
+    fn jobs_wait_when_as_many_threads_as_allowed_hang() {
+        let mut jobs = Loop::new();
+        let (begun, has_begun) = mpsc::channel();
+        let (unblock, is_unblocked) = mpsc::channel::<()>();
+        let is_unblocked = Arc::new(Mutex::new(is_unblocked));
+        let mut now = T0;
+        for threads in 1..=THREADS_MAX {
+            let (begun, is_unblocked) = (begun.clone(), Arc::clone(&is_unblocked));
+            let hangs = move || {
+                begun.send(()).unwrap();
+                let _ = is_unblocked.lock().unwrap().recv();
+                thread::current().id()
+            };
+            jobs.jobs.give(now, hangs).unwrap();
+            now = now.saturating_add(STUCK_DURATION);
+            if threads > 1 {
+                assert!(jobs.jobs.advance(now).unwrap().is_some());
+            }
+            has_begun.recv().unwrap();
+            jobs.wait(threads, 0);
+        }
+        jobs.jobs.give(now, || thread::current().id()).unwrap();
+        now = now.saturating_add(STUCK_DURATION);
+        let error = jobs.jobs.advance(now).unwrap_err();
+        assert_eq!(error.to_string(), "3 threads hang already");
+        // It says so once.
+        now = now.saturating_add(STUCK_DURATION);
+        assert_eq!(jobs.jobs.advance(now).unwrap(), None);
+        jobs.wait(THREADS_MAX, 0);
+        // The thread whose job ends takes the one that waits.
+        unblock.send(()).unwrap();
+        assert_eq!(jobs.result(), jobs.result());
+        assert_eq!(jobs.jobs.advance(now).unwrap(), None);
+        assert!(!jobs.jobs.has_warned);
+        drop(unblock);
     }
 }

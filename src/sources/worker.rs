@@ -45,6 +45,10 @@ const CHECKS: usize = 8;
 /// records fit.
 const OUTBOX_MAX: usize = 2 * super::spec::SPECS_MAX + 64;
 
+/// Most threads for work that can hang in the kernel: one for each check of a set and of the set that replaces it, and
+/// one to read the check file. So a file without the checks that hang can be read even if all of them do.
+const THREADS_MAX: usize = 2 * super::spec::SPECS_MAX + 1;
+
 /// Pause between two calls of [`Programs::reap`], while a program runs, or a killed process has not ended yet.
 const REAP_PERIOD: Duration = Duration::from_millis(400);
 
@@ -129,6 +133,20 @@ impl Drivers {
         let at = self.0.iter().position(|(known, _)| *known == id)?;
         Some(self.0.remove(at).1)
     }
+
+    /// The last beat of a check, for the worker after this one.
+    fn last_beat(&self, id: Id, now: Instant) -> Option<Beat> {
+        let Driver::Listening(Ok(listener)) = self.get(id)? else {
+            return None;
+        };
+        let last = listener.last_beat()?;
+        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        Some(Beat {
+            age_ms: millis(now.saturating_since(last.at)),
+            limit_ms: last.own_limit.map_or(0, millis),
+            unix_seconds: last.unix_seconds,
+        })
+    }
 }
 
 struct Worker {
@@ -192,7 +210,8 @@ pub fn run(
     let mut outbox = VecDeque::from([encode(&Message::Opened)]);
     if is_restart {
         // The server may have got no set from the worker before, although its text was stored.
-        queue_set(&mut outbox, &engine.whole_set(String::new()), clock.now());
+        let set = engine.whole_set(String::new());
+        queue_set(&mut outbox, &set, &|_| None, clock.now());
     }
     let mut worker = Worker {
         clock,
@@ -202,7 +221,7 @@ pub fn run(
         origin,
         engine,
         drivers: Drivers::default(),
-        jobs: Jobs::new(waker),
+        jobs: Jobs::new(waker, THREADS_MAX),
         opening: Vec::new(),
         programs: Programs::launched_by_self(),
         reap_due: None,
@@ -223,7 +242,13 @@ fn parse(origin: &Origin, text: Option<&[u8]>) -> Result<Vec<Spec>, Vec<String>>
     parsed.map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
 }
 
-fn queue_set(outbox: &mut VecDeque<Vec<u8>>, set: &Commit, now: Instant) {
+/// `last_beat` returns that of the check with this number in the set.
+fn queue_set(
+    outbox: &mut VecDeque<Vec<u8>>,
+    set: &Commit,
+    last_beat: &dyn Fn(u16) -> Option<Beat>,
+    now: Instant,
+) {
     let generation = set.generation;
     let count = u16::try_from(set.checks.len()).unwrap_or(u16::MAX);
     outbox.push_back(encode(&Message::Begin { generation, count }));
@@ -235,7 +260,8 @@ fn queue_set(outbox: &mut VecDeque<Vec<u8>>, set: &Commit, now: Instant) {
         outbox.push_back(encode(&Message::Define { index, definition }));
     }
     for report in &set.reports {
-        outbox.push_back(encode(&verdict(generation, report, None, now)));
+        let beat = last_beat(report.index);
+        outbox.push_back(encode(&verdict(generation, report, beat, now)));
     }
     let text = &set.text;
     outbox.push_back(encode(&Message::Commit { generation, text }));
@@ -274,7 +300,6 @@ impl Worker {
             self.listeners_due(now);
             self.act(now);
             self.commit(now);
-            self.act(now);
             self.reap(now);
             if self.send(now).is_err() {
                 return Ok(End::ServerClosed);
@@ -664,20 +689,6 @@ impl Worker {
         }
     }
 
-    /// The last beat of a check, for the worker after this one.
-    fn last_beat(&self, index: u16, now: Instant) -> Option<Beat> {
-        let Driver::Listening(Ok(listener)) = self.drivers.get(self.engine.id(index)?)? else {
-            return None;
-        };
-        let last = listener.last_beat()?;
-        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
-        Some(Beat {
-            age_ms: millis(now.saturating_since(last.at)),
-            limit_ms: last.own_limit.map_or(0, millis),
-            unix_seconds: last.unix_seconds,
-        })
-    }
-
     fn reload(&mut self, now: Instant) {
         let Some(path) = self.origin.file.clone() else {
             return;
@@ -738,7 +749,11 @@ impl Worker {
                 &format!("cannot keep the text of the check file: {error}"),
             );
         }
-        queue_set(&mut self.outbox, &set, now);
+        // A heartbeat whose options have changed gets its socket and its last beat when the old check is closed.
+        self.act(now);
+        let (engine, drivers) = (&self.engine, &self.drivers);
+        let last_beat = |index| drivers.last_beat(engine.id(index)?, now);
+        queue_set(&mut self.outbox, &set, &last_beat, now);
         crate::unneeded::trim_heap();
     }
 
@@ -764,7 +779,8 @@ impl Worker {
                 break;
             };
             let generation = self.engine.generation();
-            let beat = self.last_beat(report.index, now);
+            let id = self.engine.id(report.index);
+            let beat = id.and_then(|id| self.drivers.last_beat(id, now));
             let message = encode(&verdict(generation, &report, beat, now));
             match self.link.send(&message) {
                 Ok(()) => {}

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::table::{GENERIC, KINDS, OptionDef};
+use super::value::Syntax;
 use super::*;
 
 fn root() -> &'static Path {
@@ -120,6 +121,27 @@ fn the_option_tables_are_those_of_the_parser() {
             text.contains(line),
             "docs/checks.md has not: {line}\nin:\n{want}"
         );
+    }
+}
+
+/// Regression: the values of `unsupported` and `until-ready` were in no help text. One had three words that were not the
+/// values.
+#[test]
+fn the_help_of_an_option_names_the_values_that_it_can_have() {
+    for option in GENERIC
+        .iter()
+        .chain(KINDS.iter().flat_map(|kind| kind.options))
+    {
+        let Syntax::Choice(choices) = option.syntax else {
+            continue;
+        };
+        let is_named = |choice: &str| {
+            let mut words = option.help.split(|c: char| !c.is_alphanumeric());
+            choice == option.default || words.any(|word| word == choice)
+        };
+        for choice in choices {
+            assert!(is_named(choice), "{}: {choice}", option.name);
+        }
     }
 }
 

@@ -133,7 +133,7 @@ pub const GENERIC: &[OptionDef] = &[
         "unsupported",
         "fail",
         Syntax::Choice(&["fail", "warn", "skip"]),
-        "if the system lacks what the check reads: fail, log a warning, or pass",
+        "if the system lacks what the check reads: fail; warn: log a warning and pass; skip: pass",
     ),
 ];
 
@@ -218,7 +218,7 @@ pub const KINDS: &[KindDef] = &[
                 "until-ready",
                 "fail",
                 Syntax::Choice(&["fail", "pass"]),
-                "the state before the first READY=1 or beat",
+                "the state before the first READY=1 or beat: fail or pass",
             ),
             option(
                 "forward",

@@ -147,7 +147,7 @@ pub fn judge(row: &Row, stream: &[u8], end: End) -> Result<(), String> {
     let Some(first) = got.first() else {
         let is_silence_right = match &expect.statuses {
             Some(wanted) => wanted.is_empty(),
-            None => expect.or_silence || end == End::Closed && expect.status.is_none(),
+            None => end == End::Closed && expect.status.is_none(),
         };
         let is_end_right =
             expect.statuses.is_none() || expect.after.is_none_or(|after| after == end);

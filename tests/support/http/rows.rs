@@ -38,8 +38,6 @@ pub enum End {
 pub struct Expect {
     pub strict: Option<Strict>,
     pub anything_valid: bool,
-    /// It is also valid to have sent no answer yet.
-    pub or_silence: bool,
     pub statuses: Option<Vec<u16>>,
     pub statuses_prefix_of: Option<Vec<u16>>,
     pub responses: Option<usize>,
@@ -215,7 +213,6 @@ fn ours(expect: &Map<String, Value>, name: &str) -> Expect {
                     .collect();
             }
             "anything_valid" => ours.anything_valid = value == true,
-            "or" => ours.or_silence = value == "no answer yet",
             "after" if value == "open" => ours.after = Some(End::Open),
             "after" if value == "closed" => ours.after = Some(End::Closed),
             "why" | "note" => {}
