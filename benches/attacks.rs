@@ -15,8 +15,9 @@
 //! connections were evicted during the probes, or if the server did not accept all attackers.
 //!
 //! `-- --only half` runs only the attack `half` and the floods `half`. `-- --connections 2000` makes fewer attackers,
-//! which need fewer open files. With `-- --again 10`, evicted attackers connect again after ten seconds. Under
-//! `cargo test --benches` all sizes are small, and no measured time can fail it.
+//! which need fewer open files. With `-- --again 10`, evicted attackers connect again after ten seconds.
+//! `-- --probes 300` and `-- --rate 20` set the number of probes during each flood, and how many are sent a second.
+//! Under `cargo test --benches` all sizes are small, and no measured time can fail it.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

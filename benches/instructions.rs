@@ -8,7 +8,7 @@
 //! difference. Only instructions in user space are counted.
 //!
 //! `-- --json` prints one JSON object per line instead; `.ci/guard` compares them with `limits.toml`. Needs
-//! valgrind and strace. Under `cargo test --benches` it needs neither, and each request is answered once.
+//! valgrind and strace. Under `cargo test --benches` it needs neither, and each request is answered a few times.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -388,8 +388,8 @@ fn connection(report: &Report) {
 
 fn checks(report: &Report) {
     let few = Setup::KUBELET.checks;
-    let [one, many] = [few, CHECKS_MANY].map(|checks| instructions(&CASES[0], How::Same, checks));
-    let value = (many - one) / (CHECKS_MANY - few) as f64;
+    let counted = |checks: usize| instructions(&CASES[0], How::Same, checks);
+    let value = (counted(CHECKS_MANY) - counted(few)) / (CHECKS_MANY - few) as f64;
     report.figure(&Figure {
         unit: "instructions",
         name: "check".into(),
@@ -407,7 +407,7 @@ fn instructions(case: &Case, how: How, checks: usize) -> f64 {
     Counter::Instructions.of_requests(&arguments, RUNS) / f64::from(case.requests)
 }
 
-/// Answers each request once, and again with a cached head.
+/// Answers each request without a cache of heads, and with one that is empty, has the same head, or has another head.
 fn small() {
     println!("{}", support::environment());
     println!("small run: each request is answered; nothing is measured");

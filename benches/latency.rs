@@ -45,7 +45,7 @@ use plot::{Chart, Mark, Panel, Row};
 use support::thousands;
 use table::{Table, number};
 
-/// Probes per second: many times the usual load of a node, but few enough that two cores are idle most of the
+/// Probes per second: many times the usual load of a node, but few enough that the server's core is idle most of the
 /// time. This bench does not measure queueing.
 const RATE: u32 = 5000;
 /// How long the mio loop sleeps, to prove that the client measures it.

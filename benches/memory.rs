@@ -178,7 +178,7 @@ fn build(is_static: bool) -> PathBuf {
         .args(["--quiet", "--target-dir"])
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        // RUSTFLAGS would replace the flags that make the program static.
+        // RUSTFLAGS would replace the flags of `cargo static`.
         .env_remove("RUSTFLAGS");
     assert!(command.status().unwrap().success(), "{command:?}");
     directory.join("release/healthz")
@@ -244,7 +244,7 @@ fn attack(is_full: bool) {
     let tables: &[usize] = if is_full { &[64, 1024] } else { &[4] };
     println!(
         "Under attack, KiB of anonymous memory: first every connection sends a request head without its end;\n\
-         then all complete it, request /healthz?verbose again and again, and read no response\n"
+         then all complete it, request /healthz?verbose again and again, and leave responses unread\n"
     );
     let mut table = Table::new(&[
         "connections",

@@ -162,7 +162,7 @@ fn build(command: &str, target: &str, directory: &str, arguments: &[&str]) -> Pa
         .arg(built)
         .args(arguments)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(directory))
-        // RUSTFLAGS would replace the flags that make the program static.
+        // RUSTFLAGS would replace the flags of `cargo static`, and those in `arguments`.
         .env_remove("RUSTFLAGS");
     assert!(cargo.status().unwrap().success(), "{cargo:?}");
     built.join(target).join("release")

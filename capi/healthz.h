@@ -93,8 +93,9 @@ struct healthz_options {
    * authentication.
    */
   int allow_remote;
-  /* If not 0, `/metrics` and `/metrics/slis` are answered with metrics for Prometheus. They take two
-   * more buffers, and no memory for each connection.
+  /* If not 0, `/metrics` and `/metrics/slis` are answered with metrics for Prometheus. All connections
+   * share two buffers for long answers, which then have room for the metrics. Each connection takes no more
+   * memory.
    */
   int metrics;
 };

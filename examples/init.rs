@@ -255,12 +255,14 @@ impl Service {
                 self.due = Some(now.saturating_add(STEADY_DURATION));
             }
             Err(error) => {
-                self.is_down(format_args!("cannot be started: {}", reason(&error)), now);
+                self.set_down(format_args!("cannot be started: {}", reason(&error)), now);
             }
         }
     }
 
-    fn is_down(&mut self, why: fmt::Arguments<'_>, now: Instant) {
+    /// It has ended, or was not started: kills the rest of its group, and sets the time of its next start. While the
+    /// machine stops, it does neither.
+    fn set_down(&mut self, why: fmt::Arguments<'_>, now: Instant) {
         self.pid = None;
         if !SHUTDOWN.passes(now) {
             // The rest of its group has received SIGTERM and still has time to end.
@@ -435,7 +437,7 @@ impl Init {
     fn ended(&mut self, is_it: impl Fn(Pid) -> bool, what: fmt::Arguments<'_>, now: Instant) {
         let mut services = self.services.iter_mut();
         if let Some(service) = services.find(|service| service.pid.is_some_and(&is_it)) {
-            service.is_down(what, now);
+            service.set_down(what, now);
         }
     }
 

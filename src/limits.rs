@@ -17,7 +17,7 @@ pub const REASON_BYTES_MAX: usize = 255;
 pub const FIELDS_MAX: usize = 64;
 
 /// Most `exclude` parameters in one query: as many as fit in [`REQUEST_HEAD_BYTES_DEFAULT`]. Each takes
-/// 6 bytes of stack while a query with `exclude` is answered.
+/// 6 bytes of stack while a query with `exclude`, or any request for an endpoint in JSON, is answered.
 pub const EXCLUDES_MAX: usize = 1024;
 
 /// Empty lines that are ignored before a request line (RFC 9112 section 2.2 requires at least one). No

@@ -34,6 +34,8 @@ use daemon::{EXIT_FAILED, EXIT_USAGE, Failure};
 use sources::config;
 use usage::UsageError;
 
+const VERSION: &str = concat!("healthz ", env!("CARGO_PKG_VERSION"), "\n");
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let first = arguments.next();
@@ -68,6 +70,7 @@ fn help(mut arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Usage
     let command = match arguments.next() {
         None => None,
         Some(name) if name == "-h" || name == "--help" => Some(&usage::HELP),
+        Some(name) if name == "-V" || name == "--version" => return Ok(print(VERSION)),
         Some(name) => match usage::find(&name) {
             None => return Err(UsageError::unknown_command(&name)),
             command => command,
@@ -89,7 +92,7 @@ fn print_help(command: Option<&usage::Command>, options: &Options) -> ExitCode {
 fn serve(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, UsageError> {
     Ok(match options::parse(arguments)? {
         Command::Help(command, options) => print_help(command, &options),
-        Command::Version => print(concat!("healthz ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Version => print(VERSION),
         Command::CheckConfig(options) => check_config(&options),
         Command::Serve(options) => match daemon::serve(&options) {
             Ok(()) => ExitCode::SUCCESS,

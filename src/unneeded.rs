@@ -1,9 +1,10 @@
-//! Gives back memory that only the start needed.
+//! Gives back memory that is no longer needed.
 //!
 //! After the start, a process has three kinds of pages that it does not need: pages of the program's file that only the
 //! start used, free pages of the heap, and pages of the stack that only deeper calls have used. This gives them back to
-//! the kernel. If a page of the file is used later, the kernel maps it again, usually without reading the file. Called
-//! once the daemon serves, and by the sources processes before they wait.
+//! the kernel. If a page of the file is used later, the kernel maps it again, usually without reading the file. The
+//! daemon calls it when it begins to serve, the supervisor before it waits for a worker, and the worker before each
+//! long wait after it has attempted checks or read the check file.
 //!
 //! Besides the `sys` modules, the only file of the program that may contain `unsafe`.
 #![allow(unsafe_code)]
@@ -93,7 +94,8 @@ extern "C" fn unmap(
             u64::from(info.dlpi_addr) + u64::from(header.p_vaddr),
             u64::from(header.p_memsz),
         );
-        // Only whole pages. A larger page size makes the call fail, which is harmless.
+        // Only whole pages of this size. With a larger page size the call fails if `first` is not the start of a page.
+        // Otherwise it gives back the whole last page, too: that is in the same segment.
         let first = begin.next_multiple_of(PAGE_BYTES);
         let end = (begin + length) & !(PAGE_BYTES - 1);
         let bytes = end.saturating_sub(first) as libc::size_t;

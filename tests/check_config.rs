@@ -73,6 +73,29 @@ fn it_prints_every_mistake_with_its_place_and_exits_with_2() {
     assert_output(&output, 2, "", &expected);
 }
 
+/// Regression: all mistakes were in one line, with `\n` between them.
+#[test]
+fn at_a_start_every_mistake_is_a_line() {
+    let path = temp_path();
+    std::fs::write(&path, "[check.a]\nclock = 1\n[check.b]\nclock = 2\n").unwrap();
+    let name = path.to_str().unwrap();
+    let output = run(&["--config", name, "--listen", "127.0.0.1:0"]);
+    let expected = format!(
+        "healthz: {name}:2:9: a clock check has no argument: expected true\n\
+         healthz: {name}:4:9: a clock check has no argument: expected true\n"
+    );
+    assert_output(&output, 2, "", &expected);
+}
+
+#[test]
+fn help_of_no_command_prints_the_version() {
+    let version = run(&["--version"]);
+    for arguments in [["help", "-V"], ["help", "--version"]] {
+        assert_eq!(run(&arguments).stdout, version.stdout);
+    }
+    assert!(version.stdout.starts_with(b"healthz "));
+}
+
 #[test]
 fn a_file_that_cannot_be_read_is_named_and_the_exit_code_is_2() {
     let missing = "/nonexistent/checks.toml";

@@ -1,4 +1,4 @@
-//! What the daemon's sandbox denies. All other tests of the daemon run with the sandbox on and show that it
+//! What the daemon's sandbox denies. Nearly all other tests of the daemon run with the sandbox on and show that it
 //! denies nothing that the daemon needs.
 #![cfg(all(feature = "daemon", target_os = "linux"))]
 #![cfg(test)]
@@ -552,7 +552,7 @@ mod intruder {
         }
     }
 
-    /// `sendto` by the daemon, with five bytes and `address`.
+    /// `sendto` by the daemon, to `address`. The bytes of `address` are also the message.
     fn send(daemon: &Daemon, socket: u64, flags: i32, address: &[u8]) -> Result<i64, WaitStatus> {
         let at = put_bytes(daemon, address);
         let length = address.len() as u64;

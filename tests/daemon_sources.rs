@@ -744,7 +744,7 @@ fn a_valid_file_takes_effect_at_sighup_and_unchanged_checks_keep_their_state() {
         answer.starts_with("HTTP/1.1 200 ") && answer.contains("[+]here ok\n"),
         "{answer}"
     );
-    // The file has one check again. The other checks are removed.
+    // Now the file has one check. The other two are removed.
     write(file.as_ref(), &worker);
     daemon.signal(Signal::SIGHUP);
     daemon

@@ -8,8 +8,8 @@
 - A `rust` block must be a whole file of examples/ that has a main function.
 - A `c` block may be only in capi/README.md, where capi/check compiles and runs it.
 - A `toml` block must parse, and may name only features that exist. `healthz check-config` accepts one with checks.
-- A command in a code span, or on a line of an indented or fenced block (`cargo`, `make`, a script of this repository),
-  must exist. A step of .ci/run must run each script, and capi/check runs `make`.
+- A command in a code span, or on a line of an indented or fenced block (`cargo`, `make`, fuzz/run, capi/check, a script
+  of .ci or tests), must exist. A step of .ci/run must run each script, and capi/check runs `make`.
 - docs/draw.py, which draws the pictures, must not fail with the exit code that .ci/run takes as skipped.
 
 One line for each check: `ok WHERE`, `FAIL WHERE: expected .., got ..`; at the end

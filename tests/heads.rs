@@ -193,9 +193,9 @@ fn up_to_four_bytes_are_never_answered_with_200() {
     assert!(closed > 1000, "only {closed} were refused");
 }
 
-/// Inserts them at the places where a parser error would do the most harm.
+/// Inserts up to three bytes of [`SIGNIFICANT`] at the places where a parser error would do the most harm.
 #[test]
-fn a_request_with_three_inserted_bytes_is_answered_as_the_model_expects() {
+fn a_request_with_up_to_three_inserted_bytes_is_answered_as_the_model_expects() {
     let responder = kubelet();
     let places: [[&[u8]; 2]; 7] = [
         [b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"],

@@ -109,11 +109,11 @@ class Service:
     def pid(self):
         return pid_of(self.harness, self.port)
 
-    def lives(self, is_ready, reload):
+    def lives(self, await_ready, reload):
         """It is ready, does not run as root, is started again when it was killed, and reads its checks again."""
-        is_ready()
+        await_ready()
         expect("an answer as soon as it is ready", self.ask("/readyz"), (200, "ok"))
-        killed_and_started_again(self, is_ready)
+        killed_and_started_again(self, await_ready)
         second = self.pid()
         expect("its checks before", self.ask("/readyz/second") == (200, "ok"), False)
         self.checks.write_text(FIRST_CHECK + SECOND_CHECK)
@@ -121,7 +121,7 @@ class Service:
         wait_for("the new check", PATIENCE, lambda: self.ask("/readyz/second") == (200, "ok"))
         expect("the process after the reload", self.pid(), second)
 
-    def is_answering(self):
+    def await_answer(self):
         wait_for("an answer", PATIENCE, lambda: self.ask("/readyz") == (200, "ok"))
 
 
@@ -133,7 +133,7 @@ def run_ok(harness, what, *command):
 
 
 def pid_of(harness, port):
-    """The process that listens there, by its place in /proc."""
+    """The process ID of the healthz whose command line has this address, or None."""
     for process in filter(str.isdecimal, os.listdir("/proc")):
         try:
             words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
@@ -145,13 +145,13 @@ def pid_of(harness, port):
     return None
 
 
-def killed_and_started_again(service, is_ready):
+def killed_and_started_again(service, await_ready):
     first = wait_for("its process", PATIENCE, service.pid)
     users = re.search(r"^Uid:(.*)$", Path(f"/proc/{first}/status").read_text(), re.M).group(1).split()
     expect("root is among its users", "0" in users, False)
     os.kill(first, signal.SIGKILL)
     wait_for("another process", PATIENCE, lambda: service.pid() not in (None, first))
-    is_ready()
+    await_ready()
     expect("an answer after the restart", service.ask(), (200, "ok"))
 
 
@@ -243,7 +243,7 @@ def _(harness):
     # It ends when the service is ready.
     ctl("start", "healthz")
     expect("an answer as soon as it is ready", service.ask("/readyz"), (200, "ok"))
-    service.lives(service.is_answering, lambda: ctl("signal", "HUP", "healthz"))
+    service.lives(service.await_answer, lambda: ctl("signal", "HUP", "healthz"))
     expect_match("its state", ctl("status", "healthz"), "State: STARTED")
     ctl("stop", "healthz")
     expect("an answer when it is down", service.ask(), None)
@@ -298,7 +298,7 @@ def _(harness):
     # It ends when the service answers.
     rc("start")
     expect("an answer as soon as it is ready", service.ask("/readyz"), (200, "ok"))
-    service.lives(service.is_answering, lambda: rc("reload"))
+    service.lives(service.await_answer, lambda: rc("reload"))
     expect_match("its state", rc("status"), "started")
     owner = run_ok(harness, "stat", *enter, "stat", "--format=%U", "/run/healthz")
     expect("owner of /run/healthz", owner, "nobody\n")
@@ -306,7 +306,7 @@ def _(harness):
     hung = service.pid()
     os.kill(hung, signal.SIGSTOP)
     wait_for("another process in place of one that hangs", PATIENCE, lambda: service.pid() not in (None, hung))
-    service.is_answering()
+    service.await_answer()
     rc("stop")
     expect("an answer when it is down", service.ask(), None)
     expect_match("its log", log.read_text(), r"stopped: \d+ requests answered")
@@ -396,7 +396,7 @@ def under_finit(harness, service, manager, has_notify):
         return (200, result.out.rstrip()) if result.code == 0 else (result.code, result.out)
 
     service.ask = ask_inside
-    service.is_answering()
+    service.await_answer()
     # finit listens for initctl after it has started the services.
     wait_for("finit", PATIENCE, lambda: harness.run([*enter, *INITCTL, "status"]).code == 0)
     expect_match("its state", initctl("status", "healthz"), r"Status : running")
@@ -404,7 +404,7 @@ def under_finit(harness, service, manager, has_notify):
     expect("owner of /run/healthz", owner, "nobody\n")
     if has_notify:
         expect_match("its readiness", initctl("cond", "dump"), r" on +<service/healthz/ready>")
-    service.lives(service.is_answering, lambda: initctl("reload", "healthz"))
+    service.lives(service.await_answer, lambda: initctl("reload", "healthz"))
     initctl("stop", "healthz")
     wait_for("its end", PATIENCE, lambda: "stopped" in initctl("status", "healthz"))
     # No answer.
@@ -478,10 +478,10 @@ def _(harness):
         answer = b"".join(iter(lambda: client.recv(4096), b""))
     expect("the Unix socket", answer.endswith(b"\r\n\r\nok"), True)
     wait_for("its log", PATIENCE, lambda: "serving /healthz" in end_of_log(p, 3000))
+    # The third address, after `and`, is the last. So it does not listen on the default port in addition.
     addresses = rf"on http://127\.0\.0\.1:{ports[0]}, http://127\.0\.0\.1:{ports[1]} and "
     expect_match("its log", end_of_log(p, 3000), addresses)
-    # It does not listen on the default port in addition.
-    expect("sockets", len(re.findall("serving /healthz.* on ", end_of_log(p, 3000))), 1)
+    expect("lines that list its addresses", len(re.findall("serving /healthz.* on ", end_of_log(p, 3000))), 1)
     p.terminate()
     expect("exit code", p.wait(PATIENCE), 0)
     expect("the file of a socket that was passed is kept", path.exists(), True)

@@ -167,7 +167,7 @@ class Prometheus:
         answer = self.ask("query", query=expression)
         return answer["result"] if answer else []
 
-    def is_up(self, job, count=1):
+    def await_up(self, job, count=1):
         """Waits until `count` targets of the job are up."""
         def targets():
             answer = self.ask("targets", state="active")
@@ -336,8 +336,8 @@ def _(harness):
 def _(harness):
     scraped = harness.once("scraped", Scraped)
     node, prometheus = scraped.node, scraped.prometheus
-    prometheus.is_up("healthz")
-    prometheus.is_up("slis")
+    prometheus.await_up("healthz")
+    prometheus.await_up("slis")
     # This check fails from the start, with severity warning.
     wait_for("the warning", PATIENCE, lambda: is_firing(prometheus.alerts("HealthzCheckWarning"), "spool"))
     expect("alerts of errors", prometheus.alerts("HealthzCheckFailing"), [])
@@ -359,7 +359,7 @@ def is_firing(alerts, check):
 @case("Prometheus has each family of docs/metrics.md", "prometheus")
 def _(harness):
     prometheus = harness.once("scraped", Scraped).prometheus
-    prometheus.is_up("healthz")
+    prometheus.await_up("healthz")
     for name, (kind, _) in documented().items():
         series = name + ("_count" if kind == "histogram" else "")
         wait_for(f"a series of {name}", PATIENCE, lambda s=series: prometheus.query(f'{s}{{job="healthz"}}'))
@@ -368,7 +368,7 @@ def _(harness):
 @case("each query of the dashboard returns data", "prometheus")
 def _(harness):
     prometheus = harness.once("scraped", Scraped).prometheus
-    prometheus.is_up("healthz")
+    prometheus.await_up("healthz")
     dashboard = json.loads((GRAFANA / "healthz.json").read_text())
 
     def expression(target):
@@ -396,7 +396,7 @@ def _(harness):
 @case("draw.py draws each panel", "prometheus")
 def _(harness):
     prometheus = harness.once("scraped", Scraped).prometheus
-    prometheus.is_up("healthz")
+    prometheus.await_up("healthz")
     path = harness.dir / "dashboard.svg"
     draw(harness, prometheus, path, 0.5, "4s")
     svg = path.read_text()
@@ -415,7 +415,7 @@ def draw(harness, prometheus, path, minutes, rate_interval):
 def _(harness):
     scraped = harness.once("scraped", Scraped)
     prometheus = scraped.prometheus
-    prometheus.is_up("healthz")
+    prometheus.await_up("healthz")
     text = (RULES / "agent.yml").read_text()
     for sample, own in (
         ("localhost:10248", f"127.0.0.1:{scraped.node.port}"),

@@ -181,10 +181,6 @@ def anonymous_kib(pid):
     return int(re.search(r"^RssAnon:\s*(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)[1])
 
 
-def fast(text, period="1s", timeout="900ms"):
-    return f"{text},period={period},timeout={timeout}"
-
-
 # ---------------------------------------------------------------------------------------------
 # Services
 

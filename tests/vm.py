@@ -219,7 +219,7 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     try:
         if platform.machine() != "x86_64":
-            raise Missing(f"this machine is {platform.machine()}; the kernel is for x86_64")
+            raise Missing(f"this machine is {platform.machine()}; the test needs x86_64")
         architecture = arguments.architecture
         qemu = find_qemu(arguments.install, architecture)
         kernel = arguments.kernel or find_in_package(work, "kernel", arguments.install, architecture)
@@ -371,7 +371,7 @@ def command(words, directory=None):
 
 
 def build(target):
-    """The init as one static binary: the flags of `cargo static` that make it static, without those for small size."""
+    """The init as one static binary, with glibc. `cargo static` builds only the daemon, with musl."""
     flags = '["-Ctarget-feature=+crt-static", "-Crelocation-model=static"]'
     words = ["cargo", "build", "--quiet", "--release", "--example", "init", "--target", target,
              "--no-default-features", "--features", "server",

@@ -103,7 +103,7 @@ impl Scale {
         part.clamp(0.0, 1.0) * PLOT_WIDTH
     }
 
-    /// Values with a line: 1, 2 and 5 times powers of ten; four to seven of them if the axis begins at zero.
+    /// Values with a line: 1, 2 and 5 times powers of ten; three to seven of them if the axis begins at zero.
     fn ticks(&self) -> Vec<f64> {
         let steps =
             || (-3..7).flat_map(|power| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(power)));

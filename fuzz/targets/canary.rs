@@ -16,7 +16,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         tx_bytes_max: 0,
     };
     let mut answer = |request: &Request<'_>, writer: Writer<'_>| {
-        // The bug: the sum of the bytes overflows `u8` if three letters follow the slash.
+        // The bug: the sum of the bytes overflows `u8` if three lower-case letters follow the slash.
         let sum = request
             .target()
             .path()

@@ -1,13 +1,13 @@
 //! The names that the `exclude` parameters of a query exclude, as a set without the heap.
 //!
-//! Knows the query and the names of checks, not their states. Made by [`super::healthz`] on its stack
-//! for a query that has such a parameter.
+//! Knows the query and the names of checks, not their states. Made on the stack by [`super::healthz`] for a
+//! query that has such a parameter, and by [`super::health_json`] for every request for a whole endpoint.
 
 use core::cmp::Ordering;
 
 use super::quote::quote;
 use crate::check::Check;
-use crate::http::{BodyWriter, BufferFull, Decoded, Target};
+use crate::http::{BodyWriter, Decoded, Target};
 use crate::limits::EXCLUDES_MAX;
 
 /// The text before the names that match nothing.
@@ -22,6 +22,10 @@ pub(super) struct Exclude {
     length: u16,
     is_matched: bool,
 }
+
+/// More `exclude` parameters or names than there is room for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooMany;
 
 /// The set of excluded names, sorted by their decoded bytes, as Kubernetes sorts them for its warning.
 pub(super) struct Excludes<'q, 'f> {
@@ -48,12 +52,12 @@ impl<'q, 'f> Excludes<'q, 'f> {
     ///
     /// # Errors
     /// If there are more parameters than [`EXCLUDES_MAX`], or more names than there is room for.
-    pub(super) fn insert_all(&mut self, target: &Target<'_>) -> Result<(), BufferFull> {
+    pub(super) fn insert_all(&mut self, target: &Target<'_>) -> Result<(), TooMany> {
         let values = target.pairs().filter(|(name, _)| name.is("exclude"));
         // The parameters are counted, not the names in the set: this bounds the number of insertions.
         for (index, (_, value)) in values.enumerate() {
             if index >= EXCLUDES_MAX {
-                return Err(BufferFull);
+                return Err(TooMany);
             }
             self.insert(value)?;
         }
@@ -61,7 +65,7 @@ impl<'q, 'f> Excludes<'q, 'f> {
     }
 
     /// Adds a value, which must be a slice of the query. A name that is in the set is not added again.
-    fn insert(&mut self, value: Decoded<'_>) -> Result<(), BufferFull> {
+    fn insert(&mut self, value: Decoded<'_>) -> Result<(), TooMany> {
         let raw = value.raw();
         // The distance of the two addresses is the position in the query. An empty value may point to
         // a constant elsewhere, and needs no position.
@@ -70,8 +74,8 @@ impl<'q, 'f> Excludes<'q, 'f> {
             false => raw.as_ptr().addr().wrapping_sub(self.query.as_ptr().addr()),
         };
         let exclude = Exclude {
-            start: u16::try_from(start).map_err(|_| BufferFull)?,
-            length: u16::try_from(raw.len()).map_err(|_| BufferFull)?,
+            start: u16::try_from(start).map_err(|_| TooMany)?,
+            length: u16::try_from(raw.len()).map_err(|_| TooMany)?,
             is_matched: false,
         };
         let Err(at) = self.search_by(value.bytes()) else {
@@ -79,7 +83,7 @@ impl<'q, 'f> Excludes<'q, 'f> {
         };
         // Insertion takes quadratic time, but moves 6 bytes per name. With the most names that a head
         // can have it is faster than a heap sort afterwards, and the program is smaller.
-        let moved = self.found.get_mut(at..=self.count).ok_or(BufferFull)?;
+        let moved = self.found.get_mut(at..=self.count).ok_or(TooMany)?;
         let mut next = exclude;
         for place in moved {
             next = core::mem::replace(place, next);
@@ -158,7 +162,7 @@ mod tests {
     use std::vec::Vec;
 
     /// The decoded names after the values of `query`, separated by `,`, were inserted.
-    fn names(query: &[u8], room: usize) -> Result<Vec<Vec<u8>>, BufferFull> {
+    fn names(query: &[u8], room: usize) -> Result<Vec<Vec<u8>>, TooMany> {
         let mut found = std::vec![Exclude::default(); room];
         let mut excludes = Excludes::new(query, &mut found);
         for value in query.split(|byte| *byte == b',') {
@@ -197,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_name_without_room_is_an_error() {
-        assert_eq!(names(b"a,b", 1), Err(BufferFull));
+        assert_eq!(names(b"a,b", 1), Err(TooMany));
         assert_eq!(names(b"a,a,%61", 1), Ok(Vec::from([b"a".to_vec()])));
     }
 }

@@ -341,8 +341,8 @@ pub(super) fn respond(
     writer: Writer<'_>,
     server: impl FnOnce(&mut MetricsWriter<'_, '_>),
 ) -> Result<Answer, BufferFull> {
-    // If it cannot fit, no part of it is written, which saves time. (It may not fit although there is this much room,
-    // because `server` writes more.)
+    // With less room than the longest answer needs, no part of it is written, which saves time if it would not fit. (It
+    // may not fit although there is this much room, because `server` writes more.)
     if writer.room() < bytes_max(responder, metrics, 0) {
         return Err(BufferFull);
     }
@@ -646,7 +646,8 @@ mod tests {
         let checks = [&ping, &disk, &shutdown];
         let endpoints = Endpoint::kubernetes(&checks);
         let responder = Responder::new(&endpoints).with_metrics(Metrics::new());
-        // Fails, passes, passes although it is excluded, and a request for one check, which does not count.
+        // /healthz fails once, passes twice, and passes because the failing check is excluded. Then a request for one
+        // check, which does not count. Then /readyz fails.
         get(&responder, at(1), "/healthz");
         disk.pass();
         get(&responder, at(2), "/healthz");

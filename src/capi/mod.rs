@@ -96,8 +96,9 @@ pub struct HealthzOptions {
     /// If not 0, addresses that other machines can reach are allowed too. There is no
     /// authentication.
     pub allow_remote: c_int,
-    /// If not 0, `/metrics` and `/metrics/slis` are answered with metrics for Prometheus. They take two
-    /// more buffers, and no memory for each connection.
+    /// If not 0, `/metrics` and `/metrics/slis` are answered with metrics for Prometheus. All connections
+    /// share two buffers for long answers, which then have room for the metrics. Each connection takes no more
+    /// memory.
     pub metrics: c_int,
 }
 

@@ -462,11 +462,11 @@ impl Check {
     /// Compares the state at `now` with the one that was observed before, and counts a change. Returns true if the
     /// check passes.
     ///
-    /// The server observes a check when a request for a whole endpoint gets another answer than a plain `ok` (unless
-    /// the request excludes the check), when an answer in JSON has the check, and at each scrape of the metrics. An
-    /// answer in text about this check alone (`/healthz/NAME`) does not observe it. A change that is undone before it
-    /// is observed is not counted. Call this if you need to know of changes earlier. `unix_seconds` is the time of the
-    /// wall clock, if it is known.
+    /// The server observes a check at a request for its whole endpoint, unless the request excludes the check, or has
+    /// no query while all checks of the endpoint pass. It also observes the check when an answer in JSON has it, and at
+    /// each scrape of the metrics. An answer in text about this check alone (`/healthz/NAME`) does not observe it. A
+    /// change that is undone before it is observed is not counted. Call this if you need to know of changes earlier.
+    /// `unix_seconds` is the time of the wall clock, if it is known.
     pub fn observe(&self, now: Instant, unix_seconds: Option<u64>) -> bool {
         self.history.observe(|| self.passes(now), unix_seconds)
     }

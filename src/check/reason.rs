@@ -4,9 +4,9 @@
 //!
 //! There are two slots and a version, whose lowest bit selects the slot to read. A writer fills the
 //! other slot and then increments the version. If a writer is interrupted halfway, readers continue
-//! with the old text and never wait. If two replacements finish during one copy, the reader sees that
-//! the version has changed and copies again. The number of attempts is bounded, because a request must
-//! not wait for a writer.
+//! with the old text and never wait. If a replacement finishes during a copy, the reader sees that the
+//! version has changed, and copies again: the next replacement fills the slot that it was reading. The
+//! number of attempts is bounded, because a request must not wait for a writer.
 //!
 //! A try-lock admits one writer at a time. A second writer cannot wait: it may be a signal handler that
 //! has interrupted the first one. [`Reason::replace`] returns [`Busy`] to it.
@@ -28,7 +28,7 @@ const WORDS: usize = 2;
 #[cfg(not(loom))]
 const _: () = assert!(WORDS * 8 - 1 == REASON_BYTES_MAX);
 
-/// Attempts to copy before giving up. Each failed attempt means two replacements during one copy of 256
+/// Attempts to copy before giving up. An attempt fails if a replacement finishes during the copy of 256
 /// bytes, so eight failures in a row mean a writer that does nothing else.
 const READ_ATTEMPTS_MAX: usize = 8;
 

@@ -41,8 +41,7 @@ pub struct Response {
 /// Why there is no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Nothing was received: no connection, no answer in time, or closed without an answer. What was tried, and what
-    /// to do.
+    /// No connection, no complete answer in time, or closed without an answer. What was tried, and what to do.
     Lost { tried: String, advice: &'static str },
     /// The answer is not complete, or no HTTP response.
     Invalid(String),

@@ -1,4 +1,4 @@
-//! A parser of JSON (RFC 8259), for answers of a few hundred KiB at most.
+//! A parser of JSON (RFC 8259), for answers of a few MiB at most.
 //!
 //! Bytes in, a value out. Members keep their order. Nesting is bounded, because the parser calls itself: an answer
 //! comes from any server. Called by [`super::status`].

@@ -1,8 +1,9 @@
 //! Raises the limit of open descriptors for the number of connections in the options.
 //!
 //! Each connection takes a descriptor, and the limit of a shell or service manager is often 1,024. With
-//! fewer descriptors than slots, the table would never be full, so nothing would be evicted, and idle
-//! clients could keep others out. Called once, by [`super::serve`], before the server is made.
+//! fewer descriptors than slots, the table would never be full. A new connection would then wait until accept(2) has
+//! failed and a pause is over, and only then be accepted in place of another. Called once, by [`super::serve`], before
+//! the server is made.
 
 use healthz::limits::LISTENERS_MAX;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};

@@ -20,7 +20,9 @@ use crate::units::{self, Shown};
 /// Asserts, for a text of any bytes:
 /// - A command line that is accepted has the same meaning when it is written out again. The error of another
 ///   is one line that names the argument.
-/// - The same for durations, addresses, `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES` and `WATCHDOG_USEC`.
+/// - A duration or an address that is accepted has the same value when it is written out again.
+/// - A second, simple parser reads the same from durations, `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES` and
+///   `WATCHDOG_USEC`.
 /// - A line of /proc/net that is accepted contains the inode and the address that were parsed.
 pub fn options(data: &[u8]) {
     // Arguments and environment variables cannot contain NUL.

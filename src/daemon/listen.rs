@@ -1,4 +1,5 @@
-//! Makes listeners from the options and from inherited sockets. Errors say what to do.
+//! Makes listeners from the options and from inherited sockets. Errors say what went wrong, and what to do if that is
+//! known.
 //!
 //! Serves nothing. Called once, by [`super::serve`].
 
@@ -106,7 +107,7 @@ fn check_writable(file: &File) -> io::Result<()> {
 /// descriptor of `--ready-fd` too.
 ///
 /// # Errors
-/// If an address cannot be listened on; the message says what to do.
+/// If an address cannot be listened on, or an inherited socket cannot be used.
 pub fn open(options: &Options, inherited: Inherited) -> Result<(Listeners, Option<File>), Failure> {
     let mut listeners = Listeners::new().allow_remote(options.allow_remote);
     let Inherited { sockets, ready } = inherited;
@@ -189,7 +190,7 @@ fn reachable_at(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The failure for `error`. Its text says what went wrong and what to do.
+/// The failure for `error`. Its text says what went wrong, and what to do if that is known.
 fn explain(error: &BindError) -> Failure {
     let address = error.address();
     match error.kind() {

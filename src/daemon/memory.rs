@@ -1,6 +1,6 @@
 //! `--lock-memory`, `--oom-score-adj`, and whether the system has enough memory to start.
 //!
-//! Called once, by [`super::serve`], before other threads start, so that their memory is locked too.
+//! Called by [`super::serve`]. It calls [`apply`] once, before other threads start, so that their memory is locked too.
 
 use super::Failure;
 use super::log;

@@ -142,7 +142,7 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     }
     let result = prepared.and_then(|prepared| run(options, checks, prepared, &latch));
     if let Err(failure) = &result {
-        log::print_line(failure);
+        log::print_lines(failure);
     }
     log::flush(FLUSH_DURATION_MAX);
     result

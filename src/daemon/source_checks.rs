@@ -133,12 +133,13 @@ impl Configured {
             })),
             Err(mistakes) => {
                 let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-                Err(Failure::Usage(lines.join("\nhealthz: ")))
+                Err(Failure::Usage(lines.join("\n")))
             }
         }
     }
 
-    /// Makes the checks. They fail until [`SourceChecks::start`] has started the sources processes.
+    /// Makes the checks. Each fails until its first verdict, which comes after [`SourceChecks::start`] has started the
+    /// sources processes.
     ///
     /// # Errors
     /// If the system lacks what they need.
@@ -265,8 +266,9 @@ impl SourceChecks {
         self.link.as_raw_fd()
     }
 
-    /// Waits until the sources processes receive heartbeats, or have ended, for at most [`OPEN_DURATION_MAX`]. Before
-    /// that, the daemon is not ready: a program that is started next may send one at once.
+    /// Waits until the sources processes have opened the sockets for heartbeats, or have ended, for at most
+    /// [`OPEN_DURATION_MAX`]. Before that, the daemon is not ready: a program that is started next may send a heartbeat
+    /// at once.
     pub fn wait_until_open(&self) {
         let mut watched = [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(OPEN_DURATION_MAX).unwrap_or(PollTimeout::ZERO);
@@ -744,7 +746,7 @@ pub mod tests {
         assert_eq!(runs.last_duration, Duration::from_micros(1500));
     }
 
-    /// The time between two scrapes is not counted in it.
+    /// No request and no scrape comes between the changes.
     #[test]
     fn changes_are_counted_when_they_happen_even_if_they_are_undone() {
         let (mut sources, far) = checks(&["a"]);

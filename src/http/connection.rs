@@ -6,12 +6,14 @@
 //! ```text
 //!             bytes                whole head: answer at once        body drained
 //!   Idle ------------------> Head ---------------------------> Body -------------> Idle
-//!    | nothing for            | no whole head within            | too late,
-//!    | idle_duration          | head_duration: 408              | too long, malformed
-//!    v                        v                                 v
-//!   close                  Closing: no further answer; input is discarded until the client closes
+//!                             | refused: 4xx, 501, 505          | too long, malformed
+//!                             v                                 v
+//!                          Closing: no further answer; input is discarded until the client closes
 //!                          or drain_duration is over
 //! ```
+//!
+//! A phase that takes too long ends with a close at once: `Idle` after `idle_duration`, `Head` after `head_duration`
+//! (with 408, except after empty lines alone), `Body` and `Closing` after `drain_duration`.
 //!
 //! | input | reaction | source |
 //! |---|---|---|

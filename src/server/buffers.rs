@@ -1,8 +1,9 @@
 //! The memory for the bytes of requests and answers: one zeroed block.
 //!
 //! First come the two buffers that all connections share: `rx` for received bytes and `tx` for answers. Then come
-//! [`LONG_BUFFERS`] for answers that are too long for `tx`. Then each connection has two of its own, for an unfinished
-//! head and an unsent answer. Knows no connection but its index. Used by [`super::driver`] and [`super::table`].
+//! [`LONG_BUFFERS`] for answers that are too long for `tx`. Then each connection has two of its own: for received bytes
+//! that are not processed yet, and for an unsent answer. Knows no connection but its index. Used by [`super::driver`]
+//! and [`super::table`].
 //!
 //! A long answer stays in its buffer until the client has read it. Until then the buffer has an owner.
 //!

@@ -73,7 +73,8 @@ impl Config {
     }
 
     /// Bytes that a server reserves for each of its two long answers: as [`Responder::long_response_bytes_max`], and
-    /// the metrics of the server itself. 0 if there are no long answers.
+    /// the metrics of the server itself. If there are no long answers, or shorter ones,
+    /// [`long_response_bytes_min`](Config::long_response_bytes_min), which is 0 by default.
     pub fn long_response_bytes(&self, responder: &Responder<'_, impl Paths>) -> usize {
         let needed = responder.long_response_bytes_with(&self.limits, metrics::BYTES_MAX);
         needed.max(self.long_response_bytes_min)

@@ -25,7 +25,7 @@ pub(super) struct Conn<S> {
     pub(super) origin: Origin,
     /// Its phase says what the connection waits for when nothing is unsent.
     pub(super) connection: Connection,
-    /// Bytes of an unfinished head in the connection's own buffer.
+    /// Bytes that were received and not processed yet, in the connection's own buffer: usually an unfinished head.
     pub(super) received: usize,
     /// These bytes may hold whole requests, which are answered before more is read.
     pub(super) is_behind: bool,

@@ -1,7 +1,7 @@
 //! Serves one connection at a time: reads, answers and sends.
 //!
-//! Knows no table. Unfinished heads and unsent answers are left in the shared buffers; the caller,
-//! [`super::table`], copies them to the connection's own.
+//! Knows no table. Received bytes that are not processed yet, and unsent answers, are left in the shared buffers; the
+//! caller, [`super::table`], copies them to the connection's own.
 
 use core::ops::Range;
 use std::io;

@@ -71,7 +71,7 @@ impl BindError {
         }
     }
 
-    /// The address, with the port that was tried. A passed-in socket without one has `unix:`.
+    /// The address, with the port that was tried; `unix:` for a passed-in socket that is unusable or has no address.
     pub fn address(&self) -> &Address {
         &self.address
     }

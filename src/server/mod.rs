@@ -5,9 +5,9 @@
 //!
 //! - A connection is read as soon as it is accepted, so a probe that closes after its answer never enters the table
 //!   nor epoll.
-//! - All connections share one buffer for reading and one for answers. Only an unfinished head, or an answer that the
-//!   client does not read, is copied to the connection's own buffers. These are zeroed pages that cost nothing
-//!   until they are written to.
+//! - All connections share one buffer for reading and one for answers. Only an unfinished head, requests that are not
+//!   answered yet, or an answer that the client does not read, are copied to the connection's own buffers. These are
+//!   zeroed pages that cost nothing until they are written to.
 //! - An answer that is too long for the shared buffer, such as that of `/metrics`, is written into one of two larger
 //!   ones. It stays there until the client has read it, and other connections are served meanwhile. If both are in use,
 //!   a new long answer evicts the one of their two connections whose client has read nothing for longer.

@@ -91,7 +91,7 @@ fn check<'p>(mut paths: impl Iterator<Item = &'p str>) -> Result<(), ListenerPat
 }
 
 fn is_valid(path: &str) -> bool {
-    // `/` would cover itself and what begins with `//`, but not `/healthz` or any other path below it.
+    // `/` would cover only itself, and not `/healthz` or any other path below it.
     let is_excluded = path.ends_with('/') || path.contains('%');
     !is_excluded
         && Target::parse(path.as_bytes()).is_some_and(|target| {

@@ -2,7 +2,8 @@
 //!
 //! [`ListenSocket`] and [`StreamSocket`] are all that the table, the acceptor and the driver know of sockets, so that
 //! the simulation can replace them. [`Listener`] and [`Stream`] are the kernel's, TCP or Unix. Used by
-//! [`super::table`], [`super::acceptor`], [`super::driver`] and [`super::listeners`].
+//! [`super::Server`], [`super::table`], [`super::acceptor`], [`super::driver`], [`super::slots`], [`super::listeners`]
+//! and [`super::unix`].
 
 use std::fmt;
 use std::io;

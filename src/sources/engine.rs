@@ -332,7 +332,8 @@ impl Engine {
                             "no result for {} s, it hangs in the kernel",
                             duration.as_secs()
                         );
-                        entry.record(Err(reason), now);
+                        // The attempt was recorded when it timed out.
+                        entry.replace_result(Err(reason), now);
                     }
                 }
                 // A cancelled attempt ends by a call of `end`.
@@ -470,8 +471,12 @@ impl Entry {
     }
 
     fn record(&mut self, result: Result<(), String>, now: Instant) {
-        self.has_succeeded = result.is_ok();
         self.state.record(result.is_ok(), &self.spec.threshold);
+        self.replace_result(result, now);
+    }
+
+    fn replace_result(&mut self, result: Result<(), String>, now: Instant) {
+        self.has_succeeded = result.is_ok();
         // Below the threshold of successes, the last reason stands.
         if let Err(reason) = result {
             self.failure = Some(reason);
@@ -645,6 +650,24 @@ mod tests {
         assert_eq!((commit.generation, engine.generation()), (8, 8));
         let kept: Vec<bool> = commit.checks.iter().map(|(_, is_kept)| *is_kept).collect();
         assert_eq!(kept, [true, false, false, false, false, false]);
+    }
+
+    /// Regression: an attempt that hung counted as two failures.
+    #[test]
+    fn an_attempt_that_hangs_is_one_failure_for_the_threshold() {
+        let (mut engine, id) = begun("a=file:/a,period=1s,timeout=1s,failure-threshold=3/5");
+        engine.end(id, Outcome::Pass, at(1), MS);
+        engine.advance(at(1000));
+        engine.advance(at(2000));
+        assert!(engine.report().unwrap().failure.is_some());
+        engine.end(id, Outcome::Pass, at(2100), MS);
+        engine.advance(at(2100));
+        engine.end(id, Outcome::Pass, at(2101), MS);
+        assert_eq!(engine.report().unwrap().failure, None);
+        // The second failure among the last five results.
+        engine.advance(at(3000));
+        engine.end(id, Outcome::Fail("refused".to_owned()), at(3001), MS);
+        assert_eq!(engine.report().unwrap().failure, None);
     }
 
     #[test]

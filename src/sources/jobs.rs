@@ -1,7 +1,7 @@
 //! Threads for work that can block in the kernel: files, file systems, the check file.
 //!
-//! One thread is enough while nothing blocks. If jobs wait although a thread has had one for [`STUCK_DURATION`], the
-//! worker starts another thread. A check has at most one job at a time, and all but one of the threads end when they
+//! One thread is enough while nothing blocks. If a job has waited for a thread for [`STUCK_DURATION`], the worker
+//! starts another thread. A check has at most one job at a time, and all but one of the threads end when they
 //! have no job. So there are at most as many threads as checks, and one for the check file, until the file is read
 //! again: a job that hangs keeps its thread, even if its check was removed or changed. So that reloads cannot add
 //! threads without end, there is a largest number of them. If all of these hang, other jobs wait, also the one that

@@ -1,4 +1,4 @@
-//! System calls that no crate of the daemon wraps.
+//! System calls that need `unsafe` here.
 //!
 //! The only file of this module that may contain `unsafe`. Called by all processes of the sources, and by the daemon.
 #![allow(unsafe_code)]

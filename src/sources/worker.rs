@@ -178,7 +178,8 @@ struct Worker {
 }
 
 /// Runs until the server or the supervisor ends. `supervisor` becomes readable when the supervisor ends (a
-/// pidfd). `is_restart`: a worker before this one has ended, so the server's checks fail now.
+/// pidfd). `is_restart`: a worker before this one has ended, so no check waits for its initial delay, and the server
+/// gets the whole set.
 ///
 /// # Errors
 /// If the system has no memory or descriptors for the event loop, or if the stored configuration is not valid.

@@ -71,6 +71,11 @@ def wait_for(what, seconds, probe):
         time.sleep(0.05)
 
 
+def has_dynamic_linker(program):
+    """True if the program names a dynamic linker, of glibc or of musl. A static one does not."""
+    return re.search(rb"/lib\d*/ld-(linux|musl)", Path(program).read_bytes()) is not None
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

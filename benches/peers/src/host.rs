@@ -67,7 +67,7 @@ fn serve_axum(runtime: &Runtime) -> Result<SocketAddr, Box<dyn Error>> {
 fn work(runtime: &Runtime, load: &str, workers: usize) -> Result<(), Box<dyn Error>> {
     match load {
         "idle" => {}
-        // Two per core, so that other threads must wait for a CPU.
+        // More tasks than workers, so that every worker spins, and other threads must wait for a CPU.
         "spin" => {
             for _ in 0..2 * workers {
                 runtime.spawn(async {

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-/// Buckets of a power of two, as a power of two.
+/// The exponent of [`SPLIT`], which is a power of two.
 const SPLIT_BITS: u32 = 6;
+/// Number of buckets for the times from one power of two to the next.
 const SPLIT: u64 = 1 << SPLIT_BITS;
 /// Longer times count as the longest; 2^42 ns are 73 minutes.
 const NANOS_BITS: u32 = 42;

@@ -138,7 +138,7 @@ impl Outcome {
             "" => String::new(),
             advice => format!("; {advice}"),
         };
-        // Cuts only the text of a server: messages of this program are shorter.
+        // Cuts the text of a server, and a message with a long path of the URL. Other messages are shorter.
         line(&self.message, 10 * LINE_BYTES_MAX) + &advice
     }
 

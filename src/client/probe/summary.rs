@@ -7,7 +7,7 @@ use super::histogram::Histogram;
 use super::outcome::Verdict;
 use crate::client::output::{Json, Seconds, line, milliseconds};
 
-/// Most rows of a histogram, if the longest time is not more than 10^13 times the shortest.
+/// Most rows of a histogram, if all times are shorter than 10^13 ns, which is more than two hours.
 const ROWS_MAX: usize = 13;
 /// Most columns of a bar.
 const BAR_COLUMNS: u64 = 40;

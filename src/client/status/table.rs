@@ -38,7 +38,11 @@ pub fn text(report: &Report, columns: usize, has_colours: bool) -> String {
     text.push('\n');
     let endpoints = report.endpoints().iter().map(|endpoint| {
         let state = endpoint.status.as_str().to_owned();
-        let cells = [visible(&endpoint.path), state, visible(&verdict(endpoint))];
+        let cells = [
+            visible(&endpoint.path),
+            state,
+            visible(&counts_text(endpoint)),
+        ];
         (cells, Some(endpoint.status))
     });
     let endpoints: Vec<_> = endpoints.collect();
@@ -54,8 +58,8 @@ pub fn text(report: &Report, columns: usize, has_colours: bool) -> String {
     text
 }
 
-/// What follows the status of an endpoint.
-fn verdict(endpoint: &Endpoint) -> String {
+/// What follows the status of an endpoint: how many checks it has, and how many of them fail, or its text.
+fn counts_text(endpoint: &Endpoint) -> String {
     let checks = &endpoint.checks;
     if checks.is_empty() {
         return endpoint.text.clone().unwrap_or_else(|| "no checks".into());
@@ -98,7 +102,8 @@ fn write_checks(text: &mut String, checks: &[&Check], columns: usize, has_colour
             *width = 0;
         }
     }
-    // The name is the only text that can be long.
+    // In answers of healthz, the name is the only text that can be long. If another server sends a long severity, no
+    // column may be left for the name.
     let others: usize = widths
         .iter()
         .skip(1)

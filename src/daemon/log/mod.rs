@@ -88,9 +88,11 @@ pub fn start(check: &'static Check, latch: StartLatch) -> io::Result<()> {
     Ok(())
 }
 
-/// Queues a line that is not a log record: the error that ends the daemon.
-pub fn print_line(text: &dyn fmt::Display) {
-    QUEUE.push(format!("healthz: {}\n", OneLine(format_args!("{text}"))).as_bytes());
+/// Queues lines that are not log records: the error that ends the daemon, or several mistakes in the check file.
+pub fn print_lines(text: &dyn fmt::Display) {
+    for line in text.to_string().lines() {
+        QUEUE.push(format!("healthz: {}\n", OneLine(format_args!("{line}"))).as_bytes());
+    }
 }
 
 /// Makes the writer test whether standard error accepts writes; see [`writer`].

@@ -218,7 +218,8 @@ impl World {
 
     pub(super) fn connect(&mut self, client: Client) -> usize {
         let id = self.sockets.len();
-        // The send buffer holds one answer; only many requests whose answers are not read fill it.
+        // The send buffer has room for one answer, unless that is long. Otherwise only the answers to many requests,
+        // if the client does not read them, fill it.
         let capacity = 1 << self.rng.u32(10..18);
         self.sockets.push(Socket {
             to_server: VecDeque::new(),

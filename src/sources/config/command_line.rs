@@ -77,8 +77,9 @@ struct Parts {
 
 /// Splits `:ARGUMENT,option=value`, or `,option=value` without an argument.
 ///
-/// A comma begins an option if a name and `=` follow it. In the argument, the name must be that of an option;
-/// one that is nearly the name of an option is refused, because it is probably a mistake.
+/// A comma begins an option if a name and `=` follow it. In the argument, and where spaces follow the comma, the name
+/// must be that of an option. In the argument, one that is nearly the name of an option is refused, because it is
+/// probably a mistake.
 fn split(kind: Option<&'static KindDef>, text: &str) -> Result<Parts, String> {
     let mut parts = Parts::default();
     let mut rest = text;

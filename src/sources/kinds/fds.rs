@@ -1,4 +1,4 @@
-//! The kind `fds`: file descriptors in use, of the machine or of a process.
+//! The kind `fds`: open files of the machine (/proc/sys/fs/file-nr), or file descriptors of a process.
 
 use std::fs;
 use std::ops::ControlFlow;

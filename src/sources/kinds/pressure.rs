@@ -1,8 +1,9 @@
 //! Pressure stall information: how long tasks waited for memory, a CPU or I/O (Documentation/accounting/psi.rst).
 //!
 //! The kernel measures it. A *trigger* makes it remember that tasks waited for `stall` within a `window`, even
-//! between two attempts, so that no attempt has to be at the right moment. Where a trigger is refused, the total of
-//! all stalls is compared with the last attempt instead; then a short stall in a long period is not seen.
+//! between two attempts, so that no attempt has to be at the right moment. Each attempt also compares the total of all
+//! stalls with that of the last attempt. Where a trigger is refused, this is all, and a short stall in a long period is
+//! not seen.
 //!
 //! Each attempt polls the trigger with poll(2) and a timeout of 0. The trigger keeps its event until then, so it is not
 //! registered with the event loop, and pressure does not wake up the worker.

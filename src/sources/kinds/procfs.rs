@@ -77,7 +77,7 @@ pub fn thread_count(text: &[u8]) -> Option<u64> {
     number(count)
 }
 
-/// Descriptors in use and their limit, from /proc/sys/fs/file-nr.
+/// Open files of the machine and their limit, from /proc/sys/fs/file-nr. Descriptors that were duplicated share one.
 pub fn file_nr(text: &[u8]) -> Option<(u64, u64)> {
     let mut fields = fields(text);
     let (allocated, free) = (number(fields.next()?)?, number(fields.next()?)?);

@@ -1,7 +1,7 @@
 //! Compares the bytes that a server sent with the answers that a row expects.
 //!
-//! [`judge`] is the contract. [`answers`] is stricter: every answer of this server has a Date and a
-//! Content-Length, and the last one on a connection has `Connection: close`.
+//! [`judge`] compares with the row. It first calls [`answers`], which checks what every answer of this server must
+//! have, such as a Date and a Content-Length, and that no answer follows one with `Connection: close`.
 
 use super::rows::{End, Expect, Row, Strict};
 

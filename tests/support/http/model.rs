@@ -7,7 +7,7 @@
 /// What the model finds at one place of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// A request for one of the endpoints by a method that runs checks: `ok` if all pass.
+    /// A request by a method that runs checks, for an endpoint, or for `*` or `/` by OPTIONS: 200 if all checks pass.
     Probe,
     /// A well-formed request for something else.
     Other,
@@ -18,8 +18,8 @@ pub enum Reading {
 /// Maximum number of empty lines to skip before a request line.
 const EMPTY_LINES_MAX: usize = 8;
 
-/// The complete requests in `stream`, in order. The last one is the first that is malformed or that closes
-/// the connection.
+/// The requests in `stream`, in order, without a last one whose head is incomplete. None follows one that is malformed,
+/// that has a malformed or incomplete body, or that closes the connection.
 pub fn readings(mut stream: &[u8]) -> Vec<Reading> {
     let mut readings = Vec::new();
     loop {
@@ -147,7 +147,7 @@ fn request(lines: &[&[u8]]) -> Option<Request> {
     })
 }
 
-/// True if the target names an endpoint. `None` if it is not well-formed.
+/// True if the target names an endpoint, or is `*` or `/` of OPTIONS. `None` if it is not well-formed.
 fn is_endpoint(method: &[u8], target: &[u8]) -> Option<bool> {
     if target == b"*" {
         // The target is the server itself, and the answer an empty 200.
@@ -181,7 +181,7 @@ fn is_endpoint(method: &[u8], target: &[u8]) -> Option<bool> {
     Some(is_root || endpoints.contains(&path))
 }
 
-/// The bytes after the body of a request. `None` if the body is incomplete, or if the connection closes.
+/// The bytes after the body of a request. `None` if the body is incomplete or malformed, or if the connection closes.
 fn body<'a>(request: &Request, rest: &'a [u8]) -> Option<&'a [u8]> {
     if request.closes {
         return None;

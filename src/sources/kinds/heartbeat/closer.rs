@@ -8,7 +8,8 @@ use std::os::fd::RawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// Most descriptors that wait for the thread. While there are more, the kernel drops those that arrive.
+/// While this many descriptors or more wait for the thread, the kernel drops those that arrive. One datagram can bring
+/// the number above it.
 const WAITING_MAX: usize = 64;
 /// The smallest stack of std: the thread only calls close(2).
 const STACK_BYTES: usize = 16 * 1024;
@@ -23,7 +24,7 @@ struct Waiting {
     has_thread: bool,
 }
 
-/// Descriptors that were received. Dropping closes them; it never waits.
+/// Descriptors that were received. Dropping closes them. It waits only if no thread can be started.
 #[derive(Default)]
 pub struct ReceivedFds(Vec<RawFd>);
 
