@@ -240,9 +240,11 @@ def main():
     parser.add_argument("--examples", default=ROOT / "target/debug/examples", help="folder of built examples")
     parser.add_argument("--install", action="store_true", help="install what is missing with apt-get")
     args = parser.parse_args()
+    if not Path(args.daemon).exists():
+        parser.error(f"--daemon {args.daemon}: no such file; cargo build --release makes it")
     needs = {"unshare": "util-linux", "ip": "iproute2", "curl": "curl"}
     install_missing(args, needs)
-    can_run = all(map(shutil.which, needs)) and Path(args.daemon).exists()
+    can_run = all(map(shutil.which, needs))
     if can_run and IN_NAMESPACE not in os.environ:
         probe = subprocess.run(["unshare", "--map-root-user", "--net", "ip", "link", "set", "lo", "up"])
         if probe.returncode == 0:

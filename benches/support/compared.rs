@@ -30,6 +30,7 @@ const START_MAX: Duration = Duration::from_secs(10);
 pub const DAEMON: &str = "healthz";
 pub const LIBRARY: &str = "healthz library";
 pub const BEST: &str = "best C loop";
+pub const SAFE: &str = "safe C loop";
 pub const PLAIN: &str = "plain C loop";
 pub const MIO: &str = "mio loop";
 
@@ -87,7 +88,7 @@ pub fn servers(pair: &str, is_full: bool) -> Result<Vec<Program>, String> {
     if wanted(LIBRARY) || programs.is_empty() {
         programs.push(Program::start(LIBRARY, "serve-healthz"));
     }
-    for (name, kind) in [(BEST, "best"), (PLAIN, "plain")] {
+    for (name, kind) in [(BEST, "best"), (SAFE, "safe"), (PLAIN, "plain")] {
         if wanted(name) {
             programs.push(Program::c_loop(name, kind)?);
         }
