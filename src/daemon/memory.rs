@@ -16,7 +16,7 @@ const PROGRAM_BYTES: usize = 6 * 1024 * 1024;
 
 /// What two threads allocate when they start: their stacks, std's alternate signal stacks of up to 16 KiB with a guard
 /// page, and 132 KiB for the heap that all threads share ([`crate::unneeded::share_heap`]): glibc adds that much when a
-/// heap is full.
+/// heap is full, and musl less.
 const START_BYTES: usize = THREAD_STACK_BYTES + log::STACK_BYTES + 2 * (16 + 4) * 1024 + 132 * 1024;
 
 /// Checks that the system has the memory that threads allocate when they start. Without it, std panics or
