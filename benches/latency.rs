@@ -195,7 +195,7 @@ fn measure() -> Result<(), String> {
                    Lines: quartiles of the runs.",
             axis: "µs",
             has_bars: false,
-            columns: &[&format!("p50 to {pair}"), "p99 to it", "undisturbed pairs"],
+            columns: &["ratio of p50", "ratio of p99", "undisturbed pairs"],
             panels,
             notes: ["Latency counts from the scheduled time of a probe.".to_owned()]
                 .into_iter()

@@ -49,7 +49,7 @@ use table::{Table, number};
 /// Two rounds of the checks, after which memory has stopped growing.
 const SETTLE_SECONDS: u64 = 25;
 const OBSERVE_SECONDS: u64 = 60;
-/// After the first round, and between two later ones.
+/// Before the first count, which is then between the rounds of the checks that begin at 10 s and at 20 s.
 const SETTLE_SECONDS_JSON: u64 = 15;
 const ROUNDS_JSON: usize = 3;
 /// The period of the checks.
@@ -476,8 +476,8 @@ fn measure_starts(table: &mut Table, peers: &[Peer], floor: Option<&Peer>, is_fu
         .collect();
     for (index, name) in [
         "start to first answer, ms",
-        "the same, to a static mio loop with glibc (1.2)",
-        "its quartiles",
+        "ratio to a static mio loop started beside it (1.2)",
+        "quartiles of this ratio",
     ]
     .into_iter()
     .enumerate()

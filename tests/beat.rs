@@ -192,10 +192,11 @@ fn a_program_that_cannot_be_run_has_the_exit_code_of_env() {
     fails(&output, 126, &error);
 }
 
+/// Regression: a slash in the name was one in the path, but the daemon makes it a hyphen.
 #[test]
 fn the_default_socket_has_the_name_of_the_check() {
     let output = run(&["beat", "no-such/check"]);
-    let error = "healthz: no such check no-such/check: /run/healthz/no-such/check.sock does not exist; is there a check of \
+    let error = "healthz: no such check no-such/check: /run/healthz/no-such-check.sock does not exist; is there a check of \
                  kind heartbeat with this name, and does healthz run?";
     fails(&output, 3, error);
 }

@@ -1,4 +1,4 @@
-//! The contract of every answer: which methods run the check, what HEAD gets, and that no answer is stale.
+//! The contract of every answer: which methods are answered with the state of the check, what HEAD gets, and that no answer is stale.
 //! Uses a `Connection` alone, without sockets.
 #![cfg(test)]
 
@@ -61,7 +61,7 @@ fn status(answer: &str) -> &str {
 }
 
 #[test]
-fn the_methods_that_405_allows_run_the_check_and_no_others_do() {
+fn the_methods_that_405_allows_get_the_state_of_the_check_and_no_others_do() {
     let disk = Check::manual("disk");
     let checks = [&disk];
     let endpoints = [Endpoint::new("/healthz", &checks)];

@@ -152,7 +152,9 @@ fn parse(mut parser: lexopt::Parser) -> Result<Parsed, UsageError> {
     if !wrong.is_empty() {
         return Err(UsageError(wrong.into()));
     }
-    options.socket = socket.unwrap_or_else(|| format!("/run/healthz/{name}.sock").into());
+    // As the daemon does: a name with a slash would be a path.
+    let file = name.replace('/', "-");
+    options.socket = socket.unwrap_or_else(|| format!("/run/healthz/{file}.sock").into());
     options.name = name;
     Ok(Parsed::Options(options))
 }

@@ -7,7 +7,7 @@
 /// What the model finds at one place of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// A request by a method that runs checks, for an endpoint, or for `*` or `/` by OPTIONS: 200 if all checks pass.
+    /// A request by a method that is answered with the state of the checks, for an endpoint, or for `*` or `/` by OPTIONS: 200 if all checks pass.
     Probe,
     /// A well-formed request for something else.
     Other,
@@ -138,9 +138,9 @@ fn request(lines: &[&[u8]]) -> Option<Request> {
         .collect();
     let has = |option: &str| options.iter().any(|value| value == option.as_bytes());
     let is_ambiguous = is_chunked && (length.is_some() || is_http10);
-    let runs_checks: [&[u8]; 4] = [b"GET", b"HEAD", b"OPTIONS", b"POST"];
+    let probe_methods: [&[u8]; 4] = [b"GET", b"HEAD", b"OPTIONS", b"POST"];
     Some(Request {
-        is_probe: is_endpoint && runs_checks.contains(&method),
+        is_probe: is_endpoint && probe_methods.contains(&method),
         closes: has("close") || is_ambiguous || is_http10 && !has("keep-alive"),
         length: length.unwrap_or(0),
         is_chunked,
