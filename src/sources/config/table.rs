@@ -133,7 +133,7 @@ pub const GENERIC: &[OptionDef] = &[
         "unsupported",
         "fail",
         Syntax::Choice(&["fail", "warn", "skip"]),
-        "if the system lacks what the check reads: fail; warn: log a warning and pass; skip: pass",
+        "if the system lacks what it reads: fail, warn (log it and pass) or skip (pass)",
     ),
 ];
 
