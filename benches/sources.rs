@@ -354,8 +354,13 @@ impl Drop for Running {
         let _ = self.0.wait();
         // The others end a little later. They would take CPU time from what is measured next.
         let ended = Instant::now();
-        let exists = |process: &u32| Path::new(&format!("/proc/{process}")).exists();
-        while processes.iter().any(exists) && ended.elapsed() < END_MAX {
+        // The init of a machine may take a second to wait for the orphans among them, which are zombies until then.
+        let runs = |process: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, state)| !state.starts_with('Z'))
+        };
+        while processes.iter().any(runs) && ended.elapsed() < END_MAX {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
