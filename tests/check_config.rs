@@ -88,7 +88,7 @@ fn at_a_start_every_mistake_is_a_line() {
 }
 
 #[test]
-fn help_of_no_command_prints_the_version() {
+fn help_with_the_option_for_the_version_prints_it() {
     let version = run(&["--version"]);
     for arguments in [["help", "-V"], ["help", "--version"]] {
         assert_eq!(run(&arguments).stdout, version.stdout);

@@ -1,5 +1,5 @@
-//! The contract of every answer: which methods are answered with the state of the check, what HEAD gets, and that no answer is stale.
-//! Uses a `Connection` alone, without sockets.
+//! The contract of every answer: which methods are answered with the state of the check, what HEAD gets, and that no
+//! answer is stale. Uses a `Connection` alone, without sockets.
 #![cfg(test)]
 
 use std::time::Duration;

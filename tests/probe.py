@@ -58,6 +58,7 @@ def _(harness):
     root.mkdir()
     program = shutil.copy(harness.args.static, root / "healthz")
     expect("it has a dynamic linker", has_dynamic_linker(program), False)
+    expect("the other program has one", has_dynamic_linker(harness.args.daemon), True)
     server = Server(harness, "empty", "--listen", f"unix:{root}/healthz.sock")
 
     def probe(*args):

@@ -224,8 +224,8 @@ impl<'a, M: SlotMemory> Slots<'a, M> {
         self.push_back(index, queue, since.max(last));
     }
 
-    /// Puts the slot into the run queue, if it is not there. If another content has the slot when it is served, that
-    /// is served instead, which does no harm.
+    /// Puts the slot into the run queue, if it is not there. If the slot has a new connection by
+    /// then, that one is served, which does no harm.
     pub(super) fn push_run_queue(&mut self, index: u16) {
         let last = self.runnable.back;
         let Some(slot) = self.slot_mut(index) else {

@@ -671,6 +671,29 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_that_hangs_for_periods_is_one_failure_for_the_threshold() {
+        let (mut engine, id) = begun("a=file:/a,period=1s,timeout=500ms,failure-threshold=3/5");
+        engine.end(id, Outcome::Pass, at(1), MS);
+        engine.advance(at(1000));
+        // Late, but another attempt is not due yet.
+        engine.advance(at(1500));
+        assert_eq!(engine.report().unwrap().failure, None);
+        for time in [2000, 3000] {
+            engine.advance(at(time));
+            let failure = engine.report().unwrap().failure.unwrap();
+            assert!(failure.ends_with("it hangs in the kernel"), "{failure}");
+        }
+        engine.end(id, Outcome::Pass, at(3100), MS);
+        engine.advance(at(3100));
+        engine.end(id, Outcome::Pass, at(3101), MS);
+        assert_eq!(engine.report().unwrap().failure, None);
+        // The second failure among the last five results.
+        engine.advance(at(4000));
+        engine.end(id, Outcome::Fail("refused".to_owned()), at(4001), MS);
+        assert_eq!(engine.report().unwrap().failure, None);
+    }
+
+    #[test]
     fn only_another_outcome_of_what_listens_is_a_change() {
         let (mut engine, id) = begun("a=heartbeat");
         let fail = |text: &str| Outcome::Fail(text.to_owned());

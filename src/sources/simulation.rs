@@ -235,7 +235,7 @@ impl World {
                 true => Outcome::Pass,
                 false => Outcome::Fail("it fails".to_owned()),
             };
-            // A late result was replaced by failures when the time-out was reported.
+            // A late result was replaced by one failure when the time-out was reported.
             if !is_late {
                 running.results.push(success);
             }

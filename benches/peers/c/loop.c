@@ -11,8 +11,8 @@
  *        it is read at once and is not registered; one accept for each report; the answer leaves in one segment
  *        with the end of the connection (MSG_MORE): 5 system calls. If more of the client's input has arrived but was
  *        not read, close(2) resets the connection, and the answer is lost. And a client that sends nothing stays.
- * safe   is best without these two faults: shutdown(2) sends the answer before close(2), and epoll_wait(2) ends at a
- *        deadline, at which this loop does nothing: 6 system calls.
+ * safe   is best, but shutdown(2) sends the answer before close(2). epoll_wait(2) has a timeout, as deadlines need, but
+ *        this loop does nothing then: 6 system calls.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -7,7 +7,8 @@
 /// What the model finds at one place of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// A request by a method that is answered with the state of the checks, for an endpoint, or for `*` or `/` by OPTIONS: 200 if all checks pass.
+    /// A request by a method that is answered with the state of the checks, for an endpoint, or for `*` or `/` by
+    /// OPTIONS: 200 if all checks pass.
     Probe,
     /// A well-formed request for something else.
     Other,
