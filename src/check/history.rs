@@ -142,7 +142,7 @@ impl History {
     }
 
     #[inline]
-    pub(super) fn record_beat_at(&self, now: Instant) {
+    pub(super) fn beat(&self, now: Instant) {
         self.beaten_at.set(now.as_millis().saturating_add(1));
     }
 
@@ -151,7 +151,7 @@ impl History {
         Some(Instant::from_millis(millis))
     }
 
-    pub(super) fn report_beat(&self, unix_seconds: u64) {
+    pub(super) fn record_beat(&self, unix_seconds: u64) {
         self.reported_beat.set(unix_seconds);
     }
 

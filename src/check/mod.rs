@@ -369,7 +369,7 @@ impl Check {
         if self.limit == NO_LIMIT {
             return self.pass();
         }
-        self.history.record_beat_at(now);
+        self.history.beat(now);
         self.set(self.overdue_at(now));
     }
 
@@ -506,7 +506,7 @@ impl Check {
     /// Reports when the last beat was, in seconds since 1970, of a check with
     /// [`with_reported_beats`](Check::with_reported_beats). The state stays as it is.
     pub fn record_beat(&self, unix_seconds: u64) {
-        self.history.report_beat(unix_seconds);
+        self.history.record_beat(unix_seconds);
     }
 
     /// The last beat in seconds since 1970, if there was one. `now` and `unix_seconds` are the present time of both

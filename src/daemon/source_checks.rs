@@ -51,7 +51,8 @@ struct Listed {
     holds: Duration,
     /// When the check fails by itself, if no other verdict comes.
     expires: Option<Instant>,
-    /// For a heartbeat that passes: when the verdict with its last beat was received, and that beat.
+    /// For a heartbeat that passes: when its last beat was sent, by the clock of this process, and that beat as it was
+    /// received.
     beat: Option<(Instant, Beat)>,
     log: StateLog,
 }

@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn reloading_goes_on_beating() {
+    fn reloading_does_not_stop_the_limit() {
         let reload = [(1, "READY=1"), (10, "RELOADING=1\nMONOTONIC_USEC=1")];
         assert_eq!(reason(&reload, 30), "");
         assert_eq!(
