@@ -3,8 +3,8 @@
 //! After the start, a process has three kinds of pages that it does not need: pages of the program's file that only the
 //! start used, free pages of the heap, and pages of the stack that only deeper calls have used. This gives them back to
 //! the kernel. If a page of the file is used later, the kernel maps it again, usually without reading the file. The
-//! daemon calls it when it begins to serve, the supervisor before it waits for a worker, and the worker before each
-//! long wait after it has attempted checks or read the check file.
+//! daemon calls it when it begins to serve, and the supervisor before it waits for a worker. The worker has attempted
+//! checks or read the check file, and calls it before it waits for long.
 //!
 //! Besides the `sys` modules, the only file of the program that may contain `unsafe`.
 #![allow(unsafe_code)]

@@ -199,6 +199,16 @@ fn the_default_socket_has_the_name_of_the_check() {
     let error = "healthz: no such check no-such/check: /run/healthz/no-such-check.sock does not exist; is there a check of \
                  kind heartbeat with this name, and does healthz run?";
     fails(&output, 3, error);
+    // It is the socket of the daemon.
+    #[cfg(feature = "sources")]
+    {
+        let output = run(&["check-config", "--check", "no-such/check=heartbeat"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            text.contains("\"/run/healthz/no-such-check.sock\""),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -148,8 +148,8 @@ pub fn serve(options: &Options) -> Result<(), Failure> {
     result
 }
 
-/// Prints an error to standard error, each of its lines as one, while the log's thread does not run. If the write fails (the disk is
-/// full, or the pipe has no reader), the exit code still shows the error. `eprintln` would panic then.
+/// Prints each line of an error to standard error, while the log's thread does not run. If the write fails (the disk
+/// is full, or the pipe has no reader), the exit code still shows the error. `eprintln` would panic then.
 pub fn print_error(what: &dyn fmt::Display) {
     for line in what.to_string().lines() {
         let _ = writeln!(io::stderr(), "healthz: {line}");

@@ -652,6 +652,18 @@ mod tests {
         assert_eq!(kept, [true, false, false, false, false, false]);
     }
 
+    /// The attempt that hangs ends now, and the next one succeeds. The failure after that is the second one among the
+    /// last five results.
+    fn assert_passes_after_one_failure_more(engine: &mut Engine, id: Id, now: u64) {
+        let refused = Outcome::Fail("refused".to_owned());
+        engine.end(id, Outcome::Pass, at(now), MS);
+        for (begin, outcome) in [(now, Outcome::Pass), (now + 1000, refused)] {
+            engine.advance(at(begin));
+            engine.end(id, outcome, at(begin + 1), MS);
+            assert_eq!(engine.report().unwrap().failure, None);
+        }
+    }
+
     /// Regression: an attempt that hung counted as two failures.
     #[test]
     fn an_attempt_that_hangs_is_one_failure_for_the_threshold() {
@@ -660,14 +672,7 @@ mod tests {
         engine.advance(at(1000));
         engine.advance(at(2000));
         assert!(engine.report().unwrap().failure.is_some());
-        engine.end(id, Outcome::Pass, at(2100), MS);
-        engine.advance(at(2100));
-        engine.end(id, Outcome::Pass, at(2101), MS);
-        assert_eq!(engine.report().unwrap().failure, None);
-        // The second failure among the last five results.
-        engine.advance(at(3000));
-        engine.end(id, Outcome::Fail("refused".to_owned()), at(3001), MS);
-        assert_eq!(engine.report().unwrap().failure, None);
+        assert_passes_after_one_failure_more(&mut engine, id, 2100);
     }
 
     #[test]
@@ -683,14 +688,7 @@ mod tests {
             let failure = engine.report().unwrap().failure.unwrap();
             assert!(failure.ends_with("it hangs in the kernel"), "{failure}");
         }
-        engine.end(id, Outcome::Pass, at(3100), MS);
-        engine.advance(at(3100));
-        engine.end(id, Outcome::Pass, at(3101), MS);
-        assert_eq!(engine.report().unwrap().failure, None);
-        // The second failure among the last five results.
-        engine.advance(at(4000));
-        engine.end(id, Outcome::Fail("refused".to_owned()), at(4001), MS);
-        assert_eq!(engine.report().unwrap().failure, None);
+        assert_passes_after_one_failure_more(&mut engine, id, 3100);
     }
 
     #[test]
